@@ -1,5 +1,18 @@
-/// Tensors, automatic differentiation and the operations of a transformer, with a scalar reference backend that
-/// specifies what every faster backend must compute; plain JDK, no flags, no dependencies.
+/// The readable specification of Loran: tensors, reverse-mode autograd, the operations, and a scalar reference backend.
+/// Plain JDK; no flags; runs anywhere.
+///
+/// **Reading order**: [Tensor] (a shape over a buffer) → [Op] (a record with its backward) → [Autograd] (the walk) →
+/// [Backend] (the kernels' contract) → one operation, [LinearOp] say, from its door in [Functional] to its loops in
+/// [ReferenceBackend].
+///
+/// **Letters** used for dimensions everywhere: N rows, B batch, T sequence (queries), S keys, C channels, H heads,
+/// D head dimension, V vocabulary, r rank, P virtual tokens. Tensors are row-major and contiguous; the last dimension
+/// is
+/// written last: (B, T, C).
+///
+/// **Ownership**: a [Buffer] is counted. A tensor holds one count until it is closed, and an operation recorded for
+/// backward holds one count of each tensor it saved until the walk has passed it (or the graph is dropped). Inside a
+/// [Scope] tensors are closed for you; there are no finalizers.
 @NullMarked
 package dev.loran.engine;
 

@@ -1,0 +1,34 @@
+package dev.loran.engine;
+
+import java.util.List;
+
+/// y = a + sign · b, broadcast; sign is 1 or −1.
+record AddOp(Tensor a, Tensor b, int sign) implements Op {
+    static Tensor forward(Tensor a, Tensor b, int sign) {
+        String name = sign > 0 ? "add" : "sub";
+        Shape shape = Broadcast.check(name, a, b);
+        Buffer y = a.backend().allocate(a.dtype(), shape.size());
+        Broadcast.apply(sign > 0 ? BinaryFn.ADD : BinaryFn.SUB, y, a.buffer(), a.shape(), b.buffer(), b.shape(), shape);
+        return Autograd.record(new AddOp(a, b, sign), shape, y);
+    }
+
+    @Override
+    public List<Tensor> inputs() {
+        return List.of(a, b);
+    }
+
+    @Override
+    public List<Tensor> saved() {
+        return List.of();
+    }
+
+    @Override
+    public void backward(Tensor gradOut, Gradients gradients) {
+        if (gradients.wants(a)) {
+            Broadcast.reduceInto(gradients, a, gradOut, 1);
+        }
+        if (gradients.wants(b)) {
+            Broadcast.reduceInto(gradients, b, gradOut, sign);
+        }
+    }
+}

@@ -1,0 +1,186 @@
+package dev.loran.engine;
+
+import java.util.ArrayList;
+import java.util.List;
+import org.jspecify.annotations.Nullable;
+
+/// Scaled dot-product attention with grouped-query heads and a prefix segment; see [Backend#attention]. The output and
+/// lse
+/// (B, H, T) are kept, never the scores.
+record AttentionOp(
+        Tensor q,
+        Tensor k,
+        Tensor v,
+        @Nullable Tensor prefixK,
+        @Nullable Tensor prefixV,
+        @Nullable Tensor mask,
+        Tensor out,
+        Tensor lse,
+        boolean causal,
+        double scale)
+        implements Op {
+
+    static Tensor forward(
+            Tensor q,
+            Tensor k,
+            Tensor v,
+            @Nullable Tensor prefixK,
+            @Nullable Tensor prefixV,
+            @Nullable Tensor mask,
+            boolean causal,
+            double scale) {
+        check(q, k, v, prefixK, prefixV, mask, causal);
+        Shape s = q.shape();
+        Backend be = q.backend();
+        Buffer y = be.allocate(q.dtype(), s.size());
+        Tensor lse = Tensor.own(
+                Shape.of(s.dim(0), s.dim(2), s.dim(1)), be.allocate(q.dtype(), (long) s.dim(0) * s.dim(2) * s.dim(1)));
+        be.attention(
+                y,
+                lse.buffer(),
+                q.buffer(),
+                k.buffer(),
+                v.buffer(),
+                buffer(prefixK),
+                buffer(prefixV),
+                buffer(mask),
+                s.dim(0),
+                s.dim(1),
+                k.shape().dim(1),
+                prefixLength(prefixK),
+                s.dim(2),
+                k.shape().dim(2),
+                s.dim(3),
+                causal,
+                scale);
+        Tensor result = Autograd.record(
+                new AttentionOp(q, k, v, prefixK, prefixV, mask, Tensor.own(s, y), lse, causal, scale), s, y);
+        lse.close();
+        return result;
+    }
+
+    private static void check(
+            Tensor q,
+            Tensor k,
+            Tensor v,
+            @Nullable Tensor prefixK,
+            @Nullable Tensor prefixV,
+            @Nullable Tensor mask,
+            boolean causal) {
+        Checks.sameDType("attention", "k", k, "q", q);
+        Checks.sameDType("attention", "v", v, "q", q);
+        Shape sq = q.shape();
+        Shape sk = k.shape();
+        boolean fits = sq.rank() == 4
+                && sk.rank() == 4
+                && sk.equals(v.shape())
+                && sq.dim(0) == sk.dim(0)
+                && sq.dim(3) == sk.dim(3)
+                && sk.dim(2) > 0
+                && sq.dim(2) % sk.dim(2) == 0
+                && (!causal || sk.dim(1) >= sq.dim(1));
+        if (!fits) {
+            throw new ShapeException("attention: q is " + sq + ", k is " + sk + ", v is " + v.shape()
+                    + "; needs (B, T, heads, D) and twice (B, S, kvHeads, D), heads a multiple of kvHeads"
+                    + (causal ? ", S at least T" : ""));
+        }
+        if ((prefixK == null) != (prefixV == null)) {
+            throw new IllegalArgumentException("attention: prefixK and prefixV come together");
+        }
+        if (prefixK != null && prefixV != null) {
+            Shape sp = prefixK.shape();
+            boolean shared = sp.rank() == 3;
+            boolean right = (shared || sp.rank() == 4 && sp.dim(0) == sq.dim(0))
+                    && sp.dim(-2) == sk.dim(2)
+                    && sp.dim(-1) == sk.dim(3)
+                    && sp.equals(prefixV.shape());
+            if (!right) {
+                throw new ShapeException("attention: prefixK is " + sp + ", prefixV is " + prefixV.shape()
+                        + " but k is " + sk + "; needs (P, kvHeads, D) or (B, P, kvHeads, D)");
+            }
+            Checks.sameDType("attention", "prefixK", prefixK, "q", q);
+        }
+        if (mask != null) {
+            Checks.ints("attention", "mask", mask, (long) sq.dim(0) * (prefixLength(prefixK) + sk.dim(1)));
+        }
+    }
+
+    private static int prefixLength(@Nullable Tensor prefix) {
+        return prefix == null ? 0 : prefix.shape().dim(-3);
+    }
+
+    private static @Nullable Buffer buffer(@Nullable Tensor t) {
+        return t == null ? null : t.buffer();
+    }
+
+    @Override
+    public List<Tensor> inputs() {
+        return prefixK == null || prefixV == null ? List.of(q, k, v) : List.of(q, k, v, prefixK, prefixV);
+    }
+
+    @Override
+    public List<Tensor> saved() {
+        List<Tensor> saved = new ArrayList<>(inputs());
+        saved.add(out);
+        saved.add(lse);
+        if (mask != null) {
+            saved.add(mask);
+        }
+        return saved;
+    }
+
+    @Override
+    public void backward(Tensor gradOut, Gradients gradients) {
+        Tensor dq = gradients.wants(q) ? like(q) : null;
+        boolean keys = gradients.wants(k) || gradients.wants(v);
+        Tensor dk = keys ? like(k) : null;
+        Tensor dv = keys ? like(v) : null;
+        boolean prefix = prefixK != null && prefixV != null && (gradients.wants(prefixK) || gradients.wants(prefixV));
+        Tensor dpk = prefix && prefixK != null ? like(prefixK) : null;
+        Tensor dpv = prefix && prefixV != null ? like(prefixV) : null;
+        Shape s = q.shape();
+        q.backend()
+                .attentionBackward(
+                        buffer(dq),
+                        buffer(dk),
+                        buffer(dv),
+                        buffer(dpk),
+                        buffer(dpv),
+                        gradOut.buffer(),
+                        out.buffer(),
+                        lse.buffer(),
+                        q.buffer(),
+                        k.buffer(),
+                        v.buffer(),
+                        buffer(prefixK),
+                        buffer(prefixV),
+                        buffer(mask),
+                        s.dim(0),
+                        s.dim(1),
+                        k.shape().dim(1),
+                        prefixLength(prefixK),
+                        s.dim(2),
+                        k.shape().dim(2),
+                        s.dim(3),
+                        causal,
+                        scale);
+        deliver(gradients, q, dq);
+        deliver(gradients, k, dk);
+        deliver(gradients, v, dv);
+        deliver(gradients, prefixK, dpk);
+        deliver(gradients, prefixV, dpv);
+    }
+
+    private static Tensor like(Tensor t) {
+        return Tensor.own(t.shape(), t.backend().allocate(t.dtype(), t.shape().size()));
+    }
+
+    private static void deliver(Gradients gradients, @Nullable Tensor input, @Nullable Tensor gradient) {
+        if (gradient != null) {
+            if (input != null && gradients.wants(input)) {
+                gradients.pass(input, gradient);
+            }
+            gradient.close();
+        }
+    }
+}

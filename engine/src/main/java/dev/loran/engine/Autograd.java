@@ -1,0 +1,106 @@
+package dev.loran.engine;
+
+import java.util.Comparator;
+import java.util.PriorityQueue;
+import java.util.function.UnaryOperator;
+
+/// Reverse-mode differentiation: recording, and the walk back.
+public final class Autograd {
+    private static final ThreadLocal<Integer> NO_GRAD_DEPTH = ThreadLocal.withInitial(() -> 0);
+
+    private Autograd() {}
+
+    /// What [#noGrad] and [#enableGrad] return: closing it restores the mode before.
+    public interface Mode extends AutoCloseable {
+        @Override
+        void close();
+    }
+
+    /// Records nothing on this thread until closed.
+    public static Mode noGrad() {
+        return mode(NO_GRAD_DEPTH.get() + 1);
+    }
+
+    /// Records again inside a [#noGrad].
+    public static Mode enableGrad() {
+        return mode(0);
+    }
+
+    private static Mode mode(int depth) {
+        int before = NO_GRAD_DEPTH.get();
+        NO_GRAD_DEPTH.set(depth);
+        return () -> NO_GRAD_DEPTH.set(before);
+    }
+
+    /// Whether operations are recorded on this thread now.
+    public static boolean isRecording() {
+        return NO_GRAD_DEPTH.get() == 0;
+    }
+
+    /// The output of `op` as a tensor of `shape` over `output` (whose count passes to the tensor): recorded when an
+    /// input
+    /// requires a gradient and recording is on.
+    public static Tensor record(Op op, Shape shape, Buffer output) {
+        boolean wanted = false;
+        if (isRecording()) {
+            for (Tensor input : op.inputs()) {
+                wanted |= input.requiresGrad();
+            }
+        }
+        return Tensor.result(shape, output, wanted ? new Node(op) : null);
+    }
+
+    static Tensor recordAlways(Op op, Shape shape, Buffer output) {
+        return Tensor.result(shape, output, new Node(op));
+    }
+
+    /// Runs `segment` on `x` and keeps only `x`; backward runs it again to have what it saved (Chen et al., "Training
+    /// Deep
+    /// Nets with Sublinear Memory Cost", 2016). Parameters used inside get their gradients whether or not `x` requires
+    /// one.
+    /// `segment` must be a pure function of `x`, parameters and counters: dropout makes its mask again from those.
+    public static Tensor checkpoint(UnaryOperator<Tensor> segment, Tensor x) {
+        return CheckpointOp.forward(segment, x);
+    }
+
+    /// Walks back from `root` with `seed` (the same shape) as its gradient. Gradients of leaves are added to theirs;
+    /// saved
+    /// memory is released as the walk passes.
+    static void backward(Tensor root, Tensor seed) {
+        Node first = root.node();
+        if (first == null) {
+            throw new IllegalStateException("backward: tensor " + root.shape()
+                    + " was not recorded; no input requires a gradient, or it was made under noGrad()");
+        }
+        if (first.isReleased()) {
+            throw new IllegalStateException("backward: the graph behind this " + root.shape()
+                    + " was walked already and what it saved is released; run forward again");
+        }
+        PriorityQueue<Node> queue = new PriorityQueue<>(Comparator.comparingInt((Node n) -> -n.level));
+        Gradients gradients = new Gradients(queue);
+        gradients.pass(root, seed);
+        try (Mode _ = noGrad()) {
+            while (!queue.isEmpty()) {
+                Node node = queue.poll();
+                Tensor gradOut = java.util.Objects.requireNonNull(node.grad);
+                node.grad = null;
+                if (node.isReleased()) {
+                    throw new IllegalStateException(
+                            "backward: " + node.op.getClass().getSimpleName()
+                                    + " was walked already and what it saved is released; run forward again");
+                }
+                node.checkVersions();
+                node.op.backward(gradOut, gradients);
+                gradOut.close();
+                node.release();
+            }
+        } finally {
+            for (Node node : queue) {
+                if (node.grad != null) {
+                    node.grad.close();
+                    node.grad = null;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,689 @@
+package dev.loran.engine;
+
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import org.jspecify.annotations.Nullable;
+
+/// The kernels' contract: buffers, sizes and scalars; no autograd, no modules, no configuration.
+///
+/// The abstract methods are the primitives. Every fused operation is a **default method composed of them**: fallback,
+/// oracle and documentation at once; a fast backend overrides what matters. Its gradient stands under it.
+///
+/// Conventions, for all methods:
+/// - Arguments: outputs first, then inputs, then sizes, then scalars. Buffers are dense and row-major unless a stride
+/// is
+///   given; an offset is a [Buffer#slice]. Outputs may not overlap inputs unless the method says so.
+/// - Outputs are overwritten; where a method takes `accumulate`, true adds to what is there (the memory must then hold
+///   numbers), false overwrites (whatever was there, NaN too, vanishes).
+/// - Floating arguments of one call have one dtype unless the method says otherwise; a backend never casts implicitly.
+///   Labels, ids and masks are I32.
+/// - What changes from step to step (learning rate, step, Philox counter, norms) lives in one-element buffers, and no
+/// method
+///   returns a number: [#read] is the only synchronisation.
+/// - The same arguments give the same bits, for any number of threads.
+public interface Backend extends AutoCloseable {
+
+    // ---- memory
+    // -------------------------------------------------------------------------------------------------------
+
+    /// Short name for messages: `reference`, `simd`, `cuda`.
+    String name();
+
+    /// Whether floating tensors of `dtype` can be computed with.
+    boolean supports(DType dtype);
+
+    /// Uninitialised memory with one count.
+    ///
+    /// @throws BackendException if there is none left: how much was asked for, held and free
+    Buffer allocate(DType dtype, long size);
+
+    /// Copies `src` (same number of bytes) into `dst`; returns when `src` may be changed.
+    void write(Buffer dst, MemorySegment src);
+
+    /// Copies `src` into `dst` (same number of bytes); waits for all work that `src` depends on.
+    void read(MemorySegment dst, Buffer src);
+
+    /// A buffer over existing native memory, used in place where the backend can (`memory` must then outlive it), else
+    /// a
+    /// copy. For memory-mapped model files: never written to.
+    default Buffer wrap(DType dtype, MemorySegment memory) {
+        Buffer b = allocate(dtype, memory.byteSize() / dtype.bytes());
+        write(b, memory);
+        return b;
+    }
+
+    /// Bytes of live buffers now.
+    long liveBytes();
+
+    /// The highest [#liveBytes] since the start or the last [#resetPeak].
+    long peakBytes();
+
+    /// Makes the current [#liveBytes] the peak.
+    void resetPeak();
+
+    /// Packs a frozen weight (`out`, `in`) once into the form this backend multiplies fastest by; the result stands in
+    /// for
+    /// the row-major buffer in `w` of [#linear], [#linearBackwardInput], [#loraLinear], [#loraLinearBackward],
+    /// [#linearCrossEntropy] and nowhere else. It takes its own count: the caller then releases the row-major one.
+    default Buffer prepare(Buffer w, int out, int in) {
+        return w.retain();
+    }
+
+    /// The row-major weight of a prepared one, bit for bit, with a count of its own.
+    default Buffer restore(Buffer prepared, int out, int in) {
+        return prepared.retain();
+    }
+
+    @Override
+    void close();
+
+    // ---- primitives
+    // ---------------------------------------------------------------------------------------------------
+
+    /// y ← value.
+    void fill(Buffer y, double value);
+
+    /// `rows` x `cols` block copy: y[i · yStride + j] ← x[i · xStride + j] (or +=); any dtype, the same for both when
+    /// not
+    /// accumulating.
+    void copy(Buffer y, int yStride, Buffer x, int xStride, int rows, int cols, boolean accumulate);
+
+    /// y ← x converted to y's dtype, rounded to nearest even.
+    void cast(Buffer y, Buffer x);
+
+    /// y ← fn(x). y may be x.
+    void unary(UnaryFn fn, Buffer y, Buffer x);
+
+    /// dx ← dy · fn′(x) (or +=). dx may be dy when not accumulating.
+    void unaryBackward(UnaryFn fn, Buffer dx, Buffer dy, Buffer x, boolean accumulate);
+
+    /// y ← fn(a, b) over `shape`; strides in elements, one a dimension, 0 where an operand is stretched. y is dense and
+    /// may
+    /// be a or b where that one is not stretched.
+    void binary(BinaryFn fn, Buffer y, Buffer a, Buffer b, int[] shape, int[] aStrides, int[] bStrides);
+
+    /// y ← alpha · x + beta · y; with beta = 0 what y held does not matter.
+    void axpby(Buffer y, Buffer x, double alpha, double beta);
+
+    /// y (outer, inner) ← Σ over n of x (outer, n, inner) (or +=), accumulated in at least F32.
+    void sum(Buffer y, Buffer x, int outer, int n, int inner, boolean accumulate);
+
+    /// y (rows) ← max over the columns of x (rows, cols).
+    void rowMax(Buffer y, Buffer x, int rows, int cols);
+
+    /// y ← x with its dimensions permuted: dimension i of y is dimension `perm[i]` of x, which has `shape`.
+    void permute(Buffer y, Buffer x, int[] shape, int[] perm);
+
+    /// `batch` products C ← alpha · op(A) · op(B) + beta · C of (m, k) by (k, n); `ld` is the distance of rows in
+    /// memory,
+    /// `stride` of consecutive matrices (0: the same matrix for all); op transposes when asked (A is then stored (k,
+    /// m)).
+    void gemm(
+            Buffer c,
+            int ldc,
+            long strideC,
+            Buffer a,
+            int lda,
+            long strideA,
+            boolean transA,
+            Buffer b,
+            int ldb,
+            long strideB,
+            boolean transB,
+            int batch,
+            int m,
+            int n,
+            int k,
+            double alpha,
+            double beta);
+
+    /// y (n, cols) ← rows `ids` (n) of `table` (·, cols); a negative id gives a row of zeros.
+    void gatherRows(Buffer y, Buffer table, Buffer ids, int n, int cols);
+
+    /// dTable[ids[i]] += dy[i] for i = 0 … n−1 in that order; negative ids are skipped.
+    void scatterAddRows(Buffer dTable, Buffer dy, Buffer ids, int n, int tableRows, int cols);
+
+    /// y ← x · [mask keeps (row, col)] / (1 − p) over (rows, cols) (or +=). y may be x when not accumulating.
+    void dropout(Buffer y, Buffer x, int rows, int cols, DropoutMask mask, boolean accumulate);
+
+    /// y (1, of a floating dtype) ← the number of entries of `ids` (n) that are not `ignore`.
+    void countValid(Buffer y, Buffer ids, int n, int ignore);
+
+    // ---- linear
+    // ---------------------------------------------------------------------------------------------------------
+
+    /// y (n, out) = x (n, in) · wᵀ + bias; w is (out, in), row-major or prepared.
+    default void linear(Buffer y, Buffer x, Buffer w, @Nullable Buffer bias, int n, int in, int out) {
+        gemm(y, out, 0, x, in, 0, false, w, in, 0, true, 1, n, out, in, 1, 0);
+        if (bias != null) {
+            binary(BinaryFn.ADD, y, y, bias, new int[] {n, out}, new int[] {out, 1}, new int[] {0, 1});
+        }
+    }
+
+    /// dx (n, in) ← dy (n, out) · w (or +=).
+    default void linearBackwardInput(Buffer dx, Buffer dy, Buffer w, int n, int in, int out, boolean accumulate) {
+        gemm(dx, in, 0, dy, out, 0, false, w, in, 0, false, 1, n, in, out, 1, accumulate ? 1 : 0);
+    }
+
+    /// dw (out, in) ← dyᵀ · x (or +=). Never called for a frozen weight.
+    default void linearBackwardWeight(Buffer dw, Buffer dy, Buffer x, int n, int in, int out, boolean accumulate) {
+        gemm(dw, in, 0, dy, out, 0, true, x, in, 0, false, 1, out, in, n, 1, accumulate ? 1 : 0);
+    }
+
+    /// y (n, out) = x · wᵀ + bias + scaling · t · bᵀ with t (n, r) = dropout(x) · aᵀ, from the small side: nothing of
+    /// size
+    /// out × in is formed. a is (r, in), b is (out, r). Hu et al., "LoRA", 2021, equation 3. t is an output, kept for
+    /// backward.
+    default void loraLinear(
+            Buffer y,
+            Buffer t,
+            Buffer x,
+            Buffer w,
+            @Nullable Buffer bias,
+            Buffer a,
+            Buffer b,
+            @Nullable DropoutMask mask,
+            int n,
+            int in,
+            int out,
+            int r,
+            double scaling) {
+        linear(y, x, w, bias, n, in, out);
+        Buffer dropped = mask == null ? x.retain() : allocate(x.dtype(), x.size());
+        if (mask != null) {
+            dropout(dropped, x, n, in, mask, false);
+        }
+        gemm(t, r, 0, dropped, in, 0, false, a, in, 0, true, 1, n, r, in, 1, 0);
+        dropped.release();
+        gemm(y, out, 0, t, r, 0, false, b, r, 0, true, 1, n, out, r, scaling, 1);
+    }
+
+    /// Gradients of [#loraLinear], w and bias apart: dt = scaling · dy · b; db (out, r) ← scaling · dyᵀ · t; da (r, in)
+    /// ←
+    /// dtᵀ · dropout(x); dx (n, in) ← dy · w + dropout′(dt · a). Each may be absent (null); `accumulate*` adds.
+    default void loraLinearBackward(
+            @Nullable Buffer dx,
+            @Nullable Buffer da,
+            @Nullable Buffer db,
+            Buffer dy,
+            Buffer x,
+            Buffer t,
+            Buffer w,
+            Buffer a,
+            Buffer b,
+            @Nullable DropoutMask mask,
+            int n,
+            int in,
+            int out,
+            int r,
+            double scaling,
+            boolean accumulateX,
+            boolean accumulateA,
+            boolean accumulateB) {
+        if (db != null) {
+            gemm(db, r, 0, dy, out, 0, true, t, r, 0, false, 1, out, r, n, scaling, accumulateB ? 1 : 0);
+        }
+        if (dx == null && da == null) {
+            return;
+        }
+        Buffer dt = allocate(dy.dtype(), (long) n * r);
+        gemm(dt, r, 0, dy, out, 0, false, b, r, 0, false, 1, n, r, out, scaling, 0);
+        if (da != null) {
+            Buffer dropped = mask == null ? x.retain() : allocate(x.dtype(), x.size());
+            if (mask != null) {
+                dropout(dropped, x, n, in, mask, false);
+            }
+            gemm(da, in, 0, dt, r, 0, true, dropped, in, 0, false, 1, r, in, n, 1, accumulateA ? 1 : 0);
+            dropped.release();
+        }
+        if (dx != null) {
+            linearBackwardInput(dx, dy, w, n, in, out, accumulateX);
+            if (mask == null) {
+                gemm(dx, in, 0, dt, r, 0, false, a, in, 0, false, 1, n, in, r, 1, 1);
+            } else {
+                Buffer dDropped = allocate(dy.dtype(), (long) n * in);
+                gemm(dDropped, in, 0, dt, r, 0, false, a, in, 0, false, 1, n, in, r, 1, 0);
+                dropout(dx, dDropped, n, in, mask, true);
+                dDropped.release();
+            }
+        }
+        dt.release();
+    }
+
+    // ---- normalisation
+    // --------------------------------------------------------------------------------------------------
+
+    /// y = (x − mean) · rstd · weight + bias along the columns; mean and rstd (rows) are outputs, kept for backward. Ba
+    /// et al.,
+    /// "Layer Normalization", 2016.
+    default void layerNorm(
+            Buffer y, Buffer mean, Buffer rstd, Buffer x, Buffer weight, Buffer bias, int rows, int cols, double eps) {
+        int[] shape = {rows, cols};
+        int[] dense = {cols, 1};
+        int[] perRow = {1, 0};
+        int[] perCol = {0, 1};
+        sum(mean, x, rows, cols, 1, false);
+        axpby(mean, mean, 1.0 / cols, 0);
+        Buffer centred = allocate(x.dtype(), x.size());
+        binary(BinaryFn.SUB, centred, x, mean, shape, dense, perRow);
+        unary(UnaryFn.SQUARE, y, centred);
+        sum(rstd, y, rows, cols, 1, false);
+        inverseRoot(rstd, 1.0 / cols, eps);
+        binary(BinaryFn.MUL, y, centred, rstd, shape, dense, perRow);
+        binary(BinaryFn.MUL, y, y, weight, shape, dense, perCol);
+        binary(BinaryFn.ADD, y, y, bias, shape, dense, perCol);
+        centred.release();
+    }
+
+    /// Gradients of [#layerNorm]: with x̂ = (x − mean) · rstd and g = dy · weight,
+    /// dx = rstd · (g − mean(g) − x̂ · mean(g · x̂)); dWeight = Σ rows dy · x̂; dBias = Σ rows dy. Each may be null.
+    default void layerNormBackward(
+            @Nullable Buffer dx,
+            @Nullable Buffer dWeight,
+            @Nullable Buffer dBias,
+            Buffer dy,
+            Buffer x,
+            Buffer mean,
+            Buffer rstd,
+            Buffer weight,
+            int rows,
+            int cols,
+            boolean accumulateX,
+            boolean accumulateWeight,
+            boolean accumulateBias) {
+        int[] shape = {rows, cols};
+        Buffer xHat = allocate(x.dtype(), x.size());
+        binary(BinaryFn.SUB, xHat, x, mean, shape, new int[] {cols, 1}, new int[] {1, 0});
+        binary(BinaryFn.MUL, xHat, xHat, rstd, shape, new int[] {cols, 1}, new int[] {1, 0});
+        if (dBias != null) {
+            sum(dBias, dy, 1, rows, cols, accumulateBias);
+        }
+        normBackward(dx, dWeight, dy, xHat, rstd, weight, rows, cols, accumulateX, accumulateWeight, true);
+        xHat.release();
+    }
+
+    /// y = x · rstd · weight with rstd = 1 / √(mean(x²) + eps), kept for backward. Zhang and Sennrich, "Root Mean
+    /// Square Layer
+    /// Normalization", 2019, equation 4.
+    default void rmsNorm(Buffer y, Buffer rstd, Buffer x, Buffer weight, int rows, int cols, double eps) {
+        unary(UnaryFn.SQUARE, y, x);
+        sum(rstd, y, rows, cols, 1, false);
+        inverseRoot(rstd, 1.0 / cols, eps);
+        binary(BinaryFn.MUL, y, x, rstd, new int[] {rows, cols}, new int[] {cols, 1}, new int[] {1, 0});
+        binary(BinaryFn.MUL, y, y, weight, new int[] {rows, cols}, new int[] {cols, 1}, new int[] {0, 1});
+    }
+
+    /// Gradients of [#rmsNorm]: with x̂ = x · rstd and g = dy · weight, dx = rstd · (g − x̂ · mean(g · x̂)); dWeight =
+    /// Σ rows
+    /// dy · x̂.
+    default void rmsNormBackward(
+            @Nullable Buffer dx,
+            @Nullable Buffer dWeight,
+            Buffer dy,
+            Buffer x,
+            Buffer rstd,
+            Buffer weight,
+            int rows,
+            int cols,
+            boolean accumulateX,
+            boolean accumulateWeight) {
+        Buffer xHat = allocate(x.dtype(), x.size());
+        binary(BinaryFn.MUL, xHat, x, rstd, new int[] {rows, cols}, new int[] {cols, 1}, new int[] {1, 0});
+        normBackward(dx, dWeight, dy, xHat, rstd, weight, rows, cols, accumulateX, accumulateWeight, false);
+        xHat.release();
+    }
+
+    private void inverseRoot(Buffer sumOfSquares, double factor, double eps) {
+        Buffer e = allocate(sumOfSquares.dtype(), sumOfSquares.size());
+        fill(e, eps);
+        axpby(sumOfSquares, e, 1, factor);
+        unary(UnaryFn.RSQRT, sumOfSquares, sumOfSquares);
+        e.release();
+    }
+
+    private void normBackward(
+            @Nullable Buffer dx,
+            @Nullable Buffer dWeight,
+            Buffer dy,
+            Buffer xHat,
+            Buffer rstd,
+            Buffer weight,
+            int rows,
+            int cols,
+            boolean accumulateX,
+            boolean accumulateWeight,
+            boolean centred) {
+        int[] shape = {rows, cols};
+        int[] dense = {cols, 1};
+        int[] perRow = {1, 0};
+        Buffer g = allocate(dy.dtype(), dy.size());
+        if (dWeight != null) {
+            binary(BinaryFn.MUL, g, dy, xHat, shape, dense, dense);
+            sum(dWeight, g, 1, rows, cols, accumulateWeight);
+        }
+        if (dx != null) {
+            Buffer work = allocate(dy.dtype(), dy.size());
+            Buffer rowMean = allocate(dy.dtype(), rows);
+            binary(BinaryFn.MUL, g, dy, weight, shape, dense, new int[] {0, 1});
+            binary(BinaryFn.MUL, work, g, xHat, shape, dense, dense);
+            sum(rowMean, work, rows, cols, 1, false);
+            axpby(rowMean, rowMean, 1.0 / cols, 0);
+            binary(BinaryFn.MUL, work, xHat, rowMean, shape, dense, perRow);
+            if (centred) {
+                sum(rowMean, g, rows, cols, 1, false);
+                axpby(rowMean, rowMean, 1.0 / cols, 0);
+                binary(BinaryFn.SUB, g, g, rowMean, shape, dense, perRow);
+            }
+            axpby(g, work, -1, 1);
+            binary(BinaryFn.MUL, g, g, rstd, shape, dense, perRow);
+            axpby(dx, g, 1, accumulateX ? 1 : 0);
+            work.release();
+            rowMean.release();
+        }
+        g.release();
+    }
+
+    // ---- softmax and attention
+    // --------------------------------------------------------------------------------------------
+
+    /// y = softmax of each row of x (rows, cols). y may be x.
+    default void softmax(Buffer y, Buffer x, int rows, int cols) {
+        int[] shape = {rows, cols};
+        Buffer perRow = allocate(x.dtype(), rows);
+        rowMax(perRow, x, rows, cols);
+        binary(BinaryFn.SUB, y, x, perRow, shape, new int[] {cols, 1}, new int[] {1, 0});
+        unary(UnaryFn.EXP, y, y);
+        sum(perRow, y, rows, cols, 1, false);
+        binary(BinaryFn.DIV, y, y, perRow, shape, new int[] {cols, 1}, new int[] {1, 0});
+        perRow.release();
+    }
+
+    /// dx ← y · (dy − Σ cols dy · y) (or +=).
+    default void softmaxBackward(Buffer dx, Buffer dy, Buffer y, int rows, int cols, boolean accumulate) {
+        int[] shape = {rows, cols};
+        int[] dense = {cols, 1};
+        Buffer work = allocate(y.dtype(), y.size());
+        Buffer perRow = allocate(y.dtype(), rows);
+        binary(BinaryFn.MUL, work, dy, y, shape, dense, dense);
+        sum(perRow, work, rows, cols, 1, false);
+        binary(BinaryFn.SUB, work, dy, perRow, shape, dense, new int[] {1, 0});
+        binary(BinaryFn.MUL, work, work, y, shape, dense, dense);
+        axpby(dx, work, 1, accumulate ? 1 : 0);
+        work.release();
+        perRow.release();
+    }
+
+    /// Rotary position embedding of x (batch, t, heads, d) in Llama's rotate-half layout: y = x · cos + rotate(x) · sin
+    /// with
+    /// rotate(x) = (−x₂, x₁) of the two halves. cos and sin are (t, d / 2); sign −1 turns back (the gradient). Su et
+    /// al.,
+    /// "RoFormer", 2021, equation 34. y may be x.
+    default void rope(Buffer y, Buffer x, Buffer cos, Buffer sin, int batch, int t, int heads, int d, int sign) {
+        int half = d / 2;
+        int rows = batch * t * heads;
+        Buffer x1 = allocate(x.dtype(), (long) rows * half);
+        Buffer x2 = allocate(x.dtype(), (long) rows * half);
+        Buffer work = allocate(x.dtype(), (long) rows * half);
+        copy(x1, half, x, d, rows, half, false);
+        copy(x2, half, x.slice(half, x.size() - half), d, rows, half, false);
+        int[] shape = {batch, t, heads, half};
+        int[] dense = {t * heads * half, heads * half, half, 1};
+        int[] table = {0, half, 0, 1};
+        BinaryFn minus = sign > 0 ? BinaryFn.SUB : BinaryFn.ADD;
+        BinaryFn plus = sign > 0 ? BinaryFn.ADD : BinaryFn.SUB;
+        Buffer rotated = allocate(x.dtype(), (long) rows * half);
+        binary(BinaryFn.MUL, rotated, x1, cos, shape, dense, table);
+        binary(BinaryFn.MUL, work, x2, sin, shape, dense, table);
+        binary(minus, rotated, rotated, work, shape, dense, dense);
+        copy(y, d, rotated, half, rows, half, false);
+        binary(BinaryFn.MUL, rotated, x2, cos, shape, dense, table);
+        binary(BinaryFn.MUL, work, x1, sin, shape, dense, table);
+        binary(plus, rotated, rotated, work, shape, dense, dense);
+        copy(y.slice(half, y.size() - half), d, rotated, half, rows, half, false);
+        x1.release();
+        x2.release();
+        work.release();
+        rotated.release();
+    }
+
+    /// Scaled dot-product attention, out = softmax(scale · q · [prefixK; k]ᵀ + visibility) · [prefixV; v] (Vaswani et
+    /// al.,
+    /// 2017, equation 1), with grouped-query heads (query head h reads key head h / (heads / kvHeads)) and a prefix
+    /// segment
+    /// of keys and values (Li and Liang, "Prefix-Tuning", 2021) that stands before the real keys and is seen by every
+    /// query.
+    ///
+    /// | argument | shape |
+    /// |---|---|
+    /// | out, q | (batch, t, heads, d) |
+    /// | k, v | (batch, s, kvHeads, d), s ≥ t when causal |
+    /// | prefixK, prefixV | (p, kvHeads, d) for all rows of the batch or (batch, p, kvHeads, d); null when p = 0 |
+    /// | mask | I32 (batch, p + s), 0 hides a key; null shows all |
+    /// | lse | (batch, heads, t): log Σ exp of the scores, an output kept for backward |
+    ///
+    /// Causal: query i sees keys j ≤ i + (s − t), and all of the prefix. A query that sees no key at all gives zeros.
+    default void attention(
+            Buffer out,
+            Buffer lse,
+            Buffer q,
+            Buffer k,
+            Buffer v,
+            @Nullable Buffer prefixK,
+            @Nullable Buffer prefixV,
+            @Nullable Buffer mask,
+            int batch,
+            int t,
+            int s,
+            int p,
+            int heads,
+            int kvHeads,
+            int d,
+            boolean causal,
+            double scale) {
+        ComposedAttention.forward(
+                this, out, lse, q, k, v, prefixK, prefixV, mask, batch, t, s, p, heads, kvHeads, d, causal, scale);
+    }
+
+    /// Gradients of [#attention] with P = exp(scores − lse) made again and D = Σ dOut · out: dV = Pᵀ·dOut,
+    /// dS = P ∘ (dOut·Vᵀ − D), dQ = scale · dS·K, dK = scale · dSᵀ·Q (Dao et al., "FlashAttention", 2022, appendix
+    /// B.2). The
+    /// prefix' gradients have its shape, summed over the batch where it is shared. Any output may be null (dk and dv,
+    /// and
+    /// the prefix' two, come in pairs); all are overwritten.
+    default void attentionBackward(
+            @Nullable Buffer dq,
+            @Nullable Buffer dk,
+            @Nullable Buffer dv,
+            @Nullable Buffer dPrefixK,
+            @Nullable Buffer dPrefixV,
+            Buffer dOut,
+            Buffer out,
+            Buffer lse,
+            Buffer q,
+            Buffer k,
+            Buffer v,
+            @Nullable Buffer prefixK,
+            @Nullable Buffer prefixV,
+            @Nullable Buffer mask,
+            int batch,
+            int t,
+            int s,
+            int p,
+            int heads,
+            int kvHeads,
+            int d,
+            boolean causal,
+            double scale) {
+        ComposedAttention.backward(
+                this, dq, dk, dv, dPrefixK, dPrefixV, dOut, out, lse, q, k, v, prefixK, prefixV, mask, batch, t, s, p,
+                heads, kvHeads, d, causal, scale);
+    }
+
+    // ---- losses
+    // -------------------------------------------------------------------------------------------------------
+
+    /// losses (n) ← lse − logits[label], 0 where the label is `ignore`; lse (n) = log Σ exp of each row of logits (n,
+    /// v),
+    /// kept for backward. Labels must lie in [0, v).
+    void crossEntropy(Buffer losses, Buffer lse, Buffer logits, Buffer labels, int n, int v, int ignore);
+
+    /// dLogits ← g · (exp(logits − lse) − onehot(label)), zero rows where the label is `ignore` (or +=); g has one
+    /// element.
+    /// dLogits may be logits when not accumulating.
+    void crossEntropyBackward(
+            Buffer dLogits,
+            Buffer g,
+            Buffer logits,
+            Buffer lse,
+            Buffer labels,
+            int n,
+            int v,
+            int ignore,
+            boolean accumulate);
+
+    /// loss (1) = mean over the valid rows of the cross-entropy of x · wᵀ, in chunks of rows, so that logits for all n
+    /// rows
+    /// never exist; 0 when no row is valid. Both gradients of the loss are made on the way, each if asked for: dx (n,
+    /// c) and
+    /// dw (v, c), overwritten. x is (n, c), w is (v, c), row-major or prepared (then dw must be null).
+    default void linearCrossEntropy(
+            Buffer loss,
+            @Nullable Buffer dx,
+            @Nullable Buffer dw,
+            Buffer x,
+            Buffer w,
+            Buffer labels,
+            int n,
+            int c,
+            int v,
+            int ignore) {
+        DType type = x.dtype();
+        int chunk = Math.min(n, Math.max(32, (1 << 20) / v));
+        Buffer inverseCount = allocate(type, 1);
+        Buffer logits = allocate(type, (long) chunk * v);
+        Buffer losses = allocate(type, chunk);
+        Buffer lse = allocate(type, chunk);
+        inverseOfValid(inverseCount, labels, n, ignore);
+        fill(loss, 0);
+        for (int from = 0; from < n; from += chunk) {
+            int rows = Math.min(chunk, n - from);
+            Buffer xs = x.slice((long) from * c, (long) rows * c);
+            Buffer ls = labels.slice(from, rows);
+            Buffer logit = logits.slice(0, (long) rows * v);
+            linear(logit, xs, w, null, rows, c, v);
+            crossEntropy(losses, lse, logit, ls, rows, v, ignore);
+            sum(loss, losses, 1, rows, 1, true);
+            if (dx != null || dw != null) {
+                crossEntropyBackward(logit, inverseCount, logit, lse, ls, rows, v, ignore, false);
+            }
+            if (dx != null) {
+                linearBackwardInput(dx.slice((long) from * c, (long) rows * c), logit, w, rows, c, v, false);
+            }
+            if (dw != null) {
+                linearBackwardWeight(dw, logit, xs, rows, c, v, from > 0);
+            }
+        }
+        scaleBy(loss, inverseCount, 1);
+        inverseCount.release();
+        logits.release();
+        losses.release();
+        lse.release();
+    }
+
+    /// y (1) ← 1 / max(1, number of labels that are not `ignore`).
+    default void inverseOfValid(Buffer y, Buffer labels, int n, int ignore) {
+        Buffer one = allocate(y.dtype(), 1);
+        fill(one, 1);
+        countValid(y, labels, n, ignore);
+        binary(BinaryFn.MAX, y, y, one, new int[] {1}, new int[] {1}, new int[] {1});
+        unary(UnaryFn.RECIPROCAL, y, y);
+        one.release();
+    }
+
+    /// y (n) ← y · factor, a one-element buffer.
+    default void scaleBy(Buffer y, Buffer factor, int n) {
+        binary(BinaryFn.MUL, y, y, factor, new int[] {n}, new int[] {1}, new int[] {0});
+    }
+
+    // ---- optimisation
+    // -------------------------------------------------------------------------------------------------
+
+    /// y (1) ← Σ x² (or +=), accumulated in at least F32.
+    default void sumOfSquares(Buffer y, Buffer x, boolean accumulate) {
+        Buffer squares = allocate(x.dtype(), x.size());
+        unary(UnaryFn.SQUARE, squares, x);
+        sum(y, squares, 1, Math.toIntExact(x.size()), 1, accumulate);
+        squares.release();
+    }
+
+    /// norm (1) ← √sumOfSquares and scale (1) ← min(1, maxNorm / (norm + 1e-6)): torch's `clip_grad_norm_`. norm may be
+    /// sumOfSquares.
+    default void clipScale(Buffer norm, Buffer scale, Buffer sumOfSquares, double maxNorm) {
+        Buffer one = allocate(norm.dtype(), 1);
+        unary(UnaryFn.SQRT, norm, sumOfSquares);
+        fill(scale, 1e-6 / maxNorm);
+        axpby(scale, norm, 1 / maxNorm, 1);
+        fill(one, 1);
+        binary(BinaryFn.MAX, scale, scale, one, new int[] {1}, new int[] {1}, new int[] {1});
+        unary(UnaryFn.RECIPROCAL, scale, scale);
+        one.release();
+    }
+
+    /// One AdamW step over a tensor (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019, algorithm
+    /// 2), in
+    /// torch's form: with ĝ = gScale · g, m ← β₁m + (1 − β₁)ĝ, v ← β₂v + (1 − β₂)ĝ²,
+    /// p ← p − lr · weightDecay · p − lr / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + eps).
+    /// lr, gScale (null: 1) and t (I32, from 1) are one-element buffers; p, m, v are updated in place.
+    void adamW(
+            Buffer p,
+            Buffer m,
+            Buffer v,
+            Buffer g,
+            Buffer lr,
+            Buffer t,
+            @Nullable Buffer gScale,
+            double beta1,
+            double beta2,
+            double eps,
+            double weightDecay);
+
+    /// One SGD step in torch's form: with ĝ = gScale · g + weightDecay · p, velocity ← momentum · velocity + ĝ (absent:
+    /// ĝ
+    /// itself), p ← p − lr · velocity.
+    void sgd(
+            Buffer p,
+            @Nullable Buffer velocity,
+            Buffer g,
+            Buffer lr,
+            @Nullable Buffer gScale,
+            double momentum,
+            double weightDecay);
+
+    // ---- host edges
+    // -----------------------------------------------------------------------------------------------------
+
+    /// A buffer of `dtype` (F64 or F32) holding `values`.
+    default Buffer of(DType dtype, double... values) {
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment s = arena.allocate((long) values.length * dtype.bytes(), 8);
+            for (int i = 0; i < values.length; i++) {
+                HostBuffer.set(s, dtype, i, values[i]);
+            }
+            Buffer b = allocate(dtype, values.length);
+            write(b, s);
+            return b;
+        }
+    }
+
+    /// An I32 buffer holding `values`.
+    default Buffer ofInts(int... values) {
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment s = arena.allocate(values.length * 4L, 8);
+            MemorySegment.copy(values, 0, s, ValueLayout.JAVA_INT, 0, values.length);
+            Buffer b = allocate(DType.I32, values.length);
+            write(b, s);
+            return b;
+        }
+    }
+}

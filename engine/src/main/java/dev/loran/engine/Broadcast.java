@@ -1,0 +1,61 @@
+package dev.loran.engine;
+
+/// NumPy's broadcasting for the element-wise operations: forward by strides, backward by sums over what was stretched.
+final class Broadcast {
+    private Broadcast() {}
+
+    /// The common shape, after checking that dtype and backend agree.
+    static Shape check(String op, Tensor a, Tensor b) {
+        Checks.sameDType(op, "a", a, "b", b);
+        return Shape.broadcast(op, a.shape(), b.shape());
+    }
+
+    static void apply(BinaryFn fn, Buffer y, Buffer a, Shape aShape, Buffer b, Shape bShape, Shape shape) {
+        if (aShape.equals(bShape)) {
+            int[] n = {Math.toIntExact(shape.size())};
+            y.backend().binary(fn, y, a, b, n, new int[] {1}, new int[] {1});
+        } else {
+            y.backend().binary(fn, y, a, b, shape.dims(), aShape.stridesIn(shape), bShape.stridesIn(shape));
+        }
+    }
+
+    /// Adds factor · gradient, summed over the dimensions in which `input` was stretched, to the slot of `input`.
+    static void reduceInto(Gradients gradients, Tensor input, Tensor gradient, double factor) {
+        if (input.shape().equals(gradient.shape())) {
+            if (factor == 1) {
+                gradients.pass(input, gradient);
+            } else {
+                Gradients.Target t = gradients.into(input);
+                input.backend().axpby(t.buffer(), gradient.buffer(), factor, t.accumulate() ? 1 : 0);
+            }
+            return;
+        }
+        Backend be = input.backend();
+        Shape shape = gradient.shape();
+        int[] strides = input.shape().stridesIn(shape);
+        Buffer current = gradient.buffer().retain();
+        // Runs of stretched dimensions are summed from the innermost out; sizes seen so far stay behind as `inner`.
+        long inner = 1;
+        int axis = shape.rank() - 1;
+        while (axis >= 0) {
+            if (strides[axis] != 0 || shape.dim(axis) == 1) {
+                inner *= shape.dim(axis);
+                axis--;
+                continue;
+            }
+            int n = 1;
+            while (axis >= 0 && strides[axis] == 0) {
+                n *= shape.dim(axis);
+                axis--;
+            }
+            long outer = shape.product(0, axis + 1);
+            Buffer summed = be.allocate(gradient.dtype(), outer * inner);
+            be.sum(summed, current, Math.toIntExact(outer), n, Math.toIntExact(inner), false);
+            current.release();
+            current = summed;
+        }
+        Gradients.Target t = gradients.into(input);
+        be.axpby(t.buffer(), current, factor, t.accumulate() ? 1 : 0);
+        current.release();
+    }
+}

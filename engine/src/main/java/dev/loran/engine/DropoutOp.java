@@ -1,0 +1,36 @@
+package dev.loran.engine;
+
+import java.util.List;
+
+/// y = x · mask / (1 − p); the mask is made again in backward. Rows are all dimensions but the last.
+record DropoutOp(Tensor x, DropoutMask mask) implements Op {
+    static Tensor forward(Tensor x, DropoutMask mask) {
+        Checks.floating("dropout", x);
+        Buffer y = x.backend().allocate(x.dtype(), x.shape().size());
+        x.backend().dropout(y, x.buffer(), x.shape().rows(), x.shape().cols(), mask, false);
+        return Autograd.record(new DropoutOp(x, mask), x.shape(), y);
+    }
+
+    @Override
+    public List<Tensor> inputs() {
+        return List.of(x);
+    }
+
+    @Override
+    public List<Tensor> saved() {
+        return List.of();
+    }
+
+    @Override
+    public void backward(Tensor gradOut, Gradients gradients) {
+        Gradients.Target dx = gradients.into(x);
+        x.backend()
+                .dropout(
+                        dx.buffer(),
+                        gradOut.buffer(),
+                        x.shape().rows(),
+                        x.shape().cols(),
+                        mask,
+                        dx.accumulate());
+    }
+}

@@ -1,0 +1,175 @@
+package dev.loran.engine;
+
+import java.util.List;
+import org.jspecify.annotations.Nullable;
+
+/// The operations that are no methods of [Tensor]: the doors to the graph, where arguments are checked. All
+/// differentiable
+/// in every floating argument; none changes an argument.
+///
+/// All throw [ShapeException], [DTypeException] or [BackendException] with the operation, the argument and both shapes
+/// when arguments do not fit.
+public final class Functional {
+    /// The label that [#crossEntropy] leaves out by convention (torch's `ignore_index`).
+    public static final int IGNORE_INDEX = -100;
+
+    private Functional() {}
+
+    /// y = x · weightᵀ + bias.
+    ///
+    /// | argument | shape |
+    /// |---|---|
+    /// | x | (…, in) |
+    /// | weight | (out, in), row-major or prepared |
+    /// | bias | (out) or null |
+    /// | result | (…, out) |
+    ///
+    /// **Saved for backward**: x if the weight is trainable, the weight if x requires a gradient.
+    public static Tensor linear(Tensor x, Tensor weight, @Nullable Tensor bias) {
+        return LinearOp.forward(x, weight, bias);
+    }
+
+    /// y = x · weightᵀ + bias + scaling · (dropout(x) · loraAᵀ) · loraBᵀ for a frozen weight, from the small side.
+    ///
+    /// | argument | shape |
+    /// |---|---|
+    /// | x | (…, in) |
+    /// | weight | (out, in), frozen, row-major or prepared |
+    /// | bias | (out) or null |
+    /// | loraA, loraB | (r, in), (out, r) |
+    /// | mask | dropout over the rows and columns of x; null for none |
+    /// | result | (…, out) |
+    ///
+    /// **Saved for backward**: x, weight, loraA, loraB and t = dropout(x) · loraAᵀ (N, r).
+    /// **Paper**: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021, equation 3.
+    public static Tensor loraLinear(
+            Tensor x,
+            Tensor weight,
+            @Nullable Tensor bias,
+            Tensor loraA,
+            Tensor loraB,
+            double scaling,
+            @Nullable DropoutMask mask) {
+        return LoraLinearOp.forward(x, weight, bias, loraA, loraB, scaling, mask);
+    }
+
+    /// op(a) · op(b) over the last two dimensions; op transposes when asked. See [Tensor#matmul].
+    public static Tensor matmul(Tensor a, Tensor b, boolean transA, boolean transB) {
+        return MatMulOp.forward(a, b, transA, transB);
+    }
+
+    /// fn of each element.
+    public static Tensor unary(UnaryFn fn, Tensor x) {
+        return UnaryFnOp.forward(fn, x);
+    }
+
+    /// x · Φ(x), by the exact error function.
+    public static Tensor gelu(Tensor x) {
+        return unary(UnaryFn.GELU, x);
+    }
+
+    /// The tanh approximation of [#gelu].
+    public static Tensor geluTanh(Tensor x) {
+        return unary(UnaryFn.GELU_TANH, x);
+    }
+
+    /// x · σ(x).
+    public static Tensor silu(Tensor x) {
+        return unary(UnaryFn.SILU, x);
+    }
+
+    /// max(x, 0).
+    public static Tensor relu(Tensor x) {
+        return unary(UnaryFn.RELU, x);
+    }
+
+    /// tanh x.
+    public static Tensor tanh(Tensor x) {
+        return unary(UnaryFn.TANH, x);
+    }
+
+    /// 1 / (1 + e⁻ˣ).
+    public static Tensor sigmoid(Tensor x) {
+        return unary(UnaryFn.SIGMOID, x);
+    }
+
+    /// Softmax over the last dimension. **Saved for backward**: the result.
+    public static Tensor softmax(Tensor x) {
+        return SoftmaxOp.forward(x);
+    }
+
+    /// (x − mean) / √(variance + eps) · weight + bias over the last dimension C; weight and bias are (C).
+    /// **Saved for backward**: x, weight, and mean and 1 / √(variance + eps) of each row.
+    /// **Paper**: Ba, Kiros, Hinton, "Layer Normalization", 2016.
+    public static Tensor layerNorm(Tensor x, Tensor weight, Tensor bias, double eps) {
+        return LayerNormOp.forward(x, weight, bias, eps);
+    }
+
+    /// x / √(mean(x²) + eps) · weight over the last dimension C; weight is (C).
+    /// **Saved for backward**: x, weight, and 1 / √(mean(x²) + eps) of each row.
+    /// **Paper**: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019, equation 4.
+    public static Tensor rmsNorm(Tensor x, Tensor weight, double eps) {
+        return RmsNormOp.forward(x, weight, eps);
+    }
+
+    /// Rotary position embedding in rotate-half layout of x (B, T, H, D), D even, by tables cos and sin (T, D / 2); row
+    /// t
+    /// of the tables belongs to position t of x. **Paper**: Su et al., "RoFormer", 2021, equation 34.
+    public static Tensor rope(Tensor x, Tensor cos, Tensor sin) {
+        return RopeOp.forward(x, cos, sin);
+    }
+
+    /// Rows `ids` (…) I32 of `table` (V, C): (…, C). A negative id gives zeros. An id of V or more is an error of the
+    /// backend. This is also the gather of rows.
+    public static Tensor embedding(Tensor table, Tensor ids) {
+        return EmbeddingOp.forward(table, ids);
+    }
+
+    /// softmax(scale · q·kᵀ) · v with grouped-query heads, causal and padding masks, and a prefix of keys and values.
+    ///
+    /// | argument | shape |
+    /// |---|---|
+    /// | q, result | (B, T, heads, D) |
+    /// | k, v | (B, S, kvHeads, D); heads is a multiple of kvHeads |
+    /// | prefixK, prefixV | (P, kvHeads, D) for every row of the batch or (B, P, kvHeads, D); or both null |
+    /// | mask | I32 (B, P + S), 0 hides a key from every query; or null |
+    ///
+    /// With `causal`, query i sees keys j ≤ i + (S − T), and the whole prefix. A query that sees no key gives zeros.
+    /// **Saved for backward**: q, k, v, the prefix, the result, and log Σ exp of each query's scores; never the scores.
+    /// **Paper**: Vaswani et al., 2017, equation 1; Dao et al., "FlashAttention", 2022; the prefix: Li and Liang,
+    /// "Prefix-Tuning", 2021.
+    public static Tensor attention(
+            Tensor q,
+            Tensor k,
+            Tensor v,
+            @Nullable Tensor prefixK,
+            @Nullable Tensor prefixV,
+            @Nullable Tensor mask,
+            boolean causal,
+            double scale) {
+        return AttentionOp.forward(q, k, v, prefixK, prefixV, mask, causal, scale);
+    }
+
+    /// x · mask / (1 − p); rows are all dimensions but the last. **Saved for backward**: nothing.
+    public static Tensor dropout(Tensor x, DropoutMask mask) {
+        return DropoutOp.forward(x, mask);
+    }
+
+    /// The tensors one after another along `axis`.
+    public static Tensor concat(List<Tensor> tensors, int axis) {
+        return ConcatOp.forward(tensors, axis);
+    }
+
+    /// Mean over the rows whose label is not `ignoreIndex` of −log softmax(logits)[label]; 0 if there is none.
+    /// logits (…, V), labels I32 with one entry a row, each in [0, V) or `ignoreIndex`; the result is a scalar.
+    public static Tensor crossEntropy(Tensor logits, Tensor labels, int ignoreIndex) {
+        return CrossEntropyOp.forward(logits, labels, ignoreIndex);
+    }
+
+    /// [#crossEntropy] of x · weightᵀ in chunks of rows: the logits of the whole batch never exist. x (…, C),
+    /// weight (V, C), row-major, or prepared when frozen. Gradients are made in the forward pass.
+    /// **Saved for backward**: the gradients of x and of a trainable weight.
+    public static Tensor linearCrossEntropy(Tensor x, Tensor weight, Tensor labels, int ignoreIndex) {
+        return LinearCrossEntropyOp.forward(x, weight, labels, ignoreIndex);
+    }
+}

@@ -1,0 +1,82 @@
+package dev.loran.engine;
+
+import java.util.ArrayList;
+import java.util.List;
+import org.jspecify.annotations.Nullable;
+
+/// Mean cross-entropy of x · weightᵀ without the logits of all rows: see [Backend#linearCrossEntropy]. The gradients of
+/// x
+/// (N, C) and of a trainable weight (V, C) are made in the forward pass and kept; backward scales them.
+record LinearCrossEntropyOp(
+        Tensor x,
+        Tensor weight,
+        @Nullable Tensor dx,
+        @Nullable Tensor dWeight) implements Op {
+    static Tensor forward(Tensor x, Tensor weight, Tensor labels, int ignoreIndex) {
+        LinearOp.check("linearCrossEntropy", x, weight, null);
+        int n = x.shape().rows();
+        Checks.ints("linearCrossEntropy", "labels", labels, n);
+        Backend be = x.backend();
+        boolean recording = Autograd.isRecording();
+        Tensor dx = recording && x.requiresGrad() ? like(x) : null;
+        Tensor dw = recording && weight.requiresGrad() ? like(weight) : null;
+        Buffer loss = be.allocate(x.dtype(), 1);
+        be.linearCrossEntropy(
+                loss,
+                dx == null ? null : dx.buffer(),
+                dw == null ? null : dw.buffer(),
+                x.buffer(),
+                weight.buffer(),
+                labels.buffer(),
+                n,
+                weight.shape().dim(1),
+                weight.shape().dim(0),
+                ignoreIndex);
+        Tensor result = Autograd.record(new LinearCrossEntropyOp(x, weight, dx, dw), Shape.of(), loss);
+        if (dx != null) {
+            dx.close();
+        }
+        if (dw != null) {
+            dw.close();
+        }
+        return result;
+    }
+
+    private static Tensor like(Tensor t) {
+        return Tensor.own(t.shape(), t.backend().allocate(t.dtype(), t.shape().size()));
+    }
+
+    @Override
+    public List<Tensor> inputs() {
+        return List.of(x, weight);
+    }
+
+    @Override
+    public List<Tensor> saved() {
+        List<Tensor> saved = new ArrayList<>(2);
+        if (dx != null) {
+            saved.add(dx);
+        }
+        if (dWeight != null) {
+            saved.add(dWeight);
+        }
+        return saved;
+    }
+
+    @Override
+    public void backward(Tensor gradOut, Gradients gradients) {
+        scaled(x, dx, gradOut, gradients);
+        scaled(weight, dWeight, gradOut, gradients);
+    }
+
+    private static void scaled(Tensor input, @Nullable Tensor gradient, Tensor gradOut, Gradients gradients) {
+        if (gradient != null && gradients.wants(input)) {
+            input.backend()
+                    .scaleBy(
+                            gradient.buffer(),
+                            gradOut.buffer(),
+                            Math.toIntExact(gradient.shape().size()));
+            gradients.pass(input, gradient);
+        }
+    }
+}

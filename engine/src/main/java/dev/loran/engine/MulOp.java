@@ -1,0 +1,51 @@
+package dev.loran.engine;
+
+import java.util.ArrayList;
+import java.util.List;
+
+/// y = a ∘ b, broadcast. Each operand is kept only if the other wants a gradient.
+record MulOp(Tensor a, Tensor b) implements Op {
+    static Tensor forward(Tensor a, Tensor b) {
+        Shape shape = Broadcast.check("mul", a, b);
+        Buffer y = a.backend().allocate(a.dtype(), shape.size());
+        Broadcast.apply(BinaryFn.MUL, y, a.buffer(), a.shape(), b.buffer(), b.shape(), shape);
+        return Autograd.record(new MulOp(a, b), shape, y);
+    }
+
+    @Override
+    public List<Tensor> inputs() {
+        return List.of(a, b);
+    }
+
+    @Override
+    public List<Tensor> saved() {
+        List<Tensor> saved = new ArrayList<>(2);
+        if (b.requiresGrad()) {
+            saved.add(a);
+        }
+        if (a.requiresGrad()) {
+            saved.add(b);
+        }
+        return saved;
+    }
+
+    @Override
+    public void backward(Tensor gradOut, Gradients gradients) {
+        if (gradients.wants(a)) {
+            scaled(gradOut, b, a, gradients);
+        }
+        if (gradients.wants(b)) {
+            scaled(gradOut, a, b, gradients);
+        }
+    }
+
+    private static void scaled(Tensor gradOut, Tensor by, Tensor input, Gradients gradients) {
+        Buffer product =
+                gradOut.backend().allocate(gradOut.dtype(), gradOut.shape().size());
+        Broadcast.apply(
+                BinaryFn.MUL, product, gradOut.buffer(), gradOut.shape(), by.buffer(), by.shape(), gradOut.shape());
+        try (Tensor t = Tensor.own(gradOut.shape(), product)) {
+            Broadcast.reduceInto(gradients, input, t, 1);
+        }
+    }
+}

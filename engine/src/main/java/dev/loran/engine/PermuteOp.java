@@ -1,0 +1,51 @@
+package dev.loran.engine;
+
+import java.util.Arrays;
+import java.util.List;
+
+/// Dimension i of y is dimension perm[i] of x.
+record PermuteOp(Tensor x, List<Integer> perm) implements Op {
+    static Tensor forward(Tensor x, int... perm) {
+        int rank = x.shape().rank();
+        int[] dims = new int[rank];
+        boolean[] seen = new boolean[rank];
+        for (int i = 0; i < perm.length && perm.length == rank; i++) {
+            int p = x.shape().axis(perm[i]);
+            seen[p] = true;
+            dims[i] = x.shape().dim(p);
+        }
+        for (boolean s : seen) {
+            if (!s) {
+                throw new ShapeException(
+                        "permute: " + Arrays.toString(perm) + " is no permutation of the dimensions of " + x.shape());
+            }
+        }
+        Shape shape = Shape.of(dims);
+        Buffer y = x.backend().allocate(x.dtype(), shape.size());
+        x.backend().permute(y, x.buffer(), x.shape().dims(), perm);
+        return Autograd.record(new PermuteOp(x, Arrays.stream(perm).boxed().toList()), shape, y);
+    }
+
+    @Override
+    public List<Tensor> inputs() {
+        return List.of(x);
+    }
+
+    @Override
+    public List<Tensor> saved() {
+        return List.of();
+    }
+
+    @Override
+    public void backward(Tensor gradOut, Gradients gradients) {
+        int[] inverse = new int[perm.size()];
+        for (int i = 0; i < inverse.length; i++) {
+            inverse[perm.get(i)] = i;
+        }
+        Buffer back = x.backend().allocate(x.dtype(), x.shape().size());
+        x.backend().permute(back, gradOut.buffer(), gradOut.shape().dims(), inverse);
+        try (Tensor t = Tensor.own(x.shape(), back)) {
+            gradients.pass(x, t);
+        }
+    }
+}

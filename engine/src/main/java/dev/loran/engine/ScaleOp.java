@@ -1,0 +1,27 @@
+package dev.loran.engine;
+
+import java.util.List;
+
+/// y = factor · x.
+record ScaleOp(Tensor x, double factor) implements Op {
+    static Tensor forward(Tensor x, double factor) {
+        Buffer y = x.backend().allocate(x.dtype(), x.shape().size());
+        x.backend().axpby(y, x.buffer(), factor, 0);
+        return Autograd.record(new ScaleOp(x, factor), x.shape(), y);
+    }
+
+    @Override
+    public List<Tensor> inputs() {
+        return List.of(x);
+    }
+
+    @Override
+    public List<Tensor> saved() {
+        return List.of();
+    }
+
+    @Override
+    public void backward(Tensor gradOut, Gradients gradients) {
+        Broadcast.reduceInto(gradients, x, gradOut, factor);
+    }
+}

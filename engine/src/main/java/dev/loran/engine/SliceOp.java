@@ -1,0 +1,69 @@
+package dev.loran.engine;
+
+import java.util.List;
+
+/// Elements `from` to `to` of one dimension. A view where everything before the dimension is of size 1, else a copy.
+record SliceOp(Tensor x, int axis, int from) implements Op {
+    static Tensor forward(Tensor x, int axis, int from, int to) {
+        Shape s = x.shape();
+        int a = s.axis(axis);
+        if (from < 0 || to < from || to > s.dim(a)) {
+            throw new ShapeException("slice: " + from + " to " + to + " of dimension " + a + " does not lie in " + s);
+        }
+        Checks.rowMajor("slice", x);
+        Shape shape = s.withDim(a, to - from);
+        int outer = Math.toIntExact(s.product(0, a));
+        int inner = Math.toIntExact(s.product(a + 1, s.rank()));
+        Buffer y;
+        if (outer == 1) {
+            y = x.buffer().slice((long) from * inner, shape.size());
+            y.retain();
+        } else {
+            int cols = (to - from) * inner;
+            y = x.backend().allocate(x.dtype(), shape.size());
+            x.backend()
+                    .copy(
+                            y,
+                            cols,
+                            x.buffer().slice((long) from * inner, s.size() - (long) from * inner),
+                            s.dim(a) * inner,
+                            outer,
+                            cols,
+                            false);
+        }
+        return Autograd.record(new SliceOp(x, a, from), shape, y);
+    }
+
+    @Override
+    public List<Tensor> inputs() {
+        return List.of(x);
+    }
+
+    @Override
+    public List<Tensor> saved() {
+        return List.of();
+    }
+
+    @Override
+    public void backward(Tensor gradOut, Gradients gradients) {
+        Shape s = x.shape();
+        int outer = Math.toIntExact(s.product(0, axis));
+        int inner = Math.toIntExact(s.product(axis + 1, s.rank()));
+        int cols = gradOut.shape().dim(axis) * inner;
+        Gradients.Target dx = gradients.into(x);
+        if (!dx.accumulate()) {
+            x.backend().fill(dx.buffer(), 0);
+        }
+        if (cols > 0) {
+            x.backend()
+                    .copy(
+                            dx.buffer().slice((long) from * inner, s.size() - (long) from * inner),
+                            s.dim(axis) * inner,
+                            gradOut.buffer(),
+                            cols,
+                            outer,
+                            cols,
+                            true);
+        }
+    }
+}

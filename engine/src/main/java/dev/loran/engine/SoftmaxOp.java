@@ -1,0 +1,36 @@
+package dev.loran.engine;
+
+import java.util.List;
+
+/// y = softmax over the last dimension; y itself is kept.
+record SoftmaxOp(Tensor x, Tensor y) implements Op {
+    static Tensor forward(Tensor x) {
+        Checks.floating("softmax", x);
+        Buffer y = x.backend().allocate(x.dtype(), x.shape().size());
+        x.backend().softmax(y, x.buffer(), x.shape().rows(), x.shape().cols());
+        return Autograd.record(new SoftmaxOp(x, Tensor.own(x.shape(), y)), x.shape(), y);
+    }
+
+    @Override
+    public List<Tensor> inputs() {
+        return List.of(x);
+    }
+
+    @Override
+    public List<Tensor> saved() {
+        return List.of(y);
+    }
+
+    @Override
+    public void backward(Tensor gradOut, Gradients gradients) {
+        Gradients.Target dx = gradients.into(x);
+        x.backend()
+                .softmaxBackward(
+                        dx.buffer(),
+                        gradOut.buffer(),
+                        y.buffer(),
+                        x.shape().rows(),
+                        x.shape().cols(),
+                        dx.accumulate());
+    }
+}

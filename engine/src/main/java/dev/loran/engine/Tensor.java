@@ -1,0 +1,477 @@
+package dev.loran.engine;
+
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.util.Objects;
+import java.util.function.Consumer;
+import java.util.random.RandomGenerator;
+import org.jspecify.annotations.Nullable;
+
+/// A shape over a [Buffer], with a place in the graph of operations. Row-major and contiguous; [#reshape] and leading
+/// slices are views that share memory and cost nothing.
+///
+/// A tensor holds one count of its buffer until [#close]d (by you, or by the [Scope] it was made in). A leaf on which
+/// [#requiresGrad(boolean)] was called collects its gradient in [#grad].
+///
+/// Operations that need options stand in [Functional].
+public final class Tensor implements AutoCloseable {
+    private Shape shape;
+    private Buffer buffer;
+    private final @Nullable Node node;
+    private boolean leafRequiresGrad;
+    private @Nullable Tensor grad;
+    private @Nullable Scope scope;
+    private int version;
+    private boolean closed;
+
+    private Tensor(Shape shape, Buffer buffer, @Nullable Node node) {
+        if (buffer.size() != shape.size()) {
+            throw new ShapeException(
+                    "tensor: shape " + shape + " needs " + shape.size() + " elements, the buffer has " + buffer.size());
+        }
+        this.shape = shape;
+        this.buffer = buffer;
+        this.node = node;
+    }
+
+    // ---- making
+    // ---------------------------------------------------------------------------------------------------------
+
+    /// A tensor that takes over one count of `buffer` and belongs to no scope.
+    public static Tensor own(Shape shape, Buffer buffer) {
+        return new Tensor(shape, buffer, null);
+    }
+
+    static Tensor result(Shape shape, Buffer buffer, @Nullable Node node) {
+        Tensor t = new Tensor(shape, buffer, node);
+        Scope.register(t);
+        return t;
+    }
+
+    /// Uninitialised memory.
+    public static Tensor empty(Backend backend, DType dtype, int... dims) {
+        Shape shape = Shape.of(dims);
+        return result(shape, backend.allocate(dtype, shape.size()), null);
+    }
+
+    /// Every element `value`.
+    public static Tensor full(Backend backend, DType dtype, double value, int... dims) {
+        Tensor t = empty(backend, dtype, dims);
+        backend.fill(t.buffer, value);
+        return t;
+    }
+
+    public static Tensor zeros(Backend backend, DType dtype, int... dims) {
+        return full(backend, dtype, 0, dims);
+    }
+
+    /// `values`, row-major, rounded to `dtype`.
+    public static Tensor of(Backend backend, DType dtype, double[] values, int... dims) {
+        Shape shape = Shape.of(dims);
+        checkCount(values.length, shape);
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment s = arena.allocate(shape.size() * dtype.bytes(), 8);
+            for (int i = 0; i < values.length; i++) {
+                HostBuffer.set(s, dtype, i, values[i]);
+            }
+            return copyOf(backend, dtype, s, shape);
+        }
+    }
+
+    /// `values`, row-major, as F32.
+    public static Tensor of(Backend backend, float[] values, int... dims) {
+        Shape shape = Shape.of(dims);
+        checkCount(values.length, shape);
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment s = arena.allocate(values.length * 4L, 8);
+            MemorySegment.copy(values, 0, s, ValueLayout.JAVA_FLOAT, 0, values.length);
+            return copyOf(backend, DType.F32, s, shape);
+        }
+    }
+
+    /// `values`, row-major, as I32: ids, labels, masks.
+    public static Tensor ofInts(Backend backend, int[] values, int... dims) {
+        Shape shape = Shape.of(dims);
+        checkCount(values.length, shape);
+        return result(shape, backend.ofInts(values), null);
+    }
+
+    /// Independent draws from N(0, std²).
+    public static Tensor randn(Backend backend, DType dtype, RandomGenerator random, double std, int... dims) {
+        double[] values = new double[Math.toIntExact(Shape.of(dims).size())];
+        for (int i = 0; i < values.length; i++) {
+            values[i] = random.nextGaussian() * std;
+        }
+        return of(backend, dtype, values, dims);
+    }
+
+    /// Independent draws from U(−bound, bound).
+    public static Tensor uniform(Backend backend, DType dtype, RandomGenerator random, double bound, int... dims) {
+        double[] values = new double[Math.toIntExact(Shape.of(dims).size())];
+        for (int i = 0; i < values.length; i++) {
+            values[i] = (2 * random.nextDouble() - 1) * bound;
+        }
+        return of(backend, dtype, values, dims);
+    }
+
+    private static Tensor copyOf(Backend backend, DType dtype, MemorySegment values, Shape shape) {
+        Buffer b = backend.allocate(dtype, shape.size());
+        backend.write(b, values);
+        return result(shape, b, null);
+    }
+
+    private static void checkCount(int values, Shape shape) {
+        if (values != shape.size()) {
+            throw new ShapeException("tensor: " + values + " values do not fill shape " + shape);
+        }
+    }
+
+    // ---- what it is
+    // -----------------------------------------------------------------------------------------------------
+
+    public Shape shape() {
+        return shape;
+    }
+
+    public DType dtype() {
+        return buffer.dtype();
+    }
+
+    public Buffer buffer() {
+        return buffer;
+    }
+
+    public Backend backend() {
+        return buffer.backend();
+    }
+
+    /// Raised by every write to the elements; an operation that saved an older version refuses to go backward.
+    public int version() {
+        return version;
+    }
+
+    /// True for a leaf asked to collect a gradient, and for every recorded result.
+    public boolean requiresGrad() {
+        return leafRequiresGrad || node != null;
+    }
+
+    /// Makes this leaf collect a gradient, or stop.
+    ///
+    /// @throws IllegalStateException if it is the result of a recorded operation
+    /// @throws DTypeException if the dtype is not floating
+    public Tensor requiresGrad(boolean value) {
+        if (node != null) {
+            throw new IllegalStateException("requiresGrad: tensor " + shape + " is no leaf; detach() it first");
+        }
+        if (value && !dtype().isFloating()) {
+            throw new DTypeException("requiresGrad: dtype " + dtype() + " carries no gradient");
+        }
+        leafRequiresGrad = value;
+        if (!value) {
+            zeroGrad();
+        }
+        return this;
+    }
+
+    /// The gradient collected so far: same shape and dtype; null before the first backward and after [#zeroGrad].
+    public @Nullable Tensor grad() {
+        return grad;
+    }
+
+    /// Drops the gradient.
+    public void zeroGrad() {
+        if (grad != null) {
+            grad.close();
+            grad = null;
+        }
+    }
+
+    void setGrad(Tensor gradient) {
+        grad = gradient;
+    }
+
+    @Nullable
+    Node node() {
+        return node;
+    }
+
+    // ---- life
+    // -----------------------------------------------------------------------------------------------------------
+
+    void enter(Scope s) {
+        scope = s;
+    }
+
+    boolean leave(Scope s) {
+        boolean member = scope == s;
+        if (member) {
+            scope = null;
+        }
+        return member;
+    }
+
+    /// Takes this tensor out of the scope it was made in: the caller closes it.
+    public Tensor detachFromScope() {
+        scope = null;
+        return this;
+    }
+
+    /// Gives back this tensor's count, its gradient's, and what only its graph kept. A second call does nothing.
+    @Override
+    public void close() {
+        if (!closed) {
+            closed = true;
+            zeroGrad();
+            buffer.release();
+            if (node != null) {
+                Node.drop(node);
+            }
+        }
+    }
+
+    public boolean isClosed() {
+        return closed;
+    }
+
+    /// A tensor over the same memory that takes no part in differentiation.
+    public Tensor detach() {
+        return result(shape, buffer.retain(), null);
+    }
+
+    // ---- reading and writing
+    // ----------------------------------------------------------------------------------------------
+
+    /// The only element of a one-element tensor. Waits for the backend.
+    public double item() {
+        if (shape.size() != 1) {
+            throw new ShapeException("item: tensor has shape " + shape + ", needs one element");
+        }
+        return toDoubles()[0];
+    }
+
+    /// All elements, row-major, widened. Waits for the backend.
+    public double[] toDoubles() {
+        double[] values = new double[Math.toIntExact(shape.size())];
+        withElements(s -> {
+            for (int i = 0; i < values.length; i++) {
+                values[i] = HostBuffer.get(s, dtype(), i);
+            }
+        });
+        return values;
+    }
+
+    /// All elements, row-major, as floats. Waits for the backend.
+    public float[] toFloats() {
+        float[] values = new float[Math.toIntExact(shape.size())];
+        withElements(s -> {
+            if (dtype() == DType.F32) {
+                MemorySegment.copy(s, ValueLayout.JAVA_FLOAT, 0, values, 0, values.length);
+            } else {
+                for (int i = 0; i < values.length; i++) {
+                    values[i] = (float) HostBuffer.get(s, dtype(), i);
+                }
+            }
+        });
+        return values;
+    }
+
+    /// All elements of an I32 tensor.
+    public int[] toInts() {
+        if (dtype() != DType.I32) {
+            throw new DTypeException("toInts: dtype is " + dtype() + ", needs I32");
+        }
+        int[] values = new int[Math.toIntExact(shape.size())];
+        withElements(s -> MemorySegment.copy(s, ValueLayout.JAVA_INT, 0, values, 0, values.length));
+        return values;
+    }
+
+    /// Hands `reader` a host copy of the elements, row-major in this dtype; valid during the call.
+    public void withElements(Consumer<MemorySegment> reader) {
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment s = arena.allocate(Math.max(1, buffer.bytes()), 64).asSlice(0, buffer.bytes());
+            if (buffer.isRowMajor()) {
+                backend().read(s, buffer);
+            } else {
+                Buffer rowMajor = backend().restore(buffer, shape.rows(), shape.cols());
+                backend().read(s, rowMajor);
+                rowMajor.release();
+            }
+            reader.accept(s);
+        }
+    }
+
+    /// Overwrites the elements of this leaf with those of `source` (same shape; converted to this dtype). A prepared
+    /// weight
+    /// is row-major again afterwards.
+    public Tensor copyFrom(Tensor source) {
+        if (!source.shape.equals(shape)) {
+            throw new ShapeException("copyFrom: source is " + source.shape + " but the tensor is " + shape);
+        }
+        if (source.backend() != backend()) {
+            throw new BackendException("copyFrom: source lives on "
+                    + source.backend().name() + ", the tensor on " + backend().name() + "; move it first");
+        }
+        restore();
+        backend().cast(buffer, source.buffer);
+        version++;
+        return this;
+    }
+
+    /// Says that the buffer was written by other means (an optimizer): what saved the old elements may no longer be
+    /// used.
+    public void markWritten() {
+        version++;
+    }
+
+    /// Gives this leaf another shape and memory, of which it takes over the count; its gradient is dropped. For weights
+    /// that
+    /// shrink or are replaced: whoever holds moments or statistics of it moves them in the same breath.
+    public void assign(Shape newShape, Buffer newBuffer) {
+        if (node != null) {
+            throw new IllegalStateException("assign: tensor " + shape + " is the result of an operation");
+        }
+        if (newBuffer.size() != newShape.size()) {
+            throw new ShapeException("assign: shape " + newShape + " does not fit a buffer of " + newBuffer.size());
+        }
+        zeroGrad();
+        buffer.release();
+        shape = newShape;
+        buffer = newBuffer;
+        version++;
+    }
+
+    /// Lets the backend pack this frozen weight (out, in) for its linear operations; the row-major copy is released.
+    /// Does
+    /// nothing when it is packed already or requires a gradient.
+    public void prepare() {
+        if (buffer.isRowMajor() && !requiresGrad()) {
+            swap(backend().prepare(buffer, shape.rows(), shape.cols()));
+        }
+    }
+
+    /// The reverse of [#prepare], bit for bit.
+    public void restore() {
+        if (!buffer.isRowMajor()) {
+            swap(backend().restore(buffer, shape.rows(), shape.cols()));
+        }
+    }
+
+    private void swap(Buffer next) {
+        buffer.release();
+        buffer = next;
+        version++;
+    }
+
+    // ---- differentiation
+    // --------------------------------------------------------------------------------------------------
+
+    /// Adds d(this)/d(leaf) to the gradient of every leaf behind this scalar.
+    ///
+    /// @throws ShapeException if this has more than one element
+    /// @throws IllegalStateException if nothing was recorded, or the graph was walked already
+    public void backward() {
+        if (shape.size() != 1) {
+            throw new ShapeException("backward: loss must be a scalar, got " + shape + "; call mean() or sum() first");
+        }
+        Buffer one = backend().allocate(dtype(), 1);
+        backend().fill(one, 1);
+        try (Tensor seed = own(shape, one)) {
+            Autograd.backward(this, seed);
+        }
+    }
+
+    /// As [#backward()], with `gradient` (this shape) in place of 1.
+    public void backward(Tensor gradient) {
+        if (!gradient.shape.equals(shape)) {
+            throw new ShapeException("backward: gradient is " + gradient.shape + " but the tensor is " + shape);
+        }
+        Autograd.backward(this, gradient);
+    }
+
+    // ---- operations
+    // -------------------------------------------------------------------------------------------------------
+
+    /// this + other, broadcast.
+    public Tensor add(Tensor other) {
+        return AddOp.forward(this, other, 1);
+    }
+
+    /// this − other, broadcast.
+    public Tensor sub(Tensor other) {
+        return AddOp.forward(this, other, -1);
+    }
+
+    /// this ∘ other, broadcast.
+    public Tensor mul(Tensor other) {
+        return MulOp.forward(this, other);
+    }
+
+    /// this / other, broadcast.
+    public Tensor div(Tensor other) {
+        return DivOp.forward(this, other);
+    }
+
+    /// factor · this.
+    public Tensor scale(double factor) {
+        return ScaleOp.forward(this, factor);
+    }
+
+    /// Matrix product of the last two dimensions; leading ones must be equal, or the other operand a matrix.
+    public Tensor matmul(Tensor other) {
+        return MatMulOp.forward(this, other, false, false);
+    }
+
+    /// The same elements in another shape; one dimension may be −1. A view.
+    public Tensor reshape(int... dims) {
+        return ReshapeOp.forward(this, dims);
+    }
+
+    /// Dimension i of the result is dimension `perm[i]` of this. Copies.
+    public Tensor permute(int... perm) {
+        return PermuteOp.forward(this, perm);
+    }
+
+    /// Two dimensions exchanged. Copies.
+    public Tensor transpose(int a, int b) {
+        int[] perm = new int[shape.rank()];
+        for (int i = 0; i < perm.length; i++) {
+            perm[i] = i;
+        }
+        perm[shape.axis(a)] = shape.axis(b);
+        perm[shape.axis(b)] = shape.axis(a);
+        return permute(perm);
+    }
+
+    /// Elements `from` (inclusive) to `to` (exclusive) of dimension `axis`. A view where the dimensions before it are
+    /// 1.
+    public Tensor slice(int axis, int from, int to) {
+        return SliceOp.forward(this, axis, from, to);
+    }
+
+    /// Sum of all elements: a scalar.
+    public Tensor sum() {
+        return SumOp.ofAll(this, 1);
+    }
+
+    /// Mean of all elements: a scalar.
+    public Tensor mean() {
+        return SumOp.ofAll(this, 1.0 / shape.size());
+    }
+
+    /// Sum over dimension `axis`, which disappears.
+    public Tensor sum(int axis) {
+        return SumOp.forward(this, axis, 1);
+    }
+
+    /// Mean over dimension `axis`, which disappears.
+    public Tensor mean(int axis) {
+        return SumOp.forward(this, axis, 1.0 / shape.dim(axis));
+    }
+
+    @Override
+    public String toString() {
+        return "Tensor" + shape + " " + dtype() + " on "
+                + Objects.requireNonNull(backend()).name() + (requiresGrad() ? ", requires grad" : "");
+    }
+}
