@@ -79,7 +79,7 @@ public final class Autograd {
         PriorityQueue<Node> queue = new PriorityQueue<>(Comparator.comparingInt((Node n) -> -n.level));
         Gradients gradients = new Gradients(queue);
         gradients.pass(root, seed);
-        try (Mode _ = noGrad()) {
+        try (Mode mode = noGrad()) {
             while (!queue.isEmpty()) {
                 Node node = queue.poll();
                 Tensor gradOut = java.util.Objects.requireNonNull(node.grad);

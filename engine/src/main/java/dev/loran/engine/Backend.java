@@ -523,7 +523,8 @@ public interface Backend extends AutoCloseable {
     // ---- losses
     // -------------------------------------------------------------------------------------------------------
 
-    /// losses (n) ← lse − logits[label], 0 where the label is `ignore`; lse (n) = log Σ exp of each row of logits (n,
+    /// losses (n) ← lse less the logit of the label, 0 where the label is `ignore`; lse (n) = log Σ exp of each row of
+    /// logits (n,
     /// v),
     /// kept for backward. Labels must lie in [0, v).
     void crossEntropy(Buffer losses, Buffer lse, Buffer logits, Buffer labels, int n, int v, int ignore);

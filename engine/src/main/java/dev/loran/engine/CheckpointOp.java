@@ -11,7 +11,7 @@ record CheckpointOp(UnaryOperator<Tensor> segment, Tensor x) implements Op {
             return segment.apply(x);
         }
         try (Scope scope = Scope.open();
-                Autograd.Mode _ = Autograd.noGrad()) {
+                Autograd.Mode mode = Autograd.noGrad()) {
             Tensor y = segment.apply(x);
             return scope.keep(Autograd.recordAlways(
                     new CheckpointOp(segment, x), y.shape(), y.buffer().retain()));
@@ -30,8 +30,8 @@ record CheckpointOp(UnaryOperator<Tensor> segment, Tensor x) implements Op {
 
     @Override
     public void backward(Tensor gradOut, Gradients gradients) {
-        try (Scope _ = Scope.open();
-                Autograd.Mode _ = Autograd.enableGrad()) {
+        try (Scope scope = Scope.open();
+                Autograd.Mode mode = Autograd.enableGrad()) {
             Tensor leaf = x.detach();
             leaf.requiresGrad(gradients.wants(x));
             Tensor y = segment.apply(leaf);

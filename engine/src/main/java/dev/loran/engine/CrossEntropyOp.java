@@ -2,7 +2,8 @@ package dev.loran.engine;
 
 import java.util.List;
 
-/// loss = mean over the rows whose label is not `ignoreIndex` of lse − logits[label]; 0 when there is none. lse (N) and
+/// loss = mean over the rows whose label is not `ignoreIndex` of lse less the logit of the label; 0 when there is none.
+/// lse (N) and
 /// 1 / count are kept.
 record CrossEntropyOp(Tensor logits, Tensor labels, Tensor lse, Tensor inverseCount, int ignoreIndex) implements Op {
     static Tensor forward(Tensor logits, Tensor labels, int ignoreIndex) {

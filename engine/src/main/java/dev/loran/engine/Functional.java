@@ -160,7 +160,7 @@ public final class Functional {
         return ConcatOp.forward(tensors, axis);
     }
 
-    /// Mean over the rows whose label is not `ignoreIndex` of −log softmax(logits)[label]; 0 if there is none.
+    /// Mean over the rows whose label is not `ignoreIndex` of minus the log-softmax of the label; 0 if there is none.
     /// logits (…, V), labels I32 with one entry a row, each in [0, V) or `ignoreIndex`; the result is a scalar.
     public static Tensor crossEntropy(Tensor logits, Tensor labels, int ignoreIndex) {
         return CrossEntropyOp.forward(logits, labels, ignoreIndex);
