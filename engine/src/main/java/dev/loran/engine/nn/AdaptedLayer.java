@@ -1,0 +1,50 @@
+package dev.loran.engine.nn;
+
+import dev.loran.engine.Tensor;
+import java.util.function.BiConsumer;
+import org.jspecify.annotations.Nullable;
+
+/// A layer whose forward an [Adapter] can take over. `L` is the layer's own type.
+public abstract class AdaptedLayer<L extends Layer> extends Layer {
+    private @Nullable Adapter<? super L> adapter;
+
+    /// The layer's own function, without an adapter.
+    public abstract Tensor base(Tensor x);
+
+    /// This layer as its own type.
+    protected abstract L self();
+
+    /// The adapter's forward when there is one, else the layer's own.
+    public final Tensor forward(Tensor x) {
+        return adapter == null ? base(x) : adapter.forward(self(), x);
+    }
+
+    public final @Nullable Adapter<? super L> adapter() {
+        return adapter;
+    }
+
+    /// Puts `next` in place, or takes the adapter away (null). The adapter before is returned, not closed.
+    public final @Nullable Adapter<? super L> adapter(@Nullable Adapter<? super L> next) {
+        Adapter<? super L> before = adapter;
+        adapter = next;
+        return before;
+    }
+
+    @Override
+    protected void collect(String prefix, BiConsumer<String, Tensor> visitor) {
+        if (adapter == null) {
+            super.collect(prefix, visitor);
+        } else {
+            super.collect(join(prefix, adapter.baseName()), visitor);
+            adapter.collect((name, tensor) -> visitor.accept(join(prefix, name), tensor));
+        }
+    }
+
+    @Override
+    public void close() {
+        super.close();
+        if (adapter != null) {
+            adapter.close();
+        }
+    }
+}

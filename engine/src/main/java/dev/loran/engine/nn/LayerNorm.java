@@ -1,0 +1,40 @@
+package dev.loran.engine.nn;
+
+import dev.loran.engine.Functional;
+import dev.loran.engine.Tensor;
+
+/// Layer normalisation over the last dimension (C) with weight and bias (C).
+public final class LayerNorm extends AdaptedLayer<LayerNorm> {
+    private final Tensor weight;
+    private final Tensor bias;
+    private final double eps;
+
+    /// Takes over `weight` and `bias`.
+    public LayerNorm(Tensor weight, Tensor bias, double eps) {
+        this.weight = parameter("weight", weight);
+        this.bias = parameter("bias", bias);
+        this.eps = eps;
+    }
+
+    @Override
+    public Tensor base(Tensor x) {
+        return Functional.layerNorm(x, weight, bias, eps);
+    }
+
+    @Override
+    protected LayerNorm self() {
+        return this;
+    }
+
+    public Tensor weight() {
+        return weight;
+    }
+
+    public Tensor bias() {
+        return bias;
+    }
+
+    public double eps() {
+        return eps;
+    }
+}

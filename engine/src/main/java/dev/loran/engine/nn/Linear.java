@@ -1,0 +1,66 @@
+package dev.loran.engine.nn;
+
+import dev.loran.engine.Backend;
+import dev.loran.engine.DType;
+import dev.loran.engine.Functional;
+import dev.loran.engine.Tensor;
+import java.util.random.RandomGenerator;
+import org.jspecify.annotations.Nullable;
+
+/// y = x · weightᵀ + bias; weight (out, in), bias (out) or none.
+///
+/// A weight that files hold transposed, as GPT-2's `Conv1D` does, is kept as (out, in) all the same; `fanInFanOut` says
+/// that
+/// files hold (in, out).
+public final class Linear extends AdaptedLayer<Linear> {
+    private final Tensor weight;
+    private final @Nullable Tensor bias;
+    private final boolean fanInFanOut;
+
+    /// Takes over `weight` and `bias`.
+    public Linear(Tensor weight, @Nullable Tensor bias, boolean fanInFanOut) {
+        this.weight = parameter("weight", weight);
+        this.bias = bias == null ? null : parameter("bias", bias);
+        this.fanInFanOut = fanInFanOut;
+    }
+
+    /// Weights drawn from N(0, std²), bias zero.
+    public static Linear random(
+            Backend backend, DType dtype, RandomGenerator random, double std, int in, int out, boolean bias) {
+        return new Linear(
+                Tensor.randn(backend, dtype, random, std, out, in),
+                bias ? Tensor.zeros(backend, dtype, out) : null,
+                false);
+    }
+
+    @Override
+    public Tensor base(Tensor x) {
+        return Functional.linear(x, weight, bias);
+    }
+
+    @Override
+    protected Linear self() {
+        return this;
+    }
+
+    public Tensor weight() {
+        return weight;
+    }
+
+    public @Nullable Tensor bias() {
+        return bias;
+    }
+
+    public int inFeatures() {
+        return weight.shape().dim(1);
+    }
+
+    public int outFeatures() {
+        return weight.shape().dim(0);
+    }
+
+    /// Whether files hold the weight as (in, out).
+    public boolean fanInFanOut() {
+        return fanInFanOut;
+    }
+}
