@@ -141,7 +141,7 @@ public interface Backend extends AutoCloseable {
     /// y (n, cols) ← rows `ids` (n) of `table` (·, cols); a negative id gives a row of zeros.
     void gatherRows(Buffer y, Buffer table, Buffer ids, int n, int cols);
 
-    /// dTable[ids[i]] += dy[i] for i = 0 … n−1 in that order; negative ids are skipped.
+    /// `dTable[ids[i]] += dy[i]` for i = 0 … n−1 in that order; negative ids are skipped.
     void scatterAddRows(Buffer dTable, Buffer dy, Buffer ids, int n, int tableRows, int cols);
 
     /// y ← x · [mask keeps (row, col)] / (1 − p) over (rows, cols) (or +=). y may be x when not accumulating.

@@ -3,7 +3,7 @@ package dev.loran.engine;
 import java.util.Arrays;
 import java.util.List;
 
-/// Dimension i of y is dimension perm[i] of x.
+/// Dimension i of y is dimension `perm[i]` of x.
 record PermuteOp(Tensor x, List<Integer> perm) implements Op {
     static Tensor forward(Tensor x, int... perm) {
         int rank = x.shape().rank();
