@@ -44,12 +44,13 @@ public interface Backend extends AutoCloseable {
     /// Copies `src` into `dst` (same number of bytes); waits for all work that `src` depends on.
     void read(MemorySegment dst, Buffer src);
 
-    /// A buffer over existing native memory, used in place where the backend can (`memory` must then outlive it), else
-    /// a
-    /// copy. For memory-mapped model files: never written to.
-    default Buffer wrap(DType dtype, MemorySegment memory) {
+    /// A buffer over existing native memory, used in place where the backend can, else a copy. For memory-mapped model
+    /// files: never written to. `onFree` is run once, when `memory` may go away: with the buffer's last count, or before
+    /// this returns when it was copied.
+    default Buffer wrap(DType dtype, MemorySegment memory, Runnable onFree) {
         Buffer b = allocate(dtype, memory.byteSize() / dtype.bytes());
         write(b, memory);
+        onFree.run();
         return b;
     }
 
