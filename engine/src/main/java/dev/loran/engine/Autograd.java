@@ -1,7 +1,9 @@
 package dev.loran.engine;
 
 import java.util.Comparator;
+import java.util.List;
 import java.util.PriorityQueue;
+import java.util.function.Function;
 import java.util.function.UnaryOperator;
 
 /// Reverse-mode differentiation: recording, and the walk back.
@@ -56,11 +58,19 @@ public final class Autograd {
 
     /// Runs `segment` on `x` and keeps only `x`; backward runs it again to have what it saved (Chen et al., "Training
     /// Deep
-    /// Nets with Sublinear Memory Cost", 2016). Parameters used inside get their gradients whether or not `x` requires
-    /// one.
-    /// `segment` must be a pure function of `x`, parameters and counters: dropout makes its mask again from those.
+    /// Nets with Sublinear Memory Cost", 2016). Parameters (leaves) used inside get their gradients whether or not `x`
+    /// requires one. `segment` must be a pure function of `x`, parameters and counters: dropout makes its mask again
+    /// from
+    /// those.
     public static Tensor checkpoint(UnaryOperator<Tensor> segment, Tensor x) {
-        return CheckpointOp.forward(segment, x);
+        return CheckpointOp.forward(in -> segment.apply(in.getFirst()), List.of(x));
+    }
+
+    /// As above with several inputs, which the segment must take from its argument: results of recorded operations
+    /// reach a
+    /// segment in no other way.
+    public static Tensor checkpoint(Function<List<Tensor>, Tensor> segment, List<Tensor> inputs) {
+        return CheckpointOp.forward(segment, inputs);
     }
 
     /// Walks back from `root` with `seed` (the same shape) as its gradient. Gradients of leaves are added to theirs;

@@ -1,46 +1,47 @@
 package dev.loran.engine;
 
+import java.util.ArrayList;
 import java.util.List;
-import java.util.function.UnaryOperator;
+import java.util.function.Function;
 
-/// y = segment(x), of which only x is kept; see [Autograd#checkpoint]. Recorded even when x requires no gradient: the
-/// parameters inside the segment may.
-record CheckpointOp(UnaryOperator<Tensor> segment, Tensor x) implements Op {
-    static Tensor forward(UnaryOperator<Tensor> segment, Tensor x) {
+/// y = segment(inputs), of which only the inputs are kept; see [Autograd#checkpoint]. Recorded even when no input
+/// requires a
+/// gradient: the parameters inside the segment may.
+record CheckpointOp(Function<List<Tensor>, Tensor> segment, List<Tensor> inputs) implements Op {
+    static Tensor forward(Function<List<Tensor>, Tensor> segment, List<Tensor> inputs) {
         if (!Autograd.isRecording()) {
-            return segment.apply(x);
+            return segment.apply(inputs);
         }
         try (Scope scope = Scope.open();
                 Autograd.Mode mode = Autograd.noGrad()) {
-            Tensor y = segment.apply(x);
+            Tensor y = segment.apply(inputs);
             return scope.keep(Autograd.recordAlways(
-                    new CheckpointOp(segment, x), y.shape(), y.buffer().retain()));
+                    new CheckpointOp(segment, inputs), y.shape(), y.buffer().retain()));
         }
-    }
-
-    @Override
-    public List<Tensor> inputs() {
-        return List.of(x);
     }
 
     @Override
     public List<Tensor> saved() {
-        return List.of(x);
+        return inputs;
     }
 
     @Override
     public void backward(Tensor gradOut, Gradients gradients) {
         try (Scope scope = Scope.open();
                 Autograd.Mode mode = Autograd.enableGrad()) {
-            Tensor leaf = x.detach();
-            leaf.requiresGrad(gradients.wants(x));
-            Tensor y = segment.apply(leaf);
+            List<Tensor> leaves = new ArrayList<>();
+            for (Tensor input : inputs) {
+                leaves.add(input.detach().requiresGrad(gradients.wants(input)));
+            }
+            Tensor y = segment.apply(leaves);
             if (y.requiresGrad()) {
                 y.backward(gradOut);
             }
-            Tensor dx = leaf.grad();
-            if (dx != null) {
-                gradients.pass(x, dx);
+            for (int i = 0; i < leaves.size(); i++) {
+                Tensor d = leaves.get(i).grad();
+                if (d != null) {
+                    gradients.pass(inputs.get(i), d);
+                }
             }
         }
     }
