@@ -1,0 +1,66 @@
+package dev.loran.peft.data;
+
+import java.util.Collection;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.TreeSet;
+
+/// The classes of a classifier: names, and their ids in the order of the head's rows.
+public final class Labels {
+    /// Names shown in an error message before it says how many more there are.
+    private static final int SHOWN = 12;
+
+    private final List<String> names;
+    private final Map<String, Integer> ids = new HashMap<>();
+
+    /// Labels in the order given, which is the order of their ids: for a head that exists already.
+    ///
+    /// @throws InputException for fewer than two names or one that appears twice
+    public Labels(List<String> names) {
+        this.names = List.copyOf(names);
+        for (String name : this.names) {
+            if (ids.putIfAbsent(name, ids.size()) != null) {
+                throw new InputException("labels: \"" + name + "\" appears twice");
+            }
+        }
+        if (ids.size() < 2) {
+            throw new InputException("labels: a classifier needs two labels or more, not " + this.names);
+        }
+    }
+
+    /// The different labels of some data. They are sorted (by Unicode code units), so that the ids do not
+    /// depend on the order of the rows.
+    ///
+    /// @throws InputException for fewer than two different names
+    public static Labels of(Collection<String> names) {
+        return new Labels(List.copyOf(new TreeSet<>(names)));
+    }
+
+    public int size() {
+        return names.size();
+    }
+
+    /// All names; a name's index is its id.
+    public List<String> names() {
+        return names;
+    }
+
+    /// The id of a name, from 0.
+    ///
+    /// @throws InputException for a name that is none of these
+    public int id(String name) {
+        Integer id = ids.get(name);
+        if (id == null) {
+            throw new InputException("label \"" + name + "\" is not one of the " + size() + " labels of the model: "
+                    + String.join(", ", names.subList(0, Math.min(SHOWN, size())))
+                    + (size() > SHOWN ? " and " + (size() - SHOWN) + " more" : ""));
+        }
+        return id;
+    }
+
+    @Override
+    public String toString() {
+        return names.toString();
+    }
+}

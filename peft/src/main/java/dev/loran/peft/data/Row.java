@@ -1,0 +1,39 @@
+package dev.loran.peft.data;
+
+/// One row of data, before tokenisation.
+public sealed interface Row {
+    /// The task this row is for.
+    Task task();
+
+    /// A text and the name of its class.
+    record Classify(String text, String label) implements Row {
+        @Override
+        public Task task() {
+            return Task.CLASSIFY;
+        }
+    }
+
+    /// A prompt and the text that should follow it.
+    record Generate(String source, String target) implements Row {
+        /// A row of the instruction form. The source is the instruction, followed by the input on a line of its
+        /// own where there is one.
+        ///
+        /// @param input what the instruction is about; may be empty
+        public static Generate instruction(String instruction, String input, String output) {
+            return new Generate(input.isBlank() ? instruction : instruction + "\n" + input, output);
+        }
+
+        @Override
+        public Task task() {
+            return Task.GENERATE;
+        }
+    }
+
+    /// A text to model.
+    record Text(String text) implements Row {
+        @Override
+        public Task task() {
+            return Task.LM;
+        }
+    }
+}

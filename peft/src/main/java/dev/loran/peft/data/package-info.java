@@ -1,0 +1,16 @@
+/// From files to batches: rows of JSON Lines, tokens, batches of padded ids, and the pretrained encoders of the
+/// catalogue.
+///
+/// Reading order: [Task] and [Row] (what a row is), [Rows] (reading them), [Tokenizer], [Examples] (rows as
+/// token ids), [DataLoader] and [Batch] (what a training step sees); then [ShippedData], [Catalogue] and
+/// [OnnxWeights].
+///
+/// Nothing here knows tensors or kernels: batches are plain arrays, weights are memory segments. Whatever a
+/// user can get wrong in a file or an option ends in one exception, [InputException], whose message is one line
+/// that says where.
+///
+/// Dimension letters: B rows of a batch, T tokens of its longest row after padding.
+@NullMarked
+package dev.loran.peft.data;
+
+import org.jspecify.annotations.NullMarked;

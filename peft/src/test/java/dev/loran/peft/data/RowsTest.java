@@ -1,0 +1,144 @@
+package dev.loran.peft.data;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+
+import java.io.ByteArrayOutputStream;
+import java.io.IOException;
+import java.io.InputStream;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+
+class RowsTest {
+    @TempDir
+    Path folder;
+
+    private Path file(String content) throws IOException {
+        return Files.writeString(folder.resolve("rows.jsonl"), content);
+    }
+
+    @Test
+    void rowsOfEachTask() throws IOException {
+        assertThat(Rows.read(
+                        file("{\"text\":\"a é\",\"label\":\"x\",\"more\":1}\n\n {\"label\":\"y\",\"text\":\"b\"}"),
+                        Task.CLASSIFY))
+                .containsExactly(new Row.Classify("a é", "x"), new Row.Classify("b", "y"));
+        assertThat(Rows.read(file("{\"text\":\"a\\nb\"}\r\n"), Task.LM)).containsExactly(new Row.Text("a\nb"));
+        assertThat(Rows.read(file("""
+                                {"source":"s","target":"t"}
+                                {"instruction":"i","input":"n","output":"o"}
+                                {"instruction":"i","input":"","output":"o"}
+                                {"instruction":"i","output":"o"}
+                                """), Task.GENERATE))
+                .containsExactly(
+                        new Row.Generate("s", "t"),
+                        new Row.Generate("i\nn", "o"),
+                        new Row.Generate("i", "o"),
+                        new Row.Generate("i", "o"));
+    }
+
+    @Test
+    void linesAreCountedAsEditorsCountThem() throws IOException {
+        List<Long> lines = new ArrayList<>();
+        Rows.forEach(file("\ufeff{\"text\":\"a\"}\n\n\n{\"text\":\"b\"}\n"), Task.LM, (row, line) -> lines.add(line));
+        assertThat(lines).containsExactly(1L, 4L);
+    }
+
+    @ParameterizedTest
+    @CsvSource(
+            delimiter = '|',
+            quoteCharacter = '`',
+            value = {
+                "classify | {\"text\":\"a\"}                     | field \"label\" is missing; a row of task classify is {\"text\",\"label\"}",
+                "classify | {\"text\":\"a\",\"label\":3}         | field \"label\" must be a string, found number",
+                "classify | {\"text\":null,\"label\":\"x\"}      | field \"text\" must be a string, found null",
+                "classify | {\"text\":[\"a\"],\"label\":\"x\"}   | field \"text\" must be a string, found array",
+                "classify | {\"text\":\" \",\"label\":\"x\"}     | field \"text\" is empty",
+                "lm       | [\"text\"]                           | a JSON array, not an object; a row of task lm is {\"text\"}",
+                "lm       | \"text\"                             | a JSON string, not an object; a row of task lm is {\"text\"}",
+                "generate | {\"source\":\"a\"}                   | field \"target\" is missing; a row of task generate is {\"source\",\"target\"} or {\"instruction\",\"input\",\"output\"}",
+                "generate | {\"instruction\":\"a\",\"input\":2,\"output\":\"b\"} | field \"input\" must be a string, found number",
+                "generate | {\"instruction\":\"a\",\"input\":\"\"} | field \"output\" is missing; a row of task generate is {\"source\",\"target\"} or {\"instruction\",\"input\",\"output\"}",
+            })
+    void aBadRowIsNamedByFileLineAndField(String task, String row, String problem) throws IOException {
+        Path file = file("{\"text\":\"a\",\"label\":\"x\",\"source\":\"s\",\"target\":\"t\"}\n" + row + "\n");
+        assertThatThrownBy(() -> Rows.read(file, Task.named(task)))
+                .isInstanceOf(InputException.class)
+                .hasMessage(file + ":2: " + problem);
+    }
+
+    @ParameterizedTest
+    @CsvSource(
+            delimiter = '|',
+            quoteCharacter = '`',
+            value = {
+                "{\"text\":\"a\"              | not JSON at column",
+                "text                         | not JSON at column 1: Unrecognized token 'text'",
+                "{\"text\":\"a\"} x           | not JSON at column",
+                "{\"text\":\"a\",\"text\":\"b\"} | not JSON at column 19: Duplicate field 'text'",
+            })
+    void aLineThatIsNoJsonIsNamedByFileLineAndColumn(String line, String problem) throws IOException {
+        Path file = file("\n" + line);
+        assertThatThrownBy(() -> Rows.read(file, Task.LM))
+                .isInstanceOf(InputException.class)
+                .hasMessageStartingWith(file + ":2: " + problem)
+                .message()
+                .hasLineCount(1);
+    }
+
+    @Test
+    void aFileWithoutRowsIsAnError() throws IOException {
+        Path empty = file("");
+        assertThatThrownBy(() -> Rows.read(empty, Task.LM))
+                .isInstanceOf(InputException.class)
+                .hasMessage(empty + ": no rows; expected one JSON object a line: a row of task lm is {\"text\"}");
+        Path blank = file("\n  \n");
+        assertThatThrownBy(() -> Rows.read(blank, Task.LM)).isInstanceOf(InputException.class);
+        Path missing = folder.resolve("missing.jsonl");
+        assertThatThrownBy(() -> Rows.read(missing, Task.LM))
+                .isInstanceOf(InputException.class)
+                .hasMessage(missing + ": no such file");
+        assertThatThrownBy(() -> Rows.read(folder, Task.LM))
+                .isInstanceOf(InputException.class)
+                .hasMessageStartingWith(folder + ": cannot be read (");
+    }
+
+    @Test
+    void bytesThatAreNoUtf8AreNamedByTheirLine() throws IOException {
+        ByteArrayOutputStream bytes = new ByteArrayOutputStream();
+        bytes.write("{\"text\":\"a\"}\n{\"text\":\"".getBytes(StandardCharsets.UTF_8));
+        bytes.write("é".getBytes(StandardCharsets.ISO_8859_1));
+        bytes.write("\"}\n{\"text\":\"b\"}\n".getBytes(StandardCharsets.UTF_8));
+        Path file = Files.write(folder.resolve("latin1.jsonl"), bytes.toByteArray());
+        assertThatThrownBy(() -> Rows.read(file, Task.LM))
+                .isInstanceOf(InputException.class)
+                .hasMessage(file + ":2: not UTF-8; save the file as UTF-8");
+    }
+
+    @Test
+    void aFileWithoutLinesIsNotReadWhole() {
+        InputStream zeros = new InputStream() {
+            @Override
+            public int read() {
+                return '0';
+            }
+        };
+        assertThatThrownBy(() -> Rows.forEach(zeros, "zeros", Task.LM, (row, line) -> {}))
+                .isInstanceOf(InputException.class)
+                .hasMessage("zeros:1: longer than 16 MiB; is this a JSON Lines file?");
+    }
+
+    @Test
+    void anUnknownTaskIsAnError() {
+        assertThatThrownBy(() -> Task.named("Classify"))
+                .isInstanceOf(InputException.class)
+                .hasMessage("task \"Classify\" is not known; choose classify, generate or lm");
+    }
+}
