@@ -1,0 +1,267 @@
+package dev.loran.peft.data;
+
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import org.jspecify.annotations.Nullable;
+
+/// Rows as token ids. Of a file that is read only the ids stay in memory; texts are let go line by line.
+public final class Examples {
+    private final Task task;
+    private final Options options;
+    private final int padId;
+    private final int[][] ids;
+    /// Per row: the class id for [Task#CLASSIFY], otherwise how many leading ids are prompt.
+    private final int[] marks;
+
+    private final @Nullable Labels labels;
+    private final int truncated;
+
+    /// How texts become ids.
+    ///
+    /// @param maxLength the most ids of a row, special tokens included; longer texts are cut and counted
+    /// @param textPrefix put before every text to classify, where the encoder was trained with one (`"query: "`
+    ///     for `e5-small`); else empty
+    /// @param pack for [Task#LM]: join all texts, each closed by the end token, and cut the whole into rows of
+    ///     `maxLength` ids, so that nothing is padded or truncated. A row may then hold parts of several texts,
+    ///     which see each other, as in Hugging Face's language-model examples
+    public record Options(int maxLength, String textPrefix, boolean pack) {
+        public Options {
+            if (maxLength < 1) {
+                throw new InputException("max length " + maxLength + " is not positive");
+            }
+        }
+
+        /// No prefix, no packing.
+        public static Options of(int maxLength) {
+            return new Options(maxLength, "", false);
+        }
+
+        public Options withTextPrefix(String prefix) {
+            return new Options(maxLength, prefix, pack);
+        }
+
+        public Options withPack(boolean packed) {
+            return new Options(maxLength, textPrefix, packed);
+        }
+    }
+
+    private Examples(Builder builder, @Nullable Labels labels) {
+        this.task = builder.task;
+        this.options = builder.options;
+        this.padId = builder.tokenizer.padId().orElse(0);
+        this.ids = builder.ids.toArray(int[][]::new);
+        this.labels = labels;
+        this.marks = new int[ids.length];
+        List<String> labelNames = List.copyOf(builder.labelNames.keySet());
+        for (int row = 0; row < ids.length; row++) {
+            int mark = builder.marks.get(row);
+            marks[row] = labels == null ? mark : labels.id(labelNames.get(mark));
+        }
+        this.truncated = builder.truncated;
+    }
+
+    /// Reads and tokenises a file of JSON Lines.
+    ///
+    /// @param labels for [Task#CLASSIFY], the labels of an existing model; null to take those of the file,
+    ///     sorted. Null for other tasks
+    /// @throws InputException for a bad row, a label that is not one of `labels`, a file with fewer than two
+    ///     labels where they are taken from it, or a text that gives a language model nothing to predict
+    public static Examples read(Path file, Task task, Tokenizer tokenizer, Options options, @Nullable Labels labels) {
+        Builder builder = new Builder(task, tokenizer, options, labels);
+        Rows.forEach(file, task, (row, line) -> builder.add(row, file.toString(), line));
+        return builder.build(file.toString());
+    }
+
+    /// Tokenises rows that are in memory already; all of one task.
+    ///
+    /// @param labels as in [#read]
+    /// @throws InputException as in [#read], with `rows` for the file and the row's place, counted from 1, for
+    ///     the line
+    public static Examples of(List<? extends Row> rows, Tokenizer tokenizer, Options options, @Nullable Labels labels) {
+        if (rows.isEmpty()) {
+            throw new InputException("rows: there are none");
+        }
+        Builder builder = new Builder(rows.getFirst().task(), tokenizer, options, labels);
+        for (int i = 0; i < rows.size(); i++) {
+            builder.add(rows.get(i), "rows", i + 1);
+        }
+        return builder.build("rows");
+    }
+
+    public Task task() {
+        return task;
+    }
+
+    /// How many rows there are; with packing, how many packed rows.
+    public int size() {
+        return ids.length;
+    }
+
+    /// The ids of a row; the array is not copied.
+    public int[] ids(int row) {
+        return ids[row];
+    }
+
+    public int length(int row) {
+        return ids[row].length;
+    }
+
+    /// The class id of a row of [Task#CLASSIFY].
+    public int label(int row) {
+        return marks[row];
+    }
+
+    /// How many leading ids of a row are prompt, and have no part in the loss; 0 but for [Task#GENERATE].
+    public int promptLength(int row) {
+        return task == Task.GENERATE ? marks[row] : 0;
+    }
+
+    /// The classes, for [Task#CLASSIFY].
+    ///
+    /// @throws IllegalStateException for another task
+    public Labels labels() {
+        if (labels == null) {
+            throw new IllegalStateException("labels: rows of task " + task + " have none");
+        }
+        return labels;
+    }
+
+    /// How many texts were longer than the maximum and were cut.
+    public int truncated() {
+        return truncated;
+    }
+
+    /// The ids of the longest row.
+    public int longest() {
+        return Arrays.stream(ids).mapToInt(row -> row.length).max().orElse(0);
+    }
+
+    int maxLength() {
+        return options.maxLength;
+    }
+
+    int padId() {
+        return padId;
+    }
+
+    /// Takes rows one by one and keeps their ids.
+    private static final class Builder {
+        private final Task task;
+        private final Tokenizer tokenizer;
+        private final Options options;
+        private final @Nullable Labels given;
+        private final List<int[]> ids = new ArrayList<>();
+        /// Per row: the place of its label in `labelNames`, or how many ids are prompt.
+        private final List<Integer> marks = new ArrayList<>();
+
+        /// Labels in order of first appearance.
+        private final Map<String, Integer> labelNames = new LinkedHashMap<>();
+
+        private int[] unpacked = new int[0];
+        private int unpackedLength;
+        private int truncated;
+
+        Builder(Task task, Tokenizer tokenizer, Options options, @Nullable Labels given) {
+            if (options.pack && task != Task.LM) {
+                throw new InputException("packing joins texts of task lm, not rows of task " + task);
+            }
+            this.task = task;
+            this.tokenizer = tokenizer;
+            this.options = options;
+            this.given = given;
+        }
+
+        void add(Row row, String file, long line) {
+            if (row.task() != task) {
+                throw InputException.at(file, line, "a row of task " + row.task() + " among rows of task " + task);
+            }
+            switch (row) {
+                case Row.Classify(String text, String label) -> {
+                    if (given != null) {
+                        requireKnown(label, given, file, line);
+                    }
+                    Integer place = labelNames.putIfAbsent(label, labelNames.size());
+                    keep(
+                            tokenizer.encode(options.textPrefix + text, options.maxLength),
+                            place == null ? labelNames.size() - 1 : place);
+                }
+                case Row.Generate(String source, String target) -> {
+                    Tokenizer.Encoded pair = tokenizer.encodePair(source, target, options.maxLength);
+                    keep(requireLoss(pair, file, line), pair.promptLength());
+                }
+                case Row.Text(String text) -> {
+                    if (options.pack) {
+                        pack(tokenizer.encodeDocument(text, Integer.MAX_VALUE).ids());
+                    } else {
+                        keep(requireLoss(tokenizer.encodeDocument(text, options.maxLength), file, line), 0);
+                    }
+                }
+            }
+        }
+
+        private static void requireKnown(String label, Labels given, String file, long line) {
+            try {
+                given.id(label);
+            } catch (InputException e) {
+                throw new InputException(file + ":" + line + ": field \"label\": " + e.getMessage(), e);
+            }
+        }
+
+        private static Tokenizer.Encoded requireLoss(Tokenizer.Encoded encoded, String file, long line) {
+            if (encoded.ids().length <= Math.max(1, encoded.promptLength())) {
+                throw InputException.at(file, line, "the text gives fewer than two tokens: nothing to predict");
+            }
+            return encoded;
+        }
+
+        private void keep(Tokenizer.Encoded encoded, int mark) {
+            ids.add(encoded.ids());
+            marks.add(mark);
+            truncated += encoded.truncated() ? 1 : 0;
+        }
+
+        private void pack(int[] text) {
+            if (unpacked.length < unpackedLength + text.length) {
+                unpacked = Arrays.copyOf(unpacked, Math.max(2 * unpacked.length, unpackedLength + text.length));
+            }
+            System.arraycopy(text, 0, unpacked, unpackedLength, text.length);
+            unpackedLength += text.length;
+            int from = 0;
+            for (; unpackedLength - from >= options.maxLength; from += options.maxLength) {
+                keepPacked(from, from + options.maxLength);
+            }
+            System.arraycopy(unpacked, from, unpacked, 0, unpackedLength - from);
+            unpackedLength -= from;
+        }
+
+        private void keepPacked(int from, int to) {
+            ids.add(Arrays.copyOfRange(unpacked, from, to));
+            marks.add(0);
+        }
+
+        Examples build(String file) {
+            if (unpackedLength > 1) {
+                keepPacked(0, unpackedLength);
+            }
+            if (ids.isEmpty()) {
+                throw new InputException(file + ": the texts give fewer than two tokens: nothing to predict");
+            }
+            return new Examples(this, task == Task.CLASSIFY ? labelsOf(file) : null);
+        }
+
+        private Labels labelsOf(String file) {
+            if (given != null) {
+                return given;
+            }
+            try {
+                return Labels.of(labelNames.keySet());
+            } catch (InputException e) {
+                throw new InputException(file + ": field \"label\": " + e.getMessage(), e);
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+package dev.loran.peft.data;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.List;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+
+class ExamplesTest {
+    @TempDir
+    Path folder;
+
+    private final Tokenizer words = TinyTokenizers.wordPiece();
+
+    @AfterEach
+    void close() {
+        words.close();
+    }
+
+    private Path file(String content) throws IOException {
+        return Files.writeString(folder.resolve("rows.jsonl"), content);
+    }
+
+    @Test
+    void labelsAreSortedWhateverTheOrderOfTheRows() throws IOException {
+        Path file = file("""
+                {"text":"buy shoes","label":"b"}
+                {"text":"run","label":"c"}
+                {"text":"red","label":"a"}
+                {"text":"cheap","label":"c"}
+                """);
+        Examples examples = Examples.read(file, Task.CLASSIFY, words, Examples.Options.of(8), null);
+        assertThat(examples.labels().names()).containsExactly("a", "b", "c");
+        assertThat(examples.size()).isEqualTo(4);
+        assertThat(new int[] {examples.label(0), examples.label(1), examples.label(2), examples.label(3)})
+                .containsExactly(1, 2, 0, 2);
+        assertThat(examples.ids(0)).containsExactly(2, 4, 6, 3);
+        assertThat(examples.longest()).isEqualTo(4);
+        assertThat(examples.truncated()).isZero();
+    }
+
+    @Test
+    void aGivenHeadFixesTheIdsAndRefusesOtherLabels() throws IOException {
+        Labels labels = new Labels(List.of("z", "a"));
+        Path good = file("{\"text\":\"run\",\"label\":\"a\"}");
+        Examples examples = Examples.read(good, Task.CLASSIFY, words, Examples.Options.of(8), labels);
+        assertThat(examples.label(0)).isEqualTo(1);
+        Path bad = file("{\"text\":\"run\",\"label\":\"a\"}\n{\"text\":\"run\",\"label\":\"b\"}");
+        assertThatThrownBy(() -> Examples.read(bad, Task.CLASSIFY, words, Examples.Options.of(8), labels))
+                .isInstanceOf(InputException.class)
+                .hasMessage(bad + ":2: field \"label\": label \"b\" is not one of the 2 labels of the model: z, a");
+    }
+
+    @Test
+    void labelsMustBeTwoOrMoreAndDiffer() throws IOException {
+        Path file = file("{\"text\":\"run\",\"label\":\"a\"}");
+        assertThatThrownBy(() -> Examples.read(file, Task.CLASSIFY, words, Examples.Options.of(8), null))
+                .isInstanceOf(InputException.class)
+                .hasMessage(file + ": field \"label\": labels: a classifier needs two labels or more, not [a]");
+        assertThatThrownBy(() -> new Labels(List.of("a", "b", "a")))
+                .isInstanceOf(InputException.class)
+                .hasMessage("labels: \"a\" appears twice");
+        Labels many = Labels.of(List.of("n m l k j i h g f e d c b a".split(" ")));
+        assertThatThrownBy(() -> many.id("x"))
+                .hasMessage("label \"x\" is not one of the 14 labels of the model: "
+                        + "a, b, c, d, e, f, g, h, i, j, k, l and 2 more");
+    }
+
+    @Test
+    void cutTextsAreCountedAndThePrefixComesFirst() {
+        List<Row.Classify> rows = List.of(new Row.Classify("buy cheap red shoes", "a"), new Row.Classify("run", "b"));
+        Examples examples = Examples.of(rows, words, Examples.Options.of(5).withTextPrefix("query: "), null);
+        assertThat(examples.ids(0)).containsExactly(2, 11, 12, 4, 3);
+        assertThat(examples.ids(1)).containsExactly(2, 11, 12, 7, 3);
+        assertThat(examples.truncated()).isEqualTo(1);
+    }
+
+    @Test
+    void generateRowsKnowTheirPrompt() {
+        try (Tokenizer bytes = TinyTokenizers.bytes(folder)) {
+            Examples examples = Examples.of(
+                    List.of(new Row.Generate("abcdef", "b"), new Row.Generate("a", "bc")),
+                    bytes,
+                    Examples.Options.of(6),
+                    null);
+            assertThat(examples.ids(0)).containsExactly(64, 65, 66, 198, 65, 256);
+            assertThat(examples.promptLength(0)).isEqualTo(4);
+            assertThat(examples.promptLength(1)).isEqualTo(2);
+            assertThat(examples.truncated()).isEqualTo(1);
+            assertThatThrownBy(examples::labels)
+                    .isInstanceOf(IllegalStateException.class)
+                    .hasMessage("labels: rows of task generate have none");
+        }
+    }
+
+    @Test
+    void packingJoinsTextsAndLosesNothing() {
+        try (Tokenizer bytes = TinyTokenizers.bytes(folder)) {
+            List<Row.Text> rows = List.of(new Row.Text("abcde"), new Row.Text("f"), new Row.Text("gh"));
+            Examples packed = Examples.of(rows, bytes, Examples.Options.of(4).withPack(true), null);
+            assertThat(packed.size()).isEqualTo(3);
+            assertThat(packed.ids(0)).containsExactly(64, 65, 66, 67);
+            assertThat(packed.ids(1)).containsExactly(68, 256, 69, 256);
+            assertThat(packed.ids(2)).containsExactly(70, 71, 256);
+            assertThat(packed.truncated()).isZero();
+            Examples apart = Examples.of(rows, bytes, Examples.Options.of(4), null);
+            assertThat(apart.size()).isEqualTo(3);
+            assertThat(apart.ids(0)).containsExactly(64, 65, 66, 67);
+            assertThat(apart.ids(1)).containsExactly(69, 256);
+            assertThat(apart.truncated()).isEqualTo(1);
+            assertThatThrownBy(() -> Examples.of(
+                            List.of(new Row.Generate("a", "b")),
+                            bytes,
+                            Examples.Options.of(4).withPack(true),
+                            null))
+                    .isInstanceOf(InputException.class)
+                    .hasMessage("packing joins texts of task lm, not rows of task generate");
+        }
+    }
+
+    @Test
+    void rowsThatTeachNothingAreRefused() {
+        try (Tokenizer bytes = TinyTokenizers.bytes(folder)) {
+            assertThatThrownBy(() -> Examples.of(
+                            List.of(new Row.Text("ab"), new Row.Text("a")), bytes, Examples.Options.of(1), null))
+                    .isInstanceOf(InputException.class)
+                    .hasMessage("rows:1: the text gives fewer than two tokens: nothing to predict");
+            assertThatThrownBy(() -> Examples.of(List.of(), bytes, Examples.Options.of(4), null))
+                    .isInstanceOf(InputException.class)
+                    .hasMessage("rows: there are none");
+            assertThatThrownBy(() -> Examples.of(
+                            List.of(new Row.Text("ab"), new Row.Generate("a", "b")),
+                            bytes,
+                            Examples.Options.of(4),
+                            null))
+                    .isInstanceOf(InputException.class)
+                    .hasMessage("rows:2: a row of task generate among rows of task lm");
+            assertThatThrownBy(() -> Examples.Options.of(0))
+                    .isInstanceOf(InputException.class)
+                    .hasMessage("max length 0 is not positive");
+        }
+    }
+}
