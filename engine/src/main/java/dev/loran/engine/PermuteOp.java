@@ -2,28 +2,22 @@ package dev.loran.engine;
 
 import java.util.Arrays;
 import java.util.List;
+import java.util.stream.IntStream;
 
 /// Dimension i of y is dimension `perm[i]` of x.
 record PermuteOp(Tensor x, List<Integer> perm) implements Op {
     static Tensor forward(Tensor x, int... perm) {
         int rank = x.shape().rank();
-        int[] dims = new int[rank];
-        boolean[] seen = new boolean[rank];
-        for (int i = 0; i < perm.length && perm.length == rank; i++) {
-            int p = x.shape().axis(perm[i]);
-            seen[p] = true;
-            dims[i] = x.shape().dim(p);
+        int[] axes = Arrays.stream(perm).map(i -> i < 0 ? i + rank : i).toArray();
+        if (!Arrays.equals(
+                Arrays.stream(axes).sorted().toArray(), IntStream.range(0, rank).toArray())) {
+            throw new ShapeException(
+                    "permute: " + Arrays.toString(perm) + " is no permutation of the dimensions of " + x.shape());
         }
-        for (boolean s : seen) {
-            if (!s) {
-                throw new ShapeException(
-                        "permute: " + Arrays.toString(perm) + " is no permutation of the dimensions of " + x.shape());
-            }
-        }
-        Shape shape = Shape.of(dims);
+        Shape shape = Shape.of(Arrays.stream(axes).map(x.shape()::dim).toArray());
         Buffer y = x.backend().allocate(x.dtype(), shape.size());
-        x.backend().permute(y, x.buffer(), x.shape().dims(), perm);
-        return Autograd.record(new PermuteOp(x, Arrays.stream(perm).boxed().toList()), shape, y);
+        x.backend().permute(y, x.buffer(), x.shape().dims(), axes);
+        return Autograd.record(new PermuteOp(x, Arrays.stream(axes).boxed().toList()), shape, y);
     }
 
     @Override
