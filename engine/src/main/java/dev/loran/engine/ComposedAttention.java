@@ -365,11 +365,11 @@ final class ComposedAttention {
     }
 
     /// y ← 1 where x (a row's maximum or lse) is that of a query that sees a key, 0 where every key is hidden:
-    /// the logistic function far from its slope.
+    /// the logistic function of ±5000, which is exact in every dtype.
     private static void visible(Backend be, Buffer y, Buffer x, int rows) {
         Buffer offset = be.of(x.dtype(), -HIDDEN / 2);
         be.binary(BinaryFn.ADD, y, x, offset, new int[] {rows}, new int[] {1}, new int[] {0});
-        be.axpby(y, y, -1e3 / HIDDEN, 0);
+        be.axpby(y, y, -1e4 / HIDDEN, 0);
         be.unary(UnaryFn.SIGMOID, y, y);
         offset.release();
     }
