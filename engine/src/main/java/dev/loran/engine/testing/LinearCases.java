@@ -1,0 +1,128 @@
+package dev.loran.engine.testing;
+
+import static dev.loran.engine.testing.OpCase.Input.prepared;
+import static dev.loran.engine.testing.OpCase.Input.trainable;
+
+import dev.loran.engine.Functional;
+import dev.loran.engine.Shape;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.testing.OpCase.Input;
+import dev.loran.engine.testing.OpCase.Role;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Locale;
+
+/// Matrix products: plain, by a weight that is trainable, frozen or prepared, and with a low-rank adapter beside it.
+final class LinearCases {
+    private LinearCases() {}
+
+    static List<OpCase> all() {
+        List<OpCase> cases = new ArrayList<>();
+        for (int flags = 0; flags < 4; flags++) {
+            boolean transA = (flags & 1) != 0;
+            boolean transB = (flags & 2) != 0;
+            cases.add(matmul(0, 7, 33, 5, transA, transB, false));
+            cases.add(matmul(0, 1, 7, 33, transA, transB, false));
+            cases.add(matmul(3, 7, 5, 9, transA, transB, false));
+        }
+        cases.add(matmul(3, 7, 5, 9, false, false, true));
+        cases.add(matmul(3, 7, 5, 9, false, true, true));
+        int[][] sizes = {{7, 33, 5}, {1, 1, 1}, {33, 7, 33}, {5, 64, 48}};
+        for (int[] s : sizes) {
+            for (Role weight : List.of(Role.TRAINABLE, Role.CONSTANT, Role.PREPARED)) {
+                cases.add(linear(s[0], s[1], s[2], weight, true));
+                cases.add(linear(s[0], s[1], s[2], weight, false));
+            }
+            for (int flags = 0; flags < 8; flags++) {
+                Role weight = (flags & 1) == 0 ? Role.CONSTANT : Role.PREPARED;
+                cases.add(loraLinear(s[0], s[1], s[2], 3, weight, Role.TRAINABLE, (flags & 2) != 0, (flags & 4) != 0));
+            }
+            cases.add(loraLinear(s[0], s[1], s[2], 8, Role.PREPARED, Role.CONSTANT, true, true));
+        }
+        cases.add(loraLinear(7, 33, 5, 1, Role.CONSTANT, Role.CONSTANT, false, false));
+        return cases;
+    }
+
+    /// op(a) · op(b) of (m, k) by (k, n); `batch` of them, 0 for plain matrices; `one` b for all.
+    static OpCase matmul(int batch, int m, int k, int n, boolean transA, boolean transB, boolean one) {
+        String variant = (batch == 0 ? "" : batch + " times ") + m + "x" + k + "x" + n
+                + (transA ? ", a transposed" : "") + (transB ? ", b transposed" : "") + (one ? ", one b" : "");
+        int[] a = transA ? new int[] {k, m} : new int[] {m, k};
+        int[] b = transB ? new int[] {n, k} : new int[] {k, n};
+        long products = 2L * Math.max(1, batch) * m * k * n;
+        return OpCase.of(
+                        "matmul",
+                        variant,
+                        Shape.of(batched(batch, m, n)),
+                        in -> Functional.matmul(in.get("a"), in.get("b"), transA, transB))
+                .with(trainable("a", batched(batch, a)), trainable("b", batched(one ? 0 : batch, b)))
+                .flops(products, 2 * products);
+    }
+
+    private static int[] batched(int batch, int... dims) {
+        return batch == 0 ? dims : new int[] {batch, dims[0], dims[1]};
+    }
+
+    static OpCase linear(int n, int in, int out, Role weight, boolean bias) {
+        String variant = n + "x" + in + " to " + out + ", weight " + name(weight) + (bias ? ", bias" : "");
+        long product = 2L * n * in * out;
+        OpCase c = OpCase.of(
+                        "linear",
+                        variant,
+                        Shape.of(n, out),
+                        t -> Functional.linear(t.get("x"), t.get("weight"), t.find("bias")))
+                .with(trainable("x", n, in), weight("weight", weight, out, in))
+                .flops(product, weight == Role.TRAINABLE ? 2 * product : product);
+        if (weight != Role.PREPARED) {
+            c = c.composed(t -> {
+                Tensor y = Functional.matmul(t.get("x"), t.get("weight"), false, true);
+                Tensor b = t.find("bias");
+                return b == null ? y : y.add(b);
+            });
+        }
+        return bias ? c.with(trainable("bias", out)) : c;
+    }
+
+    /// A weight (out, in) of elements of N(0, 1 / in).
+    static Input weight(String name, Role role, int out, int in) {
+        return new Input(name, Shape.of(out, in), role, prepared(name, out, in).draw());
+    }
+
+    static String name(Role role) {
+        return role.name().toLowerCase(Locale.ROOT);
+    }
+
+    static OpCase loraLinear(int n, int in, int out, int r, Role weight, Role x, boolean bias, boolean dropout) {
+        double scaling = 2;
+        String variant = n + "x" + in + " to " + out + ", r " + r + ", weight " + name(weight) + ", x " + name(x)
+                + (bias ? ", bias" : "") + (dropout ? ", dropout" : "");
+        long base = 2L * n * in * out;
+        long low = 2L * n * r * (in + out);
+        OpCase c = OpCase.of(
+                        "loraLinear",
+                        variant,
+                        Shape.of(n, out),
+                        t -> Functional.loraLinear(
+                                t.get("x"),
+                                t.get("weight"),
+                                t.find("bias"),
+                                t.get("loraA"),
+                                t.get("loraB"),
+                                scaling,
+                                dropout ? OpCases.mask(t) : null))
+                .with(new Input("x", Shape.of(n, in), x, trainable("x").draw()))
+                .with(weight("weight", weight, out, in))
+                .with(trainable("loraA", r, in).scaled(1 / Math.sqrt(in)), trainable("loraB", out, r))
+                .composed(t -> {
+                    Tensor d = dropout ? Functional.dropout(t.get("x"), OpCases.mask(t)) : t.get("x");
+                    Tensor h = Functional.matmul(d, t.get("loraA"), false, true);
+                    Tensor delta =
+                            Functional.matmul(h, t.get("loraB"), false, true).scale(scaling);
+                    return Functional.linear(t.get("x"), t.get("weight"), t.find("bias"))
+                            .add(delta);
+                })
+                .flops(base + low, x == Role.TRAINABLE ? base + 2 * low : 2 * low);
+        c = bias ? c.with(trainable("bias", out)) : c;
+        return dropout ? c.with(OpCases.microStep()) : c;
+    }
+}

@@ -1,0 +1,473 @@
+package dev.loran.engine.testing;
+
+import static dev.loran.engine.testing.OpCase.Input.constant;
+import static dev.loran.engine.testing.OpCase.Input.integers;
+import static dev.loran.engine.testing.OpCase.Input.trainable;
+
+import dev.loran.engine.Autograd;
+import dev.loran.engine.DropoutMask;
+import dev.loran.engine.Functional;
+import dev.loran.engine.Shape;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.UnaryFn;
+import dev.loran.engine.testing.OpCase.Arguments;
+import dev.loran.engine.testing.OpCase.Draw;
+import dev.loran.engine.testing.OpCase.Input;
+import dev.loran.engine.testing.OpCase.Role;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Locale;
+import java.util.function.BinaryOperator;
+import java.util.function.Function;
+import java.util.stream.IntStream;
+
+/// Every operation of the engine as an [OpCase]: one method an operation, which takes sizes and options; [#all] calls it
+/// at odd sizes for tests, [#benchmarks] at a model's.
+public final class OpCases {
+    private static final int IGNORE = Functional.IGNORE_INDEX;
+
+    /// Large enough to show in every result, and to keep a norm over one element, whose gradient vanishes with it,
+    /// well-conditioned.
+    private static final double EPS = 0.05;
+
+    private OpCases() {}
+
+    /// All operations, optional arguments present and absent, sizes 1, 7 and 33 among others: small enough for the
+    /// scalar reference.
+    public static List<OpCase> all() {
+        List<OpCase> cases = new ArrayList<>();
+        cases.addAll(elementwise());
+        cases.addAll(LinearCases.all());
+        cases.addAll(rows());
+        cases.addAll(AttentionCases.all());
+        cases.addAll(layout());
+        cases.addAll(losses());
+        cases.addAll(checkpoints());
+        return cases;
+    }
+
+    /// One case an operation worth timing, at the sizes of a small model: 8 x 128 tokens, hidden 512, MLP 2048, 8 heads,
+    /// vocabulary 10000, rank 16.
+    public static List<OpCase> benchmarks() {
+        int n = 1024;
+        int c = 512;
+        return List.of(
+                binary("add", Tensor::add, new int[] {n, c}, new int[] {n, c}),
+                binary("mul", Tensor::mul, new int[] {n, c}, new int[] {c}),
+                unary(UnaryFn.GELU, n, 4 * c),
+                unary(UnaryFn.SILU, n, 4 * c),
+                LinearCases.matmul(64, 128, 64, 128, false, true, false),
+                LinearCases.linear(n, c, 4 * c, Role.PREPARED, true),
+                LinearCases.loraLinear(n, c, c, 16, Role.PREPARED, Role.TRAINABLE, false, true),
+                softmax(n, n),
+                layerNorm(n, c),
+                rmsNorm(n, c),
+                AttentionCases.rope(8, 128, 8, 64),
+                embedding(10_000, c, false, 8, 128),
+                AttentionCases.attention(8, 128, 128, 0, 8, 8, 64, true, false, false),
+                dropout(n, c),
+                permute(new int[] {8, 128, 8, 64}, 0, 2, 1, 3),
+                sum(0, n, c),
+                crossEntropy(n, 10_000),
+                linearCrossEntropy(n, c, 10_000, Role.PREPARED, Role.TRAINABLE));
+    }
+
+    /// The case of [#benchmarks] for `op`.
+    ///
+    /// @throws IllegalArgumentException naming those that there are
+    public static OpCase benchmark(String op) {
+        List<OpCase> cases = benchmarks();
+        return cases.stream()
+                .filter(c -> c.op().equals(op))
+                .findFirst()
+                .orElseThrow(() -> new IllegalArgumentException("benchmark: no case for " + op + "; there are "
+                        + cases.stream().map(OpCase::op).toList()));
+    }
+
+    // ---- element by element
+    // ---------------------------------------------------------------------------------------------
+
+    private static List<OpCase> elementwise() {
+        List<OpCase> cases = new ArrayList<>();
+        int[][][] shapes = {
+            {{7, 33}, {7, 33}},
+            {{7, 33}, {33}},
+            {{33}, {7, 33}},
+            {{7, 33}, {7, 1}},
+            {{7, 1}, {1, 33}},
+            {{3, 1, 7}, {5, 1}},
+            {{2, 3, 7}, {3, 1}},
+            {{33}, {}},
+            {{1}, {1}},
+            {{}, {}}
+        };
+        for (int[][] s : shapes) {
+            cases.add(binary("add", Tensor::add, s[0], s[1]));
+            cases.add(binary("sub", Tensor::sub, s[0], s[1])
+                    .composed(in -> in.get("a").add(in.get("b").scale(-1))));
+            cases.add(binary("mul", Tensor::mul, s[0], s[1]));
+            cases.add(binary("div", Tensor::div, s[0], s[1])
+                    .composed(in -> in.get("a").mul(Functional.unary(UnaryFn.RECIPROCAL, in.get("b")))));
+        }
+        for (int[] s : new int[][] {{1}, {7, 33}, {3, 1, 7}}) {
+            cases.add(OpCase.of(
+                            "scale",
+                            Shape.of(s).toString(),
+                            Shape.of(s),
+                            in -> in.get("x").scale(-0.75))
+                    .with(trainable("x", s))
+                    .flops(size(s), size(s)));
+            for (UnaryFn fn : UnaryFn.values()) {
+                cases.add(unary(fn, s));
+            }
+            cases.add(dropout(s));
+        }
+        return cases;
+    }
+
+    /// `b` keeps away from 0, for div.
+    private static OpCase binary(String op, BinaryOperator<Tensor> fn, int[] a, int[] b) {
+        Shape result = Shape.broadcast(op, Shape.of(a), Shape.of(b));
+        return OpCase.of(op, Shape.of(a) + " and " + Shape.of(b), result, in -> fn.apply(in.get("a"), in.get("b")))
+                .with(trainable("a", a), trainable("b", b).between(0.5, 2))
+                .flops(result.size(), 2 * result.size());
+    }
+
+    private static OpCase unary(UnaryFn fn, int... dims) {
+        Draw draw = switch (fn) {
+            case LOG, SQRT, RSQRT, RECIPROCAL -> (random, i) -> random.nextDouble(0.5, 3);
+            // No derivative at 0: differences would straddle it.
+            case ABS, RELU -> (random, i) -> (random.nextBoolean() ? 1 : -1) * random.nextDouble(0.01, 2);
+            default -> (random, i) -> 2 * random.nextGaussian();
+        };
+        Shape s = Shape.of(dims);
+        return OpCase.of(fn.name().toLowerCase(Locale.ROOT), s.toString(), s, in -> Functional.unary(fn, in.get("x")))
+                .with(trainable("x", dims).drawn(draw))
+                .flops(s.size(), 2 * s.size());
+    }
+
+    /// Drops a third; the composed form multiplies by the mask written out.
+    private static OpCase dropout(int... dims) {
+        Shape s = Shape.of(dims);
+        return OpCase.of("dropout", s.toString(), s, in -> Functional.dropout(in.get("x"), mask(in)))
+                .with(trainable("x", dims), microStep())
+                .composed(in -> in.get("x").mul(kept(in.get("x"), mask(in))))
+                .flops(s.size(), s.size());
+    }
+
+    static Input microStep() {
+        return integers("microStep", 0, 1000, 1);
+    }
+
+    static DropoutMask mask(Arguments in) {
+        return new DropoutMask(
+                1 / 3.0, 0x1234_5678_9abc_def0L, 5, in.get("microStep").buffer());
+    }
+
+    private static Tensor kept(Tensor x, DropoutMask mask) {
+        int cols = x.shape().cols();
+        double[] values = new double[Math.toIntExact(x.shape().size())];
+        try (Tensor step = Tensor.own(Shape.of(1), mask.microStep().retain())) {
+            int s = step.toInts()[0];
+            for (int i = 0; i < values.length; i++) {
+                values[i] = mask.keeps(s, i / cols, i % cols) ? mask.scale() : 0;
+            }
+        }
+        return Tensor.of(x.backend(), x.dtype(), values, x.shape().dims());
+    }
+
+    // ---- along rows
+    // -----------------------------------------------------------------------------------------------------
+
+    private static List<OpCase> rows() {
+        List<OpCase> cases = new ArrayList<>();
+        for (int[] s : new int[][] {{1, 1}, {7, 33}, {33, 7}, {1, 100}}) {
+            cases.add(softmax(s[0], s[1]));
+            cases.add(layerNorm(s[0], s[1]));
+            cases.add(rmsNorm(s[0], s[1]));
+        }
+        for (int axis : new int[] {0, 1, 2, -1}) {
+            cases.add(sum(axis, 3, 7, 5));
+        }
+        cases.add(reduceAll("sum", Tensor::sum, 7, 33));
+        cases.add(reduceAll("sum", Tensor::sum, 1));
+        cases.add(reduceAll("mean", Tensor::mean, 7, 33));
+        cases.add(OpCase.of(
+                        "mean",
+                        "dimension 1 of (3, 7, 5)",
+                        Shape.of(3, 5),
+                        in -> in.get("x").mean(1))
+                .with(trainable("x", 3, 7, 5))
+                .composed(in -> in.get("x").sum(1).scale(1 / 7.0))
+                .flops(105, 105));
+        return cases;
+    }
+
+    private static OpCase softmax(int n, int c) {
+        return OpCase.of("softmax", n + "x" + c, Shape.of(n, c), in -> Functional.softmax(in.get("x")))
+                .with(trainable("x", n, c).scaled(3))
+                .composed(in -> {
+                    Tensor e = Functional.unary(UnaryFn.EXP, in.get("x"));
+                    return e.div(e.sum(1).reshape(n, 1));
+                })
+                .flops(5L * n * c, 4L * n * c);
+    }
+
+    private static OpCase layerNorm(int n, int c) {
+        return OpCase.of(
+                        "layerNorm",
+                        n + "x" + c,
+                        Shape.of(n, c),
+                        in -> Functional.layerNorm(in.get("x"), in.get("weight"), in.get("bias"), EPS))
+                .with(trainable("x", n, c), trainable("weight", c), trainable("bias", c))
+                .composed(in -> {
+                    Tensor x = in.get("x");
+                    Tensor centred = x.sub(x.mean(1).reshape(n, 1));
+                    return normalised(centred, centred).mul(in.get("weight")).add(in.get("bias"));
+                })
+                .flops(8L * n * c, 14L * n * c);
+    }
+
+    private static OpCase rmsNorm(int n, int c) {
+        return OpCase.of(
+                        "rmsNorm",
+                        n + "x" + c,
+                        Shape.of(n, c),
+                        in -> Functional.rmsNorm(in.get("x"), in.get("weight"), EPS))
+                .with(trainable("x", n, c), trainable("weight", c))
+                .composed(in -> normalised(in.get("x"), in.get("x")).mul(in.get("weight")))
+                .flops(4L * n * c, 10L * n * c);
+    }
+
+    /// x / √(mean over columns of of² + EPS).
+    private static Tensor normalised(Tensor x, Tensor of) {
+        Tensor square =
+                Functional.unary(UnaryFn.SQUARE, of).mean(1).reshape(of.shape().rows(), 1);
+        Tensor shift = Tensor.full(x.backend(), x.dtype(), EPS, 1);
+        return x.mul(Functional.unary(UnaryFn.RSQRT, square.add(shift)));
+    }
+
+    private static OpCase sum(int axis, int... dims) {
+        Shape s = Shape.of(dims);
+        int a = s.axis(axis);
+        int[] result = IntStream.range(0, dims.length)
+                .filter(i -> i != a)
+                .map(i -> dims[i])
+                .toArray();
+        return OpCase.of(
+                        "sum",
+                        "dimension " + axis + " of " + s,
+                        Shape.of(result),
+                        in -> in.get("x").sum(axis))
+                .with(trainable("x", dims))
+                .flops(s.size(), 0);
+    }
+
+    private static OpCase reduceAll(String op, Function<Tensor, Tensor> fn, int... dims) {
+        Shape s = Shape.of(dims);
+        return OpCase.of(op, "all of " + s, Shape.of(), in -> fn.apply(in.get("x")))
+                .with(trainable("x", dims))
+                .flops(s.size(), 0);
+    }
+
+    // ---- layout
+    // ---------------------------------------------------------------------------------------------------------
+
+    private static List<OpCase> layout() {
+        List<OpCase> cases = new ArrayList<>();
+        cases.add(permute(new int[] {7, 33}, 1, 0));
+        cases.add(permute(new int[] {2, 3, 5, 7}, 0, 2, 1, 3));
+        cases.add(permute(new int[] {2, 3, 5, 7}, 3, 0, 2, 1));
+        cases.add(permute(new int[] {3, 1, 7}, -1, 0, 1));
+        cases.add(reshape(new int[] {7, 33}, 33, 7));
+        cases.add(reshape(new int[] {6, 35}, 2, 3, -1, 7));
+        cases.add(slice(new int[] {7, 33}, 0, 2, 5));
+        cases.add(slice(new int[] {7, 33}, 1, 31, 33));
+        cases.add(slice(new int[] {2, 7, 5}, -2, 0, 1));
+        cases.add(slice(new int[] {1, 7, 5}, 1, 3, 7));
+        cases.add(concat(0, new int[] {7, 5}, new int[] {1, 5}, new int[] {33, 5}));
+        cases.add(concat(-1, new int[] {3, 7}, new int[] {3, 1}));
+        cases.add(concat(1, new int[] {2, 3, 5}, new int[] {2, 0, 5}, new int[] {2, 7, 5}));
+        cases.add(embedding(7, 33, false, 5));
+        cases.add(embedding(33, 7, true, 3, 4));
+        cases.add(embedding(1, 1, true, 7));
+        return cases;
+    }
+
+    private static OpCase permute(int[] dims, int... perm) {
+        Shape s = Shape.of(dims);
+        int[] result = IntStream.of(perm).map(s::dim).toArray();
+        return OpCase.of(
+                        "permute",
+                        s + " to " + Shape.of(result),
+                        Shape.of(result),
+                        in -> in.get("x").permute(perm))
+                .with(trainable("x", dims));
+    }
+
+    private static OpCase reshape(int[] dims, int... to) {
+        int known = -IntStream.of(to).reduce(1, (a, b) -> a * b);
+        int free = known < 0 ? 1 : Math.toIntExact(size(dims) / known);
+        Shape result = Shape.of(IntStream.of(to).map(d -> d < 0 ? free : d).toArray());
+        // The view is scaled, so that its gradient is not the one that came in.
+        return OpCase.of(
+                        "reshape",
+                        Shape.of(dims) + " to " + result,
+                        result,
+                        in -> in.get("x").reshape(to).scale(3))
+                .with(trainable("x", dims));
+    }
+
+    private static OpCase slice(int[] dims, int axis, int from, int to) {
+        Shape s = Shape.of(dims);
+        String variant = from + " to " + to + " of dimension " + axis + " of " + s;
+        return OpCase.of(
+                        "slice",
+                        variant,
+                        s.withDim(axis, to - from),
+                        in -> in.get("x").slice(axis, from, to))
+                .with(trainable("x", dims));
+    }
+
+    private static OpCase concat(int axis, int[]... parts) {
+        int total = 0;
+        List<Input> inputs = new ArrayList<>();
+        for (int[] p : parts) {
+            inputs.add(trainable("part" + inputs.size(), p));
+            total += Shape.of(p).dim(axis);
+        }
+        Shape result = Shape.of(parts[0]).withDim(axis, total);
+        return OpCase.of(
+                        "concat",
+                        parts.length + " to " + result + " along " + axis,
+                        result,
+                        in -> Functional.concat(
+                                inputs.stream().map(i -> in.get(i.name())).toList(), axis))
+                .with(inputs.toArray(Input[]::new));
+    }
+
+    /// Ids repeat; with `negative` every third is −1.
+    private static OpCase embedding(int v, int c, boolean negative, int... ids) {
+        int[] result = java.util.Arrays.copyOf(ids, ids.length + 1);
+        result[ids.length] = c;
+        return OpCase.of(
+                        "embedding",
+                        Shape.of(ids) + " of " + v + "x" + c + (negative ? ", negative ids" : ""),
+                        Shape.of(result),
+                        in -> Functional.embedding(in.get("table"), in.get("ids")))
+                .with(trainable("table", v, c))
+                .with(integers("ids", 0, v, ids).drawn((random, i) -> negative && i % 3 == 1 ? -1 : random.nextInt(v)));
+    }
+
+    // ---- losses
+    // ---------------------------------------------------------------------------------------------------------
+
+    private static List<OpCase> losses() {
+        List<OpCase> cases = new ArrayList<>();
+        cases.add(crossEntropy(7, 33));
+        cases.add(crossEntropy(1, 1));
+        cases.add(crossEntropy(33, 7));
+        cases.add(allIgnored());
+        for (Role weight : List.of(Role.TRAINABLE, Role.CONSTANT, Role.PREPARED)) {
+            cases.add(linearCrossEntropy(7, 5, 33, weight, Role.TRAINABLE));
+            cases.add(linearCrossEntropy(33, 7, 1, weight, Role.TRAINABLE));
+        }
+        cases.add(linearCrossEntropy(7, 5, 33, Role.TRAINABLE, Role.CONSTANT));
+        // 32 rows a chunk at this vocabulary: two chunks, the second of one row.
+        cases.add(linearCrossEntropy(33, 1, 1 << 15, Role.TRAINABLE, Role.TRAINABLE));
+        return cases;
+    }
+
+    /// Every third label is ignored, the first one never.
+    private static Input labels(int n, int v) {
+        return integers("labels", 0, v, n).drawn((random, i) -> i % 3 == 2 ? IGNORE : random.nextInt(v));
+    }
+
+    private static OpCase crossEntropy(int n, int v) {
+        return OpCase.of(
+                        "crossEntropy",
+                        n + "x" + v,
+                        Shape.of(),
+                        in -> Functional.crossEntropy(in.get("logits"), in.get("labels"), IGNORE))
+                .with(trainable("logits", n, v).scaled(3), labels(n, v))
+                .composed(in ->
+                        negativeLogLikelihood(in.get("logits"), in.get("labels").toInts()))
+                .flops(4L * n * v, 3L * n * v);
+    }
+
+    private static Tensor negativeLogLikelihood(Tensor logits, int[] labels) {
+        int v = logits.shape().cols();
+        double[] oneHot = new double[labels.length * v];
+        int valid = 0;
+        for (int i = 0; i < labels.length; i++) {
+            if (labels[i] != IGNORE) {
+                oneHot[i * v + labels[i]] = -1;
+                valid++;
+            }
+        }
+        Tensor chosen = Tensor.of(logits.backend(), logits.dtype(), oneHot, labels.length, v);
+        Tensor logs = Functional.unary(UnaryFn.LOG, Functional.softmax(logits));
+        return logs.mul(chosen).sum().scale(1.0 / valid);
+    }
+
+    private static OpCase allIgnored() {
+        return OpCase.of(
+                        "crossEntropy",
+                        "all labels ignored",
+                        Shape.of(),
+                        in -> Functional.crossEntropy(in.get("logits"), in.get("labels"), IGNORE))
+                .with(trainable("logits", 5, 7), integers("labels", IGNORE, IGNORE + 1, 5));
+    }
+
+    private static OpCase linearCrossEntropy(int n, int c, int v, Role weight, Role x) {
+        String variant =
+                n + "x" + c + " to " + v + ", weight " + LinearCases.name(weight) + ", x " + LinearCases.name(x);
+        long product = 2L * n * c * v;
+        int products = (weight == Role.TRAINABLE ? 1 : 0) + (x == Role.TRAINABLE ? 1 : 0);
+        return OpCase.of(
+                        "linearCrossEntropy",
+                        variant,
+                        Shape.of(),
+                        in -> Functional.linearCrossEntropy(in.get("x"), in.get("weight"), in.get("labels"), IGNORE))
+                .with(new Input("x", Shape.of(n, c), x, trainable("x").draw()))
+                .with(LinearCases.weight("weight", weight, v, c), labels(n, v))
+                .composed(in -> Functional.crossEntropy(
+                        Functional.linear(in.get("x"), in.get("weight"), null), in.get("labels"), IGNORE))
+                .flops(product, products * product);
+    }
+
+    // ---- checkpoint
+    // -----------------------------------------------------------------------------------------------------
+
+    private static List<OpCase> checkpoints() {
+        return List.of(
+                checkpoint("x trainable", trainable("x", 7, 5)),
+                checkpoint("x constant", constant("x", 7, 5)),
+                OpCase.of(
+                                "checkpoint",
+                                "two inputs",
+                                Shape.of(7, 5),
+                                in -> Autograd.checkpoint(
+                                        t -> t.get(0).mul(Functional.tanh(t.get(1))),
+                                        List.of(in.get("x").scale(2), in.get("y"))))
+                        .with(trainable("x", 7, 5), trainable("y", 7, 5))
+                        .composed(in -> in.get("x").scale(2).mul(Functional.tanh(in.get("y")))));
+    }
+
+    private static OpCase checkpoint(String variant, Input x) {
+        Function<Arguments, Function<Tensor, Tensor>> segment =
+                in -> h -> Functional.gelu(Functional.linear(h, in.get("weight"), in.get("bias")))
+                        .mul(h);
+        return OpCase.of(
+                        "checkpoint",
+                        variant,
+                        Shape.of(7, 5),
+                        in -> Autograd.checkpoint(segment.apply(in)::apply, in.get("x")))
+                .with(x, trainable("weight", 5, 5), trainable("bias", 5))
+                .composed(in -> segment.apply(in).apply(in.get("x")));
+    }
+
+    private static long size(int[] dims) {
+        return Shape.of(dims).size();
+    }
+}

@@ -1,0 +1,63 @@
+package dev.loran.engine;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import dev.loran.engine.testing.OpCase;
+import dev.loran.engine.testing.OpCase.Run;
+import dev.loran.engine.testing.OpCases;
+import java.util.ArrayDeque;
+import java.util.Arrays;
+import java.util.Collection;
+import java.util.HashSet;
+import java.util.List;
+import java.util.Set;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.MethodSource;
+
+/// Every operation, at every size and with every option its cases describe.
+class OpCasesTest {
+    static Collection<OpCase> all() {
+        return OpCases.all();
+    }
+
+    /// Gradients against finite differences, fused against composed, nothing kept under noGrad, no buffer left.
+    @ParameterizedTest(name = "{0}")
+    @MethodSource("all")
+    void reference(OpCase c) {
+        c.checkReference();
+    }
+
+    /// The reference in F32 against the reference in F64, forward and backward.
+    @ParameterizedTest(name = "{0}")
+    @MethodSource("all")
+    void singlePrecision(OpCase c) {
+        try (ReferenceBackend backend = new ReferenceBackend()) {
+            c.check(backend);
+        }
+    }
+
+    @Test
+    void everyOperationAppearsOnTheTape() {
+        Set<Class<?>> seen = new HashSet<>();
+        try (ReferenceBackend backend = new ReferenceBackend()) {
+            for (OpCase c : OpCases.all()) {
+                try (Run run = c.on(backend, DType.F64);
+                        Tensor y = run.forward()) {
+                    ArrayDeque<Tensor> todo = new ArrayDeque<>(List.of(y));
+                    while (!todo.isEmpty()) {
+                        Node node = todo.poll().node();
+                        if (node != null) {
+                            seen.add(node.op.getClass());
+                            todo.addAll(node.op.inputs());
+                        }
+                    }
+                }
+            }
+        }
+        List<Class<?>> missing = Arrays.stream(Op.class.getPermittedSubclasses())
+                .filter(op -> op != CustomOp.class && !seen.contains(op))
+                .toList();
+        assertThat(missing).as("operations that no OpCase reaches").isEmpty();
+    }
+}
