@@ -314,10 +314,12 @@ public final class Catalogue {
         long[] offset = {0};
         weights.weights().forEach((name, weight) -> {
             ObjectNode tensor = header.putObject(name).put("dtype", "F32");
+            long bytes = Float.BYTES;
             for (int dim : weight.shape()) {
                 tensor.withArray("shape").add(dim);
+                bytes *= dim;
             }
-            tensor.putArray("data_offsets").add(offset[0]).add(offset[0] += Float.BYTES * weight.elements());
+            tensor.putArray("data_offsets").add(offset[0]).add(offset[0] += bytes);
         });
         byte[] json = header.toString().getBytes(StandardCharsets.UTF_8);
         int padded = Math.ceilDiv(json.length, 8) * 8;

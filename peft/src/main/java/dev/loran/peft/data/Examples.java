@@ -14,6 +14,7 @@ public final class Examples {
     private final Options options;
     private final int padId;
     private final int[][] ids;
+
     /// Per row: the class id for [Task#CLASSIFY], otherwise how many leading ids are prompt.
     private final int[] marks;
 
@@ -32,6 +33,9 @@ public final class Examples {
         public Options {
             if (maxLength < 1) {
                 throw new InputException("max length " + maxLength + " is not positive");
+            }
+            if (pack && maxLength < 2) {
+                throw new InputException("max length 1 leaves nothing to predict in a packed row");
             }
         }
 
@@ -155,6 +159,7 @@ public final class Examples {
         private final Options options;
         private final @Nullable Labels given;
         private final List<int[]> ids = new ArrayList<>();
+
         /// Per row: the place of its label in `labelNames`, or how many ids are prompt.
         private final List<Integer> marks = new ArrayList<>();
 

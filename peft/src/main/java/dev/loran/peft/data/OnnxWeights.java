@@ -103,38 +103,21 @@ public final class OnnxWeights implements AutoCloseable {
             return shape.clone();
         }
 
-        /// How many numbers it has.
-        public long elements() {
-            return stored.byteSize() / Float.BYTES;
+        /// The weight in row-major order of its shape.
+        public float[] toArray() {
+            float[] values = new float[Math.toIntExact(stored.byteSize() / Float.BYTES)];
+            MemorySegment.copy(stored, STORED, 0, values, 0, values.length);
+            return transposed ? transpose(values, shape[0], shape[1]) : values;
         }
 
-        /// Writes the weight in row-major order.
-        ///
-        /// @param target 4 · [#elements] bytes, overwritten with floats in the machine's byte order
-        /// @throws IllegalArgumentException for a target of another size
-        public void copyTo(MemorySegment target) {
-            if (target.byteSize() != stored.byteSize()) {
-                throw new IllegalArgumentException("copyTo: weight of shape " + Arrays.toString(shape) + " needs "
-                        + stored.byteSize() + " bytes, but target has " + target.byteSize());
-            }
-            if (!transposed) {
-                MemorySegment.copy(stored, STORED, 0, target, ValueLayout.JAVA_FLOAT_UNALIGNED, 0, elements());
-                return;
-            }
-            long out = shape[0];
-            long in = shape[1];
-            for (long i = 0; i < in; i++) {
-                for (long o = 0; o < out; o++) {
-                    target.setAtIndex(
-                            ValueLayout.JAVA_FLOAT_UNALIGNED, o * in + i, stored.getAtIndex(STORED, i * out + o));
+        /// From (in, out) to (out, in).
+        private static float[] transpose(float[] stored, int out, int in) {
+            float[] values = new float[stored.length];
+            for (int o = 0; o < out; o++) {
+                for (int i = 0; i < in; i++) {
+                    values[o * in + i] = stored[i * out + o];
                 }
             }
-        }
-
-        /// The weight in row-major order.
-        public float[] toArray() {
-            float[] values = new float[Math.toIntExact(elements())];
-            copyTo(MemorySegment.ofArray(values));
             return values;
         }
     }

@@ -15,7 +15,6 @@ import java.util.Arrays;
 import java.util.HashMap;
 import java.util.Map;
 import java.util.OptionalInt;
-import java.util.stream.IntStream;
 
 /// Text to token ids and back, by the rules of a Hugging Face `tokenizer.json`; the same ids as Hugging Face
 /// tokenizers.
@@ -279,6 +278,8 @@ public final class Tokenizer implements AutoCloseable {
     }
 
     private static int[] concat(int[] a, int[] b) {
-        return IntStream.concat(Arrays.stream(a), Arrays.stream(b)).toArray();
+        int[] both = Arrays.copyOf(a, a.length + b.length);
+        System.arraycopy(b, 0, both, a.length, b.length);
+        return both;
     }
 }

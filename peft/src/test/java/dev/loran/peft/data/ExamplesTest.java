@@ -143,6 +143,9 @@ class ExamplesTest {
             assertThatThrownBy(() -> Examples.Options.of(0))
                     .isInstanceOf(InputException.class)
                     .hasMessage("max length 0 is not positive");
+            assertThatThrownBy(() -> Examples.Options.of(1).withPack(true))
+                    .isInstanceOf(InputException.class)
+                    .hasMessage("max length 1 leaves nothing to predict in a packed row");
         }
     }
 }
