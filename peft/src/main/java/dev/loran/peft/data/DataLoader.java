@@ -33,8 +33,8 @@ public final class DataLoader {
     ///     epoch's order, are sorted by length before they are cut into batches, and with `shuffle` the batches
     ///     are then shuffled
     /// @param dropLast whether rows that fill no batch are left out of an epoch (other rows each epoch)
-    /// @param padToMultipleOf batches are padded to a multiple of this, so that few different shapes appear; 1
-    ///     to the longest row alone
+    /// @param padToMultipleOf batches are padded to a multiple of this, so that few different shapes appear, at
+    ///     the price of more padding; 1 pads to the longest row alone
     public record Options(
             int batchSize, boolean shuffle, long seed, boolean bucketByLength, boolean dropLast, int padToMultipleOf) {
         public Options {
@@ -46,14 +46,18 @@ public final class DataLoader {
             }
         }
 
-        /// Shuffled, bucketed by length, all rows, lengths in multiples of 8.
+        /// Shuffled, bucketed by length, all rows, no more padding than a batch needs.
         public static Options training(int batchSize, long seed) {
-            return new Options(batchSize, true, seed, true, false, 8);
+            return new Options(batchSize, true, seed, true, false, 1);
         }
 
-        /// The same batches each time, bucketed by length, all rows, lengths in multiples of 8.
+        /// The same batches each time, bucketed by length, all rows, no more padding than a batch needs.
         public static Options evaluation(int batchSize) {
-            return new Options(batchSize, false, 0, true, false, 8);
+            return new Options(batchSize, false, 0, true, false, 1);
+        }
+
+        public Options withPadToMultipleOf(int multiple) {
+            return new Options(batchSize, shuffle, seed, bucketByLength, dropLast, multiple);
         }
     }
 

@@ -249,6 +249,19 @@ class CatalogueTest {
     }
 
     @Test
+    void theLauncherFetchesTheSameArtifacts() throws IOException {
+        String launcher = Files.readString(Path.of("..", "loran"));
+        for (Entry encoder : Catalogue.ENTRIES) {
+            String[] parts = encoder.coordinates().split(":");
+            assertThat(launcher)
+                    .contains(encoder.name() + ") artifact=" + parts[1] + " ")
+                    .contains("version=" + parts[2] + "\n")
+                    .contains("-Dartifact=" + parts[0] + ":$artifact:$version")
+                    .contains("jar=$artifact-$version.jar\n");
+        }
+    }
+
+    @Test
     void namesAreFoundAndE5HasItsPrefix() {
         assertThat(Catalogue.find("e5-small").orElseThrow().textPrefix()).isEqualTo("query: ");
         assertThat(Catalogue.find("minilm").orElseThrow().jarName())
