@@ -1,0 +1,68 @@
+package dev.loran.engine.optim;
+
+import dev.loran.engine.Backend;
+import dev.loran.engine.Buffer;
+import dev.loran.engine.DType;
+import dev.loran.engine.DTypeException;
+import dev.loran.engine.Shape;
+import dev.loran.engine.Tensor;
+import java.util.Collection;
+
+/// Clipping by the global norm of all gradients, as torch's `clip_grad_norm_`: gradients are scaled by
+/// min(1, maxNorm / (norm + 10⁻⁶)). They are not rewritten: the scale stays in a one-element buffer, and
+/// [Optimizer#step] multiplies by it where it reads them.
+///
+/// **Paper**: Pascanu et al., "On the difficulty of training recurrent neural networks", 2013, algorithm 1.
+public final class GradClip implements AutoCloseable {
+    private final Tensor norm;
+    private final Tensor scale;
+    private final double maxNorm;
+
+    /// For gradients of `dtype` on `backend`.
+    ///
+    /// @param maxNorm > 0; infinity measures the norm and clips nothing
+    public GradClip(Backend backend, DType dtype, double maxNorm) {
+        if (!(maxNorm > 0)) {
+            throw new IllegalArgumentException("gradClip: maxNorm must be positive, got " + maxNorm);
+        }
+        this.maxNorm = maxNorm;
+        this.norm = Tensor.own(Shape.of(), backend.allocate(dtype, 1));
+        this.scale = Tensor.own(Shape.of(), backend.allocate(dtype, 1));
+    }
+
+    /// The L2 norm of all gradients of `parameters` together, before clipping, and as a side effect [#scale]. Parameters
+    /// without a gradient count nothing. The scalar belongs to this object and holds until the next call; reading it
+    /// waits for the backend, so it is best read a step later or seldom.
+    ///
+    /// @throws DTypeException if a gradient has another dtype than this was made for
+    public Tensor norm(Collection<Tensor> parameters) {
+        Backend backend = norm.backend();
+        backend.fill(norm.buffer(), 0);
+        for (Tensor p : parameters) {
+            Tensor grad = p.grad();
+            if (grad == null) {
+                continue;
+            }
+            if (grad.dtype() != norm.dtype()) {
+                throw new DTypeException(
+                        "gradClip: a gradient " + grad.shape() + " is " + grad.dtype() + ", needs " + norm.dtype());
+            }
+            backend.sumOfSquares(norm.buffer(), grad.buffer(), true);
+        }
+        backend.clipScale(norm.buffer(), scale.buffer(), norm.buffer(), maxNorm);
+        norm.markWritten();
+        scale.markWritten();
+        return norm;
+    }
+
+    /// What the last [#norm] found gradients are to be multiplied by: one element, overwritten by each call.
+    public Buffer scale() {
+        return scale.buffer();
+    }
+
+    @Override
+    public void close() {
+        norm.close();
+        scale.close();
+    }
+}

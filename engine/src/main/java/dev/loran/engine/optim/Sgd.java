@@ -1,0 +1,48 @@
+package dev.loran.engine.optim;
+
+import dev.loran.engine.Backend;
+import dev.loran.engine.Buffer;
+import dev.loran.engine.DType;
+import dev.loran.engine.Tensor;
+import java.util.List;
+import org.jspecify.annotations.Nullable;
+
+/// Stochastic gradient descent with momentum, in torch's arithmetic ([Backend#sgd]); weight decay is added to the
+/// gradient. The moment is `momentum_buffer`, absent without momentum.
+///
+/// **Paper**: Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013, equation 1, with the
+/// learning rate outside the velocity.
+public final class Sgd extends Optimizer {
+    private final double momentum;
+
+    /// For parameters of `dtype` on `backend`.
+    ///
+    /// @param momentum in [0, 1)
+    /// @param weightDecay of parameters that are in no group
+    public Sgd(Backend backend, DType dtype, double momentum, double weightDecay, ParameterGroup... groups) {
+        if (!(momentum >= 0 && momentum < 1)) {
+            throw new IllegalArgumentException("sgd: momentum must be in [0, 1), got " + momentum);
+        }
+        super(
+                "sgd",
+                backend,
+                dtype,
+                weightDecay,
+                List.of(groups),
+                momentum == 0 ? List.of() : List.of("momentum_buffer"));
+        this.momentum = momentum;
+    }
+
+    @Override
+    protected void update(
+            Buffer p,
+            Buffer g,
+            List<Tensor> moments,
+            Buffer lr,
+            Buffer t,
+            @Nullable Buffer gradScale,
+            double weightDecay) {
+        Buffer velocity = moments.isEmpty() ? null : moments.getFirst().buffer();
+        p.backend().sgd(p, velocity, g, lr, gradScale, momentum, weightDecay);
+    }
+}
