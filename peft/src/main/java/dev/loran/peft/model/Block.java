@@ -1,5 +1,7 @@
 package dev.loran.peft.model;
 
+import dev.loran.engine.Functional;
+import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.Layer;
 import org.jspecify.annotations.Nullable;
@@ -13,7 +15,12 @@ public abstract class Block extends Layer {
     /// Keys and values that stand before the real ones of this block, each (P, kvHeads, D), or (B, P, kvHeads, D) where
     /// the
     /// rows of a batch differ. Keys enter as they are, unrotated.
-    public record Prefix(Tensor keys, Tensor values) {}
+    public record Prefix(Tensor keys, Tensor values) {
+        /// The number of keys, P.
+        public int length() {
+            return keys.shape().dim(-3);
+        }
+    }
 
     /// A function on a sublayer's output, before it is added to the residual stream.
     public interface SublayerAdapter extends AutoCloseable {
@@ -57,5 +64,28 @@ public abstract class Block extends Layer {
     /// The feed-forward network's output as the adapter after it, if any, leaves it.
     protected final Tensor adaptFeedForward(Tensor output, Tensor input) {
         return afterFeedForward == null ? output : afterFeedForward.forward(output, input);
+    }
+
+    /// The block's function: (B, T, C) from x (B, T, C). Opens a [dev.loran.engine.Scope] and keeps only its result.
+    ///
+    /// @param mask I32 (B, P + T), 0 hides a key; or null
+    /// @param prefix what [#prefix] holds, or its copy when the block runs again in backward; the text then stands at
+    ///     positions P, P + 1, …
+    protected abstract Tensor forward(Tensor x, @Nullable Tensor mask, @Nullable Prefix prefix);
+
+    /// (B, T, H · D) seen as (B, T, H, D).
+    protected static Tensor heads(Tensor x, int headDim) {
+        return x.reshape(x.shape().dim(0), x.shape().dim(1), -1, headDim);
+    }
+
+    /// Scaled dot-product attention of q (B, T, H, D) and k, v (B, T, kvHeads, D), the heads side by side again:
+    /// (B, T, H · D). See [Functional#attention].
+    protected static Tensor attend(
+            Tensor q, Tensor k, Tensor v, @Nullable Tensor mask, @Nullable Prefix prefix, boolean causal) {
+        Shape s = q.shape();
+        Tensor prefixKeys = prefix == null ? null : prefix.keys;
+        Tensor prefixValues = prefix == null ? null : prefix.values;
+        return Functional.attention(q, k, v, prefixKeys, prefixValues, mask, causal, 1 / Math.sqrt(s.dim(3)))
+                .reshape(s.dim(0), s.dim(1), s.dim(2) * s.dim(3));
     }
 }

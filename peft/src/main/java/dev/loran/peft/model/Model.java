@@ -1,11 +1,23 @@
 package dev.loran.peft.model;
 
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.engine.Autograd;
 import dev.loran.engine.Backend;
+import dev.loran.engine.Buffer;
+import dev.loran.engine.DType;
+import dev.loran.engine.Functional;
+import dev.loran.engine.HostBuffer;
+import dev.loran.engine.Shape;
+import dev.loran.engine.ShapeException;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.Embedding;
 import dev.loran.engine.nn.Layer;
+import dev.loran.engine.nn.Linear;
+import dev.loran.peft.model.Block.Prefix;
+import java.util.ArrayList;
 import java.util.List;
 import java.util.function.Supplier;
+import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 
 /// A transformer with its head.
@@ -15,9 +27,14 @@ import org.jspecify.annotations.Nullable;
 /// the embedded text: hidden states and a causal model's logits then have P + T positions. A prefix of P keys and
 /// values
 /// moves the text to positions P, P + 1, …
+///
+/// The dropouts that a model's own config names (`hidden_dropout_prob`, `resid_pdrop`, `attention_dropout`, …) are not
+/// applied, in training neither: adapters bring their own.
 public abstract class Model extends Layer {
     private @Nullable Supplier<Tensor> virtualTokens;
     private boolean gradientCheckpointing;
+    private @Nullable Tensor positions;
+    private @Nullable ObjectNode configAsRead;
 
     /// The sizes that tuners need.
     ///
@@ -37,7 +54,27 @@ public abstract class Model extends Layer {
 
     public abstract TaskType task();
 
-    public abstract Backend backend();
+    /// Where the parameters live.
+    public final Backend backend() {
+        return tokenEmbedding().weight().backend();
+    }
+
+    /// The type of the parameters and of what the model computes.
+    public final DType dtype() {
+        return tokenEmbedding().weight().dtype();
+    }
+
+    /// The model's `config.json`, as far as it decides what is computed.
+    abstract ObjectNode configJson();
+
+    /// The `config.json` that the model was made from; null if it was made from its sizes.
+    final @Nullable ObjectNode configAsRead() {
+        return configAsRead;
+    }
+
+    final void configAsRead(ObjectNode json) {
+        configAsRead = json;
+    }
 
     /// The blocks from the first to the last.
     public abstract List<Block> blocks();
@@ -72,5 +109,159 @@ public abstract class Model extends Layer {
 
     public final void gradientCheckpointing(boolean value) {
         gradientCheckpointing = value;
+    }
+
+    /// Packs the weight of every linear layer that collects no gradient into the form that the backend multiplies
+    /// fastest by ([Tensor#prepare]); call it when the trainable parameters are known. A tied head stays as it is: the
+    /// table is gathered from.
+    public final void prepare() {
+        Tensor table = tokenEmbedding().weight();
+        for (Layer layer : namedModules().values()) {
+            if (layer instanceof Linear linear && linear.weight() != table) {
+                linear.weight().prepare();
+            }
+        }
+    }
+
+    /// Gives each parameter that lies in a mapped file memory of its own: before anything writes to the model's own
+    /// weights (full fine-tuning, merging). A loaded model is not writable without.
+    public final void makeWritable() {
+        for (Tensor p : namedParameters().values()) {
+            Buffer mapped = p.buffer();
+            if (mapped instanceof HostBuffer && HostBuffer.segment(mapped).isReadOnly()) {
+                Buffer own = backend().allocate(mapped.dtype(), mapped.size());
+                backend().write(own, HostBuffer.segment(mapped));
+                p.assign(p.shape(), own);
+            }
+        }
+    }
+
+    // ---- what the families share
+
+    /// The embedded text x (B, T, C) with the virtual tokens, if any, before it: (B, P + T, C).
+    final Tensor withVirtualTokens(Tensor x) {
+        if (virtualTokens == null) {
+            return x;
+        }
+        Tensor tokens = virtualTokens.get();
+        Shape s = x.shape();
+        if (tokens.shape().rank() != 2 || tokens.shape().dim(1) != s.dim(2)) {
+            throw new ShapeException(
+                    "virtualTokens: embeddings are " + tokens.shape() + ", needs (P, " + s.dim(2) + ")");
+        }
+        Tensor each = Tensor.zeros(backend(), dtype(), s.dim(0), tokens.shape().dim(0), s.dim(2))
+                .add(tokens);
+        return Functional.concat(List.of(each, x), 1);
+    }
+
+    /// The ids 0, 1, … of the positions that x (B, S, C) stands at, shifted by the blocks' prefix: I32 (S).
+    final Tensor positions(Tensor x) {
+        int from = prefixLength();
+        int to = from + x.shape().dim(1);
+        int max = facts().maxPositions();
+        if (to > max) {
+            throw new ShapeException(facts().modelType() + ": " + to + " positions (prefix " + from
+                    + ", virtual tokens and text " + x.shape().dim(1) + ") but the model has " + max
+                    + "; shorten the text");
+        }
+        if (positions == null) {
+            positions = Tensor.ofInts(backend(), IntStream.range(0, max).toArray(), max)
+                    .detachFromScope();
+        }
+        return positions.slice(0, from, to);
+    }
+
+    /// x (B, S, C) through all blocks, with the mask of the text (B, T) extended over virtual tokens and prefix.
+    final Tensor runBlocks(Tensor x, @Nullable Tensor attentionMask) {
+        int hidden = prefixLength() + x.shape().dim(1);
+        Tensor mask = attentionMask == null ? null : extended(attentionMask, hidden);
+        Tensor h = x;
+        for (Block block : blocks()) {
+            Tensor next =
+                    gradientCheckpointing ? runAgainInBackward(block, h, mask) : block.forward(h, mask, block.prefix());
+            if (h != x) {
+                h.close();
+            }
+            h = next;
+        }
+        return h;
+    }
+
+    private static Tensor runAgainInBackward(Block block, Tensor x, @Nullable Tensor mask) {
+        // Everything a later run depends on must be among the inputs: nothing else is kept for it.
+        List<Tensor> inputs = new ArrayList<>(List.of(x));
+        if (mask != null) {
+            inputs.add(mask);
+        }
+        Prefix prefix = block.prefix();
+        if (prefix != null) {
+            inputs.add(prefix.keys());
+            inputs.add(prefix.values());
+        }
+        boolean masked = mask != null;
+        boolean prefixed = prefix != null;
+        return Autograd.checkpoint(
+                in -> block.forward(
+                        in.getFirst(),
+                        masked ? in.get(1) : null,
+                        prefixed ? new Prefix(in.get(in.size() - 2), in.getLast()) : null),
+                inputs);
+    }
+
+    private int prefixLength() {
+        int length = -1;
+        for (Block block : blocks()) {
+            Prefix prefix = block.prefix();
+            int p = prefix == null ? 0 : prefix.length();
+            if (length >= 0 && p != length) {
+                throw new ShapeException("prefix: a block has " + p + " keys but the one before it has " + length
+                        + "; all blocks take the same number");
+            }
+            length = p;
+        }
+        return Math.max(length, 0);
+    }
+
+    /// The mask (B, T) of the text, and before it ones up to `length`.
+    final Tensor extended(Tensor mask, int length) {
+        Shape s = mask.shape();
+        int before = length - s.dim(1);
+        if (before == 0) {
+            return mask;
+        }
+        return Functional.concat(List.of(Tensor.full(backend(), DType.I32, 1, s.dim(0), before), mask), 1);
+    }
+
+    /// Mean cross-entropy of the next token: hidden (B, P + T, C), labels (B, T) aligned with the text. The logits of
+    /// all positions never exist at once, unless an adapter stands on the head.
+    final Tensor nextTokenLoss(Linear head, Tensor hidden, Tensor labels) {
+        Shape s = hidden.shape();
+        int virtual = s.dim(1) - labels.shape().dim(-1);
+        if (labels.shape().rank() != 2 || labels.shape().dim(0) != s.dim(0) || virtual < 0) {
+            throw new ShapeException("loss: labels are " + labels.shape() + " but the hidden states are " + s
+                    + " as (B, P + T, C); needs (B, T)");
+        }
+        // Position j answers for the token at j + 1.
+        Tensor last = ignored(s.dim(0), 1);
+        Tensor targets = Functional.concat(
+                virtual == 0
+                        ? List.of(labels.slice(1, 1, s.dim(1)), last)
+                        : List.of(ignored(s.dim(0), virtual - 1), labels, last),
+                1);
+        return head.adapter() == null
+                ? Functional.linearCrossEntropy(hidden, head.weight(), targets, Functional.IGNORE_INDEX)
+                : Functional.crossEntropy(head.forward(hidden), targets, Functional.IGNORE_INDEX);
+    }
+
+    private Tensor ignored(int rows, int cols) {
+        return Tensor.full(backend(), DType.I32, Functional.IGNORE_INDEX, rows, cols);
+    }
+
+    @Override
+    public void close() {
+        super.close();
+        if (positions != null) {
+            positions.close();
+        }
     }
 }

@@ -1,0 +1,338 @@
+package dev.loran.peft.model;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.engine.Backend;
+import dev.loran.engine.DType;
+import dev.loran.engine.Functional;
+import dev.loran.engine.Scope;
+import dev.loran.engine.Shape;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.UnaryFn;
+import dev.loran.engine.nn.Embedding;
+import dev.loran.engine.nn.LayerNorm;
+import dev.loran.engine.nn.Linear;
+import dev.loran.peft.data.InputException;
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.List;
+import org.jspecify.annotations.Nullable;
+
+/// BERT: an encoder of post-norm blocks with learned positions, alone or with a classification head. Every token is of
+/// type 0. **Paper**: Devlin et al., "BERT", 2019.
+///
+/// With a head ([TaskType#SEQ_CLS]) the names start with `bert.` and the class is read from the pooled first position
+/// (the first virtual token, where there are any). Alone ([TaskType#FEATURE_EXTRACTION]) they do not, and the answer is
+/// the mean of the hidden states.
+public final class BertModel extends Model {
+    private final Config config;
+    private final Embedding wordEmbeddings;
+    private final Embedding positionEmbeddings;
+    private final Embedding tokenTypeEmbeddings;
+    private final LayerNorm embeddingsNorm;
+    private final List<Block> layers = new ArrayList<>();
+    private final @Nullable Linear pooler;
+    private final @Nullable Linear classifier;
+
+    /// The sizes, in Hugging Face's words.
+    ///
+    /// @param hiddenAct the activation's name
+    /// @param numLabels classes of the head; 0 for the encoder alone
+    /// @param pooler whether there is a pooler; a head needs one
+    /// @param initializerRange standard deviation of random weights
+    public record Config(
+            int vocabSize,
+            int hiddenSize,
+            int numHiddenLayers,
+            int numAttentionHeads,
+            int intermediateSize,
+            int maxPositionEmbeddings,
+            int typeVocabSize,
+            String hiddenAct,
+            double layerNormEps,
+            int numLabels,
+            boolean pooler,
+            double initializerRange) {
+        public Config {
+            HfConfig.positive("vocab_size", vocabSize);
+            HfConfig.positive("hidden_size", hiddenSize);
+            HfConfig.positive("num_hidden_layers", numHiddenLayers);
+            HfConfig.divides("num_attention_heads", numAttentionHeads, "hidden_size", hiddenSize);
+            HfConfig.positive("intermediate_size", intermediateSize);
+            HfConfig.positive("max_position_embeddings", maxPositionEmbeddings);
+            HfConfig.positive("type_vocab_size", typeVocabSize);
+            HfConfig.activation(hiddenAct);
+            if (numLabels < 0 || numLabels > 0 && !pooler) {
+                throw new IllegalArgumentException(
+                        "num_labels is " + numLabels + " with pooler " + pooler + "; a head needs a pooler");
+            }
+        }
+
+        /// An encoder of these sizes with BERT's defaults: a feed-forward network of 4 · hiddenSize, gelu, norm eps
+        /// 1e-12, two token types.
+        ///
+        /// @param numLabels classes of the head; 0 for the encoder alone, which then has no pooler
+        public static Config of(int vocabSize, int hiddenSize, int layers, int heads, int maxPositions, int numLabels) {
+            return new Config(
+                    vocabSize,
+                    hiddenSize,
+                    layers,
+                    heads,
+                    4 * hiddenSize,
+                    maxPositions,
+                    2,
+                    "gelu",
+                    1e-12,
+                    numLabels,
+                    numLabels > 0,
+                    0.02);
+        }
+
+        /// @param pooler whether the files hold a pooler
+        static Config read(HfConfig c, boolean pooler) {
+            c.only(
+                    "architectures",
+                    "[\"BertForSequenceClassification\"]",
+                    "[\"BertModel\"]",
+                    "[\"BertForMaskedLM\"]",
+                    "[\"BertForPreTraining\"]");
+            c.only("position_embedding_type", "\"absolute\"");
+            c.only("is_decoder", "false");
+            c.only("add_cross_attention", "false");
+            c.only("problem_type", "\"single_label_classification\"");
+            JsonNode architecture = c.value("architectures");
+            boolean head =
+                    architecture != null && architecture.path(0).asText().equals("BertForSequenceClassification");
+            HfConfig labels = c.child("id2label");
+            int numLabels =
+                    labels == null ? c.integer("num_labels", 2) : labels.json().size();
+            if (head && numLabels == 1) {
+                throw new InputException(c.where() + ": one label is a regression head, which is not supported");
+            }
+            return new Config(
+                    c.integer("vocab_size"),
+                    c.integer("hidden_size"),
+                    c.integer("num_hidden_layers"),
+                    c.integer("num_attention_heads"),
+                    c.integer("intermediate_size"),
+                    c.integer("max_position_embeddings", 512),
+                    c.integer("type_vocab_size", 2),
+                    c.activationName("hidden_act", "gelu"),
+                    c.number("layer_norm_eps", 1e-12),
+                    head ? numLabels : 0,
+                    head || pooler,
+                    c.number("initializer_range", 0.02));
+        }
+
+        ObjectNode json() {
+            ObjectNode json = HfConfig.object().put("model_type", "bert");
+            json.putArray("architectures").add(numLabels > 0 ? "BertForSequenceClassification" : "BertModel");
+            json.put("vocab_size", vocabSize)
+                    .put("hidden_size", hiddenSize)
+                    .put("num_hidden_layers", numHiddenLayers)
+                    .put("num_attention_heads", numAttentionHeads)
+                    .put("intermediate_size", intermediateSize)
+                    .put("max_position_embeddings", maxPositionEmbeddings)
+                    .put("type_vocab_size", typeVocabSize)
+                    .put("hidden_act", hiddenAct)
+                    .put("layer_norm_eps", layerNormEps)
+                    .put("initializer_range", initializerRange);
+            if (numLabels > 0) {
+                ObjectNode labels = json.putObject("id2label");
+                ObjectNode ids = json.putObject("label2id");
+                for (int i = 0; i < numLabels; i++) {
+                    labels.put(String.valueOf(i), "LABEL_" + i);
+                    ids.put("LABEL_" + i, i);
+                }
+            }
+            return json;
+        }
+    }
+
+    BertModel(Config config, Weights weights) {
+        this.config = config;
+        boolean head = config.numLabels > 0;
+        String top = head ? "bert." : "";
+        int hidden = config.hiddenSize;
+        double std = config.initializerRange;
+        String e = top + "embeddings.";
+        wordEmbeddings =
+                child(e + "word_embeddings", weights.embedding(e + "word_embeddings", config.vocabSize, hidden, std));
+        positionEmbeddings = child(
+                e + "position_embeddings",
+                weights.embedding(e + "position_embeddings", config.maxPositionEmbeddings, hidden, std));
+        tokenTypeEmbeddings = child(
+                e + "token_type_embeddings",
+                weights.embedding(e + "token_type_embeddings", config.typeVocabSize, hidden, std));
+        embeddingsNorm = child(e + "LayerNorm", weights.layerNorm(e + "LayerNorm", hidden, config.layerNormEps));
+        for (int i = 0; i < config.numHiddenLayers; i++) {
+            String name = top + "encoder.layer." + i;
+            layers.add(child(name, new BertBlock(config, weights.under(name))));
+        }
+        String p = top + "pooler.dense";
+        pooler = config.pooler ? child(p, weights.linear(p, hidden, hidden, true, std)) : null;
+        classifier =
+                head ? child("classifier", weights.linear("classifier", hidden, config.numLabels, true, std)) : null;
+    }
+
+    /// A model with random weights: tables and linear layers from N(0, initializerRange²), norms as the identity,
+    /// biases zero.
+    public static BertModel random(Config config, Backend backend, DType dtype, long seed) {
+        return new BertModel(config, Weights.random(backend, dtype, seed));
+    }
+
+    /// One block: norm(x + attention(x)), then the same with the feed-forward network.
+    private static final class BertBlock extends Block {
+        private final int headDim;
+        private final UnaryFn activation;
+        private final Linear query;
+        private final Linear key;
+        private final Linear value;
+        private final Linear attentionDense;
+        private final LayerNorm attentionNorm;
+        private final Linear intermediate;
+        private final Linear output;
+        private final LayerNorm outputNorm;
+
+        BertBlock(Config c, Weights w) {
+            int hidden = c.hiddenSize;
+            double std = c.initializerRange;
+            double eps = c.layerNormEps;
+            headDim = hidden / c.numAttentionHeads;
+            activation = HfConfig.activation(c.hiddenAct);
+            query = child("attention.self.query", w.linear("attention.self.query", hidden, hidden, true, std));
+            key = child("attention.self.key", w.linear("attention.self.key", hidden, hidden, true, std));
+            value = child("attention.self.value", w.linear("attention.self.value", hidden, hidden, true, std));
+            attentionDense =
+                    child("attention.output.dense", w.linear("attention.output.dense", hidden, hidden, true, std));
+            attentionNorm = child("attention.output.LayerNorm", w.layerNorm("attention.output.LayerNorm", hidden, eps));
+            intermediate =
+                    child("intermediate.dense", w.linear("intermediate.dense", hidden, c.intermediateSize, true, std));
+            output = child("output.dense", w.linear("output.dense", c.intermediateSize, hidden, true, std));
+            outputNorm = child("output.LayerNorm", w.layerNorm("output.LayerNorm", hidden, eps));
+        }
+
+        @Override
+        protected Tensor forward(Tensor x, @Nullable Tensor mask, @Nullable Prefix prefix) {
+            try (Scope scope = Scope.open()) {
+                Tensor attended = attentionNorm.forward(
+                        adaptAttention(attention(x, mask, prefix), x).add(x));
+                Tensor fed = adaptFeedForward(feedForward(attended), attended);
+                return scope.keep(outputNorm.forward(fed.add(attended)));
+            }
+        }
+
+        private Tensor attention(Tensor x, @Nullable Tensor mask, @Nullable Prefix prefix) {
+            Tensor q = heads(query.forward(x), headDim);
+            Tensor k = heads(key.forward(x), headDim);
+            Tensor v = heads(value.forward(x), headDim);
+            return attentionDense.forward(attend(q, k, v, mask, prefix, false));
+        }
+
+        private Tensor feedForward(Tensor x) {
+            return output.forward(Functional.unary(activation, intermediate.forward(x)));
+        }
+    }
+
+    @Override
+    public Tensor hidden(Tensor inputIds, @Nullable Tensor attentionMask) {
+        try (Scope scope = Scope.open()) {
+            Tensor words = withVirtualTokens(wordEmbeddings.forward(inputIds));
+            Tensor type = tokenTypeEmbeddings.forward(Tensor.zeros(backend(), DType.I32, 1));
+            Tensor x = words.add(type).add(positionEmbeddings.forward(positions(words)));
+            return scope.keep(runBlocks(embeddingsNorm.forward(x), attentionMask));
+        }
+    }
+
+    /// With a head the scores of the classes (B, labels); without one the mean-pooled hidden states (B, C).
+    @Override
+    public Tensor logits(Tensor inputIds, @Nullable Tensor attentionMask) {
+        if (pooler == null || classifier == null) {
+            return embeddings(inputIds, attentionMask, false);
+        }
+        try (Scope scope = Scope.open()) {
+            Tensor h = hidden(inputIds, attentionMask);
+            Tensor first = h.slice(1, 0, 1).reshape(h.shape().dim(0), config.hiddenSize);
+            return scope.keep(classifier.forward(Functional.tanh(pooler.forward(first))));
+        }
+    }
+
+    /// The mean of the hidden states over the positions that the mask shows, virtual tokens included: (B, C). A text
+    /// that shows none gives zeros.
+    ///
+    /// @param normalized divides each embedding by its Euclidean length
+    public Tensor embeddings(Tensor inputIds, @Nullable Tensor attentionMask, boolean normalized) {
+        try (Scope scope = Scope.open()) {
+            Tensor h = hidden(inputIds, attentionMask);
+            Tensor mean = attentionMask == null ? h.mean(1) : masked(h, attentionMask);
+            return scope.keep(normalized ? normalized(mean) : mean);
+        }
+    }
+
+    private Tensor masked(Tensor h, Tensor attentionMask) {
+        Shape s = h.shape();
+        Tensor shown = extended(attentionMask, s.dim(1));
+        Tensor weights = Tensor.empty(backend(), dtype(), s.dim(0), s.dim(1)).copyFrom(shown);
+        // Far below half a position: it only keeps an empty text from dividing by zero.
+        Tensor count = weights.sum(1).add(Tensor.full(backend(), dtype(), 1e-9, 1));
+        Tensor sum = weights.reshape(s.dim(0), 1, s.dim(1)).matmul(h).reshape(s.dim(0), s.dim(2));
+        return sum.div(count.reshape(s.dim(0), 1));
+    }
+
+    private Tensor normalized(Tensor x) {
+        Tensor squares = x.mul(x).sum(1).add(Tensor.full(backend(), dtype(), 1e-24, 1));
+        return x.mul(Functional.unary(UnaryFn.RSQRT, squares).reshape(-1, 1));
+    }
+
+    /// Mean cross-entropy of the classes; labels (B).
+    ///
+    /// @throws IllegalStateException if the model has no head
+    @Override
+    public Tensor loss(Tensor inputIds, @Nullable Tensor attentionMask, Tensor labels) {
+        if (classifier == null) {
+            throw new IllegalStateException(
+                    "loss: this encoder has no head; put one on its embeddings, or load a model with a classifier");
+        }
+        try (Scope scope = Scope.open()) {
+            return scope.keep(
+                    Functional.crossEntropy(logits(inputIds, attentionMask), labels, Functional.IGNORE_INDEX));
+        }
+    }
+
+    @Override
+    public Facts facts() {
+        return new Facts(
+                "bert",
+                config.hiddenSize,
+                config.numHiddenLayers,
+                config.numAttentionHeads,
+                config.numAttentionHeads,
+                config.hiddenSize / config.numAttentionHeads,
+                config.vocabSize,
+                config.maxPositionEmbeddings);
+    }
+
+    public Config config() {
+        return config;
+    }
+
+    @Override
+    ObjectNode configJson() {
+        return config.json();
+    }
+
+    @Override
+    public TaskType task() {
+        return config.numLabels > 0 ? TaskType.SEQ_CLS : TaskType.FEATURE_EXTRACTION;
+    }
+
+    @Override
+    public List<Block> blocks() {
+        return Collections.unmodifiableList(layers);
+    }
+
+    @Override
+    public Embedding tokenEmbedding() {
+        return wordEmbeddings;
+    }
+}

@@ -1,0 +1,228 @@
+package dev.loran.peft.model;
+
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.engine.Backend;
+import dev.loran.engine.DType;
+import dev.loran.engine.Functional;
+import dev.loran.engine.Scope;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.UnaryFn;
+import dev.loran.engine.nn.Embedding;
+import dev.loran.engine.nn.LayerNorm;
+import dev.loran.engine.nn.Linear;
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.List;
+import org.jspecify.annotations.Nullable;
+
+/// GPT-2: a causal model of pre-norm blocks with learned positions; one layer makes queries, keys and values, and the
+/// head is the token table. Its linear layers are transposed in files. **Paper**: Radford et al., "Language Models are
+/// Unsupervised Multitask Learners", 2019.
+public final class Gpt2Model extends Model {
+    private final Config config;
+    private final Embedding wte;
+    private final Embedding wpe;
+    private final List<Block> h = new ArrayList<>();
+    private final LayerNorm lnF;
+    private final Linear lmHead;
+
+    /// The sizes, in Hugging Face's words.
+    ///
+    /// @param nInner width of the feed-forward network; 4 · nEmbd by default
+    /// @param activationFunction the activation's name
+    /// @param tieWordEmbeddings whether the head is the token table
+    /// @param initializerRange standard deviation of random weights
+    public record Config(
+            int vocabSize,
+            int nPositions,
+            int nEmbd,
+            int nLayer,
+            int nHead,
+            int nInner,
+            String activationFunction,
+            double layerNormEpsilon,
+            boolean tieWordEmbeddings,
+            double initializerRange) {
+        public Config {
+            HfConfig.positive("vocab_size", vocabSize);
+            HfConfig.positive("n_positions", nPositions);
+            HfConfig.positive("n_embd", nEmbd);
+            HfConfig.positive("n_layer", nLayer);
+            HfConfig.divides("n_head", nHead, "n_embd", nEmbd);
+            HfConfig.positive("n_inner", nInner);
+            HfConfig.activation(activationFunction);
+        }
+
+        /// A model of these sizes with GPT-2's defaults: a feed-forward network of 4 · nEmbd, gelu_new, norm eps 1e-5,
+        /// tied head.
+        public static Config of(int vocabSize, int nPositions, int nEmbd, int nLayer, int nHead) {
+            return new Config(vocabSize, nPositions, nEmbd, nLayer, nHead, 4 * nEmbd, "gelu_new", 1e-5, true, 0.02);
+        }
+
+        static Config read(HfConfig c) {
+            c.only("architectures", "[\"GPT2LMHeadModel\"]", "[\"GPT2Model\"]");
+            c.only("add_cross_attention", "false");
+            c.only("scale_attn_weights", "true");
+            c.only("scale_attn_by_inverse_layer_idx", "false");
+            int width = c.integer("n_embd");
+            return new Config(
+                    c.integer("vocab_size"),
+                    c.integer("n_positions", 1024),
+                    width,
+                    c.integer("n_layer"),
+                    c.integer("n_head"),
+                    c.integer("n_inner", 4 * width),
+                    c.activationName("activation_function", "gelu_new"),
+                    c.number("layer_norm_epsilon", 1e-5),
+                    c.flag("tie_word_embeddings", true),
+                    c.number("initializer_range", 0.02));
+        }
+
+        ObjectNode json() {
+            ObjectNode json = HfConfig.object().put("model_type", "gpt2");
+            json.putArray("architectures").add("GPT2LMHeadModel");
+            return json.put("vocab_size", vocabSize)
+                    .put("n_positions", nPositions)
+                    .put("n_embd", nEmbd)
+                    .put("n_layer", nLayer)
+                    .put("n_head", nHead)
+                    .put("n_inner", nInner)
+                    .put("activation_function", activationFunction)
+                    .put("layer_norm_epsilon", layerNormEpsilon)
+                    .put("tie_word_embeddings", tieWordEmbeddings)
+                    .put("initializer_range", initializerRange);
+        }
+    }
+
+    Gpt2Model(Config config, Weights w) {
+        this.config = config;
+        double std = config.initializerRange;
+        wte = child("transformer.wte", w.embedding("transformer.wte", config.vocabSize, config.nEmbd, std));
+        wpe = child("transformer.wpe", w.embedding("transformer.wpe", config.nPositions, config.nEmbd, std));
+        for (int i = 0; i < config.nLayer; i++) {
+            String name = "transformer.h." + i;
+            h.add(child(name, new Gpt2Block(config, w.under(name))));
+        }
+        lnF = child("transformer.ln_f", w.layerNorm("transformer.ln_f", config.nEmbd, config.layerNormEpsilon));
+        lmHead = child(
+                "lm_head",
+                config.tieWordEmbeddings
+                        ? new Linear(wte.weight(), null, false)
+                        : w.linear("lm_head", config.nEmbd, config.vocabSize, false, std));
+    }
+
+    /// A model with random weights: tables and linear layers from N(0, initializerRange²), those that write to the
+    /// residual stream divided by √(2 · layers), norms as the identity, biases zero.
+    public static Gpt2Model random(Config config, Backend backend, DType dtype, long seed) {
+        return new Gpt2Model(config, Weights.random(backend, dtype, seed));
+    }
+
+    /// One block: x + attention(norm(x)), then the same with the feed-forward network.
+    private static final class Gpt2Block extends Block {
+        private final int headDim;
+        private final UnaryFn activation;
+        private final LayerNorm ln1;
+        private final Linear cAttn;
+        private final Linear attnProj;
+        private final LayerNorm ln2;
+        private final Linear cFc;
+        private final Linear mlpProj;
+
+        Gpt2Block(Config c, Weights w) {
+            int width = c.nEmbd;
+            double std = c.initializerRange;
+            double residualStd = std / Math.sqrt(2 * c.nLayer);
+            headDim = width / c.nHead;
+            activation = HfConfig.activation(c.activationFunction);
+            ln1 = child("ln_1", w.layerNorm("ln_1", width, c.layerNormEpsilon));
+            cAttn = child("attn.c_attn", w.conv1d("attn.c_attn", width, 3 * width, std));
+            attnProj = child("attn.c_proj", w.conv1d("attn.c_proj", width, width, residualStd));
+            ln2 = child("ln_2", w.layerNorm("ln_2", width, c.layerNormEpsilon));
+            cFc = child("mlp.c_fc", w.conv1d("mlp.c_fc", width, c.nInner, std));
+            mlpProj = child("mlp.c_proj", w.conv1d("mlp.c_proj", c.nInner, width, residualStd));
+        }
+
+        @Override
+        protected Tensor forward(Tensor x, @Nullable Tensor mask, @Nullable Prefix prefix) {
+            try (Scope scope = Scope.open()) {
+                Tensor a = ln1.forward(x);
+                Tensor attended = x.add(adaptAttention(attention(a, mask, prefix), a));
+                Tensor m = ln2.forward(attended);
+                return scope.keep(attended.add(adaptFeedForward(feedForward(m), m)));
+            }
+        }
+
+        private Tensor attention(Tensor x, @Nullable Tensor mask, @Nullable Prefix prefix) {
+            Tensor qkv = cAttn.forward(x);
+            int width = x.shape().dim(2);
+            Tensor q = heads(qkv.slice(2, 0, width), headDim);
+            Tensor k = heads(qkv.slice(2, width, 2 * width), headDim);
+            Tensor v = heads(qkv.slice(2, 2 * width, 3 * width), headDim);
+            return attnProj.forward(attend(q, k, v, mask, prefix, true));
+        }
+
+        private Tensor feedForward(Tensor x) {
+            return mlpProj.forward(Functional.unary(activation, cFc.forward(x)));
+        }
+    }
+
+    @Override
+    public Tensor hidden(Tensor inputIds, @Nullable Tensor attentionMask) {
+        try (Scope scope = Scope.open()) {
+            Tensor words = withVirtualTokens(wte.forward(inputIds));
+            Tensor x = words.add(wpe.forward(positions(words)));
+            return scope.keep(lnF.forward(runBlocks(x, attentionMask)));
+        }
+    }
+
+    @Override
+    public Tensor logits(Tensor inputIds, @Nullable Tensor attentionMask) {
+        try (Scope scope = Scope.open()) {
+            return scope.keep(lmHead.forward(hidden(inputIds, attentionMask)));
+        }
+    }
+
+    @Override
+    public Tensor loss(Tensor inputIds, @Nullable Tensor attentionMask, Tensor labels) {
+        try (Scope scope = Scope.open()) {
+            return scope.keep(nextTokenLoss(lmHead, hidden(inputIds, attentionMask), labels));
+        }
+    }
+
+    @Override
+    public Facts facts() {
+        return new Facts(
+                "gpt2",
+                config.nEmbd,
+                config.nLayer,
+                config.nHead,
+                config.nHead,
+                config.nEmbd / config.nHead,
+                config.vocabSize,
+                config.nPositions);
+    }
+
+    public Config config() {
+        return config;
+    }
+
+    @Override
+    ObjectNode configJson() {
+        return config.json();
+    }
+
+    @Override
+    public TaskType task() {
+        return TaskType.CAUSAL_LM;
+    }
+
+    @Override
+    public List<Block> blocks() {
+        return Collections.unmodifiableList(h);
+    }
+
+    @Override
+    public Embedding tokenEmbedding() {
+        return wte;
+    }
+}

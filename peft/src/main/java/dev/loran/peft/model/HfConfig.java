@@ -1,0 +1,186 @@
+package dev.loran.peft.model;
+
+import com.fasterxml.jackson.core.JacksonException;
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.engine.UnaryFn;
+import dev.loran.peft.data.InputException;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.NoSuchFileException;
+import java.nio.file.Path;
+import java.util.List;
+import java.util.Set;
+import org.jspecify.annotations.Nullable;
+
+/// A Hugging Face `config.json`, or an object inside one: typed reading, and refusal of values that would change what
+/// the model computes. A JSON null counts as absent. Every failure names the file, the key and the value.
+record HfConfig(String where, ObjectNode json) {
+    private static final ObjectMapper MAPPER = new ObjectMapper();
+
+    /// Reads `folder/config.json`.
+    static HfConfig read(Path folder) {
+        Path file = folder.resolve("config.json");
+        try {
+            JsonNode json = MAPPER.readTree(Files.readString(file));
+            if (json instanceof ObjectNode object) {
+                return new HfConfig(file.toString(), object);
+            }
+            throw new InputException(file + ": is no JSON object");
+        } catch (NoSuchFileException e) {
+            throw new InputException(file + ": no such file; a Hugging Face model folder holds one", e);
+        } catch (JacksonException e) {
+            throw new InputException(file + ": is no JSON (" + e.getOriginalMessage() + ")", e);
+        } catch (IOException e) {
+            throw new InputException(file + ": cannot be read (" + e.getMessage() + ")", e);
+        }
+    }
+
+    static ObjectNode object() {
+        return MAPPER.createObjectNode();
+    }
+
+    /// The value of `key`; null if absent.
+    @Nullable
+    JsonNode value(String key) {
+        JsonNode v = json.get(key);
+        return v == null || v.isNull() ? null : v;
+    }
+
+    boolean has(String key) {
+        return value(key) != null;
+    }
+
+    int integer(String key) {
+        JsonNode v = required(key);
+        if (!v.isInt()) {
+            throw wrong(key, v, "needs a whole number");
+        }
+        return v.intValue();
+    }
+
+    int integer(String key, int absent) {
+        return has(key) ? integer(key) : absent;
+    }
+
+    double number(String key) {
+        JsonNode v = required(key);
+        if (!v.isNumber()) {
+            throw wrong(key, v, "needs a number");
+        }
+        return v.doubleValue();
+    }
+
+    double number(String key, double absent) {
+        return has(key) ? number(key) : absent;
+    }
+
+    boolean flag(String key, boolean absent) {
+        JsonNode v = value(key);
+        if (v != null && !v.isBoolean()) {
+            throw wrong(key, v, "needs true or false");
+        }
+        return v == null ? absent : v.booleanValue();
+    }
+
+    String text(String key) {
+        JsonNode v = required(key);
+        if (!v.isTextual()) {
+            throw wrong(key, v, "needs a text");
+        }
+        return v.textValue();
+    }
+
+    String text(String key, String absent) {
+        return has(key) ? text(key) : absent;
+    }
+
+    /// The object under `key`; null if absent.
+    @Nullable
+    HfConfig child(String key) {
+        JsonNode v = value(key);
+        if (v != null && !(v instanceof ObjectNode)) {
+            throw wrong(key, v, "needs an object");
+        }
+        return v == null ? null : new HfConfig(where + ": " + key, (ObjectNode) v);
+    }
+
+    private JsonNode required(String key) {
+        JsonNode v = value(key);
+        if (v == null) {
+            throw new InputException(where + ": " + key + " is missing");
+        }
+        return v;
+    }
+
+    /// Refuses every value of `key` but those `harmless` (JSON); absent is harmless.
+    void only(String key, String... harmless) {
+        JsonNode v = value(key);
+        if (v != null && !Set.of(harmless).contains(v.toString())) {
+            String supported = harmless.length == 0 ? "none" : String.join(", ", harmless);
+            throw wrong(key, v, "changes what the model computes and is not supported (supported: " + supported + ")");
+        }
+    }
+
+    /// The name of the activation function under `key`, one of [#activation].
+    String activationName(String key, String absent) {
+        String name = text(key, absent);
+        if (ACTIVATIONS.stream().noneMatch(a -> a.names.contains(name))) {
+            throw wrong(key, required(key), "is not supported (supported: " + activationNames() + ")");
+        }
+        return name;
+    }
+
+    InputException wrong(String key, JsonNode value, String problem) {
+        return new InputException(where + ": " + key + " = " + value + " " + problem);
+    }
+
+    private record Activation(UnaryFn fn, List<String> names) {}
+
+    private static final List<Activation> ACTIVATIONS = List.of(
+            new Activation(UnaryFn.GELU, List.of("gelu", "gelu_python")),
+            new Activation(UnaryFn.GELU_TANH, List.of("gelu_new", "gelu_pytorch_tanh", "gelu_fast")),
+            new Activation(UnaryFn.SILU, List.of("silu", "swish")),
+            new Activation(UnaryFn.RELU, List.of("relu")),
+            new Activation(UnaryFn.TANH, List.of("tanh")),
+            new Activation(UnaryFn.SIGMOID, List.of("sigmoid")));
+
+    private static String activationNames() {
+        return String.join(
+                ", ", ACTIVATIONS.stream().flatMap(a -> a.names.stream()).toList());
+    }
+
+    /// The function that Hugging Face calls `name`.
+    ///
+    /// @throws IllegalArgumentException if it is none of those supported
+    static UnaryFn activation(String name) {
+        for (Activation a : ACTIVATIONS) {
+            if (a.names.contains(name)) {
+                return a.fn;
+            }
+        }
+        throw new IllegalArgumentException(
+                "activation: " + name + " is not supported (supported: " + activationNames() + ")");
+    }
+
+    /// Checks a size of a configuration.
+    ///
+    /// @throws IllegalArgumentException if it is not positive
+    static void positive(String name, int value) {
+        if (value <= 0) {
+            throw new IllegalArgumentException(name + " is " + value + ", must be positive");
+        }
+    }
+
+    /// Checks two sizes of a configuration.
+    ///
+    /// @throws IllegalArgumentException if `part` does not divide `whole`
+    static void divides(String partName, int part, String wholeName, int whole) {
+        positive(partName, part);
+        if (whole % part != 0) {
+            throw new IllegalArgumentException(
+                    wholeName + " is " + whole + ", must be a multiple of " + partName + " " + part);
+        }
+    }
+}

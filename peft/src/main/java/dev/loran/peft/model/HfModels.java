@@ -1,0 +1,297 @@
+package dev.loran.peft.model;
+
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.engine.Backend;
+import dev.loran.engine.DType;
+import dev.loran.engine.Scope;
+import dev.loran.engine.Shape;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.io.SafeTensors;
+import dev.loran.engine.io.SafeTensors.Part;
+import dev.loran.engine.io.SafeTensorsException;
+import dev.loran.engine.nn.AdaptedLayer;
+import dev.loran.engine.nn.Layer;
+import dev.loran.engine.nn.Linear;
+import dev.loran.peft.data.InputException;
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.StandardCopyOption;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.HashSet;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+import java.util.Set;
+import java.util.regex.Pattern;
+import java.util.stream.Stream;
+import org.jspecify.annotations.Nullable;
+
+/// Models from and to Hugging Face's model folders: `config.json` with `model.safetensors`, or with the files that
+/// `model.safetensors.index.json` lists. Families: llama, gpt2, bert, and this library's own seo.
+///
+/// Nothing is guessed: a value in the config that changes what is computed and is not supported, a tensor that is
+/// missing, of another shape, or not part of the model is an [InputException] that names it.
+public final class HfModels {
+    private HfModels() {}
+
+    /// Loads a folder in F32; see [#load(Path, Backend, DType)].
+    public static Model load(Path folder, Backend backend) {
+        return load(folder, backend, DType.F32);
+    }
+
+    /// Loads the model of a folder, frozen, converted to `dtype`. Its task follows from the config: a
+    /// `BertForSequenceClassification` has its head, any other BERT is the encoder alone. Matrices that need no
+    /// conversion stay in the mapped file where the backend can use them there: before writing to them see
+    /// [Model#makeWritable].
+    ///
+    /// @throws InputException if the folder holds no model that can be computed exactly as Hugging Face does
+    public static Model load(Path folder, Backend backend, DType dtype) {
+        HfConfig config = HfConfig.read(folder);
+        try (SafeTensors files = SafeTensors.openModel(folder)) {
+            FileWeights weights = new FileWeights(folder, family(config), files, backend, dtype);
+            boolean done = false;
+            try {
+                Model model = model(config, weights, weights.has("pooler.dense.weight"));
+                weights.checkLeftovers(model);
+                done = true;
+                return model;
+            } finally {
+                if (!done) {
+                    weights.made.forEach(Tensor::close);
+                }
+            }
+        } catch (SafeTensorsException e) {
+            throw new InputException(String.valueOf(e.getMessage()), e);
+        }
+    }
+
+    /// A model by the `config.json` of a folder, with random weights: the family's `random`.
+    ///
+    /// @throws InputException if the config is not supported
+    public static Model random(Path folder, Backend backend, DType dtype, long seed) {
+        HfConfig config = HfConfig.read(folder);
+        family(config);
+        return model(config, Weights.random(backend, dtype, seed), true);
+    }
+
+    private static Family family(HfConfig config) {
+        config.only("model_type", "\"llama\"", "\"gpt2\"", "\"bert\"", "\"seo\"");
+        config.only("quantization_config");
+        config.only("pruned_heads", "{}");
+        config.only("is_encoder_decoder", "false");
+        return Family.valueOf(config.text("model_type").toUpperCase(Locale.ROOT));
+    }
+
+    private static Model model(HfConfig config, Weights weights, boolean pooler) {
+        try {
+            Model model = switch (family(config)) {
+                case LLAMA -> new LlamaModel(LlamaModel.Config.read(config), weights);
+                case GPT2 -> new Gpt2Model(Gpt2Model.Config.read(config), weights);
+                case BERT -> new BertModel(BertModel.Config.read(config, pooler), weights);
+                case SEO -> new SeoTransformer(TransformerConfig.read(config), weights);
+            };
+            model.configAsRead(config.json());
+            return model;
+        } catch (IllegalArgumentException e) {
+            throw new InputException(config.where() + ": " + e.getMessage(), e);
+        }
+    }
+
+    /// What files of a family may do differently from the model's own names: leave out or add the `prefix`, and hold
+    /// `buffers`, which are masks and tables that a model computes.
+    private enum Family {
+        LLAMA("model.", ".*\\.rotary_emb\\.inv_freq"),
+        GPT2("transformer.", "(transformer\\.)?h\\.\\d+\\.attn\\.(bias|masked_bias)"),
+        BERT("bert.", "(bert\\.)?embeddings\\.(position_ids|token_type_ids)"),
+        SEO("", "");
+
+        private final String prefix;
+        private final Pattern buffers;
+
+        Family(String prefix, String buffers) {
+            this.prefix = prefix;
+            this.buffers = Pattern.compile(buffers);
+        }
+
+        /// The names that parameter `name` may have in a file.
+        private List<String> names(String name) {
+            String other = name.startsWith(prefix) ? name.substring(prefix.length()) : prefix + name;
+            // The first BERT files, converted from TensorFlow, call a norm's weight gamma and its bias beta.
+            return Stream.of(name, other)
+                    .flatMap(n -> this == BERT && n.contains("LayerNorm.")
+                            ? Stream.of(n, n.replace(".weight", ".gamma").replace(".bias", ".beta"))
+                            : Stream.of(n))
+                    .toList();
+        }
+    }
+
+    /// The parameters of a folder's files, each taken at most once.
+    private static final class FileWeights implements Weights {
+        private final Path folder;
+        private final Family family;
+        private final SafeTensors files;
+        private final Backend backend;
+        private final DType dtype;
+        private final Set<String> taken = new HashSet<>();
+        private final List<Tensor> made = new ArrayList<>();
+
+        FileWeights(Path folder, Family family, SafeTensors files, Backend backend, DType dtype) {
+            this.folder = folder;
+            this.family = family;
+            this.files = files;
+            this.backend = backend;
+            this.dtype = dtype;
+        }
+
+        boolean has(String name) {
+            return find(name) != null;
+        }
+
+        private @Nullable String find(String name) {
+            for (String n : family.names(name)) {
+                if (files.names().contains(n)) {
+                    return n;
+                }
+            }
+            return null;
+        }
+
+        @Override
+        public Tensor make(String name, double mean, double std, boolean transposed, int... dims) {
+            Shape shape = transposed ? Shape.of(dims[1], dims[0]) : Shape.of(dims);
+            String stored = find(name);
+            if (stored == null) {
+                throw new InputException(folder + ": tensor " + name + " " + shape + " is missing");
+            }
+            Shape found = files.entry(stored).shape();
+            if (!found.equals(shape)) {
+                throw new InputException(
+                        folder + ": tensor " + stored + " is " + found + " but config.json asks for " + shape);
+            }
+            taken.add(stored);
+            Tensor tensor = read(stored, transposed, dims.length > 1);
+            made.add(tensor);
+            return tensor;
+        }
+
+        private Tensor read(String stored, boolean transposed, boolean matrix) {
+            if (transposed) {
+                try (Tensor asStored = files.tensor(backend, stored, dtype)) {
+                    return asStored.transpose(0, 1).detachFromScope();
+                }
+            }
+            // A vector costs nothing to copy, and is what is most often trained in place.
+            return matrix ? files.tensor(backend, stored, dtype) : files.copy(backend, stored, dtype);
+        }
+
+        /// Refuses what the files hold and the model does not, but for buffers, and heads that an encoder leaves out.
+        void checkLeftovers(Model model) {
+            List<String> unknown = new ArrayList<>();
+            for (String name : files.names()) {
+                boolean known = taken.contains(name)
+                        || family.buffers.matcher(name).matches()
+                        || model.task() == TaskType.FEATURE_EXTRACTION && name.startsWith("cls.")
+                        || name.equals("lm_head.weight") && isTable(name, model);
+                if (!known) {
+                    unknown.add(name + " " + files.entry(name).shape());
+                }
+            }
+            if (!unknown.isEmpty()) {
+                throw new InputException(folder + ": holds " + unknown.size() + " tensors that the model of config.json"
+                        + " does not have: "
+                        + String.join(", ", unknown.subList(0, Math.min(5, unknown.size())))
+                        + (unknown.size() > 5 ? ", …" : ""));
+            }
+        }
+
+        /// Whether a head that is written out although tied is what it is tied to.
+        private boolean isTable(String name, Model model) {
+            Tensor table = model.tokenEmbedding().weight();
+            if (!files.entry(name).shape().equals(table.shape())) {
+                return false;
+            }
+            try (Tensor head = files.tensor(backend, name, dtype)) {
+                return Arrays.equals(head.toFloats(), table.toFloats());
+            }
+        }
+    }
+
+    /// Writes the model's own weights as a Hugging Face folder: `model.safetensors` under Hugging Face's names and in
+    /// their orientation, in the model's dtype, and `config.json` as it was read. Each file appears whole or not at
+    /// all; the folder is made if it does not exist.
+    ///
+    /// @throws IllegalStateException if a layer carries an adapter: merge it first, or save the adapter
+    /// @throws UncheckedIOException if a file cannot be written
+    public static void save(Model model, Path folder) {
+        Set<Tensor> transposed = new HashSet<>();
+        model.namedModules().forEach((name, layer) -> {
+            refuseAdapter(name, layer);
+            if (layer instanceof Linear linear && linear.fanInFanOut()) {
+                transposed.add(linear.weight());
+            }
+        });
+        Map<String, Part> parts = new LinkedHashMap<>();
+        model.namedParameters().forEach((name, tensor) -> {
+            Shape s = tensor.shape();
+            parts.put(
+                    name,
+                    transposed.contains(tensor)
+                            ? new Part(tensor.dtype(), Shape.of(s.dim(1), s.dim(0)), () -> transposed(tensor))
+                            : Part.of(tensor, tensor.dtype()));
+        });
+        try {
+            Files.createDirectories(folder);
+            SafeTensors.writeParts(folder.resolve("model.safetensors"), parts, SafeTensors.PYTORCH);
+            Path draft = Files.createTempFile(folder, ".config", ".json");
+            Files.writeString(draft, configToWrite(model).toPrettyString() + "\n");
+            Files.move(
+                    draft,
+                    folder.resolve("config.json"),
+                    StandardCopyOption.ATOMIC_MOVE,
+                    StandardCopyOption.REPLACE_EXISTING);
+        } catch (IOException e) {
+            throw new UncheckedIOException("save: " + folder + " cannot be written", e);
+        }
+    }
+
+    private static void refuseAdapter(String name, Layer layer) {
+        if (layer instanceof AdaptedLayer<?> adapted && adapted.adapter() != null) {
+            throw new IllegalStateException(
+                    "save: layer " + name + " carries an adapter; merge it first, or save the adapter");
+        }
+    }
+
+    private static Tensor transposed(Tensor weight) {
+        Shape s = weight.shape();
+        try (Tensor plain = Tensor.own(s, weight.backend().restore(weight.buffer(), s.dim(0), s.dim(1)));
+                Scope scope = Scope.open()) {
+            return scope.keep(plain.transpose(0, 1)).detachFromScope();
+        }
+    }
+
+    /// What was read, and beside it what the model says of itself.
+    private static ObjectNode configToWrite(Model model) {
+        ObjectNode own = model.configJson();
+        ObjectNode json = own.deepCopy();
+        ObjectNode read = model.configAsRead();
+        if (read != null) {
+            json.setAll(read);
+        }
+        if (own.has("architectures")) {
+            json.set("architectures", own.get("architectures"));
+        }
+        json.remove("torch_dtype");
+        return json.put(
+                "dtype",
+                switch (model.dtype()) {
+                    case F64 -> "float64";
+                    case BF16 -> "bfloat16";
+                    case F16 -> "float16";
+                    default -> "float32";
+                });
+    }
+}

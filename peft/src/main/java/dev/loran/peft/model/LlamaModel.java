@@ -1,0 +1,332 @@
+package dev.loran.peft.model;
+
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.engine.Backend;
+import dev.loran.engine.DType;
+import dev.loran.engine.Functional;
+import dev.loran.engine.Scope;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.UnaryFn;
+import dev.loran.engine.nn.Embedding;
+import dev.loran.engine.nn.Linear;
+import dev.loran.engine.nn.RmsNorm;
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.List;
+import java.util.function.DoubleUnaryOperator;
+import org.jspecify.annotations.Nullable;
+
+/// Llama: a causal model of pre-norm blocks with rotary positions, grouped-query attention and a gated feed-forward
+/// network, without biases by default. **Paper**: Touvron et al., "LLaMA", 2023; grouped-query heads: Ainslie et al.,
+/// "GQA", 2023.
+public final class LlamaModel extends Model {
+    private final Config config;
+    private final Embedding embedTokens;
+    private final List<Block> layers = new ArrayList<>();
+    private final RmsNorm norm;
+    private final Linear lmHead;
+    private final Angles angles;
+
+    /// The sizes, in Hugging Face's words.
+    ///
+    /// @param numKeyValueHeads heads of keys and values; divides `numAttentionHeads`
+    /// @param headDim width of a head, even
+    /// @param hiddenAct the activation's name
+    /// @param attentionBias whether q, k, v and o have biases
+    /// @param mlpBias whether gate, up and down have biases
+    /// @param tieWordEmbeddings whether the head is the token table
+    /// @param initializerRange standard deviation of random weights
+    public record Config(
+            int vocabSize,
+            int hiddenSize,
+            int intermediateSize,
+            int numHiddenLayers,
+            int numAttentionHeads,
+            int numKeyValueHeads,
+            int headDim,
+            int maxPositionEmbeddings,
+            String hiddenAct,
+            double rmsNormEps,
+            Rope rope,
+            boolean attentionBias,
+            boolean mlpBias,
+            boolean tieWordEmbeddings,
+            double initializerRange) {
+        public Config {
+            HfConfig.positive("vocab_size", vocabSize);
+            HfConfig.positive("hidden_size", hiddenSize);
+            HfConfig.positive("intermediate_size", intermediateSize);
+            HfConfig.positive("num_hidden_layers", numHiddenLayers);
+            HfConfig.positive("num_attention_heads", numAttentionHeads);
+            HfConfig.positive("num_key_value_heads", numKeyValueHeads);
+            HfConfig.positive("head_dim", headDim);
+            HfConfig.positive("max_position_embeddings", maxPositionEmbeddings);
+            HfConfig.divides("num_key_value_heads", numKeyValueHeads, "num_attention_heads", numAttentionHeads);
+            HfConfig.divides("2", 2, "head_dim", headDim);
+            HfConfig.activation(hiddenAct);
+        }
+
+        /// A model of these sizes with Llama's defaults: as many heads of keys and values as of queries, silu, no
+        /// biases, tied head, theta 10000, norm eps 1e-5.
+        public static Config of(
+                int vocabSize, int hiddenSize, int intermediateSize, int layers, int heads, int maxPositions) {
+            HfConfig.divides("num_attention_heads", heads, "hidden_size", hiddenSize);
+            return new Config(
+                    vocabSize,
+                    hiddenSize,
+                    intermediateSize,
+                    layers,
+                    heads,
+                    heads,
+                    hiddenSize / heads,
+                    maxPositions,
+                    "silu",
+                    1e-5,
+                    new Rope.Default(10_000),
+                    false,
+                    false,
+                    true,
+                    0.02);
+        }
+
+        static Config read(HfConfig c) {
+            c.only("architectures", "[\"LlamaForCausalLM\"]", "[\"LlamaModel\"]");
+            c.only("sliding_window");
+            int hidden = c.integer("hidden_size");
+            int heads = c.integer("num_attention_heads");
+            return new Config(
+                    c.integer("vocab_size"),
+                    hidden,
+                    c.integer("intermediate_size"),
+                    c.integer("num_hidden_layers"),
+                    heads,
+                    c.integer("num_key_value_heads", heads),
+                    c.integer("head_dim", hidden / Math.max(1, heads)),
+                    c.integer("max_position_embeddings", 2048),
+                    c.activationName("hidden_act", "silu"),
+                    c.number("rms_norm_eps", 1e-6),
+                    Rope.read(c),
+                    c.flag("attention_bias", false),
+                    c.flag("mlp_bias", false),
+                    c.flag("tie_word_embeddings", false),
+                    c.number("initializer_range", 0.02));
+        }
+
+        ObjectNode json() {
+            ObjectNode json = HfConfig.object().put("model_type", "llama");
+            json.putArray("architectures").add("LlamaForCausalLM");
+            json.put("vocab_size", vocabSize)
+                    .put("hidden_size", hiddenSize)
+                    .put("intermediate_size", intermediateSize)
+                    .put("num_hidden_layers", numHiddenLayers)
+                    .put("num_attention_heads", numAttentionHeads)
+                    .put("num_key_value_heads", numKeyValueHeads)
+                    .put("head_dim", headDim)
+                    .put("max_position_embeddings", maxPositionEmbeddings)
+                    .put("hidden_act", hiddenAct)
+                    .put("rms_norm_eps", rmsNormEps)
+                    .put("attention_bias", attentionBias)
+                    .put("mlp_bias", mlpBias)
+                    .put("tie_word_embeddings", tieWordEmbeddings)
+                    .put("initializer_range", initializerRange);
+            return json.set("rope_parameters", rope.json());
+        }
+    }
+
+    LlamaModel(Config config, Weights w) {
+        this.config = config;
+        double std = config.initializerRange;
+        int hidden = config.hiddenSize;
+        embedTokens = child("model.embed_tokens", w.embedding("model.embed_tokens", config.vocabSize, hidden, std));
+        angles = new Angles(config, backend(), dtype());
+        for (int i = 0; i < config.numHiddenLayers; i++) {
+            String name = "model.layers." + i;
+            layers.add(child(name, new LlamaBlock(config, angles, w.under(name))));
+        }
+        norm = child("model.norm", w.rmsNorm("model.norm", hidden, config.rmsNormEps));
+        lmHead = child(
+                "lm_head",
+                config.tieWordEmbeddings
+                        ? new Linear(embedTokens.weight(), null, false)
+                        : w.linear("lm_head", hidden, config.vocabSize, false, std));
+    }
+
+    /// A model with random weights: linear layers and tables from N(0, initializerRange²), norms as the identity.
+    public static LlamaModel random(Config config, Backend backend, DType dtype, long seed) {
+        return new LlamaModel(config, Weights.random(backend, dtype, seed));
+    }
+
+    /// One block: x + attention(norm(x)), then the same with the gated network.
+    private static final class LlamaBlock extends Block {
+        private final int headDim;
+        private final Angles angles;
+        private final UnaryFn activation;
+        private final Linear q;
+        private final Linear k;
+        private final Linear v;
+        private final Linear o;
+        private final Linear gate;
+        private final Linear up;
+        private final Linear down;
+        private final RmsNorm inputNorm;
+        private final RmsNorm postAttentionNorm;
+
+        LlamaBlock(Config c, Angles angles, Weights w) {
+            int hidden = c.hiddenSize;
+            int width = c.numAttentionHeads * c.headDim;
+            int kvWidth = c.numKeyValueHeads * c.headDim;
+            int inner = c.intermediateSize;
+            double std = c.initializerRange;
+            this.headDim = c.headDim;
+            this.angles = angles;
+            activation = HfConfig.activation(c.hiddenAct);
+            q = child("self_attn.q_proj", w.linear("self_attn.q_proj", hidden, width, c.attentionBias, std));
+            k = child("self_attn.k_proj", w.linear("self_attn.k_proj", hidden, kvWidth, c.attentionBias, std));
+            v = child("self_attn.v_proj", w.linear("self_attn.v_proj", hidden, kvWidth, c.attentionBias, std));
+            o = child("self_attn.o_proj", w.linear("self_attn.o_proj", width, hidden, c.attentionBias, std));
+            gate = child("mlp.gate_proj", w.linear("mlp.gate_proj", hidden, inner, c.mlpBias, std));
+            up = child("mlp.up_proj", w.linear("mlp.up_proj", hidden, inner, c.mlpBias, std));
+            down = child("mlp.down_proj", w.linear("mlp.down_proj", inner, hidden, c.mlpBias, std));
+            inputNorm = child("input_layernorm", w.rmsNorm("input_layernorm", hidden, c.rmsNormEps));
+            postAttentionNorm =
+                    child("post_attention_layernorm", w.rmsNorm("post_attention_layernorm", hidden, c.rmsNormEps));
+        }
+
+        @Override
+        protected Tensor forward(Tensor x, @Nullable Tensor mask, @Nullable Prefix prefix) {
+            try (Scope scope = Scope.open()) {
+                Tensor a = inputNorm.forward(x);
+                Tensor attended = x.add(adaptAttention(attention(a, mask, prefix), a));
+                Tensor m = postAttentionNorm.forward(attended);
+                return scope.keep(attended.add(adaptFeedForward(feedForward(m), m)));
+            }
+        }
+
+        private Tensor attention(Tensor x, @Nullable Tensor mask, @Nullable Prefix prefix) {
+            int from = prefix == null ? 0 : prefix.length();
+            Tensor queries = angles.turn(heads(q.forward(x), headDim), from);
+            Tensor keys = angles.turn(heads(k.forward(x), headDim), from);
+            Tensor values = heads(v.forward(x), headDim);
+            return o.forward(attend(queries, keys, values, mask, prefix, true));
+        }
+
+        private Tensor feedForward(Tensor x) {
+            return down.forward(Functional.unary(activation, gate.forward(x)).mul(up.forward(x)));
+        }
+    }
+
+    /// cos and sin of the positions' angles, each (positions, D / 2), for as many positions as were asked for so far.
+    private static final class Angles implements AutoCloseable {
+        private final float[] frequencies;
+        private final int maxPositions;
+        private final Backend backend;
+        private final DType dtype;
+        private @Nullable Tensor cos;
+        private @Nullable Tensor sin;
+
+        Angles(Config config, Backend backend, DType dtype) {
+            frequencies = config.rope.frequencies(config.headDim);
+            maxPositions = config.maxPositionEmbeddings;
+            this.backend = backend;
+            this.dtype = dtype;
+        }
+
+        /// x (B, T, H, D) turned as its positions from, from + 1, … ask.
+        Tensor turn(Tensor x, int from) {
+            int to = from + x.shape().dim(1);
+            if (cos == null || sin == null || cos.shape().dim(0) < to) {
+                int rows = cos == null ? 512 : 2 * cos.shape().dim(0);
+                close();
+                rows = Math.max(to, Math.min(maxPositions, rows));
+                cos = table(rows, Math::cos);
+                sin = table(rows, Math::sin);
+            }
+            return Functional.rope(x, cos.slice(0, from, to), sin.slice(0, from, to));
+        }
+
+        private Tensor table(int rows, DoubleUnaryOperator fn) {
+            int half = frequencies.length;
+            double[] values = new double[rows * half];
+            for (int position = 0; position < rows; position++) {
+                for (int i = 0; i < half; i++) {
+                    // The product in F32, as the frequencies are.
+                    values[position * half + i] = fn.applyAsDouble((float) position * frequencies[i]);
+                }
+            }
+            return Tensor.of(backend, dtype, values, rows, half).detachFromScope();
+        }
+
+        @Override
+        public void close() {
+            if (cos != null && sin != null) {
+                cos.close();
+                sin.close();
+            }
+        }
+    }
+
+    @Override
+    public Tensor hidden(Tensor inputIds, @Nullable Tensor attentionMask) {
+        try (Scope scope = Scope.open()) {
+            Tensor x = withVirtualTokens(embedTokens.forward(inputIds));
+            return scope.keep(norm.forward(runBlocks(x, attentionMask)));
+        }
+    }
+
+    @Override
+    public Tensor logits(Tensor inputIds, @Nullable Tensor attentionMask) {
+        try (Scope scope = Scope.open()) {
+            return scope.keep(lmHead.forward(hidden(inputIds, attentionMask)));
+        }
+    }
+
+    @Override
+    public Tensor loss(Tensor inputIds, @Nullable Tensor attentionMask, Tensor labels) {
+        try (Scope scope = Scope.open()) {
+            return scope.keep(nextTokenLoss(lmHead, hidden(inputIds, attentionMask), labels));
+        }
+    }
+
+    @Override
+    public Facts facts() {
+        return new Facts(
+                "llama",
+                config.hiddenSize,
+                config.numHiddenLayers,
+                config.numAttentionHeads,
+                config.numKeyValueHeads,
+                config.headDim,
+                config.vocabSize,
+                config.maxPositionEmbeddings);
+    }
+
+    public Config config() {
+        return config;
+    }
+
+    @Override
+    ObjectNode configJson() {
+        return config.json();
+    }
+
+    @Override
+    public TaskType task() {
+        return TaskType.CAUSAL_LM;
+    }
+
+    @Override
+    public List<Block> blocks() {
+        return Collections.unmodifiableList(layers);
+    }
+
+    @Override
+    public Embedding tokenEmbedding() {
+        return embedTokens;
+    }
+
+    @Override
+    public void close() {
+        super.close();
+        angles.close();
+    }
+}

@@ -1,0 +1,82 @@
+package dev.loran.peft.model;
+
+import dev.loran.engine.Backend;
+import dev.loran.engine.DType;
+import dev.loran.engine.HostBuffer;
+import dev.loran.engine.Shape;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.nn.Embedding;
+import dev.loran.engine.nn.LayerNorm;
+import dev.loran.engine.nn.Linear;
+import dev.loran.engine.nn.RmsNorm;
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.util.SplittableRandom;
+import org.jspecify.annotations.Nullable;
+
+/// Where the parameters of a model come from as it is built: a seeded generator, or files ([HfModels]). A model asks for
+/// each of its parameters once, by its name, in reading order.
+@FunctionalInterface
+interface Weights {
+    /// Parameter `name` of shape `dims`, as the model keeps it.
+    ///
+    /// @param mean mean of the values where they are drawn
+    /// @param std their standard deviation; 0 makes all of them the mean
+    /// @param transposed whether files hold the two dimensions the other way round
+    Tensor make(String name, double mean, double std, boolean transposed, int... dims);
+
+    /// Draws from normal distributions, in the order of asking: the same seed gives the same model.
+    static Weights random(Backend backend, DType dtype, long seed) {
+        SplittableRandom random = new SplittableRandom(seed);
+        return (name, mean, std, transposed, dims) -> {
+            Shape shape = Shape.of(dims);
+            Tensor tensor = Tensor.empty(backend, dtype, dims);
+            // Native memory: the largest tables would not do as a Java array.
+            try (Arena arena = Arena.ofConfined()) {
+                MemorySegment values = arena.allocate(shape.size() * dtype.bytes(), 64);
+                for (long i = 0; i < shape.size(); i++) {
+                    HostBuffer.set(values, dtype, i, std == 0 ? mean : mean + std * random.nextGaussian());
+                }
+                backend.write(tensor.buffer(), values);
+            }
+            return tensor;
+        };
+    }
+
+    /// The parameters whose names start with `prefix` and a dot, under the rest of their names.
+    default Weights under(String prefix) {
+        return (name, mean, std, transposed, dims) -> make(prefix + "." + name, mean, std, transposed, dims);
+    }
+
+    /// A linear layer with weights from N(0, std²) and a bias of zeros, if any.
+    default Linear linear(String name, int in, int out, boolean bias, double std) {
+        return linear(name, in, out, bias, std, false);
+    }
+
+    /// A linear layer that files hold as (in, out): GPT-2's `Conv1D`.
+    default Linear conv1d(String name, int in, int out, double std) {
+        return linear(name, in, out, true, std, true);
+    }
+
+    private Linear linear(String name, int in, int out, boolean bias, double std, boolean fanInFanOut) {
+        Tensor weight = make(name + ".weight", 0, std, fanInFanOut, out, in);
+        @Nullable Tensor b = bias ? make(name + ".bias", 0, 0, false, out) : null;
+        return new Linear(weight, b, fanInFanOut);
+    }
+
+    /// A table with rows from N(0, std²).
+    default Embedding embedding(String name, int rows, int cols, double std) {
+        return new Embedding(make(name + ".weight", 0, std, false, rows, cols));
+    }
+
+    /// A norm that starts as the identity.
+    default LayerNorm layerNorm(String name, int size, double eps) {
+        Tensor weight = make(name + ".weight", 1, 0, false, size);
+        return new LayerNorm(weight, make(name + ".bias", 0, 0, false, size), eps);
+    }
+
+    /// A norm that starts as the identity.
+    default RmsNorm rmsNorm(String name, int size, double eps) {
+        return new RmsNorm(make(name + ".weight", 1, 0, false, size), eps);
+    }
+}
