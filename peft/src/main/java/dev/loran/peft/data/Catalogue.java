@@ -2,27 +2,31 @@ package dev.loran.peft.data;
 
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.engine.Backend;
+import dev.loran.engine.DType;
+import dev.loran.engine.ReferenceBackend;
+import dev.loran.engine.Shape;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.io.SafeTensors;
 import dev.loran.peft.data.OnnxWeights.BertShape;
 import java.io.IOException;
 import java.io.InputStream;
-import java.nio.ByteBuffer;
-import java.nio.ByteOrder;
-import java.nio.channels.FileChannel;
-import java.nio.charset.StandardCharsets;
+import java.io.UncheckedIOException;
 import java.nio.file.FileSystemException;
 import java.nio.file.Files;
 import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
 import java.nio.file.StandardCopyOption;
-import java.nio.file.StandardOpenOption;
 import java.security.DigestInputStream;
 import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
 import java.util.Comparator;
 import java.util.HexFormat;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
+import java.util.SequencedMap;
 import java.util.UUID;
 import java.util.stream.Stream;
 import java.util.zip.ZipEntry;
@@ -145,7 +149,7 @@ public final class Catalogue {
         if (!isComplete(folder)) {
             try {
                 make(entry, cache, classPath, folder);
-            } catch (IOException e) {
+            } catch (IOException | UncheckedIOException e) {
                 throw new InputException(
                         entry.name + ": cannot be unpacked to " + folder + " (" + e.getMessage() + ")", e);
             }
@@ -168,7 +172,7 @@ public final class Catalogue {
                 artifact.copy(entry.tokenizer, draft.resolve("tokenizer.json"));
             }
             try (OnnxWeights weights = OnnxWeights.open(onnx)) {
-                writeSafetensors(weights, draft.resolve("model.safetensors"));
+                writeWeights(weights, draft.resolve("model.safetensors"));
                 Files.writeString(draft.resolve("config.json"), config(weights.shape(), entry.heads));
                 Files.writeString(
                         draft.resolve("tokenizer_config.json"),
@@ -308,41 +312,15 @@ public final class Catalogue {
                 .toPrettyString();
     }
 
-    private static void writeSafetensors(OnnxWeights weights, Path file) throws IOException {
-        ObjectNode header = new ObjectMapper().createObjectNode();
-        header.putObject("__metadata__").put("format", "pt");
-        long[] offset = {0};
+    private static void writeWeights(OnnxWeights weights, Path file) {
+        Backend host = new ReferenceBackend();
+        SequencedMap<String, SafeTensors.Part> parts = new LinkedHashMap<>();
         weights.weights().forEach((name, weight) -> {
-            ObjectNode tensor = header.putObject(name).put("dtype", "F32");
-            long bytes = Float.BYTES;
-            for (int dim : weight.shape()) {
-                tensor.withArray("shape").add(dim);
-                bytes *= dim;
-            }
-            tensor.putArray("data_offsets").add(offset[0]).add(offset[0] += bytes);
+            int[] shape = weight.shape();
+            parts.put(
+                    name,
+                    new SafeTensors.Part(DType.F32, Shape.of(shape), () -> Tensor.of(host, weight.toArray(), shape)));
         });
-        byte[] json = header.toString().getBytes(StandardCharsets.UTF_8);
-        int padded = Math.ceilDiv(json.length, 8) * 8;
-        ByteBuffer head = ByteBuffer.allocate(8 + padded).order(ByteOrder.LITTLE_ENDIAN);
-        head.putLong(padded).put(json);
-        while (head.hasRemaining()) {
-            head.put((byte) ' ');
-        }
-        try (FileChannel out = FileChannel.open(file, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE)) {
-            writeFully(out, head.flip());
-            for (OnnxWeights.Weight weight : weights.weights().values()) {
-                float[] values = weight.toArray();
-                ByteBuffer bytes =
-                        ByteBuffer.allocate(Float.BYTES * values.length).order(ByteOrder.LITTLE_ENDIAN);
-                bytes.asFloatBuffer().put(values);
-                writeFully(out, bytes);
-            }
-        }
-    }
-
-    private static void writeFully(FileChannel out, ByteBuffer bytes) throws IOException {
-        while (bytes.hasRemaining()) {
-            out.write(bytes);
-        }
+        SafeTensors.writeParts(file, parts, SafeTensors.PYTORCH);
     }
 }

@@ -5,9 +5,8 @@
 /// token ids), [DataLoader] and [Batch] (what a training step sees); then [ShippedData], [Catalogue] and
 /// [OnnxWeights].
 ///
-/// Nothing here knows tensors or kernels: batches are plain arrays, weights are memory segments. Whatever a
-/// user can get wrong in a file or an option ends in one exception, [InputException], whose message is one line
-/// that says where.
+/// Batches are plain arrays, ready for any backend. Whatever a user can get wrong in a file or an option ends
+/// in one exception, [InputException], whose message is one line that says where.
 ///
 /// Dimension letters: B rows of a batch, T tokens of its longest row after padding.
 @NullMarked

@@ -6,16 +6,17 @@ import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
+import dev.loran.engine.Backend;
+import dev.loran.engine.DType;
+import dev.loran.engine.ReferenceBackend;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.io.SafeTensors;
 import dev.loran.peft.data.Catalogue.Entry;
 import dev.loran.peft.data.Catalogue.Resource;
 import java.io.IOException;
 import java.io.OutputStream;
 import java.net.URL;
 import java.net.URLClassLoader;
-import java.nio.ByteBuffer;
-import java.nio.ByteOrder;
-import java.nio.channels.FileChannel;
-import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.security.MessageDigest;
@@ -109,25 +110,19 @@ class CatalogueTest {
     @Test
     void theWeightsOfTheFolderAreTheFilesOwn() throws IOException {
         jar(cache, onnx.file());
-        ByteBuffer file = ByteBuffer.wrap(Files.readAllBytes(folder().resolve("model.safetensors")))
-                .order(ByteOrder.LITTLE_ENDIAN);
-        int headerLength = Math.toIntExact(file.getLong(0));
-        JsonNode header =
-                new ObjectMapper().readTree(new String(file.array(), 8, headerLength, StandardCharsets.UTF_8));
-        assertThat(header.size()).isEqualTo(onnx.weights.size() + 1);
-        onnx.weights.forEach((name, values) -> {
-            JsonNode tensor = header.path(name);
-            assertThat(tensor.path("dtype").asText()).isEqualTo("F32");
-            int begin = tensor.path("data_offsets").path(0).asInt();
-            assertThat(tensor.path("data_offsets").path(1).asInt() - begin).isEqualTo(4 * values.length);
-            float[] actual = new float[values.length];
-            file.position(8 + headerLength + begin)
-                    .slice()
-                    .order(ByteOrder.LITTLE_ENDIAN)
-                    .asFloatBuffer()
-                    .get(actual);
-            assertThat(actual).as(name).isEqualTo(values);
-        });
+        Backend backend = new ReferenceBackend();
+        try (SafeTensors file = SafeTensors.open(folder().resolve("model.safetensors"))) {
+            assertThat(file.names()).containsExactlyInAnyOrderElementsOf(onnx.weights.keySet());
+            assertThat(file.metadata()).isEqualTo(Map.of("format", "pt"));
+            onnx.weights.forEach((name, values) -> {
+                try (Tensor weight = file.tensor(backend, name, DType.F32)) {
+                    assertThat(weight.shape().dims())
+                            .as(name)
+                            .isEqualTo(TinyOnnx.SHAPE.weightShapes().get(name));
+                    assertThat(weight.toFloats()).as(name).isEqualTo(values);
+                }
+            });
+        }
     }
 
     @Test
@@ -240,10 +235,10 @@ class CatalogueTest {
         JsonNode config = new ObjectMapper().readTree(Files.readString(folder.resolve("config.json")));
         assertThat(config.path("hidden_size").asInt()).isEqualTo(384);
         assertThat(config.path("num_hidden_layers").asInt()).isEqualTo(name.equals("minilm") ? 6 : 12);
-        try (FileChannel weights = FileChannel.open(folder.resolve("model.safetensors"))) {
-            ByteBuffer length = ByteBuffer.allocate(8).order(ByteOrder.LITTLE_ENDIAN);
-            weights.read(length);
-            long parameters = (weights.size() - 8 - length.getLong(0)) / 4;
+        try (SafeTensors weights = SafeTensors.open(folder.resolve("model.safetensors"))) {
+            long parameters = weights.names().stream()
+                    .mapToLong(weight -> weights.entry(weight).shape().size())
+                    .sum();
             assertThat(parameters).isEqualTo(name.equals("minilm") ? 22_713_216 : 33_212_160);
         }
     }
