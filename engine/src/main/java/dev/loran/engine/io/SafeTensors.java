@@ -281,10 +281,13 @@ public final class SafeTensors implements AutoCloseable {
             return Tensor.own(e.shape(), stored(backend, e, inPlace));
         }
         Buffer raw = stored(backend, e, true);
-        Buffer converted = backend.allocate(dtype, raw.size());
-        backend.cast(converted, raw);
-        raw.release();
-        return Tensor.own(e.shape(), converted);
+        try {
+            Buffer converted = backend.allocate(dtype, raw.size());
+            backend.cast(converted, raw);
+            return Tensor.own(e.shape(), converted);
+        } finally {
+            raw.release();
+        }
     }
 
     /// The bytes of `e` as they are: the mapping itself where it may be used, else a copy.

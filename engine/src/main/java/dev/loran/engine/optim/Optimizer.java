@@ -36,15 +36,21 @@ public abstract class Optimizer implements AutoCloseable {
     private int step;
     private boolean advanced;
 
-    /// What is known of one parameter: its moments (same shape as it) and how many steps it has taken.
+    /// What is known of one parameter: its moments (same shape as it) and how many of the steps it missed.
     private static final class State {
         final int group;
         final List<Tensor> moments;
-        int steps;
+        int missed;
 
-        State(int group, List<Tensor> moments) {
+        /// Whether it took the last step, and so is expected to take the next.
+        boolean live = true;
+
+        boolean stepped;
+
+        State(int group, List<Tensor> moments, int missed) {
             this.group = group;
             this.moments = moments;
+            this.missed = missed;
         }
     }
 
@@ -111,13 +117,17 @@ public abstract class Optimizer implements AutoCloseable {
     // ---- stepping
 
     /// Begins the next step: counts it, and puts what changes from step to step, the learning rate and the step numbers,
-    /// into the buffers that [#step] reads.
+    /// into the buffers that [#step] reads. Where no call of [#step] follows, as when a captured one is replayed, the
+    /// parameters of the last one count as stepped.
     public void advance(double learningRate) {
         checkAtLeastZero(op, "learningRate", learningRate);
         step++;
         advanced = true;
         for (int i = 0; i < rates.size(); i++) {
             backend.fill(rates.get(i).buffer(), learningRate * groups.get(i).lrFactor());
+        }
+        for (State s : states.values()) {
+            s.missed += s.live ? 0 : 1;
         }
         for (Count c : counts) {
             backend.fill(c.t.buffer(), step - c.missed);
@@ -143,12 +153,18 @@ public abstract class Optimizer implements AutoCloseable {
         for (Count c : counts) {
             c.used = false;
         }
+        for (State s : states.values()) {
+            s.stepped = false;
+        }
         for (Map.Entry<String, Tensor> e : parameters.entrySet()) {
             Tensor p = e.getValue();
             Tensor grad = p.grad();
             if (grad != null) {
                 State s = state(e.getKey(), p);
-                Count count = count(step - ++s.steps);
+                s.missed -= s.live ? 0 : 1;
+                s.live = true;
+                s.stepped = true;
+                Count count = count(s.missed);
                 count.used = true;
                 update(
                         p.buffer(),
@@ -159,6 +175,12 @@ public abstract class Optimizer implements AutoCloseable {
                         gradScale,
                         groups.get(s.group).weightDecay());
                 p.markWritten();
+            }
+        }
+        for (State s : states.values()) {
+            if (s.live && !s.stepped) {
+                s.live = false;
+                s.missed++;
             }
         }
         for (Iterator<Count> i = counts.iterator(); i.hasNext(); ) {
@@ -184,7 +206,7 @@ public abstract class Optimizer implements AutoCloseable {
                 backend.fill(m.buffer(), 0);
                 moments.add(m);
             }
-            s = new State(group(name), moments);
+            s = new State(group(name), moments, step - 1);
             states.put(name, s);
         }
         checkShape(name, p, s);
@@ -233,7 +255,7 @@ public abstract class Optimizer implements AutoCloseable {
     public Map<String, Tensor> state() {
         Map<String, Tensor> all = new LinkedHashMap<>();
         states.forEach((name, s) -> {
-            all.put(name + "." + STEP, Tensor.ofInts(backend, new int[] {s.steps}));
+            all.put(name + "." + STEP, Tensor.ofInts(backend, new int[] {step - s.missed}));
             for (int i = 0; i < s.moments.size(); i++) {
                 all.put(name + "." + momentNames.get(i), s.moments.get(i).detach());
             }
@@ -270,15 +292,13 @@ public abstract class Optimizer implements AutoCloseable {
             }
         }
         clear();
+        step = steps.values().stream().mapToInt(n -> n).max().orElse(0);
         steps.forEach((name, n) -> {
             List<Tensor> moments = new ArrayList<>();
             for (String kind : momentNames) {
                 moments.add(ownCopy(Objects.requireNonNull(state.get(name + "." + kind))));
             }
-            State s = new State(group(name), moments);
-            s.steps = n;
-            states.put(name, s);
-            step = Math.max(step, n);
+            states.put(name, new State(group(name), moments, step - n));
         });
     }
 

@@ -157,7 +157,7 @@ class DamagedFilesTest {
         int read = 0;
         for (String name : List.of("native.safetensors", "integers.safetensors")) {
             byte[] valid = Files.readAllBytes(Crafted.resource(folder, name));
-            for (int i = 0; i < 1000; i++) {
+            for (int i = 0; i < 500; i++) {
                 Path file = bytes(mutate(valid, random));
                 try {
                     readAll(file, backend);
@@ -168,8 +168,8 @@ class DamagedFilesTest {
                 }
             }
         }
-        assertThat(refused).isGreaterThan(1000);
-        assertThat(read).isGreaterThan(50);
+        assertThat(refused).isGreaterThan(500);
+        assertThat(read).isGreaterThan(20);
     }
 
     private static void readAll(Path path, Backend backend) {

@@ -320,16 +320,37 @@ class OptimizerTest {
         return y;
     }
 
+    /// A captured step runs again without a call of `step`: advance alone counts it, for those it moves.
+    @Test
+    void replayedStepsAreCounted() {
+        try (AdamW optimizer = new AdamW(backend, DType.F64, ADAM_W)) {
+            // Step 4 leaves b alone.
+            steps(optimizer, null, 0.1, 0, 5, new ArrayList<>());
+            optimizer.advance(0.1);
+            optimizer.advance(0.1);
+            checkSteps(optimizer, 7, 4);
+            steps(optimizer, null, 0.1, 5, 6, new ArrayList<>());
+            checkSteps(optimizer, 8, 5);
+            steps(optimizer, null, 0.1, 4, 6, new ArrayList<>());
+            checkSteps(optimizer, 10, 6);
+        }
+    }
+
+    private static void checkSteps(Optimizer optimizer, int a, int b) {
+        try (Scope scope = Scope.open()) {
+            Map<String, Tensor> state = optimizer.state();
+            assertThat(get(state, "a.step").toInts()).containsExactly(a);
+            assertThat(get(state, "b.step").toInts()).containsExactly(b);
+        }
+    }
+
     @Test
     void aForgottenParameterStartsAfresh() {
         try (AdamW optimizer = new AdamW(backend, DType.F64, ADAM_W)) {
             steps(optimizer, null, 0.1, 0, 3, new ArrayList<>());
             optimizer.forget("a");
             steps(optimizer, null, 0.1, 3, 4, new ArrayList<>());
-            try (Scope scope = Scope.open()) {
-                assertThat(get(optimizer.state(), "a.step").toInts()).containsExactly(1);
-                assertThat(get(optimizer.state(), "b.step").toInts()).containsExactly(4);
-            }
+            checkSteps(optimizer, 1, 4);
         }
     }
 
