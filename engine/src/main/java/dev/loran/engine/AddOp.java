@@ -7,9 +7,12 @@ record AddOp(Tensor a, Tensor b, int sign) implements Op {
     static Tensor forward(Tensor a, Tensor b, int sign) {
         String name = sign > 0 ? "add" : "sub";
         Shape shape = Broadcast.check(name, a, b);
-        Buffer y = a.backend().allocate(a.dtype(), shape.size());
-        Broadcast.apply(sign > 0 ? BinaryFn.ADD : BinaryFn.SUB, y, a.buffer(), a.shape(), b.buffer(), b.shape(), shape);
-        return Autograd.record(new AddOp(a, b, sign), shape, y);
+        try (Workspace ws = new Workspace(a.backend())) {
+            Buffer y = ws.allocate(a.dtype(), shape.size());
+            BinaryFn fn = sign > 0 ? BinaryFn.ADD : BinaryFn.SUB;
+            Broadcast.apply(fn, y, a.buffer(), a.shape(), b.buffer(), b.shape(), shape);
+            return Autograd.record(new AddOp(a, b, sign), shape, y.retain());
+        }
     }
 
     @Override
@@ -25,10 +28,10 @@ record AddOp(Tensor a, Tensor b, int sign) implements Op {
     @Override
     public void backward(Tensor gradOut, Gradients gradients) {
         if (gradients.wants(a)) {
-            Broadcast.reduceInto(gradients, a, gradOut, 1);
+            Broadcast.reduceInto(gradients, a, gradOut.buffer(), gradOut.shape(), 1);
         }
         if (gradients.wants(b)) {
-            Broadcast.reduceInto(gradients, b, gradOut, sign);
+            Broadcast.reduceInto(gradients, b, gradOut.buffer(), gradOut.shape(), sign);
         }
     }
 }

@@ -31,32 +31,34 @@ record AttentionOp(
             double scale) {
         check(q, k, v, prefixK, prefixV, mask, causal);
         Shape s = q.shape();
-        Backend be = q.backend();
-        Buffer y = be.allocate(q.dtype(), s.size());
-        Tensor lse = Tensor.own(
-                Shape.of(s.dim(0), s.dim(2), s.dim(1)), be.allocate(q.dtype(), (long) s.dim(0) * s.dim(2) * s.dim(1)));
-        be.attention(
-                y,
-                lse.buffer(),
-                q.buffer(),
-                k.buffer(),
-                v.buffer(),
-                buffer(prefixK),
-                buffer(prefixV),
-                buffer(mask),
-                s.dim(0),
-                s.dim(1),
-                k.shape().dim(1),
-                prefixLength(prefixK),
-                s.dim(2),
-                k.shape().dim(2),
-                s.dim(3),
-                causal,
-                scale);
-        Tensor result = Autograd.record(
-                new AttentionOp(q, k, v, prefixK, prefixV, mask, Tensor.own(s, y), lse, causal, scale), s, y);
-        lse.close();
-        return result;
+        try (Workspace ws = new Workspace(q.backend())) {
+            Buffer y = ws.like(q.buffer());
+            Shape perQuery = Shape.of(s.dim(0), s.dim(2), s.dim(1));
+            Buffer lse = ws.allocate(q.dtype(), perQuery.size());
+            q.backend()
+                    .attention(
+                            y,
+                            lse,
+                            q.buffer(),
+                            k.buffer(),
+                            v.buffer(),
+                            buffer(prefixK),
+                            buffer(prefixV),
+                            buffer(mask),
+                            s.dim(0),
+                            s.dim(1),
+                            k.shape().dim(1),
+                            prefixLength(prefixK),
+                            s.dim(2),
+                            k.shape().dim(2),
+                            s.dim(3),
+                            causal,
+                            scale);
+            Tensor out = Tensor.own(s, y);
+            AttentionOp op =
+                    new AttentionOp(q, k, v, prefixK, prefixV, mask, out, Tensor.own(perQuery, lse), causal, scale);
+            return Autograd.record(op, s, y.retain());
+        }
     }
 
     private static void check(
@@ -67,8 +69,9 @@ record AttentionOp(
             @Nullable Tensor prefixV,
             @Nullable Tensor mask,
             boolean causal) {
-        Checks.sameDType("attention", "k", k, "q", q);
-        Checks.sameDType("attention", "v", v, "q", q);
+        Checks.operand("attention", "q", q);
+        Checks.operand("attention", "k", k, "q", q);
+        Checks.operand("attention", "v", v, "q", q);
         Shape sq = q.shape();
         Shape sk = k.shape();
         boolean fits = sq.rank() == 4
@@ -88,6 +91,8 @@ record AttentionOp(
             throw new IllegalArgumentException("attention: prefixK and prefixV come together");
         }
         if (prefixK != null && prefixV != null) {
+            Checks.operand("attention", "prefixK", prefixK, "q", q);
+            Checks.operand("attention", "prefixV", prefixV, "q", q);
             Shape sp = prefixK.shape();
             boolean shared = sp.rank() == 3;
             boolean right = (shared || sp.rank() == 4 && sp.dim(0) == sq.dim(0))
@@ -98,10 +103,9 @@ record AttentionOp(
                 throw new ShapeException("attention: prefixK is " + sp + ", prefixV is " + prefixV.shape()
                         + " but k is " + sk + "; needs (P, kvHeads, D) or (B, P, kvHeads, D)");
             }
-            Checks.sameDType("attention", "prefixK", prefixK, "q", q);
         }
         if (mask != null) {
-            Checks.ints("attention", "mask", mask, (long) sq.dim(0) * (prefixLength(prefixK) + sk.dim(1)));
+            Checks.ints("attention", "mask", mask, (long) sq.dim(0) * (prefixLength(prefixK) + sk.dim(1)), "k", k);
         }
     }
 
@@ -131,56 +135,51 @@ record AttentionOp(
 
     @Override
     public void backward(Tensor gradOut, Gradients gradients) {
-        Tensor dq = gradients.wants(q) ? like(q) : null;
         boolean keys = gradients.wants(k) || gradients.wants(v);
-        Tensor dk = keys ? like(k) : null;
-        Tensor dv = keys ? like(v) : null;
         boolean prefix = prefixK != null && prefixV != null && (gradients.wants(prefixK) || gradients.wants(prefixV));
-        Tensor dpk = prefix && prefixK != null ? like(prefixK) : null;
-        Tensor dpv = prefix && prefixV != null ? like(prefixV) : null;
         Shape s = q.shape();
-        q.backend()
-                .attentionBackward(
-                        buffer(dq),
-                        buffer(dk),
-                        buffer(dv),
-                        buffer(dpk),
-                        buffer(dpv),
-                        gradOut.buffer(),
-                        out.buffer(),
-                        lse.buffer(),
-                        q.buffer(),
-                        k.buffer(),
-                        v.buffer(),
-                        buffer(prefixK),
-                        buffer(prefixV),
-                        buffer(mask),
-                        s.dim(0),
-                        s.dim(1),
-                        k.shape().dim(1),
-                        prefixLength(prefixK),
-                        s.dim(2),
-                        k.shape().dim(2),
-                        s.dim(3),
-                        causal,
-                        scale);
-        deliver(gradients, q, dq);
-        deliver(gradients, k, dk);
-        deliver(gradients, v, dv);
-        deliver(gradients, prefixK, dpk);
-        deliver(gradients, prefixV, dpv);
+        try (Workspace ws = new Workspace(q.backend())) {
+            Buffer dq = gradients.wants(q) ? ws.like(q.buffer()) : null;
+            Buffer dk = keys ? ws.like(k.buffer()) : null;
+            Buffer dv = keys ? ws.like(v.buffer()) : null;
+            Buffer dpk = prefix && prefixK != null ? ws.like(prefixK.buffer()) : null;
+            Buffer dpv = prefix && prefixV != null ? ws.like(prefixV.buffer()) : null;
+            q.backend()
+                    .attentionBackward(
+                            dq,
+                            dk,
+                            dv,
+                            dpk,
+                            dpv,
+                            gradOut.buffer(),
+                            out.buffer(),
+                            lse.buffer(),
+                            q.buffer(),
+                            k.buffer(),
+                            v.buffer(),
+                            buffer(prefixK),
+                            buffer(prefixV),
+                            buffer(mask),
+                            s.dim(0),
+                            s.dim(1),
+                            k.shape().dim(1),
+                            prefixLength(prefixK),
+                            s.dim(2),
+                            k.shape().dim(2),
+                            s.dim(3),
+                            causal,
+                            scale);
+            deliver(gradients, q, dq);
+            deliver(gradients, k, dk);
+            deliver(gradients, v, dv);
+            deliver(gradients, prefixK, dpk);
+            deliver(gradients, prefixV, dpv);
+        }
     }
 
-    private static Tensor like(Tensor t) {
-        return Tensor.own(t.shape(), t.backend().allocate(t.dtype(), t.shape().size()));
-    }
-
-    private static void deliver(Gradients gradients, @Nullable Tensor input, @Nullable Tensor gradient) {
-        if (gradient != null) {
-            if (input != null && gradients.wants(input)) {
-                gradients.pass(input, gradient);
-            }
-            gradient.close();
+    private static void deliver(Gradients gradients, @Nullable Tensor input, @Nullable Buffer gradient) {
+        if (input != null && gradient != null && gradients.wants(input)) {
+            gradients.pass(input, gradient);
         }
     }
 }

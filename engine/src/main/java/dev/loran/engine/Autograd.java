@@ -1,8 +1,7 @@
 package dev.loran.engine;
 
-import java.util.Comparator;
 import java.util.List;
-import java.util.PriorityQueue;
+import java.util.Objects;
 import java.util.function.Function;
 import java.util.function.UnaryOperator;
 
@@ -78,39 +77,38 @@ public final class Autograd {
     /// memory is released as the walk passes.
     static void backward(Tensor root, Tensor seed) {
         Node first = root.node();
-        if (first == null) {
+        if (!root.requiresGrad()) {
             throw new IllegalStateException("backward: tensor " + root.shape()
                     + " was not recorded; no input requires a gradient, or it was made under noGrad()");
         }
-        if (first.isReleased()) {
+        if (first != null && first.isReleased()) {
             throw new IllegalStateException("backward: the graph behind this " + root.shape()
                     + " was walked already and what it saved is released; run forward again");
         }
-        PriorityQueue<Node> queue = new PriorityQueue<>(Comparator.comparingInt((Node n) -> -n.level));
-        Gradients gradients = new Gradients(queue);
-        gradients.pass(root, seed);
+        Gradients gradients = new Gradients();
         try (Mode mode = noGrad()) {
-            while (!queue.isEmpty()) {
-                Node node = queue.poll();
-                Tensor gradOut = java.util.Objects.requireNonNull(node.grad);
-                node.grad = null;
-                if (node.isReleased()) {
-                    throw new IllegalStateException(
-                            "backward: " + node.op.getClass().getSimpleName()
-                                    + " was walked already and what it saved is released; run forward again");
-                }
-                node.checkVersions();
-                node.op.backward(gradOut, gradients);
-                gradOut.close();
-                node.release();
+            gradients.pass(root, seed.buffer());
+            for (Node node = gradients.poll(); node != null; node = gradients.poll()) {
+                step(node, gradients);
             }
+            gradients.settle();
         } finally {
-            for (Node node : queue) {
-                if (node.grad != null) {
-                    node.grad.close();
-                    node.grad = null;
-                }
-            }
+            gradients.drop();
         }
+    }
+
+    private static void step(Node node, Gradients gradients) {
+        if (node.isReleased()) {
+            node.dropGrad();
+            throw new IllegalStateException("backward: " + node.op.getClass().getSimpleName()
+                    + " was walked already and what it saved is released; run forward again");
+        }
+        try (Tensor gradOut = Objects.requireNonNull(node.grad)) {
+            node.grad = null;
+            node.checkVersions();
+            node.op.backward(gradOut, gradients);
+            gradients.next();
+        }
+        node.release();
     }
 }

@@ -190,13 +190,14 @@ public interface Backend extends AutoCloseable {
             int out,
             int r,
             double scaling) {
-        linear(y, x, w, bias, n, in, out);
-        Buffer dropped = mask == null ? x.retain() : allocate(x.dtype(), x.size());
-        if (mask != null) {
-            dropout(dropped, x, n, in, mask, false);
+        try (Workspace ws = new Workspace(this)) {
+            Buffer dropped = mask == null ? x : ws.like(x);
+            if (mask != null) {
+                dropout(dropped, x, n, in, mask, false);
+            }
+            gemm(t, r, 0, dropped, in, 0, false, a, in, 0, true, 1, n, r, in, 1, 0);
         }
-        gemm(t, r, 0, dropped, in, 0, false, a, in, 0, true, 1, n, r, in, 1, 0);
-        dropped.release();
+        linear(y, x, w, bias, n, in, out);
         gemm(y, out, 0, t, r, 0, false, b, r, 0, true, 1, n, out, r, scaling, 1);
     }
 
@@ -228,28 +229,27 @@ public interface Backend extends AutoCloseable {
         if (dx == null && da == null) {
             return;
         }
-        Buffer dt = allocate(dy.dtype(), (long) n * r);
-        gemm(dt, r, 0, dy, out, 0, false, b, r, 0, false, 1, n, r, out, scaling, 0);
-        if (da != null) {
-            Buffer dropped = mask == null ? x.retain() : allocate(x.dtype(), x.size());
-            if (mask != null) {
-                dropout(dropped, x, n, in, mask, false);
+        try (Workspace ws = new Workspace(this)) {
+            Buffer dt = ws.allocate(dy.dtype(), (long) n * r);
+            // Holds dropout(x) first, then its gradient.
+            Buffer dropped = mask == null ? x : ws.like(x);
+            gemm(dt, r, 0, dy, out, 0, false, b, r, 0, false, 1, n, r, out, scaling, 0);
+            if (da != null) {
+                if (mask != null) {
+                    dropout(dropped, x, n, in, mask, false);
+                }
+                gemm(da, in, 0, dt, r, 0, true, dropped, in, 0, false, 1, r, in, n, 1, accumulateA ? 1 : 0);
             }
-            gemm(da, in, 0, dt, r, 0, true, dropped, in, 0, false, 1, r, in, n, 1, accumulateA ? 1 : 0);
-            dropped.release();
-        }
-        if (dx != null) {
-            linearBackwardInput(dx, dy, w, n, in, out, accumulateX);
-            if (mask == null) {
-                gemm(dx, in, 0, dt, r, 0, false, a, in, 0, false, 1, n, in, r, 1, 1);
-            } else {
-                Buffer dDropped = allocate(dy.dtype(), (long) n * in);
-                gemm(dDropped, in, 0, dt, r, 0, false, a, in, 0, false, 1, n, in, r, 1, 0);
-                dropout(dx, dDropped, n, in, mask, true);
-                dDropped.release();
+            if (dx != null) {
+                linearBackwardInput(dx, dy, w, n, in, out, accumulateX);
+                if (mask == null) {
+                    gemm(dx, in, 0, dt, r, 0, false, a, in, 0, false, 1, n, in, r, 1, 1);
+                } else {
+                    gemm(dropped, in, 0, dt, r, 0, false, a, in, 0, false, 1, n, in, r, 1, 0);
+                    dropout(dx, dropped, n, in, mask, true);
+                }
             }
         }
-        dt.release();
     }
 
     // ---- normalisation
@@ -266,15 +266,16 @@ public interface Backend extends AutoCloseable {
         int[] perCol = {0, 1};
         sum(mean, x, rows, cols, 1, false);
         axpby(mean, mean, 1.0 / cols, 0);
-        Buffer centred = allocate(x.dtype(), x.size());
-        binary(BinaryFn.SUB, centred, x, mean, shape, dense, perRow);
-        unary(UnaryFn.SQUARE, y, centred);
-        sum(rstd, y, rows, cols, 1, false);
-        inverseRoot(rstd, 1.0 / cols, eps);
-        binary(BinaryFn.MUL, y, centred, rstd, shape, dense, perRow);
-        binary(BinaryFn.MUL, y, y, weight, shape, dense, perCol);
-        binary(BinaryFn.ADD, y, y, bias, shape, dense, perCol);
-        centred.release();
+        try (Workspace ws = new Workspace(this)) {
+            Buffer centred = ws.like(x);
+            binary(BinaryFn.SUB, centred, x, mean, shape, dense, perRow);
+            unary(UnaryFn.SQUARE, y, centred);
+            sum(rstd, y, rows, cols, 1, false);
+            inverseRoot(rstd, 1.0 / cols, eps);
+            binary(BinaryFn.MUL, y, centred, rstd, shape, dense, perRow);
+            binary(BinaryFn.MUL, y, y, weight, shape, dense, perCol);
+            binary(BinaryFn.ADD, y, y, bias, shape, dense, perCol);
+        }
     }
 
     /// Gradients of [#layerNorm]: with x̂ = (x − mean) · rstd and g = dy · weight,
@@ -294,14 +295,15 @@ public interface Backend extends AutoCloseable {
             boolean accumulateWeight,
             boolean accumulateBias) {
         int[] shape = {rows, cols};
-        Buffer xHat = allocate(x.dtype(), x.size());
-        binary(BinaryFn.SUB, xHat, x, mean, shape, new int[] {cols, 1}, new int[] {1, 0});
-        binary(BinaryFn.MUL, xHat, xHat, rstd, shape, new int[] {cols, 1}, new int[] {1, 0});
         if (dBias != null) {
             sum(dBias, dy, 1, rows, cols, accumulateBias);
         }
-        normBackward(dx, dWeight, dy, xHat, rstd, weight, rows, cols, accumulateX, accumulateWeight, true);
-        xHat.release();
+        try (Workspace ws = new Workspace(this)) {
+            Buffer xHat = ws.like(x);
+            binary(BinaryFn.SUB, xHat, x, mean, shape, new int[] {cols, 1}, new int[] {1, 0});
+            binary(BinaryFn.MUL, xHat, xHat, rstd, shape, new int[] {cols, 1}, new int[] {1, 0});
+            normBackward(dx, dWeight, dy, xHat, rstd, weight, rows, cols, accumulateX, accumulateWeight, true);
+        }
     }
 
     /// y = x · rstd · weight with rstd = 1 / √(mean(x²) + eps), kept for backward. Zhang and Sennrich, "Root Mean
@@ -329,18 +331,20 @@ public interface Backend extends AutoCloseable {
             int cols,
             boolean accumulateX,
             boolean accumulateWeight) {
-        Buffer xHat = allocate(x.dtype(), x.size());
-        binary(BinaryFn.MUL, xHat, x, rstd, new int[] {rows, cols}, new int[] {cols, 1}, new int[] {1, 0});
-        normBackward(dx, dWeight, dy, xHat, rstd, weight, rows, cols, accumulateX, accumulateWeight, false);
-        xHat.release();
+        try (Workspace ws = new Workspace(this)) {
+            Buffer xHat = ws.like(x);
+            binary(BinaryFn.MUL, xHat, x, rstd, new int[] {rows, cols}, new int[] {cols, 1}, new int[] {1, 0});
+            normBackward(dx, dWeight, dy, xHat, rstd, weight, rows, cols, accumulateX, accumulateWeight, false);
+        }
     }
 
     private void inverseRoot(Buffer sumOfSquares, double factor, double eps) {
-        Buffer e = allocate(sumOfSquares.dtype(), sumOfSquares.size());
-        fill(e, eps);
-        axpby(sumOfSquares, e, 1, factor);
-        unary(UnaryFn.RSQRT, sumOfSquares, sumOfSquares);
-        e.release();
+        try (Workspace ws = new Workspace(this)) {
+            Buffer e = ws.like(sumOfSquares);
+            fill(e, eps);
+            axpby(sumOfSquares, e, 1, factor);
+            unary(UnaryFn.RSQRT, sumOfSquares, sumOfSquares);
+        }
     }
 
     private void normBackward(
@@ -358,31 +362,30 @@ public interface Backend extends AutoCloseable {
         int[] shape = {rows, cols};
         int[] dense = {cols, 1};
         int[] perRow = {1, 0};
-        Buffer g = allocate(dy.dtype(), dy.size());
-        if (dWeight != null) {
-            binary(BinaryFn.MUL, g, dy, xHat, shape, dense, dense);
-            sum(dWeight, g, 1, rows, cols, accumulateWeight);
-        }
-        if (dx != null) {
-            Buffer work = allocate(dy.dtype(), dy.size());
-            Buffer rowMean = allocate(dy.dtype(), rows);
-            binary(BinaryFn.MUL, g, dy, weight, shape, dense, new int[] {0, 1});
-            binary(BinaryFn.MUL, work, g, xHat, shape, dense, dense);
-            sum(rowMean, work, rows, cols, 1, false);
-            axpby(rowMean, rowMean, 1.0 / cols, 0);
-            binary(BinaryFn.MUL, work, xHat, rowMean, shape, dense, perRow);
-            if (centred) {
-                sum(rowMean, g, rows, cols, 1, false);
-                axpby(rowMean, rowMean, 1.0 / cols, 0);
-                binary(BinaryFn.SUB, g, g, rowMean, shape, dense, perRow);
+        try (Workspace ws = new Workspace(this)) {
+            Buffer g = ws.like(dy);
+            if (dWeight != null) {
+                binary(BinaryFn.MUL, g, dy, xHat, shape, dense, dense);
+                sum(dWeight, g, 1, rows, cols, accumulateWeight);
             }
-            axpby(g, work, -1, 1);
-            binary(BinaryFn.MUL, g, g, rstd, shape, dense, perRow);
-            axpby(dx, g, 1, accumulateX ? 1 : 0);
-            work.release();
-            rowMean.release();
+            if (dx != null) {
+                Buffer work = ws.like(dy);
+                Buffer rowMean = ws.allocate(dy.dtype(), rows);
+                binary(BinaryFn.MUL, g, dy, weight, shape, dense, new int[] {0, 1});
+                binary(BinaryFn.MUL, work, g, xHat, shape, dense, dense);
+                sum(rowMean, work, rows, cols, 1, false);
+                axpby(rowMean, rowMean, 1.0 / cols, 0);
+                binary(BinaryFn.MUL, work, xHat, rowMean, shape, dense, perRow);
+                if (centred) {
+                    sum(rowMean, g, rows, cols, 1, false);
+                    axpby(rowMean, rowMean, 1.0 / cols, 0);
+                    binary(BinaryFn.SUB, g, g, rowMean, shape, dense, perRow);
+                }
+                axpby(g, work, -1, 1);
+                binary(BinaryFn.MUL, g, g, rstd, shape, dense, perRow);
+                axpby(dx, g, 1, accumulateX ? 1 : 0);
+            }
         }
-        g.release();
     }
 
     // ---- softmax and attention
@@ -391,28 +394,29 @@ public interface Backend extends AutoCloseable {
     /// y = softmax of each row of x (rows, cols). y may be x.
     default void softmax(Buffer y, Buffer x, int rows, int cols) {
         int[] shape = {rows, cols};
-        Buffer perRow = allocate(x.dtype(), rows);
-        rowMax(perRow, x, rows, cols);
-        binary(BinaryFn.SUB, y, x, perRow, shape, new int[] {cols, 1}, new int[] {1, 0});
-        unary(UnaryFn.EXP, y, y);
-        sum(perRow, y, rows, cols, 1, false);
-        binary(BinaryFn.DIV, y, y, perRow, shape, new int[] {cols, 1}, new int[] {1, 0});
-        perRow.release();
+        try (Workspace ws = new Workspace(this)) {
+            Buffer perRow = ws.allocate(x.dtype(), rows);
+            rowMax(perRow, x, rows, cols);
+            binary(BinaryFn.SUB, y, x, perRow, shape, new int[] {cols, 1}, new int[] {1, 0});
+            unary(UnaryFn.EXP, y, y);
+            sum(perRow, y, rows, cols, 1, false);
+            binary(BinaryFn.DIV, y, y, perRow, shape, new int[] {cols, 1}, new int[] {1, 0});
+        }
     }
 
     /// dx ← y · (dy − Σ cols dy · y) (or +=).
     default void softmaxBackward(Buffer dx, Buffer dy, Buffer y, int rows, int cols, boolean accumulate) {
         int[] shape = {rows, cols};
         int[] dense = {cols, 1};
-        Buffer work = allocate(y.dtype(), y.size());
-        Buffer perRow = allocate(y.dtype(), rows);
-        binary(BinaryFn.MUL, work, dy, y, shape, dense, dense);
-        sum(perRow, work, rows, cols, 1, false);
-        binary(BinaryFn.SUB, work, dy, perRow, shape, dense, new int[] {1, 0});
-        binary(BinaryFn.MUL, work, work, y, shape, dense, dense);
-        axpby(dx, work, 1, accumulate ? 1 : 0);
-        work.release();
-        perRow.release();
+        try (Workspace ws = new Workspace(this)) {
+            Buffer work = ws.like(y);
+            Buffer perRow = ws.allocate(y.dtype(), rows);
+            binary(BinaryFn.MUL, work, dy, y, shape, dense, dense);
+            sum(perRow, work, rows, cols, 1, false);
+            binary(BinaryFn.SUB, work, dy, perRow, shape, dense, new int[] {1, 0});
+            binary(BinaryFn.MUL, work, work, y, shape, dense, dense);
+            axpby(dx, work, 1, accumulate ? 1 : 0);
+        }
     }
 
     /// Rotary position embedding of x (batch, t, heads, d) in Llama's rotate-half layout: y = x · cos + rotate(x) · sin
@@ -423,29 +427,27 @@ public interface Backend extends AutoCloseable {
     default void rope(Buffer y, Buffer x, Buffer cos, Buffer sin, int batch, int t, int heads, int d, int sign) {
         int half = d / 2;
         int rows = batch * t * heads;
-        Buffer x1 = allocate(x.dtype(), (long) rows * half);
-        Buffer x2 = allocate(x.dtype(), (long) rows * half);
-        Buffer work = allocate(x.dtype(), (long) rows * half);
-        copy(x1, half, x, d, rows, half, false);
-        copy(x2, half, x.slice(half, x.size() - half), d, rows, half, false);
         int[] shape = {batch, t, heads, half};
         int[] dense = {t * heads * half, heads * half, half, 1};
         int[] table = {0, half, 0, 1};
         BinaryFn minus = sign > 0 ? BinaryFn.SUB : BinaryFn.ADD;
         BinaryFn plus = sign > 0 ? BinaryFn.ADD : BinaryFn.SUB;
-        Buffer rotated = allocate(x.dtype(), (long) rows * half);
-        binary(BinaryFn.MUL, rotated, x1, cos, shape, dense, table);
-        binary(BinaryFn.MUL, work, x2, sin, shape, dense, table);
-        binary(minus, rotated, rotated, work, shape, dense, dense);
-        copy(y, d, rotated, half, rows, half, false);
-        binary(BinaryFn.MUL, rotated, x2, cos, shape, dense, table);
-        binary(BinaryFn.MUL, work, x1, sin, shape, dense, table);
-        binary(plus, rotated, rotated, work, shape, dense, dense);
-        copy(y.slice(half, y.size() - half), d, rotated, half, rows, half, false);
-        x1.release();
-        x2.release();
-        work.release();
-        rotated.release();
+        try (Workspace ws = new Workspace(this)) {
+            Buffer x1 = ws.allocate(x.dtype(), (long) rows * half);
+            Buffer x2 = ws.like(x1);
+            Buffer work = ws.like(x1);
+            Buffer rotated = ws.like(x1);
+            copy(x1, half, x, d, rows, half, false);
+            copy(x2, half, x.slice(half, x.size() - half), d, rows, half, false);
+            binary(BinaryFn.MUL, rotated, x1, cos, shape, dense, table);
+            binary(BinaryFn.MUL, work, x2, sin, shape, dense, table);
+            binary(minus, rotated, rotated, work, shape, dense, dense);
+            copy(y, d, rotated, half, rows, half, false);
+            binary(BinaryFn.MUL, rotated, x2, cos, shape, dense, table);
+            binary(BinaryFn.MUL, work, x1, sin, shape, dense, table);
+            binary(plus, rotated, rotated, work, shape, dense, dense);
+            copy(y.slice(half, y.size() - half), d, rotated, half, rows, half, false);
+        }
     }
 
     /// Scaled dot-product attention, out = softmax(scale · q · [prefixK; k]ᵀ + visibility) · [prefixV; v] (Vaswani et
@@ -560,47 +562,48 @@ public interface Backend extends AutoCloseable {
             int c,
             int v,
             int ignore) {
-        DType type = x.dtype();
         int chunk = Math.min(n, Math.max(32, (1 << 20) / v));
-        Buffer inverseCount = allocate(type, 1);
-        Buffer logits = allocate(type, (long) chunk * v);
-        Buffer losses = allocate(type, chunk);
-        Buffer lse = allocate(type, chunk);
-        inverseOfValid(inverseCount, labels, n, ignore);
-        fill(loss, 0);
-        for (int from = 0; from < n; from += chunk) {
-            int rows = Math.min(chunk, n - from);
-            Buffer xs = x.slice((long) from * c, (long) rows * c);
-            Buffer ls = labels.slice(from, rows);
-            Buffer logit = logits.slice(0, (long) rows * v);
-            linear(logit, xs, w, null, rows, c, v);
-            crossEntropy(losses, lse, logit, ls, rows, v, ignore);
-            sum(loss, losses, 1, rows, 1, true);
-            if (dx != null || dw != null) {
-                crossEntropyBackward(logit, inverseCount, logit, lse, ls, rows, v, ignore, false);
+        try (Workspace ws = new Workspace(this)) {
+            Buffer inverseCount = ws.allocate(x.dtype(), 1);
+            Buffer logits = ws.allocate(x.dtype(), (long) chunk * v);
+            Buffer losses = ws.allocate(x.dtype(), chunk);
+            Buffer lse = ws.allocate(x.dtype(), chunk);
+            inverseOfValid(inverseCount, labels, n, ignore);
+            fill(loss, 0);
+            if (dw != null && n == 0) {
+                fill(dw, 0);
             }
-            if (dx != null) {
-                linearBackwardInput(dx.slice((long) from * c, (long) rows * c), logit, w, rows, c, v, false);
+            for (int from = 0; from < n; from += chunk) {
+                int rows = Math.min(chunk, n - from);
+                Buffer xs = x.slice((long) from * c, (long) rows * c);
+                Buffer ls = labels.slice(from, rows);
+                Buffer logit = logits.slice(0, (long) rows * v);
+                linear(logit, xs, w, null, rows, c, v);
+                crossEntropy(losses, lse, logit, ls, rows, v, ignore);
+                sum(loss, losses, 1, rows, 1, true);
+                if (dx != null || dw != null) {
+                    crossEntropyBackward(logit, inverseCount, logit, lse, ls, rows, v, ignore, false);
+                }
+                if (dx != null) {
+                    linearBackwardInput(dx.slice((long) from * c, (long) rows * c), logit, w, rows, c, v, false);
+                }
+                if (dw != null) {
+                    linearBackwardWeight(dw, logit, xs, rows, c, v, from > 0);
+                }
             }
-            if (dw != null) {
-                linearBackwardWeight(dw, logit, xs, rows, c, v, from > 0);
-            }
+            scaleBy(loss, inverseCount, 1);
         }
-        scaleBy(loss, inverseCount, 1);
-        inverseCount.release();
-        logits.release();
-        losses.release();
-        lse.release();
     }
 
     /// y (1) ← 1 / max(1, number of labels that are not `ignore`).
     default void inverseOfValid(Buffer y, Buffer labels, int n, int ignore) {
-        Buffer one = allocate(y.dtype(), 1);
-        fill(one, 1);
-        countValid(y, labels, n, ignore);
-        binary(BinaryFn.MAX, y, y, one, new int[] {1}, new int[] {1}, new int[] {1});
-        unary(UnaryFn.RECIPROCAL, y, y);
-        one.release();
+        try (Workspace ws = new Workspace(this)) {
+            Buffer one = ws.like(y);
+            fill(one, 1);
+            countValid(y, labels, n, ignore);
+            binary(BinaryFn.MAX, y, y, one, new int[] {1}, new int[] {1}, new int[] {1});
+            unary(UnaryFn.RECIPROCAL, y, y);
+        }
     }
 
     /// y (n) ← y · factor, a one-element buffer.
@@ -613,23 +616,25 @@ public interface Backend extends AutoCloseable {
 
     /// y (1) ← Σ x² (or +=), accumulated in at least F32.
     default void sumOfSquares(Buffer y, Buffer x, boolean accumulate) {
-        Buffer squares = allocate(x.dtype(), x.size());
-        unary(UnaryFn.SQUARE, squares, x);
-        sum(y, squares, 1, Math.toIntExact(x.size()), 1, accumulate);
-        squares.release();
+        try (Workspace ws = new Workspace(this)) {
+            Buffer squares = ws.like(x);
+            unary(UnaryFn.SQUARE, squares, x);
+            sum(y, squares, 1, Math.toIntExact(x.size()), 1, accumulate);
+        }
     }
 
     /// norm (1) ← √sumOfSquares and scale (1) ← min(1, maxNorm / (norm + 1e-6)): torch's `clip_grad_norm_`. norm may be
     /// sumOfSquares.
     default void clipScale(Buffer norm, Buffer scale, Buffer sumOfSquares, double maxNorm) {
-        Buffer one = allocate(norm.dtype(), 1);
-        unary(UnaryFn.SQRT, norm, sumOfSquares);
-        fill(scale, 1e-6 / maxNorm);
-        axpby(scale, norm, 1 / maxNorm, 1);
-        fill(one, 1);
-        binary(BinaryFn.MAX, scale, scale, one, new int[] {1}, new int[] {1}, new int[] {1});
-        unary(UnaryFn.RECIPROCAL, scale, scale);
-        one.release();
+        try (Workspace ws = new Workspace(this)) {
+            Buffer one = ws.like(norm);
+            fill(one, 1);
+            unary(UnaryFn.SQRT, norm, sumOfSquares);
+            fill(scale, 1e-6 / maxNorm);
+            axpby(scale, norm, 1 / maxNorm, 1);
+            binary(BinaryFn.MAX, scale, scale, one, new int[] {1}, new int[] {1}, new int[] {1});
+            unary(UnaryFn.RECIPROCAL, scale, scale);
+        }
     }
 
     /// One AdamW step over a tensor (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019, algorithm

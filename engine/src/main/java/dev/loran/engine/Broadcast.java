@@ -6,7 +6,8 @@ final class Broadcast {
 
     /// The common shape, after checking that dtype and backend agree.
     static Shape check(String op, Tensor a, Tensor b) {
-        Checks.sameDType(op, "a", a, "b", b);
+        Checks.operand(op, "a", a);
+        Checks.operand(op, "b", b, "a", a);
         return Shape.broadcast(op, a.shape(), b.shape());
     }
 
@@ -19,21 +20,23 @@ final class Broadcast {
         }
     }
 
-    /// Adds factor · gradient, summed over the dimensions in which `input` was stretched, to the slot of `input`.
-    static void reduceInto(Gradients gradients, Tensor input, Tensor gradient, double factor) {
-        if (input.shape().equals(gradient.shape())) {
-            if (factor == 1) {
-                gradients.pass(input, gradient);
-            } else {
-                Gradients.Target t = gradients.into(input);
-                input.backend().axpby(t.buffer(), gradient.buffer(), factor, t.accumulate() ? 1 : 0);
-            }
+    /// Adds factor · gradient of `shape`, summed over the dimensions in which `input` was stretched, to the slot of
+    /// `input`.
+    static void reduceInto(Gradients gradients, Tensor input, Buffer gradient, Shape shape, double factor) {
+        if (factor == 1 && input.shape().equals(shape)) {
+            gradients.pass(input, gradient);
             return;
         }
-        Backend be = input.backend();
-        Shape shape = gradient.shape();
-        int[] strides = input.shape().stridesIn(shape);
-        Buffer current = gradient.buffer().retain();
+        try (Workspace ws = new Workspace(input.backend())) {
+            Buffer summed = reduce(ws, gradient, shape, input.shape());
+            Gradients.Target t = gradients.into(input);
+            input.backend().axpby(t.buffer(), summed, factor, t.accumulate() ? 1 : 0);
+        }
+    }
+
+    private static Buffer reduce(Workspace ws, Buffer gradient, Shape shape, Shape to) {
+        int[] strides = to.stridesIn(shape);
+        Buffer current = gradient;
         // Runs of stretched dimensions are summed from the innermost out; sizes seen so far stay behind as `inner`.
         long inner = 1;
         int axis = shape.rank() - 1;
@@ -49,13 +52,10 @@ final class Broadcast {
                 axis--;
             }
             long outer = shape.product(0, axis + 1);
-            Buffer summed = be.allocate(gradient.dtype(), outer * inner);
-            be.sum(summed, current, Math.toIntExact(outer), n, Math.toIntExact(inner), false);
-            current.release();
+            Buffer summed = ws.allocate(gradient.dtype(), outer * inner);
+            gradient.backend().sum(summed, current, Math.toIntExact(outer), n, Math.toIntExact(inner), false);
             current = summed;
         }
-        Gradients.Target t = gradients.into(input);
-        be.axpby(t.buffer(), current, factor, t.accumulate() ? 1 : 0);
-        current.release();
+        return current;
     }
 }

@@ -11,6 +11,7 @@ public abstract class Buffer {
     private final long size;
     private final @Nullable Buffer root;
     private final AtomicInteger count = new AtomicInteger(1);
+    private int version;
 
     /// A buffer of its own.
     protected Buffer(Backend backend, DType dtype, long size) {
@@ -58,6 +59,15 @@ public abstract class Buffer {
 
     /// Gives the memory back; called once, when the last count is gone.
     protected abstract void free();
+
+    /// How often the memory was declared written; shared by all slices.
+    final int version() {
+        return owner().version;
+    }
+
+    final void version(int value) {
+        owner().version = value;
+    }
 
     private Buffer owner() {
         return root == null ? this : root;

@@ -16,7 +16,9 @@ record CheckpointOp(Function<List<Tensor>, Tensor> segment, List<Tensor> inputs)
                 Autograd.Mode mode = Autograd.noGrad()) {
             Tensor y = segment.apply(inputs);
             return scope.keep(Autograd.recordAlways(
-                    new CheckpointOp(segment, inputs), y.shape(), y.buffer().retain()));
+                    new CheckpointOp(segment, List.copyOf(inputs)),
+                    y.shape(),
+                    y.buffer().retain()));
         }
     }
 
@@ -40,7 +42,7 @@ record CheckpointOp(Function<List<Tensor>, Tensor> segment, List<Tensor> inputs)
             for (int i = 0; i < leaves.size(); i++) {
                 Tensor d = leaves.get(i).grad();
                 if (d != null) {
-                    gradients.pass(inputs.get(i), d);
+                    gradients.pass(inputs.get(i), d.buffer());
                 }
             }
         }

@@ -1,53 +1,99 @@
 package dev.loran.engine;
 
+import java.util.Arrays;
 import org.jspecify.annotations.Nullable;
 
-/// The checks at the doors: each failure names the operation, the argument and both shapes.
+/// The checks at the doors: each failure names the operation, the argument, and what it does not fit.
 final class Checks {
     private Checks() {}
 
-    static void sameDType(String op, String aName, Tensor a, String bName, Tensor b) {
-        if (a.dtype() != b.dtype()) {
-            throw new DTypeException(op + ": " + aName + " is " + a.dtype() + " but " + bName + " is " + b.dtype()
-                    + "; cast one of them");
-        }
-        if (a.backend() != b.backend()) {
-            throw new BackendException(
-                    op + ": " + aName + " lives on " + a.backend().name() + " but " + bName + " on "
-                            + b.backend().name() + "; move one of them");
+    /// `t` is there and its elements can be read.
+    static void readable(String op, String name, Tensor t) {
+        open(op, name, t);
+        if (!t.buffer().isRowMajor()) {
+            throw new BackendException(op + ": " + name + " " + t.shape()
+                    + " is prepared for linear operations and has no readable elements; restore() it first");
         }
     }
 
-    static void floating(String op, Tensor x) {
+    static void open(String op, String name, Tensor t) {
+        if (t.isClosed()) {
+            throw new BackendException(op + ": " + name + " " + t.shape()
+                    + " is closed; keep() it, or take it out of its scope by detachFromScope()");
+        }
+    }
+
+    /// `x` is readable and of a dtype that its backend computes with.
+    static void operand(String op, String name, Tensor x) {
+        readable(op, name, x);
         if (!x.backend().supports(x.dtype())) {
-            throw new DTypeException(op + ": dtype " + x.dtype() + " is not supported on "
-                    + x.backend().name());
+            throw new DTypeException(op + ": " + name + " is " + x.dtype() + ", but "
+                    + x.backend().name() + " computes with "
+                    + Arrays.stream(DType.values())
+                            .filter(d -> d.isFloating() && x.backend().supports(d))
+                            .toList());
         }
     }
 
-    static void ints(String op, String name, Tensor ids, long size) {
+    /// `t` is readable, and of the dtype and backend of `x`.
+    static void operand(String op, String name, Tensor t, String xName, Tensor x) {
+        readable(op, name, t);
+        same(op, name, t, xName, x);
+    }
+
+    /// `t` is of the dtype and backend of `x`.
+    static void same(String op, String name, Tensor t, String xName, Tensor x) {
+        open(op, name, t);
+        if (t.dtype() != x.dtype()) {
+            throw new DTypeException(op + ": " + name + " is " + t.dtype() + " but " + xName + " is " + x.dtype()
+                    + "; copyFrom() converts");
+        }
+        sameBackend(op, name, t, xName, x);
+    }
+
+    private static void sameBackend(String op, String name, Tensor t, String xName, Tensor x) {
+        if (t.backend() != x.backend()) {
+            throw new BackendException(
+                    op + ": " + name + " lives on " + t.backend().name() + " but " + xName + " on "
+                            + x.backend().name() + "; copy the elements over");
+        }
+    }
+
+    /// `ids` is I32, on the backend of `x`.
+    static void ints(String op, String name, Tensor ids, String xName, Tensor x) {
+        readable(op, name, ids);
         if (ids.dtype() != DType.I32) {
             throw new DTypeException(op + ": " + name + " is " + ids.dtype() + ", needs I32");
         }
+        sameBackend(op, name, ids, xName, x);
+    }
+
+    /// As [#ints], with `size` entries.
+    static void ints(String op, String name, Tensor ids, long size, String xName, Tensor x) {
+        ints(op, name, ids, xName, x);
         if (ids.shape().size() != size) {
-            throw new ShapeException(op + ": " + name + " is " + ids.shape() + " but needs " + size + " elements");
+            throw new ShapeException(op + ": " + name + " is " + ids.shape() + " but " + xName + " is " + x.shape()
+                    + "; needs " + size + " entries");
         }
     }
 
+    /// `v` is absent, or an operand of `size` elements.
     static void vector(String op, String name, @Nullable Tensor v, int size, Tensor x) {
         if (v != null) {
+            operand(op, name, v, "x", x);
             if (v.shape().size() != size) {
                 throw new ShapeException(
                         op + ": " + name + " is " + v.shape() + " but x is " + x.shape() + "; needs (" + size + ")");
             }
-            sameDType(op, name, v, "x", x);
         }
     }
 
-    static void rowMajor(String op, Tensor t) {
-        if (!t.buffer().isRowMajor()) {
-            throw new BackendException(op + ": tensor " + t.shape()
-                    + " is prepared for linear operations and has no readable elements; restore() it first");
+    /// `mask` is absent, or counts on the backend of `x`.
+    static void mask(String op, @Nullable DropoutMask mask, Tensor x) {
+        if (mask != null && mask.microStep().backend() != x.backend()) {
+            throw new BackendException(op + ": the mask's microStep lives on "
+                    + mask.microStep().backend().name() + " but x on "
+                    + x.backend().name());
         }
     }
 }

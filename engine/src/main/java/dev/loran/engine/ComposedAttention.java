@@ -32,45 +32,29 @@ final class ComposedAttention {
             double scale) {
         int keys = p + s;
         int rows = batch * heads * t;
-        Buffer qh = byHead(be, q, batch, t, heads, d);
-        Buffer kh = keysByHead(be, k, prefixK, batch, s, p, heads, kvHeads, d);
-        Buffer vh = keysByHead(be, v, prefixV, batch, s, p, heads, kvHeads, d);
-        Buffer scores = scores(be, qh, kh, mask, batch, t, s, p, heads, d, causal, scale);
-        // A query that sees nothing: its maximum is HIDDEN, and its row of probabilities is set to 0 by `sees`.
-        Buffer max = be.allocate(q.dtype(), rows);
-        Buffer sees = be.allocate(q.dtype(), rows);
-        int[] shape = {rows, keys};
-        int[] dense = {keys, 1};
-        int[] perRow = {1, 0};
-        be.rowMax(max, scores, rows, keys);
-        visible(be, sees, max, rows);
-        be.binary(BinaryFn.SUB, scores, scores, max, shape, dense, perRow);
-        be.unary(UnaryFn.EXP, scores, scores);
-        be.sum(lse, scores, rows, keys, 1, false);
-        be.binary(BinaryFn.DIV, scores, scores, lse, shape, dense, perRow);
-        be.binary(BinaryFn.MUL, scores, scores, sees, shape, dense, perRow);
-        be.unary(UnaryFn.LOG, lse, lse);
-        be.axpby(lse, max, 1, 1);
-        be.gemm(
-                qh,
-                d,
-                (long) t * d,
-                scores,
-                keys,
-                (long) t * keys,
-                false,
-                vh,
-                d,
-                (long) keys * d,
-                false,
-                batch * heads,
-                t,
-                d,
-                keys,
-                1,
-                0);
-        be.permute(out, qh, new int[] {batch, heads, t, d}, new int[] {0, 2, 1, 3});
-        release(qh, kh, vh, scores, max, sees);
+        try (Workspace ws = new Workspace(be)) {
+            Buffer qh = byHead(ws, q, batch, t, heads, d);
+            Buffer kh = keysByHead(ws, k, prefixK, batch, s, p, heads, kvHeads, d);
+            Buffer vh = keysByHead(ws, v, prefixV, batch, s, p, heads, kvHeads, d);
+            Buffer scores = scores(ws, qh, kh, mask, batch, t, s, p, heads, d, causal, scale);
+            // A query that sees nothing: its maximum is HIDDEN, and its row of probabilities is set to 0 by `sees`.
+            Buffer max = ws.allocate(q.dtype(), rows);
+            Buffer sees = ws.allocate(q.dtype(), rows);
+            int[] shape = {rows, keys};
+            int[] dense = {keys, 1};
+            int[] perRow = {1, 0};
+            be.rowMax(max, scores, rows, keys);
+            visible(ws, sees, max, rows);
+            be.binary(BinaryFn.SUB, scores, scores, max, shape, dense, perRow);
+            be.unary(UnaryFn.EXP, scores, scores);
+            be.sum(lse, scores, rows, keys, 1, false);
+            be.binary(BinaryFn.DIV, scores, scores, lse, shape, dense, perRow);
+            be.binary(BinaryFn.MUL, scores, scores, sees, shape, dense, perRow);
+            be.unary(UnaryFn.LOG, lse, lse);
+            be.axpby(lse, max, 1, 1);
+            products(qh, scores, false, vh, false, batch * heads, t, d, keys, 1);
+            be.permute(out, qh, new int[] {batch, heads, t, d}, new int[] {0, 2, 1, 3});
+        }
     }
 
     static void backward(
@@ -104,122 +88,56 @@ final class ComposedAttention {
         int[] shape = {rows, keys};
         int[] dense = {keys, 1};
         int[] perRow = {1, 0};
-        Buffer qh = byHead(be, q, batch, t, heads, d);
-        Buffer kh = keysByHead(be, k, prefixK, batch, s, p, heads, kvHeads, d);
-        Buffer vh = keysByHead(be, v, prefixV, batch, s, p, heads, kvHeads, d);
-        Buffer dOh = byHead(be, dOut, batch, t, heads, d);
-        Buffer probs = scores(be, qh, kh, mask, batch, t, s, p, heads, d, causal, scale);
-        Buffer sees = be.allocate(q.dtype(), rows);
-        visible(be, sees, lse, rows);
-        be.binary(BinaryFn.SUB, probs, probs, lse, shape, dense, perRow);
-        be.unary(UnaryFn.EXP, probs, probs);
-        be.binary(BinaryFn.MUL, probs, probs, sees, shape, dense, perRow);
-        Buffer dKeys = be.allocate(q.dtype(), (long) n * keys * d);
-        if (dv != null || dPrefixV != null) {
-            be.gemm(
-                    dKeys,
-                    d,
-                    (long) keys * d,
-                    probs,
-                    keys,
-                    (long) t * keys,
-                    true,
-                    dOh,
-                    d,
-                    (long) t * d,
-                    false,
-                    n,
-                    keys,
-                    d,
-                    t,
-                    1,
-                    0);
-            fromKeys(be, dv, dPrefixV, prefixV, dKeys, batch, s, p, heads, kvHeads, d);
+        try (Workspace ws = new Workspace(be)) {
+            Buffer qh = byHead(ws, q, batch, t, heads, d);
+            Buffer kh = keysByHead(ws, k, prefixK, batch, s, p, heads, kvHeads, d);
+            Buffer vh = keysByHead(ws, v, prefixV, batch, s, p, heads, kvHeads, d);
+            Buffer dOh = byHead(ws, dOut, batch, t, heads, d);
+            Buffer probs = scores(ws, qh, kh, mask, batch, t, s, p, heads, d, causal, scale);
+            Buffer sees = ws.allocate(q.dtype(), rows);
+            visible(ws, sees, lse, rows);
+            be.binary(BinaryFn.SUB, probs, probs, lse, shape, dense, perRow);
+            be.unary(UnaryFn.EXP, probs, probs);
+            be.binary(BinaryFn.MUL, probs, probs, sees, shape, dense, perRow);
+            Buffer dKeys = ws.allocate(q.dtype(), (long) n * keys * d);
+            if (dv != null || dPrefixV != null) {
+                products(dKeys, probs, true, dOh, false, n, keys, d, t, 1);
+                fromKeys(ws, dv, dPrefixV, prefixV, dKeys, batch, s, p, heads, kvHeads, d);
+            }
+            // D per query, then dS over the memory of dP.
+            Buffer oh = byHead(ws, out, batch, t, heads, d);
+            Buffer dRow = ws.allocate(q.dtype(), rows);
+            be.binary(BinaryFn.MUL, oh, oh, dOh, new int[] {rows, d}, new int[] {d, 1}, new int[] {d, 1});
+            be.sum(dRow, oh, rows, d, 1, false);
+            Buffer dS = ws.allocate(q.dtype(), (long) rows * keys);
+            products(dS, dOh, false, vh, true, n, t, keys, d, 1);
+            be.binary(BinaryFn.SUB, dS, dS, dRow, shape, dense, perRow);
+            be.binary(BinaryFn.MUL, dS, dS, probs, shape, dense, dense);
+            if (dk != null || dPrefixK != null) {
+                products(dKeys, dS, true, qh, false, n, keys, d, t, scale);
+                fromKeys(ws, dk, dPrefixK, prefixK, dKeys, batch, s, p, heads, kvHeads, d);
+            }
+            if (dq != null) {
+                products(qh, dS, false, kh, false, n, t, d, keys, scale);
+                be.permute(dq, qh, new int[] {batch, heads, t, d}, new int[] {0, 2, 1, 3});
+            }
         }
-        // D per query, then dS over the memory of dP.
-        Buffer oh = byHead(be, out, batch, t, heads, d);
-        Buffer dRow = be.allocate(q.dtype(), rows);
-        be.binary(BinaryFn.MUL, oh, oh, dOh, new int[] {rows, d}, new int[] {d, 1}, new int[] {d, 1});
-        be.sum(dRow, oh, rows, d, 1, false);
-        Buffer dS = be.allocate(q.dtype(), (long) rows * keys);
-        be.gemm(
-                dS,
-                keys,
-                (long) t * keys,
-                dOh,
-                d,
-                (long) t * d,
-                false,
-                vh,
-                d,
-                (long) keys * d,
-                true,
-                n,
-                t,
-                keys,
-                d,
-                1,
-                0);
-        be.binary(BinaryFn.SUB, dS, dS, dRow, shape, dense, perRow);
-        be.binary(BinaryFn.MUL, dS, dS, probs, shape, dense, dense);
-        if (dk != null || dPrefixK != null) {
-            be.gemm(
-                    dKeys,
-                    d,
-                    (long) keys * d,
-                    dS,
-                    keys,
-                    (long) t * keys,
-                    true,
-                    qh,
-                    d,
-                    (long) t * d,
-                    false,
-                    n,
-                    keys,
-                    d,
-                    t,
-                    scale,
-                    0);
-            fromKeys(be, dk, dPrefixK, prefixK, dKeys, batch, s, p, heads, kvHeads, d);
-        }
-        if (dq != null) {
-            be.gemm(
-                    qh,
-                    d,
-                    (long) t * d,
-                    dS,
-                    keys,
-                    (long) t * keys,
-                    false,
-                    kh,
-                    d,
-                    (long) keys * d,
-                    false,
-                    n,
-                    t,
-                    d,
-                    keys,
-                    scale,
-                    0);
-            be.permute(dq, qh, new int[] {batch, heads, t, d}, new int[] {0, 2, 1, 3});
-        }
-        release(qh, kh, vh, dOh, probs, sees, dKeys, oh, dRow, dS);
     }
 
     /// (batch, t, heads, d) to (batch, heads, t, d).
-    private static Buffer byHead(Backend be, Buffer x, int batch, int t, int heads, int d) {
-        Buffer y = be.allocate(x.dtype(), x.size());
-        be.permute(y, x, new int[] {batch, t, heads, d}, new int[] {0, 2, 1, 3});
+    private static Buffer byHead(Workspace ws, Buffer x, int batch, int t, int heads, int d) {
+        Buffer y = ws.like(x);
+        x.backend().permute(y, x, new int[] {batch, t, heads, d}, new int[] {0, 2, 1, 3});
         return y;
     }
 
     /// [prefix; x] as (batch, heads, p + s, d), key heads repeated for the query heads that share them.
     private static Buffer keysByHead(
-            Backend be, Buffer x, @Nullable Buffer prefix, int batch, int s, int p, int heads, int kvHeads, int d) {
+            Workspace ws, Buffer x, @Nullable Buffer prefix, int batch, int s, int p, int heads, int kvHeads, int d) {
         int keys = p + s;
         int row = kvHeads * d;
-        Buffer joined = be.allocate(x.dtype(), (long) batch * keys * row);
+        Backend be = x.backend();
+        Buffer joined = ws.allocate(x.dtype(), (long) batch * keys * row);
         for (int b = 0; b < batch; b++) {
             long at = (long) b * keys * row;
             if (prefix != null) {
@@ -235,14 +153,13 @@ final class ComposedAttention {
                     row,
                     false);
         }
-        Buffer perHead = byHead(be, joined, batch, keys, kvHeads, d);
-        joined.release();
+        Buffer perHead = byHead(ws, joined, batch, keys, kvHeads, d);
         int group = heads / kvHeads;
         if (group == 1) {
             return perHead;
         }
         int one = keys * d;
-        Buffer repeated = be.allocate(x.dtype(), (long) batch * heads * one);
+        Buffer repeated = ws.allocate(x.dtype(), (long) batch * heads * one);
         for (int g = 0; g < group; g++) {
             be.copy(
                     repeated.slice((long) g * one, repeated.size() - (long) g * one),
@@ -253,13 +170,12 @@ final class ComposedAttention {
                     one,
                     false);
         }
-        perHead.release();
         return repeated;
     }
 
     /// The reverse of [#keysByHead]: sums over the query heads of a group, splits prefix and real keys.
     private static void fromKeys(
-            Backend be,
+            Workspace ws,
             @Nullable Buffer dx,
             @Nullable Buffer dPrefix,
             @Nullable Buffer prefix,
@@ -273,9 +189,10 @@ final class ComposedAttention {
         int keys = p + s;
         int row = kvHeads * d;
         int group = heads / kvHeads;
-        Buffer summed = be.allocate(dKeys.dtype(), (long) batch * keys * row);
+        Backend be = dKeys.backend();
+        Buffer summed = ws.allocate(dKeys.dtype(), (long) batch * keys * row);
         be.sum(summed, dKeys, batch * kvHeads, group, keys * d, false);
-        Buffer joined = be.allocate(dKeys.dtype(), (long) batch * keys * row);
+        Buffer joined = ws.allocate(dKeys.dtype(), (long) batch * keys * row);
         be.permute(joined, summed, new int[] {batch, kvHeads, keys, d}, new int[] {0, 2, 1, 3});
         for (int b = 0; b < batch; b++) {
             long at = (long) b * keys * row;
@@ -301,12 +218,11 @@ final class ComposedAttention {
                         false);
             }
         }
-        release(summed, joined);
     }
 
     /// scale · q · kᵀ of (batch, heads, t, S), HIDDEN where a key is not seen.
     private static Buffer scores(
-            Backend be,
+            Workspace ws,
             Buffer qh,
             Buffer kh,
             @Nullable Buffer mask,
@@ -319,33 +235,16 @@ final class ComposedAttention {
             boolean causal,
             double scale) {
         int keys = p + s;
-        Buffer scores = be.allocate(qh.dtype(), (long) batch * heads * t * keys);
-        be.gemm(
-                scores,
-                keys,
-                (long) t * keys,
-                qh,
-                d,
-                (long) t * d,
-                false,
-                kh,
-                d,
-                (long) keys * d,
-                true,
-                batch * heads,
-                t,
-                keys,
-                d,
-                scale,
-                0);
+        Backend be = qh.backend();
+        Buffer scores = ws.allocate(qh.dtype(), (long) batch * heads * t * keys);
+        products(scores, qh, false, kh, true, batch * heads, t, keys, d, scale);
         if (mask != null) {
-            Buffer hide = be.allocate(qh.dtype(), (long) batch * keys);
-            Buffer one = be.of(qh.dtype(), 1);
+            Buffer hide = ws.allocate(qh.dtype(), (long) batch * keys);
+            Buffer one = ws.hold(be.of(qh.dtype(), 1));
             be.cast(hide, mask);
             be.binary(BinaryFn.SUB, hide, hide, one, new int[] {batch * keys}, new int[] {1}, new int[] {0});
             be.axpby(hide, hide, -HIDDEN, 0);
-            addHidden(be, scores, hide, new int[] {batch, heads * t, keys}, new int[] {keys, 0, 1});
-            one.release();
+            addHidden(scores, hide, new int[] {batch, heads * t, keys}, new int[] {keys, 0, 1});
         }
         if (causal) {
             double[] hide = new double[t * keys];
@@ -354,29 +253,60 @@ final class ComposedAttention {
                     hide[i * keys + j] = HIDDEN;
                 }
             }
-            addHidden(be, scores, be.of(qh.dtype(), hide), new int[] {batch * heads, t, keys}, new int[] {0, keys, 1});
+            addHidden(
+                    scores, ws.hold(be.of(qh.dtype(), hide)), new int[] {batch * heads, t, keys}, new int[] {0, keys, 1
+                    });
         }
         return scores;
     }
 
-    private static void addHidden(Backend be, Buffer scores, Buffer hide, int[] shape, int[] strides) {
-        be.binary(BinaryFn.ADD, scores, scores, hide, shape, new int[] {shape[1] * shape[2], shape[2], 1}, strides);
-        hide.release();
+    private static void addHidden(Buffer scores, Buffer hide, int[] shape, int[] strides) {
+        int[] dense = {shape[1] * shape[2], shape[2], 1};
+        scores.backend().binary(BinaryFn.ADD, scores, scores, hide, shape, dense, strides);
     }
 
     /// y ← 1 where x (a row's maximum or lse) is that of a query that sees a key, 0 where every key is hidden:
     /// the logistic function of ±5000, which is exact in every dtype.
-    private static void visible(Backend be, Buffer y, Buffer x, int rows) {
-        Buffer offset = be.of(x.dtype(), -HIDDEN / 2);
+    private static void visible(Workspace ws, Buffer y, Buffer x, int rows) {
+        Backend be = x.backend();
+        Buffer offset = ws.hold(be.of(x.dtype(), -HIDDEN / 2));
         be.binary(BinaryFn.ADD, y, x, offset, new int[] {rows}, new int[] {1}, new int[] {0});
         be.axpby(y, y, -1e4 / HIDDEN, 0);
         be.unary(UnaryFn.SIGMOID, y, y);
-        offset.release();
     }
 
-    private static void release(Buffer... buffers) {
-        for (Buffer b : buffers) {
-            b.release();
-        }
+    /// `batch` times c (m, n) = alpha · op(a) · op(b), all dense.
+    private static void products(
+            Buffer c,
+            Buffer a,
+            boolean transA,
+            Buffer b,
+            boolean transB,
+            int batch,
+            int m,
+            int n,
+            int k,
+            double alpha) {
+        int lda = transA ? m : k;
+        int ldb = transB ? k : n;
+        c.backend()
+                .gemm(
+                        c,
+                        n,
+                        (long) m * n,
+                        a,
+                        lda,
+                        (long) m * k,
+                        transA,
+                        b,
+                        ldb,
+                        (long) k * n,
+                        transB,
+                        batch,
+                        m,
+                        n,
+                        k,
+                        alpha,
+                        0);
     }
 }

@@ -9,10 +9,10 @@ record ConcatOp(List<Tensor> parts, int axis) implements Op {
             throw new ShapeException("concat: no tensors given");
         }
         Tensor first = parts.getFirst();
-        int a = first.shape().axis(axis);
+        int a = first.shape().axis("concat", axis);
         int total = 0;
         for (Tensor p : parts) {
-            Checks.sameDType("concat", "tensor", p, "the first", first);
+            Checks.operand("concat", "a tensor", p, "the first", first);
             if (p.shape().rank() != first.shape().rank()
                     || !p.shape().withDim(a, 0).equals(first.shape().withDim(a, 0))) {
                 throw new ShapeException(
@@ -23,17 +23,19 @@ record ConcatOp(List<Tensor> parts, int axis) implements Op {
         Shape shape = first.shape().withDim(a, total);
         int outer = Math.toIntExact(shape.product(0, a));
         int inner = Math.toIntExact(shape.product(a + 1, shape.rank()));
-        Buffer y = first.backend().allocate(first.dtype(), shape.size());
-        int at = 0;
-        for (Tensor p : parts) {
-            int cols = p.shape().dim(a) * inner;
-            if (cols > 0) {
-                first.backend()
-                        .copy(y.slice(at, shape.size() - at), total * inner, p.buffer(), cols, outer, cols, false);
+        try (Workspace ws = new Workspace(first.backend())) {
+            Buffer y = ws.allocate(first.dtype(), shape.size());
+            int at = 0;
+            for (Tensor p : parts) {
+                int cols = p.shape().dim(a) * inner;
+                if (cols > 0) {
+                    first.backend()
+                            .copy(y.slice(at, shape.size() - at), total * inner, p.buffer(), cols, outer, cols, false);
+                }
+                at += cols;
             }
-            at += cols;
+            return Autograd.record(new ConcatOp(List.copyOf(parts), a), shape, y.retain());
         }
-        return Autograd.record(new ConcatOp(List.copyOf(parts), a), shape, y);
     }
 
     @Override

@@ -6,9 +6,11 @@ import java.util.List;
 record DivOp(Tensor a, Tensor b, Tensor y) implements Op {
     static Tensor forward(Tensor a, Tensor b) {
         Shape shape = Broadcast.check("div", a, b);
-        Buffer y = a.backend().allocate(a.dtype(), shape.size());
-        Broadcast.apply(BinaryFn.DIV, y, a.buffer(), a.shape(), b.buffer(), b.shape(), shape);
-        return Autograd.record(new DivOp(a, b, Tensor.own(shape, y)), shape, y);
+        try (Workspace ws = new Workspace(a.backend())) {
+            Buffer y = ws.allocate(a.dtype(), shape.size());
+            Broadcast.apply(BinaryFn.DIV, y, a.buffer(), a.shape(), b.buffer(), b.shape(), shape);
+            return Autograd.record(new DivOp(a, b, Tensor.own(shape, y)), shape, y.retain());
+        }
     }
 
     @Override
@@ -24,18 +26,16 @@ record DivOp(Tensor a, Tensor b, Tensor y) implements Op {
     @Override
     public void backward(Tensor gradOut, Gradients gradients) {
         Shape shape = gradOut.shape();
-        Buffer quotient = gradOut.backend().allocate(gradOut.dtype(), shape.size());
-        Broadcast.apply(BinaryFn.DIV, quotient, gradOut.buffer(), shape, b.buffer(), b.shape(), shape);
-        try (Tensor t = Tensor.own(shape, quotient)) {
+        try (Workspace ws = new Workspace(gradOut.backend())) {
+            Buffer quotient = ws.like(gradOut.buffer());
+            Broadcast.apply(BinaryFn.DIV, quotient, gradOut.buffer(), shape, b.buffer(), b.shape(), shape);
             if (gradients.wants(a)) {
-                Broadcast.reduceInto(gradients, a, t, 1);
+                Broadcast.reduceInto(gradients, a, quotient, shape, 1);
             }
             if (gradients.wants(b)) {
-                Buffer work = gradOut.backend().allocate(gradOut.dtype(), shape.size());
-                Broadcast.apply(BinaryFn.MUL, work, quotient, shape, y.buffer(), shape, shape);
-                try (Tensor product = Tensor.own(shape, work)) {
-                    Broadcast.reduceInto(gradients, b, product, -1);
-                }
+                Buffer product = ws.like(quotient);
+                Broadcast.apply(BinaryFn.MUL, product, quotient, shape, y.buffer(), shape, shape);
+                Broadcast.reduceInto(gradients, b, product, shape, -1);
             }
         }
     }

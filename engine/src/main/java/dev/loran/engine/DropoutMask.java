@@ -23,6 +23,10 @@ public record DropoutMask(double p, long seed, int site, Buffer microStep) {
         if (!(p >= 0 && p < 1)) {
             throw new IllegalArgumentException("dropout: p must be in [0, 1), got " + p);
         }
+        if (microStep.dtype() != DType.I32 || microStep.size() != 1) {
+            throw new IllegalArgumentException("dropout: microStep is " + microStep.size() + " of " + microStep.dtype()
+                    + ", needs one element of I32");
+        }
     }
 
     /// floor(p · 2³²), as an unsigned int: words below it are dropped.

@@ -5,10 +5,13 @@ import java.util.List;
 /// y = x · mask / (1 − p); the mask is made again in backward. Rows are all dimensions but the last.
 record DropoutOp(Tensor x, DropoutMask mask) implements Op {
     static Tensor forward(Tensor x, DropoutMask mask) {
-        Checks.floating("dropout", x);
-        Buffer y = x.backend().allocate(x.dtype(), x.shape().size());
-        x.backend().dropout(y, x.buffer(), x.shape().rows(), x.shape().cols(), mask, false);
-        return Autograd.record(new DropoutOp(x, mask), x.shape(), y);
+        Checks.operand("dropout", "x", x);
+        Checks.mask("dropout", mask, x);
+        try (Workspace ws = new Workspace(x.backend())) {
+            Buffer y = ws.like(x.buffer());
+            x.backend().dropout(y, x.buffer(), x.shape().rows(), x.shape().cols(), mask, false);
+            return Autograd.record(new DropoutOp(x, mask), x.shape(), y.retain());
+        }
     }
 
     @Override

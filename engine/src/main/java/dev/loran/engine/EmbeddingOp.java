@@ -6,8 +6,8 @@ import java.util.List;
 /// scatter-add in the order of the ids.
 record EmbeddingOp(Tensor table, Tensor ids) implements Op {
     static Tensor forward(Tensor table, Tensor ids) {
-        Checks.ints("embedding", "ids", ids, ids.shape().size());
-        Checks.rowMajor("embedding", table);
+        Checks.operand("embedding", "table", table);
+        Checks.ints("embedding", "ids", ids, "table", table);
         if (table.shape().rank() != 2) {
             throw new ShapeException("embedding: table is " + table.shape() + ", needs (V, C)");
         }
@@ -15,15 +15,12 @@ record EmbeddingOp(Tensor table, Tensor ids) implements Op {
         int[] dims = java.util.Arrays.copyOf(ids.shape().dims(), ids.shape().rank() + 1);
         dims[dims.length - 1] = cols;
         Shape shape = Shape.of(dims);
-        Buffer y = table.backend().allocate(table.dtype(), shape.size());
-        table.backend()
-                .gatherRows(
-                        y,
-                        table.buffer(),
-                        ids.buffer(),
-                        Math.toIntExact(ids.shape().size()),
-                        cols);
-        return Autograd.record(new EmbeddingOp(table, ids), shape, y);
+        int n = Math.toIntExact(ids.shape().size());
+        try (Workspace ws = new Workspace(table.backend())) {
+            Buffer y = ws.allocate(table.dtype(), shape.size());
+            table.backend().gatherRows(y, table.buffer(), ids.buffer(), n, cols);
+            return Autograd.record(new EmbeddingOp(table, ids), shape, y.retain());
+        }
     }
 
     @Override

@@ -4,8 +4,7 @@ import java.util.List;
 import org.jspecify.annotations.Nullable;
 
 /// The operations that are no methods of [Tensor]: the doors to the graph, where arguments are checked. All
-/// differentiable
-/// in every floating argument; none changes an argument.
+/// differentiable in every floating argument, tables of positions excepted; none changes an argument.
 ///
 /// All throw [ShapeException], [DTypeException] or [BackendException] with the operation, the argument and both shapes
 /// when arguments do not fit.

@@ -1,16 +1,33 @@
 package dev.loran.engine;
 
+import java.util.ArrayList;
+import java.util.Comparator;
+import java.util.List;
+import java.util.Objects;
 import java.util.PriorityQueue;
 import org.jspecify.annotations.Nullable;
 
 /// Where [Op#backward] puts gradients. Each tensor that requires one has a slot; the first contribution is written,
-/// later
-/// ones are added.
+/// later ones are added.
 public final class Gradients {
-    private final PriorityQueue<Node> queue;
+    /// Nodes that have a gradient and wait for the walk: consumers before producers.
+    private final PriorityQueue<Node> queue = new PriorityQueue<>(Comparator.comparingInt((Node n) -> -n.level));
 
-    Gradients(PriorityQueue<Node> queue) {
-        this.queue = queue;
+    private final List<Tensor> leaves = new ArrayList<>();
+    /// Inputs that the operation now walked holds a slot of.
+    private final List<Tensor> given = new ArrayList<>();
+
+    private final List<Late> late = new ArrayList<>();
+
+    /// A second slot of an input that an operation has twice: added when it is done with both.
+    private record Late(Tensor input, Buffer gradient) {}
+
+    Gradients() {}
+
+    /// The next node to walk; null at the end.
+    @Nullable
+    Node poll() {
+        return queue.poll();
     }
 
     /// A slot's memory, to be written by the caller: overwritten when `accumulate` is false, added to when true.
@@ -21,37 +38,77 @@ public final class Gradients {
         return input.requiresGrad();
     }
 
-    /// The slot of `input`, which must be wanted. The caller fills all of it at once, before asking for another slot of
-    /// the
-    /// same tensor.
+    /// The slot of `input`, which must be wanted. The caller fills all of it, in any order with other slots; each call
+    /// is one contribution.
     public Target into(Tensor input) {
         Tensor grad = slot(input);
+        if (given.contains(input)) {
+            Buffer apart = fresh(input);
+            late.add(new Late(input, apart));
+            return new Target(apart, false);
+        }
+        given.add(input);
         if (grad == null) {
-            Buffer fresh = input.backend().allocate(input.dtype(), input.shape().size());
-            setSlot(input, Tensor.own(input.shape(), fresh));
-            return new Target(fresh, false);
+            Buffer first = fresh(input);
+            setSlot(input, Tensor.own(input.shape(), first));
+            return new Target(first, false);
         }
-        if (!grad.buffer().isUnique()) {
-            // Shared with another slot by `pass`: take a copy before adding.
-            Buffer copy = input.backend().allocate(input.dtype(), input.shape().size());
-            input.backend().axpby(copy, grad.buffer(), 1, 0);
-            grad.close();
-            setSlot(input, Tensor.own(input.shape(), copy));
-            return new Target(copy, true);
-        }
-        return new Target(grad.buffer(), true);
+        return new Target(unshared(input, grad), true);
     }
 
-    /// Adds `gradient` (the size of `input`) to the slot of `input`; the first one is shared, not copied. The caller
-    /// keeps
-    /// its own count.
-    public void pass(Tensor input, Tensor gradient) {
-        if (slot(input) == null) {
-            setSlot(input, Tensor.own(input.shape(), gradient.buffer().retain()));
+    /// Adds `gradient` (row-major, the size of `input`) to the slot of `input`; the first one is shared, not copied, so
+    /// nobody may write to it afterwards. The caller keeps its own count.
+    public void pass(Tensor input, Buffer gradient) {
+        Tensor grad = slot(input);
+        if (grad == null) {
+            setSlot(input, Tensor.own(input.shape(), gradient.retain()));
+        } else if (given.contains(input)) {
+            late.add(new Late(input, gradient.retain()));
         } else {
-            Target t = into(input);
-            input.backend().axpby(t.buffer(), gradient.buffer(), 1, 1);
+            input.backend().axpby(unshared(input, grad), gradient, 1, 1);
         }
+    }
+
+    /// The operation is done with its slots.
+    void next() {
+        given.clear();
+        while (!late.isEmpty()) {
+            Late l = late.getLast();
+            pass(l.input, l.gradient);
+            late.removeLast().gradient.release();
+        }
+    }
+
+    /// The walk is at its end: a leaf's gradient becomes the leaf's own, whoever shared it on the way.
+    void settle() {
+        for (Tensor leaf : List.copyOf(leaves)) {
+            unshared(leaf, Objects.requireNonNull(leaf.grad()));
+        }
+    }
+
+    /// Gives back what is nobody's, also when the walk failed; a leaf that was closed keeps no gradient.
+    void drop() {
+        late.forEach(l -> l.gradient.release());
+        queue.forEach(Node::dropGrad);
+        leaves.stream().filter(Tensor::isClosed).forEach(Tensor::zeroGrad);
+    }
+
+    private static Buffer fresh(Tensor input) {
+        return input.backend().allocate(input.dtype(), input.shape().size());
+    }
+
+    /// The memory of `grad`, or of a copy in its place where others share it: those that `pass` gave it to.
+    private Buffer unshared(Tensor input, Tensor grad) {
+        if (grad.buffer().isUnique()) {
+            return grad.buffer();
+        }
+        try (Workspace ws = new Workspace(input.backend())) {
+            Buffer copy = ws.like(grad.buffer());
+            input.backend().axpby(copy, grad.buffer(), 1, 0);
+            setSlot(input, Tensor.own(input.shape(), copy.retain()));
+        }
+        grad.close();
+        return Objects.requireNonNull(slot(input)).buffer();
     }
 
     private static @Nullable Tensor slot(Tensor input) {
@@ -63,6 +120,7 @@ public final class Gradients {
         Node node = input.node();
         if (node == null) {
             input.setGrad(grad);
+            leaves.add(input);
         } else {
             if (node.grad == null) {
                 queue.add(node);

@@ -6,19 +6,18 @@ import java.util.List;
 record LayerNormOp(Tensor x, Tensor weight, Tensor bias, Tensor mean, Tensor rstd) implements Op {
     static Tensor forward(Tensor x, Tensor weight, Tensor bias, double eps) {
         int cols = x.shape().cols();
-        Checks.floating("layerNorm", x);
+        Checks.operand("layerNorm", "x", x);
         Checks.vector("layerNorm", "weight", weight, cols, x);
         Checks.vector("layerNorm", "bias", bias, cols, x);
         int rows = x.shape().rows();
         Backend be = x.backend();
-        Buffer y = be.allocate(x.dtype(), x.shape().size());
-        Tensor mean = Tensor.own(Shape.of(rows), be.allocate(x.dtype(), rows));
-        Tensor rstd = Tensor.own(Shape.of(rows), be.allocate(x.dtype(), rows));
-        be.layerNorm(y, mean.buffer(), rstd.buffer(), x.buffer(), weight.buffer(), bias.buffer(), rows, cols, eps);
-        Tensor result = Autograd.record(new LayerNormOp(x, weight, bias, mean, rstd), x.shape(), y);
-        mean.close();
-        rstd.close();
-        return result;
+        try (Workspace ws = new Workspace(be)) {
+            Buffer y = ws.like(x.buffer());
+            Tensor mean = Tensor.own(Shape.of(rows), ws.allocate(x.dtype(), rows));
+            Tensor rstd = Tensor.own(Shape.of(rows), ws.allocate(x.dtype(), rows));
+            be.layerNorm(y, mean.buffer(), rstd.buffer(), x.buffer(), weight.buffer(), bias.buffer(), rows, cols, eps);
+            return Autograd.record(new LayerNormOp(x, weight, bias, mean, rstd), x.shape(), y.retain());
+        }
     }
 
     @Override

@@ -15,35 +15,31 @@ record LinearCrossEntropyOp(
     static Tensor forward(Tensor x, Tensor weight, Tensor labels, int ignoreIndex) {
         LinearOp.check("linearCrossEntropy", x, weight, null);
         int n = x.shape().rows();
-        Checks.ints("linearCrossEntropy", "labels", labels, n);
+        Checks.ints("linearCrossEntropy", "labels", labels, n, "x", x);
         Backend be = x.backend();
         boolean recording = Autograd.isRecording();
-        Tensor dx = recording && x.requiresGrad() ? like(x) : null;
-        Tensor dw = recording && weight.requiresGrad() ? like(weight) : null;
-        Buffer loss = be.allocate(x.dtype(), 1);
-        be.linearCrossEntropy(
-                loss,
-                dx == null ? null : dx.buffer(),
-                dw == null ? null : dw.buffer(),
-                x.buffer(),
-                weight.buffer(),
-                labels.buffer(),
-                n,
-                weight.shape().dim(1),
-                weight.shape().dim(0),
-                ignoreIndex);
-        Tensor result = Autograd.record(new LinearCrossEntropyOp(x, weight, dx, dw), Shape.of(), loss);
-        if (dx != null) {
-            dx.close();
+        try (Workspace ws = new Workspace(be)) {
+            Buffer dx = recording && x.requiresGrad() ? ws.like(x.buffer()) : null;
+            Buffer dw = recording && weight.requiresGrad() ? ws.like(weight.buffer()) : null;
+            Buffer loss = ws.allocate(x.dtype(), 1);
+            be.linearCrossEntropy(
+                    loss,
+                    dx,
+                    dw,
+                    x.buffer(),
+                    weight.buffer(),
+                    labels.buffer(),
+                    n,
+                    weight.shape().dim(1),
+                    weight.shape().dim(0),
+                    ignoreIndex);
+            LinearCrossEntropyOp op = new LinearCrossEntropyOp(
+                    x,
+                    weight,
+                    dx == null ? null : Tensor.own(x.shape(), dx),
+                    dw == null ? null : Tensor.own(weight.shape(), dw));
+            return Autograd.record(op, Shape.of(), loss.retain());
         }
-        if (dw != null) {
-            dw.close();
-        }
-        return result;
-    }
-
-    private static Tensor like(Tensor t) {
-        return Tensor.own(t.shape(), t.backend().allocate(t.dtype(), t.shape().size()));
     }
 
     @Override
@@ -76,7 +72,7 @@ record LinearCrossEntropyOp(
                             gradient.buffer(),
                             gradOut.buffer(),
                             Math.toIntExact(gradient.shape().size()));
-            gradients.pass(input, gradient);
+            gradients.pass(input, gradient.buffer());
         }
     }
 }

@@ -11,21 +11,17 @@ record LinearOp(Tensor x, Tensor weight, @Nullable Tensor bias) implements Op {
         int in = weight.shape().dim(1);
         int out = weight.shape().dim(0);
         Shape shape = x.shape().withCols(out);
-        Buffer y = x.backend().allocate(x.dtype(), shape.size());
-        x.backend()
-                .linear(
-                        y,
-                        x.buffer(),
-                        weight.buffer(),
-                        bias == null ? null : bias.buffer(),
-                        x.shape().rows(),
-                        in,
-                        out);
-        return Autograd.record(new LinearOp(x, weight, bias), shape, y);
+        int n = x.shape().rows();
+        try (Workspace ws = new Workspace(x.backend())) {
+            Buffer y = ws.allocate(x.dtype(), shape.size());
+            x.backend().linear(y, x.buffer(), weight.buffer(), bias == null ? null : bias.buffer(), n, in, out);
+            return Autograd.record(new LinearOp(x, weight, bias), shape, y.retain());
+        }
     }
 
     static void check(String op, Tensor x, Tensor weight, @Nullable Tensor bias) {
-        Checks.sameDType(op, "weight", weight, "x", x);
+        Checks.operand(op, "x", x);
+        Checks.same(op, "weight", weight, "x", x);
         Shape w = weight.shape();
         if (w.rank() != 2 || x.shape().rank() < 1 || x.shape().cols() != w.dim(1)) {
             throw new ShapeException(op + ": weight is " + w + " as (out, in) but x is " + x.shape());

@@ -24,8 +24,9 @@ record LoraLinearOp(
             double scaling,
             @Nullable DropoutMask mask) {
         LinearOp.check("loraLinear", x, weight, bias);
-        Checks.sameDType("loraLinear", "loraA", loraA, "x", x);
-        Checks.sameDType("loraLinear", "loraB", loraB, "x", x);
+        Checks.operand("loraLinear", "loraA", loraA, "x", x);
+        Checks.operand("loraLinear", "loraB", loraB, "x", x);
+        Checks.mask("loraLinear", mask, x);
         int in = weight.shape().dim(1);
         int out = weight.shape().dim(0);
         int r = loraA.shape().rank() == 2 ? loraA.shape().dim(0) : -1;
@@ -39,27 +40,28 @@ record LoraLinearOp(
                     + " requires a gradient; freeze it, or compose linear and the low-rank product");
         }
         int n = x.shape().rows();
-        Backend be = x.backend();
         Shape shape = x.shape().withCols(out);
-        Buffer y = be.allocate(x.dtype(), shape.size());
-        Tensor t = Tensor.own(Shape.of(n, r), be.allocate(x.dtype(), (long) n * r));
-        be.loraLinear(
-                y,
-                t.buffer(),
-                x.buffer(),
-                weight.buffer(),
-                bias == null ? null : bias.buffer(),
-                loraA.buffer(),
-                loraB.buffer(),
-                mask,
-                n,
-                in,
-                out,
-                r,
-                scaling);
-        Tensor result = Autograd.record(new LoraLinearOp(x, weight, bias, loraA, loraB, t, mask, scaling), shape, y);
-        t.close();
-        return result;
+        try (Workspace ws = new Workspace(x.backend())) {
+            Buffer y = ws.allocate(x.dtype(), shape.size());
+            Tensor t = Tensor.own(Shape.of(n, r), ws.allocate(x.dtype(), (long) n * r));
+            x.backend()
+                    .loraLinear(
+                            y,
+                            t.buffer(),
+                            x.buffer(),
+                            weight.buffer(),
+                            bias == null ? null : bias.buffer(),
+                            loraA.buffer(),
+                            loraB.buffer(),
+                            mask,
+                            n,
+                            in,
+                            out,
+                            r,
+                            scaling);
+            LoraLinearOp op = new LoraLinearOp(x, weight, bias, loraA, loraB, t, mask, scaling);
+            return Autograd.record(op, shape, y.retain());
+        }
     }
 
     @Override

@@ -7,20 +7,23 @@ import java.util.List;
 /// matrix for all of a (which is then seen as one tall matrix).
 record MatMulOp(Tensor a, Tensor b, boolean transA, boolean transB) implements Op {
     static Tensor forward(Tensor a, Tensor b, boolean transA, boolean transB) {
-        Checks.sameDType("matmul", "a", a, "b", b);
+        Checks.operand("matmul", "a", a);
+        Checks.operand("matmul", "b", b, "a", a);
         Shape sa = a.shape();
         Shape sb = b.shape();
         boolean matrices = sa.rank() >= 2 && sb.rank() >= 2;
         if (!matrices || inner(sa, transA) != rowsOf(sb, transB) || !leadingFit(sa, sb, transA)) {
             throw new ShapeException("matmul: a is " + sa + (transA ? " transposed" : "") + " but b is " + sb
-                    + (transB ? " transposed" : ""));
+                    + (transB ? " transposed" : "") + "; needs (…, m, k) by (…, k, n), or by (k, n) for all of a");
         }
         int m = rowsOf(sa, transA);
         int n = inner(sb, transB);
         Shape shape = sa.withDim(-2, m).withCols(n);
-        Buffer y = a.backend().allocate(a.dtype(), shape.size());
-        product(y, a.buffer(), sa, transA, b.buffer(), sb, transB, m, n, 0);
-        return Autograd.record(new MatMulOp(a, b, transA, transB), shape, y);
+        try (Workspace ws = new Workspace(a.backend())) {
+            Buffer y = ws.allocate(a.dtype(), shape.size());
+            product(y, a.buffer(), sa, transA, b.buffer(), sb, transB, m, n, 0);
+            return Autograd.record(new MatMulOp(a, b, transA, transB), shape, y.retain());
+        }
     }
 
     private static int inner(Shape s, boolean trans) {

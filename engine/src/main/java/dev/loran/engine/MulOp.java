@@ -7,9 +7,11 @@ import java.util.List;
 record MulOp(Tensor a, Tensor b) implements Op {
     static Tensor forward(Tensor a, Tensor b) {
         Shape shape = Broadcast.check("mul", a, b);
-        Buffer y = a.backend().allocate(a.dtype(), shape.size());
-        Broadcast.apply(BinaryFn.MUL, y, a.buffer(), a.shape(), b.buffer(), b.shape(), shape);
-        return Autograd.record(new MulOp(a, b), shape, y);
+        try (Workspace ws = new Workspace(a.backend())) {
+            Buffer y = ws.allocate(a.dtype(), shape.size());
+            Broadcast.apply(BinaryFn.MUL, y, a.buffer(), a.shape(), b.buffer(), b.shape(), shape);
+            return Autograd.record(new MulOp(a, b), shape, y.retain());
+        }
     }
 
     @Override
@@ -40,12 +42,11 @@ record MulOp(Tensor a, Tensor b) implements Op {
     }
 
     private static void scaled(Tensor gradOut, Tensor by, Tensor input, Gradients gradients) {
-        Buffer product =
-                gradOut.backend().allocate(gradOut.dtype(), gradOut.shape().size());
-        Broadcast.apply(
-                BinaryFn.MUL, product, gradOut.buffer(), gradOut.shape(), by.buffer(), by.shape(), gradOut.shape());
-        try (Tensor t = Tensor.own(gradOut.shape(), product)) {
-            Broadcast.reduceInto(gradients, input, t, 1);
+        try (Workspace ws = new Workspace(gradOut.backend())) {
+            Shape shape = gradOut.shape();
+            Buffer product = ws.like(gradOut.buffer());
+            Broadcast.apply(BinaryFn.MUL, product, gradOut.buffer(), shape, by.buffer(), by.shape(), shape);
+            Broadcast.reduceInto(gradients, input, product, shape, 1);
         }
     }
 }

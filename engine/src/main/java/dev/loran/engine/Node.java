@@ -66,6 +66,13 @@ final class Node {
         }
     }
 
+    void dropGrad() {
+        if (grad != null) {
+            grad.close();
+            grad = null;
+        }
+    }
+
     /// One use less; with the last one this node, and what only it reached, is released.
     static void drop(Node first) {
         ArrayDeque<Node> todo = new ArrayDeque<>();

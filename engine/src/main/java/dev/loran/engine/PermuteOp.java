@@ -7,6 +7,7 @@ import java.util.stream.IntStream;
 /// Dimension i of y is dimension `perm[i]` of x.
 record PermuteOp(Tensor x, List<Integer> perm) implements Op {
     static Tensor forward(Tensor x, int... perm) {
+        Checks.readable("permute", "x", x);
         int rank = x.shape().rank();
         int[] axes = Arrays.stream(perm).map(i -> i < 0 ? i + rank : i).toArray();
         if (!Arrays.equals(
@@ -15,9 +16,12 @@ record PermuteOp(Tensor x, List<Integer> perm) implements Op {
                     "permute: " + Arrays.toString(perm) + " is no permutation of the dimensions of " + x.shape());
         }
         Shape shape = Shape.of(Arrays.stream(axes).map(x.shape()::dim).toArray());
-        Buffer y = x.backend().allocate(x.dtype(), shape.size());
-        x.backend().permute(y, x.buffer(), x.shape().dims(), axes);
-        return Autograd.record(new PermuteOp(x, Arrays.stream(axes).boxed().toList()), shape, y);
+        try (Workspace ws = new Workspace(x.backend())) {
+            Buffer y = ws.like(x.buffer());
+            x.backend().permute(y, x.buffer(), x.shape().dims(), axes);
+            PermuteOp op = new PermuteOp(x, Arrays.stream(axes).boxed().toList());
+            return Autograd.record(op, shape, y.retain());
+        }
     }
 
     @Override
@@ -36,10 +40,10 @@ record PermuteOp(Tensor x, List<Integer> perm) implements Op {
         for (int i = 0; i < inverse.length; i++) {
             inverse[perm.get(i)] = i;
         }
-        Buffer back = x.backend().allocate(x.dtype(), x.shape().size());
-        x.backend().permute(back, gradOut.buffer(), gradOut.shape().dims(), inverse);
-        try (Tensor t = Tensor.own(x.shape(), back)) {
-            gradients.pass(x, t);
+        try (Workspace ws = new Workspace(x.backend())) {
+            Buffer back = ws.like(gradOut.buffer());
+            x.backend().permute(back, gradOut.buffer(), gradOut.shape().dims(), inverse);
+            gradients.pass(x, back);
         }
     }
 }

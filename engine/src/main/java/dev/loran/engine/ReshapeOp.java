@@ -1,11 +1,13 @@
 package dev.loran.engine;
 
+import java.util.Arrays;
 import java.util.List;
 
 /// The same memory in another shape.
 record ReshapeOp(Tensor x) implements Op {
     static Tensor forward(Tensor x, int... dims) {
-        Checks.rowMajor("reshape", x);
+        Checks.readable("reshape", "x", x);
+        long size = x.shape().size();
         int[] d = dims.clone();
         long known = 1;
         int free = -1;
@@ -17,14 +19,14 @@ record ReshapeOp(Tensor x) implements Op {
             }
         }
         if (free >= 0) {
-            d[free] = known == 0 ? 0 : Math.toIntExact(x.shape().size() / known);
+            d[free] = known == 0 ? 0 : Math.toIntExact(size / known);
+            known *= d[free];
         }
-        Shape shape = Shape.of(d);
-        if (shape.size() != x.shape().size()) {
-            throw new ShapeException("reshape: " + x.shape() + " has "
-                    + x.shape().size() + " elements, " + java.util.Arrays.toString(dims) + " does not hold them");
+        if (known != size || Arrays.stream(d).anyMatch(i -> i < 0)) {
+            throw new ShapeException("reshape: x is " + x.shape() + " with " + size + " elements, "
+                    + Arrays.toString(dims) + " does not hold them");
         }
-        return Autograd.record(new ReshapeOp(x), shape, x.buffer().retain());
+        return Autograd.record(new ReshapeOp(x), Shape.of(d), x.buffer().retain());
     }
 
     @Override
@@ -39,6 +41,6 @@ record ReshapeOp(Tensor x) implements Op {
 
     @Override
     public void backward(Tensor gradOut, Gradients gradients) {
-        gradients.pass(x, gradOut);
+        gradients.pass(x, gradOut.buffer());
     }
 }

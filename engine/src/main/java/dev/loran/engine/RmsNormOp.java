@@ -6,16 +6,16 @@ import java.util.List;
 record RmsNormOp(Tensor x, Tensor weight, Tensor rstd) implements Op {
     static Tensor forward(Tensor x, Tensor weight, double eps) {
         int cols = x.shape().cols();
-        Checks.floating("rmsNorm", x);
+        Checks.operand("rmsNorm", "x", x);
         Checks.vector("rmsNorm", "weight", weight, cols, x);
         int rows = x.shape().rows();
         Backend be = x.backend();
-        Buffer y = be.allocate(x.dtype(), x.shape().size());
-        Tensor rstd = Tensor.own(Shape.of(rows), be.allocate(x.dtype(), rows));
-        be.rmsNorm(y, rstd.buffer(), x.buffer(), weight.buffer(), rows, cols, eps);
-        Tensor result = Autograd.record(new RmsNormOp(x, weight, rstd), x.shape(), y);
-        rstd.close();
-        return result;
+        try (Workspace ws = new Workspace(be)) {
+            Buffer y = ws.like(x.buffer());
+            Tensor rstd = Tensor.own(Shape.of(rows), ws.allocate(x.dtype(), rows));
+            be.rmsNorm(y, rstd.buffer(), x.buffer(), weight.buffer(), rows, cols, eps);
+            return Autograd.record(new RmsNormOp(x, weight, rstd), x.shape(), y.retain());
+        }
     }
 
     @Override

@@ -5,7 +5,9 @@ import java.util.List;
 /// Rotary position embedding of x (B, T, H, D) by tables cos, sin (T, D / 2); a rotation, so backward turns back.
 record RopeOp(Tensor x, Tensor cos, Tensor sin) implements Op {
     static Tensor forward(Tensor x, Tensor cos, Tensor sin) {
-        Checks.sameDType("rope", "cos", cos, "x", x);
+        Checks.operand("rope", "x", x);
+        Checks.operand("rope", "cos", cos, "x", x);
+        Checks.operand("rope", "sin", sin, "x", x);
         Shape s = x.shape();
         if (s.rank() != 4 || s.dim(3) % 2 != 0) {
             throw new ShapeException("rope: x is " + s + ", needs (B, T, H, D) with D even");
@@ -15,9 +17,10 @@ record RopeOp(Tensor x, Tensor cos, Tensor sin) implements Op {
             throw new ShapeException("rope: cos is " + cos.shape() + " and sin is " + sin.shape() + " but x is " + s
                     + "; needs " + table);
         }
-        Buffer y = x.backend().allocate(x.dtype(), s.size());
-        x.backend().rope(y, x.buffer(), cos.buffer(), sin.buffer(), s.dim(0), s.dim(1), s.dim(2), s.dim(3), 1);
-        return Autograd.record(new RopeOp(x, cos, sin), s, y);
+        try (Workspace ws = new Workspace(x.backend())) {
+            RopeOp op = new RopeOp(x, cos, sin);
+            return Autograd.record(op, s, op.turned(ws, x.buffer(), 1).retain());
+        }
     }
 
     @Override
@@ -32,12 +35,15 @@ record RopeOp(Tensor x, Tensor cos, Tensor sin) implements Op {
 
     @Override
     public void backward(Tensor gradOut, Gradients gradients) {
-        Shape s = x.shape();
-        Buffer turned = x.backend().allocate(x.dtype(), s.size());
-        x.backend()
-                .rope(turned, gradOut.buffer(), cos.buffer(), sin.buffer(), s.dim(0), s.dim(1), s.dim(2), s.dim(3), -1);
-        try (Tensor t = Tensor.own(s, turned)) {
-            gradients.pass(x, t);
+        try (Workspace ws = new Workspace(x.backend())) {
+            gradients.pass(x, turned(ws, gradOut.buffer(), -1));
         }
+    }
+
+    private Buffer turned(Workspace ws, Buffer from, int sign) {
+        Shape s = x.shape();
+        Buffer to = ws.like(from);
+        to.backend().rope(to, from, cos.buffer(), sin.buffer(), s.dim(0), s.dim(1), s.dim(2), s.dim(3), sign);
+        return to;
     }
 }

@@ -5,9 +5,12 @@ import java.util.List;
 /// y = factor · x.
 record ScaleOp(Tensor x, double factor) implements Op {
     static Tensor forward(Tensor x, double factor) {
-        Buffer y = x.backend().allocate(x.dtype(), x.shape().size());
-        x.backend().axpby(y, x.buffer(), factor, 0);
-        return Autograd.record(new ScaleOp(x, factor), x.shape(), y);
+        Checks.operand("scale", "x", x);
+        try (Workspace ws = new Workspace(x.backend())) {
+            Buffer y = ws.like(x.buffer());
+            x.backend().axpby(y, x.buffer(), factor, 0);
+            return Autograd.record(new ScaleOp(x, factor), x.shape(), y.retain());
+        }
     }
 
     @Override
@@ -22,6 +25,6 @@ record ScaleOp(Tensor x, double factor) implements Op {
 
     @Override
     public void backward(Tensor gradOut, Gradients gradients) {
-        Broadcast.reduceInto(gradients, x, gradOut, factor);
+        Broadcast.reduceInto(gradients, x, gradOut.buffer(), gradOut.shape(), factor);
     }
 }

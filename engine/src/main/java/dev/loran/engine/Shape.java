@@ -37,9 +37,14 @@ public final class Shape {
 
     /// `i` as an index from 0; negative `i` counts from the end.
     public int axis(int i) {
+        return axis("shape", i);
+    }
+
+    /// As [#axis(int)], naming `op` in the error.
+    int axis(String op, int i) {
         int axis = i < 0 ? i + dims.length : i;
         if (axis < 0 || axis >= dims.length) {
-            throw new ShapeException("shape: dimension " + i + " does not exist in " + this);
+            throw new ShapeException(op + ": dimension " + i + " does not exist in " + this);
         }
         return axis;
     }

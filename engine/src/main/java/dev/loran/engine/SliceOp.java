@@ -6,32 +6,26 @@ import java.util.List;
 record SliceOp(Tensor x, int axis, int from) implements Op {
     static Tensor forward(Tensor x, int axis, int from, int to) {
         Shape s = x.shape();
-        int a = s.axis(axis);
+        Checks.readable("slice", "x", x);
+        int a = s.axis("slice", axis);
         if (from < 0 || to < from || to > s.dim(a)) {
             throw new ShapeException("slice: " + from + " to " + to + " of dimension " + a + " does not lie in " + s);
         }
-        Checks.rowMajor("slice", x);
         Shape shape = s.withDim(a, to - from);
         int outer = Math.toIntExact(s.product(0, a));
         int inner = Math.toIntExact(s.product(a + 1, s.rank()));
-        Buffer y;
+        SliceOp op = new SliceOp(x, a, from);
         if (outer == 1) {
-            y = x.buffer().slice((long) from * inner, shape.size());
-            y.retain();
-        } else {
-            int cols = (to - from) * inner;
-            y = x.backend().allocate(x.dtype(), shape.size());
-            x.backend()
-                    .copy(
-                            y,
-                            cols,
-                            x.buffer().slice((long) from * inner, s.size() - (long) from * inner),
-                            s.dim(a) * inner,
-                            outer,
-                            cols,
-                            false);
+            Buffer view = x.buffer().slice((long) from * inner, shape.size());
+            return Autograd.record(op, shape, view.retain());
         }
-        return Autograd.record(new SliceOp(x, a, from), shape, y);
+        try (Workspace ws = new Workspace(x.backend())) {
+            int cols = (to - from) * inner;
+            Buffer y = ws.allocate(x.dtype(), shape.size());
+            Buffer first = x.buffer().slice((long) from * inner, s.size() - (long) from * inner);
+            x.backend().copy(y, cols, first, s.dim(a) * inner, outer, cols, false);
+            return Autograd.record(op, shape, y.retain());
+        }
     }
 
     @Override

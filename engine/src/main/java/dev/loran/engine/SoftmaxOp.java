@@ -5,10 +5,12 @@ import java.util.List;
 /// y = softmax over the last dimension; y itself is kept.
 record SoftmaxOp(Tensor x, Tensor y) implements Op {
     static Tensor forward(Tensor x) {
-        Checks.floating("softmax", x);
-        Buffer y = x.backend().allocate(x.dtype(), x.shape().size());
-        x.backend().softmax(y, x.buffer(), x.shape().rows(), x.shape().cols());
-        return Autograd.record(new SoftmaxOp(x, Tensor.own(x.shape(), y)), x.shape(), y);
+        Checks.operand("softmax", "x", x);
+        try (Workspace ws = new Workspace(x.backend())) {
+            Buffer y = ws.like(x.buffer());
+            x.backend().softmax(y, x.buffer(), x.shape().rows(), x.shape().cols());
+            return Autograd.record(new SoftmaxOp(x, Tensor.own(x.shape(), y)), x.shape(), y.retain());
+        }
     }
 
     @Override

@@ -6,7 +6,7 @@ import java.util.List;
 record SumOp(Tensor x, int outer, int n, int inner, double factor) implements Op {
     static Tensor forward(Tensor x, int axis, double factor) {
         Shape s = x.shape();
-        int a = s.axis(axis);
+        int a = s.axis("sum", axis);
         int[] dims = new int[s.rank() - 1];
         for (int i = 0; i < dims.length; i++) {
             dims[i] = s.dim(i < a ? i : i + 1);
@@ -20,14 +20,16 @@ record SumOp(Tensor x, int outer, int n, int inner, double factor) implements Op
     }
 
     private static Tensor forward(Tensor x, Shape shape, long outer, long n, long inner, double factor) {
-        Checks.floating("sum", x);
+        Checks.operand("sum", "x", x);
         SumOp op = new SumOp(x, Math.toIntExact(outer), Math.toIntExact(n), Math.toIntExact(inner), factor);
-        Buffer y = x.backend().allocate(x.dtype(), shape.size());
-        x.backend().sum(y, x.buffer(), op.outer, op.n, op.inner, false);
-        if (factor != 1) {
-            x.backend().axpby(y, y, factor, 0);
+        try (Workspace ws = new Workspace(x.backend())) {
+            Buffer y = ws.allocate(x.dtype(), shape.size());
+            x.backend().sum(y, x.buffer(), op.outer, op.n, op.inner, false);
+            if (factor != 1) {
+                x.backend().axpby(y, y, factor, 0);
+            }
+            return Autograd.record(op, shape, y.retain());
         }
-        return Autograd.record(op, shape, y);
     }
 
     @Override
@@ -47,16 +49,17 @@ record SumOp(Tensor x, int outer, int n, int inner, double factor) implements Op
         if (!dx.accumulate()) {
             be.fill(dx.buffer(), 0);
         }
-        Buffer scaled = be.allocate(x.dtype(), gradOut.shape().size());
-        be.axpby(scaled, gradOut.buffer(), factor, 0);
-        be.binary(
-                BinaryFn.ADD,
-                dx.buffer(),
-                dx.buffer(),
-                scaled,
-                new int[] {outer, n, inner},
-                new int[] {n * inner, inner, 1},
-                new int[] {inner, 0, 1});
-        scaled.release();
+        try (Workspace ws = new Workspace(be)) {
+            Buffer scaled = ws.like(gradOut.buffer());
+            be.axpby(scaled, gradOut.buffer(), factor, 0);
+            be.binary(
+                    BinaryFn.ADD,
+                    dx.buffer(),
+                    dx.buffer(),
+                    scaled,
+                    new int[] {outer, n, inner},
+                    new int[] {n * inner, inner, 1},
+                    new int[] {inner, 0, 1});
+        }
     }
 }

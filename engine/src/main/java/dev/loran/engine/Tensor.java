@@ -3,7 +3,6 @@ package dev.loran.engine;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
-import java.util.Objects;
 import java.util.function.Consumer;
 import java.util.random.RandomGenerator;
 import org.jspecify.annotations.Nullable;
@@ -22,7 +21,6 @@ public final class Tensor implements AutoCloseable {
     private boolean leafRequiresGrad;
     private @Nullable Tensor grad;
     private @Nullable Scope scope;
-    private int version;
     private boolean closed;
 
     private Tensor(Shape shape, Buffer buffer, @Nullable Node node) {
@@ -116,9 +114,9 @@ public final class Tensor implements AutoCloseable {
     }
 
     private static Tensor copyOf(Backend backend, DType dtype, MemorySegment values, Shape shape) {
-        Buffer b = backend.allocate(dtype, shape.size());
-        backend.write(b, values);
-        return result(shape, b, null);
+        Tensor t = result(shape, backend.allocate(dtype, shape.size()), null);
+        backend.write(t.buffer, values);
+        return t;
     }
 
     private static void checkCount(int values, Shape shape) {
@@ -146,9 +144,10 @@ public final class Tensor implements AutoCloseable {
         return buffer.backend();
     }
 
-    /// Raised by every write to the elements; an operation that saved an older version refuses to go backward.
+    /// Raised by every write to the elements, through this tensor or a view of the same memory; an operation that saved
+    /// an older version refuses to go backward.
     public int version() {
-        return version;
+        return buffer.version();
     }
 
     /// True for a leaf asked to collect a gradient, and for every recorded result.
@@ -156,7 +155,7 @@ public final class Tensor implements AutoCloseable {
         return leafRequiresGrad || node != null;
     }
 
-    /// Makes this leaf collect a gradient, or stop.
+    /// Makes this leaf collect a gradient, or stop. One that collects is row-major: what [#prepare] did is undone.
     ///
     /// @throws IllegalStateException if it is the result of a recorded operation
     /// @throws DTypeException if the dtype is not floating
@@ -168,7 +167,9 @@ public final class Tensor implements AutoCloseable {
             throw new DTypeException("requiresGrad: dtype " + dtype() + " carries no gradient");
         }
         leafRequiresGrad = value;
-        if (!value) {
+        if (value) {
+            restore();
+        } else {
             zeroGrad();
         }
         return this;
@@ -288,15 +289,11 @@ public final class Tensor implements AutoCloseable {
 
     /// Hands `reader` a host copy of the elements, row-major in this dtype; valid during the call.
     public void withElements(Consumer<MemorySegment> reader) {
-        try (Arena arena = Arena.ofConfined()) {
-            MemorySegment s = arena.allocate(Math.max(1, buffer.bytes()), 64).asSlice(0, buffer.bytes());
-            if (buffer.isRowMajor()) {
-                backend().read(s, buffer);
-            } else {
-                Buffer rowMajor = backend().restore(buffer, shape.rows(), shape.cols());
-                backend().read(s, rowMajor);
-                rowMajor.release();
-            }
+        try (Arena arena = Arena.ofConfined();
+                Workspace ws = new Workspace(backend())) {
+            MemorySegment s = arena.allocate(shape.size() * dtype().bytes(), 64);
+            boolean rowMajor = buffer.isRowMajor();
+            backend().read(s, rowMajor ? buffer : ws.hold(backend().restore(buffer, shape.rows(), shape.cols())));
             reader.accept(s);
         }
     }
@@ -305,6 +302,10 @@ public final class Tensor implements AutoCloseable {
     /// weight
     /// is row-major again afterwards.
     public Tensor copyFrom(Tensor source) {
+        if (node != null) {
+            throw new IllegalStateException("copyFrom: tensor " + shape + " is the result of an operation");
+        }
+        Checks.readable("copyFrom", "source", source);
         if (!source.shape.equals(shape)) {
             throw new ShapeException("copyFrom: source is " + source.shape + " but the tensor is " + shape);
         }
@@ -314,14 +315,14 @@ public final class Tensor implements AutoCloseable {
         }
         restore();
         backend().cast(buffer, source.buffer);
-        version++;
+        markWritten();
         return this;
     }
 
     /// Says that the buffer was written by other means (an optimizer): what saved the old elements may no longer be
     /// used.
     public void markWritten() {
-        version++;
+        buffer.version(buffer.version() + 1);
     }
 
     /// Gives this leaf another shape and memory, of which it takes over the count; its gradient is dropped. For weights
@@ -335,15 +336,13 @@ public final class Tensor implements AutoCloseable {
             throw new ShapeException("assign: shape " + newShape + " does not fit a buffer of " + newBuffer.size());
         }
         zeroGrad();
-        buffer.release();
         shape = newShape;
-        buffer = newBuffer;
-        version++;
+        swap(newBuffer);
+        markWritten();
     }
 
     /// Lets the backend pack this frozen weight (out, in) for its linear operations; the row-major copy is released.
-    /// Does
-    /// nothing when it is packed already or requires a gradient.
+    /// Does nothing when it is packed already or requires a gradient. The elements, and so the version, stay.
     public void prepare() {
         if (buffer.isRowMajor() && !requiresGrad()) {
             swap(backend().prepare(buffer, shape.rows(), shape.cols()));
@@ -358,9 +357,9 @@ public final class Tensor implements AutoCloseable {
     }
 
     private void swap(Buffer next) {
+        next.version(Math.max(buffer.version(), next.version()));
         buffer.release();
         buffer = next;
-        version++;
     }
 
     // ---- differentiation
@@ -386,6 +385,7 @@ public final class Tensor implements AutoCloseable {
         if (!gradient.shape.equals(shape)) {
             throw new ShapeException("backward: gradient is " + gradient.shape + " but the tensor is " + shape);
         }
+        Checks.operand("backward", "gradient", gradient, "the tensor", this);
         Autograd.backward(this, gradient);
     }
 
@@ -438,8 +438,10 @@ public final class Tensor implements AutoCloseable {
         for (int i = 0; i < perm.length; i++) {
             perm[i] = i;
         }
-        perm[shape.axis(a)] = shape.axis(b);
-        perm[shape.axis(b)] = shape.axis(a);
+        int first = shape.axis("transpose", a);
+        int second = shape.axis("transpose", b);
+        perm[first] = second;
+        perm[second] = first;
         return permute(perm);
     }
 
@@ -466,12 +468,11 @@ public final class Tensor implements AutoCloseable {
 
     /// Mean over dimension `axis`, which disappears.
     public Tensor mean(int axis) {
-        return SumOp.forward(this, axis, 1.0 / shape.dim(axis));
+        return SumOp.forward(this, axis, 1.0 / shape.dim(shape.axis("mean", axis)));
     }
 
     @Override
     public String toString() {
-        return "Tensor" + shape + " " + dtype() + " on "
-                + Objects.requireNonNull(backend()).name() + (requiresGrad() ? ", requires grad" : "");
+        return "Tensor" + shape + " " + dtype() + " on " + backend().name() + (requiresGrad() ? ", requires grad" : "");
     }
 }

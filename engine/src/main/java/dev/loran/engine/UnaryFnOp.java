@@ -1,14 +1,17 @@
 package dev.loran.engine;
 
 import java.util.List;
+import java.util.Locale;
 
 /// y = fn(x), element by element.
 record UnaryFnOp(UnaryFn fn, Tensor x) implements Op {
     static Tensor forward(UnaryFn fn, Tensor x) {
-        Checks.floating(fn.name().toLowerCase(java.util.Locale.ROOT), x);
-        Buffer y = x.backend().allocate(x.dtype(), x.shape().size());
-        x.backend().unary(fn, y, x.buffer());
-        return Autograd.record(new UnaryFnOp(fn, x), x.shape(), y);
+        Checks.operand(fn.name().toLowerCase(Locale.ROOT), "x", x);
+        try (Workspace ws = new Workspace(x.backend())) {
+            Buffer y = ws.like(x.buffer());
+            x.backend().unary(fn, y, x.buffer());
+            return Autograd.record(new UnaryFnOp(fn, x), x.shape(), y.retain());
+        }
     }
 
     @Override

@@ -21,6 +21,11 @@ class OpCasesTest {
         return OpCases.all();
     }
 
+    /// Those that may run once per allocation.
+    static Collection<OpCase> small() {
+        return all().stream().filter(c -> c.flops() < 100_000).toList();
+    }
+
     /// Gradients against finite differences, fused against composed, nothing kept under noGrad, no buffer left.
     @ParameterizedTest(name = "{0}")
     @MethodSource("all")
@@ -34,6 +39,37 @@ class OpCasesTest {
     void singlePrecision(OpCase c) {
         try (ReferenceBackend backend = new ReferenceBackend()) {
             c.check(backend);
+        }
+    }
+
+    /// Whatever allocation fails in forward or backward: what was allocated before is given back.
+    @ParameterizedTest(name = "{0}")
+    @MethodSource("small")
+    void outOfMemory(OpCase c) {
+        FailingBackend backend = new FailingBackend();
+        try (Run run = c.on(backend, DType.F64)) {
+            int before = backend.liveBuffers();
+            int failures = 0;
+            for (boolean failed = true; failed; failures++) {
+                backend.failAfter(failures);
+                failed = fails(run);
+                run.arguments().values().forEach(Tensor::zeroGrad);
+                assertThat(backend.liveBuffers())
+                        .as("after %d allocations", failures)
+                        .isEqualTo(before);
+            }
+            assertThat(failures).as("runs until the one that succeeds").isGreaterThan(1);
+        }
+        assertThat(backend.liveBuffers()).isZero();
+    }
+
+    private static boolean fails(Run run) {
+        try {
+            run.step();
+            return false;
+        } catch (BackendException e) {
+            assertThat(e).hasMessage("test: out of memory");
+            return true;
         }
     }
 

@@ -1,0 +1,19 @@
+package dev.loran.engine;
+
+/// A reference whose memory runs out on demand.
+final class FailingBackend extends ReferenceBackend {
+    private int left = Integer.MAX_VALUE;
+
+    /// The allocation after the next `count` fails, once; until then and afterwards all is well.
+    void failAfter(int count) {
+        left = count;
+    }
+
+    @Override
+    public Buffer allocate(DType dtype, long size) {
+        if (left-- == 0) {
+            throw new BackendException("test: out of memory");
+        }
+        return super.allocate(dtype, size);
+    }
+}
