@@ -1,0 +1,96 @@
+package dev.loran.peft.tuner;
+
+import com.fasterxml.jackson.core.JsonProcessingException;
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.SerializationFeature;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.engine.DType;
+import dev.loran.engine.Scope;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.io.SafeTensors;
+import dev.loran.peft.data.InputException;
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.StandardCopyOption;
+import java.util.LinkedHashMap;
+import java.util.Map;
+
+/// peft's adapter folder: `adapter_config.json` and `adapter_model.safetensors`.
+public final class AdapterFiles {
+    public static final String CONFIG = "adapter_config.json";
+    public static final String WEIGHTS = "adapter_model.safetensors";
+
+    private static final ObjectMapper JSON = new ObjectMapper()
+            .enable(SerializationFeature.INDENT_OUTPUT)
+            .enable(SerializationFeature.ORDER_MAP_ENTRIES_BY_KEYS);
+
+    private AdapterFiles() {}
+
+    /// The configuration in `folder`.
+    ///
+    /// @throws InputException if there is none, it is no JSON object, or it asks for what this version does not know
+    public static PeftConfig config(Path folder) {
+        Path file = folder.resolve(CONFIG);
+        if (!Files.isRegularFile(file)) {
+            throw new InputException(file + ": no such file; " + folder + " is no adapter folder");
+        }
+        try {
+            JsonNode node = JSON.readTree(file.toFile());
+            if (!(node instanceof ObjectNode object)) {
+                throw new InputException(file + ": holds no JSON object");
+            }
+            return PeftConfig.fromJson(new ConfigJson(file.toString(), object));
+        } catch (JsonProcessingException e) {
+            throw new InputException(file + ": no JSON: " + e.getOriginalMessage(), e);
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
+    }
+
+    /// Writes both files, each whole or not at all.
+    static void save(Tuner tuner, Path folder) {
+        ObjectNode config = tuner.savedConfig();
+        // As peft does: what is saved is meant for inference, and training sets it back.
+        config.put("inference_mode", true);
+        try (Scope scope = Scope.open()) {
+            Files.createDirectories(folder);
+            Map<String, SafeTensors.Part> parts = new LinkedHashMap<>();
+            tuner.fileTensors().forEach((key, t) -> parts.put(key, SafeTensors.Part.of(t, DType.F32)));
+            SafeTensors.writeParts(folder.resolve(WEIGHTS), parts, SafeTensors.PYTORCH);
+            Path temporary = Files.createTempFile(folder, CONFIG, ".tmp");
+            Files.writeString(temporary, JSON.writeValueAsString(JSON.treeToValue(config, Map.class)) + "\n");
+            Files.move(temporary, folder.resolve(CONFIG), StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
+        } catch (IOException e) {
+            throw new UncheckedIOException("adapter " + folder + " could not be written", e);
+        }
+    }
+
+    /// Copies the weights in `folder` into `tuner`, after checking that every one is there, fits, and is wanted.
+    static void load(Tuner tuner, Path folder) {
+        Path file = folder.resolve(WEIGHTS);
+        try (Scope scope = Scope.open();
+                SafeTensors weights = SafeTensors.open(file)) {
+            Map<String, Tensor> wanted = tuner.fileTensors();
+            wanted.forEach((key, tensor) -> {
+                if (!weights.names().contains(key)) {
+                    throw new InputException(file + ": tensor " + key + " is missing; the adapter is damaged or was made for another base model");
+                }
+                if (!weights.entry(key).shape().equals(tensor.shape())) {
+                    throw new InputException(file + ": tensor " + key + " is " + weights.entry(key).shape()
+                            + " but the model needs " + tensor.shape() + "; the adapter was made for another base model");
+                }
+            });
+            for (String key : weights.names()) {
+                if (!wanted.containsKey(key)) {
+                    throw new InputException(file + ": tensor " + key + " has no place in the model; the adapter was made for another base model");
+                }
+            }
+            Map<String, Tensor> values = new LinkedHashMap<>();
+            wanted.forEach((key, tensor) -> values.put(key, weights.copy(tensor.backend(), key, tensor.dtype())));
+            tuner.load(values);
+        }
+    }
+}

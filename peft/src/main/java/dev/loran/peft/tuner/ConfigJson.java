@@ -1,0 +1,214 @@
+package dev.loran.peft.tuner;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.peft.data.InputException;
+import dev.loran.peft.model.TaskType;
+import java.util.ArrayList;
+import java.util.Iterator;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+import java.util.Set;
+import java.util.TreeSet;
+import java.util.function.Function;
+import org.jspecify.annotations.Nullable;
+
+/// Reads `adapter_config.json` key by key and refuses at the end what nobody read and what would have changed the result.
+public final class ConfigJson {
+    /// The version of peft whose files these are, byte for byte in their keys.
+    static final String PEFT_VERSION = "0.21.0";
+
+    /// Keys that say where a file comes from, or that hold peft's default of a thing Loran has no need of.
+    private static final Set<String> HARMLESS = Set.of(
+            "peft_type", "peft_version", "auto_mapping", "base_model_name_or_path", "revision", "megatron_core",
+            "qalora_group_size", "runtime_config", "ensure_weight_tying");
+
+    private final String file;
+    private final ObjectNode node;
+    private final Set<String> read = new TreeSet<>();
+
+    /// @param file what messages call the source
+    public ConfigJson(String file, ObjectNode node) {
+        this.file = file;
+        this.node = node;
+    }
+
+    InputException error(String problem) {
+        return new InputException(file + ": " + problem);
+    }
+
+    private @Nullable JsonNode get(String key) {
+        read.add(key);
+        JsonNode v = node.get(key);
+        return v == null || v.isNull() ? null : v;
+    }
+
+    private <T> T expect(String key, JsonNode value, boolean right, String what, Function<JsonNode, T> as) {
+        if (!right) {
+            throw error(key + " is " + value + ", needs " + what);
+        }
+        return as.apply(value);
+    }
+
+    boolean has(String key) {
+        return get(key) != null;
+    }
+
+    int integer(String key, int otherwise) {
+        JsonNode v = get(key);
+        return v == null ? otherwise : expect(key, v, v.isInt(), "a whole number", JsonNode::intValue);
+    }
+
+    @Nullable Integer integerOrNull(String key) {
+        return has(key) ? integer(key, 0) : null;
+    }
+
+    double number(String key, double otherwise) {
+        JsonNode v = get(key);
+        return v == null ? otherwise : expect(key, v, v.isNumber(), "a number", JsonNode::doubleValue);
+    }
+
+    boolean bool(String key, boolean otherwise) {
+        JsonNode v = get(key);
+        return v == null ? otherwise : expect(key, v, v.isBoolean(), "true or false", JsonNode::booleanValue);
+    }
+
+    String string(String key, String otherwise) {
+        JsonNode v = get(key);
+        return v == null ? otherwise : expect(key, v, v.isTextual(), "a text", JsonNode::textValue);
+    }
+
+    /// A boolean or a text, as text: `true`, `false`, or what stands there.
+    String boolOrString(String key, String otherwise) {
+        JsonNode v = get(key);
+        return v == null ? otherwise : expect(key, v, v.isBoolean() || v.isTextual(), "a text, true or false", JsonNode::asText);
+    }
+
+    @Nullable TaskType taskType() {
+        String name = string("task_type", "");
+        if (name.isEmpty()) {
+            return null;
+        }
+        try {
+            return TaskType.valueOf(name);
+        } catch (IllegalArgumentException e) {
+            throw new InputException(file + ": task_type " + name + " is not supported; known are "
+                    + List.of(TaskType.values()), e);
+        }
+    }
+
+    /// A list of texts, or one text as a list of one; empty when absent.
+    List<String> strings(String key) {
+        JsonNode v = get(key);
+        List<String> list = new ArrayList<>();
+        if (v != null && v.isTextual()) {
+            list.add(v.textValue());
+        } else if (v != null) {
+            expect(key, v, v.isArray(), "a list of texts", n -> n);
+            v.forEach(e -> list.add(expect(key, e, e.isTextual(), "a list of texts", JsonNode::textValue)));
+        }
+        return list;
+    }
+
+    /// A list of whole numbers, or one as a list of one; null when absent.
+    @Nullable List<Integer> integers(String key) {
+        JsonNode v = get(key);
+        if (v == null) {
+            return null;
+        }
+        List<Integer> list = new ArrayList<>();
+        if (v.isInt()) {
+            list.add(v.intValue());
+        } else {
+            expect(key, v, v.isArray(), "a list of whole numbers", n -> n);
+            v.forEach(e -> list.add(expect(key, e, e.isInt(), "a list of whole numbers", JsonNode::intValue)));
+        }
+        return list;
+    }
+
+    /// A text (a regular expression, or `all-linear`) or a list of names.
+    Targets targets(String key) {
+        JsonNode v = get(key);
+        if (v == null) {
+            return Targets.modelDefault();
+        }
+        return v.isTextual() ? Targets.regex(v.textValue()) : Targets.of(strings(key));
+    }
+
+    /// An object of numbers by name, in file order.
+    Map<String, Double> numbers(String key) {
+        Map<String, Double> map = new LinkedHashMap<>();
+        JsonNode v = get(key);
+        if (v != null) {
+            expect(key, v, v.isObject(), "an object of numbers", n -> n);
+            for (Iterator<Map.Entry<String, JsonNode>> it = v.fields(); it.hasNext(); ) {
+                Map.Entry<String, JsonNode> e = it.next();
+                map.put(e.getKey(), expect(key, e.getValue(), e.getValue().isNumber(), "an object of numbers", JsonNode::doubleValue));
+            }
+        }
+        return map;
+    }
+
+    /// The raw object of a key, empty when absent.
+    ObjectNode object(String key) {
+        JsonNode v = get(key);
+        return v == null
+                ? JsonNodeFactory.instance.objectNode()
+                : expect(key, v, v.isObject(), "an object", n -> (ObjectNode) n);
+    }
+
+    /// Fails if a key nobody read holds anything but null, false, 0 or nothing.
+    void finish() {
+        List<String> unknown = new ArrayList<>();
+        for (Map.Entry<String, JsonNode> e : node.properties()) {
+            JsonNode v = e.getValue();
+            boolean empty = v.isNull()
+                    || v.isBoolean() && !v.booleanValue()
+                    || v.isNumber() && v.doubleValue() == 0
+                    || (v.isTextual() ? v.textValue().isEmpty() : v.isContainerNode() && v.isEmpty());
+            if (!empty && !read.contains(e.getKey()) && !HARMLESS.contains(e.getKey())) {
+                unknown.add(e.getKey() + " = " + v);
+            }
+        }
+        if (!unknown.isEmpty()) {
+            throw error("this version does not know what to do with " + String.join(", ", unknown)
+                    + "; the file was written by another version of peft, or for a feature that Loran lacks");
+        }
+    }
+
+    /// The keys every method's file has.
+    static ObjectNode start(PeftConfig config) {
+        ObjectNode n = JsonNodeFactory.instance.objectNode();
+        n.putNull("auto_mapping");
+        n.putNull("base_model_name_or_path");
+        n.put("inference_mode", config.inferenceMode());
+        n.put("peft_type", config.peftType());
+        n.put("peft_version", PEFT_VERSION);
+        n.putNull("revision");
+        TaskType task = config.taskType();
+        n.put("task_type", task == null ? null : task.name());
+        return n;
+    }
+
+    static void put(ObjectNode n, String key, @Nullable List<?> values) {
+        if (values == null) {
+            n.putNull(key);
+        } else {
+            n.set(key, n.arrayNode().addAll(values.stream()
+                    .map(v -> v instanceof Integer i ? n.numberNode(i) : (JsonNode) n.textNode(v.toString()))
+                    .toList()));
+        }
+    }
+
+    /// A number as peft writes it: whole ones without a fraction.
+    static void put(ObjectNode n, String key, double value) {
+        if (value == Math.rint(value) && Math.abs(value) < 1e9 && !key.toLowerCase(Locale.ROOT).contains("dropout")) {
+            n.put(key, (int) value);
+        } else {
+            n.put(key, value);
+        }
+    }
+}

@@ -1,0 +1,54 @@
+package dev.loran.peft.tuner;
+
+import dev.loran.engine.Functional;
+import dev.loran.engine.Shape;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.nn.Adapter;
+import dev.loran.engine.nn.Linear;
+import java.util.function.BiConsumer;
+import org.jspecify.annotations.Nullable;
+
+/// A linear layer trained whole beside its frozen original: peft's `modules_to_save`, as for a classification head.
+final class ModulesToSave implements Adapter<Linear> {
+    private final String prefix;
+    private final Tensor weight;
+    private final @Nullable Tensor bias;
+
+    /// Starts from a copy of the original.
+    ModulesToSave(Linear original, String adapterName) {
+        prefix = "modules_to_save." + adapterName + ".";
+        weight = copy(original.weight());
+        bias = original.bias() == null ? null : copy(original.bias());
+    }
+
+    private static Tensor copy(Tensor t) {
+        Shape s = t.shape();
+        return Tensor.own(s, t.backend().allocate(t.dtype(), s.size())).copyFrom(t);
+    }
+
+    @Override
+    public Tensor forward(Linear base, Tensor x) {
+        return Functional.linear(x, weight, bias);
+    }
+
+    @Override
+    public void collect(BiConsumer<String, Tensor> visitor) {
+        visitor.accept(prefix + "weight", weight);
+        if (bias != null) {
+            visitor.accept(prefix + "bias", bias);
+        }
+    }
+
+    @Override
+    public String baseName() {
+        return "original_module";
+    }
+
+    @Override
+    public void close() {
+        weight.close();
+        if (bias != null) {
+            bias.close();
+        }
+    }
+}

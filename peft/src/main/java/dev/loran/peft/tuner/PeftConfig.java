@@ -1,0 +1,40 @@
+package dev.loran.peft.tuner;
+
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.peft.model.TaskType;
+import org.jspecify.annotations.Nullable;
+
+/// The options of one method, with Hugging Face peft's field names and defaults. A method of your own implements
+/// [CustomPeft].
+public sealed interface PeftConfig permits LoraConfig, CustomPeft {
+    /// Hugging Face's `peft_type`, such as `LORA`.
+    String peftType();
+
+    /// Hugging Face's `task_type`; null when not said. SEQ_CLS adds the classification head to what is trained.
+    @Nullable TaskType taskType();
+
+    /// True in files that were saved for inference; an adapter loaded for training trains all the same.
+    boolean inferenceMode();
+
+    /// The content of `adapter_config.json`.
+    ObjectNode toJson();
+
+    /// Puts this method onto `model` as the adapter `name`, inactive: see [Tuner].
+    Tuner attach(Attachment to);
+
+    /// Reads a configuration as peft writes it.
+    ///
+    /// @throws dev.loran.peft.data.InputException if the method is unknown, a value does not fit, or a key that this version
+    ///     does not know holds anything but null, false, 0 or nothing
+    static PeftConfig fromJson(ConfigJson json) {
+        String type = json.string("peft_type", "");
+        PeftConfig config =
+                switch (type) {
+                    case "LORA" -> LoraConfig.fromJson(json);
+                    default -> throw json.error("peft_type " + (type.isEmpty() ? "is missing" : type + " is not supported")
+                            + "; known are LORA");
+                };
+        json.finish();
+        return config;
+    }
+}

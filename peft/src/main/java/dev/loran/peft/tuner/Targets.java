@@ -1,0 +1,226 @@
+package dev.loran.peft.tuner;
+
+import dev.loran.engine.nn.AdaptedLayer;
+import dev.loran.engine.nn.Layer;
+import dev.loran.engine.nn.Linear;
+import dev.loran.peft.data.InputException;
+import dev.loran.peft.model.Model;
+import dev.loran.peft.model.TaskType;
+import java.util.ArrayList;
+import java.util.Comparator;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.TreeSet;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+import java.util.regex.PatternSyntaxException;
+import org.jspecify.annotations.Nullable;
+
+/// Which modules a method adapts, by peft's rules: a list of names, each equal to a module's name or to its end after a
+/// dot; a regular expression that matches the whole name; `all-linear`, every linear layer but the output head; or the
+/// model family's own table.
+public final class Targets {
+    private static final String ALL_LINEAR = "all-linear";
+    private static final Pattern LAYER_INDEX = Pattern.compile("\\.(\\d+)\\.");
+
+    private final @Nullable List<String> names;
+    private final @Nullable String regex;
+
+    private Targets(@Nullable List<String> names, @Nullable String regex) {
+        this.names = names;
+        this.regex = regex;
+    }
+
+    public static Targets of(String... names) {
+        return of(List.of(names));
+    }
+
+    public static Targets of(List<String> names) {
+        return new Targets(List.copyOf(names), null);
+    }
+
+    /// @param regex matched against the whole dotted name; `all-linear` keeps peft's meaning
+    public static Targets regex(String regex) {
+        return new Targets(null, regex);
+    }
+
+    public static Targets allLinear() {
+        return new Targets(null, ALL_LINEAR);
+    }
+
+    /// What the method's own table says for the model's family.
+    public static Targets modelDefault() {
+        return new Targets(null, null);
+    }
+
+    public boolean isModelDefault() {
+        return names == null && regex == null;
+    }
+
+    /// The names of a list, else null.
+    public @Nullable List<String> names() {
+        return names;
+    }
+
+    /// This, or `table` where nothing was said.
+    Targets or(Targets table) {
+        return isModelDefault() ? table : this;
+    }
+
+    /// What `adapter_config.json` holds.
+    void write(com.fasterxml.jackson.databind.node.ObjectNode json, String key) {
+        if (regex != null) {
+            json.put(key, regex);
+        } else {
+            ConfigJson.put(json, key, names);
+        }
+    }
+
+    /// Which of `names` the module `name` is, or null.
+    static @Nullable String matching(List<String> names, String module) {
+        for (String n : names) {
+            if (module.equals(n) || module.endsWith("." + n)) {
+                return n;
+            }
+        }
+        return null;
+    }
+
+    private static boolean fullMatch(String regex, String name) {
+        try {
+            return Pattern.compile(regex).matcher(name).matches();
+        } catch (PatternSyntaxException e) {
+            throw new InputException("target_modules: \"" + regex + "\" is no regular expression: " + e.getDescription(), e);
+        }
+    }
+
+    boolean matches(String module, Model model, Layer layer) {
+        if (ALL_LINEAR.equals(regex)) {
+            return layer instanceof Linear && !isHead(module, model);
+        }
+        return names != null ? matching(names, module) != null : regex != null && fullMatch(regex, module);
+    }
+
+    private static boolean isHead(String module, Model model) {
+        List<String> heads = model.task() == TaskType.SEQ_CLS ? List.of("score", "classifier") : List.of("lm_head");
+        return matching(heads, module) != null;
+    }
+
+    /// The restrictions that come beside the targets.
+    ///
+    /// @param exclude modules left out whatever the targets say; null for none
+    /// @param layersToTransform indices of the layers to adapt; null for all
+    /// @param layersPattern names of the list of layers; empty: the first number in the name is the layer's
+    /// @param modulesToSave modules trained whole: never adapted
+    record Limits(
+            @Nullable Targets exclude,
+            @Nullable List<Integer> layersToTransform,
+            List<String> layersPattern,
+            List<String> modulesToSave) {
+        static final Limits NONE = new Limits(null, null, List.of(), List.of());
+
+        boolean allows(String module, Model model, Layer layer) {
+            if (exclude != null && !exclude.isModelDefault() && exclude.matches(module, model, layer)
+                    || matching(modulesToSave, module) != null) {
+                return false;
+            }
+            if (layersToTransform == null || layersToTransform.isEmpty()) {
+                return true;
+            }
+            Matcher m = LAYER_INDEX.matcher(module);
+            for (String pattern : layersPattern) {
+                m = Pattern.compile("\\." + Pattern.quote(pattern) + "\\.(\\d+)\\.").matcher("." + module);
+                if (m.find()) {
+                    return layersToTransform.contains(Integer.valueOf(m.group(1)));
+                }
+            }
+            return layersPattern.isEmpty() && m.find() && layersToTransform.contains(Integer.valueOf(m.group(1)));
+        }
+    }
+
+    /// The modules of `model` to adapt, by name, in model order.
+    ///
+    /// @param partial whether names of the list that match nothing are left out silently, as files from elsewhere need
+    /// @throws InputException naming what matched nothing, and the nearest names
+    Map<String, AdaptedLayer<?>> resolve(String option, Model model, Limits limits, boolean partial) {
+        Map<String, AdaptedLayer<?>> found = new LinkedHashMap<>();
+        TreeSet<String> unmatched = names == null ? new TreeSet<>() : new TreeSet<>(names);
+        Map<String, AdaptedLayer<?>> candidates = candidates(model);
+        candidates.forEach((name, layer) -> {
+            if (matches(name, model, layer)) {
+                if (names != null) {
+                    names.stream().filter(n -> name.equals(n) || name.endsWith("." + n)).forEach(unmatched::remove);
+                }
+                if (limits.allows(name, model, layer)) {
+                    found.put(name, layer);
+                }
+            }
+        });
+        if (!unmatched.isEmpty() && !partial) {
+            throw new InputException(option + " " + unmatched + " match no module; " + nearest(unmatched, candidates));
+        }
+        if (found.isEmpty()) {
+            throw new InputException(option + " " + this + " match no module that may be adapted; "
+                    + nearest(names == null ? List.of() : names, candidates));
+        }
+        return found;
+    }
+
+    static Map<String, AdaptedLayer<?>> candidates(Model model) {
+        Map<String, AdaptedLayer<?>> all = new LinkedHashMap<>();
+        model.namedModules().forEach((name, layer) -> {
+            if (layer instanceof AdaptedLayer<?> a) {
+                all.put(name, a);
+            }
+        });
+        return all;
+    }
+
+    /// "did you mean …" with the module name that takes the fewest edits, and all there are.
+    private static String nearest(Iterable<String> wrong, Map<String, AdaptedLayer<?>> candidates) {
+        TreeSet<String> known = new TreeSet<>();
+        candidates.keySet().forEach(n -> known.add(n.substring(n.lastIndexOf('.') + 1)));
+        List<String> suggestions = new ArrayList<>();
+        for (String w : wrong) {
+            known.stream().min(Comparator.comparingInt(k -> distance(w, k))).ifPresent(suggestions::add);
+        }
+        return (suggestions.isEmpty() ? "" : "did you mean " + String.join(", ", suggestions) + "? ") + "(modules: "
+                + String.join(", ", known) + ")";
+    }
+
+    /// Levenshtein's distance.
+    private static int distance(String a, String b) {
+        int[] row = new int[b.length() + 1];
+        for (int j = 0; j < row.length; j++) {
+            row[j] = j;
+        }
+        for (int i = 1; i <= a.length(); i++) {
+            int diagonal = row[0];
+            row[0] = i;
+            for (int j = 1; j < row.length; j++) {
+                int above = row[j];
+                int cost = a.charAt(i - 1) == b.charAt(j - 1) ? 0 : 1;
+                row[j] = Math.min(Math.min(row[j] + 1, row[j - 1] + 1), diagonal + cost);
+                diagonal = above;
+            }
+        }
+        return row[b.length()];
+    }
+
+    @Override
+    public boolean equals(Object o) {
+        return o instanceof Targets t && java.util.Objects.equals(names, t.names)
+                && java.util.Objects.equals(regex, t.regex);
+    }
+
+    @Override
+    public int hashCode() {
+        return java.util.Objects.hash(names, regex);
+    }
+
+    @Override
+    public String toString() {
+        return names != null ? names.toString() : regex != null ? "\"" + regex + "\"" : "(the model's own)";
+    }
+}

@@ -1,0 +1,142 @@
+package dev.loran.peft.tuner;
+
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.engine.Buffer;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.nn.AdaptedLayer;
+import dev.loran.engine.nn.Adapter;
+import dev.loran.engine.nn.Layer;
+import dev.loran.engine.optim.Optimizer;
+import java.util.ArrayList;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.regex.Pattern;
+import org.jspecify.annotations.Nullable;
+
+/// One method attached to one model under one name: its tensors, and the slots it fills while it is active.
+///
+/// This base serves every method whose parts stand in the place of layers ([Adapter]); methods with more (virtual tokens, a
+/// prefix, an allocator) override what they add.
+public class Tuner implements AutoCloseable {
+    /// An adapter and the layer it stands in for.
+    ///
+    /// @param module the layer's name in the model
+    protected record Placement<L extends Layer>(String module, AdaptedLayer<L> layer, Adapter<? super L> adapter) {
+        void fill() {
+            layer.adapter(adapter);
+        }
+
+        void clear() {
+            layer.adapter(null);
+        }
+    }
+
+    private final PeftConfig config;
+    private final Attachment to;
+    private final List<Placement<?>> placements = new ArrayList<>();
+    private final Map<String, Tensor> baseTensors = new LinkedHashMap<>();
+
+    protected Tuner(PeftConfig config, Attachment to) {
+        this.config = config;
+        this.to = to;
+    }
+
+    public final PeftConfig config() {
+        return config;
+    }
+
+    public final Attachment attachment() {
+        return to;
+    }
+
+    /// What stands before a module's name: peft wraps the model once (`base_model.model.`), prompt methods only by
+    /// `base_model.`.
+    protected String prefix() {
+        return "base_model.model.";
+    }
+
+    /// Plans `adapter` for `layer`; it is put there by [#activate].
+    protected final <L extends Layer> void place(String module, AdaptedLayer<L> layer, Adapter<? super L> adapter) {
+        placements.add(new Placement<>(module, layer, adapter));
+    }
+
+    /// Trains a tensor of the base model itself, such as a bias; `name` is its name inside the PeftModel.
+    protected final void trainBase(String name, Tensor tensor) {
+        baseTensors.put(name, tensor);
+    }
+
+    protected final List<Placement<?>> placements() {
+        return placements;
+    }
+
+    /// Fills the model's slots.
+    public void activate() {
+        placements.forEach(Placement::fill);
+    }
+
+    /// Empties them again.
+    public void deactivate() {
+        placements.forEach(Placement::clear);
+    }
+
+    /// The tensors this method trains, by their names inside the PeftModel.
+    public Map<String, Tensor> parameters() {
+        Map<String, Tensor> all = new LinkedHashMap<>();
+        for (Placement<?> p : placements) {
+            p.adapter().collect((local, tensor) -> all.put(prefix() + p.module() + "." + local, tensor));
+        }
+        all.putAll(baseTensors);
+        return all;
+    }
+
+    /// The tensors of the adapter file by their keys there; each may be read now and is closed by the caller's scope.
+    public Map<String, Tensor> fileTensors() {
+        Map<String, Tensor> all = new LinkedHashMap<>();
+        for (Placement<?> p : placements) {
+            p.adapter().collect((local, tensor) -> all.put(prefix() + p.module() + "." + fileName(local), tensor));
+        }
+        all.putAll(baseTensors);
+        return all;
+    }
+
+    /// Takes over the tensors of an adapter file: the keys and shapes of [#fileTensors].
+    public void load(Map<String, Tensor> values) {
+        fileTensors().forEach((key, tensor) -> tensor.copyFrom(java.util.Objects.requireNonNull(values.get(key))));
+    }
+
+    /// What `adapter_config.json` says of this adapter as it stands.
+    public ObjectNode savedConfig() {
+        return config.toJson();
+    }
+
+    /// A term this method adds to the task's loss in training, a scalar; null for none. It is reported apart.
+    public @Nullable Tensor penalty() {
+        return null;
+    }
+
+    /// Called once before training, when the number of optimizer steps is known.
+    public void beginTraining(int totalSteps) {}
+
+    /// Called after each optimizer step, before gradients are dropped.
+    ///
+    /// @param step optimizer steps done, from 1
+    /// @param gradScale the one-element factor the optimizer put on gradients (clipping); null for 1
+    /// @param optimizer holds the moments, which move with a parameter that changes its shape
+    public void afterStep(int step, @Nullable Buffer gradScale, Optimizer optimizer) {}
+
+    /// A parameter's name below its module as files have it: without the adapter's name.
+    private String fileName(String local) {
+        String name = "\\." + Pattern.quote(to.name()) + "(?=\\.|$)";
+        String without = local.replaceFirst(name, "");
+        if (without.startsWith("modules_to_save.")) {
+            return without.substring("modules_to_save.".length());
+        }
+        return without.equals("lora_magnitude_vector.weight") ? "lora_magnitude_vector" : without;
+    }
+
+    @Override
+    public void close() {
+        placements.forEach(p -> p.adapter().close());
+    }
+}
