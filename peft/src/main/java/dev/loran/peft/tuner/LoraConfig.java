@@ -14,7 +14,6 @@ import dev.loran.peft.data.InputException;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.TaskType;
 import java.util.LinkedHashMap;
-import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
@@ -287,17 +286,13 @@ public record LoraConfig(
     @Override
     public Tuner attach(Attachment to) {
         Model model = to.model();
-        Set<String> saved = new LinkedHashSet<>(modulesToSave);
-        boolean classifies = taskType == TaskType.SEQ_CLS;
-        if (classifies) {
-            saved.addAll(List.of("classifier", "score"));
-        }
-        Targets targets = targetModules.or(table(model));
+        Heads heads = Heads.of(modulesToSave, taskType);
+        Targets targets = targetModules.or(model, DEFAULT_TARGETS);
         Targets.Limits limits =
-                new Targets.Limits(excludeModules, layersToTransform, layersPattern, List.copyOf(saved));
+                new Targets.Limits(excludeModules, layersToTransform, layersPattern, heads.names());
         Map<String, AdaptedLayer<?>> found =
                 targets.resolve("target_modules", model, limits, to.partialTargets());
-        LoraConfig complete = withTargets(targets).withModulesToSave(List.copyOf(saved));
+        LoraConfig complete = withTargets(targets).withModulesToSave(heads.names());
         boolean transposed = found.values().stream().anyMatch(l -> l instanceof Linear x && x.fanInFanOut());
         Tuner tuner = new Tuner(complete.withFanInFanOut(transposed), to);
         int site = 0;
@@ -308,7 +303,7 @@ public record LoraConfig(
             String name = e.getKey();
             tuner.place(name, linear, new LoraLinear(linear, rank(name), scaling(name), initLoraWeights, to, site++, loraDropout));
         }
-        placeModulesToSave(tuner, List.copyOf(saved), classifies ? Set.of("classifier", "score") : Set.of());
+        heads.place(tuner);
         trainBiases(tuner, found.keySet());
         return tuner;
     }
@@ -317,28 +312,6 @@ public record LoraConfig(
         return new LoraConfig(
                 r, loraAlpha, loraDropout, targetModules, excludeModules, bias, useRslora, rankPattern, alphaPattern,
                 layersToTransform, layersPattern, modulesToSave, value, initLoraWeights, inferenceMode, taskType);
-    }
-
-    private static Targets table(Model model) {
-        return Targets.of(DEFAULT_TARGETS.getOrDefault(model.facts().modelType(), List.of()));
-    }
-
-    /// Trains the named layers whole. Names that `optional` holds may be absent: a head is called one or the other.
-    static void placeModulesToSave(Tuner tuner, List<String> names, Set<String> optional) {
-        Model model = tuner.attachment().model();
-        for (String name : names) {
-            boolean found = false;
-            for (Map.Entry<String, AdaptedLayer<?>> e : Targets.candidates(model).entrySet()) {
-                if (Targets.matching(List.of(name), e.getKey()) != null && e.getValue() instanceof Linear linear) {
-                    tuner.place(e.getKey(), linear, new ModulesToSave(linear, tuner.attachment().name()));
-                    found = true;
-                }
-            }
-            if (!found && !optional.contains(name) && !tuner.attachment().partialTargets()) {
-                throw new InputException("modules_to_save: " + name + " is no linear layer of the model (modules: "
-                        + String.join(", ", Targets.candidates(model).keySet()) + ")");
-            }
-        }
     }
 
     /// The biases that `bias` asks for, under the names they have beside an adapter.

@@ -63,9 +63,17 @@ public final class Targets {
         return names;
     }
 
-    /// This, or `table` where nothing was said.
-    Targets or(Targets table) {
-        return isModelDefault() ? table : this;
+    /// This, or what a method's table by family says for `model` where nothing was said.
+    Targets or(Model model, Map<String, List<String>> table) {
+        if (!isModelDefault()) {
+            return this;
+        }
+        String family = model.facts().modelType();
+        List<String> known = table.get(family);
+        if (known == null) {
+            throw new InputException("target_modules: there is no table for models of type " + family + "; name the modules");
+        }
+        return of(known);
     }
 
     /// What `adapter_config.json` holds.

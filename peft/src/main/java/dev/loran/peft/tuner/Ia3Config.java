@@ -1,0 +1,159 @@
+package dev.loran.peft.tuner;
+
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.nn.AdaptedLayer;
+import dev.loran.engine.nn.Adapter;
+import dev.loran.engine.nn.Linear;
+import dev.loran.peft.data.InputException;
+import dev.loran.peft.model.TaskType;
+import java.util.List;
+import java.util.Map;
+import java.util.function.BiConsumer;
+import org.jspecify.annotations.Nullable;
+
+/// IA3: a learned vector l scales the keys and values of attention (outputs of their projections) and the inner activations
+/// of the feed-forward network (inputs of its second projection). l starts at 1.
+///
+/// **Paper**: Liu et al., "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning", 2022,
+/// section 3.3.
+///
+/// @param targetModules the layers scaled; the family's own table when not said
+/// @param feedforwardModules those of them whose input is scaled instead of the output; a subset of the targets
+/// @param excludeModules layers left out whatever the targets say
+/// @param modulesToSave layers trained whole and saved beside
+/// @param fanInFanOut whether files hold the scaled weights transposed; set from the model when saved
+/// @param initIa3Weights false starts l from N(0, 1); for tests
+/// @param inferenceMode see [PeftConfig#inferenceMode]
+/// @param taskType see [PeftConfig#taskType]
+public record Ia3Config(
+        Targets targetModules,
+        Targets feedforwardModules,
+        Targets excludeModules,
+        List<String> modulesToSave,
+        boolean fanInFanOut,
+        boolean initIa3Weights,
+        boolean inferenceMode,
+        @Nullable TaskType taskType)
+        implements PeftConfig {
+    private static final Map<String, List<String>> TARGETS = Map.of(
+            "llama", List.of("k_proj", "v_proj", "down_proj"),
+            "gpt2", List.of("c_attn", "mlp.c_proj"),
+            "bert", List.of("key", "value", "output.dense"),
+            "seo", List.of("w_k", "w_v", "down"));
+    private static final Map<String, List<String>> FEED_FORWARD = Map.of(
+            "llama", List.of("down_proj"),
+            "gpt2", List.of("mlp.c_proj"),
+            "bert", List.of("output.dense"),
+            "seo", List.of("down"));
+
+    public Ia3Config {
+        modulesToSave = List.copyOf(modulesToSave);
+        if (targetModules.isModelDefault() != feedforwardModules.isModelDefault()) {
+            throw new InputException("Ia3Config: target_modules and feedforward_modules are said together or not at all");
+        }
+    }
+
+    /// The family's own targets.
+    public static Ia3Config defaults() {
+        return new Ia3Config(
+                Targets.modelDefault(), Targets.modelDefault(), Targets.modelDefault(), List.of(), false, true, false, null);
+    }
+
+    public Ia3Config withTargets(Targets targets, Targets feedforward) {
+        return new Ia3Config(
+                targets, feedforward, excludeModules, modulesToSave, fanInFanOut, initIa3Weights, inferenceMode, taskType);
+    }
+
+    public Ia3Config withTask(@Nullable TaskType task) {
+        return new Ia3Config(
+                targetModules, feedforwardModules, excludeModules, modulesToSave, fanInFanOut, initIa3Weights,
+                inferenceMode, task);
+    }
+
+    @Override
+    public String peftType() {
+        return "IA3";
+    }
+
+    static Ia3Config fromJson(ConfigJson json) {
+        return new Ia3Config(
+                json.targets("target_modules"),
+                json.targets("feedforward_modules"),
+                json.targets("exclude_modules"),
+                json.strings("modules_to_save"),
+                json.bool("fan_in_fan_out", false),
+                json.bool("init_ia3_weights", true),
+                json.bool("inference_mode", false),
+                json.taskType());
+    }
+
+    @Override
+    public ObjectNode toJson() {
+        ObjectNode n = ConfigJson.start(this);
+        excludeModules.write(n, "exclude_modules");
+        n.put("fan_in_fan_out", fanInFanOut);
+        feedforwardModules.write(n, "feedforward_modules");
+        n.put("init_ia3_weights", initIa3Weights);
+        ConfigJson.put(n, "modules_to_save", modulesToSave.isEmpty() ? null : modulesToSave);
+        targetModules.write(n, "target_modules");
+        return n;
+    }
+
+    @Override
+    public Tuner attach(Attachment to) {
+        Heads heads = Heads.of(modulesToSave, taskType);
+        Targets targets = targetModules.or(to.model(), TARGETS);
+        Targets feedforward = feedforwardModules.or(to.model(), FEED_FORWARD);
+        Targets.Limits limits = new Targets.Limits(excludeModules, null, List.of(), heads.names());
+        Map<String, AdaptedLayer<?>> found = targets.resolve("target_modules", to.model(), limits, to.partialTargets());
+        boolean transposed = found.values().stream().anyMatch(l -> l instanceof Linear x && x.fanInFanOut());
+        Tuner tuner = new Tuner(
+                new Ia3Config(
+                        targets, feedforward, excludeModules, heads.names(), transposed, initIa3Weights, inferenceMode,
+                        taskType),
+                to);
+        found.forEach((name, layer) -> {
+            if (!(layer instanceof Linear linear)) {
+                throw new InputException("target_modules: " + name + " is no linear layer; IA3 scales linear layers");
+            }
+            boolean onInput = feedforward.matches(name, to.model(), layer);
+            tuner.place(name, linear, new Ia3Linear(linear, onInput, initIa3Weights, to));
+        });
+        heads.place(tuner);
+        return tuner;
+    }
+
+    /// y = base(x) ∘ l, or base(x ∘ l) where the input is scaled.
+    static final class Ia3Linear implements Adapter<Linear> {
+        private final String name;
+        private final Tensor l;
+        private final boolean onInput;
+
+        Ia3Linear(Linear base, boolean onInput, boolean ones, Attachment to) {
+            this.name = to.name();
+            this.onInput = onInput;
+            int[] dims = onInput ? new int[] {1, base.inFeatures()} : new int[] {base.outFeatures(), 1};
+            this.l = (ones
+                            ? Tensor.full(to.backend(), base.weight().dtype(), 1, dims)
+                            : Tensor.randn(to.backend(), base.weight().dtype(), to.random(), 1, dims))
+                    .detachFromScope();
+        }
+
+        @Override
+        public Tensor forward(Linear base, Tensor x) {
+            Tensor scale = l.reshape(-1);
+            return onInput ? base.base(x.mul(scale)) : base.base(x).mul(scale);
+        }
+
+        @Override
+        public void collect(BiConsumer<String, Tensor> visitor) {
+            visitor.accept("ia3_l." + name, l);
+        }
+
+        @Override
+        public void close() {
+            l.close();
+        }
+    }
+}

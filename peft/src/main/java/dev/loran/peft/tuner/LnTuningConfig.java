@@ -1,0 +1,157 @@
+package dev.loran.peft.tuner;
+
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.engine.Functional;
+import dev.loran.engine.Shape;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.nn.AdaptedLayer;
+import dev.loran.engine.nn.Adapter;
+import dev.loran.engine.nn.LayerNorm;
+import dev.loran.engine.nn.RmsNorm;
+import dev.loran.peft.data.InputException;
+import dev.loran.peft.model.TaskType;
+import java.util.List;
+import java.util.Map;
+import java.util.function.BiConsumer;
+import org.jspecify.annotations.Nullable;
+
+/// LayerNorm tuning: only the norms' weights (and biases) are trained, as copies beside the frozen ones.
+///
+/// **Paper**: Zhao et al., "Tuning LayerNorm in Attention: Towards Efficient Multi-Modal LLM Finetuning", 2023.
+///
+/// @param targetModules the norms; all of the family's when not said
+/// @param excludeModules norms left out whatever the targets say
+/// @param modulesToSave layers trained whole and saved beside
+/// @param inferenceMode see [PeftConfig#inferenceMode]
+/// @param taskType see [PeftConfig#taskType]
+public record LnTuningConfig(
+        Targets targetModules,
+        Targets excludeModules,
+        List<String> modulesToSave,
+        boolean inferenceMode,
+        @Nullable TaskType taskType)
+        implements PeftConfig {
+    private static final Map<String, List<String>> TARGETS = Map.of(
+            "llama", List.of("input_layernorm", "post_attention_layernorm", "norm"),
+            "gpt2", List.of("ln_1", "ln_2", "ln_f"),
+            "bert", List.of("LayerNorm"),
+            "seo", List.of("norm_1", "norm_2", "norm"));
+
+    public LnTuningConfig {
+        modulesToSave = List.copyOf(modulesToSave);
+    }
+
+    /// Every norm of the family.
+    public static LnTuningConfig defaults() {
+        return new LnTuningConfig(Targets.modelDefault(), Targets.modelDefault(), List.of(), false, null);
+    }
+
+    public LnTuningConfig withTargets(Targets targets) {
+        return new LnTuningConfig(targets, excludeModules, modulesToSave, inferenceMode, taskType);
+    }
+
+    public LnTuningConfig withTask(@Nullable TaskType task) {
+        return new LnTuningConfig(targetModules, excludeModules, modulesToSave, inferenceMode, task);
+    }
+
+    @Override
+    public String peftType() {
+        return "LN_TUNING";
+    }
+
+    static LnTuningConfig fromJson(ConfigJson json) {
+        return new LnTuningConfig(
+                json.targets("target_modules"),
+                json.targets("exclude_modules"),
+                json.strings("modules_to_save"),
+                json.bool("inference_mode", false),
+                json.taskType());
+    }
+
+    @Override
+    public ObjectNode toJson() {
+        ObjectNode n = ConfigJson.start(this);
+        excludeModules.write(n, "exclude_modules");
+        ConfigJson.put(n, "modules_to_save", modulesToSave.isEmpty() ? null : modulesToSave);
+        targetModules.write(n, "target_modules");
+        return n;
+    }
+
+    @Override
+    public Tuner attach(Attachment to) {
+        Heads heads = Heads.of(modulesToSave, taskType);
+        Targets targets = targetModules.or(to.model(), TARGETS);
+        Targets.Limits limits = new Targets.Limits(excludeModules, null, List.of(), heads.names());
+        Tuner tuner = new Tuner(
+                new LnTuningConfig(targets, excludeModules, heads.names(), inferenceMode, taskType), to);
+        Map<String, AdaptedLayer<?>> found = targets.resolve("target_modules", to.model(), limits, to.partialTargets());
+        found.forEach((name, layer) -> {
+            switch (layer) {
+                case LayerNorm n -> tuner.place(name, n, new TunedLayerNorm(n, to.name()));
+                case RmsNorm n -> tuner.place(name, n, new TunedRmsNorm(n, to.name()));
+                default -> throw new InputException("target_modules: " + name + " is no norm; LayerNorm tuning trains norms");
+            }
+        });
+        heads.place(tuner);
+        return tuner;
+    }
+
+    private static Tensor copy(Tensor t) {
+        Shape s = t.shape();
+        return Tensor.own(s, t.backend().allocate(t.dtype(), s.size())).copyFrom(t);
+    }
+
+    private static final class TunedLayerNorm implements Adapter<LayerNorm> {
+        private final String prefix;
+        private final Tensor weight;
+        private final Tensor bias;
+
+        TunedLayerNorm(LayerNorm base, String adapterName) {
+            prefix = "ln_tuning_layers." + adapterName + ".";
+            weight = copy(base.weight());
+            bias = copy(base.bias());
+        }
+
+        @Override
+        public Tensor forward(LayerNorm base, Tensor x) {
+            return Functional.layerNorm(x, weight, bias, base.eps());
+        }
+
+        @Override
+        public void collect(BiConsumer<String, Tensor> visitor) {
+            visitor.accept(prefix + "weight", weight);
+            visitor.accept(prefix + "bias", bias);
+        }
+
+        @Override
+        public void close() {
+            weight.close();
+            bias.close();
+        }
+    }
+
+    private static final class TunedRmsNorm implements Adapter<RmsNorm> {
+        private final String name;
+        private final Tensor weight;
+
+        TunedRmsNorm(RmsNorm base, String adapterName) {
+            name = "ln_tuning_layers." + adapterName + ".weight";
+            weight = copy(base.weight());
+        }
+
+        @Override
+        public Tensor forward(RmsNorm base, Tensor x) {
+            return Functional.rmsNorm(x, weight, base.eps());
+        }
+
+        @Override
+        public void collect(BiConsumer<String, Tensor> visitor) {
+            visitor.accept(name, weight);
+        }
+
+        @Override
+        public void close() {
+            weight.close();
+        }
+    }
+}
