@@ -200,6 +200,11 @@ public record LoraConfig(
     static LoraConfig fromJson(ConfigJson json) {
         Map<String, Integer> ranks = new LinkedHashMap<>();
         json.numbers("rank_pattern").forEach((k, v) -> ranks.put(k, v.intValue()));
+        return sharedFromJson(json).withPatterns(ranks, json.numbers("alpha_pattern"));
+    }
+
+    /// All but the patterns, which AdaLoRA fills with something else.
+    static LoraConfig sharedFromJson(ConfigJson json) {
         Bias bias = switch (json.string("bias", "none")) {
             case "none" -> Bias.NONE;
             case "all" -> Bias.ALL;
@@ -214,7 +219,7 @@ public record LoraConfig(
                 json.targets("exclude_modules"),
                 bias,
                 json.bool("use_rslora", false),
-                ranks,
+                Map.of(),
                 json.numbers("alpha_pattern"),
                 json.integers("layers_to_transform"),
                 json.strings("layers_pattern"),
@@ -308,7 +313,7 @@ public record LoraConfig(
         return tuner;
     }
 
-    private LoraConfig withFanInFanOut(boolean value) {
+    LoraConfig withFanInFanOut(boolean value) {
         return new LoraConfig(
                 r, loraAlpha, loraDropout, targetModules, excludeModules, bias, useRslora, rankPattern, alphaPattern,
                 layersToTransform, layersPattern, modulesToSave, value, initLoraWeights, inferenceMode, taskType);

@@ -6,7 +6,7 @@ import org.jspecify.annotations.Nullable;
 
 /// The options of one method, with Hugging Face peft's field names and defaults. A method of your own implements
 /// [CustomPeft].
-public sealed interface PeftConfig permits LoraConfig, Ia3Config, LnTuningConfig, CustomPeft {
+public sealed interface PeftConfig permits LoraConfig, AdaLoraConfig, Ia3Config, LnTuningConfig, CustomPeft {
     /// Hugging Face's `peft_type`, such as `LORA`.
     String peftType();
 
@@ -31,10 +31,11 @@ public sealed interface PeftConfig permits LoraConfig, Ia3Config, LnTuningConfig
         PeftConfig config =
                 switch (type) {
                     case "LORA" -> LoraConfig.fromJson(json);
+                    case "ADALORA" -> AdaLoraConfig.fromJson(json);
                     case "IA3" -> Ia3Config.fromJson(json);
                     case "LN_TUNING" -> LnTuningConfig.fromJson(json);
                     default -> throw json.error("peft_type " + (type.isEmpty() ? "is missing" : type + " is not supported")
-                            + "; known are LORA, IA3, LN_TUNING");
+                            + "; known are LORA, ADALORA, IA3, LN_TUNING");
                 };
         json.finish();
         return config;

@@ -125,6 +125,19 @@ public class Tuner implements AutoCloseable {
     /// @param optimizer holds the moments, which move with a parameter that changes its shape
     public void afterStep(int step, @Nullable Buffer gradScale, Optimizer optimizer) {}
 
+    /// Live rank of each adapted layer by module name, for methods whose ranks change; empty for others.
+    public Map<String, Integer> ranks() {
+        return Map.of();
+    }
+
+    /// What a checkpoint needs beside the parameters and the optimizer's moments; read within the caller's scope.
+    public Map<String, Tensor> trainingState() {
+        return Map.of();
+    }
+
+    /// Takes over what [#trainingState] gave.
+    public void loadTrainingState(Map<String, Tensor> state) {}
+
     /// A parameter's name below its module as files have it: without the adapter's name.
     private String fileName(String local) {
         String name = "\\." + Pattern.quote(to.name()) + "(?=\\.|$)";
