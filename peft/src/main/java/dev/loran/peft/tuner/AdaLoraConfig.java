@@ -8,7 +8,6 @@ import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.DropoutMask;
 import dev.loran.engine.Functional;
-import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.UnaryFn;
 import dev.loran.engine.nn.AdaptedLayer;
@@ -95,8 +94,9 @@ public record AdaLoraConfig(
 
     private static void checkSchedule(int tinit, int tfinal, int total) {
         if (tinit >= total - tfinal) {
-            throw new InputException("AdaLoraConfig: tinit " + tinit + " and tfinal " + tfinal + " leave no step to allocate in "
-                    + total + " steps; tinit + tfinal must be less than the number of steps");
+            throw new InputException(
+                    "AdaLoraConfig: tinit " + tinit + " and tfinal " + tfinal + " leave no step to allocate in " + total
+                            + " steps; tinit + tfinal must be less than the number of steps");
         }
     }
 
@@ -117,7 +117,17 @@ public record AdaLoraConfig(
 
     public AdaLoraConfig withBetas(double sensitivity, double uncertainty) {
         return new AdaLoraConfig(
-                targetR, initR, tinit, tfinal, deltaT, sensitivity, uncertainty, orthRegWeight, totalStep, shrink, lora,
+                targetR,
+                initR,
+                tinit,
+                tfinal,
+                deltaT,
+                sensitivity,
+                uncertainty,
+                orthRegWeight,
+                totalStep,
+                shrink,
+                lora,
                 rankPattern);
     }
 
@@ -133,13 +143,35 @@ public record AdaLoraConfig(
 
     public AdaLoraConfig withShrink(boolean value) {
         return new AdaLoraConfig(
-                targetR, initR, tinit, tfinal, deltaT, beta1, beta2, orthRegWeight, totalStep, value, lora, rankPattern);
+                targetR,
+                initR,
+                tinit,
+                tfinal,
+                deltaT,
+                beta1,
+                beta2,
+                orthRegWeight,
+                totalStep,
+                value,
+                lora,
+                rankPattern);
     }
 
     /// The options shared with LoRA: alpha, dropout, targets, modules to save, task.
     public AdaLoraConfig withLora(LoraConfig shared) {
         return new AdaLoraConfig(
-                targetR, initR, tinit, tfinal, deltaT, beta1, beta2, orthRegWeight, totalStep, shrink, shared, rankPattern);
+                targetR,
+                initR,
+                tinit,
+                tfinal,
+                deltaT,
+                beta1,
+                beta2,
+                orthRegWeight,
+                totalStep,
+                shrink,
+                shared,
+                rankPattern);
     }
 
     private AdaLoraConfig withRankPattern(@Nullable Map<String, List<Boolean>> pattern) {
@@ -221,11 +253,13 @@ public record AdaLoraConfig(
                 lora.excludeModules(), lora.layersToTransform(), lora.layersPattern(), heads.names());
         Map<String, AdaptedLayer<?>> found = targets.resolve("target_modules", to.model(), limits, to.partialTargets());
         boolean transposed = found.values().stream().anyMatch(l -> l instanceof Linear x && x.fanInFanOut());
-        LoraConfig shared = lora.withTargets(targets).withModulesToSave(heads.names()).withFanInFanOut(transposed);
+        LoraConfig shared =
+                lora.withTargets(targets).withModulesToSave(heads.names()).withFanInFanOut(transposed);
         Allocator tuner = new Allocator(withLora(shared), to);
         found.forEach((name, layer) -> {
             if (!(layer instanceof Linear linear)) {
-                throw new InputException("target_modules: " + name + " is no linear layer; AdaLoRA adapts linear layers");
+                throw new InputException(
+                        "target_modules: " + name + " is no linear layer; AdaLoRA adapts linear layers");
             }
             tuner.add(name, linear);
         });
@@ -248,8 +282,10 @@ public record AdaLoraConfig(
             this.name = to.name();
             this.scaling = scaling;
             this.dropout = dropout;
-            this.loraA = Tensor.randn(be, type, to.random(), 0.02, r, base.inFeatures()).detachFromScope();
-            this.loraB = Tensor.randn(be, type, to.random(), 0.02, base.outFeatures(), r).detachFromScope();
+            this.loraA = Tensor.randn(be, type, to.random(), 0.02, r, base.inFeatures())
+                    .detachFromScope();
+            this.loraB = Tensor.randn(be, type, to.random(), 0.02, base.outFeatures(), r)
+                    .detachFromScope();
             this.loraE = Tensor.zeros(be, type, r, 1).detachFromScope();
         }
 
@@ -264,7 +300,13 @@ public record AdaLoraConfig(
                 return base.base(x);
             }
             return Functional.loraLinear(
-                    x, base.weight(), base.bias(), loraA.mul(loraE), loraB, scaling, base.isTraining() ? dropout : null);
+                    x,
+                    base.weight(),
+                    base.bias(),
+                    loraA.mul(loraE),
+                    loraB,
+                    scaling,
+                    base.isTraining() ? dropout : null);
         }
 
         /// ‖A·Aᵀ − I‖ + ‖Bᵀ·B − I‖ (Frobenius), a scalar.
@@ -322,7 +364,9 @@ public record AdaLoraConfig(
             if (rankPattern != null && live == null) {
                 throw new InputException("rank_pattern: there is no entry for " + module + ".lora_E");
             }
-            int r = live == null ? config.initR : (int) live.stream().filter(b -> b).count();
+            int r = live == null
+                    ? config.initR
+                    : (int) live.stream().filter(b -> b).count();
             double scaling = config.lora.loraAlpha() / (config.initR + 1e-5);
             SvdLinear adapter = new SvdLinear(
                     linear, r, scaling, attachment(), attachment().dropout(config.lora.loraDropout(), layers.size()));
@@ -334,8 +378,8 @@ public record AdaLoraConfig(
         @Override
         public Map<String, Integer> ranks() {
             Map<String, Integer> ranks = new LinkedHashMap<>();
-            layers.forEach((module, layer) ->
-                    ranks.put(module, (int) Arrays.stream(layer.loraE.toDoubles()).filter(e -> e != 0).count()));
+            layers.forEach((module, layer) -> ranks.put(module, (int)
+                    Arrays.stream(layer.loraE.toDoubles()).filter(e -> e != 0).count()));
             return ranks;
         }
 
@@ -348,7 +392,9 @@ public record AdaLoraConfig(
                     sum = sum == null ? layer.penalty() : sum.add(layer.penalty());
                 }
             }
-            return sum == null || config.orthRegWeight == 0 ? null : sum.scale(config.orthRegWeight / (2 * layers.size()));
+            return sum == null || config.orthRegWeight == 0
+                    ? null
+                    : sum.scale(config.orthRegWeight / (2 * layers.size()));
         }
 
         @Override
@@ -436,12 +482,17 @@ public record AdaLoraConfig(
         private Map<String, List<Boolean>> allocate(int budget) {
             Map<String, double[]> scores = new LinkedHashMap<>();
             layers.forEach((module, layer) -> scores.put(module, scores(module, layer)));
-            double[] sorted = scores.values().stream().flatMapToDouble(Arrays::stream).sorted().toArray();
+            double[] sorted = scores.values().stream()
+                    .flatMapToDouble(Arrays::stream)
+                    .sorted()
+                    .toArray();
             int k = sorted.length - budget;
             double threshold = k <= 0 ? Double.NEGATIVE_INFINITY : sorted[k - 1];
             Map<String, List<Boolean>> pattern = new LinkedHashMap<>();
             layers.forEach((module, layer) -> {
-                List<Boolean> live = Arrays.stream(scores.get(module)).mapToObj(s -> s > threshold).toList();
+                List<Boolean> live = Arrays.stream(scores.get(module))
+                        .mapToObj(s -> s > threshold)
+                        .toList();
                 pattern.put(module + ".lora_E", live);
                 mask(layer, live);
             });
@@ -568,7 +619,9 @@ public record AdaLoraConfig(
 
         @Override
         public ObjectNode savedConfig() {
-            return config.withTotalStep(total == 0 ? null : (Integer) total).withRankPattern(rankPattern).toJson();
+            return config.withTotalStep(total == 0 ? null : (Integer) total)
+                    .withRankPattern(rankPattern)
+                    .toJson();
         }
 
         @Override

@@ -62,7 +62,11 @@ public final class AdapterFiles {
             SafeTensors.writeParts(folder.resolve(WEIGHTS), parts, SafeTensors.PYTORCH);
             Path temporary = Files.createTempFile(folder, CONFIG, ".tmp");
             Files.writeString(temporary, JSON.writeValueAsString(JSON.treeToValue(config, Map.class)) + "\n");
-            Files.move(temporary, folder.resolve(CONFIG), StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
+            Files.move(
+                    temporary,
+                    folder.resolve(CONFIG),
+                    StandardCopyOption.ATOMIC_MOVE,
+                    StandardCopyOption.REPLACE_EXISTING);
         } catch (IOException e) {
             throw new UncheckedIOException("adapter " + folder + " could not be written", e);
         }
@@ -76,16 +80,19 @@ public final class AdapterFiles {
             Map<String, Tensor> wanted = tuner.fileTensors();
             wanted.forEach((key, tensor) -> {
                 if (!weights.names().contains(key)) {
-                    throw new InputException(file + ": tensor " + key + " is missing; the adapter is damaged or was made for another base model");
+                    throw new InputException(file + ": tensor " + key
+                            + " is missing; the adapter is damaged or was made for another base model");
                 }
                 if (!weights.entry(key).shape().equals(tensor.shape())) {
-                    throw new InputException(file + ": tensor " + key + " is " + weights.entry(key).shape()
-                            + " but the model needs " + tensor.shape() + "; the adapter was made for another base model");
+                    throw new InputException(file + ": tensor " + key + " is "
+                            + weights.entry(key).shape() + " but the model needs " + tensor.shape()
+                            + "; the adapter was made for another base model");
                 }
             });
             for (String key : weights.names()) {
                 if (!wanted.containsKey(key)) {
-                    throw new InputException(file + ": tensor " + key + " has no place in the model; the adapter was made for another base model");
+                    throw new InputException(file + ": tensor " + key
+                            + " has no place in the model; the adapter was made for another base model");
                 }
             }
             Map<String, Tensor> values = new LinkedHashMap<>();

@@ -22,7 +22,8 @@ public record Attachment(
     }
 
     /// The mask of dropout site `site`, or null for p = 0.
-    @Nullable DropoutMask dropout(double p, int site) {
+    @Nullable
+    DropoutMask dropout(double p, int site) {
         return p == 0 ? null : new DropoutMask(p, seed, site, microStep);
     }
 }

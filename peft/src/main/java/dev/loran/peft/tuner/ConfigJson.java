@@ -6,7 +6,6 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.peft.data.InputException;
 import dev.loran.peft.model.TaskType;
 import java.util.ArrayList;
-import java.util.Iterator;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
@@ -23,8 +22,15 @@ public final class ConfigJson {
 
     /// Keys that say where a file comes from, or that hold peft's default of a thing Loran has no need of.
     private static final Set<String> HARMLESS = Set.of(
-            "peft_type", "peft_version", "auto_mapping", "base_model_name_or_path", "revision", "megatron_core",
-            "qalora_group_size", "runtime_config", "ensure_weight_tying");
+            "peft_type",
+            "peft_version",
+            "auto_mapping",
+            "base_model_name_or_path",
+            "revision",
+            "megatron_core",
+            "qalora_group_size",
+            "runtime_config",
+            "ensure_weight_tying");
 
     private final String file;
     private final ObjectNode node;
@@ -62,7 +68,8 @@ public final class ConfigJson {
         return v == null ? otherwise : expect(key, v, v.isInt(), "a whole number", JsonNode::intValue);
     }
 
-    @Nullable Integer integerOrNull(String key) {
+    @Nullable
+    Integer integerOrNull(String key) {
         return has(key) ? integer(key, 0) : null;
     }
 
@@ -84,10 +91,13 @@ public final class ConfigJson {
     /// A boolean or a text, as text: `true`, `false`, or what stands there.
     String boolOrString(String key, String otherwise) {
         JsonNode v = get(key);
-        return v == null ? otherwise : expect(key, v, v.isBoolean() || v.isTextual(), "a text, true or false", JsonNode::asText);
+        return v == null
+                ? otherwise
+                : expect(key, v, v.isBoolean() || v.isTextual(), "a text, true or false", JsonNode::asText);
     }
 
-    @Nullable TaskType taskType() {
+    @Nullable
+    TaskType taskType() {
         String name = string("task_type", "");
         if (name.isEmpty()) {
             return null;
@@ -95,8 +105,8 @@ public final class ConfigJson {
         try {
             return TaskType.valueOf(name);
         } catch (IllegalArgumentException e) {
-            throw new InputException(file + ": task_type " + name + " is not supported; known are "
-                    + List.of(TaskType.values()), e);
+            throw new InputException(
+                    file + ": task_type " + name + " is not supported; known are " + List.of(TaskType.values()), e);
         }
     }
 
@@ -114,7 +124,8 @@ public final class ConfigJson {
     }
 
     /// A list of whole numbers, or one as a list of one; null when absent.
-    @Nullable List<Integer> integers(String key) {
+    @Nullable
+    List<Integer> integers(String key) {
         JsonNode v = get(key);
         if (v == null) {
             return null;
@@ -144,10 +155,15 @@ public final class ConfigJson {
         JsonNode v = get(key);
         if (v != null) {
             expect(key, v, v.isObject(), "an object of numbers", n -> n);
-            for (Iterator<Map.Entry<String, JsonNode>> it = v.fields(); it.hasNext(); ) {
-                Map.Entry<String, JsonNode> e = it.next();
-                map.put(e.getKey(), expect(key, e.getValue(), e.getValue().isNumber(), "an object of numbers", JsonNode::doubleValue));
-            }
+            v.properties()
+                    .forEach(e -> map.put(
+                            e.getKey(),
+                            expect(
+                                    key,
+                                    e.getValue(),
+                                    e.getValue().isNumber(),
+                                    "an object of numbers",
+                                    JsonNode::doubleValue)));
         }
         return map;
     }
@@ -197,15 +213,22 @@ public final class ConfigJson {
         if (values == null) {
             n.putNull(key);
         } else {
-            n.set(key, n.arrayNode().addAll(values.stream()
-                    .map(v -> v instanceof Integer i ? n.numberNode(i) : (JsonNode) n.textNode(v.toString()))
-                    .toList()));
+            n.set(
+                    key,
+                    n.arrayNode()
+                            .addAll(values.stream()
+                                    .map(v -> v instanceof Integer i
+                                            ? n.numberNode(i)
+                                            : (JsonNode) n.textNode(v.toString()))
+                                    .toList()));
         }
     }
 
     /// A number as peft writes it: whole ones without a fraction.
     static void put(ObjectNode n, String key, double value) {
-        if (value == Math.rint(value) && Math.abs(value) < 1e9 && !key.toLowerCase(Locale.ROOT).contains("dropout")) {
+        if (value == Math.rint(value)
+                && Math.abs(value) < 1e9
+                && !key.toLowerCase(Locale.ROOT).contains("dropout")) {
             n.put(key, (int) value);
         } else {
             n.put(key, value);

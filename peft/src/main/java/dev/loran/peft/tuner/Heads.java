@@ -40,7 +40,10 @@ record Heads(List<String> names, Set<String> optional) {
             boolean found = false;
             for (Map.Entry<String, AdaptedLayer<?>> e : candidates.entrySet()) {
                 if (Targets.matching(List.of(name), e.getKey()) != null && e.getValue() instanceof Linear linear) {
-                    tuner.place(e.getKey(), linear, new ModulesToSave(linear, tuner.attachment().name()));
+                    tuner.place(
+                            e.getKey(),
+                            linear,
+                            new ModulesToSave(linear, tuner.attachment().name()));
                     found = true;
                 }
             }

@@ -50,25 +50,46 @@ public record Ia3Config(
     public Ia3Config {
         modulesToSave = List.copyOf(modulesToSave);
         if (targetModules.isModelDefault() != feedforwardModules.isModelDefault()) {
-            throw new InputException("Ia3Config: target_modules and feedforward_modules are said together or not at all");
+            throw new InputException(
+                    "Ia3Config: target_modules and feedforward_modules are said together or not at all");
         }
     }
 
     /// The family's own targets.
     public static Ia3Config defaults() {
         return new Ia3Config(
-                Targets.modelDefault(), Targets.modelDefault(), Targets.modelDefault(), List.of(), false, true, false, null);
+                Targets.modelDefault(),
+                Targets.modelDefault(),
+                Targets.modelDefault(),
+                List.of(),
+                false,
+                true,
+                false,
+                null);
     }
 
     public Ia3Config withTargets(Targets targets, Targets feedforward) {
         return new Ia3Config(
-                targets, feedforward, excludeModules, modulesToSave, fanInFanOut, initIa3Weights, inferenceMode, taskType);
+                targets,
+                feedforward,
+                excludeModules,
+                modulesToSave,
+                fanInFanOut,
+                initIa3Weights,
+                inferenceMode,
+                taskType);
     }
 
     public Ia3Config withTask(@Nullable TaskType task) {
         return new Ia3Config(
-                targetModules, feedforwardModules, excludeModules, modulesToSave, fanInFanOut, initIa3Weights,
-                inferenceMode, task);
+                targetModules,
+                feedforwardModules,
+                excludeModules,
+                modulesToSave,
+                fanInFanOut,
+                initIa3Weights,
+                inferenceMode,
+                task);
     }
 
     @Override
@@ -110,7 +131,13 @@ public record Ia3Config(
         boolean transposed = found.values().stream().anyMatch(l -> l instanceof Linear x && x.fanInFanOut());
         Tuner tuner = new Tuner(
                 new Ia3Config(
-                        targets, feedforward, excludeModules, heads.names(), transposed, initIa3Weights, inferenceMode,
+                        targets,
+                        feedforward,
+                        excludeModules,
+                        heads.names(),
+                        transposed,
+                        initIa3Weights,
+                        inferenceMode,
                         taskType),
                 to);
         found.forEach((name, layer) -> {

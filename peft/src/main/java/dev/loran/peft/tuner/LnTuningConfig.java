@@ -82,14 +82,15 @@ public record LnTuningConfig(
         Heads heads = Heads.of(modulesToSave, taskType);
         Targets targets = targetModules.or(to.model(), TARGETS);
         Targets.Limits limits = new Targets.Limits(excludeModules, null, List.of(), heads.names());
-        Tuner tuner = new Tuner(
-                new LnTuningConfig(targets, excludeModules, heads.names(), inferenceMode, taskType), to);
+        Tuner tuner =
+                new Tuner(new LnTuningConfig(targets, excludeModules, heads.names(), inferenceMode, taskType), to);
         Map<String, AdaptedLayer<?>> found = targets.resolve("target_modules", to.model(), limits, to.partialTargets());
         found.forEach((name, layer) -> {
             switch (layer) {
                 case LayerNorm n -> tuner.place(name, n, new TunedLayerNorm(n, to.name()));
                 case RmsNorm n -> tuner.place(name, n, new TunedRmsNorm(n, to.name()));
-                default -> throw new InputException("target_modules: " + name + " is no norm; LayerNorm tuning trains norms");
+                default ->
+                    throw new InputException("target_modules: " + name + " is no norm; LayerNorm tuning trains norms");
             }
         });
         heads.place(tuner);

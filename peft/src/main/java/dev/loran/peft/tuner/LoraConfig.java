@@ -95,7 +95,9 @@ public record LoraConfig(
                 case "true" -> TRUE;
                 case "false" -> FALSE;
                 case "gaussian" -> GAUSSIAN;
-                default -> throw json.error("init_lora_weights " + value + " is not supported; known are true, false, gaussian");
+                default ->
+                    throw json.error(
+                            "init_lora_weights " + value + " is not supported; known are true, false, gaussian");
             };
         }
     }
@@ -121,75 +123,243 @@ public record LoraConfig(
     /// peft's defaults: r 8, alpha 8, no dropout, the family's own targets.
     public static LoraConfig defaults() {
         return new LoraConfig(
-                8, 8, 0, Targets.modelDefault(), Targets.modelDefault(), Bias.NONE, false, Map.of(), Map.of(), null,
-                List.of(), List.of(), false, Init.TRUE, false, null);
+                8,
+                8,
+                0,
+                Targets.modelDefault(),
+                Targets.modelDefault(),
+                Bias.NONE,
+                false,
+                Map.of(),
+                Map.of(),
+                null,
+                List.of(),
+                List.of(),
+                false,
+                Init.TRUE,
+                false,
+                null);
     }
 
     /// Rank and scaling numerator.
     public LoraConfig withRank(int rank, double alpha) {
         return new LoraConfig(
-                rank, alpha, loraDropout, targetModules, excludeModules, bias, useRslora, rankPattern, alphaPattern,
-                layersToTransform, layersPattern, modulesToSave, fanInFanOut, initLoraWeights, inferenceMode, taskType);
+                rank,
+                alpha,
+                loraDropout,
+                targetModules,
+                excludeModules,
+                bias,
+                useRslora,
+                rankPattern,
+                alphaPattern,
+                layersToTransform,
+                layersPattern,
+                modulesToSave,
+                fanInFanOut,
+                initLoraWeights,
+                inferenceMode,
+                taskType);
     }
 
     public LoraConfig withDropout(double p) {
         return new LoraConfig(
-                r, loraAlpha, p, targetModules, excludeModules, bias, useRslora, rankPattern, alphaPattern,
-                layersToTransform, layersPattern, modulesToSave, fanInFanOut, initLoraWeights, inferenceMode, taskType);
+                r,
+                loraAlpha,
+                p,
+                targetModules,
+                excludeModules,
+                bias,
+                useRslora,
+                rankPattern,
+                alphaPattern,
+                layersToTransform,
+                layersPattern,
+                modulesToSave,
+                fanInFanOut,
+                initLoraWeights,
+                inferenceMode,
+                taskType);
     }
 
     public LoraConfig withTargets(Targets targets) {
         return new LoraConfig(
-                r, loraAlpha, loraDropout, targets, excludeModules, bias, useRslora, rankPattern, alphaPattern,
-                layersToTransform, layersPattern, modulesToSave, fanInFanOut, initLoraWeights, inferenceMode, taskType);
+                r,
+                loraAlpha,
+                loraDropout,
+                targets,
+                excludeModules,
+                bias,
+                useRslora,
+                rankPattern,
+                alphaPattern,
+                layersToTransform,
+                layersPattern,
+                modulesToSave,
+                fanInFanOut,
+                initLoraWeights,
+                inferenceMode,
+                taskType);
     }
 
     public LoraConfig withExclude(Targets exclude) {
         return new LoraConfig(
-                r, loraAlpha, loraDropout, targetModules, exclude, bias, useRslora, rankPattern, alphaPattern,
-                layersToTransform, layersPattern, modulesToSave, fanInFanOut, initLoraWeights, inferenceMode, taskType);
+                r,
+                loraAlpha,
+                loraDropout,
+                targetModules,
+                exclude,
+                bias,
+                useRslora,
+                rankPattern,
+                alphaPattern,
+                layersToTransform,
+                layersPattern,
+                modulesToSave,
+                fanInFanOut,
+                initLoraWeights,
+                inferenceMode,
+                taskType);
     }
 
     public LoraConfig withBias(Bias which) {
         return new LoraConfig(
-                r, loraAlpha, loraDropout, targetModules, excludeModules, which, useRslora, rankPattern, alphaPattern,
-                layersToTransform, layersPattern, modulesToSave, fanInFanOut, initLoraWeights, inferenceMode, taskType);
+                r,
+                loraAlpha,
+                loraDropout,
+                targetModules,
+                excludeModules,
+                which,
+                useRslora,
+                rankPattern,
+                alphaPattern,
+                layersToTransform,
+                layersPattern,
+                modulesToSave,
+                fanInFanOut,
+                initLoraWeights,
+                inferenceMode,
+                taskType);
     }
 
     public LoraConfig withRslora(boolean value) {
         return new LoraConfig(
-                r, loraAlpha, loraDropout, targetModules, excludeModules, bias, value, rankPattern, alphaPattern,
-                layersToTransform, layersPattern, modulesToSave, fanInFanOut, initLoraWeights, inferenceMode, taskType);
+                r,
+                loraAlpha,
+                loraDropout,
+                targetModules,
+                excludeModules,
+                bias,
+                value,
+                rankPattern,
+                alphaPattern,
+                layersToTransform,
+                layersPattern,
+                modulesToSave,
+                fanInFanOut,
+                initLoraWeights,
+                inferenceMode,
+                taskType);
     }
 
     public LoraConfig withPatterns(Map<String, Integer> ranks, Map<String, Double> alphas) {
         return new LoraConfig(
-                r, loraAlpha, loraDropout, targetModules, excludeModules, bias, useRslora, ranks, alphas,
-                layersToTransform, layersPattern, modulesToSave, fanInFanOut, initLoraWeights, inferenceMode, taskType);
+                r,
+                loraAlpha,
+                loraDropout,
+                targetModules,
+                excludeModules,
+                bias,
+                useRslora,
+                ranks,
+                alphas,
+                layersToTransform,
+                layersPattern,
+                modulesToSave,
+                fanInFanOut,
+                initLoraWeights,
+                inferenceMode,
+                taskType);
     }
 
     public LoraConfig withLayers(@Nullable List<Integer> indices, List<String> pattern) {
         return new LoraConfig(
-                r, loraAlpha, loraDropout, targetModules, excludeModules, bias, useRslora, rankPattern, alphaPattern,
-                indices, pattern, modulesToSave, fanInFanOut, initLoraWeights, inferenceMode, taskType);
+                r,
+                loraAlpha,
+                loraDropout,
+                targetModules,
+                excludeModules,
+                bias,
+                useRslora,
+                rankPattern,
+                alphaPattern,
+                indices,
+                pattern,
+                modulesToSave,
+                fanInFanOut,
+                initLoraWeights,
+                inferenceMode,
+                taskType);
     }
 
     public LoraConfig withModulesToSave(List<String> modules) {
         return new LoraConfig(
-                r, loraAlpha, loraDropout, targetModules, excludeModules, bias, useRslora, rankPattern, alphaPattern,
-                layersToTransform, layersPattern, modules, fanInFanOut, initLoraWeights, inferenceMode, taskType);
+                r,
+                loraAlpha,
+                loraDropout,
+                targetModules,
+                excludeModules,
+                bias,
+                useRslora,
+                rankPattern,
+                alphaPattern,
+                layersToTransform,
+                layersPattern,
+                modules,
+                fanInFanOut,
+                initLoraWeights,
+                inferenceMode,
+                taskType);
     }
 
     public LoraConfig withInit(Init init) {
         return new LoraConfig(
-                r, loraAlpha, loraDropout, targetModules, excludeModules, bias, useRslora, rankPattern, alphaPattern,
-                layersToTransform, layersPattern, modulesToSave, fanInFanOut, init, inferenceMode, taskType);
+                r,
+                loraAlpha,
+                loraDropout,
+                targetModules,
+                excludeModules,
+                bias,
+                useRslora,
+                rankPattern,
+                alphaPattern,
+                layersToTransform,
+                layersPattern,
+                modulesToSave,
+                fanInFanOut,
+                init,
+                inferenceMode,
+                taskType);
     }
 
     public LoraConfig withTask(@Nullable TaskType task) {
         return new LoraConfig(
-                r, loraAlpha, loraDropout, targetModules, excludeModules, bias, useRslora, rankPattern, alphaPattern,
-                layersToTransform, layersPattern, modulesToSave, fanInFanOut, initLoraWeights, inferenceMode, task);
+                r,
+                loraAlpha,
+                loraDropout,
+                targetModules,
+                excludeModules,
+                bias,
+                useRslora,
+                rankPattern,
+                alphaPattern,
+                layersToTransform,
+                layersPattern,
+                modulesToSave,
+                fanInFanOut,
+                initLoraWeights,
+                inferenceMode,
+                task);
     }
 
     @Override
@@ -293,20 +463,22 @@ public record LoraConfig(
         Model model = to.model();
         Heads heads = Heads.of(modulesToSave, taskType);
         Targets targets = targetModules.or(model, DEFAULT_TARGETS);
-        Targets.Limits limits =
-                new Targets.Limits(excludeModules, layersToTransform, layersPattern, heads.names());
-        Map<String, AdaptedLayer<?>> found =
-                targets.resolve("target_modules", model, limits, to.partialTargets());
+        Targets.Limits limits = new Targets.Limits(excludeModules, layersToTransform, layersPattern, heads.names());
+        Map<String, AdaptedLayer<?>> found = targets.resolve("target_modules", model, limits, to.partialTargets());
         LoraConfig complete = withTargets(targets).withModulesToSave(heads.names());
         boolean transposed = found.values().stream().anyMatch(l -> l instanceof Linear x && x.fanInFanOut());
         Tuner tuner = new Tuner(complete.withFanInFanOut(transposed), to);
         int site = 0;
         for (Map.Entry<String, AdaptedLayer<?>> e : found.entrySet()) {
             if (!(e.getValue() instanceof Linear linear)) {
-                throw new InputException("target_modules: " + e.getKey() + " is no linear layer; LoRA adapts linear layers");
+                throw new InputException(
+                        "target_modules: " + e.getKey() + " is no linear layer; LoRA adapts linear layers");
             }
             String name = e.getKey();
-            tuner.place(name, linear, new LoraLinear(linear, rank(name), scaling(name), initLoraWeights, to, site++, loraDropout));
+            tuner.place(
+                    name,
+                    linear,
+                    new LoraLinear(linear, rank(name), scaling(name), initLoraWeights, to, site++, loraDropout));
         }
         heads.place(tuner);
         trainBiases(tuner, found.keySet());
@@ -315,8 +487,22 @@ public record LoraConfig(
 
     LoraConfig withFanInFanOut(boolean value) {
         return new LoraConfig(
-                r, loraAlpha, loraDropout, targetModules, excludeModules, bias, useRslora, rankPattern, alphaPattern,
-                layersToTransform, layersPattern, modulesToSave, value, initLoraWeights, inferenceMode, taskType);
+                r,
+                loraAlpha,
+                loraDropout,
+                targetModules,
+                excludeModules,
+                bias,
+                useRslora,
+                rankPattern,
+                alphaPattern,
+                layersToTransform,
+                layersPattern,
+                modulesToSave,
+                value,
+                initLoraWeights,
+                inferenceMode,
+                taskType);
     }
 
     /// The biases that `bias` asks for, under the names they have beside an adapter.

@@ -11,7 +11,8 @@ public sealed interface PeftConfig permits LoraConfig, AdaLoraConfig, Ia3Config,
     String peftType();
 
     /// Hugging Face's `task_type`; null when not said. SEQ_CLS adds the classification head to what is trained.
-    @Nullable TaskType taskType();
+    @Nullable
+    TaskType taskType();
 
     /// True in files that were saved for inference; an adapter loaded for training trains all the same.
     boolean inferenceMode();
@@ -28,15 +29,15 @@ public sealed interface PeftConfig permits LoraConfig, AdaLoraConfig, Ia3Config,
     ///     does not know holds anything but null, false, 0 or nothing
     static PeftConfig fromJson(ConfigJson json) {
         String type = json.string("peft_type", "");
-        PeftConfig config =
-                switch (type) {
-                    case "LORA" -> LoraConfig.fromJson(json);
-                    case "ADALORA" -> AdaLoraConfig.fromJson(json);
-                    case "IA3" -> Ia3Config.fromJson(json);
-                    case "LN_TUNING" -> LnTuningConfig.fromJson(json);
-                    default -> throw json.error("peft_type " + (type.isEmpty() ? "is missing" : type + " is not supported")
-                            + "; known are LORA, ADALORA, IA3, LN_TUNING");
-                };
+        PeftConfig config = switch (type) {
+            case "LORA" -> LoraConfig.fromJson(json);
+            case "ADALORA" -> AdaLoraConfig.fromJson(json);
+            case "IA3" -> Ia3Config.fromJson(json);
+            case "LN_TUNING" -> LnTuningConfig.fromJson(json);
+            default ->
+                throw json.error("peft_type " + (type.isEmpty() ? "is missing" : type + " is not supported")
+                        + "; known are LORA, ADALORA, IA3, LN_TUNING");
+        };
         json.finish();
         return config;
     }

@@ -68,7 +68,8 @@ public final class PeftModel implements AutoCloseable {
 
     Tuner addAdapter(String name, PeftConfig config, boolean partialTargets) {
         if (name.isEmpty() || name.contains(".") || name.contains("/") || name.contains("\\")) {
-            throw new InputException("addAdapter: \"" + name + "\" is no adapter name; it may hold no dot and no slash");
+            throw new InputException(
+                    "addAdapter: \"" + name + "\" is no adapter name; it may hold no dot and no slash");
         }
         if (adapters.containsKey(name)) {
             throw new InputException("addAdapter: adapter " + name + " exists already; delete it first");
@@ -142,7 +143,8 @@ public final class PeftModel implements AutoCloseable {
     /// @throws IllegalStateException if none is active
     public Tuner active() {
         if (active == null) {
-            throw new IllegalStateException("no adapter is active; call setAdapter first, adapters are " + adapters.keySet());
+            throw new IllegalStateException(
+                    "no adapter is active; call setAdapter first, adapters are " + adapters.keySet());
         }
         return adapter(active);
     }
@@ -155,12 +157,14 @@ public final class PeftModel implements AutoCloseable {
     /// Trainable and total parameters, tied ones once.
     public ParameterCount parameterCount() {
         long trainable = 0;
-        java.util.Set<Tensor> all = new java.util.LinkedHashSet<>(model.namedParameters().values());
+        java.util.Set<Tensor> all =
+                new java.util.LinkedHashSet<>(model.namedParameters().values());
         for (Tensor t : trainableParameters().values()) {
             trainable += t.shape().size();
             all.add(t);
         }
-        return new ParameterCount(trainable, all.stream().mapToLong(t -> t.shape().size()).sum());
+        return new ParameterCount(
+                trainable, all.stream().mapToLong(t -> t.shape().size()).sum());
     }
 
     /// Says which forward this is: dropout draws its masks from it. The trainer calls this before each micro-batch.

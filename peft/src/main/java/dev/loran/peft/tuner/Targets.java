@@ -71,7 +71,8 @@ public final class Targets {
         String family = model.facts().modelType();
         List<String> known = table.get(family);
         if (known == null) {
-            throw new InputException("target_modules: there is no table for models of type " + family + "; name the modules");
+            throw new InputException(
+                    "target_modules: there is no table for models of type " + family + "; name the modules");
         }
         return of(known);
     }
@@ -99,7 +100,8 @@ public final class Targets {
         try {
             return Pattern.compile(regex).matcher(name).matches();
         } catch (PatternSyntaxException e) {
-            throw new InputException("target_modules: \"" + regex + "\" is no regular expression: " + e.getDescription(), e);
+            throw new InputException(
+                    "target_modules: \"" + regex + "\" is no regular expression: " + e.getDescription(), e);
         }
     }
 
@@ -138,7 +140,8 @@ public final class Targets {
             }
             Matcher m = LAYER_INDEX.matcher(module);
             for (String pattern : layersPattern) {
-                m = Pattern.compile("\\." + Pattern.quote(pattern) + "\\.(\\d+)\\.").matcher("." + module);
+                m = Pattern.compile("\\." + Pattern.quote(pattern) + "\\.(\\d+)\\.")
+                        .matcher("." + module);
                 if (m.find()) {
                     return layersToTransform.contains(Integer.valueOf(m.group(1)));
                 }
@@ -158,7 +161,9 @@ public final class Targets {
         candidates.forEach((name, layer) -> {
             if (matches(name, model, layer)) {
                 if (names != null) {
-                    names.stream().filter(n -> name.equals(n) || name.endsWith("." + n)).forEach(unmatched::remove);
+                    names.stream()
+                            .filter(n -> name.equals(n) || name.endsWith("." + n))
+                            .forEach(unmatched::remove);
                 }
                 if (limits.allows(name, model, layer)) {
                     found.put(name, layer);
@@ -218,7 +223,8 @@ public final class Targets {
 
     @Override
     public boolean equals(Object o) {
-        return o instanceof Targets t && java.util.Objects.equals(names, t.names)
+        return o instanceof Targets t
+                && java.util.Objects.equals(names, t.names)
                 && java.util.Objects.equals(regex, t.regex);
     }
 

@@ -41,7 +41,15 @@ import org.junit.jupiter.api.io.TempDir;
 class HfParityTest {
     /// Methods that Loran does not have: their cases are skipped by name.
     private static final Set<String> NOT_YET = Set.of(
-            "dora", "adalora", "p_tuning_mlp", "p_tuning_lstm", "prefix", "prefix_projection", "prompt", "ia3", "ln_tuning");
+            "dora",
+            "adalora",
+            "p_tuning_mlp",
+            "p_tuning_lstm",
+            "prefix",
+            "prefix_projection",
+            "prompt",
+            "ia3",
+            "ln_tuning");
 
     private static final ObjectMapper JSON = new ObjectMapper();
 
@@ -52,15 +60,20 @@ class HfParityTest {
     Stream<DynamicTest> cases() throws IOException, URISyntaxException {
         String property = System.getProperty("loran.fixtures", "");
         Path root = property.isEmpty()
-                ? Path.of(Objects.requireNonNull(HfParityTest.class.getResource("/fixtures/hf")).toURI())
+                ? Path.of(Objects.requireNonNull(HfParityTest.class.getResource("/fixtures/hf"))
+                        .toURI())
                 : Path.of(property);
         List<Path> folders = new ArrayList<>();
         try (Stream<Path> files = Files.walk(root)) {
-            files.filter(f -> f.endsWith("case.json")).map(Path::getParent).sorted().forEach(folders::add);
+            files.filter(f -> f.endsWith("case.json"))
+                    .map(Path::getParent)
+                    .sorted()
+                    .forEach(folders::add);
         }
         assertThat(folders).as("case folders under " + root).isNotEmpty();
         assertThat(folders.stream().map(HfParityTest::method).filter(m -> !NOT_YET.contains(m)))
-                .as("cases that run").isNotEmpty();
+                .as("cases that run")
+                .isNotEmpty();
         return folders.stream()
                 .flatMap(f -> Stream.of(
                         DynamicTest.dynamicTest(title(f) + " on the reference", () -> run(f, new ReferenceBackend())),
@@ -163,7 +176,9 @@ class HfParityTest {
         private Tensor lossWithPenalty(Tuner tuner, SafeTensors io) {
             Tensor loss = peft.loss(input(io, "input_ids"), input(io, "attention_mask"), input(io, "labels"));
             Tensor penalty = tuner.penalty();
-            return penalty == null ? loss : loss.add(penalty.reshape(loss.shape().dims()));
+            return penalty == null
+                    ? loss
+                    : loss.add(penalty.reshape(loss.shape().dims()));
         }
 
         private void gradients(Tuner tuner, SafeTensors io) {
@@ -171,8 +186,9 @@ class HfParityTest {
                 Tensor loss = lossWithPenalty(tuner, io);
                 close("loss", loss, io, "loss", 1e-5);
                 loss.backward();
-                tuner.parameters().forEach((name, t) ->
-                        close("gradient " + name, Objects.requireNonNull(t.grad(), name), io, "grad." + name, 2e-5));
+                tuner.parameters()
+                        .forEach((name, t) -> close(
+                                "gradient " + name, Objects.requireNonNull(t.grad(), name), io, "grad." + name, 2e-5));
             }
             tuner.parameters().values().forEach(Tensor::zeroGrad);
         }
@@ -180,11 +196,14 @@ class HfParityTest {
         private void train(Tuner tuner, SafeTensors io) {
             JsonNode betas = optimizer.get("betas");
             AdamW.Config config = new AdamW.Config(
-                    betas.get(0).doubleValue(), betas.get(1).doubleValue(), optimizer.get("eps").doubleValue(),
-                    optimizer.get("weight_decay").doubleValue(), List.of());
+                    betas.get(0).doubleValue(),
+                    betas.get(1).doubleValue(),
+                    optimizer.get("eps").doubleValue(),
+                    optimizer.get("weight_decay").doubleValue(),
+                    List.of());
             try (AdamW adamW = new AdamW(backend, DType.F32, config);
-                    GradClip clip =
-                            new GradClip(backend, DType.F32, optimizer.get("clip_grad_norm").doubleValue())) {
+                    GradClip clip = new GradClip(
+                            backend, DType.F32, optimizer.get("clip_grad_norm").doubleValue())) {
                 JsonNode losses = steps.get("losses");
                 tuner.beginTraining(losses.size());
                 for (int i = 0; i < losses.size(); i++) {
@@ -195,7 +214,11 @@ class HfParityTest {
                     }
                     Map<String, Tensor> parameters = tuner.parameters();
                     double norm = clip.norm(parameters.values()).item();
-                    close("norm at step " + i, norm, steps.get("grad_norms_before_clip").get(i).doubleValue(), 5e-5);
+                    close(
+                            "norm at step " + i,
+                            norm,
+                            steps.get("grad_norms_before_clip").get(i).doubleValue(),
+                            5e-5);
                     adamW.advance(optimizer.get("lr").doubleValue());
                     adamW.step(parameters, clip.scale());
                     tuner.afterStep(i + 1, clip.scale(), adamW);
@@ -212,18 +235,21 @@ class HfParityTest {
             assertThat(new TreeMap<>(canonical(ours))).isEqualTo(new TreeMap<>(canonical(theirs)));
             Path weights = Path.of(AdapterFiles.WEIGHTS);
             try (SafeTensors a = SafeTensors.open(out.resolve(weights));
-                    SafeTensors b = SafeTensors.open(folder.resolve("adapter_final").resolve(weights));
+                    SafeTensors b =
+                            SafeTensors.open(folder.resolve("adapter_final").resolve(weights));
                     Scope scope = Scope.open()) {
                 assertThat(a.names()).isEqualTo(b.names());
                 for (String name : a.names()) {
                     close("saved " + name, a.copy(backend, name, DType.F32), b, name, 1e-3);
                 }
             }
-            assertThat(tuner.config().peftType()).isEqualTo(theirs.get("peft_type").textValue());
+            assertThat(tuner.config().peftType())
+                    .isEqualTo(theirs.get("peft_type").textValue());
         }
 
         private static ObjectNode config(Path folder) throws IOException {
-            return (ObjectNode) JSON.readTree(folder.resolve(AdapterFiles.CONFIG).toFile());
+            return (ObjectNode)
+                    JSON.readTree(folder.resolve(AdapterFiles.CONFIG).toFile());
         }
 
         private static Map<String, Object> canonical(ObjectNode config) {
