@@ -168,6 +168,15 @@ public final class ConfigJson {
         return map;
     }
 
+    /// Reads the fields of prompt methods that a single decoder or encoder leaves no choice in.
+    void submodules() {
+        integerOrNull("num_attention_heads");
+        if (integer("num_transformer_submodules", 1) != 1) {
+            throw error("num_transformer_submodules is " + integer("num_transformer_submodules", 1)
+                    + "; encoder-decoder models are not supported");
+        }
+    }
+
     /// The raw object of a key, empty when absent.
     ObjectNode object(String key) {
         JsonNode v = get(key);

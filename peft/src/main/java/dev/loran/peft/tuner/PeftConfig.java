@@ -6,7 +6,7 @@ import org.jspecify.annotations.Nullable;
 
 /// The options of one method, with Hugging Face peft's field names and defaults. A method of your own implements
 /// [CustomPeft].
-public sealed interface PeftConfig permits LoraConfig, AdaLoraConfig, Ia3Config, LnTuningConfig, CustomPeft {
+public sealed interface PeftConfig permits LoraConfig, AdaLoraConfig, PromptEncoderConfig, PromptTuningConfig, PrefixTuningConfig, Ia3Config, LnTuningConfig, CustomPeft {
     /// Hugging Face's `peft_type`, such as `LORA`.
     String peftType();
 
@@ -36,7 +36,7 @@ public sealed interface PeftConfig permits LoraConfig, AdaLoraConfig, Ia3Config,
             case "LN_TUNING" -> LnTuningConfig.fromJson(json);
             default ->
                 throw json.error("peft_type " + (type.isEmpty() ? "is missing" : type + " is not supported")
-                        + "; known are LORA, ADALORA, IA3, LN_TUNING");
+                        + "; known are LORA, ADALORA, P_TUNING, PROMPT_TUNING, PREFIX_TUNING, IA3, LN_TUNING");
         };
         json.finish();
         return config;

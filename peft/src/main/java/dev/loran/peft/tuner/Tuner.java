@@ -11,6 +11,7 @@ import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.regex.Pattern;
 import org.jspecify.annotations.Nullable;
 
@@ -90,8 +91,12 @@ public class Tuner implements AutoCloseable {
         return all;
     }
 
-    /// The tensors of the adapter file by their keys there; each may be read now and is closed by the caller's scope.
+    /// The tensors of the adapter file by their keys there; those made for the purpose belong to the caller's scope.
     public Map<String, Tensor> fileTensors() {
+        return placedTensors();
+    }
+
+    private Map<String, Tensor> placedTensors() {
         Map<String, Tensor> all = new LinkedHashMap<>();
         for (Placement<?> p : placements) {
             p.adapter().collect((local, tensor) -> all.put(prefix() + p.module() + "." + fileName(local), tensor));
@@ -102,7 +107,22 @@ public class Tuner implements AutoCloseable {
 
     /// Takes over the tensors of an adapter file: the keys and shapes of [#fileTensors].
     public void load(Map<String, Tensor> values) {
-        fileTensors().forEach((key, tensor) -> tensor.copyFrom(java.util.Objects.requireNonNull(values.get(key))));
+        copy(fileTensors(), values);
+    }
+
+    /// Takes over those of the adapters that stand in for layers, and of the base.
+    protected final void loadPlaced(Map<String, Tensor> values) {
+        copy(placedTensors(), values);
+    }
+
+    private static void copy(Map<String, Tensor> to, Map<String, Tensor> from) {
+        to.forEach((key, tensor) -> tensor.copyFrom(Objects.requireNonNull(from.get(key), key)));
+    }
+
+    /// Parameters that training needs and peft's file has no place for, by their names in [#parameters] without what stands
+    /// before them; saved beside it.
+    public Map<String, Tensor> trainingTensors() {
+        return Map.of();
     }
 
     /// What `adapter_config.json` says of this adapter as it stands.
@@ -124,6 +144,11 @@ public class Tuner implements AutoCloseable {
     /// @param gradScale the one-element factor the optimizer put on gradients (clipping); null for 1
     /// @param optimizer holds the moments, which move with a parameter that changes its shape
     public void afterStep(int step, @Nullable Buffer gradScale, Optimizer optimizer) {}
+
+    /// Positions that this method takes from the text: virtual tokens, or a prefix.
+    public int virtualTokens() {
+        return 0;
+    }
 
     /// Live rank of each adapted layer by module name, for methods whose ranks change; empty for others.
     public Map<String, Integer> ranks() {

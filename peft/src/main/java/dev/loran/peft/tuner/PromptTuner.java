@@ -1,0 +1,178 @@
+package dev.loran.peft.tuner;
+
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.engine.Autograd;
+import dev.loran.engine.DType;
+import dev.loran.engine.Scope;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.nn.Linear;
+import dev.loran.peft.data.InputException;
+import dev.loran.peft.model.Model;
+import java.util.LinkedHashMap;
+import java.util.Map;
+import java.util.Objects;
+import org.jspecify.annotations.Nullable;
+
+/// What the prompt methods share: parameters under `prompt_encoder.NAME.`, from which a prompt (P, width) is made at each
+/// forward, and peft's file, which holds the finished prompt alone.
+///
+/// Where an encoder makes the prompt, peft's file does not bring the encoder back. Such an adapter answers from the
+/// finished prompt; what it would take to train on stands in [#trainingTensors], which Loran saves beside. Training without
+/// it is refused.
+abstract class PromptTuner extends Tuner {
+    private static final String FILE_KEY = "prompt_embeddings";
+
+    private final Map<String, Tensor> encoder = new LinkedHashMap<>();
+    private @Nullable Tensor finished;
+    private int versionsAtLoad;
+
+    PromptTuner(PeftConfig config, Attachment to) {
+        super(config, to);
+    }
+
+    /// Registers the encoder's parameter `name`, such as `embedding.weight`.
+    final Tensor encoderParameter(String name, Tensor value) {
+        encoder.put(name, value.detachFromScope());
+        return value;
+    }
+
+    /// Registers a linear layer's parameters, drawn as torch draws them: U(±1/√in).
+    final Linear encoderLinear(String name, int in, int out) {
+        double bound = 1 / Math.sqrt(in);
+        return new Linear(
+                encoderParameter(name + ".weight", uniform(bound, out, in)),
+                encoderParameter(name + ".bias", uniform(bound, out)),
+                false);
+    }
+
+    final Tensor uniform(double bound, int... dims) {
+        return Tensor.uniform(attachment().backend(), type(), attachment().random(), bound, dims);
+    }
+
+    final Tensor normal(double std, int... dims) {
+        return Tensor.randn(attachment().backend(), type(), attachment().random(), std, dims);
+    }
+
+    final DType type() {
+        return attachment().model().dtype();
+    }
+
+    /// Whether the prompt is the one parameter itself, so that peft's file is all there is.
+    private boolean isDirect() {
+        return encoder.size() == 1;
+    }
+
+    /// The prompt (P, width) from the encoder's parameters, differentiable.
+    abstract Tensor encode();
+
+    /// The prompt for this forward.
+    final Tensor prompt() {
+        if (finished != null && versions() != versionsAtLoad) {
+            finished.close();
+            finished = null;
+        }
+        if (finished == null) {
+            return encode();
+        }
+        if (attachment().model().isTraining()) {
+            throw new InputException("this " + config().peftType() + " adapter was loaded from peft's file, which holds the finished "
+                    + "prompt without the encoder that made it; it can answer but not be trained further");
+        }
+        return finished.detach();
+    }
+
+    private int versions() {
+        return encoder.values().stream().mapToInt(Tensor::version).sum();
+    }
+
+    @Override
+    protected String prefix() {
+        return "base_model.";
+    }
+
+    @Override
+    public Map<String, Tensor> parameters() {
+        Map<String, Tensor> all = super.parameters();
+        encoder.forEach((name, t) -> all.put("prompt_encoder." + attachment().name() + "." + name, t));
+        return all;
+    }
+
+    @Override
+    public Map<String, Tensor> fileTensors() {
+        Map<String, Tensor> all = super.fileTensors();
+        if (isDirect()) {
+            all.put(FILE_KEY, encoder.values().iterator().next());
+        } else {
+            try (Scope scope = Scope.open();
+                    Autograd.Mode mode = Autograd.noGrad()) {
+                all.put(FILE_KEY, scope.keep(finished == null || versions() != versionsAtLoad ? encode() : finished.detach()));
+            }
+        }
+        return all;
+    }
+
+    @Override
+    public Map<String, Tensor> trainingTensors() {
+        return isDirect() || finished != null && versions() == versionsAtLoad ? Map.of() : Map.copyOf(encoder);
+    }
+
+    @Override
+    public void load(Map<String, Tensor> values) {
+        Map<String, Tensor> rest = new LinkedHashMap<>(values);
+        Tensor prompt = Objects.requireNonNull(rest.remove(FILE_KEY));
+        if (isDirect()) {
+            super.load(values);
+            return;
+        }
+        loadPlaced(rest);
+        finished = Tensor.own(prompt.shape(), prompt.backend().allocate(prompt.dtype(), prompt.shape().size()))
+                .copyFrom(prompt);
+        versionsAtLoad = versions();
+    }
+
+    /// The fields that peft fills from the model and writes.
+    static ObjectNode sizes(ObjectNode n, int numVirtualTokens, int tokenDim, int layers, int heads) {
+        n.putNull("modules_to_save");
+        n.put("num_attention_heads", heads);
+        n.put("num_layers", layers);
+        n.put("num_transformer_submodules", 1);
+        n.put("num_virtual_tokens", numVirtualTokens);
+        n.put("token_dim", tokenDim);
+        return n;
+    }
+
+    /// Checks what a file says of the model it was made for.
+    static void checkSizes(@Nullable Integer tokenDim, int width, @Nullable Integer layers, Model model) {
+        if (tokenDim != null && tokenDim != width) {
+            throw new InputException("token_dim is " + tokenDim + " but the model needs " + width
+                    + "; the adapter was made for another base model");
+        }
+        if (layers != null && layers != model.facts().numLayers()) {
+            throw new InputException("num_layers is " + layers + " but the model has " + model.facts().numLayers()
+                    + "; the adapter was made for another base model");
+        }
+    }
+
+    static void checkTokens(String config, int numVirtualTokens) {
+        if (numVirtualTokens < 1) {
+            throw new InputException(config + ": num_virtual_tokens is " + numVirtualTokens + ", must be at least 1");
+        }
+    }
+
+    /// Checks that the model has room for the prompt and at least one token.
+    final void checkRoom(int numVirtualTokens) {
+        int room = attachment().model().facts().maxPositions();
+        if (numVirtualTokens >= room) {
+            throw new InputException("num_virtual_tokens is " + numVirtualTokens + " but the model has " + room + " positions");
+        }
+    }
+
+    @Override
+    public void close() {
+        super.close();
+        encoder.values().forEach(Tensor::close);
+        if (finished != null) {
+            finished.close();
+        }
+    }
+}

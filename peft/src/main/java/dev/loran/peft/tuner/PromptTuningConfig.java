@@ -1,0 +1,200 @@
+package dev.loran.peft.tuner;
+
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.engine.Functional;
+import dev.loran.engine.Tensor;
+import dev.loran.peft.data.InputException;
+import dev.loran.peft.model.Model;
+import dev.loran.peft.model.TaskType;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Locale;
+import org.jspecify.annotations.Nullable;
+
+/// Prompt tuning: the embeddings of P virtual tokens in front of the text are the only parameters.
+///
+/// **Paper**: Lester et al., "The Power of Scale for Parameter-Efficient Prompt Tuning", 2021; initialisation from the
+/// vocabulary or a text: its section 2.1.
+///
+/// A random start has the spread of the model's own embeddings; peft's is N(0, 1), some fifty times wider than Llama's.
+///
+/// @param numVirtualTokens P
+/// @param init how the embeddings start
+/// @param initTokens ids of the text that [Init#TEXT] starts from, repeated or cut to P; null otherwise
+/// @param initText that text, as peft's file names it; null otherwise
+/// @param tokenDim width the file was made for; null: the model's
+/// @param numLayers layers of the model the file was made for; null: the model's
+/// @param modulesToSave layers trained whole and saved beside
+/// @param inferenceMode see [PeftConfig#inferenceMode]
+/// @param taskType see [PeftConfig#taskType]
+public record PromptTuningConfig(
+        int numVirtualTokens,
+        Init init,
+        @Nullable List<Integer> initTokens,
+        @Nullable String initText,
+        @Nullable Integer tokenDim,
+        @Nullable Integer numLayers,
+        List<String> modulesToSave,
+        boolean inferenceMode,
+        @Nullable TaskType taskType)
+        implements PeftConfig {
+
+    /// How the embeddings start.
+    public enum Init {
+        /// Random, as wide as the model's embeddings.
+        RANDOM,
+        /// Embeddings of tokens drawn from the vocabulary.
+        SAMPLE_VOCAB,
+        /// Embeddings of a text's tokens.
+        TEXT
+    }
+
+    public PromptTuningConfig {
+        PromptTuner.checkTokens("PromptTuningConfig", numVirtualTokens);
+        initTokens = initTokens == null ? null : List.copyOf(initTokens);
+        modulesToSave = List.copyOf(modulesToSave);
+        if (initTokens != null && initTokens.isEmpty()) {
+            throw new InputException("PromptTuningConfig: the initial text has no tokens");
+        }
+    }
+
+    /// A random start.
+    public static PromptTuningConfig of(int numVirtualTokens) {
+        return new PromptTuningConfig(numVirtualTokens, Init.RANDOM, null, null, null, null, List.of(), false, null);
+    }
+
+    public PromptTuningConfig fromVocabulary() {
+        return new PromptTuningConfig(
+                numVirtualTokens, Init.SAMPLE_VOCAB, null, null, tokenDim, numLayers, modulesToSave, inferenceMode, taskType);
+    }
+
+    /// Starts from `text`, whose ids are `tokens`.
+    public PromptTuningConfig fromText(String text, List<Integer> tokens) {
+        return new PromptTuningConfig(
+                numVirtualTokens, Init.TEXT, tokens, text, tokenDim, numLayers, modulesToSave, inferenceMode, taskType);
+    }
+
+    public PromptTuningConfig withTask(@Nullable TaskType task) {
+        return new PromptTuningConfig(
+                numVirtualTokens, init, initTokens, initText, tokenDim, numLayers, modulesToSave, inferenceMode, task);
+    }
+
+    @Override
+    public String peftType() {
+        return "PROMPT_TUNING";
+    }
+
+    static PromptTuningConfig fromJson(ConfigJson json) {
+        String init = json.string("prompt_tuning_init", "RANDOM").toUpperCase(Locale.ROOT);
+        if (Arrays.stream(Init.values()).noneMatch(i -> i.name().equals(init))) {
+            throw json.error("prompt_tuning_init is " + init + ", must be one of " + Arrays.toString(Init.values()));
+        }
+        String text = json.string("prompt_tuning_init_text", "");
+        json.string("tokenizer_name_or_path", "");
+        json.submodules();
+        return new PromptTuningConfig(
+                json.integer("num_virtual_tokens", 0),
+                Init.valueOf(init),
+                null,
+                text.isEmpty() ? null : text,
+                json.integerOrNull("token_dim"),
+                json.integerOrNull("num_layers"),
+                json.strings("modules_to_save"),
+                json.bool("inference_mode", false),
+                json.taskType());
+    }
+
+    @Override
+    public ObjectNode toJson() {
+        ObjectNode n = ConfigJson.start(this);
+        n.put("num_virtual_tokens", numVirtualTokens);
+        n.put("prompt_tuning_init", init.name());
+        n.put("prompt_tuning_init_text", initText);
+        n.put("num_transformer_submodules", 1);
+        return n;
+    }
+
+    @Override
+    public Tuner attach(Attachment to) {
+        return new VirtualTokens(this, to);
+    }
+
+    private static final class VirtualTokens extends PromptTuner {
+        private final PromptTuningConfig config;
+        private final Tensor embedding;
+
+        VirtualTokens(PromptTuningConfig config, Attachment to) {
+            super(config, to);
+            this.config = config;
+            Model model = to.model();
+            checkSizes(config.tokenDim, model.facts().hiddenSize(), config.numLayers, model);
+            checkRoom(config.numVirtualTokens);
+            embedding = encoderParameter("embedding.weight", initial(model));
+            Heads.of(config.modulesToSave, config.taskType).place(this);
+        }
+
+        private Tensor initial(Model model) {
+            int p = config.numVirtualTokens;
+            Tensor table = model.tokenEmbedding().weight();
+            int[] ids = new int[p];
+            List<Integer> text = config.initTokens;
+            // A file that names the text of another day's start brings the trained embeddings along.
+            if (config.init == Init.RANDOM || config.init == Init.TEXT && text == null) {
+                return normal(spread(table), p, table.shape().cols());
+            }
+            for (int i = 0; i < p; i++) {
+                ids[i] = text == null
+                        ? attachment().random().nextInt(table.shape().rows())
+                        : text.get(i % text.size());
+                if (ids[i] < 0 || ids[i] >= table.shape().rows()) {
+                    throw new InputException("PromptTuningConfig: token " + ids[i] + " does not exist in a vocabulary of "
+                            + table.shape().rows());
+                }
+            }
+            try (Tensor rows = Tensor.ofInts(model.backend(), ids, p)) {
+                return Functional.embedding(table, rows);
+            }
+        }
+
+        /// Standard deviation of a table's entries.
+        private static double spread(Tensor table) {
+            double sum = 0;
+            double squares = 0;
+            float[] values = table.toFloats();
+            for (float v : values) {
+                sum += v;
+                squares += (double) v * v;
+            }
+            double mean = sum / values.length;
+            return Math.sqrt(squares / values.length - mean * mean);
+        }
+
+        @Override
+        Tensor encode() {
+            return embedding;
+        }
+
+        @Override
+        public void activate() {
+            super.activate();
+            attachment().model().virtualTokens(this::prompt);
+        }
+
+        @Override
+        public void deactivate() {
+            super.deactivate();
+            attachment().model().virtualTokens(null);
+        }
+
+        @Override
+        public int virtualTokens() {
+            return config.numVirtualTokens;
+        }
+
+        @Override
+        public ObjectNode savedConfig() {
+            Model.Facts f = attachment().model().facts();
+            return sizes(config.toJson(), config.numVirtualTokens, f.hiddenSize(), f.numLayers(), f.numHeads());
+        }
+    }
+}
