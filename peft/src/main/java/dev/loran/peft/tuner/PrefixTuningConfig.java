@@ -65,10 +65,12 @@ public record PrefixTuningConfig(
         PromptTuner.checkTokens("PrefixTuningConfig", numVirtualTokens);
         modulesToSave = List.copyOf(modulesToSave);
         if (encoderHiddenSize != null && encoderHiddenSize < 1) {
-            throw new InputException("PrefixTuningConfig: encoder_hidden_size is " + encoderHiddenSize + ", must be at least 1");
+            throw new InputException(
+                    "PrefixTuningConfig: encoder_hidden_size is " + encoderHiddenSize + ", must be at least 1");
         }
         if (prefixProjection && init instanceof Init.Activations) {
-            throw new InputException("PrefixTuningConfig: a projected prefix cannot start from activations; leave the projection out");
+            throw new InputException(
+                    "PrefixTuningConfig: a projected prefix cannot start from activations; leave the projection out");
         }
     }
 
@@ -85,14 +87,28 @@ public record PrefixTuningConfig(
 
     public PrefixTuningConfig withInit(Init start) {
         return new PrefixTuningConfig(
-                numVirtualTokens, prefixProjection, encoderHiddenSize, start, tokenDim, numLayers, modulesToSave,
-                inferenceMode, taskType);
+                numVirtualTokens,
+                prefixProjection,
+                encoderHiddenSize,
+                start,
+                tokenDim,
+                numLayers,
+                modulesToSave,
+                inferenceMode,
+                taskType);
     }
 
     public PrefixTuningConfig withTask(@Nullable TaskType task) {
         return new PrefixTuningConfig(
-                numVirtualTokens, prefixProjection, encoderHiddenSize, init, tokenDim, numLayers, modulesToSave,
-                inferenceMode, task);
+                numVirtualTokens,
+                prefixProjection,
+                encoderHiddenSize,
+                init,
+                tokenDim,
+                numLayers,
+                modulesToSave,
+                inferenceMode,
+                task);
     }
 
     @Override
@@ -181,7 +197,8 @@ public record PrefixTuningConfig(
             }
             Tensor table = Functional.concat(columns, 1);
             if (!table.shape().equals(Shape.of(p, width))) {
-                throw new IllegalStateException("prefix: activations are " + table.shape() + ", needs (" + p + ", " + width + ")");
+                throw new IllegalStateException(
+                        "prefix: activations are " + table.shape() + ", needs (" + p + ", " + width + ")");
             }
             return table;
         }

@@ -10,10 +10,8 @@ import dev.loran.peft.data.InputException;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.TaskType;
 import java.util.ArrayList;
-import java.util.Arrays;
 import java.util.Collections;
 import java.util.List;
-import java.util.Locale;
 import org.jspecify.annotations.Nullable;
 
 /// P-tuning: the embeddings of P virtual tokens in front of the text come out of a small encoder over a table of its own.
@@ -58,7 +56,11 @@ public record PromptEncoderConfig(
     public PromptEncoderConfig {
         PromptTuner.checkTokens("PromptEncoderConfig", numVirtualTokens);
         modulesToSave = List.copyOf(modulesToSave);
-        check(encoderHiddenSize == null || encoderHiddenSize >= 1, "encoder_hidden_size", encoderHiddenSize, "at least 1");
+        check(
+                encoderHiddenSize == null || encoderHiddenSize >= 1,
+                "encoder_hidden_size",
+                encoderHiddenSize,
+                "at least 1");
         check(encoderNumLayers >= 1, "encoder_num_layers", encoderNumLayers, "at least 1");
         check(encoderDropout >= 0 && encoderDropout < 1, "encoder_dropout", encoderDropout, "in [0, 1)");
     }
@@ -71,20 +73,35 @@ public record PromptEncoderConfig(
 
     /// peft's defaults: the perceptron, as wide as the model.
     public static PromptEncoderConfig of(int numVirtualTokens) {
-        return new PromptEncoderConfig(
-                numVirtualTokens, Encoder.MLP, null, 2, 0, null, null, List.of(), false, null);
+        return new PromptEncoderConfig(numVirtualTokens, Encoder.MLP, null, 2, 0, null, null, List.of(), false, null);
     }
 
     public PromptEncoderConfig withEncoder(Encoder kind, @Nullable Integer hiddenSize, int layers, double dropout) {
         return new PromptEncoderConfig(
-                numVirtualTokens, kind, hiddenSize, layers, dropout, tokenDim, numLayers, modulesToSave, inferenceMode,
+                numVirtualTokens,
+                kind,
+                hiddenSize,
+                layers,
+                dropout,
+                tokenDim,
+                numLayers,
+                modulesToSave,
+                inferenceMode,
                 taskType);
     }
 
     public PromptEncoderConfig withTask(@Nullable TaskType task) {
         return new PromptEncoderConfig(
-                numVirtualTokens, encoder, encoderHiddenSize, encoderNumLayers, encoderDropout, tokenDim, numLayers,
-                modulesToSave, inferenceMode, task);
+                numVirtualTokens,
+                encoder,
+                encoderHiddenSize,
+                encoderNumLayers,
+                encoderDropout,
+                tokenDim,
+                numLayers,
+                modulesToSave,
+                inferenceMode,
+                task);
     }
 
     @Override
@@ -93,14 +110,10 @@ public record PromptEncoderConfig(
     }
 
     static PromptEncoderConfig fromJson(ConfigJson json) {
-        String kind = json.string("encoder_reparameterization_type", "MLP").toUpperCase(Locale.ROOT);
-        if (Arrays.stream(Encoder.values()).noneMatch(e -> e.name().equals(kind))) {
-            throw json.error("encoder_reparameterization_type is " + kind + ", must be one of " + Arrays.toString(Encoder.values()));
-        }
         json.submodules();
         return new PromptEncoderConfig(
                 json.integer("num_virtual_tokens", 0),
-                Encoder.valueOf(kind),
+                json.choice("encoder_reparameterization_type", Encoder.class, Encoder.MLP),
                 json.integerOrNull("encoder_hidden_size"),
                 json.integer("encoder_num_layers", 2),
                 json.number("encoder_dropout", 0),
@@ -146,8 +159,8 @@ public record PromptEncoderConfig(
             checkSizes(config.tokenDim, d, config.numLayers, to.model());
             checkRoom(p);
             // peft's tables start from N(0, 1), torch's default for embeddings; so do ours, the encoder follows.
-            embedding = encoderParameter(
-                    "embedding.weight", normal(1, p, config.encoder == Encoder.TRANSFORMER ? h : d));
+            embedding =
+                    encoderParameter("embedding.weight", normal(1, p, config.encoder == Encoder.TRANSFORMER ? h : d));
             network = switch (config.encoder) {
                 case MLP -> mlp(d, h);
                 case LSTM -> lstm(d, h);
@@ -175,7 +188,11 @@ public record PromptEncoderConfig(
             return x -> {
                 Tensor y = x;
                 for (int i = 0; i < directions.size(); i += 2) {
-                    y = Functional.concat(List.of(directions.get(i).run(y), directions.get(i + 1).run(y)), 1);
+                    y = Functional.concat(
+                            List.of(
+                                    directions.get(i).run(y),
+                                    directions.get(i + 1).run(y)),
+                            1);
                     y = i + 2 < directions.size() ? dropped(y, i / 2) : y;
                 }
                 return b.forward(Functional.relu(a.forward(y)));
@@ -214,7 +231,8 @@ public record PromptEncoderConfig(
                     int t = reverse ? p - 1 - i : i;
                     Tensor gates = gatesOfInput.slice(0, t, t + 1).add(recurrent.forward(hidden));
                     Tensor keep = Functional.sigmoid(gates.slice(1, h, 2 * h)).mul(cell);
-                    Tensor write = Functional.sigmoid(gates.slice(1, 0, h)).mul(Functional.tanh(gates.slice(1, 2 * h, 3 * h)));
+                    Tensor write =
+                            Functional.sigmoid(gates.slice(1, 0, h)).mul(Functional.tanh(gates.slice(1, 2 * h, 3 * h)));
                     cell = keep.add(write);
                     hidden = Functional.sigmoid(gates.slice(1, 3 * h, 4 * h)).mul(Functional.tanh(cell));
                     outputs.add(hidden);
@@ -286,7 +304,13 @@ public record PromptEncoderConfig(
                 int h = x.shape().dim(1);
                 Tensor all = qkv.forward(norm1.forward(x));
                 Tensor attended = Functional.attention(
-                                part(all, 0, p, h), part(all, 1, p, h), part(all, 2, p, h), null, null, null, false,
+                                part(all, 0, p, h),
+                                part(all, 1, p, h),
+                                part(all, 2, p, h),
+                                null,
+                                null,
+                                null,
+                                false,
                                 1 / Math.sqrt((double) h / heads))
                         .reshape(p, h);
                 Tensor y = x.add(dropped(attentionOut.forward(attended), site));
@@ -299,7 +323,8 @@ public record PromptEncoderConfig(
         }
 
         private Tensor dropped(Tensor x, int site) {
-            DropoutMask mask = attachment().model().isTraining() ? attachment().dropout(config.encoderDropout, site) : null;
+            DropoutMask mask =
+                    attachment().model().isTraining() ? attachment().dropout(config.encoderDropout, site) : null;
             return mask == null ? x : Functional.dropout(x, mask);
         }
 

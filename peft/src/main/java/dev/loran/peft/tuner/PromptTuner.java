@@ -75,8 +75,9 @@ abstract class PromptTuner extends Tuner {
             return encode();
         }
         if (attachment().model().isTraining()) {
-            throw new InputException("this " + config().peftType() + " adapter was loaded from peft's file, which holds the finished "
-                    + "prompt without the encoder that made it; it can answer but not be trained further");
+            throw new InputException(
+                    "this " + config().peftType() + " adapter was loaded from peft's file, which holds the finished "
+                            + "prompt without the encoder that made it; it can answer but not be trained further");
         }
         return finished.detach();
     }
@@ -105,7 +106,9 @@ abstract class PromptTuner extends Tuner {
         } else {
             try (Scope scope = Scope.open();
                     Autograd.Mode mode = Autograd.noGrad()) {
-                all.put(FILE_KEY, scope.keep(finished == null || versions() != versionsAtLoad ? encode() : finished.detach()));
+                all.put(
+                        FILE_KEY,
+                        scope.keep(finished == null || versions() != versionsAtLoad ? encode() : finished.detach()));
             }
         }
         return all;
@@ -125,7 +128,9 @@ abstract class PromptTuner extends Tuner {
             return;
         }
         loadPlaced(rest);
-        finished = Tensor.own(prompt.shape(), prompt.backend().allocate(prompt.dtype(), prompt.shape().size()))
+        finished = Tensor.own(
+                        prompt.shape(),
+                        prompt.backend().allocate(prompt.dtype(), prompt.shape().size()))
                 .copyFrom(prompt);
         versionsAtLoad = versions();
     }
@@ -148,8 +153,8 @@ abstract class PromptTuner extends Tuner {
                     + "; the adapter was made for another base model");
         }
         if (layers != null && layers != model.facts().numLayers()) {
-            throw new InputException("num_layers is " + layers + " but the model has " + model.facts().numLayers()
-                    + "; the adapter was made for another base model");
+            throw new InputException("num_layers is " + layers + " but the model has "
+                    + model.facts().numLayers() + "; the adapter was made for another base model");
         }
     }
 
@@ -163,7 +168,8 @@ abstract class PromptTuner extends Tuner {
     final void checkRoom(int numVirtualTokens) {
         int room = attachment().model().facts().maxPositions();
         if (numVirtualTokens >= room) {
-            throw new InputException("num_virtual_tokens is " + numVirtualTokens + " but the model has " + room + " positions");
+            throw new InputException(
+                    "num_virtual_tokens is " + numVirtualTokens + " but the model has " + room + " positions");
         }
     }
 

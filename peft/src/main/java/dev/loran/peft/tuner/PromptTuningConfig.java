@@ -6,9 +6,7 @@ import dev.loran.engine.Tensor;
 import dev.loran.peft.data.InputException;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.TaskType;
-import java.util.Arrays;
 import java.util.List;
-import java.util.Locale;
 import org.jspecify.annotations.Nullable;
 
 /// Prompt tuning: the embeddings of P virtual tokens in front of the text are the only parameters.
@@ -65,7 +63,15 @@ public record PromptTuningConfig(
 
     public PromptTuningConfig fromVocabulary() {
         return new PromptTuningConfig(
-                numVirtualTokens, Init.SAMPLE_VOCAB, null, null, tokenDim, numLayers, modulesToSave, inferenceMode, taskType);
+                numVirtualTokens,
+                Init.SAMPLE_VOCAB,
+                null,
+                null,
+                tokenDim,
+                numLayers,
+                modulesToSave,
+                inferenceMode,
+                taskType);
     }
 
     /// Starts from `text`, whose ids are `tokens`.
@@ -85,16 +91,12 @@ public record PromptTuningConfig(
     }
 
     static PromptTuningConfig fromJson(ConfigJson json) {
-        String init = json.string("prompt_tuning_init", "RANDOM").toUpperCase(Locale.ROOT);
-        if (Arrays.stream(Init.values()).noneMatch(i -> i.name().equals(init))) {
-            throw json.error("prompt_tuning_init is " + init + ", must be one of " + Arrays.toString(Init.values()));
-        }
         String text = json.string("prompt_tuning_init_text", "");
         json.string("tokenizer_name_or_path", "");
         json.submodules();
         return new PromptTuningConfig(
                 json.integer("num_virtual_tokens", 0),
-                Init.valueOf(init),
+                json.choice("prompt_tuning_init", Init.class, Init.RANDOM),
                 null,
                 text.isEmpty() ? null : text,
                 json.integerOrNull("token_dim"),
@@ -147,8 +149,9 @@ public record PromptTuningConfig(
                         ? attachment().random().nextInt(table.shape().rows())
                         : text.get(i % text.size());
                 if (ids[i] < 0 || ids[i] >= table.shape().rows()) {
-                    throw new InputException("PromptTuningConfig: token " + ids[i] + " does not exist in a vocabulary of "
-                            + table.shape().rows());
+                    throw new InputException(
+                            "PromptTuningConfig: token " + ids[i] + " does not exist in a vocabulary of "
+                                    + table.shape().rows());
                 }
             }
             try (Tensor rows = Tensor.ofInts(model.backend(), ids, p)) {

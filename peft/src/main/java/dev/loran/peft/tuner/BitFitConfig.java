@@ -1,0 +1,114 @@
+package dev.loran.peft.tuner;
+
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.engine.Functional;
+import dev.loran.engine.Shape;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.nn.AdaptedLayer;
+import dev.loran.engine.nn.Adapter;
+import dev.loran.engine.nn.LayerNorm;
+import dev.loran.engine.nn.Linear;
+import dev.loran.peft.data.InputException;
+import dev.loran.peft.model.TaskType;
+import java.util.List;
+import java.util.Map;
+import java.util.function.BiConsumer;
+import java.util.function.BiFunction;
+import org.jspecify.annotations.Nullable;
+
+/// BitFit: only biases are trained, those of all linear layers and norms. They are copies beside the frozen ones, so that
+/// the base stays as it was. Heads trained whole bring their own.
+///
+/// **Paper**: Ben Zaken, Goldberg, Ravfogel, "BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked
+/// Language-models", 2022. Unknown to peft; the file keeps its form.
+///
+/// @param modulesToSave layers trained whole and saved beside
+/// @param inferenceMode see [PeftConfig#inferenceMode]
+/// @param taskType see [PeftConfig#taskType]
+public record BitFitConfig(List<String> modulesToSave, boolean inferenceMode, @Nullable TaskType taskType)
+        implements PeftConfig {
+    public BitFitConfig {
+        modulesToSave = List.copyOf(modulesToSave);
+    }
+
+    public static BitFitConfig defaults() {
+        return new BitFitConfig(List.of(), false, null);
+    }
+
+    public BitFitConfig withTask(@Nullable TaskType task) {
+        return new BitFitConfig(modulesToSave, inferenceMode, task);
+    }
+
+    @Override
+    public String peftType() {
+        return "BITFIT";
+    }
+
+    static BitFitConfig fromJson(ConfigJson json) {
+        return new BitFitConfig(
+                json.strings("modules_to_save"), json.bool("inference_mode", false), json.taskType());
+    }
+
+    @Override
+    public ObjectNode toJson() {
+        ObjectNode n = ConfigJson.start(this);
+        ConfigJson.put(n, "modules_to_save", modulesToSave.isEmpty() ? null : modulesToSave);
+        return n;
+    }
+
+    @Override
+    public Tuner attach(Attachment to) {
+        Heads heads = Heads.of(modulesToSave, taskType);
+        Tuner tuner = new Tuner(new BitFitConfig(heads.names(), inferenceMode, taskType), to);
+        boolean any = false;
+        for (Map.Entry<String, AdaptedLayer<?>> e : Targets.candidates(to.model()).entrySet()) {
+            if (Targets.matching(heads.names(), e.getKey()) != null) {
+                continue;
+            }
+            if (e.getValue() instanceof Linear l && l.bias() != null) {
+                tuner.place(e.getKey(), l, new TunedBias<Linear>(
+                        l.bias(), to.name(), (x, b) -> Functional.linear(x, l.weight(), b)));
+                any = true;
+            } else if (e.getValue() instanceof LayerNorm n) {
+                tuner.place(e.getKey(), n, new TunedBias<LayerNorm>(
+                        n.bias(), to.name(), (x, b) -> Functional.layerNorm(x, n.weight(), b, n.eps())));
+                any = true;
+            }
+        }
+        if (!any) {
+            throw new InputException("BitFit: a " + to.model().facts().modelType()
+                    + " model of this configuration has no biases to train; choose another method");
+        }
+        heads.place(tuner);
+        return tuner;
+    }
+
+    /// The layer's function with a bias of its own.
+    private static final class TunedBias<L extends AdaptedLayer<L>> implements Adapter<L> {
+        private final String name;
+        private final Tensor bias;
+        private final BiFunction<Tensor, Tensor, Tensor> function;
+
+        TunedBias(Tensor original, String adapterName, BiFunction<Tensor, Tensor, Tensor> function) {
+            Shape s = original.shape();
+            this.name = "bitfit." + adapterName + ".bias";
+            this.bias = Tensor.own(s, original.backend().allocate(original.dtype(), s.size())).copyFrom(original);
+            this.function = function;
+        }
+
+        @Override
+        public Tensor forward(L base, Tensor x) {
+            return function.apply(x, bias);
+        }
+
+        @Override
+        public void collect(BiConsumer<String, Tensor> visitor) {
+            visitor.accept(name, bias);
+        }
+
+        @Override
+        public void close() {
+            bias.close();
+        }
+    }
+}

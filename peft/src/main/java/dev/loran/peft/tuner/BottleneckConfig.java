@@ -1,0 +1,306 @@
+package dev.loran.peft.tuner;
+
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.engine.Backend;
+import dev.loran.engine.DType;
+import dev.loran.engine.DropoutMask;
+import dev.loran.engine.Functional;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.UnaryFn;
+import dev.loran.engine.nn.Linear;
+import dev.loran.peft.data.InputException;
+import dev.loran.peft.model.Block;
+import dev.loran.peft.model.Model;
+import dev.loran.peft.model.TaskType;
+import java.util.Arrays;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+import java.util.function.BiConsumer;
+import org.jspecify.annotations.Nullable;
+
+/// Bottleneck adapters: a small network, down to m dimensions, an activation, and up again, on the output of a sublayer.
+///
+/// | placement | where | formula on the sublayer's output y and input x |
+/// |---|---|---|
+/// | Houlsby | after attention and after the feed-forward network | y + scale · up(f(down(y))) |
+/// | Pfeiffer | after the feed-forward network | the same |
+/// | parallel | beside the feed-forward network | y + scale · up(f(down(x))) |
+///
+/// **Papers**: Houlsby et al., "Parameter-Efficient Transfer Learning for NLP", 2019; Pfeiffer et al., "AdapterFusion",
+/// 2021; He et al., "Towards a Unified View of Parameter-Efficient Transfer Learning", 2022 (parallel, scale 4). Defaults are
+/// AdapterHub's (DoubleSeqBn, SeqBn, ParBn), tensor names too where it has them. Weights start from N(0, initStd²) and
+/// biases at zero, so that an adapter starts near the identity.
+///
+/// @param placement where the adapters stand
+/// @param reductionFactor hidden size divided by m; ignored when `bottleneckSize` is said
+/// @param bottleneckSize m; null: by the reduction factor
+/// @param nonLinearity f
+/// @param residual whether y itself is added
+/// @param scaling factor of the adapter's branch
+/// @param dropout probability of dropping an element between f and up
+/// @param initStd standard deviation of the starting weights
+/// @param modulesToSave layers trained whole and saved beside
+/// @param inferenceMode see [PeftConfig#inferenceMode]
+/// @param taskType see [PeftConfig#taskType]
+public record BottleneckConfig(
+        Placement placement,
+        double reductionFactor,
+        @Nullable Integer bottleneckSize,
+        NonLinearity nonLinearity,
+        boolean residual,
+        double scaling,
+        double dropout,
+        double initStd,
+        List<String> modulesToSave,
+        boolean inferenceMode,
+        @Nullable TaskType taskType)
+        implements PeftConfig {
+
+    /// Where the adapters stand.
+    public enum Placement {
+        HOULSBY,
+        PFEIFFER,
+        PARALLEL
+    }
+
+    /// The activation between the two layers.
+    public enum NonLinearity {
+        RELU(UnaryFn.RELU),
+        GELU(UnaryFn.GELU),
+        SWISH(UnaryFn.SILU);
+
+        private final UnaryFn fn;
+
+        NonLinearity(UnaryFn fn) {
+            this.fn = fn;
+        }
+    }
+
+    public BottleneckConfig {
+        modulesToSave = List.copyOf(modulesToSave);
+        check(reductionFactor > 0, "reduction_factor", reductionFactor, "positive");
+        check(bottleneckSize == null || bottleneckSize >= 1, "bottleneck_size", bottleneckSize, "at least 1");
+        check(dropout >= 0 && dropout < 1, "dropout", dropout, "in [0, 1)");
+        check(initStd >= 0, "init_std", initStd, "at least 0");
+        check(Double.isFinite(scaling), "scaling", scaling, "finite");
+    }
+
+    private static void check(boolean right, String field, @Nullable Object value, String need) {
+        if (!right) {
+            throw new InputException("BottleneckConfig: " + field + " is " + value + ", must be " + need);
+        }
+    }
+
+    private static BottleneckConfig of(Placement placement, double reduction, NonLinearity f, double scaling) {
+        return new BottleneckConfig(
+                placement, reduction, null, f, true, scaling, 0, 0.02, List.of(), false, null);
+    }
+
+    /// After attention and after the feed-forward network, reduction 16, swish.
+    public static BottleneckConfig houlsby() {
+        return of(Placement.HOULSBY, 16, NonLinearity.SWISH, 1);
+    }
+
+    /// After the feed-forward network, reduction 16, relu.
+    public static BottleneckConfig pfeiffer() {
+        return of(Placement.PFEIFFER, 16, NonLinearity.RELU, 1);
+    }
+
+    /// Beside the feed-forward network, reduction 2, relu, scale 4.
+    public static BottleneckConfig parallel() {
+        return of(Placement.PARALLEL, 2, NonLinearity.RELU, 4);
+    }
+
+    public BottleneckConfig withSize(int size) {
+        return new BottleneckConfig(
+                placement, reductionFactor, size, nonLinearity, residual, scaling, dropout, initStd, modulesToSave,
+                inferenceMode, taskType);
+    }
+
+    public BottleneckConfig withNonLinearity(NonLinearity f) {
+        return new BottleneckConfig(
+                placement, reductionFactor, bottleneckSize, f, residual, scaling, dropout, initStd, modulesToSave,
+                inferenceMode, taskType);
+    }
+
+    public BottleneckConfig withDropout(double p) {
+        return new BottleneckConfig(
+                placement, reductionFactor, bottleneckSize, nonLinearity, residual, scaling, p, initStd, modulesToSave,
+                inferenceMode, taskType);
+    }
+
+    public BottleneckConfig withInitStd(double std) {
+        return new BottleneckConfig(
+                placement, reductionFactor, bottleneckSize, nonLinearity, residual, scaling, dropout, std, modulesToSave,
+                inferenceMode, taskType);
+    }
+
+    public BottleneckConfig withTask(@Nullable TaskType task) {
+        return new BottleneckConfig(
+                placement, reductionFactor, bottleneckSize, nonLinearity, residual, scaling, dropout, initStd,
+                modulesToSave, inferenceMode, task);
+    }
+
+    @Override
+    public String peftType() {
+        return "BOTTLENECK";
+    }
+
+    static BottleneckConfig fromJson(ConfigJson json) {
+        return new BottleneckConfig(
+                json.choice("placement", Placement.class, Placement.HOULSBY),
+                json.number("reduction_factor", 16),
+                json.integerOrNull("bottleneck_size"),
+                json.choice("non_linearity", NonLinearity.class, NonLinearity.SWISH),
+                json.bool("residual", true),
+                json.number("scaling", 1),
+                json.number("dropout", 0),
+                json.number("init_std", 0.02),
+                json.strings("modules_to_save"),
+                json.bool("inference_mode", false),
+                json.taskType());
+    }
+
+    @Override
+    public ObjectNode toJson() {
+        ObjectNode n = ConfigJson.start(this);
+        n.put("placement", placement.name().toLowerCase(Locale.ROOT));
+        n.put("reduction_factor", reductionFactor);
+        n.put("bottleneck_size", bottleneckSize);
+        n.put("non_linearity", nonLinearity.name().toLowerCase(Locale.ROOT));
+        n.put("residual", residual);
+        n.put("scaling", scaling);
+        n.put("dropout", dropout);
+        n.put("init_std", initStd);
+        ConfigJson.put(n, "modules_to_save", modulesToSave.isEmpty() ? null : modulesToSave);
+        return n;
+    }
+
+    @Override
+    public Tuner attach(Attachment to) {
+        return new BottleneckTuner(this, to);
+    }
+
+    /// m for a model of width `hidden`.
+    int size(int hidden) {
+        int m = bottleneckSize == null ? (int) Math.round(hidden / reductionFactor) : bottleneckSize;
+        check(m >= 1, "reduction_factor", reductionFactor, "at most the hidden size " + hidden);
+        return m;
+    }
+
+    /// One adapter: down (m, d), up (d, m), with biases.
+    static final class Bottleneck implements Block.SublayerAdapter {
+        private final BottleneckConfig config;
+        private final Linear down;
+        private final Linear up;
+        private final Model model;
+        private final @Nullable DropoutMask mask;
+
+        Bottleneck(BottleneckConfig config, int d, Attachment to, int site) {
+            this.config = config;
+            this.model = to.model();
+            this.mask = to.dropout(config.dropout, site);
+            Backend be = to.backend();
+            DType type = model.dtype();
+            int m = config.size(d);
+            down = Linear.random(be, type, to.random(), config.initStd, d, m, true);
+            up = Linear.random(be, type, to.random(), config.initStd, m, d, true);
+        }
+
+        /// y + scale · up(f(down(y))), or from x where the adapter stands beside the sublayer.
+        @Override
+        public Tensor forward(Tensor output, Tensor input) {
+            Tensor from = config.placement == Placement.PARALLEL ? input : output;
+            Tensor inner = Functional.unary(config.nonLinearity.fn, down.forward(from));
+            if (mask != null && model.isTraining()) {
+                inner = Functional.dropout(inner, mask);
+            }
+            Tensor branch = up.forward(inner);
+            if (config.scaling != 1) {
+                branch = branch.scale(config.scaling);
+            }
+            return config.residual ? output.add(branch) : branch;
+        }
+
+        void collect(BiConsumer<String, Tensor> visitor) {
+            down.namedParameters().forEach((n, t) -> visitor.accept("adapter_down.0." + n, t));
+            up.namedParameters().forEach((n, t) -> visitor.accept("adapter_up." + n, t));
+        }
+
+        @Override
+        public void close() {
+            down.close();
+            up.close();
+        }
+    }
+
+    private static final class BottleneckTuner extends Tuner {
+        private final Map<Block, Bottleneck> afterAttention = new LinkedHashMap<>();
+        private final Map<Block, Bottleneck> afterFeedForward = new LinkedHashMap<>();
+        private final Map<String, Bottleneck> byPlace = new LinkedHashMap<>();
+
+        BottleneckTuner(BottleneckConfig config, Attachment to) {
+            super(config, to);
+            Model model = to.model();
+            int d = model.facts().hiddenSize();
+            Map<Block, String> names = new LinkedHashMap<>();
+            model.namedModules().forEach((name, layer) -> {
+                if (layer instanceof Block b) {
+                    names.put(b, name);
+                }
+            });
+            boolean bert = model.facts().modelType().equals("bert");
+            int site = 0;
+            for (Block block : model.blocks()) {
+                String name = names.get(block);
+                if (config.placement == Placement.HOULSBY) {
+                    Bottleneck a = new Bottleneck(config, d, to, site++);
+                    afterAttention.put(block, a);
+                    byPlace.put(name + (bert ? ".attention.output.adapters" : ".attention_adapters.adapters"), a);
+                }
+                Bottleneck f = new Bottleneck(config, d, to, site++);
+                afterFeedForward.put(block, f);
+                byPlace.put(name + (bert ? ".output.adapters" : ".output_adapters.adapters"), f);
+            }
+            Heads.of(config.modulesToSave, config.taskType).place(this);
+        }
+
+        @Override
+        public void activate() {
+            super.activate();
+            afterAttention.forEach(Block::afterAttention);
+            afterFeedForward.forEach(Block::afterFeedForward);
+        }
+
+        @Override
+        public void deactivate() {
+            super.deactivate();
+            afterAttention.keySet().forEach(b -> b.afterAttention(null));
+            afterFeedForward.keySet().forEach(b -> b.afterFeedForward(null));
+        }
+
+        @Override
+        public Map<String, Tensor> parameters() {
+            Map<String, Tensor> all = super.parameters();
+            byPlace.forEach((place, adapter) -> adapter.collect(
+                    (local, t) -> all.put(prefix() + place + "." + attachment().name() + "." + local, t)));
+            return all;
+        }
+
+        @Override
+        public Map<String, Tensor> fileTensors() {
+            Map<String, Tensor> all = super.fileTensors();
+            byPlace.forEach((place, adapter) ->
+                    adapter.collect((local, t) -> all.put(prefix() + place + "." + local, t)));
+            return all;
+        }
+
+        @Override
+        public void close() {
+            super.close();
+            byPlace.values().forEach(Bottleneck::close);
+        }
+    }
+}
