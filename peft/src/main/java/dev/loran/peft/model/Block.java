@@ -4,11 +4,12 @@ import dev.loran.engine.Functional;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.Layer;
+import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 
 /// One transformer block: attention and a feed-forward network, with the slots that adapters may fill.
 public abstract class Block extends Layer {
-    private @Nullable Prefix prefix;
+    private @Nullable Consumer<Prefix> observer;
     private @Nullable SublayerAdapter afterAttention;
     private @Nullable SublayerAdapter afterFeedForward;
 
@@ -31,13 +32,9 @@ public abstract class Block extends Layer {
         void close();
     }
 
-    public final @Nullable Prefix prefix() {
-        return prefix;
-    }
-
-    /// Sets the prefix for the next forward, or takes it away.
-    public final void prefix(@Nullable Prefix next) {
-        prefix = next;
+    /// Is shown the keys and values of each forward; null: nobody.
+    final void observer(@Nullable Consumer<Prefix> next) {
+        observer = next;
     }
 
     public final @Nullable SublayerAdapter afterAttention() {
@@ -69,8 +66,7 @@ public abstract class Block extends Layer {
     /// The block's function: (B, T, C) from x (B, T, C). Opens a [dev.loran.engine.Scope] and keeps only its result.
     ///
     /// @param mask I32 (B, P + T), 0 hides a key; or null
-    /// @param prefix what [#prefix] holds, or its copy when the block runs again in backward; the text then stands at
-    ///     positions P, P + 1, …
+    /// @param prefix stands before the keys and values of the text, which is then at positions P, P + 1, …; or null
     protected abstract Tensor forward(Tensor x, @Nullable Tensor mask, @Nullable Prefix prefix);
 
     /// (B, T, H · D) seen as (B, T, H, D).
@@ -80,8 +76,11 @@ public abstract class Block extends Layer {
 
     /// Scaled dot-product attention of q (B, T, H, D) and k, v (B, T, kvHeads, D), the heads side by side again:
     /// (B, T, H · D). See [Functional#attention].
-    protected static Tensor attend(
+    protected final Tensor attend(
             Tensor q, Tensor k, Tensor v, @Nullable Tensor mask, @Nullable Prefix prefix, boolean causal) {
+        if (observer != null) {
+            observer.accept(new Prefix(k, v));
+        }
         Shape s = q.shape();
         Tensor prefixKeys = prefix == null ? null : prefix.keys;
         Tensor prefixValues = prefix == null ? null : prefix.values;

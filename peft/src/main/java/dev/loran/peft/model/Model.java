@@ -7,6 +7,7 @@ import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.Functional;
 import dev.loran.engine.HostBuffer;
+import dev.loran.engine.Scope;
 import dev.loran.engine.Shape;
 import dev.loran.engine.ShapeException;
 import dev.loran.engine.Tensor;
@@ -32,6 +33,9 @@ import org.jspecify.annotations.Nullable;
 /// applied, in training neither: adapters bring their own.
 public abstract class Model extends Layer {
     private @Nullable Supplier<Tensor> virtualTokens;
+    private @Nullable Supplier<List<Prefix>> prefixes;
+    /// What `prefixes` gave for the forward that is running: one a block, or none.
+    private List<Prefix> prefix = List.of();
     private boolean gradientCheckpointing;
     private @Nullable Tensor positions;
     private @Nullable ObjectNode configAsRead;
@@ -102,6 +106,40 @@ public abstract class Model extends Layer {
         virtualTokens = next;
     }
 
+    /// Makes the prefix of each block anew at each forward; null when there are none. All have the same number of keys.
+    public final @Nullable Supplier<List<Prefix>> prefixes() {
+        return prefixes;
+    }
+
+    public final void prefixes(@Nullable Supplier<List<Prefix>> next) {
+        prefixes = next;
+    }
+
+    /// The keys and values that each block's attention makes of one text, each (T, kvHeads, D), as they stand before the
+    /// attention (rotated where the family rotates). They belong to the caller's scope.
+    public final List<Prefix> keysAndValues(int... inputIds) {
+        List<Prefix> made = new ArrayList<>();
+        for (Block block : blocks()) {
+            block.observer(kv -> made.add(new Prefix(
+                    kv.keys().detach().detachFromScope(), kv.values().detach().detachFromScope())));
+        }
+        try (Scope scope = Scope.open();
+                Autograd.Mode mode = Autograd.noGrad()) {
+            hidden(Tensor.ofInts(backend(), inputIds, 1, inputIds.length), null);
+        } finally {
+            blocks().forEach(b -> b.observer(null));
+        }
+        List<Prefix> rows = new ArrayList<>();
+        for (Prefix kv : made) {
+            try (Tensor k = kv.keys();
+                    Tensor v = kv.values()) {
+                int[] dims = {inputIds.length, k.shape().dim(2), k.shape().dim(3)};
+                rows.add(new Prefix(k.reshape(dims), v.reshape(dims)));
+            }
+        }
+        return rows;
+    }
+
     /// Whether each block keeps only its input and runs again in backward.
     public final boolean gradientCheckpointing() {
         return gradientCheckpointing;
@@ -140,6 +178,7 @@ public abstract class Model extends Layer {
 
     /// The embedded text x (B, T, C) with the virtual tokens, if any, before it: (B, P + T, C).
     final Tensor withVirtualTokens(Tensor x) {
+        prefix = prefixes == null ? List.of() : prefixes.get();
         if (virtualTokens == null) {
             return x;
         }
@@ -176,9 +215,10 @@ public abstract class Model extends Layer {
         int hidden = prefixLength() + x.shape().dim(1);
         Tensor mask = attentionMask == null ? null : extended(attentionMask, hidden);
         Tensor h = x;
-        for (Block block : blocks()) {
-            Tensor next =
-                    gradientCheckpointing ? runAgainInBackward(block, h, mask) : block.forward(h, mask, block.prefix());
+        for (int i = 0; i < blocks().size(); i++) {
+            Block block = blocks().get(i);
+            Prefix p = prefix.isEmpty() ? null : prefix.get(i);
+            Tensor next = gradientCheckpointing ? runAgainInBackward(block, h, mask, p) : block.forward(h, mask, p);
             if (h != x) {
                 h.close();
             }
@@ -187,13 +227,12 @@ public abstract class Model extends Layer {
         return h;
     }
 
-    private static Tensor runAgainInBackward(Block block, Tensor x, @Nullable Tensor mask) {
+    private static Tensor runAgainInBackward(Block block, Tensor x, @Nullable Tensor mask, @Nullable Prefix prefix) {
         // Everything a later run depends on must be among the inputs: nothing else is kept for it.
         List<Tensor> inputs = new ArrayList<>(List.of(x));
         if (mask != null) {
             inputs.add(mask);
         }
-        Prefix prefix = block.prefix();
         if (prefix != null) {
             inputs.add(prefix.keys());
             inputs.add(prefix.values());
@@ -209,17 +248,7 @@ public abstract class Model extends Layer {
     }
 
     private int prefixLength() {
-        int length = -1;
-        for (Block block : blocks()) {
-            Prefix prefix = block.prefix();
-            int p = prefix == null ? 0 : prefix.length();
-            if (length >= 0 && p != length) {
-                throw new ShapeException("prefix: a block has " + p + " keys but the one before it has " + length
-                        + "; all blocks take the same number");
-            }
-            length = p;
-        }
-        return Math.max(length, 0);
+        return prefix.isEmpty() ? 0 : prefix.getFirst().length();
     }
 
     /// The mask (B, T) of the text, and before it ones up to `length`.

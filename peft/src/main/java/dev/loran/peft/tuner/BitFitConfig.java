@@ -25,8 +25,10 @@ import org.jspecify.annotations.Nullable;
 /// @param modulesToSave layers trained whole and saved beside
 /// @param inferenceMode see [PeftConfig#inferenceMode]
 /// @param taskType see [PeftConfig#taskType]
-public record BitFitConfig(List<String> modulesToSave, boolean inferenceMode, @Nullable TaskType taskType)
-        implements PeftConfig {
+public record BitFitConfig(
+        List<String> modulesToSave,
+        boolean inferenceMode,
+        @Nullable TaskType taskType) implements PeftConfig {
     public BitFitConfig {
         modulesToSave = List.copyOf(modulesToSave);
     }
@@ -45,8 +47,7 @@ public record BitFitConfig(List<String> modulesToSave, boolean inferenceMode, @N
     }
 
     static BitFitConfig fromJson(ConfigJson json) {
-        return new BitFitConfig(
-                json.strings("modules_to_save"), json.bool("inference_mode", false), json.taskType());
+        return new BitFitConfig(json.strings("modules_to_save"), json.bool("inference_mode", false), json.taskType());
     }
 
     @Override
@@ -61,17 +62,23 @@ public record BitFitConfig(List<String> modulesToSave, boolean inferenceMode, @N
         Heads heads = Heads.of(modulesToSave, taskType);
         Tuner tuner = new Tuner(new BitFitConfig(heads.names(), inferenceMode, taskType), to);
         boolean any = false;
-        for (Map.Entry<String, AdaptedLayer<?>> e : Targets.candidates(to.model()).entrySet()) {
+        for (Map.Entry<String, AdaptedLayer<?>> e :
+                Targets.candidates(to.model()).entrySet()) {
             if (Targets.matching(heads.names(), e.getKey()) != null) {
                 continue;
             }
             if (e.getValue() instanceof Linear l && l.bias() != null) {
-                tuner.place(e.getKey(), l, new TunedBias<Linear>(
-                        l.bias(), to.name(), (x, b) -> Functional.linear(x, l.weight(), b)));
+                tuner.place(
+                        e.getKey(),
+                        l,
+                        new TunedBias<Linear>(l.bias(), to.name(), (x, b) -> Functional.linear(x, l.weight(), b)));
                 any = true;
             } else if (e.getValue() instanceof LayerNorm n) {
-                tuner.place(e.getKey(), n, new TunedBias<LayerNorm>(
-                        n.bias(), to.name(), (x, b) -> Functional.layerNorm(x, n.weight(), b, n.eps())));
+                tuner.place(
+                        e.getKey(),
+                        n,
+                        new TunedBias<LayerNorm>(
+                                n.bias(), to.name(), (x, b) -> Functional.layerNorm(x, n.weight(), b, n.eps())));
                 any = true;
             }
         }
@@ -92,7 +99,8 @@ public record BitFitConfig(List<String> modulesToSave, boolean inferenceMode, @N
         TunedBias(Tensor original, String adapterName, BiFunction<Tensor, Tensor, Tensor> function) {
             Shape s = original.shape();
             this.name = "bitfit." + adapterName + ".bias";
-            this.bias = Tensor.own(s, original.backend().allocate(original.dtype(), s.size())).copyFrom(original);
+            this.bias = Tensor.own(s, original.backend().allocate(original.dtype(), s.size()))
+                    .copyFrom(original);
             this.function = function;
         }
 

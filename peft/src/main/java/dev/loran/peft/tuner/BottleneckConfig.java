@@ -12,7 +12,6 @@ import dev.loran.peft.data.InputException;
 import dev.loran.peft.model.Block;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.TaskType;
-import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
@@ -94,8 +93,7 @@ public record BottleneckConfig(
     }
 
     private static BottleneckConfig of(Placement placement, double reduction, NonLinearity f, double scaling) {
-        return new BottleneckConfig(
-                placement, reduction, null, f, true, scaling, 0, 0.02, List.of(), false, null);
+        return new BottleneckConfig(placement, reduction, null, f, true, scaling, 0, 0.02, List.of(), false, null);
     }
 
     /// After attention and after the feed-forward network, reduction 16, swish.
@@ -115,32 +113,77 @@ public record BottleneckConfig(
 
     public BottleneckConfig withSize(int size) {
         return new BottleneckConfig(
-                placement, reductionFactor, size, nonLinearity, residual, scaling, dropout, initStd, modulesToSave,
-                inferenceMode, taskType);
+                placement,
+                reductionFactor,
+                size,
+                nonLinearity,
+                residual,
+                scaling,
+                dropout,
+                initStd,
+                modulesToSave,
+                inferenceMode,
+                taskType);
     }
 
     public BottleneckConfig withNonLinearity(NonLinearity f) {
         return new BottleneckConfig(
-                placement, reductionFactor, bottleneckSize, f, residual, scaling, dropout, initStd, modulesToSave,
-                inferenceMode, taskType);
+                placement,
+                reductionFactor,
+                bottleneckSize,
+                f,
+                residual,
+                scaling,
+                dropout,
+                initStd,
+                modulesToSave,
+                inferenceMode,
+                taskType);
     }
 
     public BottleneckConfig withDropout(double p) {
         return new BottleneckConfig(
-                placement, reductionFactor, bottleneckSize, nonLinearity, residual, scaling, p, initStd, modulesToSave,
-                inferenceMode, taskType);
+                placement,
+                reductionFactor,
+                bottleneckSize,
+                nonLinearity,
+                residual,
+                scaling,
+                p,
+                initStd,
+                modulesToSave,
+                inferenceMode,
+                taskType);
     }
 
     public BottleneckConfig withInitStd(double std) {
         return new BottleneckConfig(
-                placement, reductionFactor, bottleneckSize, nonLinearity, residual, scaling, dropout, std, modulesToSave,
-                inferenceMode, taskType);
+                placement,
+                reductionFactor,
+                bottleneckSize,
+                nonLinearity,
+                residual,
+                scaling,
+                dropout,
+                std,
+                modulesToSave,
+                inferenceMode,
+                taskType);
     }
 
     public BottleneckConfig withTask(@Nullable TaskType task) {
         return new BottleneckConfig(
-                placement, reductionFactor, bottleneckSize, nonLinearity, residual, scaling, dropout, initStd,
-                modulesToSave, inferenceMode, task);
+                placement,
+                reductionFactor,
+                bottleneckSize,
+                nonLinearity,
+                residual,
+                scaling,
+                dropout,
+                initStd,
+                modulesToSave,
+                inferenceMode,
+                task);
     }
 
     @Override
@@ -292,8 +335,8 @@ public record BottleneckConfig(
         @Override
         public Map<String, Tensor> fileTensors() {
             Map<String, Tensor> all = super.fileTensors();
-            byPlace.forEach((place, adapter) ->
-                    adapter.collect((local, t) -> all.put(prefix() + place + "." + local, t)));
+            byPlace.forEach(
+                    (place, adapter) -> adapter.collect((local, t) -> all.put(prefix() + place + "." + local, t)));
             return all;
         }
 

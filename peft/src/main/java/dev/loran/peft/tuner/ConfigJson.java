@@ -96,6 +96,17 @@ public final class ConfigJson {
                 : expect(key, v, v.isBoolean() || v.isTextual(), "a text, true or false", JsonNode::asText);
     }
 
+    /// A constant of `type` by its name, in any case.
+    <E extends Enum<E>> E choice(String key, Class<E> type, E otherwise) {
+        String name = string(key, otherwise.name()).toUpperCase(Locale.ROOT);
+        for (E constant : type.getEnumConstants()) {
+            if (constant.name().equals(name)) {
+                return constant;
+            }
+        }
+        throw error(key + " is " + name + ", must be one of " + List.of(type.getEnumConstants()));
+    }
+
     @Nullable
     TaskType taskType() {
         String name = string("task_type", "");

@@ -7,7 +7,16 @@ import org.jspecify.annotations.Nullable;
 /// The options of one method, with Hugging Face peft's field names and defaults. A method of your own implements
 /// [CustomPeft].
 public sealed interface PeftConfig
-        permits LoraConfig, AdaLoraConfig, PromptEncoderConfig, PromptTuningConfig, PrefixTuningConfig, BottleneckConfig, Ia3Config, LnTuningConfig, BitFitConfig, CustomPeft {
+        permits LoraConfig,
+                AdaLoraConfig,
+                PromptEncoderConfig,
+                PromptTuningConfig,
+                PrefixTuningConfig,
+                BottleneckConfig,
+                Ia3Config,
+                LnTuningConfig,
+                BitFitConfig,
+                CustomPeft {
     /// Hugging Face's `peft_type`, such as `LORA`.
     String peftType();
 
@@ -30,21 +39,21 @@ public sealed interface PeftConfig
     ///     does not know holds anything but null, false, 0 or nothing
     static PeftConfig fromJson(ConfigJson json) {
         String type = json.string("peft_type", "");
-        PeftConfig config =
-                switch (type) {
-                    case "LORA" -> LoraConfig.fromJson(json);
-                    case "ADALORA" -> AdaLoraConfig.fromJson(json);
-                    case "P_TUNING" -> PromptEncoderConfig.fromJson(json);
-                    case "PROMPT_TUNING" -> PromptTuningConfig.fromJson(json);
-                    case "PREFIX_TUNING" -> PrefixTuningConfig.fromJson(json);
-                    case "BOTTLENECK" -> BottleneckConfig.fromJson(json);
-                    case "IA3" -> Ia3Config.fromJson(json);
-                    case "LN_TUNING" -> LnTuningConfig.fromJson(json);
-                    case "BITFIT" -> BitFitConfig.fromJson(json);
-                    case "" -> throw json.error("peft_type is missing");
-                    default -> throw json.error("peft_type " + type + " is not supported; known are LORA, ADALORA, P_TUNING, "
-                            + "PROMPT_TUNING, PREFIX_TUNING, BOTTLENECK, IA3, LN_TUNING, BITFIT");
-                };
+        PeftConfig config = switch (type) {
+            case "LORA" -> LoraConfig.fromJson(json);
+            case "ADALORA" -> AdaLoraConfig.fromJson(json);
+            case "P_TUNING" -> PromptEncoderConfig.fromJson(json);
+            case "PROMPT_TUNING" -> PromptTuningConfig.fromJson(json);
+            case "PREFIX_TUNING" -> PrefixTuningConfig.fromJson(json);
+            case "BOTTLENECK" -> BottleneckConfig.fromJson(json);
+            case "IA3" -> Ia3Config.fromJson(json);
+            case "LN_TUNING" -> LnTuningConfig.fromJson(json);
+            case "BITFIT" -> BitFitConfig.fromJson(json);
+            case "" -> throw json.error("peft_type is missing");
+            default ->
+                throw json.error("peft_type " + type + " is not supported; known are LORA, ADALORA, P_TUNING, "
+                        + "PROMPT_TUNING, PREFIX_TUNING, BOTTLENECK, IA3, LN_TUNING, BITFIT");
+        };
         json.finish();
         return config;
     }

@@ -153,7 +153,7 @@ public record PrefixTuningConfig(
         private final @Nullable Linear second;
 
         PrefixTuner(PrefixTuningConfig config, Attachment to) {
-            super(config, to);
+            super(config, to, config.modulesToSave);
             this.config = config;
             Model.Facts f = to.model().facts();
             int kvDim = f.numKvHeads() * f.headDim();
@@ -171,7 +171,6 @@ public record PrefixTuningConfig(
                 first = null;
                 second = null;
             }
-            Heads.of(config.modulesToSave, config.taskType).place(this);
         }
 
         private Tensor initial(int p, int width) {

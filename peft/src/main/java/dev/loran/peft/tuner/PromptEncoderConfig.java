@@ -151,7 +151,7 @@ public record PromptEncoderConfig(
         private final Network network;
 
         EncodedTokens(PromptEncoderConfig config, Attachment to) {
-            super(config, to);
+            super(config, to, config.modulesToSave);
             this.config = config;
             int d = to.model().facts().hiddenSize();
             int h = config.encoderHiddenSize == null ? d : config.encoderHiddenSize;
@@ -166,7 +166,6 @@ public record PromptEncoderConfig(
                 case LSTM -> lstm(d, h);
                 case TRANSFORMER -> transformer(d, h);
             };
-            Heads.of(config.modulesToSave, config.taskType).place(this);
         }
 
         private Network mlp(int d, int h) {

@@ -9,6 +9,7 @@ import dev.loran.engine.nn.Linear;
 import dev.loran.peft.data.InputException;
 import dev.loran.peft.model.Model;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import org.jspecify.annotations.Nullable;
@@ -26,8 +27,12 @@ abstract class PromptTuner extends Tuner {
     private @Nullable Tensor finished;
     private int versionsAtLoad;
 
-    PromptTuner(PeftConfig config, Attachment to) {
+    private final Heads trained;
+
+    PromptTuner(PeftConfig config, Attachment to, List<String> modulesToSave) {
         super(config, to);
+        trained = Heads.of(modulesToSave, config.taskType());
+        trained.place(this);
     }
 
     /// Registers the encoder's parameter `name`, such as `embedding.weight`.
@@ -136,8 +141,8 @@ abstract class PromptTuner extends Tuner {
     }
 
     /// The fields that peft fills from the model and writes.
-    static ObjectNode sizes(ObjectNode n, int numVirtualTokens, int tokenDim, int layers, int heads) {
-        n.putNull("modules_to_save");
+    final ObjectNode sizes(ObjectNode n, int numVirtualTokens, int tokenDim, int layers, int heads) {
+        ConfigJson.put(n, "modules_to_save", trained.names().isEmpty() ? null : trained.names());
         n.put("num_attention_heads", heads);
         n.put("num_layers", layers);
         n.put("num_transformer_submodules", 1);

@@ -126,13 +126,12 @@ public record PromptTuningConfig(
         private final Tensor embedding;
 
         VirtualTokens(PromptTuningConfig config, Attachment to) {
-            super(config, to);
+            super(config, to, config.modulesToSave);
             this.config = config;
             Model model = to.model();
             checkSizes(config.tokenDim, model.facts().hiddenSize(), config.numLayers, model);
             checkRoom(config.numVirtualTokens);
             embedding = encoderParameter("embedding.weight", initial(model));
-            Heads.of(config.modulesToSave, config.taskType).place(this);
         }
 
         private Tensor initial(Model model) {

@@ -23,7 +23,7 @@ public class Tuner implements AutoCloseable {
     /// An adapter and the layer it stands in for.
     ///
     /// @param module the layer's name in the model
-    protected record Placement<L extends Layer>(String module, AdaptedLayer<L> layer, Adapter<? super L> adapter) {
+    protected record Placed<L extends Layer>(String module, AdaptedLayer<L> layer, Adapter<? super L> adapter) {
         void fill() {
             layer.adapter(adapter);
         }
@@ -35,7 +35,7 @@ public class Tuner implements AutoCloseable {
 
     private final PeftConfig config;
     private final Attachment to;
-    private final List<Placement<?>> placements = new ArrayList<>();
+    private final List<Placed<?>> placements = new ArrayList<>();
     private final Map<String, Tensor> baseTensors = new LinkedHashMap<>();
 
     protected Tuner(PeftConfig config, Attachment to) {
@@ -59,7 +59,7 @@ public class Tuner implements AutoCloseable {
 
     /// Plans `adapter` for `layer`; it is put there by [#activate].
     protected final <L extends Layer> void place(String module, AdaptedLayer<L> layer, Adapter<? super L> adapter) {
-        placements.add(new Placement<>(module, layer, adapter));
+        placements.add(new Placed<>(module, layer, adapter));
     }
 
     /// Trains a tensor of the base model itself, such as a bias; `name` is its name inside the PeftModel.
@@ -67,24 +67,24 @@ public class Tuner implements AutoCloseable {
         baseTensors.put(name, tensor);
     }
 
-    protected final List<Placement<?>> placements() {
+    protected final List<Placed<?>> placements() {
         return placements;
     }
 
     /// Fills the model's slots.
     public void activate() {
-        placements.forEach(Placement::fill);
+        placements.forEach(Placed::fill);
     }
 
     /// Empties them again.
     public void deactivate() {
-        placements.forEach(Placement::clear);
+        placements.forEach(Placed::clear);
     }
 
     /// The tensors this method trains, by their names inside the PeftModel.
     public Map<String, Tensor> parameters() {
         Map<String, Tensor> all = new LinkedHashMap<>();
-        for (Placement<?> p : placements) {
+        for (Placed<?> p : placements) {
             p.adapter().collect((local, tensor) -> all.put(prefix() + p.module() + "." + local, tensor));
         }
         all.putAll(baseTensors);
@@ -98,7 +98,7 @@ public class Tuner implements AutoCloseable {
 
     private Map<String, Tensor> placedTensors() {
         Map<String, Tensor> all = new LinkedHashMap<>();
-        for (Placement<?> p : placements) {
+        for (Placed<?> p : placements) {
             p.adapter().collect((local, tensor) -> all.put(prefix() + p.module() + "." + fileName(local), tensor));
         }
         all.putAll(baseTensors);
