@@ -2,11 +2,9 @@ package dev.loran.peft;
 
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
-import dev.loran.peft.data.InputException;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.tuner.ConfigJson;
 import dev.loran.peft.tuner.PeftConfig;
-import dev.loran.peft.tuner.PeftModel;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
@@ -28,12 +26,38 @@ public final class Peft {
             "LORA", Map.of("r", 16, "lora_alpha", 32, "lora_dropout", 0.1),
             "ADALORA",
                     Map.of(
-                            "init_r", 12, "target_r", 8, "beta1", 0.85, "beta2", 0.85, "tinit", 200, "tfinal", 1000, "deltaT",
-                            10, "orth_reg_weight", 0.5, "lora_alpha", 32, "lora_dropout", 0.1),
+                            "init_r",
+                            12,
+                            "target_r",
+                            8,
+                            "beta1",
+                            0.85,
+                            "beta2",
+                            0.85,
+                            "tinit",
+                            200,
+                            "tfinal",
+                            1000,
+                            "deltaT",
+                            10,
+                            "orth_reg_weight",
+                            0.5,
+                            "lora_alpha",
+                            32,
+                            "lora_dropout",
+                            0.1),
             "P_TUNING",
                     Map.of(
-                            "num_virtual_tokens", 20, "encoder_hidden_size", 128, "encoder_num_layers", 2, "encoder_dropout",
-                            0.1, "encoder_reparameterization_type", "TRANSFORMER"),
+                            "num_virtual_tokens",
+                            20,
+                            "encoder_hidden_size",
+                            128,
+                            "encoder_num_layers",
+                            2,
+                            "encoder_dropout",
+                            0.1,
+                            "encoder_reparameterization_type",
+                            "TRANSFORMER"),
             "PREFIX_TUNING", Map.of("num_virtual_tokens", 20, "prefix_projection", false),
             "PROMPT_TUNING", Map.of("num_virtual_tokens", 20));
 

@@ -1,7 +1,6 @@
 package dev.loran.peft.tuner;
 
 import dev.loran.engine.Buffer;
-import dev.loran.engine.DType;
 import dev.loran.engine.Tensor;
 import dev.loran.peft.data.InputException;
 import dev.loran.peft.model.Model;
@@ -66,7 +65,9 @@ public final class PeftModel implements AutoCloseable {
         return addAdapter(name, config, false);
     }
 
-    Tuner addAdapter(String name, PeftConfig config, boolean partialTargets) {
+    /// As above; with `partialTargets` names of the target list that match nothing are let pass as long as one matches, as
+    /// files from elsewhere need.
+    public Tuner addAdapter(String name, PeftConfig config, boolean partialTargets) {
         if (name.isEmpty() || name.contains(".") || name.contains("/") || name.contains("\\")) {
             throw new InputException(
                     "addAdapter: \"" + name + "\" is no adapter name; it may hold no dot and no slash");
@@ -208,9 +209,28 @@ public final class PeftModel implements AutoCloseable {
         return tuner;
     }
 
-    /// Type of adapters' tensors.
-    static DType adapterType(Model model) {
-        return model.tokenEmbedding().weight().dtype();
+    /// As [#loadAdapter], in the place of adapter `name`, which is kept if the files do not fit.
+    public Tuner replaceAdapter(String name, Path folder) {
+        PeftConfig config = AdapterFiles.config(folder);
+        Tuner before = adapter(name);
+        Tuner next = config.attach(
+                new Attachment(model, name, new SplittableRandom(seed + adapters.size()), seed, microStep, true));
+        try {
+            AdapterFiles.load(next, folder);
+        } catch (RuntimeException e) {
+            next.close();
+            throw e;
+        }
+        boolean wasActive = name.equals(active);
+        if (wasActive) {
+            suspend();
+        }
+        adapters.put(name, next);
+        before.close();
+        if (wasActive) {
+            setAdapter(name);
+        }
+        return next;
     }
 
     @Override
