@@ -10,8 +10,13 @@ import org.jspecify.annotations.Nullable;
 /// Where [Op#backward] puts gradients. Each tensor that requires one has a slot; the first contribution is written,
 /// later ones are added.
 public final class Gradients {
-    /// Nodes that have a gradient and wait for the walk: consumers before producers.
-    private final PriorityQueue<Node> queue = new PriorityQueue<>(Comparator.comparingInt((Node n) -> -n.level));
+    /// Nodes that have a gradient and wait for the walk: consumers before producers, and within a level first come, first
+    /// served. The order of additions, and so their rounding, must not depend on what else waits: a checkpointed segment
+    /// would give other bits.
+    private final PriorityQueue<Node> queue =
+            new PriorityQueue<>(Comparator.comparingInt((Node n) -> -n.level).thenComparingInt(n -> n.turn));
+
+    private int turns;
 
     private final List<Tensor> leaves = new ArrayList<>();
     /// Inputs that the operation now walked holds a slot of.
@@ -123,6 +128,7 @@ public final class Gradients {
             leaves.add(input);
         } else {
             if (node.grad == null) {
+                node.turn = turns++;
                 queue.add(node);
             }
             node.grad = grad;

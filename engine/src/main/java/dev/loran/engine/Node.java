@@ -13,6 +13,8 @@ final class Node {
     /// Gradient of the output while the walk runs.
     @Nullable
     Tensor grad;
+    /// Place in the walk's queue among nodes of the same level.
+    int turn;
 
     private int uses = 1;
     private boolean released;
