@@ -246,7 +246,7 @@ public final class HfModels {
         try {
             Files.createDirectories(folder);
             SafeTensors.writeParts(folder.resolve("model.safetensors"), parts, SafeTensors.PYTORCH);
-            Path draft = Files.createTempFile(folder, ".config", ".json");
+            Path draft = folder.resolve("config.json.part");
             Files.writeString(draft, configToWrite(model).toPrettyString() + "\n");
             Files.move(
                     draft,

@@ -1,0 +1,92 @@
+package dev.loran.peft.model;
+
+import dev.loran.engine.Backend;
+import dev.loran.engine.DType;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.nn.AdaptedLayer;
+import java.util.Objects;
+import java.util.SplittableRandom;
+import org.jspecify.annotations.Nullable;
+
+/// Small random models of every family, two layers each.
+final class Small {
+    private Small() {}
+
+    static Model model(String family, Backend backend, DType dtype) {
+        return switch (family) {
+            case "llama" -> llama(backend, dtype, true);
+            case "gpt2" -> Gpt2Model.random(Gpt2Model.Config.of(23, 16, 12, 2, 3), backend, dtype, 1);
+            case "bert" -> BertModel.random(BertModel.Config.of(23, 12, 2, 3, 16, 0), backend, dtype, 1);
+            case "bert-head" -> BertModel.random(BertModel.Config.of(23, 12, 2, 3, 16, 4), backend, dtype, 1);
+            case "seo" -> seo(backend, dtype);
+            default -> throw new IllegalArgumentException(family);
+        };
+    }
+
+    /// Grouped-query heads and biases; tied or not.
+    static LlamaModel llama(Backend backend, DType dtype, boolean tied) {
+        return LlamaModel.random(
+                new LlamaModel.Config(
+                        23, 12, 20, 2, 4, 2, 6, 16, "silu", 1e-5, new Rope.Default(100), true, true, tied, 0.02),
+                backend,
+                dtype,
+                1);
+    }
+
+    static SeoTransformer seo(Backend backend, DType dtype) {
+        return SeoTransformer.random(new TransformerConfig(12, 2, 3, 23).withMaxPositions(16), backend, dtype, 1);
+    }
+
+    /// Random ids (rows, length).
+    static Tensor ids(Backend backend, Model model, int rows, int length) {
+        int[] ids = new SplittableRandom(5)
+                .ints((long) rows * length, 0, model.facts().vocabSize())
+                .toArray();
+        return Tensor.ofInts(backend, ids, rows, length);
+    }
+
+    static AdaptedLayer<?> layer(Model model, String name) {
+        return (AdaptedLayer<?>) Objects.requireNonNull(model.namedModules().get(name), name);
+    }
+
+    /// What enters the first block.
+    static Tensor embedded(Model model, Tensor ids) {
+        Tensor words = model.tokenEmbedding().forward(ids);
+        String positions = switch (model.facts().modelType()) {
+            case "gpt2" -> "transformer.wpe";
+            case "seo" -> "position_embedding";
+            case "bert" -> "embeddings.position_embeddings";
+            default -> "";
+        };
+        if (positions.isEmpty()) {
+            return words;
+        }
+        int[] first = new int[ids.shape().dim(1)];
+        java.util.Arrays.setAll(first, i -> i);
+        Tensor at = layer(model, positions).forward(Tensor.ofInts(model.backend(), first, first.length));
+        if (!positions.startsWith("embeddings")) {
+            return words.add(at);
+        }
+        Tensor type = layer(model, "embeddings.token_type_embeddings")
+                .forward(Tensor.ofInts(model.backend(), new int[] {0}, 1));
+        return layer(model, "embeddings.LayerNorm").forward(words.add(type).add(at));
+    }
+
+    static String finalNorm(String family) {
+        return switch (family) {
+            case "llama" -> "model.norm";
+            case "gpt2" -> "transformer.ln_f";
+            default -> "norm";
+        };
+    }
+
+    /// The norm before the first attention; null where there is none.
+    static @Nullable AdaptedLayer<?> firstNorm(Model model, String family) {
+        return switch (family) {
+            case "llama" -> layer(model, "model.layers.0.input_layernorm");
+            case "gpt2" -> layer(model, "transformer.h.0.ln_1");
+            case "seo" -> layer(model, "layers.0.attention_norm");
+            default -> null;
+        };
+    }
+}
