@@ -235,13 +235,14 @@ public final class BertModel extends Model {
     }
 
     @Override
-    public Tensor hidden(Tensor inputIds, @Nullable Tensor attentionMask) {
-        try (Scope scope = Scope.open()) {
-            Tensor words = withVirtualTokens(wordEmbeddings.forward(inputIds));
-            Tensor type = tokenTypeEmbeddings.forward(Tensor.zeros(backend(), DType.I32, 1));
-            Tensor x = words.add(type).add(positionEmbeddings.forward(positions(words)));
-            return scope.keep(runBlocks(embeddingsNorm.forward(x), attentionMask));
-        }
+    Tensor embed(Tensor words, int from) {
+        Tensor type = tokenTypeEmbeddings.forward(Tensor.zeros(backend(), DType.I32, 1));
+        return embeddingsNorm.forward(words.add(type).add(positionEmbeddings.forward(positions(words, from))));
+    }
+
+    @Override
+    Tensor finish(Tensor x) {
+        return x;
     }
 
     /// With a head the scores of the classes (B, labels); without one the mean-pooled hidden states (B, C).

@@ -167,12 +167,13 @@ public final class Gpt2Model extends Model {
     }
 
     @Override
-    public Tensor hidden(Tensor inputIds, @Nullable Tensor attentionMask) {
-        try (Scope scope = Scope.open()) {
-            Tensor words = withVirtualTokens(wte.forward(inputIds));
-            Tensor x = words.add(wpe.forward(positions(words)));
-            return scope.keep(lnF.forward(runBlocks(x, attentionMask)));
-        }
+    Tensor embed(Tensor words, int from) {
+        return words.add(wpe.forward(positions(words, from)));
+    }
+
+    @Override
+    Tensor finish(Tensor x) {
+        return lnF.forward(x);
     }
 
     @Override

@@ -266,11 +266,13 @@ public final class LlamaModel extends Model {
     }
 
     @Override
-    public Tensor hidden(Tensor inputIds, @Nullable Tensor attentionMask) {
-        try (Scope scope = Scope.open()) {
-            Tensor x = withVirtualTokens(embedTokens.forward(inputIds));
-            return scope.keep(norm.forward(runBlocks(x, attentionMask)));
-        }
+    Tensor embed(Tensor words, int from) {
+        return words;
+    }
+
+    @Override
+    Tensor finish(Tensor x) {
+        return norm.forward(x);
     }
 
     @Override

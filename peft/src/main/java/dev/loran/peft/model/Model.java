@@ -34,8 +34,6 @@ import org.jspecify.annotations.Nullable;
 public abstract class Model extends Layer {
     private @Nullable Supplier<Tensor> virtualTokens;
     private @Nullable Supplier<List<Prefix>> prefixes;
-    /// What `prefixes` gave for the forward that is running: one a block, or none.
-    private List<Prefix> prefix = List.of();
     private boolean gradientCheckpointing;
     private @Nullable Tensor positions;
     private @Nullable ObjectNode configAsRead;
@@ -87,7 +85,23 @@ public abstract class Model extends Layer {
     public abstract Embedding tokenEmbedding();
 
     /// Hidden states after the last norm, (B, P + T, C).
-    public abstract Tensor hidden(Tensor inputIds, @Nullable Tensor attentionMask);
+    public final Tensor hidden(Tensor inputIds, @Nullable Tensor attentionMask) {
+        try (Scope scope = Scope.open()) {
+            List<Prefix> prefix = prefixes == null ? List.of() : prefixes.get();
+            int from = prefixLength(prefix);
+            Tensor words = withVirtualTokens(tokenEmbedding().forward(inputIds));
+            int keys = from + words.shape().dim(1);
+            Tensor mask = attentionMask == null ? null : extended(attentionMask, keys);
+            return scope.keep(finish(runBlocks(embed(words, from), mask, prefix)));
+        }
+    }
+
+    /// What enters the first block: words (B, S, C), virtual tokens among them, with what the family adds to them; they
+    /// stand at positions from, from + 1, …
+    abstract Tensor embed(Tensor words, int from);
+
+    /// What follows the last block.
+    abstract Tensor finish(Tensor x);
 
     /// The head's answer; its shape is said in [TaskType].
     public abstract Tensor logits(Tensor inputIds, @Nullable Tensor attentionMask);
@@ -106,7 +120,7 @@ public abstract class Model extends Layer {
         virtualTokens = next;
     }
 
-    /// Makes the prefix of each block anew at each forward; null when there are none. All have the same number of keys.
+    /// Makes the prefix of each block anew at each forward, all with the same number of keys; null when there are none.
     public final @Nullable Supplier<List<Prefix>> prefixes() {
         return prefixes;
     }
@@ -176,9 +190,19 @@ public abstract class Model extends Layer {
 
     // ---- what the families share
 
+    private int prefixLength(List<Prefix> prefix) {
+        int length = prefix.isEmpty() ? 0 : prefix.getFirst().length();
+        boolean fits = prefix.stream().allMatch(p -> p.length() == length);
+        if (!prefix.isEmpty() && prefix.size() != blocks().size() || !fits) {
+            throw new ShapeException("prefixes: lengths are "
+                    + prefix.stream().map(Prefix::length).toList() + ", needs " + blocks().size()
+                    + " equal ones, one a block");
+        }
+        return length;
+    }
+
     /// The embedded text x (B, T, C) with the virtual tokens, if any, before it: (B, P + T, C).
-    final Tensor withVirtualTokens(Tensor x) {
-        prefix = prefixes == null ? List.of() : prefixes.get();
+    private Tensor withVirtualTokens(Tensor x) {
         if (virtualTokens == null) {
             return x;
         }
@@ -193,14 +217,13 @@ public abstract class Model extends Layer {
         return Functional.concat(List.of(each, x), 1);
     }
 
-    /// The ids 0, 1, … of the positions that x (B, S, C) stands at, shifted by the blocks' prefix: I32 (S).
-    final Tensor positions(Tensor x) {
-        int from = prefixLength();
-        int to = from + x.shape().dim(1);
+    /// The ids from, from + 1, … of the positions that words (B, S, C) stand at: I32 (S).
+    final Tensor positions(Tensor words, int from) {
+        int to = from + words.shape().dim(1);
         int max = facts().maxPositions();
         if (to > max) {
             throw new ShapeException(facts().modelType() + ": " + to + " positions (prefix " + from
-                    + ", virtual tokens and text " + x.shape().dim(1) + ") but the model has " + max
+                    + ", virtual tokens and text " + words.shape().dim(1) + ") but the model has " + max
                     + "; shorten the text");
         }
         if (positions == null) {
@@ -210,18 +233,14 @@ public abstract class Model extends Layer {
         return positions.slice(0, from, to);
     }
 
-    /// x (B, S, C) through all blocks, with the mask of the text (B, T) extended over virtual tokens and prefix.
-    final Tensor runBlocks(Tensor x, @Nullable Tensor attentionMask) {
-        int hidden = prefixLength() + x.shape().dim(1);
-        Tensor mask = attentionMask == null ? null : extended(attentionMask, hidden);
+    private Tensor runBlocks(Tensor x, @Nullable Tensor mask, List<Prefix> prefix) {
         Tensor h = x;
         for (int i = 0; i < blocks().size(); i++) {
             Block block = blocks().get(i);
             Prefix p = prefix.isEmpty() ? null : prefix.get(i);
             Tensor next = gradientCheckpointing ? runAgainInBackward(block, h, mask, p) : block.forward(h, mask, p);
-            if (h != x) {
-                h.close();
-            }
+            // Not at the scope's end: without a graph that keeps them, all blocks' results would pile up.
+            h.close();
             h = next;
         }
         return h;
@@ -245,10 +264,6 @@ public abstract class Model extends Layer {
                         masked ? in.get(1) : null,
                         prefixed ? new Prefix(in.get(in.size() - 2), in.getLast()) : null),
                 inputs);
-    }
-
-    private int prefixLength() {
-        return prefix.isEmpty() ? 0 : prefix.getFirst().length();
     }
 
     /// The mask (B, T) of the text, and before it ones up to `length`.

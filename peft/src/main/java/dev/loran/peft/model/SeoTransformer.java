@@ -96,12 +96,13 @@ public final class SeoTransformer extends Model {
     }
 
     @Override
-    public Tensor hidden(Tensor inputIds, @Nullable Tensor attentionMask) {
-        try (Scope scope = Scope.open()) {
-            Tensor words = withVirtualTokens(tokenEmbedding.forward(inputIds));
-            Tensor x = words.add(positionEmbedding.forward(positions(words)));
-            return scope.keep(norm.forward(runBlocks(x, attentionMask)));
-        }
+    Tensor embed(Tensor words, int from) {
+        return words.add(positionEmbedding.forward(positions(words, from)));
+    }
+
+    @Override
+    Tensor finish(Tensor x) {
+        return norm.forward(x);
     }
 
     @Override

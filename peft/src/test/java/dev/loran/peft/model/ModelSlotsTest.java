@@ -15,8 +15,10 @@ import dev.loran.peft.model.Block.SublayerAdapter;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Collections;
 import java.util.List;
 import java.util.Objects;
+import java.util.stream.IntStream;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -69,17 +71,16 @@ class ModelSlotsTest {
     /// Keys of layer l are row 2l of (P, 2 · layers, kvHeads, D), values row 2l + 1.
     private static void prefix(Model model, Tensor embedding) {
         Model.Facts f = model.facts();
-        int p = embedding.shape().dim(0);
-        for (int l = 0; l < f.numLayers(); l++) {
-            int width = f.numKvHeads() * f.headDim();
-            Tensor keys = embedding.slice(1, 2 * l * width, (2 * l + 1) * width);
-            Tensor values = embedding.slice(1, (2 * l + 1) * width, (2 * l + 2) * width);
-            model.blocks()
-                    .get(l)
-                    .prefix(new Prefix(
-                            keys.reshape(p, f.numKvHeads(), f.headDim()),
-                            values.reshape(p, f.numKvHeads(), f.headDim())));
-        }
+        int width = f.numKvHeads() * f.headDim();
+        model.prefixes(() -> IntStream.range(0, f.numLayers())
+                .mapToObj(l -> new Prefix(
+                        row(f, embedding.slice(1, 2 * l * width, (2 * l + 1) * width)),
+                        row(f, embedding.slice(1, (2 * l + 1) * width, (2 * l + 2) * width))))
+                .toList());
+    }
+
+    private static Tensor row(Model.Facts f, Tensor flat) {
+        return flat.reshape(-1, f.numKvHeads(), f.headDim());
     }
 
     private static void assertNear(Tensor actual, Tensor expected, double tolerance) {
@@ -122,13 +123,12 @@ class ModelSlotsTest {
 
     private double[] withPrefix(Model model, Tensor ids, boolean perRow) {
         Model.Facts f = model.facts();
-        for (Block block : model.blocks()) {
-            Tensor one = Tensor.full(backend, DType.F64, 0.5, 3, f.numKvHeads(), f.headDim());
-            Tensor two = Tensor.full(backend, DType.F64, 0.5, 2, 3, f.numKvHeads(), f.headDim());
-            block.prefix(perRow ? new Prefix(two, two) : new Prefix(one, one));
-        }
+        Tensor one = Tensor.full(backend, DType.F64, 0.5, 3, f.numKvHeads(), f.headDim());
+        Tensor two = Tensor.full(backend, DType.F64, 0.5, 2, 3, f.numKvHeads(), f.headDim());
+        Prefix prefix = perRow ? new Prefix(two, two) : new Prefix(one, one);
+        model.prefixes(() -> Collections.nCopies(f.numLayers(), prefix));
         double[] hidden = model.hidden(ids, null).toDoubles();
-        model.blocks().forEach(block -> block.prefix(null));
+        model.prefixes(null);
         return hidden;
     }
 
@@ -227,11 +227,11 @@ class ModelSlotsTest {
                     .hasMessage("virtualTokens: embeddings are (2, 7), needs (P, 12)");
             model.virtualTokens(null);
             Tensor key = Tensor.zeros(backend, DType.F64, 2, 3, 4);
-            model.blocks().getFirst().prefix(new Prefix(key, key));
+            model.prefixes(() -> List.of(new Prefix(key, key)));
             assertThatThrownBy(() -> model.hidden(fits, null))
-                    .hasMessage("prefix: a block has 0 keys but the one before it has 2; all blocks take the same"
-                            + " number");
-            model.blocks().getFirst().prefix(null);
+                    .isInstanceOf(ShapeException.class)
+                    .hasMessage("prefixes: lengths are [2], needs 2 equal ones, one a block");
+            model.prefixes(null);
             Tensor labels = Tensor.zeros(backend, DType.I32, 5);
             assertThatThrownBy(() -> model.loss(fits, null, labels))
                     .hasMessage("loss: labels are (5) but the hidden states are (1, 5, 12) as (B, P + T, C); needs"

@@ -19,6 +19,7 @@ import java.util.Map;
 import java.util.Objects;
 import java.util.SplittableRandom;
 import java.util.function.BiConsumer;
+import java.util.stream.Stream;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -85,7 +86,9 @@ class ModelTrainingTest {
                     .requiresGrad(true);
             if (prefixed) {
                 // Results of operations, as an encoder of a prefix makes them.
-                model.blocks().forEach(block -> block.prefix(new Prefix(leaf.scale(2), leaf.scale(3))));
+                model.prefixes(() -> Stream.generate(() -> new Prefix(leaf.scale(2), leaf.scale(3)))
+                        .limit(f.numLayers())
+                        .toList());
             }
             loss(model).backward();
             model.namedParameters().forEach((name, p) -> {
