@@ -23,6 +23,9 @@ public final class AdapterFiles {
     public static final String CONFIG = "adapter_config.json";
     public static final String WEIGHTS = "adapter_model.safetensors";
 
+    /// What training needs and peft's file does not hold: the encoders of prompt methods. peft takes no notice of it.
+    public static final String TRAINING = "training.safetensors";
+
     private static final ObjectMapper JSON = new ObjectMapper()
             .enable(SerializationFeature.INDENT_OUTPUT)
             .enable(SerializationFeature.ORDER_MAP_ENTRIES_BY_KEYS);
@@ -60,6 +63,12 @@ public final class AdapterFiles {
             Map<String, SafeTensors.Part> parts = new LinkedHashMap<>();
             tuner.fileTensors().forEach((key, t) -> parts.put(key, SafeTensors.Part.of(t, DType.F32)));
             SafeTensors.writeParts(folder.resolve(WEIGHTS), parts, SafeTensors.PYTORCH);
+            Map<String, Tensor> training = tuner.trainingTensors();
+            if (training.isEmpty()) {
+                Files.deleteIfExists(folder.resolve(TRAINING));
+            } else {
+                SafeTensors.write(folder.resolve(TRAINING), training);
+            }
             Path temporary = Files.createTempFile(folder, CONFIG, ".tmp");
             Files.writeString(temporary, JSON.writeValueAsString(JSON.treeToValue(config, Map.class)) + "\n");
             Files.move(
@@ -98,6 +107,19 @@ public final class AdapterFiles {
             Map<String, Tensor> values = new LinkedHashMap<>();
             wanted.forEach((key, tensor) -> values.put(key, weights.copy(tensor.backend(), key, tensor.dtype())));
             tuner.load(values);
+            values.values().forEach(Tensor::close);
+        }
+        Path beside = folder.resolve(TRAINING);
+        if (Files.exists(beside)) {
+            try (Scope scope = Scope.open();
+                    SafeTensors training = SafeTensors.open(beside)) {
+                Map<String, Tensor> values = new LinkedHashMap<>();
+                training.names()
+                        .forEach(n ->
+                                values.put(n, training.copy(tuner.attachment().backend(), n, DType.F32)));
+                tuner.loadTraining(values, beside.toString());
+                values.values().forEach(Tensor::close);
+            }
         }
     }
 }

@@ -35,7 +35,7 @@ public record LnTuningConfig(
             "llama", List.of("input_layernorm", "post_attention_layernorm", "norm"),
             "gpt2", List.of("ln_1", "ln_2", "ln_f"),
             "bert", List.of("LayerNorm"),
-            "seo", List.of("norm_1", "norm_2", "norm"));
+            "seo", List.of("attention_norm", "mlp_norm", "norm"));
 
     public LnTuningConfig {
         modulesToSave = List.copyOf(modulesToSave);

@@ -140,6 +140,22 @@ abstract class PromptTuner extends Tuner {
         versionsAtLoad = versions();
     }
 
+    @Override
+    public void loadTraining(Map<String, Tensor> values, String file) {
+        boolean fits = values.keySet().equals(encoder.keySet())
+                && values.entrySet().stream()
+                        .allMatch(e -> e.getValue()
+                                .shape()
+                                .equals(Objects.requireNonNull(encoder.get(e.getKey()))
+                                        .shape()));
+        if (!fits) {
+            throw new InputException(file + ": holds " + values.keySet() + " but this encoder has " + encoder.keySet()
+                    + ", or a shape differs; the file belongs to another adapter");
+        }
+        // Raises the versions: from here on the encoder makes the prompt.
+        encoder.forEach((name, t) -> t.copyFrom(Objects.requireNonNull(values.get(name))));
+    }
+
     /// The fields that peft fills from the model and writes.
     final ObjectNode sizes(ObjectNode n, int numVirtualTokens, int tokenDim, int layers, int heads) {
         ConfigJson.put(n, "modules_to_save", trained.names().isEmpty() ? null : trained.names());

@@ -7,6 +7,7 @@ import dev.loran.engine.nn.AdaptedLayer;
 import dev.loran.engine.nn.Adapter;
 import dev.loran.engine.nn.Layer;
 import dev.loran.engine.optim.Optimizer;
+import dev.loran.peft.data.InputException;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -123,6 +124,15 @@ public class Tuner implements AutoCloseable {
     /// before them; saved beside it.
     public Map<String, Tensor> trainingTensors() {
         return Map.of();
+    }
+
+    /// Takes over what [#trainingTensors] gave.
+    ///
+    /// @param file named in the failure
+    /// @throws InputException if names or shapes are not this method's
+    public void loadTraining(Map<String, Tensor> values, String file) {
+        throw new InputException(
+                file + ": " + config.peftType() + " needs no such file; it belongs to another adapter");
     }
 
     /// What `adapter_config.json` says of this adapter as it stands.
