@@ -62,7 +62,9 @@ public final class LlamaModel extends Model {
             HfConfig.positive("head_dim", headDim);
             HfConfig.positive("max_position_embeddings", maxPositionEmbeddings);
             HfConfig.divides("num_key_value_heads", numKeyValueHeads, "num_attention_heads", numAttentionHeads);
-            HfConfig.divides("2", 2, "head_dim", headDim);
+            if (headDim % 2 != 0) {
+                throw new IllegalArgumentException("head_dim is " + headDim + ", must be even");
+            }
             HfConfig.activation(hiddenAct);
         }
 

@@ -24,10 +24,9 @@ import org.jspecify.annotations.Nullable;
 /// A transformer with its head.
 ///
 /// Token ids and masks are I32 (B, T); a mask of null shows every token. Virtual tokens (P of them, when set) stand
-/// before
-/// the embedded text: hidden states and a causal model's logits then have P + T positions. A prefix of P keys and
-/// values
-/// moves the text to positions P, P + 1, …
+/// before the embedded text: hidden states and a causal model's logits then have P + T positions. A prefix of P keys and
+/// values moves the text to positions P, P + 1, …; both are shown whatever the mask says. Positions count from the first
+/// column, padding included.
 ///
 /// The dropouts that a model's own config names (`hidden_dropout_prob`, `resid_pdrop`, `attention_dropout`, …) are not
 /// applied, in training neither: adapters bring their own.
@@ -107,8 +106,7 @@ public abstract class Model extends Layer {
     public abstract Tensor logits(Tensor inputIds, @Nullable Tensor attentionMask);
 
     /// Mean cross-entropy, a scalar. Labels are (B) for [TaskType#SEQ_CLS]; (B, T) for [TaskType#CAUSAL_LM], aligned
-    /// with
-    /// the ids (the logits at t − 1 are compared with the label at t), −100 where no loss is due.
+    /// with the ids (the logits at t − 1 are compared with the label at t), −100 where no loss is due.
     public abstract Tensor loss(Tensor inputIds, @Nullable Tensor attentionMask, Tensor labels);
 
     /// Makes the (P, C) embeddings of the virtual tokens anew at each forward; null when there are none.

@@ -5,6 +5,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.assertj.core.api.Assertions.within;
 
 import dev.loran.engine.Autograd;
+import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.Functional;
 import dev.loran.engine.ReferenceBackend;
@@ -13,8 +14,10 @@ import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.Adapter;
 import dev.loran.engine.nn.Linear;
 import dev.loran.peft.model.Block.Prefix;
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.SplittableRandom;
@@ -248,6 +251,36 @@ class ModelTrainingTest {
                     .isInstanceOf(IllegalStateException.class)
                     .hasMessage("loss: this encoder has no head; put one on its embeddings, or load a model with a"
                             + " classifier");
+        }
+    }
+
+    /// A backend that says what it was asked to pack.
+    private static final class Packing extends ReferenceBackend {
+        private final List<Buffer> packed = new ArrayList<>();
+
+        @Override
+        public Buffer prepare(Buffer w, int out, int in) {
+            packed.add(w);
+            return super.prepare(w, out, in);
+        }
+    }
+
+    @ParameterizedTest
+    @ValueSource(booleans = {true, false})
+    void frozenMatricesArePreparedButNotATiedHead(boolean tied) {
+        try (Packing packing = new Packing();
+                LlamaModel model = Small.llama(packing, DType.F32, tied)) {
+            Map<String, Tensor> all = model.namedParameters();
+            all.forEach((name, p) -> p.requiresGrad(name.endsWith("q_proj.weight")));
+            model.prepare();
+            List<String> packed = all.keySet().stream()
+                    .filter(name -> packing.packed.contains(
+                            Objects.requireNonNull(all.get(name)).buffer()))
+                    .toList();
+            List<String> expected = all.keySet().stream()
+                    .filter(name -> name.matches(".*(k|v|o|gate|up|down)_proj.weight") || name.equals("lm_head.weight"))
+                    .toList();
+            assertThat(packed).hasSize(tied ? 12 : 13).isEqualTo(expected);
         }
     }
 }

@@ -4,6 +4,7 @@ import dev.loran.engine.Backend;
 import dev.loran.engine.DType;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.AdaptedLayer;
+import java.util.Arrays;
 import java.util.Objects;
 import java.util.SplittableRandom;
 import org.jspecify.annotations.Nullable;
@@ -62,7 +63,7 @@ final class Small {
             return words;
         }
         int[] first = new int[ids.shape().dim(1)];
-        java.util.Arrays.setAll(first, i -> i);
+        Arrays.setAll(first, i -> i);
         Tensor at = layer(model, positions).forward(Tensor.ofInts(model.backend(), first, first.length));
         if (!positions.startsWith("embeddings")) {
             return words.add(at);
