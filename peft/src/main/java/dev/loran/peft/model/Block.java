@@ -14,8 +14,7 @@ public abstract class Block extends Layer {
     private @Nullable SublayerAdapter afterFeedForward;
 
     /// Keys and values that stand before the real ones of this block, each (P, kvHeads, D), or (B, P, kvHeads, D) where
-    /// the
-    /// rows of a batch differ. Keys enter as they are, unrotated.
+    /// the rows of a batch differ. Keys enter as they are, unrotated.
     public record Prefix(Tensor keys, Tensor values) {
         /// The number of keys, P.
         public int length() {
