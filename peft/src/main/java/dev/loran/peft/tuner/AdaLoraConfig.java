@@ -80,6 +80,7 @@ public record AdaLoraConfig(
         check(beta2 > 0 && beta2 < 1, "beta2", beta2, "between 0 and 1");
         check(orthRegWeight >= 0, "orth_reg_weight", orthRegWeight, "at least 0");
         check(!lora.useRslora(), "use_rslora", true, "false: AdaLoRA has a scaling of its own");
+        check(!lora.useDora() && !lora.loraBias(), "use_dora or lora_bias", true, "false: AdaLoRA has neither");
         rankPattern = rankPattern == null ? null : Map.copyOf(rankPattern);
         if (totalStep != null) {
             checkSchedule(tinit, tfinal, totalStep);

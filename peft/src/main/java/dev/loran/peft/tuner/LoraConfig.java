@@ -1,13 +1,8 @@
 package dev.loran.peft.tuner;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
-import dev.loran.engine.Backend;
-import dev.loran.engine.DType;
-import dev.loran.engine.DropoutMask;
-import dev.loran.engine.Functional;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.AdaptedLayer;
-import dev.loran.engine.nn.Adapter;
 import dev.loran.engine.nn.LayerNorm;
 import dev.loran.engine.nn.Linear;
 import dev.loran.peft.data.InputException;
@@ -17,8 +12,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
-import java.util.function.BiConsumer;
-import java.util.random.RandomGenerator;
+import java.util.function.Consumer;
 import java.util.regex.Pattern;
 import org.jspecify.annotations.Nullable;
 
@@ -42,6 +36,8 @@ import org.jspecify.annotations.Nullable;
 /// @param modulesToSave layers trained whole and saved beside
 /// @param fanInFanOut whether files hold the adapted weights transposed; set from the model when saved
 /// @param initLoraWeights how A and B start
+/// @param useDora magnitude and direction apart: see [DoraLinear]
+/// @param loraBias a trained bias on B
 /// @param inferenceMode see [PeftConfig#inferenceMode]
 /// @param taskType see [PeftConfig#taskType]
 public record LoraConfig(
@@ -59,6 +55,8 @@ public record LoraConfig(
         List<String> modulesToSave,
         boolean fanInFanOut,
         Init initLoraWeights,
+        boolean useDora,
+        boolean loraBias,
         boolean inferenceMode,
         @Nullable TaskType taskType)
         implements PeftConfig {
@@ -81,24 +79,20 @@ public record LoraConfig(
         }
     }
 
-    /// How A and B start.
-    public enum Init {
+    /// How A and B start, by peft's name.
+    public record Init(String name) {
         /// A uniform in ±1/√in (Kaiming with a = √5), B zero: the update starts at zero.
-        TRUE,
+        public static final Init TRUE = new Init("true");
         /// A from N(0, 1/r²), B zero.
-        GAUSSIAN,
+        public static final Init GAUSSIAN = new Init("gaussian");
         /// Both random: the update starts anywhere; for tests.
-        FALSE;
+        public static final Init FALSE = new Init("false");
 
-        static Init of(String value, ConfigJson json) {
-            return switch (value) {
-                case "true" -> TRUE;
-                case "false" -> FALSE;
-                case "gaussian" -> GAUSSIAN;
-                default ->
-                    throw json.error(
-                            "init_lora_weights " + value + " is not supported; known are true, false, gaussian");
-            };
+        public Init {
+            if (!List.of("true", "false", "gaussian").contains(name)) {
+                throw new InputException(
+                        "init_lora_weights " + name + " is not supported; known are true, false, gaussian");
+            }
         }
     }
 
@@ -112,6 +106,11 @@ public record LoraConfig(
         check(loraDropout >= 0 && loraDropout < 1, "lora_dropout", loraDropout, "in [0, 1)");
         check(Double.isFinite(loraAlpha), "lora_alpha", loraAlpha, "finite");
         rankPattern.forEach((k, v) -> check(v >= 1, "rank_pattern " + k, v, "at least 1"));
+        if (loraBias) {
+            boolean plain = initLoraWeights.equals(Init.TRUE) || initLoraWeights.equals(Init.FALSE);
+            check(plain, "init_lora_weights", initLoraWeights.name, "true or false with lora_bias");
+            check(!useDora, "use_dora", true, "false with lora_bias");
+        }
     }
 
     private static void check(boolean right, String field, Object value, String need) {
@@ -122,244 +121,147 @@ public record LoraConfig(
 
     /// peft's defaults: r 8, alpha 8, no dropout, the family's own targets.
     public static LoraConfig defaults() {
-        return new LoraConfig(
-                8,
-                8,
-                0,
-                Targets.modelDefault(),
-                Targets.modelDefault(),
-                Bias.NONE,
-                false,
-                Map.of(),
-                Map.of(),
-                null,
-                List.of(),
-                List.of(),
-                false,
-                Init.TRUE,
-                false,
-                null);
+        return new Fields().config();
     }
 
     /// Rank and scaling numerator.
     public LoraConfig withRank(int rank, double alpha) {
-        return new LoraConfig(
-                rank,
-                alpha,
-                loraDropout,
-                targetModules,
-                excludeModules,
-                bias,
-                useRslora,
-                rankPattern,
-                alphaPattern,
-                layersToTransform,
-                layersPattern,
-                modulesToSave,
-                fanInFanOut,
-                initLoraWeights,
-                inferenceMode,
-                taskType);
+        return with(f -> {
+            f.r = rank;
+            f.loraAlpha = alpha;
+        });
     }
 
     public LoraConfig withDropout(double p) {
-        return new LoraConfig(
-                r,
-                loraAlpha,
-                p,
-                targetModules,
-                excludeModules,
-                bias,
-                useRslora,
-                rankPattern,
-                alphaPattern,
-                layersToTransform,
-                layersPattern,
-                modulesToSave,
-                fanInFanOut,
-                initLoraWeights,
-                inferenceMode,
-                taskType);
+        return with(f -> f.loraDropout = p);
     }
 
     public LoraConfig withTargets(Targets targets) {
-        return new LoraConfig(
-                r,
-                loraAlpha,
-                loraDropout,
-                targets,
-                excludeModules,
-                bias,
-                useRslora,
-                rankPattern,
-                alphaPattern,
-                layersToTransform,
-                layersPattern,
-                modulesToSave,
-                fanInFanOut,
-                initLoraWeights,
-                inferenceMode,
-                taskType);
+        return with(f -> f.targetModules = targets);
     }
 
     public LoraConfig withExclude(Targets exclude) {
-        return new LoraConfig(
-                r,
-                loraAlpha,
-                loraDropout,
-                targetModules,
-                exclude,
-                bias,
-                useRslora,
-                rankPattern,
-                alphaPattern,
-                layersToTransform,
-                layersPattern,
-                modulesToSave,
-                fanInFanOut,
-                initLoraWeights,
-                inferenceMode,
-                taskType);
+        return with(f -> f.excludeModules = exclude);
     }
 
     public LoraConfig withBias(Bias which) {
-        return new LoraConfig(
-                r,
-                loraAlpha,
-                loraDropout,
-                targetModules,
-                excludeModules,
-                which,
-                useRslora,
-                rankPattern,
-                alphaPattern,
-                layersToTransform,
-                layersPattern,
-                modulesToSave,
-                fanInFanOut,
-                initLoraWeights,
-                inferenceMode,
-                taskType);
+        return with(f -> f.bias = which);
     }
 
     public LoraConfig withRslora(boolean value) {
-        return new LoraConfig(
-                r,
-                loraAlpha,
-                loraDropout,
-                targetModules,
-                excludeModules,
-                bias,
-                value,
-                rankPattern,
-                alphaPattern,
-                layersToTransform,
-                layersPattern,
-                modulesToSave,
-                fanInFanOut,
-                initLoraWeights,
-                inferenceMode,
-                taskType);
+        return with(f -> f.useRslora = value);
     }
 
     public LoraConfig withPatterns(Map<String, Integer> ranks, Map<String, Double> alphas) {
-        return new LoraConfig(
-                r,
-                loraAlpha,
-                loraDropout,
-                targetModules,
-                excludeModules,
-                bias,
-                useRslora,
-                ranks,
-                alphas,
-                layersToTransform,
-                layersPattern,
-                modulesToSave,
-                fanInFanOut,
-                initLoraWeights,
-                inferenceMode,
-                taskType);
+        return with(f -> {
+            f.rankPattern = ranks;
+            f.alphaPattern = alphas;
+        });
     }
 
     public LoraConfig withLayers(@Nullable List<Integer> indices, List<String> pattern) {
-        return new LoraConfig(
-                r,
-                loraAlpha,
-                loraDropout,
-                targetModules,
-                excludeModules,
-                bias,
-                useRslora,
-                rankPattern,
-                alphaPattern,
-                indices,
-                pattern,
-                modulesToSave,
-                fanInFanOut,
-                initLoraWeights,
-                inferenceMode,
-                taskType);
+        return with(f -> {
+            f.layersToTransform = indices;
+            f.layersPattern = pattern;
+        });
     }
 
     public LoraConfig withModulesToSave(List<String> modules) {
-        return new LoraConfig(
-                r,
-                loraAlpha,
-                loraDropout,
-                targetModules,
-                excludeModules,
-                bias,
-                useRslora,
-                rankPattern,
-                alphaPattern,
-                layersToTransform,
-                layersPattern,
-                modules,
-                fanInFanOut,
-                initLoraWeights,
-                inferenceMode,
-                taskType);
+        return with(f -> f.modulesToSave = modules);
     }
 
     public LoraConfig withInit(Init init) {
-        return new LoraConfig(
-                r,
-                loraAlpha,
-                loraDropout,
-                targetModules,
-                excludeModules,
-                bias,
-                useRslora,
-                rankPattern,
-                alphaPattern,
-                layersToTransform,
-                layersPattern,
-                modulesToSave,
-                fanInFanOut,
-                init,
-                inferenceMode,
-                taskType);
+        return with(f -> f.initLoraWeights = init);
+    }
+
+    public LoraConfig withDora(boolean value) {
+        return with(f -> f.useDora = value);
+    }
+
+    public LoraConfig withLoraBias(boolean value) {
+        return with(f -> f.loraBias = value);
     }
 
     public LoraConfig withTask(@Nullable TaskType task) {
-        return new LoraConfig(
-                r,
-                loraAlpha,
-                loraDropout,
-                targetModules,
-                excludeModules,
-                bias,
-                useRslora,
-                rankPattern,
-                alphaPattern,
-                layersToTransform,
-                layersPattern,
-                modulesToSave,
-                fanInFanOut,
-                initLoraWeights,
-                inferenceMode,
-                task);
+        return with(f -> f.taskType = task);
+    }
+
+    private LoraConfig with(Consumer<Fields> change) {
+        Fields fields = new Fields(this);
+        change.accept(fields);
+        return fields.config();
+    }
+
+    /// The components while some of them change.
+    private static final class Fields {
+        int r = 8;
+        double loraAlpha = 8;
+        double loraDropout;
+        Targets targetModules = Targets.modelDefault();
+        Targets excludeModules = Targets.modelDefault();
+        Bias bias = Bias.NONE;
+        boolean useRslora;
+        Map<String, Integer> rankPattern = Map.of();
+        Map<String, Double> alphaPattern = Map.of();
+
+        @Nullable
+        List<Integer> layersToTransform;
+
+        List<String> layersPattern = List.of();
+        List<String> modulesToSave = List.of();
+        boolean fanInFanOut;
+        Init initLoraWeights = Init.TRUE;
+        boolean useDora;
+        boolean loraBias;
+        boolean inferenceMode;
+
+        @Nullable
+        TaskType taskType;
+
+        Fields() {}
+
+        Fields(LoraConfig c) {
+            r = c.r;
+            loraAlpha = c.loraAlpha;
+            loraDropout = c.loraDropout;
+            targetModules = c.targetModules;
+            excludeModules = c.excludeModules;
+            bias = c.bias;
+            useRslora = c.useRslora;
+            rankPattern = c.rankPattern;
+            alphaPattern = c.alphaPattern;
+            layersToTransform = c.layersToTransform;
+            layersPattern = c.layersPattern;
+            modulesToSave = c.modulesToSave;
+            fanInFanOut = c.fanInFanOut;
+            initLoraWeights = c.initLoraWeights;
+            useDora = c.useDora;
+            loraBias = c.loraBias;
+            inferenceMode = c.inferenceMode;
+            taskType = c.taskType;
+        }
+
+        LoraConfig config() {
+            return new LoraConfig(
+                    r,
+                    loraAlpha,
+                    loraDropout,
+                    targetModules,
+                    excludeModules,
+                    bias,
+                    useRslora,
+                    rankPattern,
+                    alphaPattern,
+                    layersToTransform,
+                    layersPattern,
+                    modulesToSave,
+                    fanInFanOut,
+                    initLoraWeights,
+                    useDora,
+                    loraBias,
+                    inferenceMode,
+                    taskType);
+        }
     }
 
     @Override
@@ -381,23 +283,25 @@ public record LoraConfig(
             case "lora_only" -> Bias.LORA_ONLY;
             default -> throw json.error("bias is " + json.string("bias", "") + ", must be none, all or lora_only");
         };
-        return new LoraConfig(
-                json.integer("r", 8),
-                json.number("lora_alpha", 8),
-                json.number("lora_dropout", 0),
-                json.targets("target_modules"),
-                json.targets("exclude_modules"),
-                bias,
-                json.bool("use_rslora", false),
-                Map.of(),
-                json.numbers("alpha_pattern"),
-                json.integers("layers_to_transform"),
-                json.strings("layers_pattern"),
-                json.strings("modules_to_save"),
-                json.bool("fan_in_fan_out", false),
-                Init.of(json.boolOrString("init_lora_weights", "true"), json),
-                json.bool("inference_mode", false),
-                json.taskType());
+        Fields f = new Fields();
+        f.r = json.integer("r", f.r);
+        f.loraAlpha = json.number("lora_alpha", f.loraAlpha);
+        f.loraDropout = json.number("lora_dropout", f.loraDropout);
+        f.targetModules = json.targets("target_modules");
+        f.excludeModules = json.targets("exclude_modules");
+        f.bias = bias;
+        f.useRslora = json.bool("use_rslora", f.useRslora);
+        f.alphaPattern = json.numbers("alpha_pattern");
+        f.layersToTransform = json.integers("layers_to_transform");
+        f.layersPattern = json.strings("layers_pattern");
+        f.modulesToSave = json.strings("modules_to_save");
+        f.fanInFanOut = json.bool("fan_in_fan_out", f.fanInFanOut);
+        f.initLoraWeights = new Init(json.boolOrString("init_lora_weights", Init.TRUE.name));
+        f.useDora = json.bool("use_dora", f.useDora);
+        f.loraBias = json.bool("lora_bias", f.loraBias);
+        f.inferenceMode = json.bool("inference_mode", f.inferenceMode);
+        f.taskType = json.taskType();
+        return f.config();
     }
 
     @Override
@@ -409,9 +313,10 @@ public record LoraConfig(
         n.put("ensure_weight_tying", false);
         excludeModules.write(n, "exclude_modules");
         n.put("fan_in_fan_out", fanInFanOut);
-        switch (initLoraWeights) {
-            case TRUE, FALSE -> n.put("init_lora_weights", initLoraWeights == Init.TRUE);
-            case GAUSSIAN -> n.put("init_lora_weights", "gaussian");
+        if (initLoraWeights.equals(Init.TRUE) || initLoraWeights.equals(Init.FALSE)) {
+            n.put("init_lora_weights", initLoraWeights.equals(Init.TRUE));
+        } else {
+            n.put("init_lora_weights", initLoraWeights.name);
         }
         if (layersPattern.isEmpty()) {
             n.putNull("layers_pattern");
@@ -421,7 +326,7 @@ public record LoraConfig(
         ConfigJson.put(n, "layers_to_transform", layersToTransform);
         n.putObject("loftq_config");
         ConfigJson.put(n, "lora_alpha", loraAlpha);
-        n.put("lora_bias", false);
+        n.put("lora_bias", loraBias);
         n.put("lora_dropout", loraDropout);
         n.put("megatron_core", "megatron.core");
         ConfigJson.put(n, "modules_to_save", modulesToSave.isEmpty() ? null : modulesToSave);
@@ -430,7 +335,7 @@ public record LoraConfig(
         ObjectNode ranks = n.putObject("rank_pattern");
         rankPattern.forEach(ranks::put);
         targetModules.write(n, "target_modules");
-        n.put("use_dora", false);
+        n.put("use_dora", useDora);
         n.put("use_qalora", false);
         n.put("use_rslora", useRslora);
         return n;
@@ -478,7 +383,9 @@ public record LoraConfig(
             tuner.place(
                     name,
                     linear,
-                    new LoraLinear(linear, rank(name), scaling(name), initLoraWeights, to, site++, loraDropout));
+                    useDora
+                            ? new DoraLinear(linear, this, name, to, site++)
+                            : new LoraLinear(linear, this, name, to, site++));
         }
         heads.place(tuner);
         trainBiases(tuner, found.keySet());
@@ -486,23 +393,7 @@ public record LoraConfig(
     }
 
     LoraConfig withFanInFanOut(boolean value) {
-        return new LoraConfig(
-                r,
-                loraAlpha,
-                loraDropout,
-                targetModules,
-                excludeModules,
-                bias,
-                useRslora,
-                rankPattern,
-                alphaPattern,
-                layersToTransform,
-                layersPattern,
-                modulesToSave,
-                value,
-                initLoraWeights,
-                inferenceMode,
-                taskType);
+        return with(f -> f.fanInFanOut = value);
     }
 
     /// The biases that `bias` asks for, under the names they have beside an adapter.
@@ -517,52 +408,5 @@ public record LoraConfig(
                 tuner.trainBase("base_model.model." + name + (isAdapted ? ".base_layer.bias" : ".bias"), b);
             }
         });
-    }
-
-    /// The adapted linear layer: A (r, in) and B (out, r).
-    static final class LoraLinear implements Adapter<Linear> {
-        private final String name;
-        private final Tensor loraA;
-        private final Tensor loraB;
-        private final double scaling;
-        private final @Nullable DropoutMask dropout;
-
-        LoraLinear(Linear base, int r, double scaling, Init init, Attachment to, int site, double p) {
-            Backend be = to.backend();
-            DType type = base.weight().dtype();
-            RandomGenerator random = to.random();
-            int in = base.inFeatures();
-            int out = base.outFeatures();
-            this.name = to.name();
-            this.scaling = scaling;
-            this.dropout = to.dropout(p, site);
-            this.loraA = (init == Init.GAUSSIAN
-                            ? Tensor.randn(be, type, random, 1.0 / r, r, in)
-                            : Tensor.uniform(be, type, random, 1 / Math.sqrt(in), r, in))
-                    .detachFromScope();
-            this.loraB = (init == Init.FALSE
-                            ? Tensor.uniform(be, type, random, 1 / Math.sqrt(r), out, r)
-                            : Tensor.zeros(be, type, out, r))
-                    .detachFromScope();
-        }
-
-        /// y = x·Wᵀ + b + s · dropout(x)·Aᵀ·Bᵀ; dropout acts while the layer is in training mode.
-        @Override
-        public Tensor forward(Linear base, Tensor x) {
-            return Functional.loraLinear(
-                    x, base.weight(), base.bias(), loraA, loraB, scaling, base.isTraining() ? dropout : null);
-        }
-
-        @Override
-        public void collect(BiConsumer<String, Tensor> visitor) {
-            visitor.accept("lora_A." + name + ".weight", loraA);
-            visitor.accept("lora_B." + name + ".weight", loraB);
-        }
-
-        @Override
-        public void close() {
-            loraA.close();
-            loraB.close();
-        }
     }
 }

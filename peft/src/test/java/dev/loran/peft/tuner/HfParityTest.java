@@ -30,7 +30,6 @@ import java.util.Objects;
 import java.util.Set;
 import java.util.TreeMap;
 import java.util.stream.Stream;
-import org.junit.jupiter.api.Assumptions;
 import org.junit.jupiter.api.DynamicTest;
 import org.junit.jupiter.api.TestFactory;
 import org.junit.jupiter.api.io.TempDir;
@@ -38,9 +37,6 @@ import org.junit.jupiter.api.io.TempDir;
 /// Every case folder of Hugging Face numbers (`fixtures/hf/README.md`; another folder of the same layout with
 /// `-Dloran.fixtures=DIR`): logits, loss, every gradient, ten optimizer steps, the final tensors and the files.
 class HfParityTest {
-    /// Methods that Loran does not have: their cases are skipped by name.
-    private static final Set<String> NOT_YET = Set.of("dora");
-
     private static final ObjectMapper JSON = new ObjectMapper();
 
     @TempDir
@@ -61,9 +57,6 @@ class HfParityTest {
                     .forEach(folders::add);
         }
         assertThat(folders).as("case folders under " + root).isNotEmpty();
-        assertThat(folders.stream().map(HfParityTest::method).filter(m -> !NOT_YET.contains(m)))
-                .as("cases that run")
-                .isNotEmpty();
         return folders.stream()
                 .flatMap(f -> Stream.of(
                         DynamicTest.dynamicTest(title(f) + " on the reference", () -> run(f, new ReferenceBackend())),
@@ -81,7 +74,6 @@ class HfParityTest {
 
     private void run(Path folder, Backend backend) throws IOException {
         try (backend) {
-            Assumptions.assumeFalse(NOT_YET.contains(method(folder)), method(folder) + " is not there yet");
             Path base = Objects.requireNonNull(folder.getParent()).resolve("base");
             try (Model model = HfModels.load(base, backend);
                     PeftModel peft = new PeftModel(model, 7)) {

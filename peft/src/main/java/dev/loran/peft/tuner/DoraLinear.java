@@ -1,0 +1,124 @@
+package dev.loran.peft.tuner;
+
+import dev.loran.engine.Autograd;
+import dev.loran.engine.DropoutMask;
+import dev.loran.engine.Functional;
+import dev.loran.engine.Scope;
+import dev.loran.engine.Shape;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.UnaryFn;
+import dev.loran.engine.nn.Linear;
+import java.util.Arrays;
+import java.util.function.BiConsumer;
+
+/// DoRA: the direction of each output's weights is learned by LoRA, their magnitude m (out) apart,
+///
+/// ```
+/// y = c ∘ (x·Wᵀ + s·x·Aᵀ·Bᵀ) + b,   c = m / n,   n = ‖W + s·B·A‖ of each row
+/// ```
+///
+/// n carries no gradient (section 4.3 of the paper). m starts as n, so that the layer starts as the frozen one. The
+/// product B·A is never formed:
+///
+/// ```
+/// n² = ‖W‖² + 2s · rowsum((W·Aᵀ) ∘ B) + s² · rowsum((B·A·Aᵀ) ∘ B)
+/// ```
+///
+/// with ‖W‖² of each row kept, and n kept until a weight is written: r more rows for W once a step.
+///
+/// With active dropout what is scaled is dropped, and what the frozen layer gives is not, as in Hugging Face peft:
+/// y = x·Wᵀ + b + (c − 1) ∘ (d·Wᵀ) + c ∘ (s·d·Aᵀ·Bᵀ) with d = dropout(x).
+///
+/// **Paper**: Liu et al., "DoRA: Weight-Decomposed Low-Rank Adaptation", 2024, equations 5 and 11.
+final class DoraLinear extends LoraLinear {
+    /// Added to n²: a row of zeros keeps its zeros, and no other row notices.
+    private static final double NO_ROW = 1e-30;
+
+    private final Tensor magnitude;
+    /// ‖W‖² of each row (out), of W as its version `squaresOf` was.
+    private final Tensor squares;
+
+    private int squaresOf;
+    /// n (out), of W, A and B as their versions `normOf` were.
+    private final Tensor norm;
+
+    private int[] normOf = {};
+
+    DoraLinear(Linear base, LoraConfig config, String module, Attachment to, int site) {
+        super(base, config, module, to, site);
+        Tensor w = base.weight();
+        int out = base.outFeatures();
+        squares = Tensor.zeros(w.backend(), w.dtype(), out).detachFromScope();
+        norm = Tensor.zeros(w.backend(), w.dtype(), out).detachFromScope();
+        magnitude = Tensor.zeros(w.backend(), w.dtype(), out).detachFromScope();
+        measure(w);
+        magnitude.copyFrom(norm(w));
+    }
+
+    @Override
+    public Tensor forward(Linear base, Tensor x) {
+        Tensor w = base.weight();
+        Tensor c = magnitude.div(norm(w));
+        DropoutMask mask = base.isTraining() ? dropout : null;
+        if (mask == null) {
+            Tensor y = Functional.loraLinear(x, w, null, loraA, loraB, scaling, null)
+                    .mul(c);
+            return base.bias() == null ? y : y.add(base.bias());
+        }
+        Tensor dropped = Functional.dropout(x, mask);
+        return Functional.linear(x.sub(dropped), w, base.bias())
+                .add(Functional.loraLinear(dropped, w, null, loraA, loraB, scaling, null)
+                        .mul(c));
+    }
+
+    private void measure(Tensor w) {
+        try (Scope scope = Scope.open();
+                Autograd.Mode mode = Autograd.noGrad()) {
+            Shape s = w.shape();
+            // A prepared weight has no readable rows: they are laid out once more, for this.
+            Tensor rows =
+                    w.buffer().isRowMajor() ? w : Tensor.own(s, w.backend().restore(w.buffer(), s.rows(), s.cols()));
+            squares.copyFrom(Functional.unary(UnaryFn.SQUARE, rows).sum(1));
+            if (rows != w) {
+                rows.close();
+            }
+        }
+        squaresOf = w.version();
+    }
+
+    /// n of the weights as they are now.
+    private Tensor norm(Tensor w) {
+        if (squaresOf != w.version()) {
+            measure(w);
+        }
+        int[] now = {w.version(), loraA.version(), loraB.version()};
+        if (!Arrays.equals(now, normOf)) {
+            try (Scope scope = Scope.open();
+                    Autograd.Mode mode = Autograd.noGrad()) {
+                Tensor wa = Functional.linear(loraA, w, null).transpose(0, 1);
+                Tensor baa = loraB.matmul(Functional.matmul(loraA, loraA, false, true));
+                Tensor cross = wa.scale(2 * scaling).add(baa.scale(scaling * scaling));
+                Tensor sum = squares.add(cross.mul(loraB).sum(1));
+                Tensor tiny = Tensor.full(w.backend(), w.dtype(), NO_ROW, 1);
+                norm.copyFrom(
+                        Functional.unary(UnaryFn.SQRT, Functional.relu(sum).add(tiny)));
+            }
+            normOf = now;
+        }
+        return norm;
+    }
+
+    @Override
+    public void collect(BiConsumer<String, Tensor> visitor) {
+        super.collect(visitor);
+        visitor.accept("lora_magnitude_vector." + name + ".weight", magnitude);
+    }
+
+    @Override
+    public void close() {
+        super.close();
+        magnitude.close();
+        squares.close();
+        norm.close();
+    }
+}
