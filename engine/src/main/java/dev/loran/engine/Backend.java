@@ -104,7 +104,7 @@ public interface Backend extends AutoCloseable {
     /// be a or b where that one is not stretched.
     void binary(BinaryFn fn, Buffer y, Buffer a, Buffer b, int[] shape, int[] aStrides, int[] bStrides);
 
-    /// y ← alpha · x + beta · y; with beta = 0 what y held does not matter.
+    /// y ← alpha · x + beta · y; with beta = 0 what y held does not matter. y may be x.
     void axpby(Buffer y, Buffer x, double alpha, double beta);
 
     /// y (outer, inner) ← Σ over n of x (outer, n, inner) (or +=), accumulated in at least F32.

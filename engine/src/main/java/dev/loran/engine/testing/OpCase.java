@@ -12,10 +12,10 @@ import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
+import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.Objects;
 import java.util.Random;
 import java.util.function.Function;
 import java.util.random.RandomGenerator;
@@ -241,7 +241,7 @@ public record OpCase(
     }
 
     /// A case with its arguments in one backend's memory.
-    public static final class Run implements AutoCloseable {
+    public static final class Run implements Arguments, AutoCloseable {
         private final OpCase opCase;
         private final Function<Arguments, Tensor> function;
         private final Map<String, Tensor> arguments = new LinkedHashMap<>();
@@ -287,7 +287,12 @@ public record OpCase(
 
         /// The argument tensors by name, in the case's order.
         public Map<String, Tensor> arguments() {
-            return arguments;
+            return Collections.unmodifiableMap(arguments);
+        }
+
+        @Override
+        public @Nullable Tensor find(String name) {
+            return arguments.get(name);
         }
 
         /// One forward pass. The result belongs to the current scope, or to the caller where there is none.
@@ -295,7 +300,7 @@ public record OpCase(
         /// @throws AssertionError if it has not the shape that the case promises
         public Tensor forward() {
             try (Scope scope = Scope.open()) {
-                Tensor y = function.apply(arguments::get);
+                Tensor y = function.apply(this);
                 if (!y.shape().equals(opCase.result)) {
                     throw new AssertionError(opCase + ": result is " + y.shape() + ", the case says " + opCase.result);
                 }
@@ -417,9 +422,8 @@ public record OpCase(
             String on = " on " + where;
             tolerance.check(this + on + ": result", expected.accumulate(), actual.accumulate());
             for (Input i : inputs) {
-                Tensor e =
-                        Objects.requireNonNull(expected.arguments.get(i.name)).grad();
-                Tensor a = Objects.requireNonNull(actual.arguments.get(i.name)).grad();
+                Tensor e = expected.get(i.name).grad();
+                Tensor a = actual.get(i.name).grad();
                 if ((e == null) != (a == null)) {
                     throw new AssertionError(this + on + ": gradient of " + i.name + " is "
                             + (a == null ? "missing" : "there, though it requires none"));
