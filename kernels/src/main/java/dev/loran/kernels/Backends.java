@@ -1,0 +1,100 @@
+package dev.loran.kernels;
+
+import com.sun.management.HotSpotDiagnosticMXBean;
+import dev.loran.engine.Backend;
+import dev.loran.engine.BackendException;
+import dev.loran.engine.ReferenceBackend;
+import java.lang.management.ManagementFactory;
+import java.util.Locale;
+import org.jspecify.annotations.Nullable;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/// Picks the fastest backend this machine and this JVM allow, and says why it is not a faster one.
+///
+/// | backend | needs |
+/// |---|---|
+/// | [SimdBackend] | the module `jdk.incubator.vector`, a HotSpot VM with its C2 compiler, vectors of 128 bits or more, fused multiply-add |
+/// | [ReferenceBackend] | nothing; one thread, scalar loops: for tests and small models |
+public final class Backends {
+    private static final Logger LOG = LoggerFactory.getLogger(Backends.class);
+    private static final String MODULE = "jdk.incubator.vector";
+    private static final int C2_LEVEL = 4;
+
+    private Backends() {}
+
+    /// The fastest backend, on as many threads as there are processors; logs one line that says what it is and why.
+    public static Backend best() {
+        return best(Runtime.getRuntime().availableProcessors());
+    }
+
+    /// The fastest backend on `threads` threads; logs one line that says what it is and why.
+    public static Backend best(int threads) {
+        LOG.info("{}", describe(threads));
+        return whyNotSimd() == null ? new SimdBackend(threads) : new ReferenceBackend();
+    }
+
+    /// The Vector API's backend on `threads` threads.
+    ///
+    /// @throws BackendException saying what is missing and what to do about it
+    public static Backend simd(int threads) {
+        String missing = whyNotSimd();
+        if (missing != null) {
+            throw new BackendException("simd: " + missing);
+        }
+        return new SimdBackend(threads);
+    }
+
+    /// What [#best] picks, and what stands in the way of a faster one: one line.
+    public static String describe() {
+        return describe(Runtime.getRuntime().availableProcessors());
+    }
+
+    private static String describe(int threads) {
+        String missing = whyNotSimd();
+        if (missing != null) {
+            return "backend: reference, scalar loops on one thread; not simd: " + missing;
+        }
+        String line = "backend: simd, " + vectorBits() + "-bit vectors on " + threads
+                + (threads == 1 ? " thread" : " threads");
+        return Backends.class.getModule().isNativeAccessEnabled()
+                ? line
+                : line + "; start the JVM with --enable-native-access=ALL-UNNAMED to map model files without its warning";
+    }
+
+    /// What the Vector API's backend misses here, and the remedy; null if nothing.
+    private static @Nullable String whyNotSimd() {
+        // First of all, for without the module every class that knows vectors fails to link.
+        if (ModuleLayer.boot().findModule(MODULE).isEmpty()) {
+            return "the Vector API is off; start the JVM with --add-modules=" + MODULE;
+        }
+        String vm = System.getProperty("java.vm.name", "");
+        if (!vm.toLowerCase(Locale.ROOT).contains("server vm") || "true".equals(option("UseJVMCICompiler"))) {
+            return "this VM (" + vm + ") does not compile vectors with C2; use an OpenJDK HotSpot VM";
+        }
+        String level = option("TieredStopAtLevel");
+        if (System.getProperty("java.vm.info", "").startsWith("interpreted")
+                || level != null && Integer.parseInt(level) < C2_LEVEL) {
+            return "the C2 compiler is off; start the JVM without -Xint and -XX:TieredStopAtLevel";
+        }
+        if ("false".equals(option("UseFMA"))) {
+            return "no fused multiply-add; use a processor that has it (x86 since 2013), or drop -XX:-UseFMA";
+        }
+        int bits = vectorBits();
+        return bits >= 128 ? null : "vectors here have " + bits + " bits, fewer than 128";
+    }
+
+    private static int vectorBits() {
+        return Vectors.F.vectorBitSize();
+    }
+
+    /// The value of a HotSpot option; null if this VM knows no such thing.
+    private static @Nullable String option(String name) {
+        try {
+            HotSpotDiagnosticMXBean bean = ManagementFactory.getPlatformMXBean(HotSpotDiagnosticMXBean.class);
+            return bean == null ? null : bean.getVMOption(name).getValue();
+        } catch (IllegalArgumentException e) {
+            return null;
+        }
+    }
+}

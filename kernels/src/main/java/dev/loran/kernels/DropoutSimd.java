@@ -1,0 +1,148 @@
+package dev.loran.kernels;
+
+import static dev.loran.kernels.Vectors.V;
+import static dev.loran.kernels.Vectors.get;
+import static dev.loran.kernels.Vectors.getInt;
+import static dev.loran.kernels.Vectors.load;
+import static dev.loran.kernels.Vectors.set;
+import static dev.loran.kernels.Vectors.splat;
+import static dev.loran.kernels.Vectors.store;
+import static dev.loran.kernels.Vectors.whole;
+
+import dev.loran.engine.DropoutMask;
+import dev.loran.kernels.Workspace.Slot;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import jdk.incubator.vector.FloatVector;
+import jdk.incubator.vector.LongVector;
+import jdk.incubator.vector.VectorMask;
+import jdk.incubator.vector.VectorOperators;
+import jdk.incubator.vector.VectorSpecies;
+
+/// Dropout by the counter-based mask of [DropoutMask]: the same bits, made a row at a time as one bit an element.
+///
+/// Philox's state is four 32-bit words; here each word of several counters is one vector of 64-bit lanes, the upper
+/// halves zero, for a 32 by 32 multiplication that keeps all 64 bits is what processors have for such lanes.
+final class DropoutSimd {
+    private static final VectorSpecies<Long> L = LongVector.SPECIES_PREFERRED;
+
+    /// Elements that one vector of counters decides on.
+    private static final int GROUP = 4 * L.length();
+
+    private static final long LOW = 0xFFFFFFFFL;
+    private static final long M0 = 0xD2511F53L;
+    private static final long M1 = 0xCD9E8D57L;
+    private static final int W0 = 0x9E3779B9;
+    private static final int W1 = 0xBB67AE85;
+    private static final LongVector LANES = LongVector.zero(L).addIndex(1);
+    private static final ValueLayout.OfLong LONG = ValueLayout.JAVA_LONG;
+
+    private DropoutSimd() {}
+
+    /// What all elements of a call share.
+    record Keep(int step, int site, int k0, int k1, long threshold, float scale) {
+        static Keep of(DropoutMask mask, MemorySegment microStep) {
+            return new Keep(
+                    getInt(microStep, 0),
+                    mask.site(),
+                    (int) mask.seed(),
+                    (int) (mask.seed() >>> 32),
+                    mask.threshold() & LOW,
+                    (float) mask.scale());
+        }
+    }
+
+    /// Bytes that the bits of a row of `cols` elements take.
+    static long rowBytes(int cols) {
+        return 8L * Math.ceilDiv(cols, 64);
+    }
+
+    /// y ← x · kept / (1 − p) over (rows, cols) (or +=). y may be x when not accumulating. Its own gradient.
+    static void forward(
+            Parallel parallel, MemorySegment y, MemorySegment x, int rows, int cols, Keep keep, boolean accumulate) {
+        Vectors.forRows(parallel, rows, cols, (from, to) -> {
+            MemorySegment bits = parallel.workspace().segment(Slot.MASK, rowBytes(cols));
+            for (int i = from; i < to; i++) {
+                keepBits(bits, 0, i, cols, keep);
+                apply(y, x, 4L * i * cols, bits, 0, cols, keep.scale, accumulate);
+            }
+        });
+    }
+
+    /// Bit j of the row of bits at `at` ← whether element (row, j) is kept.
+    static void keepBits(MemorySegment bits, long at, int row, int cols, Keep keep) {
+        for (int j = 0; j < cols; j += 64) {
+            long word = 0;
+            for (int g = 0; g < 64; g += GROUP) {
+                word |= keepBits((j + g) >>> 2, row, keep) << g;
+            }
+            bits.set(LONG, at + (j >>> 3), word);
+        }
+    }
+
+    /// The bits of `GROUP` elements: ten rounds of Philox4x32 for the counters (step, site, row, first …).
+    private static long keepBits(int first, int row, Keep keep) {
+        LongVector c0 = LongVector.broadcast(L, keep.step & LOW);
+        LongVector c1 = LongVector.broadcast(L, keep.site & LOW);
+        LongVector c2 = LongVector.broadcast(L, row & LOW);
+        LongVector c3 = LANES.add(first);
+        LongVector m0 = LongVector.broadcast(L, M0).and(LOW);
+        LongVector m1 = LongVector.broadcast(L, M1).and(LOW);
+        int k0 = keep.k0;
+        int k1 = keep.k1;
+        for (int round = 0; round < 10; round++) {
+            // Written this way C2 sees that 32 bits are multiplied. What the products leave in the upper halves of words
+            // 1 and 3 is dropped by the next `and`.
+            LongVector p0 = c0.and(LOW).mul(m0);
+            LongVector p1 = c2.and(LOW).mul(m1);
+            c0 = high(p1).lanewise(VectorOperators.XOR, c1).lanewise(VectorOperators.XOR, k0 & LOW);
+            c2 = high(p0).lanewise(VectorOperators.XOR, c3).lanewise(VectorOperators.XOR, k1 & LOW);
+            c1 = p1;
+            c3 = p0;
+            k0 += W0;
+            k1 += W1;
+        }
+        return every4th(kept(c0, keep))
+                | every4th(kept(c1, keep)) << 1
+                | every4th(kept(c2, keep)) << 2
+                | every4th(kept(c3, keep)) << 3;
+    }
+
+    private static LongVector high(LongVector product) {
+        return product.lanewise(VectorOperators.LSHR, 32);
+    }
+
+    private static long kept(LongVector word, Keep keep) {
+        return word.and(LOW).compare(VectorOperators.GE, keep.threshold).toLong();
+    }
+
+    /// Bit i of up to 8 to place 4i.
+    private static long every4th(long bits) {
+        long b = (bits | bits << 12) & 0x000F000F;
+        b = (b | b << 6) & 0x03030303;
+        return (b | b << 3) & 0x11111111;
+    }
+
+    /// `y ← x · bit · scale` for one row (or +=).
+    static void apply(
+            MemorySegment y, MemorySegment x, long at, MemorySegment bits, long bo, int n, float scale, boolean accumulate) {
+        FloatVector scales = splat(scale);
+        int i = 0;
+        for (; i < whole(n); i += V) {
+            long a = at + 4L * i;
+            long word = bits.get(LONG, bo + (i >>> 6 << 3)) >>> i;
+            FloatVector kept = splat(0f).blend(load(x, a).mul(scales), VectorMask.fromLong(Vectors.F, word & ((1L << V) - 1)));
+            if (accumulate) {
+                store(y, a, load(y, a).add(kept));
+            } else {
+                store(y, a, kept);
+            }
+        }
+        for (; i < n; i++) {
+            long a = at + 4L * i;
+            boolean kept = (bits.get(LONG, bo + (i >>> 6 << 3)) >>> i & 1) != 0;
+            float v = kept ? get(x, a) * scale : 0f;
+            set(y, a, accumulate ? get(y, a) + v : v);
+        }
+    }
+}

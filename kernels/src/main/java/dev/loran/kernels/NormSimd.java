@@ -1,0 +1,234 @@
+package dev.loran.kernels;
+
+import static dev.loran.kernels.Vectors.V;
+import static dev.loran.kernels.Vectors.get;
+import static dev.loran.kernels.Vectors.load;
+import static dev.loran.kernels.Vectors.set;
+import static dev.loran.kernels.Vectors.splat;
+import static dev.loran.kernels.Vectors.store;
+import static dev.loran.kernels.Vectors.whole;
+
+import java.lang.foreign.MemorySegment;
+import jdk.incubator.vector.FloatVector;
+import org.jspecify.annotations.Nullable;
+
+/// Layer norm (Ba et al., 2016) and RMS norm (Zhang and Sennrich, 2019): a row is read into the first-level cache once
+/// and passed over there. RMS norm is the case without a mean: its `mean` is null.
+final class NormSimd {
+    private static final int COLUMN_BLOCK = 64;
+    private static final int STRIP = 64;
+
+    private NormSimd() {}
+
+    /// y = (x − mean) · rstd · weight + bias; mean and rstd (rows) are outputs. Without mean and bias: RMS norm.
+    static void forward(
+            Parallel parallel,
+            MemorySegment y,
+            @Nullable MemorySegment mean,
+            MemorySegment rstd,
+            MemorySegment x,
+            MemorySegment weight,
+            @Nullable MemorySegment bias,
+            int rows,
+            int cols,
+            double eps) {
+        Vectors.forRows(parallel, rows, cols, (from, to) -> {
+            for (int i = from; i < to; i++) {
+                long at = 4L * i * cols;
+                float m = 0;
+                double squares;
+                if (mean == null) {
+                    squares = ReductionSimd.sumOfSquares(x, at, cols);
+                } else {
+                    m = ReductionSimd.sum(x, at, cols) / cols;
+                    set(mean, 4L * i, m);
+                    squares = squaredDistance(x, at, cols, m);
+                }
+                float r = (float) (1 / Math.sqrt(squares / cols + eps));
+                set(rstd, 4L * i, r);
+                if (bias == null) {
+                    scale(y, x, at, weight, cols, m, r);
+                } else {
+                    scaleAndShift(y, x, at, weight, bias, cols, m, r);
+                }
+            }
+        });
+    }
+
+    /// Σ (x − m)²
+    private static float squaredDistance(MemorySegment x, long xo, int n, float m) {
+        FloatVector s0 = splat(0f);
+        FloatVector s1 = s0;
+        int i = 0;
+        for (; i <= n - 2 * V; i += 2 * V) {
+            FloatVector d0 = load(x, xo + 4L * i).sub(m);
+            FloatVector d1 = load(x, xo + 4L * (i + V)).sub(m);
+            s0 = d0.fma(d0, s0);
+            s1 = d1.fma(d1, s1);
+        }
+        for (; i < whole(n); i += V) {
+            FloatVector d = load(x, xo + 4L * i).sub(m);
+            s0 = d.fma(d, s0);
+        }
+        float sum = Vectors.sum(s0.add(s1));
+        for (; i < n; i++) {
+            float d = get(x, xo + 4L * i) - m;
+            sum = Math.fma(d, d, sum);
+        }
+        return sum;
+    }
+
+    private static void scale(MemorySegment y, MemorySegment x, long at, MemorySegment weight, int n, float m, float r) {
+        int i = 0;
+        for (; i < whole(n); i += V) {
+            store(y, at + 4L * i, load(x, at + 4L * i).sub(m).mul(r).mul(load(weight, 4L * i)));
+        }
+        for (; i < n; i++) {
+            set(y, at + 4L * i, (get(x, at + 4L * i) - m) * r * get(weight, 4L * i));
+        }
+    }
+
+    private static void scaleAndShift(
+            MemorySegment y, MemorySegment x, long at, MemorySegment weight, MemorySegment bias, int n, float m, float r) {
+        int i = 0;
+        for (; i < whole(n); i += V) {
+            FloatVector xHat = load(x, at + 4L * i).sub(m).mul(r);
+            store(y, at + 4L * i, xHat.fma(load(weight, 4L * i), load(bias, 4L * i)));
+        }
+        for (; i < n; i++) {
+            float xHat = (get(x, at + 4L * i) - m) * r;
+            set(y, at + 4L * i, Math.fma(xHat, get(weight, 4L * i), get(bias, 4L * i)));
+        }
+    }
+
+    /// With x̂ = (x − mean) · rstd and g = dy · weight: dx = rstd · (g − mean(g) − x̂ · mean(g · x̂)), dWeight = Σ rows
+    /// dy · x̂; each may be null. Without `mean` (RMS norm) the term mean(g) is absent. The bias' gradient is a sum.
+    static void backward(
+            Parallel parallel,
+            @Nullable MemorySegment dx,
+            @Nullable MemorySegment dWeight,
+            MemorySegment dy,
+            MemorySegment x,
+            @Nullable MemorySegment mean,
+            MemorySegment rstd,
+            MemorySegment weight,
+            int rows,
+            int cols,
+            boolean accumulateX,
+            boolean accumulateWeight) {
+        if (dWeight != null) {
+            parallel.parallelFor(Math.ceilDiv(cols, STRIP), strip -> {
+                int from = strip * STRIP;
+                weightStrip(dWeight, dy, x, mean, rstd, rows, cols, from, Math.min(cols, from + STRIP), accumulateWeight);
+            });
+        }
+        if (dx != null) {
+            Vectors.forRows(parallel, rows, cols, (from, to) -> {
+                for (int i = from; i < to; i++) {
+                    float m = mean == null ? 0 : get(mean, 4L * i);
+                    inputRow(dx, dy, x, 4L * i * cols, weight, cols, m, get(rstd, 4L * i), mean != null, accumulateX);
+                }
+            });
+        }
+    }
+
+    private static void inputRow(
+            MemorySegment dx,
+            MemorySegment dy,
+            MemorySegment x,
+            long at,
+            MemorySegment weight,
+            int n,
+            float m,
+            float r,
+            boolean centred,
+            boolean accumulate) {
+        FloatVector gs = splat(0f);
+        FloatVector gxs = gs;
+        int i = 0;
+        for (; i < whole(n); i += V) {
+            FloatVector g = load(dy, at + 4L * i).mul(load(weight, 4L * i));
+            gs = gs.add(g);
+            gxs = load(x, at + 4L * i).sub(m).mul(r).fma(g, gxs);
+        }
+        float gMean = Vectors.sum(gs);
+        float gxMean = Vectors.sum(gxs);
+        for (; i < n; i++) {
+            float g = get(dy, at + 4L * i) * get(weight, 4L * i);
+            gMean += g;
+            gxMean += g * (get(x, at + 4L * i) - m) * r;
+        }
+        gMean = centred ? gMean / n : 0;
+        gxMean = gxMean / n;
+        FloatVector minusGxMean = splat(-gxMean);
+        for (i = 0; i < whole(n); i += V) {
+            FloatVector g = load(dy, at + 4L * i).mul(load(weight, 4L * i));
+            FloatVector xHat = load(x, at + 4L * i).sub(m).mul(r);
+            FloatVector d = xHat.fma(minusGxMean, g.sub(gMean)).mul(r);
+            if (accumulate) {
+                store(dx, at + 4L * i, load(dx, at + 4L * i).add(d));
+            } else {
+                store(dx, at + 4L * i, d);
+            }
+        }
+        for (; i < n; i++) {
+            float xHat = (get(x, at + 4L * i) - m) * r;
+            float d = (get(dy, at + 4L * i) * get(weight, 4L * i) - gMean - xHat * gxMean) * r;
+            set(dx, at + 4L * i, accumulate ? get(dx, at + 4L * i) + d : d);
+        }
+    }
+
+    /// Columns `from` to `to` of dWeight over all rows, in blocks of rows as [ReductionSimd] does it.
+    private static void weightStrip(
+            MemorySegment dWeight,
+            MemorySegment dy,
+            MemorySegment x,
+            @Nullable MemorySegment mean,
+            MemorySegment rstd,
+            int rows,
+            int cols,
+            int from,
+            int to,
+            boolean accumulate) {
+        int j = from;
+        for (; j <= to - V; j += V) {
+            FloatVector sum = splat(0f);
+            for (int row = 0; row < rows; row += COLUMN_BLOCK) {
+                sum = sum.add(weightColumns(dy, x, mean, rstd, row, Math.min(rows, row + COLUMN_BLOCK), cols, j));
+            }
+            if (accumulate) {
+                store(dWeight, 4L * j, load(dWeight, 4L * j).add(sum));
+            } else {
+                store(dWeight, 4L * j, sum);
+            }
+        }
+        for (; j < to; j++) {
+            double sum = 0;
+            for (int row = 0; row < rows; row++) {
+                long at = 4 * ((long) row * cols + j);
+                float m = mean == null ? 0 : get(mean, 4L * row);
+                sum += get(dy, at) * (get(x, at) - m) * get(rstd, 4L * row);
+            }
+            set(dWeight, 4L * j, (float) (accumulate ? get(dWeight, 4L * j) + sum : sum));
+        }
+    }
+
+    private static FloatVector weightColumns(
+            MemorySegment dy,
+            MemorySegment x,
+            @Nullable MemorySegment mean,
+            MemorySegment rstd,
+            int from,
+            int to,
+            int cols,
+            int j) {
+        FloatVector sum = splat(0f);
+        for (int row = from; row < to; row++) {
+            long at = 4 * ((long) row * cols + j);
+            float m = mean == null ? 0 : get(mean, 4L * row);
+            FloatVector xHat = load(x, at).sub(m).mul(get(rstd, 4L * row));
+            sum = load(dy, at).fma(xHat, sum);
+        }
+        return sum;
+    }
+}

@@ -1,0 +1,373 @@
+package dev.loran.kernels;
+
+import dev.loran.engine.Backend;
+import dev.loran.engine.BinaryFn;
+import dev.loran.engine.Buffer;
+import dev.loran.engine.DType;
+import dev.loran.engine.DTypeException;
+import dev.loran.engine.DropoutMask;
+import dev.loran.engine.HostBuffer;
+import dev.loran.engine.UnaryFn;
+import java.lang.foreign.MemorySegment;
+import org.jspecify.annotations.Nullable;
+
+/// F32 on the CPU by the Vector API, on a fixed number of threads; the kernels stand in the `…Simd` files, in the order
+/// of [Backend]. Needs the module `jdk.incubator.vector`; [Backends] knows whether it is there.
+///
+/// The same arguments give the same bits for any number of threads (not on processors with other vectors). Memory may be
+/// released on any thread; operations are called from one thread at a time.
+public final class SimdBackend implements Backend {
+    private final Parallel parallel;
+    private final BufferPool pool = new BufferPool();
+
+    /// A backend of `threads` threads, the calling one included.
+    public SimdBackend(int threads) {
+        parallel = new Parallel(threads);
+    }
+
+    // ---- memory
+    // -------------------------------------------------------------------------------------------------------
+
+    @Override
+    public String name() {
+        return "simd";
+    }
+
+    @Override
+    public boolean supports(DType dtype) {
+        return dtype == DType.F32;
+    }
+
+    @Override
+    public Buffer allocate(DType dtype, long size) {
+        long bytes = size * dtype.bytes();
+        BufferPool.Block block = pool.take(bytes);
+        return new HostBuffer(this, dtype, block.memory().asSlice(0, bytes), b -> pool.give(block, bytes));
+    }
+
+    @Override
+    public void write(Buffer dst, MemorySegment src) {
+        HostBuffer.segment(dst).copyFrom(src);
+    }
+
+    @Override
+    public void read(MemorySegment dst, Buffer src) {
+        dst.copyFrom(HostBuffer.segment(src));
+    }
+
+    /// {@inheritDoc}
+    ///
+    /// In place. Mapped memory is seen as plain native memory: a kernel that meets two kinds of segments slows down
+    /// several times.
+    @Override
+    @SuppressWarnings("restricted")
+    public Buffer wrap(DType dtype, MemorySegment memory, Runnable onFree) {
+        if (!memory.isNative()) {
+            return Backend.super.wrap(dtype, memory, onFree);
+        }
+        long bytes = memory.byteSize();
+        MemorySegment plain = MemorySegment.ofAddress(memory.address()).reinterpret(bytes);
+        pool.count(bytes);
+        return new HostBuffer(this, dtype, plain, b -> {
+            pool.uncount(bytes);
+            onFree.run();
+        });
+    }
+
+    @Override
+    public long liveBytes() {
+        return pool.liveBytes();
+    }
+
+    @Override
+    public long peakBytes() {
+        return pool.peakBytes();
+    }
+
+    @Override
+    public void resetPeak() {
+        pool.resetPeak();
+    }
+
+    /// How many times memory was taken from the system so far; it stands still once a step has run at its largest shape.
+    public long systemAllocations() {
+        return pool.systemAllocations();
+    }
+
+    /// Gives memory that waits for reuse back to the system.
+    public void trim() {
+        pool.trim();
+    }
+
+    @Override
+    public void close() {
+        parallel.close();
+        pool.close();
+    }
+
+    /// The memory of a floating argument.
+    private static MemorySegment f32(Buffer b) {
+        return memory(b, DType.F32);
+    }
+
+    private static MemorySegment i32(Buffer b) {
+        return memory(b, DType.I32);
+    }
+
+    private static @Nullable MemorySegment optional(@Nullable Buffer b) {
+        return b == null ? null : f32(b);
+    }
+
+    private static MemorySegment memory(Buffer b, DType dtype) {
+        if (b.dtype() != dtype) {
+            throw new DTypeException("simd: a buffer of " + b.size() + " elements is " + b.dtype() + ", needs " + dtype
+                    + "; cast it first");
+        }
+        return HostBuffer.segment(b);
+    }
+
+    // ---- primitives
+    // ---------------------------------------------------------------------------------------------------
+
+    @Override
+    public void fill(Buffer y, double value) {
+        CopySimd.fill(parallel, f32(y), y.size(), (float) value);
+    }
+
+    @Override
+    public void copy(Buffer y, int yStride, Buffer x, int xStride, int rows, int cols, boolean accumulate) {
+        if (accumulate) {
+            CopySimd.addRows(parallel, f32(y), yStride, f32(x), xStride, rows, cols);
+        } else {
+            CopySimd.copy(
+                    parallel, memory(y, x.dtype()), yStride, HostBuffer.segment(x), xStride, rows, cols,
+                    x.dtype().bytes());
+        }
+    }
+
+    @Override
+    public void cast(Buffer y, Buffer x) {
+        CopySimd.cast(parallel, HostBuffer.segment(y), y.dtype(), HostBuffer.segment(x), x.dtype(), y.size());
+    }
+
+    @Override
+    public void unary(UnaryFn fn, Buffer y, Buffer x) {
+        UnarySimd.forward(parallel, fn, f32(y), f32(x), y.size());
+    }
+
+    @Override
+    public void unaryBackward(UnaryFn fn, Buffer dx, Buffer dy, Buffer x, boolean accumulate) {
+        UnarySimd.backward(parallel, fn, f32(dx), f32(dy), f32(x), dx.size(), accumulate);
+    }
+
+    @Override
+    public void binary(BinaryFn fn, Buffer y, Buffer a, Buffer b, int[] shape, int[] aStrides, int[] bStrides) {
+        BinarySimd.binary(parallel, fn, f32(y), f32(a), f32(b), shape, aStrides, bStrides);
+    }
+
+    @Override
+    public void axpby(Buffer y, Buffer x, double alpha, double beta) {
+        BinarySimd.axpby(parallel, f32(y), f32(x), y.size(), (float) alpha, (float) beta);
+    }
+
+    @Override
+    public void sum(Buffer y, Buffer x, int outer, int n, int inner, boolean accumulate) {
+        ReductionSimd.sum(parallel, f32(y), f32(x), outer, n, inner, accumulate);
+    }
+
+    @Override
+    public void rowMax(Buffer y, Buffer x, int rows, int cols) {
+        ReductionSimd.rowMax(parallel, f32(y), f32(x), rows, cols);
+    }
+
+    @Override
+    public void permute(Buffer y, Buffer x, int[] shape, int[] perm) {
+        CopySimd.permute(parallel, memory(y, x.dtype()), HostBuffer.segment(x), shape, perm, x.dtype().bytes());
+    }
+
+    @Override
+    public void gemm(
+            Buffer c,
+            int ldc,
+            long strideC,
+            Buffer a,
+            int lda,
+            long strideA,
+            boolean transA,
+            Buffer b,
+            int ldb,
+            long strideB,
+            boolean transB,
+            int batch,
+            int m,
+            int n,
+            int k,
+            double alpha,
+            double beta) {
+        MemorySegment sc = f32(c);
+        MemorySegment sa = f32(a);
+        MemorySegment sb = f32(b);
+        for (int i = 0; i < batch; i++) {
+            GemmSimd.gemm(
+                    parallel, sc, 4 * i * strideC, ldc, sa, 4 * i * strideA, lda, transA, sb, 4 * i * strideB, ldb,
+                    transB, m, n, k, (float) alpha, (float) beta);
+        }
+    }
+
+    @Override
+    public void gatherRows(Buffer y, Buffer table, Buffer ids, int n, int cols) {
+        EmbeddingSimd.forward(parallel, f32(y), f32(table), i32(ids), n, table.size() / Math.max(1, cols), cols);
+    }
+
+    @Override
+    public void scatterAddRows(Buffer dTable, Buffer dy, Buffer ids, int n, int tableRows, int cols) {
+        EmbeddingSimd.backward(parallel, f32(dTable), f32(dy), i32(ids), n, tableRows, cols);
+    }
+
+    @Override
+    public void dropout(Buffer y, Buffer x, int rows, int cols, DropoutMask mask, boolean accumulate) {
+        DropoutSimd.Keep keep = DropoutSimd.Keep.of(mask, i32(mask.microStep()));
+        DropoutSimd.forward(parallel, f32(y), f32(x), rows, cols, keep, accumulate);
+    }
+
+    @Override
+    public void countValid(Buffer y, Buffer ids, int n, int ignore) {
+        ReductionSimd.countValid(f32(y), i32(ids), n, ignore);
+    }
+
+    // ---- normalisation
+    // --------------------------------------------------------------------------------------------------
+
+    @Override
+    public void layerNorm(
+            Buffer y, Buffer mean, Buffer rstd, Buffer x, Buffer weight, Buffer bias, int rows, int cols, double eps) {
+        NormSimd.forward(
+                parallel, f32(y), f32(mean), f32(rstd), f32(x), f32(weight), f32(bias), rows, cols, eps);
+    }
+
+    @Override
+    public void layerNormBackward(
+            @Nullable Buffer dx,
+            @Nullable Buffer dWeight,
+            @Nullable Buffer dBias,
+            Buffer dy,
+            Buffer x,
+            Buffer mean,
+            Buffer rstd,
+            Buffer weight,
+            int rows,
+            int cols,
+            boolean accumulateX,
+            boolean accumulateWeight,
+            boolean accumulateBias) {
+        if (dBias != null) {
+            ReductionSimd.sum(parallel, f32(dBias), f32(dy), 1, rows, cols, accumulateBias);
+        }
+        NormSimd.backward(
+                parallel, optional(dx), optional(dWeight), f32(dy), f32(x), f32(mean), f32(rstd), f32(weight), rows,
+                cols, accumulateX, accumulateWeight);
+    }
+
+    @Override
+    public void rmsNorm(Buffer y, Buffer rstd, Buffer x, Buffer weight, int rows, int cols, double eps) {
+        NormSimd.forward(parallel, f32(y), null, f32(rstd), f32(x), f32(weight), null, rows, cols, eps);
+    }
+
+    @Override
+    public void rmsNormBackward(
+            @Nullable Buffer dx,
+            @Nullable Buffer dWeight,
+            Buffer dy,
+            Buffer x,
+            Buffer rstd,
+            Buffer weight,
+            int rows,
+            int cols,
+            boolean accumulateX,
+            boolean accumulateWeight) {
+        NormSimd.backward(
+                parallel, optional(dx), optional(dWeight), f32(dy), f32(x), null, f32(rstd), f32(weight), rows, cols,
+                accumulateX, accumulateWeight);
+    }
+
+    // ---- softmax and attention
+    // --------------------------------------------------------------------------------------------
+
+    @Override
+    public void softmax(Buffer y, Buffer x, int rows, int cols) {
+        SoftmaxSimd.forward(parallel, f32(y), f32(x), rows, cols);
+    }
+
+    @Override
+    public void softmaxBackward(Buffer dx, Buffer dy, Buffer y, int rows, int cols, boolean accumulate) {
+        SoftmaxSimd.backward(parallel, f32(dx), f32(dy), f32(y), rows, cols, accumulate);
+    }
+
+    @Override
+    public void rope(Buffer y, Buffer x, Buffer cos, Buffer sin, int batch, int t, int heads, int d, int sign) {
+        RopeSimd.forward(parallel, f32(y), f32(x), f32(cos), f32(sin), batch, t, heads, d, sign);
+    }
+
+    // ---- losses
+    // -------------------------------------------------------------------------------------------------------
+
+    @Override
+    public void crossEntropy(Buffer losses, Buffer lse, Buffer logits, Buffer labels, int n, int v, int ignore) {
+        SoftmaxSimd.crossEntropy(parallel, f32(losses), f32(lse), f32(logits), i32(labels), n, v, ignore);
+    }
+
+    @Override
+    public void crossEntropyBackward(
+            Buffer dLogits,
+            Buffer g,
+            Buffer logits,
+            Buffer lse,
+            Buffer labels,
+            int n,
+            int v,
+            int ignore,
+            boolean accumulate) {
+        SoftmaxSimd.crossEntropyBackward(
+                parallel, f32(dLogits), f32(g), f32(logits), f32(lse), i32(labels), n, v, ignore, accumulate);
+    }
+
+    // ---- optimisation
+    // -------------------------------------------------------------------------------------------------
+
+    @Override
+    public void sumOfSquares(Buffer y, Buffer x, boolean accumulate) {
+        ReductionSimd.sumOfSquares(parallel, f32(y), f32(x), x.size(), accumulate);
+    }
+
+    @Override
+    public void adamW(
+            Buffer p,
+            Buffer m,
+            Buffer v,
+            Buffer g,
+            Buffer lr,
+            Buffer t,
+            @Nullable Buffer gScale,
+            double beta1,
+            double beta2,
+            double eps,
+            double weightDecay) {
+        OptimizerSimd.adamW(
+                parallel, f32(p), f32(m), f32(v), f32(g), f32(lr), i32(t), optional(gScale), p.size(), beta1, beta2,
+                eps, weightDecay);
+    }
+
+    @Override
+    public void sgd(
+            Buffer p,
+            @Nullable Buffer velocity,
+            Buffer g,
+            Buffer lr,
+            @Nullable Buffer gScale,
+            double momentum,
+            double weightDecay) {
+        OptimizerSimd.sgd(
+                parallel, f32(p), optional(velocity), f32(g), f32(lr), optional(gScale), p.size(), (float) momentum,
+                (float) weightDecay);
+    }
+}

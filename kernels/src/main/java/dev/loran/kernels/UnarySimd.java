@@ -1,0 +1,498 @@
+package dev.loran.kernels;
+
+import static dev.loran.kernels.Vectors.V;
+import static dev.loran.kernels.Vectors.load;
+import static dev.loran.kernels.Vectors.setFirst;
+import static dev.loran.kernels.Vectors.splat;
+import static dev.loran.kernels.Vectors.store;
+import static dev.loran.kernels.Vectors.whole;
+
+import dev.loran.engine.UnaryFn;
+import java.lang.foreign.MemorySegment;
+import jdk.incubator.vector.FloatVector;
+import jdk.incubator.vector.VectorOperators;
+
+/// y = f(x) and dx = dy · f′(x), element by element.
+///
+/// Every function has loops of its own: a loop that chose the function inside would make C2 put each vector into an
+/// object, at five times the cost. What is left over at the end takes the same vector code, one element in all lanes.
+final class UnarySimd {
+    /// 2 · √(2 / π) and that times 0.044715: the inner polynomial of [UnaryFn#GELU_TANH], doubled, since
+    /// ½(1 + tanh u) = σ(2u).
+    private static final float TANH_LINEAR = 1.5957691f;
+
+    private static final float TANH_CUBIC = 0.07135481f;
+    private static final float INVERSE_ROOT_TWO_PI = 0.39894228f;
+
+    private UnarySimd() {}
+
+    /// y ← fn(x), `n` elements.
+    static void forward(Parallel parallel, UnaryFn fn, MemorySegment y, MemorySegment x, long n) {
+        Vectors.forChunks(parallel, n, (at, size) -> forward(fn, y, x, at, size));
+    }
+
+    private static void forward(UnaryFn fn, MemorySegment y, MemorySegment x, long at, int n) {
+        switch (fn) {
+            case NEG -> neg(y, x, at, n);
+            case ABS -> abs(y, x, at, n);
+            case EXP -> exp(y, x, at, n);
+            case LOG -> log(y, x, at, n);
+            case SQRT -> sqrt(y, x, at, n);
+            case RSQRT -> rsqrt(y, x, at, n);
+            case RECIPROCAL -> reciprocal(y, x, at, n);
+            case SQUARE -> square(y, x, at, n);
+            case RELU -> relu(y, x, at, n);
+            case GELU -> gelu(y, x, at, n);
+            case GELU_TANH -> geluTanh(y, x, at, n);
+            case SILU -> silu(y, x, at, n);
+            case TANH -> tanh(y, x, at, n);
+            case SIGMOID -> sigmoid(y, x, at, n);
+        }
+    }
+
+    /// dx ← dy · fn′(x) (or +=), `n` elements.
+    static void backward(
+            Parallel parallel,
+            UnaryFn fn,
+            MemorySegment dx,
+            MemorySegment dy,
+            MemorySegment x,
+            long n,
+            boolean accumulate) {
+        Vectors.forChunks(parallel, n, (at, size) -> backward(fn, dx, dy, x, at, size, accumulate));
+    }
+
+    private static void backward(
+            UnaryFn fn, MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
+        switch (fn) {
+            case NEG -> negBackward(dx, dy, x, at, n, accumulate);
+            case ABS -> absBackward(dx, dy, x, at, n, accumulate);
+            case EXP -> expBackward(dx, dy, x, at, n, accumulate);
+            case LOG -> logBackward(dx, dy, x, at, n, accumulate);
+            case SQRT -> sqrtBackward(dx, dy, x, at, n, accumulate);
+            case RSQRT -> rsqrtBackward(dx, dy, x, at, n, accumulate);
+            case RECIPROCAL -> reciprocalBackward(dx, dy, x, at, n, accumulate);
+            case SQUARE -> squareBackward(dx, dy, x, at, n, accumulate);
+            case RELU -> reluBackward(dx, dy, x, at, n, accumulate);
+            case GELU -> geluBackward(dx, dy, x, at, n, accumulate);
+            case GELU_TANH -> geluTanhBackward(dx, dy, x, at, n, accumulate);
+            case SILU -> siluBackward(dx, dy, x, at, n, accumulate);
+            case TANH -> tanhBackward(dx, dy, x, at, n, accumulate);
+            case SIGMOID -> sigmoidBackward(dx, dy, x, at, n, accumulate);
+        }
+    }
+
+    private static void put(MemorySegment dx, long at, FloatVector dy, FloatVector slope, boolean accumulate) {
+        if (accumulate) {
+            store(dx, at, dy.fma(slope, load(dx, at)));
+        } else {
+            store(dx, at, dy.mul(slope));
+        }
+    }
+
+    private static void putFirst(MemorySegment dx, long at, FloatVector dy, FloatVector slope, boolean accumulate) {
+        if (accumulate) {
+            setFirst(dx, at, dy.fma(slope, splat(dx, at)));
+        } else {
+            setFirst(dx, at, dy.mul(slope));
+        }
+    }
+
+    private static void neg(MemorySegment y, MemorySegment x, long at, int n) {
+        int i = 0;
+        for (; i < whole(n); i += V) {
+            store(y, at + 4L * i, load(x, at + 4L * i).neg());
+        }
+        for (; i < n; i++) {
+            setFirst(y, at + 4L * i, splat(x, at + 4L * i).neg());
+        }
+    }
+
+    private static void negBackward(
+            MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
+        int i = 0;
+        for (; i < whole(n); i += V) {
+            long a = at + 4L * i;
+            put(dx, a, load(dy, a), splat(-1f), accumulate);
+        }
+        for (; i < n; i++) {
+            long a = at + 4L * i;
+            putFirst(dx, a, splat(dy, a), splat(-1f), accumulate);
+        }
+    }
+
+    private static void abs(MemorySegment y, MemorySegment x, long at, int n) {
+        int i = 0;
+        for (; i < whole(n); i += V) {
+            store(y, at + 4L * i, load(x, at + 4L * i).abs());
+        }
+        for (; i < n; i++) {
+            setFirst(y, at + 4L * i, splat(x, at + 4L * i).abs());
+        }
+    }
+
+    private static void absBackward(
+            MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
+        int i = 0;
+        for (; i < whole(n); i += V) {
+            long a = at + 4L * i;
+            put(dx, a, load(dy, a), absSlope(load(x, a)), accumulate);
+        }
+        for (; i < n; i++) {
+            long a = at + 4L * i;
+            putFirst(dx, a, splat(dy, a), absSlope(splat(x, a)), accumulate);
+        }
+    }
+
+    private static FloatVector absSlope(FloatVector x) {
+        return x.blend(1f, x.compare(VectorOperators.GT, 0f)).blend(-1f, x.compare(VectorOperators.LT, 0f));
+    }
+
+    private static void exp(MemorySegment y, MemorySegment x, long at, int n) {
+        int i = 0;
+        for (; i < whole(n); i += V) {
+            store(y, at + 4L * i, VectorMath.exp(load(x, at + 4L * i)));
+        }
+        for (; i < n; i++) {
+            setFirst(y, at + 4L * i, VectorMath.exp(splat(x, at + 4L * i)));
+        }
+    }
+
+    private static void expBackward(
+            MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
+        int i = 0;
+        for (; i < whole(n); i += V) {
+            long a = at + 4L * i;
+            put(dx, a, load(dy, a), VectorMath.exp(load(x, a)), accumulate);
+        }
+        for (; i < n; i++) {
+            long a = at + 4L * i;
+            putFirst(dx, a, splat(dy, a), VectorMath.exp(splat(x, a)), accumulate);
+        }
+    }
+
+    private static void log(MemorySegment y, MemorySegment x, long at, int n) {
+        int i = 0;
+        for (; i < whole(n); i += V) {
+            store(y, at + 4L * i, VectorMath.log(load(x, at + 4L * i)));
+        }
+        for (; i < n; i++) {
+            setFirst(y, at + 4L * i, VectorMath.log(splat(x, at + 4L * i)));
+        }
+    }
+
+    private static void logBackward(
+            MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
+        int i = 0;
+        for (; i < whole(n); i += V) {
+            long a = at + 4L * i;
+            put(dx, a, load(dy, a), splat(1f).div(load(x, a)), accumulate);
+        }
+        for (; i < n; i++) {
+            long a = at + 4L * i;
+            putFirst(dx, a, splat(dy, a), splat(1f).div(splat(x, a)), accumulate);
+        }
+    }
+
+    private static void sqrt(MemorySegment y, MemorySegment x, long at, int n) {
+        int i = 0;
+        for (; i < whole(n); i += V) {
+            store(y, at + 4L * i, load(x, at + 4L * i).sqrt());
+        }
+        for (; i < n; i++) {
+            setFirst(y, at + 4L * i, splat(x, at + 4L * i).sqrt());
+        }
+    }
+
+    private static void sqrtBackward(
+            MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
+        int i = 0;
+        for (; i < whole(n); i += V) {
+            long a = at + 4L * i;
+            put(dx, a, load(dy, a), sqrtSlope(load(x, a)), accumulate);
+        }
+        for (; i < n; i++) {
+            long a = at + 4L * i;
+            putFirst(dx, a, splat(dy, a), sqrtSlope(splat(x, a)), accumulate);
+        }
+    }
+
+    private static FloatVector sqrtSlope(FloatVector x) {
+        return splat(0.5f).div(x.sqrt());
+    }
+
+    private static void rsqrt(MemorySegment y, MemorySegment x, long at, int n) {
+        int i = 0;
+        for (; i < whole(n); i += V) {
+            store(y, at + 4L * i, splat(1f).div(load(x, at + 4L * i).sqrt()));
+        }
+        for (; i < n; i++) {
+            setFirst(y, at + 4L * i, splat(1f).div(splat(x, at + 4L * i).sqrt()));
+        }
+    }
+
+    private static void rsqrtBackward(
+            MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
+        int i = 0;
+        for (; i < whole(n); i += V) {
+            long a = at + 4L * i;
+            put(dx, a, load(dy, a), rsqrtSlope(load(x, a)), accumulate);
+        }
+        for (; i < n; i++) {
+            long a = at + 4L * i;
+            putFirst(dx, a, splat(dy, a), rsqrtSlope(splat(x, a)), accumulate);
+        }
+    }
+
+    private static FloatVector rsqrtSlope(FloatVector x) {
+        return splat(-0.5f).div(x.mul(x.sqrt()));
+    }
+
+    private static void reciprocal(MemorySegment y, MemorySegment x, long at, int n) {
+        int i = 0;
+        for (; i < whole(n); i += V) {
+            store(y, at + 4L * i, splat(1f).div(load(x, at + 4L * i)));
+        }
+        for (; i < n; i++) {
+            setFirst(y, at + 4L * i, splat(1f).div(splat(x, at + 4L * i)));
+        }
+    }
+
+    private static void reciprocalBackward(
+            MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
+        int i = 0;
+        for (; i < whole(n); i += V) {
+            long a = at + 4L * i;
+            put(dx, a, load(dy, a), reciprocalSlope(load(x, a)), accumulate);
+        }
+        for (; i < n; i++) {
+            long a = at + 4L * i;
+            putFirst(dx, a, splat(dy, a), reciprocalSlope(splat(x, a)), accumulate);
+        }
+    }
+
+    private static FloatVector reciprocalSlope(FloatVector x) {
+        return splat(-1f).div(x.mul(x));
+    }
+
+    private static void square(MemorySegment y, MemorySegment x, long at, int n) {
+        int i = 0;
+        for (; i < whole(n); i += V) {
+            store(y, at + 4L * i, squareOf(load(x, at + 4L * i)));
+        }
+        for (; i < n; i++) {
+            setFirst(y, at + 4L * i, squareOf(splat(x, at + 4L * i)));
+        }
+    }
+
+    private static FloatVector squareOf(FloatVector x) {
+        return x.mul(x);
+    }
+
+    private static void squareBackward(
+            MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
+        int i = 0;
+        for (; i < whole(n); i += V) {
+            long a = at + 4L * i;
+            put(dx, a, load(dy, a), load(x, a).mul(2f), accumulate);
+        }
+        for (; i < n; i++) {
+            long a = at + 4L * i;
+            putFirst(dx, a, splat(dy, a), splat(x, a).mul(2f), accumulate);
+        }
+    }
+
+    private static void relu(MemorySegment y, MemorySegment x, long at, int n) {
+        int i = 0;
+        for (; i < whole(n); i += V) {
+            store(y, at + 4L * i, reluOf(load(x, at + 4L * i)));
+        }
+        for (; i < n; i++) {
+            setFirst(y, at + 4L * i, reluOf(splat(x, at + 4L * i)));
+        }
+    }
+
+    /// NaN stays NaN.
+    private static FloatVector reluOf(FloatVector x) {
+        return x.blend(0f, x.compare(VectorOperators.LE, 0f));
+    }
+
+    private static void reluBackward(
+            MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
+        int i = 0;
+        for (; i < whole(n); i += V) {
+            long a = at + 4L * i;
+            put(dx, a, load(dy, a), reluSlope(load(x, a)), accumulate);
+        }
+        for (; i < n; i++) {
+            long a = at + 4L * i;
+            putFirst(dx, a, splat(dy, a), reluSlope(splat(x, a)), accumulate);
+        }
+    }
+
+    private static FloatVector reluSlope(FloatVector x) {
+        return splat(0f).blend(1f, x.compare(VectorOperators.GT, 0f));
+    }
+
+    private static void gelu(MemorySegment y, MemorySegment x, long at, int n) {
+        int i = 0;
+        for (; i < whole(n); i += V) {
+            store(y, at + 4L * i, geluOf(load(x, at + 4L * i)));
+        }
+        for (; i < n; i++) {
+            setFirst(y, at + 4L * i, geluOf(splat(x, at + 4L * i)));
+        }
+    }
+
+    private static FloatVector geluOf(FloatVector x) {
+        FloatVector z = VectorMath.clampedAbs(x);
+        return x.mul(VectorMath.normalCdf(x, z, VectorMath.gaussian(z)));
+    }
+
+    private static void geluBackward(
+            MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
+        int i = 0;
+        for (; i < whole(n); i += V) {
+            long a = at + 4L * i;
+            put(dx, a, load(dy, a), geluSlope(load(x, a)), accumulate);
+        }
+        for (; i < n; i++) {
+            long a = at + 4L * i;
+            putFirst(dx, a, splat(dy, a), geluSlope(splat(x, a)), accumulate);
+        }
+    }
+
+    /// Φ(x) + x · φ(x)
+    private static FloatVector geluSlope(FloatVector x) {
+        FloatVector z = VectorMath.clampedAbs(x);
+        FloatVector e = VectorMath.gaussian(z);
+        return x.mul(INVERSE_ROOT_TWO_PI).fma(e, VectorMath.normalCdf(x, z, e));
+    }
+
+    private static void geluTanh(MemorySegment y, MemorySegment x, long at, int n) {
+        int i = 0;
+        for (; i < whole(n); i += V) {
+            store(y, at + 4L * i, geluTanhOf(load(x, at + 4L * i)));
+        }
+        for (; i < n; i++) {
+            setFirst(y, at + 4L * i, geluTanhOf(splat(x, at + 4L * i)));
+        }
+    }
+
+    private static FloatVector geluTanhOf(FloatVector x) {
+        FloatVector u = x.mul(x).fma(splat(TANH_CUBIC), splat(TANH_LINEAR)).mul(x);
+        return x.mul(VectorMath.sigmoid(u));
+    }
+
+    private static void geluTanhBackward(
+            MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
+        int i = 0;
+        for (; i < whole(n); i += V) {
+            long a = at + 4L * i;
+            put(dx, a, load(dy, a), geluTanhSlope(load(x, a)), accumulate);
+        }
+        for (; i < n; i++) {
+            long a = at + 4L * i;
+            putFirst(dx, a, splat(dy, a), geluTanhSlope(splat(x, a)), accumulate);
+        }
+    }
+
+    /// σ(u) + x · σ(u)σ(−u) · u′
+    private static FloatVector geluTanhSlope(FloatVector x) {
+        FloatVector square = x.mul(x);
+        FloatVector u = square.fma(splat(TANH_CUBIC), splat(TANH_LINEAR)).mul(x);
+        FloatVector xSlope = square.fma(splat(3 * TANH_CUBIC), splat(TANH_LINEAR)).mul(x);
+        FloatVector e = VectorMath.expOfMinusAbs(u);
+        FloatVector s = VectorMath.sigmoid(u, e);
+        return s.mul(VectorMath.sigmoid(u.neg(), e)).fma(xSlope, s);
+    }
+
+    private static void silu(MemorySegment y, MemorySegment x, long at, int n) {
+        int i = 0;
+        for (; i < whole(n); i += V) {
+            store(y, at + 4L * i, siluOf(load(x, at + 4L * i)));
+        }
+        for (; i < n; i++) {
+            setFirst(y, at + 4L * i, siluOf(splat(x, at + 4L * i)));
+        }
+    }
+
+    private static FloatVector siluOf(FloatVector x) {
+        return x.mul(VectorMath.sigmoid(x));
+    }
+
+    private static void siluBackward(
+            MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
+        int i = 0;
+        for (; i < whole(n); i += V) {
+            long a = at + 4L * i;
+            put(dx, a, load(dy, a), siluSlope(load(x, a)), accumulate);
+        }
+        for (; i < n; i++) {
+            long a = at + 4L * i;
+            putFirst(dx, a, splat(dy, a), siluSlope(splat(x, a)), accumulate);
+        }
+    }
+
+    /// σ(x) · (1 + x · σ(−x))
+    private static FloatVector siluSlope(FloatVector x) {
+        FloatVector e = VectorMath.expOfMinusAbs(x);
+        return VectorMath.sigmoid(x, e).mul(VectorMath.sigmoid(x.neg(), e).fma(x, splat(1f)));
+    }
+
+    private static void tanh(MemorySegment y, MemorySegment x, long at, int n) {
+        int i = 0;
+        for (; i < whole(n); i += V) {
+            store(y, at + 4L * i, VectorMath.tanh(load(x, at + 4L * i)));
+        }
+        for (; i < n; i++) {
+            setFirst(y, at + 4L * i, VectorMath.tanh(splat(x, at + 4L * i)));
+        }
+    }
+
+    private static void tanhBackward(
+            MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
+        int i = 0;
+        for (; i < whole(n); i += V) {
+            long a = at + 4L * i;
+            put(dx, a, load(dy, a), tanhSlope(load(x, a)), accumulate);
+        }
+        for (; i < n; i++) {
+            long a = at + 4L * i;
+            putFirst(dx, a, splat(dy, a), tanhSlope(splat(x, a)), accumulate);
+        }
+    }
+
+    /// 1 − tanh² x = 4σ(2x)σ(−2x)
+    private static FloatVector tanhSlope(FloatVector x) {
+        return sigmoidSlope(x.add(x)).mul(4f);
+    }
+
+    private static void sigmoid(MemorySegment y, MemorySegment x, long at, int n) {
+        int i = 0;
+        for (; i < whole(n); i += V) {
+            store(y, at + 4L * i, VectorMath.sigmoid(load(x, at + 4L * i)));
+        }
+        for (; i < n; i++) {
+            setFirst(y, at + 4L * i, VectorMath.sigmoid(splat(x, at + 4L * i)));
+        }
+    }
+
+    private static void sigmoidBackward(
+            MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
+        int i = 0;
+        for (; i < whole(n); i += V) {
+            long a = at + 4L * i;
+            put(dx, a, load(dy, a), sigmoidSlope(load(x, a)), accumulate);
+        }
+        for (; i < n; i++) {
+            long a = at + 4L * i;
+            putFirst(dx, a, splat(dy, a), sigmoidSlope(splat(x, a)), accumulate);
+        }
+    }
+
+    private static FloatVector sigmoidSlope(FloatVector x) {
+        FloatVector e = VectorMath.expOfMinusAbs(x);
+        return VectorMath.sigmoid(x, e).mul(VectorMath.sigmoid(x.neg(), e));
+    }
+}

@@ -1,0 +1,127 @@
+package dev.loran.kernels;
+
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.nio.ByteOrder;
+import jdk.incubator.vector.FloatVector;
+import jdk.incubator.vector.IntVector;
+import jdk.incubator.vector.VectorShuffle;
+import jdk.incubator.vector.VectorSpecies;
+
+/// What every kernel says in vectors: the species, loads and stores by byte offset, and how loops are cut.
+///
+/// A kernel's loop runs over whole vectors; the elements left over go through the same vector code one at a time
+/// ([#splat], [#setFirst]) or through plain scalar code. No masks: they cost more than a short tail.
+final class Vectors {
+    static final VectorSpecies<Float> F = FloatVector.SPECIES_PREFERRED;
+    static final VectorSpecies<Integer> I = VectorSpecies.of(int.class, F.vectorShape());
+
+    /// Elements of a vector.
+    static final int V = F.length();
+
+    /// Elements that one task of a loop over flat memory takes: enough to pay for the hand-over, and all of a vector.
+    static final int CHUNK = 1 << 14;
+
+    private static final ByteOrder ORDER = ByteOrder.nativeOrder();
+
+    /// Slices and mapped files may start anywhere; on aligned memory these cost the same.
+    private static final ValueLayout.OfFloat FLOAT = ValueLayout.JAVA_FLOAT_UNALIGNED;
+
+    private static final ValueLayout.OfInt INT = ValueLayout.JAVA_INT_UNALIGNED;
+
+    private static final VectorShuffle<Float> BY_1 = rotation(1);
+    private static final VectorShuffle<Float> BY_2 = rotation(2);
+    private static final VectorShuffle<Float> BY_4 = rotation(4);
+    private static final VectorShuffle<Float> BY_8 = rotation(8);
+
+    private Vectors() {}
+
+    private static VectorShuffle<Float> rotation(int by) {
+        return VectorShuffle.fromOp(F, i -> (i + by) % V);
+    }
+
+    static FloatVector load(MemorySegment s, long at) {
+        return FloatVector.fromMemorySegment(F, s, at, ORDER);
+    }
+
+    static void store(MemorySegment s, long at, FloatVector v) {
+        v.intoMemorySegment(s, at, ORDER);
+    }
+
+    static FloatVector splat(float value) {
+        return FloatVector.broadcast(F, value);
+    }
+
+    /// The element at `at` in every lane.
+    static FloatVector splat(MemorySegment s, long at) {
+        return FloatVector.broadcast(F, s.get(FLOAT, at));
+    }
+
+    static float get(MemorySegment s, long at) {
+        return s.get(FLOAT, at);
+    }
+
+    static void set(MemorySegment s, long at, float value) {
+        s.set(FLOAT, at, value);
+    }
+
+    /// Stores lane 0.
+    static void setFirst(MemorySegment s, long at, FloatVector v) {
+        s.set(FLOAT, at, v.lane(0));
+    }
+
+    static int getInt(MemorySegment s, long at) {
+        return s.get(INT, at);
+    }
+
+    /// Elements of the whole vectors among `n`.
+    static int whole(int n) {
+        return n & -V;
+    }
+
+    /// Σ lanes by halves: the order of `reduceLanes` is not specified, and differs between interpreted and compiled code.
+    static float sum(FloatVector v) {
+        FloatVector s = v;
+        if (V > 8) {
+            s = s.add(s.rearrange(BY_8));
+        }
+        if (V > 4) {
+            s = s.add(s.rearrange(BY_4));
+        }
+        s = s.add(s.rearrange(BY_2));
+        return s.add(s.rearrange(BY_1)).lane(0);
+    }
+
+    /// a · b + c with one rounding.
+    static FloatVector fma(FloatVector a, FloatVector b, FloatVector c) {
+        return a.fma(b, c);
+    }
+
+    /// What a task does with its part of a flat range.
+    @FunctionalInterface
+    interface Range {
+        /// Elements `size` from byte offset `at` on.
+        void accept(long at, int size);
+    }
+
+    /// Cuts `n` floats into chunks, one task each.
+    static void forChunks(Parallel parallel, long n, Range body) {
+        parallel.parallelFor(Math.toIntExact(Math.ceilDiv(n, (long) CHUNK)), i -> {
+            long from = (long) i * CHUNK;
+            body.accept(4 * from, (int) Math.min(CHUNK, n - from));
+        });
+    }
+
+    /// What a task does with its part of the rows of a matrix.
+    @FunctionalInterface
+    interface Rows {
+        /// Rows `from` (inclusive) to `to` (exclusive).
+        void accept(int from, int to);
+    }
+
+    /// Cuts `rows` rows of `cols` elements into tasks of about a chunk.
+    static void forRows(Parallel parallel, int rows, int cols, Rows body) {
+        int each = Math.max(1, CHUNK / Math.max(1, cols));
+        parallel.parallelFor(Math.ceilDiv(rows, each), i -> body.accept(i * each, Math.min(rows, (i + 1) * each)));
+    }
+}
