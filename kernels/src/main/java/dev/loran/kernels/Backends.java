@@ -59,7 +59,8 @@ public final class Backends {
                 + (threads == 1 ? " thread" : " threads");
         return Backends.class.getModule().isNativeAccessEnabled()
                 ? line
-                : line + "; start the JVM with --enable-native-access=ALL-UNNAMED to map model files without its warning";
+                : line
+                        + "; start the JVM with --enable-native-access=ALL-UNNAMED to map model files without its warning";
     }
 
     /// What the Vector API's backend misses here, and the remedy; null if nothing.

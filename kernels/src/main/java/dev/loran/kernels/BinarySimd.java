@@ -62,8 +62,8 @@ final class BinarySimd {
                 if (shape[i] == 1) {
                     continue;
                 }
-                boolean joins = dims[last] == 1
-                        || as[last] == aStrides[i] * shape[i] && bs[last] == bStrides[i] * shape[i];
+                boolean joins =
+                        dims[last] == 1 || as[last] == aStrides[i] * shape[i] && bs[last] == bStrides[i] * shape[i];
                 if (joins) {
                     dims[last] *= shape[i];
                 } else {
@@ -75,7 +75,12 @@ final class BinarySimd {
             int n = dims[last];
             int count = Math.toIntExact(size / Math.max(1, n));
             return new Rows(
-                    Arrays.copyOf(dims, last), Arrays.copyOf(as, last), Arrays.copyOf(bs, last), count, n, as[last],
+                    Arrays.copyOf(dims, last),
+                    Arrays.copyOf(as, last),
+                    Arrays.copyOf(bs, last),
+                    count,
+                    n,
+                    as[last],
                     bs[last]);
         }
 
@@ -145,8 +150,7 @@ final class BinarySimd {
         };
     }
 
-    private static void add(
-            MemorySegment y, long yo, MemorySegment a, long ao, MemorySegment b, long bo, int n) {
+    private static void add(MemorySegment y, long yo, MemorySegment a, long ao, MemorySegment b, long bo, int n) {
         int i = 0;
         for (; i < whole(n); i += V) {
             store(y, yo + 4L * i, load(a, ao + 4L * i).add(load(b, bo + 4L * i)));
@@ -166,8 +170,7 @@ final class BinarySimd {
         }
     }
 
-    private static void sub(
-            MemorySegment y, long yo, MemorySegment a, long ao, MemorySegment b, long bo, int n) {
+    private static void sub(MemorySegment y, long yo, MemorySegment a, long ao, MemorySegment b, long bo, int n) {
         int i = 0;
         for (; i < whole(n); i += V) {
             store(y, yo + 4L * i, load(a, ao + 4L * i).sub(load(b, bo + 4L * i)));
@@ -187,8 +190,7 @@ final class BinarySimd {
         }
     }
 
-    private static void mul(
-            MemorySegment y, long yo, MemorySegment a, long ao, MemorySegment b, long bo, int n) {
+    private static void mul(MemorySegment y, long yo, MemorySegment a, long ao, MemorySegment b, long bo, int n) {
         int i = 0;
         for (; i < whole(n); i += V) {
             store(y, yo + 4L * i, load(a, ao + 4L * i).mul(load(b, bo + 4L * i)));
@@ -208,8 +210,7 @@ final class BinarySimd {
         }
     }
 
-    private static void div(
-            MemorySegment y, long yo, MemorySegment a, long ao, MemorySegment b, long bo, int n) {
+    private static void div(MemorySegment y, long yo, MemorySegment a, long ao, MemorySegment b, long bo, int n) {
         int i = 0;
         for (; i < whole(n); i += V) {
             store(y, yo + 4L * i, load(a, ao + 4L * i).div(load(b, bo + 4L * i)));
@@ -239,8 +240,7 @@ final class BinarySimd {
         }
     }
 
-    private static void max(
-            MemorySegment y, long yo, MemorySegment a, long ao, MemorySegment b, long bo, int n) {
+    private static void max(MemorySegment y, long yo, MemorySegment a, long ao, MemorySegment b, long bo, int n) {
         int i = 0;
         for (; i < whole(n); i += V) {
             store(y, yo + 4L * i, load(a, ao + 4L * i).max(load(b, bo + 4L * i)));
@@ -276,7 +276,10 @@ final class BinarySimd {
         FloatVector va = splat(alpha);
         int i = 0;
         for (; i < whole(n); i += V) {
-            store(y, yo + 4L * i, load(x, xo + 4L * i).fma(va, load(y, yo + 4L * i).mul(beta)));
+            store(
+                    y,
+                    yo + 4L * i,
+                    load(x, xo + 4L * i).fma(va, load(y, yo + 4L * i).mul(beta)));
         }
         for (; i < n; i++) {
             set(y, yo + 4L * i, Math.fma(get(x, xo + 4L * i), alpha, get(y, yo + 4L * i) * beta));

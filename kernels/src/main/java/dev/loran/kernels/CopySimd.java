@@ -39,7 +39,14 @@ final class CopySimd {
 
     /// `y[i · yStride + j] ← x[i · xStride + j]` for elements of `bytes` bytes.
     static void copy(
-            Parallel parallel, MemorySegment y, int yStride, MemorySegment x, int xStride, int rows, int cols, int bytes) {
+            Parallel parallel,
+            MemorySegment y,
+            int yStride,
+            MemorySegment x,
+            int xStride,
+            int rows,
+            int cols,
+            int bytes) {
         if (yStride == cols && xStride == cols) {
             long size = (long) bytes * rows * cols;
             long chunk = 4L * Vectors.CHUNK;
@@ -51,8 +58,7 @@ final class CopySimd {
         }
         Vectors.forRows(parallel, rows, cols, (from, to) -> {
             for (int i = from; i < to; i++) {
-                MemorySegment.copy(
-                        x, (long) bytes * i * xStride, y, (long) bytes * i * yStride, (long) bytes * cols);
+                MemorySegment.copy(x, (long) bytes * i * xStride, y, (long) bytes * i * yStride, (long) bytes * cols);
             }
         });
     }

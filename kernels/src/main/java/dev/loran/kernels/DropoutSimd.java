@@ -91,7 +91,8 @@ final class DropoutSimd {
         int k0 = keep.k0;
         int k1 = keep.k1;
         for (int round = 0; round < 10; round++) {
-            // Written this way C2 sees that 32 bits are multiplied. What the products leave in the upper halves of words
+            // Written this way C2 sees that 32 bits are multiplied. What the products leave in the upper halves of
+            // words
             // 1 and 3 is dropped by the next `and`.
             LongVector p0 = c0.and(LOW).mul(m0);
             LongVector p1 = c2.and(LOW).mul(m1);
@@ -125,13 +126,21 @@ final class DropoutSimd {
 
     /// `y ← x · bit · scale` for one row (or +=).
     static void apply(
-            MemorySegment y, MemorySegment x, long at, MemorySegment bits, long bo, int n, float scale, boolean accumulate) {
+            MemorySegment y,
+            MemorySegment x,
+            long at,
+            MemorySegment bits,
+            long bo,
+            int n,
+            float scale,
+            boolean accumulate) {
         FloatVector scales = splat(scale);
         int i = 0;
         for (; i < whole(n); i += V) {
             long a = at + 4L * i;
             long word = bits.get(LONG, bo + (i >>> 6 << 3)) >>> i;
-            FloatVector kept = splat(0f).blend(load(x, a).mul(scales), VectorMask.fromLong(Vectors.F, word & ((1L << V) - 1)));
+            FloatVector kept =
+                    splat(0f).blend(load(x, a).mul(scales), VectorMask.fromLong(Vectors.F, word & ((1L << V) - 1)));
             if (accumulate) {
                 store(y, a, load(y, a).add(kept));
             } else {

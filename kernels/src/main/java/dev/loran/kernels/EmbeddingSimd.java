@@ -14,7 +14,13 @@ final class EmbeddingSimd {
 
     /// y (n, cols) ← rows `ids` (n) of `table` (tableRows, cols); a negative id gives a row of zeros.
     static void forward(
-            Parallel parallel, MemorySegment y, MemorySegment table, MemorySegment ids, int n, long tableRows, int cols) {
+            Parallel parallel,
+            MemorySegment y,
+            MemorySegment table,
+            MemorySegment ids,
+            int n,
+            long tableRows,
+            int cols) {
         check("gatherRows", ids, n, tableRows);
         Vectors.forRows(parallel, n, cols, (from, to) -> {
             for (int i = from; i < to; i++) {
@@ -30,7 +36,13 @@ final class EmbeddingSimd {
 
     /// `dTable[ids[i]] += dy[i]` in the order of i: a task owns a strip of columns, so that no two tasks meet.
     static void backward(
-            Parallel parallel, MemorySegment dTable, MemorySegment dy, MemorySegment ids, int n, int tableRows, int cols) {
+            Parallel parallel,
+            MemorySegment dTable,
+            MemorySegment dy,
+            MemorySegment ids,
+            int n,
+            int tableRows,
+            int cols) {
         check("scatterAddRows", ids, n, tableRows);
         parallel.parallelFor(Math.ceilDiv(cols, STRIP), strip -> {
             int from = strip * STRIP;

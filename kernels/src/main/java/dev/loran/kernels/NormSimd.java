@@ -78,7 +78,8 @@ final class NormSimd {
         return sum;
     }
 
-    private static void scale(MemorySegment y, MemorySegment x, long at, MemorySegment weight, int n, float m, float r) {
+    private static void scale(
+            MemorySegment y, MemorySegment x, long at, MemorySegment weight, int n, float m, float r) {
         int i = 0;
         for (; i < whole(n); i += V) {
             store(y, at + 4L * i, load(x, at + 4L * i).sub(m).mul(r).mul(load(weight, 4L * i)));
@@ -89,7 +90,14 @@ final class NormSimd {
     }
 
     private static void scaleAndShift(
-            MemorySegment y, MemorySegment x, long at, MemorySegment weight, MemorySegment bias, int n, float m, float r) {
+            MemorySegment y,
+            MemorySegment x,
+            long at,
+            MemorySegment weight,
+            MemorySegment bias,
+            int n,
+            float m,
+            float r) {
         int i = 0;
         for (; i < whole(n); i += V) {
             FloatVector xHat = load(x, at + 4L * i).sub(m).mul(r);
@@ -119,7 +127,8 @@ final class NormSimd {
         if (dWeight != null) {
             parallel.parallelFor(Math.ceilDiv(cols, STRIP), strip -> {
                 int from = strip * STRIP;
-                weightStrip(dWeight, dy, x, mean, rstd, rows, cols, from, Math.min(cols, from + STRIP), accumulateWeight);
+                weightStrip(
+                        dWeight, dy, x, mean, rstd, rows, cols, from, Math.min(cols, from + STRIP), accumulateWeight);
             });
         }
         if (dx != null) {

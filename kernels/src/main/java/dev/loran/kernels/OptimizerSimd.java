@@ -37,10 +37,9 @@ final class OptimizerSimd {
         float decay = (float) (-rate * weightDecay);
         float stride = (float) (rate / (1 - Math.pow(beta1, step)));
         float root = (float) (1 / Math.sqrt(1 - Math.pow(beta2, step)));
-        Moments moments = new Moments(
-                (float) beta1, (float) (1 - beta1), (float) beta2, (float) (1 - beta2), (float) eps);
-        Vectors.forChunks(
-                parallel, n, (at, size) -> adamW(p, m, v, g, at, size, moments, scale, decay, stride, root));
+        Moments moments =
+                new Moments((float) beta1, (float) (1 - beta1), (float) beta2, (float) (1 - beta2), (float) eps);
+        Vectors.forChunks(parallel, n, (at, size) -> adamW(p, m, v, g, at, size, moments, scale, decay, stride, root));
     }
 
     private record Moments(float beta1, float rest1, float beta2, float rest2, float eps) {}
@@ -141,14 +140,16 @@ final class OptimizerSimd {
         for (; i < whole(n); i += V) {
             long a = at + 4L * i;
             FloatVector old = load(p, a);
-            FloatVector direction = load(velocity, a).fma(carry, old.fma(decay, load(g, a).mul(scale)));
+            FloatVector direction =
+                    load(velocity, a).fma(carry, old.fma(decay, load(g, a).mul(scale)));
             store(velocity, a, direction);
             store(p, a, old.sub(direction.mul(rate)));
         }
         for (; i < n; i++) {
             long a = at + 4L * i;
             FloatVector old = splat(p, a);
-            FloatVector direction = splat(velocity, a).fma(carry, old.fma(decay, splat(g, a).mul(scale)));
+            FloatVector direction =
+                    splat(velocity, a).fma(carry, old.fma(decay, splat(g, a).mul(scale)));
             setFirst(velocity, a, direction);
             setFirst(p, a, old.sub(direction.mul(rate)));
         }

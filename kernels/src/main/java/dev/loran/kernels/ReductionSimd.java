@@ -37,8 +37,15 @@ final class ReductionSimd {
             parallel.parallelFor(outer * strips, task -> {
                 int o = task / strips;
                 int from = task % strips * STRIP;
-                sumStrip(y, 4 * ((long) o * inner + from), x, 4 * ((long) o * n * inner + from), n, inner,
-                        Math.min(STRIP, inner - from), accumulate);
+                sumStrip(
+                        y,
+                        4 * ((long) o * inner + from),
+                        x,
+                        4 * ((long) o * n * inner + from),
+                        n,
+                        inner,
+                        Math.min(STRIP, inner - from),
+                        accumulate);
             });
         }
     }
@@ -145,7 +152,8 @@ final class ReductionSimd {
         for (; j < whole(cols); j += V) {
             FloatVector sum = splat(0f);
             for (int r = 0; r < rows; r += COLUMN_BLOCK) {
-                sum = sum.add(sumColumns(x, xo + 4 * ((long) r * stride + j), Math.min(COLUMN_BLOCK, rows - r), stride));
+                sum = sum.add(
+                        sumColumns(x, xo + 4 * ((long) r * stride + j), Math.min(COLUMN_BLOCK, rows - r), stride));
             }
             if (accumulate) {
                 store(y, yo + 4L * j, load(y, yo + 4L * j).add(sum));

@@ -38,7 +38,14 @@ final class RopeSimd {
     }
 
     private static void turn(
-            MemorySegment y, MemorySegment x, long at, MemorySegment cos, MemorySegment sin, long angles, int half, int sign) {
+            MemorySegment y,
+            MemorySegment x,
+            long at,
+            MemorySegment cos,
+            MemorySegment sin,
+            long angles,
+            int half,
+            int sign) {
         long other = at + 4L * half;
         int i = 0;
         for (; i < whole(half); i += V) {

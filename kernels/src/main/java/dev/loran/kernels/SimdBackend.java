@@ -140,7 +140,13 @@ public final class SimdBackend implements Backend {
             CopySimd.addRows(parallel, f32(y), yStride, f32(x), xStride, rows, cols);
         } else {
             CopySimd.copy(
-                    parallel, memory(y, x.dtype()), yStride, HostBuffer.segment(x), xStride, rows, cols,
+                    parallel,
+                    memory(y, x.dtype()),
+                    yStride,
+                    HostBuffer.segment(x),
+                    xStride,
+                    rows,
+                    cols,
                     x.dtype().bytes());
         }
     }
@@ -182,7 +188,13 @@ public final class SimdBackend implements Backend {
 
     @Override
     public void permute(Buffer y, Buffer x, int[] shape, int[] perm) {
-        CopySimd.permute(parallel, memory(y, x.dtype()), HostBuffer.segment(x), shape, perm, x.dtype().bytes());
+        CopySimd.permute(
+                parallel,
+                memory(y, x.dtype()),
+                HostBuffer.segment(x),
+                shape,
+                perm,
+                x.dtype().bytes());
     }
 
     @Override
@@ -209,8 +221,23 @@ public final class SimdBackend implements Backend {
         MemorySegment sb = f32(b);
         for (int i = 0; i < batch; i++) {
             GemmSimd.gemm(
-                    parallel, sc, 4 * i * strideC, ldc, sa, 4 * i * strideA, lda, transA, sb, 4 * i * strideB, ldb,
-                    transB, m, n, k, (float) alpha, (float) beta);
+                    parallel,
+                    sc,
+                    4L * i * strideC,
+                    ldc,
+                    sa,
+                    4L * i * strideA,
+                    lda,
+                    transA,
+                    sb,
+                    4L * i * strideB,
+                    ldb,
+                    transB,
+                    m,
+                    n,
+                    k,
+                    (float) alpha,
+                    (float) beta);
         }
     }
 
@@ -241,8 +268,7 @@ public final class SimdBackend implements Backend {
     @Override
     public void layerNorm(
             Buffer y, Buffer mean, Buffer rstd, Buffer x, Buffer weight, Buffer bias, int rows, int cols, double eps) {
-        NormSimd.forward(
-                parallel, f32(y), f32(mean), f32(rstd), f32(x), f32(weight), f32(bias), rows, cols, eps);
+        NormSimd.forward(parallel, f32(y), f32(mean), f32(rstd), f32(x), f32(weight), f32(bias), rows, cols, eps);
     }
 
     @Override
@@ -264,8 +290,18 @@ public final class SimdBackend implements Backend {
             ReductionSimd.sum(parallel, f32(dBias), f32(dy), 1, rows, cols, accumulateBias);
         }
         NormSimd.backward(
-                parallel, optional(dx), optional(dWeight), f32(dy), f32(x), f32(mean), f32(rstd), f32(weight), rows,
-                cols, accumulateX, accumulateWeight);
+                parallel,
+                optional(dx),
+                optional(dWeight),
+                f32(dy),
+                f32(x),
+                f32(mean),
+                f32(rstd),
+                f32(weight),
+                rows,
+                cols,
+                accumulateX,
+                accumulateWeight);
     }
 
     @Override
@@ -286,8 +322,18 @@ public final class SimdBackend implements Backend {
             boolean accumulateX,
             boolean accumulateWeight) {
         NormSimd.backward(
-                parallel, optional(dx), optional(dWeight), f32(dy), f32(x), null, f32(rstd), f32(weight), rows, cols,
-                accumulateX, accumulateWeight);
+                parallel,
+                optional(dx),
+                optional(dWeight),
+                f32(dy),
+                f32(x),
+                null,
+                f32(rstd),
+                f32(weight),
+                rows,
+                cols,
+                accumulateX,
+                accumulateWeight);
     }
 
     // ---- softmax and attention
@@ -306,6 +352,101 @@ public final class SimdBackend implements Backend {
     @Override
     public void rope(Buffer y, Buffer x, Buffer cos, Buffer sin, int batch, int t, int heads, int d, int sign) {
         RopeSimd.forward(parallel, f32(y), f32(x), f32(cos), f32(sin), batch, t, heads, d, sign);
+    }
+
+    @Override
+    public void attention(
+            Buffer out,
+            Buffer lse,
+            Buffer q,
+            Buffer k,
+            Buffer v,
+            @Nullable Buffer prefixK,
+            @Nullable Buffer prefixV,
+            @Nullable Buffer mask,
+            int batch,
+            int t,
+            int s,
+            int p,
+            int heads,
+            int kvHeads,
+            int d,
+            boolean causal,
+            double scale) {
+        AttentionSimd.forward(
+                parallel,
+                f32(out),
+                f32(lse),
+                problem(q, k, v, prefixK, prefixV, mask, batch, t, s, p, heads, kvHeads, d, causal, scale));
+    }
+
+    @Override
+    public void attentionBackward(
+            @Nullable Buffer dq,
+            @Nullable Buffer dk,
+            @Nullable Buffer dv,
+            @Nullable Buffer dPrefixK,
+            @Nullable Buffer dPrefixV,
+            Buffer dOut,
+            Buffer out,
+            Buffer lse,
+            Buffer q,
+            Buffer k,
+            Buffer v,
+            @Nullable Buffer prefixK,
+            @Nullable Buffer prefixV,
+            @Nullable Buffer mask,
+            int batch,
+            int t,
+            int s,
+            int p,
+            int heads,
+            int kvHeads,
+            int d,
+            boolean causal,
+            double scale) {
+        AttentionSimd.backward(
+                parallel,
+                new AttentionSimd.Gradients(
+                        optional(dq), optional(dk), optional(dv), optional(dPrefixK), optional(dPrefixV)),
+                f32(dOut),
+                f32(out),
+                f32(lse),
+                problem(q, k, v, prefixK, prefixV, mask, batch, t, s, p, heads, kvHeads, d, causal, scale));
+    }
+
+    private static AttentionSimd.Problem problem(
+            Buffer q,
+            Buffer k,
+            Buffer v,
+            @Nullable Buffer prefixK,
+            @Nullable Buffer prefixV,
+            @Nullable Buffer mask,
+            int batch,
+            int t,
+            int s,
+            int p,
+            int heads,
+            int kvHeads,
+            int d,
+            boolean causal,
+            double scale) {
+        return new AttentionSimd.Problem(
+                f32(q),
+                f32(k),
+                f32(v),
+                optional(prefixK),
+                optional(prefixV),
+                mask == null ? null : i32(mask),
+                batch,
+                t,
+                s,
+                p,
+                heads,
+                kvHeads,
+                d,
+                causal,
+                (float) scale);
     }
 
     // ---- losses
@@ -353,8 +494,19 @@ public final class SimdBackend implements Backend {
             double eps,
             double weightDecay) {
         OptimizerSimd.adamW(
-                parallel, f32(p), f32(m), f32(v), f32(g), f32(lr), i32(t), optional(gScale), p.size(), beta1, beta2,
-                eps, weightDecay);
+                parallel,
+                f32(p),
+                f32(m),
+                f32(v),
+                f32(g),
+                f32(lr),
+                i32(t),
+                optional(gScale),
+                p.size(),
+                beta1,
+                beta2,
+                eps,
+                weightDecay);
     }
 
     @Override
@@ -367,7 +519,14 @@ public final class SimdBackend implements Backend {
             double momentum,
             double weightDecay) {
         OptimizerSimd.sgd(
-                parallel, f32(p), optional(velocity), f32(g), f32(lr), optional(gScale), p.size(), (float) momentum,
+                parallel,
+                f32(p),
+                optional(velocity),
+                f32(g),
+                f32(lr),
+                optional(gScale),
+                p.size(),
+                (float) momentum,
                 (float) weightDecay);
     }
 }

@@ -19,10 +19,10 @@ import jdk.incubator.vector.VectorOperators;
 final class UnarySimd {
     /// 2 · √(2 / π) and that times 0.044715: the inner polynomial of [UnaryFn#GELU_TANH], doubled, since
     /// ½(1 + tanh u) = σ(2u).
-    private static final float TANH_LINEAR = 1.5957691f;
+    private static final float TANH_LINEAR = 1.595769f;
 
     private static final float TANH_CUBIC = 0.07135481f;
-    private static final float INVERSE_ROOT_TWO_PI = 0.39894228f;
+    private static final float INVERSE_ROOT_TWO_PI = 0.3989423f;
 
     private UnarySimd() {}
 
@@ -65,7 +65,7 @@ final class UnarySimd {
     private static void backward(
             UnaryFn fn, MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
         switch (fn) {
-            case NEG -> negBackward(dx, dy, x, at, n, accumulate);
+            case NEG -> negBackward(dx, dy, at, n, accumulate);
             case ABS -> absBackward(dx, dy, x, at, n, accumulate);
             case EXP -> expBackward(dx, dy, x, at, n, accumulate);
             case LOG -> logBackward(dx, dy, x, at, n, accumulate);
@@ -108,8 +108,7 @@ final class UnarySimd {
         }
     }
 
-    private static void negBackward(
-            MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
+    private static void negBackward(MemorySegment dx, MemorySegment dy, long at, int n, boolean accumulate) {
         int i = 0;
         for (; i < whole(n); i += V) {
             long a = at + 4L * i;
@@ -401,7 +400,8 @@ final class UnarySimd {
     private static FloatVector geluTanhSlope(FloatVector x) {
         FloatVector square = x.mul(x);
         FloatVector u = square.fma(splat(TANH_CUBIC), splat(TANH_LINEAR)).mul(x);
-        FloatVector xSlope = square.fma(splat(3 * TANH_CUBIC), splat(TANH_LINEAR)).mul(x);
+        FloatVector xSlope =
+                square.fma(splat(3 * TANH_CUBIC), splat(TANH_LINEAR)).mul(x);
         FloatVector e = VectorMath.expOfMinusAbs(u);
         FloatVector s = VectorMath.sigmoid(u, e);
         return s.mul(VectorMath.sigmoid(u.neg(), e)).fma(xSlope, s);

@@ -13,11 +13,11 @@ import jdk.incubator.vector.VectorOperators;
 /// whatever lane and on whatever width it is computed. The caller's loop must inline these methods: they are short for
 /// that reason.
 final class VectorMath {
-    private static final float LOG2_E = 1.44269504f;
+    private static final float LOG2_E = 1.442695f;
     /// ln 2 = LN2_HIGH + LN2_LOW to about 48 bits.
     private static final float LN2_HIGH = 0.6931472f;
 
-    private static final float LN2_LOW = -1.9046543e-9f;
+    private static final float LN2_LOW = -1.9046542e-09f;
     /// 1.5 · 2²³: adding it leaves the nearest integer in the low bits of the sum.
     private static final float ROUNDER = 12582912f;
 
@@ -41,7 +41,7 @@ final class VectorMath {
         IntVector half = power.lanewise(VectorOperators.ASHR, 1);
         FloatVector y = e.mul(powerOfTwo(half)).mul(powerOfTwo(power.sub(half)));
         return y.blend(0f, x.compare(VectorOperators.LT, -103.98f))
-                .blend(Float.POSITIVE_INFINITY, x.compare(VectorOperators.GT, 88.722839f));
+                .blend(Float.POSITIVE_INFINITY, x.compare(VectorOperators.GT, 88.72284f));
     }
 
     private static FloatVector powerOfTwo(IntVector n) {
@@ -83,7 +83,8 @@ final class VectorMath {
         p = fma(p, square, 0.13331442f);
         p = fma(p, square, -0.3333328f);
         FloatVector small = square.mul(p).lanewise(VectorOperators.FMA, x, x);
-        FloatVector large = Vectors.splat(1f).sub(Vectors.splat(2f).div(exp(a.add(a)).add(1f)));
+        FloatVector large =
+                Vectors.splat(1f).sub(Vectors.splat(2f).div(exp(a.add(a)).add(1f)));
         large = large.blend(large.neg(), x.compare(VectorOperators.LT, 0f));
         return large.blend(small, a.compare(VectorOperators.LT, 0.625f));
     }

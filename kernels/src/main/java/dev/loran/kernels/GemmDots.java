@@ -1,0 +1,169 @@
+package dev.loran.kernels;
+
+import static dev.loran.kernels.GemmTiles.S;
+import static dev.loran.kernels.GemmTiles.V;
+
+import dev.loran.kernels.GemmSimd.Matrix;
+import dev.loran.kernels.Workspace.Slot;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.nio.ByteOrder;
+import jdk.incubator.vector.FloatVector;
+import jdk.incubator.vector.VectorSpecies;
+
+/// Products of up to 4 rows with the rows of a large matrix, both along k: each element is a dot product, vectors run
+/// along k, and the large matrix is read once, where it lies. It is bound by memory, not by arithmetic.
+final class GemmDots {
+    /// Rows of the few and of the many in one tile: 8 sums, 4 vectors of one side and 1 of the other fit 16 registers.
+    private static final int FEW = 2;
+
+    private static final int MANY = 4;
+    private static final int SUMS = FEW * MANY;
+
+    /// Rows of the large matrix that one task takes.
+    private static final int TASK_ROWS = 64;
+
+    private static final long VB = S.vectorByteSize();
+
+    /// A vector that the 8 sums are a multiple of.
+    private static final VectorSpecies<Float> L = V >= SUMS ? FloatVector.SPECIES_256 : FloatVector.SPECIES_128;
+
+    private static final ByteOrder ORDER = ByteOrder.nativeOrder();
+    private static final ValueLayout.OfFloat FLOAT = ValueLayout.JAVA_FLOAT_UNALIGNED;
+
+    private GemmDots() {}
+
+    /// C(i, j) ← alpha · Σ few(i, p) · many(p, j) + beta · C(i, j) (C(j, i) where `swapped`), for i < m <= 4, j < n.
+    ///
+    /// @param few any layout; copied where its rows do not run along k
+    /// @param many (k, n), transposed in memory: its columns run along k
+    static void multiply(
+            Parallel parallel,
+            Matrix c,
+            boolean swapped,
+            Matrix few,
+            Matrix many,
+            int m,
+            int n,
+            int k,
+            float alpha,
+            float beta) {
+        Matrix a = few.transposed() ? turned(parallel.workspace(), few, m, k) : few;
+        long cRow = swapped ? 4 : 4L * c.ld();
+        long cColumn = swapped ? 4L * c.ld() : 4;
+        parallel.parallelFor(Math.ceilDiv(n, TASK_ROWS), task -> {
+            MemorySegment tile = parallel.workspace().segment(Slot.TILE, 2 * SUMS * VB);
+            int end = Math.min(n, (task + 1) * TASK_ROWS);
+            for (int j = task * TASK_ROWS; j < end; j += MANY) {
+                int columns = Math.min(MANY, end - j);
+                long bo = many.offset() + 4L * j * many.ld();
+                for (int i = 0; i < m; i += FEW) {
+                    int rows = Math.min(FEW, m - i);
+                    dots(
+                            tile,
+                            a.memory(),
+                            a.at(i, 0),
+                            4L * a.ld(),
+                            rows,
+                            many.memory(),
+                            bo,
+                            4L * many.ld(),
+                            columns,
+                            k);
+                    addLanes(tile);
+                    for (int s = 0; s < SUMS; s++) {
+                        int row = s / MANY;
+                        int column = s % MANY;
+                        if (row < rows && column < columns) {
+                            long to = c.offset() + (i + row) * cRow + (j + column) * cColumn;
+                            float sum = tile.get(FLOAT, 4L * s)
+                                    + tail(
+                                            a.memory(),
+                                            a.at(i + row, 0),
+                                            many.memory(),
+                                            bo + 4L * column * many.ld(),
+                                            k);
+                            float before = beta == 0f ? 0f : beta * c.memory().get(FLOAT, to);
+                            c.memory().set(FLOAT, to, Math.fma(alpha, sum, before));
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    private static Matrix turned(Workspace workspace, Matrix x, int m, int k) {
+        MemorySegment copy = workspace.segment(Slot.PANELS, 4L * m * k);
+        GemmPacking.transpose(copy, 0, k, x.memory(), x.offset(), x.ld(), k, m);
+        return new Matrix(copy, 0, k, false);
+    }
+
+    /// tile (8, V): the products of 2 rows of a and 4 of b, summed over whole vectors, each lane for itself. Rows that do
+    /// not exist repeat the last one.
+    private static void dots(
+            MemorySegment tile,
+            MemorySegment a,
+            long a0,
+            long lda,
+            int rows,
+            MemorySegment b,
+            long b0,
+            long ldb,
+            int columns,
+            int k) {
+        long a1 = a0 + (rows - 1) * lda;
+        long b1 = b0 + Math.min(1, columns - 1) * ldb;
+        long b2 = b0 + Math.min(2, columns - 1) * ldb;
+        long b3 = b0 + Math.min(3, columns - 1) * ldb;
+        FloatVector zero = FloatVector.zero(S);
+        FloatVector c00 = zero, c01 = zero, c02 = zero, c03 = zero;
+        FloatVector c10 = zero, c11 = zero, c12 = zero, c13 = zero;
+        int whole = k - k % V;
+        for (int p = 0; p < whole; p += V) {
+            FloatVector x = FloatVector.fromMemorySegment(S, a, a0 + p * 4L, ORDER);
+            FloatVector y = FloatVector.fromMemorySegment(S, a, a1 + p * 4L, ORDER);
+            FloatVector z = FloatVector.fromMemorySegment(S, b, b0 + p * 4L, ORDER);
+            c00 = x.fma(z, c00);
+            c10 = y.fma(z, c10);
+            z = FloatVector.fromMemorySegment(S, b, b1 + p * 4L, ORDER);
+            c01 = x.fma(z, c01);
+            c11 = y.fma(z, c11);
+            z = FloatVector.fromMemorySegment(S, b, b2 + p * 4L, ORDER);
+            c02 = x.fma(z, c02);
+            c12 = y.fma(z, c12);
+            z = FloatVector.fromMemorySegment(S, b, b3 + p * 4L, ORDER);
+            c03 = x.fma(z, c03);
+            c13 = y.fma(z, c13);
+        }
+        c00.intoMemorySegment(tile, 0, ORDER);
+        c01.intoMemorySegment(tile, VB, ORDER);
+        c02.intoMemorySegment(tile, 2 * VB, ORDER);
+        c03.intoMemorySegment(tile, 3 * VB, ORDER);
+        c10.intoMemorySegment(tile, 4 * VB, ORDER);
+        c11.intoMemorySegment(tile, 5 * VB, ORDER);
+        c12.intoMemorySegment(tile, 6 * VB, ORDER);
+        c13.intoMemorySegment(tile, 7 * VB, ORDER);
+    }
+
+    /// tile(s) ← the sum of the lanes of vector s, always in the same order: that of `reduceLanes` is not defined.
+    private static void addLanes(MemorySegment tile) {
+        long turned = SUMS * VB;
+        GemmPacking.transpose(tile, turned, SUMS, tile, 0, V, SUMS, V);
+        for (int s = 0; s < SUMS; s += L.length()) {
+            FloatVector sum = FloatVector.zero(L);
+            for (int lane = 0; lane < V; lane++) {
+                sum = sum.add(FloatVector.fromMemorySegment(L, tile, turned + 4L * (lane * SUMS + s), ORDER));
+            }
+            sum.intoMemorySegment(tile, 4L * s, ORDER);
+        }
+    }
+
+    /// The elements of k beyond the last whole vector.
+    private static float tail(MemorySegment a, long ao, MemorySegment b, long bo, int k) {
+        float sum = 0f;
+        for (int p = k - k % V; p < k; p++) {
+            sum = Math.fma(a.get(FLOAT, ao + 4L * p), b.get(FLOAT, bo + 4L * p), sum);
+        }
+        return sum;
+    }
+}

@@ -1,0 +1,118 @@
+package dev.loran.kernels;
+
+import dev.loran.kernels.GemmSimd.Matrix;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+
+/// The right-hand matrix (k, n) of a product in the form that tiles read: panels of [GemmTiles#COLUMNS] columns, for one
+/// block of k after another. A panel holds its columns of one k next to each other, padded with zeros to whole units.
+///
+/// A row-major matrix whose rows are at least a tile wide can also be read where it lies (`ld` > 0): that pays where
+/// so few rows are multiplied that packing would cost as much as the product.
+///
+/// @param ld 0 for packed panels, else elements from row to row of the row-major matrix
+record GemmPanels(MemorySegment memory, long offset, int k, int n, int kBlock, int ld) {
+    /// The longest block of k. A panel of it, 96 KiB for the widest tiles, streams from the second-level cache; shorter
+    /// ones read and write C more often.
+    private static final int K_BLOCK = 512;
+
+    /// Blocks of a matrix read in place: its rows are far apart, and more of them than this lose the address cache.
+    private static final int K_BLOCK_IN_PLACE = 128;
+
+    /// Packed panels of a (k, n) matrix, to be filled by [#pack], in [#floats] floats at `offset`.
+    static GemmPanels packed(MemorySegment memory, long offset, int k, int n) {
+        int blocks = Math.ceilDiv(k, K_BLOCK);
+        return new GemmPanels(memory, offset, k, n, Math.ceilDiv(Math.ceilDiv(k, blocks), 8) * 8, 0);
+    }
+
+    /// A row-major (k, n) matrix as it lies; n >= [GemmTiles#COLUMNS].
+    static GemmPanels inPlace(MemorySegment memory, long offset, int k, int n, int ld) {
+        return new GemmPanels(memory, offset, k, n, K_BLOCK_IN_PLACE, ld);
+    }
+
+    /// What packed panels of a (k, n) matrix need.
+    static long floats(int k, int n) {
+        return (long) k * padded(n);
+    }
+
+    private static int padded(int n) {
+        return Math.ceilDiv(n, GemmTiles.UNIT) * GemmTiles.UNIT;
+    }
+
+    /// Panels side by side.
+    int count() {
+        return Math.ceilDiv(n, GemmTiles.COLUMNS);
+    }
+
+    /// Blocks of k.
+    int blocks() {
+        return Math.ceilDiv(k, kBlock);
+    }
+
+    int blockLength(int block) {
+        return Math.min(kBlock, k - block * kBlock);
+    }
+
+    /// The columns that a tile of this panel computes.
+    int width(int panel) {
+        return ld > 0 ? GemmTiles.COLUMNS : Math.min(GemmTiles.COLUMNS, padded(n - panel * GemmTiles.COLUMNS));
+    }
+
+    /// The first column of the matrix in this panel. In place, the last panel begins early, to end where the matrix does.
+    int first(int panel) {
+        int column = panel * GemmTiles.COLUMNS;
+        return ld > 0 ? Math.min(column, n - GemmTiles.COLUMNS) : column;
+    }
+
+    /// Byte offset of a panel in a block of k.
+    long at(int panel, int block) {
+        long k0 = (long) block * kBlock;
+        return ld > 0
+                ? offset + 4 * (k0 * ld + first(panel))
+                : offset + 4 * (k0 * padded(n) + (long) panel * GemmTiles.COLUMNS * blockLength(block));
+    }
+
+    /// Bytes from one k to the next.
+    long step(int panel) {
+        return 4L * (ld > 0 ? ld : width(panel));
+    }
+
+    /// Packs all of b, one task a panel and block.
+    GemmPanels pack(Parallel parallel, Matrix b) {
+        int panels = count();
+        parallel.parallelFor(panels * blocks(), task -> packOne(task % panels, task / panels, b));
+        return this;
+    }
+
+    private void packOne(int panel, int block, Matrix b) {
+        int column = panel * GemmTiles.COLUMNS;
+        int length = blockLength(block);
+        int width = width(panel);
+        int columns = Math.min(width, n - column);
+        long to = at(panel, block);
+        long from = b.at((long) block * kBlock, column);
+        if (!b.transposed()) {
+            GemmPacking.copyRows(memory, to, width, b.memory(), from, b.ld(), length, columns);
+            return;
+        }
+        GemmPacking.transpose(memory, to, width, b.memory(), from, b.ld(), columns, length);
+        for (int j = columns; j < width; j++) {
+            for (int p = 0; p < length; p++) {
+                memory.set(ValueLayout.JAVA_FLOAT, to + 4L * (p * width + j), 0f);
+            }
+        }
+    }
+
+    /// Writes the matrix back, bit for bit, as the transposed row-major matrix (n, k) at `dst`.
+    void unpackTransposed(Parallel parallel, MemorySegment dst, long dstOff, int dstLd) {
+        int panels = count();
+        parallel.parallelFor(panels * blocks(), task -> {
+            int panel = task % panels;
+            int block = task / panels;
+            long to = dstOff + 4 * ((long) panel * GemmTiles.COLUMNS * dstLd + (long) block * kBlock);
+            int width = width(panel);
+            int columns = Math.min(width, n - panel * GemmTiles.COLUMNS);
+            GemmPacking.transpose(dst, to, dstLd, memory, at(panel, block), width, blockLength(block), columns);
+        });
+    }
+}

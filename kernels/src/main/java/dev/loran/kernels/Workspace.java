@@ -1,0 +1,64 @@
+package dev.loran.kernels;
+
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+
+/// Scratch memory of the kernels: one growing native segment for each thread and purpose.
+///
+/// A segment is asked for by its [Slot] and is valid until the same thread asks for the same slot again. Sizes are
+/// rounded up to powers of two, so after the first call at the largest shape nothing is allocated any more.
+final class Workspace implements AutoCloseable {
+    /// What a piece of scratch memory is for. Kernels that call one another use different slots.
+    enum Slot {
+        /// Panels of the right-hand matrix, packed by one call for all its tasks.
+        PANELS,
+        /// Panels of a low-rank update, alive at the same time as [#PANELS].
+        LOW_RANK,
+        /// Rows of the left-hand matrix, packed by one task.
+        ROWS,
+        /// One tile of the result, where the destination has no room for whole vectors.
+        TILE,
+        /// Partial sums of chunks of k.
+        PARTIAL,
+        /// Bits of a dropout mask.
+        MASK,
+        /// Blocks of attention.
+        ATTENTION,
+        /// Sums of the gradients of keys and values.
+        KEY_GRADIENTS
+    }
+
+    private static final int SLOTS = Slot.values().length;
+    private static final long SMALLEST = 4096;
+
+    /// Where the address is no multiple of 64, a 512-bit access touches two cache lines.
+    private static final long ALIGNMENT = 64;
+
+    private final Arena arena = Arena.ofShared();
+    private final ThreadLocal<MemorySegment[]> segments = ThreadLocal.withInitial(Workspace::none);
+
+    private static MemorySegment[] none() {
+        MemorySegment[] none = new MemorySegment[SLOTS];
+        java.util.Arrays.fill(none, MemorySegment.NULL);
+        return none;
+    }
+
+    /// At least `bytes` bytes, 64-byte aligned, contents undefined.
+    @SuppressWarnings("EnumOrdinal")
+    MemorySegment segment(Slot slot, long bytes) {
+        MemorySegment[] mine = segments.get();
+        MemorySegment segment = mine[slot.ordinal()];
+        if (segment.byteSize() < bytes) {
+            long size = Math.max(SMALLEST, Long.highestOneBit(Math.max(1, bytes - 1)) << 1);
+            segment = arena.allocate(size, ALIGNMENT);
+            mine[slot.ordinal()] = segment;
+        }
+        return segment;
+    }
+
+    /// Frees everything; segments handed out before must not be used afterwards.
+    @Override
+    public void close() {
+        arena.close();
+    }
+}
