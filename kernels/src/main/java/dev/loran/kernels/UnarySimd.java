@@ -109,14 +109,10 @@ final class UnarySimd {
     }
 
     private static void negBackward(MemorySegment dx, MemorySegment dy, long at, int n, boolean accumulate) {
-        int i = 0;
-        for (; i < whole(n); i += V) {
-            long a = at + 4L * i;
-            put(dx, a, load(dy, a), splat(-1f), accumulate);
-        }
-        for (; i < n; i++) {
-            long a = at + 4L * i;
-            putFirst(dx, a, splat(dy, a), splat(-1f), accumulate);
+        if (accumulate) {
+            BinarySimd.axpby(dx, at, dy, at, n, -1f, 1f);
+        } else {
+            BinarySimd.mulScalar(dx, at, dy, at, -1f, n);
         }
     }
 
