@@ -12,7 +12,7 @@ public abstract class AdaptedLayer<L extends Layer> extends Layer {
     public abstract Tensor base(Tensor x);
 
     /// This layer as its own type.
-    protected abstract L self();
+    public abstract L self();
 
     /// The adapter's forward when there is one, else the layer's own.
     public final Tensor forward(Tensor x) {

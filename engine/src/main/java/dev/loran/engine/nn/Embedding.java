@@ -18,7 +18,7 @@ public final class Embedding extends AdaptedLayer<Embedding> {
     }
 
     @Override
-    protected Embedding self() {
+    public Embedding self() {
         return this;
     }
 

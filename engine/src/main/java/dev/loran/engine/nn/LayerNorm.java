@@ -22,7 +22,7 @@ public final class LayerNorm extends AdaptedLayer<LayerNorm> {
     }
 
     @Override
-    protected LayerNorm self() {
+    public LayerNorm self() {
         return this;
     }
 

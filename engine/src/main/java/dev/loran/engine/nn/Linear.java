@@ -39,7 +39,7 @@ public final class Linear extends AdaptedLayer<Linear> {
     }
 
     @Override
-    protected Linear self() {
+    public Linear self() {
         return this;
     }
 

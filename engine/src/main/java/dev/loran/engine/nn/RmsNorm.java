@@ -20,7 +20,7 @@ public final class RmsNorm extends AdaptedLayer<RmsNorm> {
     }
 
     @Override
-    protected RmsNorm self() {
+    public RmsNorm self() {
         return this;
     }
 

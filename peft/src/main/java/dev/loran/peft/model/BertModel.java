@@ -253,8 +253,7 @@ public final class BertModel extends Model {
         }
         try (Scope scope = Scope.open()) {
             Tensor h = hidden(inputIds, attentionMask);
-            Tensor first = h.slice(1, 0, 1).reshape(h.shape().dim(0), config.hiddenSize);
-            return scope.keep(classifier.forward(Functional.tanh(pooler.forward(first))));
+            return scope.keep(classifier.forward(Functional.tanh(pooler.forward(first(h)))));
         }
     }
 
@@ -265,14 +264,14 @@ public final class BertModel extends Model {
     public Tensor embeddings(Tensor inputIds, @Nullable Tensor attentionMask, boolean normalized) {
         try (Scope scope = Scope.open()) {
             Tensor h = hidden(inputIds, attentionMask);
-            Tensor mean = attentionMask == null ? h.mean(1) : masked(h, attentionMask);
+            Tensor shown = shown(attentionMask, h, 0);
+            Tensor mean = shown == null ? h.mean(1) : mean(h, shown);
             return scope.keep(normalized ? normalized(mean) : mean);
         }
     }
 
-    private Tensor masked(Tensor h, Tensor attentionMask) {
+    private Tensor mean(Tensor h, Tensor shown) {
         Shape s = h.shape();
-        Tensor shown = extended(attentionMask, s.dim(1));
         Tensor weights = Tensor.empty(backend(), dtype(), s.dim(0), s.dim(1)).copyFrom(shown);
         // Far below half a position: it only keeps an empty text from dividing by zero.
         Tensor count = weights.sum(1).add(Tensor.full(backend(), dtype(), 1e-9, 1));

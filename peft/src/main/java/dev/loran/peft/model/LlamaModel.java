@@ -14,6 +14,7 @@ import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
 import java.util.function.DoubleUnaryOperator;
+import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 
 /// Llama: a causal model of pre-norm blocks with rotary positions, grouped-query attention and a gated feed-forward
@@ -140,7 +141,7 @@ public final class LlamaModel extends Model {
         double std = config.initializerRange;
         int hidden = config.hiddenSize;
         embedTokens = child("model.embed_tokens", w.embedding("model.embed_tokens", config.vocabSize, hidden, std));
-        angles = new Angles(config, backend(), dtype());
+        angles = new Angles(config, this);
         for (int i = 0; i < config.numHiddenLayers; i++) {
             String name = "model.layers." + i;
             layers.add(child(name, new LlamaBlock(config, angles, w.under(name))));
@@ -221,19 +222,21 @@ public final class LlamaModel extends Model {
     private static final class Angles implements AutoCloseable {
         private final float[] frequencies;
         private final int maxPositions;
+        private final Model model;
         private final Backend backend;
         private final DType dtype;
         private @Nullable Tensor cos;
         private @Nullable Tensor sin;
 
-        Angles(Config config, Backend backend, DType dtype) {
+        Angles(Config config, Model model) {
             frequencies = config.rope.frequencies(config.headDim);
             maxPositions = config.maxPositionEmbeddings;
-            this.backend = backend;
-            this.dtype = dtype;
+            this.model = model;
+            this.backend = model.backend();
+            this.dtype = model.dtype();
         }
 
-        /// x (B, T, H, D) turned as its positions from, from + 1, … ask.
+        /// x (B, T, H, D) turned as its positions ask: from, from + 1, …, or those of its row where rows differ.
         Tensor turn(Tensor x, int from) {
             int to = from + x.shape().dim(1);
             if (cos == null || sin == null || cos.shape().dim(0) < to) {
@@ -243,7 +246,27 @@ public final class LlamaModel extends Model {
                 cos = table(rows, Math::cos);
                 sin = table(rows, Math::sin);
             }
-            return Functional.rope(x, cos.slice(0, from, to), sin.slice(0, from, to));
+            return model.rows().isEmpty()
+                    ? Functional.rope(x, cos.slice(0, from, to), sin.slice(0, from, to))
+                    : turnRows(x, cos, sin);
+        }
+
+        private Tensor turnRows(Tensor x, Tensor cosines, Tensor sines) {
+            List<Tensor> turned = new ArrayList<>();
+            int row = 0;
+            for (Rows r : model.rows()) {
+                // What stands before a row's first position is seen by nobody and turns as that one.
+                int[] ids = IntStream.range(0, x.shape().dim(1))
+                        .map(j -> Math.max(0, model.firstPosition(r) + j))
+                        .toArray();
+                Tensor at = Tensor.ofInts(backend, ids, ids.length);
+                turned.add(Functional.rope(
+                        x.slice(0, row, row + r.count()),
+                        Functional.embedding(cosines, at),
+                        Functional.embedding(sines, at)));
+                row += r.count();
+            }
+            return Functional.concat(turned, 0);
         }
 
         private Tensor table(int rows, DoubleUnaryOperator fn) {

@@ -16,6 +16,7 @@ import dev.loran.engine.nn.Layer;
 import dev.loran.engine.nn.Linear;
 import dev.loran.peft.model.Block.Prefix;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.function.Supplier;
 import java.util.stream.IntStream;
@@ -33,6 +34,7 @@ import org.jspecify.annotations.Nullable;
 public abstract class Model extends Layer {
     private @Nullable Supplier<Tensor> virtualTokens;
     private @Nullable Supplier<List<Prefix>> prefixes;
+    private List<Rows> rows = List.of();
     private boolean gradientCheckpointing;
     private @Nullable Tensor positions;
     private @Nullable ObjectNode configAsRead;
@@ -50,6 +52,11 @@ public abstract class Model extends Layer {
             int headDim,
             int vocabSize,
             int maxPositions) {}
+
+    /// Rows of a batch, one after another, whose texts stand behind the same lengths of prefix and virtual tokens.
+    ///
+    /// @param count how many rows
+    public record Rows(int count, int prefix, int virtualTokens) {}
 
     public abstract Facts facts();
 
@@ -89,8 +96,7 @@ public abstract class Model extends Layer {
             List<Prefix> prefix = prefixes == null ? List.of() : prefixes.get();
             int from = prefixLength(prefix);
             Tensor words = withVirtualTokens(tokenEmbedding().forward(inputIds));
-            int keys = from + words.shape().dim(1);
-            Tensor mask = attentionMask == null ? null : extended(attentionMask, keys);
+            Tensor mask = shown(attentionMask, words, from);
             return scope.keep(finish(runBlocks(embed(words, from), mask, prefix)));
         }
     }
@@ -125,6 +131,14 @@ public abstract class Model extends Layer {
 
     public final void prefixes(@Nullable Supplier<List<Prefix>> next) {
         prefixes = next;
+    }
+
+    /// Says how the rows of the next forwards differ in the lengths of their prefix and virtual tokens; an empty list (the
+    /// start) says that they do not. [#prefixes] then gives (B, P, kvHeads, D) and [#virtualTokens] (B, P, C) for the
+    /// longest P, a row's own at the end: what is before them no position sees, and a row's own first position is where it
+    /// would be if the row were alone. A row's answer stands in its last positions likewise.
+    public final void rows(List<Rows> next) {
+        rows = List.copyOf(next);
     }
 
     /// The keys and values that each block's attention makes of one text, each (T, kvHeads, D), as they stand before the
@@ -206,29 +220,86 @@ public abstract class Model extends Layer {
         }
         Tensor tokens = virtualTokens.get();
         Shape s = x.shape();
-        if (tokens.shape().rank() != 2 || tokens.shape().dim(1) != s.dim(2)) {
-            throw new ShapeException(
-                    "virtualTokens: embeddings are " + tokens.shape() + ", needs (P, " + s.dim(2) + ")");
+        Shape p = tokens.shape();
+        boolean perRow = p.rank() == 3 && p.dim(0) == s.dim(0);
+        if (!perRow && p.rank() != 2 || p.dim(-1) != s.dim(2)) {
+            throw new ShapeException("virtualTokens: embeddings are " + p + ", needs (P, " + s.dim(2) + ") or ("
+                    + s.dim(0) + ", P, " + s.dim(2) + ")");
         }
-        Tensor each = Tensor.zeros(backend(), dtype(), s.dim(0), tokens.shape().dim(0), s.dim(2))
-                .add(tokens);
+        Tensor each = perRow
+                ? tokens
+                : Tensor.zeros(backend(), dtype(), s.dim(0), p.dim(0), s.dim(2)).add(tokens);
         return Functional.concat(List.of(each, x), 1);
     }
 
-    /// The ids from, from + 1, … of the positions that words (B, S, C) stand at: I32 (S).
+    /// The ids from, from + 1, … of the positions that words (B, S, C) stand at: I32 (S), or (B, S) where rows differ, with
+    /// negative ids before a row's own first position.
     final Tensor positions(Tensor words, int from) {
-        int to = from + words.shape().dim(1);
-        int max = facts().maxPositions();
-        if (to > max) {
-            throw new ShapeException(facts().modelType() + ": " + to + " positions (prefix " + from
-                    + ", virtual tokens and text " + words.shape().dim(1) + ") but the model has " + max
-                    + "; shorten the text");
+        if (!rows.isEmpty()) {
+            return positionsOfRows(words.shape());
         }
+        int to = from + words.shape().dim(1);
+        checkPositions(from, words.shape().dim(1));
         if (positions == null) {
+            int max = facts().maxPositions();
             positions = Tensor.ofInts(backend(), IntStream.range(0, max).toArray(), max)
                     .detachFromScope();
         }
         return positions.slice(0, from, to);
+    }
+
+    private void checkPositions(int prefix, int tokens) {
+        int max = facts().maxPositions();
+        if (prefix + tokens > max) {
+            throw new ShapeException(facts().modelType() + ": " + (prefix + tokens) + " positions (prefix " + prefix
+                    + ", virtual tokens and text " + tokens + ") but the model has " + max + "; shorten the text");
+        }
+    }
+
+    private Tensor positionsOfRows(Shape words) {
+        int s = words.dim(1);
+        int[] ids = new int[words.dim(0) * s];
+        int row = 0;
+        for (Rows r : rows) {
+            checkPositions(r.prefix(), s - absent(r));
+            for (int i = 0; i < r.count(); i++, row++) {
+                for (int j = 0; j < s; j++) {
+                    ids[row * s + j] = firstPosition(r) + j;
+                }
+            }
+        }
+        return Tensor.ofInts(backend(), ids, words.dim(0), s);
+    }
+
+    /// The position at which the first column of `r` stands: before 0 where virtual tokens are fewer than the most.
+    final int firstPosition(Rows r) {
+        return r.prefix() - absent(r);
+    }
+
+    /// The columns of `r` before its first virtual token.
+    private int absent(Rows r) {
+        return rows.stream().mapToInt(Rows::virtualTokens).max().orElse(0) - r.virtualTokens();
+    }
+
+    /// How the rows differ; empty where they do not.
+    final List<Rows> rows() {
+        return rows;
+    }
+
+    /// The state (B, C) of each row's first position in h (B, P + T, C): its first virtual token, where it has any.
+    final Tensor first(Tensor h) {
+        Shape s = h.shape();
+        if (rows.isEmpty()) {
+            return h.slice(1, 0, 1).reshape(s.dim(0), s.dim(2));
+        }
+        int[] ids = new int[s.dim(0)];
+        int row = 0;
+        for (Rows r : rows) {
+            for (int i = 0; i < r.count(); i++, row++) {
+                ids[row] = row * s.dim(1) + absent(r);
+            }
+        }
+        return Functional.embedding(h.reshape(-1, s.dim(2)), Tensor.ofInts(backend(), ids, ids.length));
     }
 
     private Tensor runBlocks(Tensor x, @Nullable Tensor mask, List<Prefix> prefix) {
@@ -264,14 +335,38 @@ public abstract class Model extends Layer {
                 inputs);
     }
 
-    /// The mask (B, T) of the text, and before it ones up to `length`.
-    final Tensor extended(Tensor mask, int length) {
-        Shape s = mask.shape();
-        int before = length - s.dim(1);
-        if (before == 0) {
+    /// The mask (B, T) of the text, and before it that of `prefix` keys and of the virtual tokens among words (B, S, C):
+    /// (B, prefix + S). Null hides nothing.
+    final @Nullable Tensor shown(@Nullable Tensor mask, Tensor words, int prefix) {
+        if (mask == null && rows.isEmpty()) {
+            return null;
+        }
+        Shape s = words.shape();
+        int virtual = mask != null
+                ? s.dim(1) - mask.shape().dim(1)
+                : rows.stream().mapToInt(Rows::virtualTokens).max().orElse(0);
+        if (mask != null && prefix + virtual == 0) {
             return mask;
         }
-        return Functional.concat(List.of(Tensor.full(backend(), DType.I32, 1, s.dim(0), before), mask), 1);
+        Tensor text = mask != null ? mask : Tensor.full(backend(), DType.I32, 1, s.dim(0), s.dim(1) - virtual);
+        Tensor before = rows.isEmpty()
+                ? Tensor.full(backend(), DType.I32, 1, s.dim(0), prefix + virtual)
+                : beforeText(s.dim(0), prefix, virtual);
+        return Functional.concat(List.of(before, text), 1);
+    }
+
+    private Tensor beforeText(int batch, int prefix, int virtual) {
+        int width = prefix + virtual;
+        int[] shown = new int[batch * width];
+        int row = 0;
+        for (Rows r : rows) {
+            for (int i = 0; i < r.count(); i++, row++) {
+                int at = row * width;
+                Arrays.fill(shown, at + Math.max(0, prefix - r.prefix()), at + prefix, 1);
+                Arrays.fill(shown, at + width - r.virtualTokens(), at + width, 1);
+            }
+        }
+        return Tensor.ofInts(backend(), shown, batch, width);
     }
 
     /// Mean cross-entropy of the next token: hidden (B, P + T, C), labels (B, T) aligned with the text. The logits of

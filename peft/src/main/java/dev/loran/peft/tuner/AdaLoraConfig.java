@@ -11,7 +11,6 @@ import dev.loran.engine.Functional;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.UnaryFn;
 import dev.loran.engine.nn.AdaptedLayer;
-import dev.loran.engine.nn.Adapter;
 import dev.loran.engine.nn.Linear;
 import dev.loran.engine.optim.Optimizer;
 import dev.loran.peft.data.InputException;
@@ -269,7 +268,7 @@ public record AdaLoraConfig(
     }
 
     /// The adapted linear layer: A (r, in) and B (out, r) from N(0, 0.02²), E (r, 1) zero.
-    static final class SvdLinear implements Adapter<Linear> {
+    static final class SvdLinear implements AroundLayer<Linear>, Mergeable<Linear> {
         private final String name;
         private final Tensor loraA;
         private final Tensor loraB;
@@ -308,6 +307,31 @@ public record AdaLoraConfig(
                     loraB,
                     scaling,
                     base.isTraining() ? dropout : null);
+        }
+
+        @Override
+        public Tensor after(Linear base, Tensor x, Tensor y) {
+            if (rank() == 0) {
+                return y;
+            }
+            Tensor in = dropout != null && base.isTraining() ? Functional.dropout(x, dropout) : x;
+            Tensor small = Functional.linear(in, loraA.mul(loraE), null);
+            return y.add(Functional.linear(small, loraB, null).scale(scaling));
+        }
+
+        @Override
+        public boolean isTerm() {
+            return true;
+        }
+
+        /// W + s · B·diag(E)·A.
+        @Override
+        public void merge(Linear base, Merge merge) {
+            if (rank() > 0) {
+                Tensor b = Merge.wide(loraB).scale(scaling);
+                Tensor a = Merge.wide(loraA).mul(Merge.wide(loraE));
+                merge.put(base.weight(), merge.value(base.weight()).add(b.matmul(a)));
+            }
         }
 
         /// ‖A·Aᵀ − I‖ + ‖Bᵀ·B − I‖ (Frobenius), a scalar.

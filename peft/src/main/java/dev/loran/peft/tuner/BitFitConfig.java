@@ -5,7 +5,6 @@ import dev.loran.engine.Functional;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.AdaptedLayer;
-import dev.loran.engine.nn.Adapter;
 import dev.loran.engine.nn.LayerNorm;
 import dev.loran.engine.nn.Linear;
 import dev.loran.peft.data.InputException;
@@ -91,14 +90,16 @@ public record BitFitConfig(
     }
 
     /// The layer's function with a bias of its own.
-    private static final class TunedBias<L extends AdaptedLayer<L>> implements Adapter<L> {
+    private static final class TunedBias<L extends AdaptedLayer<L>> implements AroundLayer<L>, Mergeable<L> {
         private final String name;
+        private final Tensor original;
         private final Tensor bias;
         private final BiFunction<Tensor, Tensor, Tensor> function;
 
         TunedBias(Tensor original, String adapterName, BiFunction<Tensor, Tensor, Tensor> function) {
             Shape s = original.shape();
             this.name = "bitfit." + adapterName + ".bias";
+            this.original = original;
             this.bias = Tensor.own(s, original.backend().allocate(original.dtype(), s.size()))
                     .copyFrom(original);
             this.function = function;
@@ -107,6 +108,16 @@ public record BitFitConfig(
         @Override
         public Tensor forward(L base, Tensor x) {
             return function.apply(x, bias);
+        }
+
+        @Override
+        public Tensor after(L base, Tensor x, Tensor y) {
+            return y.add(bias.sub(original));
+        }
+
+        @Override
+        public void merge(L base, Merge merge) {
+            merge.put(original, Merge.wide(bias));
         }
 
         @Override

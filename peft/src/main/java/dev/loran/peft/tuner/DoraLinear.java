@@ -71,6 +71,32 @@ final class DoraLinear extends LoraLinear {
                         .mul(c));
     }
 
+    @Override
+    public Tensor after(Linear base, Tensor x, Tensor y) {
+        Tensor c = magnitude.div(norm(base.weight()));
+        Tensor bias = base.bias();
+        return bias == null
+                ? y.add(update(x)).mul(c)
+                : y.sub(bias).add(update(x)).mul(c).add(bias);
+    }
+
+    /// What it makes of a layer's answer depends on that answer.
+    @Override
+    public boolean isTerm() {
+        return false;
+    }
+
+    /// V = W + s · B·A, its rows scaled to the length m.
+    @Override
+    public void merge(Linear base, Merge merge) {
+        super.merge(base, merge);
+        Tensor v = merge.value(base.weight());
+        Tensor squaresOfRows = Functional.unary(UnaryFn.SQUARE, v).sum(1);
+        Tensor tiny = Tensor.full(v.backend(), v.dtype(), NO_ROW, 1);
+        Tensor scale = Merge.wide(magnitude).mul(Functional.unary(UnaryFn.RSQRT, squaresOfRows.add(tiny)));
+        merge.put(base.weight(), v.mul(scale.reshape(-1, 1)));
+    }
+
     private void measure(Tensor w) {
         try (Scope scope = Scope.open();
                 Autograd.Mode mode = Autograd.noGrad()) {

@@ -3,7 +3,6 @@ package dev.loran.peft.tuner;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.AdaptedLayer;
-import dev.loran.engine.nn.Adapter;
 import dev.loran.engine.nn.Linear;
 import dev.loran.peft.data.InputException;
 import dev.loran.peft.model.TaskType;
@@ -152,7 +151,7 @@ public record Ia3Config(
     }
 
     /// y = base(x) ∘ l, or base(x ∘ l) where the input is scaled.
-    static final class Ia3Linear implements Adapter<Linear> {
+    static final class Ia3Linear implements AroundLayer<Linear>, Mergeable<Linear> {
         private final String name;
         private final Tensor l;
         private final boolean onInput;
@@ -169,8 +168,27 @@ public record Ia3Config(
 
         @Override
         public Tensor forward(Linear base, Tensor x) {
-            Tensor scale = l.reshape(-1);
-            return onInput ? base.base(x.mul(scale)) : base.base(x).mul(scale);
+            return after(base, x, base.base(before(x)));
+        }
+
+        @Override
+        public Tensor before(Tensor x) {
+            return onInput ? x.mul(l.reshape(-1)) : x;
+        }
+
+        @Override
+        public Tensor after(Linear base, Tensor x, Tensor y) {
+            return onInput ? y : y.mul(l.reshape(-1));
+        }
+
+        /// Scales the columns of W where the input is scaled, else its rows and the bias.
+        @Override
+        public void merge(Linear base, Merge merge) {
+            Tensor scale = Merge.wide(l);
+            merge.put(base.weight(), merge.value(base.weight()).mul(scale));
+            if (!onInput && base.bias() != null) {
+                merge.put(base.bias(), merge.value(base.bias()).mul(scale.reshape(-1)));
+            }
         }
 
         @Override

@@ -5,7 +5,6 @@ import dev.loran.engine.Functional;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.AdaptedLayer;
-import dev.loran.engine.nn.Adapter;
 import dev.loran.engine.nn.LayerNorm;
 import dev.loran.engine.nn.RmsNorm;
 import dev.loran.peft.data.InputException;
@@ -102,7 +101,7 @@ public record LnTuningConfig(
         return Tensor.own(s, t.backend().allocate(t.dtype(), s.size())).copyFrom(t);
     }
 
-    private static final class TunedLayerNorm implements Adapter<LayerNorm> {
+    private static final class TunedLayerNorm implements Mergeable<LayerNorm> {
         private final String prefix;
         private final Tensor weight;
         private final Tensor bias;
@@ -119,6 +118,12 @@ public record LnTuningConfig(
         }
 
         @Override
+        public void merge(LayerNorm base, Merge merge) {
+            merge.put(base.weight(), Merge.wide(weight));
+            merge.put(base.bias(), Merge.wide(bias));
+        }
+
+        @Override
         public void collect(BiConsumer<String, Tensor> visitor) {
             visitor.accept(prefix + "weight", weight);
             visitor.accept(prefix + "bias", bias);
@@ -131,7 +136,7 @@ public record LnTuningConfig(
         }
     }
 
-    private static final class TunedRmsNorm implements Adapter<RmsNorm> {
+    private static final class TunedRmsNorm implements Mergeable<RmsNorm> {
         private final String name;
         private final Tensor weight;
 
@@ -143,6 +148,11 @@ public record LnTuningConfig(
         @Override
         public Tensor forward(RmsNorm base, Tensor x) {
             return Functional.rmsNorm(x, weight, base.eps());
+        }
+
+        @Override
+        public void merge(RmsNorm base, Merge merge) {
+            merge.put(base.weight(), Merge.wide(weight));
         }
 
         @Override

@@ -5,15 +5,15 @@ import dev.loran.engine.DType;
 import dev.loran.engine.DropoutMask;
 import dev.loran.engine.Functional;
 import dev.loran.engine.Tensor;
-import dev.loran.engine.nn.Adapter;
 import dev.loran.engine.nn.Linear;
+import dev.loran.peft.data.InputException;
 import java.util.function.BiConsumer;
 import java.util.random.RandomGenerator;
 import org.jspecify.annotations.Nullable;
 
 /// LoRA on a linear layer: A (r, in) and B (out, r), with `lora_bias` also a bias (out) of B.
 /// **Paper**: Hu et al., 2021, equation 3.
-class LoraLinear implements Adapter<Linear> {
+class LoraLinear implements AroundLayer<Linear>, Mergeable<Linear> {
     final String name;
     final Tensor loraA;
     final Tensor loraB;
@@ -56,6 +56,40 @@ class LoraLinear implements Adapter<Linear> {
     public Tensor forward(Linear base, Tensor x) {
         DropoutMask mask = base.isTraining() ? dropout : null;
         return Functional.loraLinear(x, base.weight(), bias(base), loraA, loraB, scaling, mask);
+    }
+
+    @Override
+    public Tensor after(Linear base, Tensor x, Tensor y) {
+        return y.add(update(dropout != null && base.isTraining() ? Functional.dropout(x, dropout) : x));
+    }
+
+    /// s · (x·Aᵀ·Bᵀ + bias of B).
+    final Tensor update(Tensor x) {
+        return Functional.linear(Functional.linear(x, loraA, null), loraB, loraBias)
+                .scale(scaling);
+    }
+
+    @Override
+    public boolean isTerm() {
+        return true;
+    }
+
+    /// W + s · B·A, and b + s · bias of B.
+    ///
+    /// @throws InputException if B has a bias and the layer has none
+    @Override
+    public void merge(Linear base, Merge merge) {
+        Tensor b = Merge.wide(loraB).scale(scaling);
+        merge.put(base.weight(), merge.value(base.weight()).add(b.matmul(Merge.wide(loraA))));
+        if (loraBias != null) {
+            if (base.bias() == null) {
+                throw new InputException("merge: adapter " + name + " has a bias on B (lora_bias), but a layer that it"
+                        + " adapts has no bias to take it; save the adapter beside the model");
+            }
+            merge.put(
+                    base.bias(),
+                    merge.value(base.bias()).add(Merge.wide(loraBias).scale(scaling)));
+        }
     }
 
     private @Nullable Tensor bias(Linear base) {

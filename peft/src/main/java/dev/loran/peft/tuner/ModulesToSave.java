@@ -3,13 +3,12 @@ package dev.loran.peft.tuner;
 import dev.loran.engine.Functional;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
-import dev.loran.engine.nn.Adapter;
 import dev.loran.engine.nn.Linear;
 import java.util.function.BiConsumer;
 import org.jspecify.annotations.Nullable;
 
 /// A linear layer trained whole beside its frozen original: peft's `modules_to_save`, as for a classification head.
-final class ModulesToSave implements Adapter<Linear> {
+final class ModulesToSave implements Mergeable<Linear> {
     private final String prefix;
     private final Tensor weight;
     private final @Nullable Tensor bias;
@@ -29,6 +28,14 @@ final class ModulesToSave implements Adapter<Linear> {
     @Override
     public Tensor forward(Linear base, Tensor x) {
         return Functional.linear(x, weight, bias);
+    }
+
+    @Override
+    public void merge(Linear base, Merge merge) {
+        merge.put(base.weight(), Merge.wide(weight));
+        if (base.bias() != null && bias != null) {
+            merge.put(base.bias(), Merge.wide(bias));
+        }
     }
 
     @Override

@@ -1,33 +1,54 @@
 package dev.loran.peft.tuner;
 
 import dev.loran.engine.Buffer;
+import dev.loran.engine.DType;
 import dev.loran.engine.Tensor;
 import dev.loran.peft.data.InputException;
 import dev.loran.peft.model.Model;
 import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.Collections;
 import java.util.LinkedHashMap;
+import java.util.LinkedHashSet;
+import java.util.List;
 import java.util.Map;
+import java.util.Objects;
+import java.util.Set;
 import java.util.SplittableRandom;
 import org.jspecify.annotations.Nullable;
 
-/// A frozen model with its adapters, by name; one of them is active. peft's `PeftModel`.
+/// A frozen model with its adapters, by name; one or more of them are active. peft's `PeftModel`.
 ///
-/// The base's parameters collect no gradient, but for those an adapter asks for (biases). Closing closes the adapters and
-/// leaves the model as it was.
+/// The base's parameters collect no gradient, but for those that the active adapter asks for (biases). Unlike with peft,
+/// those are the adapter's own: they stand in the base only while it is active. Closing closes the adapters and leaves the
+/// model as it was, bit for bit.
+///
+/// Merging writes the active adapters into the base's weights, [#unmergeAdapter] brings the old bits back. While they are
+/// merged, there is neither training nor a change of adapters.
 public final class PeftModel implements AutoCloseable {
     /// The name of an adapter nobody named.
     public static final String DEFAULT_ADAPTER = "default";
+
+    /// Stands for no adapter where names of adapters are asked for, row by row.
+    public static final String BASE = "__base__";
 
     private final Model model;
     private final long seed;
     private final Buffer microStep;
     private final Map<String, Tuner> adapters = new LinkedHashMap<>();
-    private @Nullable String active;
+    /// The adapters that are active unless disabled, in the order they were named.
+    private List<Tuner> active = List.of();
+    /// Where several are active.
+    private @Nullable Slots together;
+
+    private @Nullable MergedWeights merged;
+    private int disabled;
+    private boolean closed;
 
     /// How many parameters there are: [#parameterCount].
     ///
     /// @param trainableParameters those that collect gradients
-    /// @param totalParameters those of base and active adapter together
+    /// @param totalParameters those of base and active adapters together
     public record ParameterCount(long trainableParameters, long totalParameters) {
         /// Share of the trainable ones, in percent.
         public double trainablePercentage() {
@@ -50,17 +71,15 @@ public final class PeftModel implements AutoCloseable {
     }
 
     public Map<String, Tuner> adapters() {
-        return java.util.Collections.unmodifiableMap(adapters);
+        return Collections.unmodifiableMap(adapters);
     }
 
-    /// The active adapter's name; null when there is none or it is disabled.
-    public @Nullable String activeAdapter() {
-        return active;
-    }
+    // ---- adding and taking away
 
     /// Attaches a new adapter and makes it active if it is the first.
     ///
-    /// @throws InputException if the name is taken, or the configuration does not fit the model
+    /// @throws InputException if the name is taken or no name, or the configuration does not fit the model
+    /// @throws IllegalStateException while adapters are merged
     public Tuner addAdapter(String name, PeftConfig config) {
         return addAdapter(name, config, false);
     }
@@ -68,15 +87,12 @@ public final class PeftModel implements AutoCloseable {
     /// As above; with `partialTargets` names of the target list that match nothing are let pass as long as one matches, as
     /// files from elsewhere need.
     public Tuner addAdapter(String name, PeftConfig config, boolean partialTargets) {
-        if (name.isEmpty() || name.contains(".") || name.contains("/") || name.contains("\\")) {
-            throw new InputException(
-                    "addAdapter: \"" + name + "\" is no adapter name; it may hold no dot and no slash");
-        }
+        checkName(name);
+        requireUnmerged("addAdapter");
         if (adapters.containsKey(name)) {
             throw new InputException("addAdapter: adapter " + name + " exists already; delete it first");
         }
-        Tuner tuner = config.attach(new Attachment(
-                model, name, new SplittableRandom(seed + adapters.size()), seed, microStep, partialTargets));
+        Tuner tuner = attach(name, config, partialTargets);
         adapters.put(name, tuner);
         if (adapters.size() == 1) {
             setAdapter(name);
@@ -84,113 +100,22 @@ public final class PeftModel implements AutoCloseable {
         return tuner;
     }
 
-    /// Makes one adapter active and trainable, all others inactive.
-    ///
-    /// @throws InputException if there is no adapter of this name
-    public void setAdapter(String name) {
-        Tuner next = adapter(name);
-        suspend();
-        next.activate();
-        next.parameters().values().forEach(t -> t.requiresGrad(true));
-        active = name;
-    }
-
-    private void suspend() {
-        if (active != null) {
-            Tuner before = adapter(active);
-            before.deactivate();
-            before.parameters().values().forEach(t -> t.requiresGrad(false));
-            active = null;
+    private static void checkName(String name) {
+        if (name.isBlank() || name.contains(".") || name.contains("/") || name.contains("\\") || name.equals(BASE)) {
+            throw new InputException("addAdapter: \"" + name
+                    + "\" is no adapter name; it may hold no dot and no slash, and " + BASE + " means the base");
         }
     }
 
-    /// Removes and closes an adapter. If it was the active one, none is active afterwards.
-    public void deleteAdapter(String name) {
-        Tuner tuner = adapter(name);
-        if (name.equals(active)) {
-            suspend();
+    /// Attaches to the bare base: what starts from its weights must not see those of another adapter.
+    private Tuner attach(String name, PeftConfig config, boolean partialTargets) {
+        empty();
+        try {
+            return config.attach(new Attachment(
+                    model, name, new SplittableRandom(seed + adapters.size()), seed, microStep, partialTargets));
+        } finally {
+            fill();
         }
-        adapters.remove(name);
-        tuner.close();
-    }
-
-    /// Closed by the caller to make the adapter active again.
-    public interface Disabled extends AutoCloseable {
-        @Override
-        void close();
-    }
-
-    /// The bare base model until the result is closed. (peft leaves trained base biases in place, and so does this.)
-    public Disabled disableAdapter() {
-        String before = active;
-        suspend();
-        return () -> {
-            if (before != null && adapters.containsKey(before)) {
-                setAdapter(before);
-            }
-        };
-    }
-
-    private Tuner adapter(String name) {
-        Tuner tuner = adapters.get(name);
-        if (tuner == null) {
-            throw new InputException("adapter " + name + " does not exist; there are " + adapters.keySet());
-        }
-        return tuner;
-    }
-
-    /// The active adapter.
-    ///
-    /// @throws IllegalStateException if none is active
-    public Tuner active() {
-        if (active == null) {
-            throw new IllegalStateException(
-                    "no adapter is active; call setAdapter first, adapters are " + adapters.keySet());
-        }
-        return adapter(active);
-    }
-
-    /// Every tensor the active adapter trains, by peft's name.
-    public Map<String, Tensor> trainableParameters() {
-        return active == null ? Map.of() : active().parameters();
-    }
-
-    /// Trainable and total parameters, tied ones once.
-    public ParameterCount parameterCount() {
-        long trainable = 0;
-        java.util.Set<Tensor> all =
-                new java.util.LinkedHashSet<>(model.namedParameters().values());
-        for (Tensor t : trainableParameters().values()) {
-            trainable += t.shape().size();
-            all.add(t);
-        }
-        return new ParameterCount(
-                trainable, all.stream().mapToLong(t -> t.shape().size()).sum());
-    }
-
-    /// Says which forward this is: dropout draws its masks from it. The trainer calls this before each micro-batch.
-    public void microStep(int number) {
-        Buffer value = model.backend().ofInts(number);
-        model.backend().copy(microStep, 1, value, 1, 1, 1, false);
-        value.release();
-    }
-
-    /// Mean cross-entropy of a batch; see [Model#loss].
-    public Tensor loss(Tensor inputIds, @Nullable Tensor attentionMask, Tensor labels) {
-        return model.loss(inputIds, attentionMask, labels);
-    }
-
-    /// The head's answer; see [Model#logits].
-    public Tensor logits(Tensor inputIds, @Nullable Tensor attentionMask) {
-        return model.logits(inputIds, attentionMask);
-    }
-
-    /// Writes the active adapter as peft does: adapter_config.json and adapter_model.safetensors, in `folder` itself for
-    /// the adapter `default`, else in a folder of its name below.
-    public void savePretrained(Path folder) {
-        Tuner tuner = active();
-        String name = tuner.attachment().name();
-        AdapterFiles.save(tuner, name.equals(DEFAULT_ADAPTER) ? folder : folder.resolve(name));
     }
 
     /// Reads an adapter that Loran or peft saved and adds it under `name`; active if it is the first.
@@ -212,30 +137,363 @@ public final class PeftModel implements AutoCloseable {
     /// As [#loadAdapter], in the place of adapter `name`, which is kept if the files do not fit.
     public Tuner replaceAdapter(String name, Path folder) {
         PeftConfig config = AdapterFiles.config(folder);
+        requireUnmerged("replaceAdapter");
         Tuner before = adapter(name);
-        Tuner next = config.attach(
-                new Attachment(model, name, new SplittableRandom(seed + adapters.size()), seed, microStep, true));
+        Tuner next = attach(name, config, true);
         try {
             AdapterFiles.load(next, folder);
         } catch (RuntimeException e) {
             next.close();
             throw e;
         }
-        boolean wasActive = name.equals(active);
-        if (wasActive) {
-            suspend();
-        }
+        List<String> names = activeNames();
+        activate(List.of());
         adapters.put(name, next);
         before.close();
-        if (wasActive) {
-            setAdapter(name);
-        }
+        setAdapter(names);
         return next;
     }
 
+    /// Removes and closes an adapter. If it was active, those active beside it stay so.
+    ///
+    /// @throws IllegalStateException if it is merged
+    public void deleteAdapter(String name) {
+        Tuner tuner = adapter(name);
+        if (active.contains(tuner)) {
+            requireUnmerged("deleteAdapter");
+            activate(active.stream().filter(t -> t != tuner).toList());
+        }
+        adapters.remove(name);
+        tuner.close();
+    }
+
+    // ---- which are active
+
+    /// The active adapter's name, the first one's if there are several; null when there is none or they are disabled.
+    public @Nullable String activeAdapter() {
+        return disabled > 0 || active.isEmpty() ? null : activeNames().getFirst();
+    }
+
+    /// The names of all active adapters; none while they are disabled.
+    public List<String> activeAdapters() {
+        return disabled > 0 ? List.of() : activeNames();
+    }
+
+    private List<String> activeNames() {
+        return active.stream().map(t -> t.attachment().name()).toList();
+    }
+
+    /// The active adapter.
+    ///
+    /// @throws IllegalStateException if none is active, or more than one
+    public Tuner active() {
+        if (disabled > 0 || active.size() != 1) {
+            throw new IllegalStateException((activeAdapters().isEmpty() ? "no adapter is active" : "several are active")
+                    + "; call setAdapter first, adapters are " + adapters.keySet());
+        }
+        return active.getFirst();
+    }
+
+    /// Makes one adapter active and trainable, all others inactive. While adapters are disabled this says which will be
+    /// active afterwards.
+    ///
+    /// @throws InputException if there is no adapter of this name
+    /// @throws IllegalStateException while adapters are merged
+    public void setAdapter(String name) {
+        setAdapter(List.of(name));
+    }
+
+    /// Makes several adapters active and trainable at once. Where they meet on a layer their terms add up, which only LoRA
+    /// and AdaLoRA have; in any other slot one of them may stand.
+    ///
+    /// @throws InputException if a name is unknown or named twice, or adapters meet where they do not add up; what was
+    ///     active stays so
+    public void setAdapter(List<String> names) {
+        requireUnmerged("setAdapter");
+        List<Tuner> next = names.stream().map(this::adapter).toList();
+        if (Set.copyOf(names).size() < names.size()) {
+            throw new InputException("setAdapter: " + names + " names an adapter twice");
+        }
+        activate(next);
+    }
+
+    private void activate(List<Tuner> next) {
+        List<Tuner> before = active;
+        suspend();
+        boolean done = false;
+        try {
+            active = next;
+            resume();
+            done = true;
+        } finally {
+            if (!done) {
+                active = before;
+                resume();
+            }
+        }
+    }
+
+    private void resume() {
+        fill();
+        if (disabled == 0 && merged == null) {
+            active.forEach(t -> t.parameters().values().forEach(p -> p.requiresGrad(true)));
+        }
+    }
+
+    private void suspend() {
+        active.forEach(t -> t.parameters().values().forEach(p -> p.requiresGrad(false)));
+        empty();
+    }
+
+    /// Fills the slots, unless adapters are disabled or merged.
+    private void fill() {
+        if (disabled > 0 || merged != null || active.isEmpty()) {
+            return;
+        }
+        if (active.size() == 1) {
+            active.getFirst().activate();
+        } else {
+            Slots slots = new Slots(model, new ArrayList<>(active));
+            slots.fillTogether(active.stream().map(Tuner::title).toList());
+            together = slots;
+        }
+    }
+
+    private void empty() {
+        if (together != null) {
+            together.clear();
+            together = null;
+        } else {
+            active.forEach(Tuner::deactivate);
+        }
+    }
+
+    /// Closed by the caller to make the adapters active again.
+    public interface Disabled extends AutoCloseable {
+        @Override
+        void close();
+    }
+
+    /// The bare base model until the result is closed; may be nested. Nothing is trainable meanwhile.
+    ///
+    /// @throws IllegalStateException while adapters are merged
+    public Disabled disableAdapter() {
+        requireUnmerged("disableAdapter");
+        suspend();
+        disabled++;
+        boolean[] open = {true};
+        return () -> {
+            if (open[0]) {
+                open[0] = false;
+                disabled--;
+                resume();
+            }
+        };
+    }
+
+    private Tuner adapter(String name) {
+        Tuner tuner = adapters.get(name);
+        if (tuner == null) {
+            throw new InputException("adapter " + name + " does not exist; there are " + adapters.keySet());
+        }
+        return tuner;
+    }
+
+    private void requireOpen(String operation) {
+        if (closed) {
+            throw new IllegalStateException(operation + ": this PeftModel is closed, its model stands alone");
+        }
+    }
+
+    private void requireUnmerged(String operation) {
+        requireOpen(operation);
+        if (merged != null) {
+            throw new IllegalStateException(operation + ": adapters " + activeNames()
+                    + " are merged into the model; call unmergeAdapter() first");
+        }
+    }
+
+    // ---- merging
+
+    /// Whether the active adapters stand in the base's weights.
+    public boolean isMerged() {
+        return merged != null;
+    }
+
+    /// What merging the active adapters into weights of `dtype` would do, layer by layer; nothing is written.
+    ///
+    /// @throws InputException if an active adapter cannot be merged: bottleneck adapters, prompts, prefixes
+    /// @throws IllegalStateException if none is active, or they are merged already
+    public MergeReport mergeReport(DType dtype) {
+        requireMergeable("mergeReport");
+        return MergedWeights.forecast(model, active, dtype);
+    }
+
+    /// Writes the active adapters into the weights of the base, which then answers alone and at no extra cost. Weights
+    /// that an adapter changes exist twice until [#unmergeAdapter]; prepared ones are prepared again, and mapped files are
+    /// not written to.
+    ///
+    /// @return what became of each weight, and how much of the update rounding to its type lost
+    /// @throws InputException if an active adapter cannot be merged: bottleneck adapters, prompts, prefixes, or an adapter
+    ///     on a head tied to the embeddings; nothing is changed then
+    /// @throws IllegalStateException if none is active, or they are merged already
+    public MergeReport mergeAdapter() {
+        requireMergeable("mergeAdapter");
+        MergedWeights weights = MergedWeights.of(model, active);
+        suspend();
+        boolean done = false;
+        try {
+            weights.write();
+            merged = weights;
+            done = true;
+        } finally {
+            if (!done) {
+                resume();
+            }
+        }
+        return weights.report();
+    }
+
+    private void requireMergeable(String operation) {
+        requireUnmerged(operation);
+        if (activeAdapters().isEmpty()) {
+            throw new IllegalStateException(
+                    operation + ": no adapter is active; call setAdapter first, adapters are " + adapters.keySet());
+        }
+    }
+
+    /// The reverse of [#mergeAdapter], bit for bit: the adapters are active beside the base again.
+    ///
+    /// @throws IllegalStateException if nothing is merged
+    public void unmergeAdapter() {
+        if (merged == null) {
+            throw new IllegalStateException("unmergeAdapter: no adapter is merged");
+        }
+        merged.undo();
+        merged = null;
+        resume();
+    }
+
+    /// Merges the active adapters for good, unless they are merged already, and closes this PeftModel with all adapters.
+    ///
+    /// @return the model, which belongs to the caller
+    /// @throws InputException as [#mergeAdapter]
+    public Model mergeAndUnload() {
+        if (merged == null) {
+            mergeAdapter();
+        }
+        Objects.requireNonNull(merged).keep();
+        merged = null;
+        active = List.of();
+        return unload();
+    }
+
+    /// Closes this PeftModel with all adapters: the model is as it was before them, bit for bit, merged or not.
+    ///
+    /// @return the model, which belongs to the caller
+    public Model unload() {
+        close();
+        return model;
+    }
+
+    // ---- training and answering
+
+    /// Every tensor the active adapters train, by peft's name.
+    ///
+    /// @throws IllegalStateException while adapters are merged: what is merged is not trained
+    public Map<String, Tensor> trainableParameters() {
+        requireUnmerged("trainableParameters");
+        return trainable();
+    }
+
+    private Map<String, Tensor> trainable() {
+        Map<String, Tensor> all = new LinkedHashMap<>();
+        if (disabled == 0 && merged == null) {
+            active.forEach(t -> all.putAll(t.parameters()));
+        }
+        return all;
+    }
+
+    /// Trainable and total parameters, tied ones once. What is merged or disabled counts as none.
+    public ParameterCount parameterCount() {
+        long trainable = 0;
+        Set<Tensor> all = new LinkedHashSet<>(model.namedParameters().values());
+        for (Tensor t : trainable().values()) {
+            trainable += t.shape().size();
+            all.add(t);
+        }
+        return new ParameterCount(
+                trainable, all.stream().mapToLong(t -> t.shape().size()).sum());
+    }
+
+    /// Says which forward this is: dropout draws its masks from it. The trainer calls this before each micro-batch.
+    public void microStep(int number) {
+        Buffer value = model.backend().ofInts(number);
+        model.backend().copy(microStep, 1, value, 1, 1, 1, false);
+        value.release();
+    }
+
+    /// Mean cross-entropy of a batch; see [Model#loss].
+    ///
+    /// @throws IllegalStateException in training mode while adapters are merged
+    public Tensor loss(Tensor inputIds, @Nullable Tensor attentionMask, Tensor labels) {
+        if (model.isTraining()) {
+            requireUnmerged("loss");
+        }
+        return model.loss(inputIds, attentionMask, labels);
+    }
+
+    /// The head's answer; see [Model#logits].
+    public Tensor logits(Tensor inputIds, @Nullable Tensor attentionMask) {
+        return model.logits(inputIds, attentionMask);
+    }
+
+    /// The head's answer to rows that use different adapters of any kinds, whatever is active: row i uses
+    /// `adapterNames.get(i)`, [#BASE] for none. The batch runs once, and each row's answer is that of its adapter alone.
+    /// Where adapters have virtual tokens, every row's hidden states have as many positions as the longest needs, and a row's
+    /// own stand at the end. Nothing is recorded.
+    ///
+    /// @throws InputException if a name is unknown, or an adapter trains biases of the base itself
+    /// @throws IllegalStateException in training mode, or while adapters are merged
+    public Tensor logits(Tensor inputIds, @Nullable Tensor attentionMask, List<String> adapterNames) {
+        requireUnmerged("logits");
+        if (model.isTraining()) {
+            throw new IllegalStateException(
+                    "logits: the model is in training mode, but rows with adapters of their own are"
+                            + " for inference; call train(false) on the model");
+        }
+        List<@Nullable Tuner> ofRows = new ArrayList<>();
+        adapterNames.forEach(name -> ofRows.add(name.equals(BASE) ? null : adapter(name)));
+        empty();
+        try {
+            return new MixedBatch(model, ofRows).logits(inputIds, attentionMask);
+        } finally {
+            fill();
+        }
+    }
+
+    /// Writes the active adapter as peft does: adapter_config.json and adapter_model.safetensors, in `folder` itself for
+    /// the adapter `default`, else in a folder of its name below.
+    public void savePretrained(Path folder) {
+        Tuner tuner = active();
+        String name = tuner.attachment().name();
+        AdapterFiles.save(tuner, name.equals(DEFAULT_ADAPTER) ? folder : folder.resolve(name));
+    }
+
+    /// Takes the adapters off the model and closes them. A second call does nothing.
     @Override
     public void close() {
-        suspend();
+        if (closed) {
+            return;
+        }
+        if (merged != null) {
+            unmergeAdapter();
+        }
+        if (disabled == 0) {
+            suspend();
+        }
+        closed = true;
+        active = List.of();
         adapters.values().forEach(Tuner::close);
         adapters.clear();
         microStep.release();

@@ -34,10 +34,20 @@ public class Tuner implements AutoCloseable {
         }
     }
 
+    /// A tensor of the base and this adapter's own values for it; they change places as the adapter is activated.
+    private record Borrowed(Tensor base, Tensor own) {
+        void swap() {
+            Buffer before = base.buffer().retain();
+            base.assign(base.shape(), own.buffer().retain());
+            own.assign(own.shape(), before);
+        }
+    }
+
     private final PeftConfig config;
     private final Attachment to;
     private final List<Placed<?>> placements = new ArrayList<>();
-    private final Map<String, Tensor> baseTensors = new LinkedHashMap<>();
+    private final Map<String, Borrowed> borrowed = new LinkedHashMap<>();
+    private boolean active;
 
     protected Tuner(PeftConfig config, Attachment to) {
         this.config = config;
@@ -52,6 +62,11 @@ public class Tuner implements AutoCloseable {
         return to;
     }
 
+    /// What messages call this adapter: its name and its method.
+    final String title() {
+        return to.name() + " (" + config.peftType() + ")";
+    }
+
     /// What stands before a module's name: peft wraps the model once (`base_model.model.`), prompt methods only by
     /// `base_model.`.
     protected String prefix() {
@@ -63,9 +78,20 @@ public class Tuner implements AutoCloseable {
         placements.add(new Placed<>(module, layer, adapter));
     }
 
-    /// Trains a tensor of the base model itself, such as a bias; `name` is its name inside the PeftModel.
+    /// Trains a tensor of the base model itself, such as a bias; `name` is its name inside the PeftModel. The adapter has
+    /// values of its own for it, which stand in the base while the adapter is active.
     protected final void trainBase(String name, Tensor tensor) {
-        baseTensors.put(name, tensor);
+        Tensor own = Tensor.own(
+                tensor.shape(),
+                tensor.backend().allocate(tensor.dtype(), tensor.shape().size()));
+        borrowed.put(name, new Borrowed(tensor, own.copyFrom(tensor)));
+    }
+
+    /// The tensors of the base that [#trainBase] named, by their names; the adapter's values while it is active.
+    final Map<String, Tensor> baseTensors() {
+        Map<String, Tensor> all = new LinkedHashMap<>();
+        borrowed.forEach((name, b) -> all.put(name, active ? b.base : b.own));
+        return all;
     }
 
     protected final List<Placed<?>> placements() {
@@ -75,11 +101,20 @@ public class Tuner implements AutoCloseable {
     /// Fills the model's slots.
     public void activate() {
         placements.forEach(Placed::fill);
+        borrow(true);
     }
 
     /// Empties them again.
     public void deactivate() {
         placements.forEach(Placed::clear);
+        borrow(false);
+    }
+
+    private void borrow(boolean now) {
+        if (active != now) {
+            borrowed.values().forEach(Borrowed::swap);
+            active = now;
+        }
     }
 
     /// The tensors this method trains, by their names inside the PeftModel.
@@ -88,7 +123,7 @@ public class Tuner implements AutoCloseable {
         for (Placed<?> p : placements) {
             p.adapter().collect((local, tensor) -> all.put(prefix() + p.module() + "." + local, tensor));
         }
-        all.putAll(baseTensors);
+        all.putAll(baseTensors());
         return all;
     }
 
@@ -102,7 +137,7 @@ public class Tuner implements AutoCloseable {
         for (Placed<?> p : placements) {
             p.adapter().collect((local, tensor) -> all.put(prefix() + p.module() + "." + fileName(local), tensor));
         }
-        all.putAll(baseTensors);
+        all.putAll(baseTensors());
         return all;
     }
 
@@ -185,6 +220,8 @@ public class Tuner implements AutoCloseable {
 
     @Override
     public void close() {
+        borrow(false);
         placements.forEach(p -> p.adapter().close());
+        borrowed.values().forEach(b -> b.own.close());
     }
 }

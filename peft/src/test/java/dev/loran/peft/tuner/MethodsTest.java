@@ -111,7 +111,9 @@ class MethodsTest {
                         backend,
                         f64,
                         1);
-            case "gpt2" -> Gpt2Model.random(new Gpt2Model.Config(VOCAB, 16, 12, 2, 3, 48, "gelu_new", 1e-5, true, 0.3), backend, f64, 1);
+            case "gpt2" ->
+                Gpt2Model.random(
+                        new Gpt2Model.Config(VOCAB, 16, 12, 2, 3, 48, "gelu_new", 1e-5, true, 0.3), backend, f64, 1);
             case "bert" -> BertModel.random(BertModel.Config.of(VOCAB, 12, 2, 3, 16, 4), backend, f64, 1);
             default ->
                 SeoTransformer.random(new TransformerConfig(12, 2, 3, VOCAB).withMaxPositions(16), backend, f64, 1);

@@ -1,0 +1,52 @@
+package dev.loran.peft.tuner;
+
+import dev.loran.engine.DType;
+import dev.loran.engine.Shape;
+import dev.loran.engine.ShapeException;
+import dev.loran.engine.Tensor;
+import java.util.Collections;
+import java.util.LinkedHashMap;
+import java.util.Map;
+
+/// What the parameters of one layer become as adapters are merged into it, one after another, in full precision: F64 where
+/// the parameter is F64, else F32. It is rounded to the parameter's own type once, at the end.
+public final class Merge {
+    private final Map<Tensor, Tensor> next = new LinkedHashMap<>();
+
+    Merge() {}
+
+    /// `parameter` as the adapters so far leave it, row-major and in full precision, never the parameter itself.
+    public Tensor value(Tensor parameter) {
+        Tensor known = next.get(parameter);
+        return known == null ? wide(parameter) : known;
+    }
+
+    /// Makes `value` what `parameter` becomes: the same shape, in full precision.
+    public void put(Tensor parameter, Tensor value) {
+        if (!value.shape().equals(parameter.shape()) || value.dtype() != wideType(parameter)) {
+            throw new ShapeException("merge: value is " + value.shape() + " " + value.dtype() + " but the parameter is "
+                    + parameter.shape() + " " + parameter.dtype() + ", which is merged in " + wideType(parameter));
+        }
+        next.put(parameter, value);
+    }
+
+    /// `tensor` in full precision: a copy in the open scope, row-major where the tensor is prepared.
+    public static Tensor wide(Tensor tensor) {
+        Shape s = tensor.shape();
+        Tensor copy = Tensor.empty(tensor.backend(), wideType(tensor), s.dims());
+        if (tensor.buffer().isRowMajor()) {
+            return copy.copyFrom(tensor);
+        }
+        try (Tensor plain = Tensor.own(s, tensor.backend().restore(tensor.buffer(), s.rows(), s.cols()))) {
+            return copy.copyFrom(plain);
+        }
+    }
+
+    private static DType wideType(Tensor t) {
+        return t.dtype() == DType.F64 ? DType.F64 : DType.F32;
+    }
+
+    Map<Tensor, Tensor> values() {
+        return Collections.unmodifiableMap(next);
+    }
+}

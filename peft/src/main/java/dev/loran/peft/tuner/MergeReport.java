@@ -1,0 +1,88 @@
+package dev.loran.peft.tuner;
+
+import dev.loran.engine.DType;
+import dev.loran.engine.HostBuffer;
+import dev.loran.engine.Tensor;
+import java.util.List;
+import java.util.Locale;
+
+/// What merging adapters into weights of one type does to each parameter, and how much of it rounding loses.
+///
+/// A weight of few digits swallows small updates: with W′ = W + Δ and r() the rounding to the type, what arrives is
+/// r(W′) − r(W), and the share that is lost is ‖r(W′) − r(W) − Δ‖ / ‖Δ‖: near 0 in F32, easily a third in BF16, 1 where
+/// nothing arrives.
+///
+/// @param dtype the type of the weights
+/// @param changes one for each parameter that the adapters change, in model order
+public record MergeReport(DType dtype, List<Change> changes) {
+    /// One parameter.
+    ///
+    /// @param parameter its name in the base model
+    /// @param norm ‖Δ‖, Frobenius
+    /// @param relative ‖Δ‖ / ‖W‖
+    /// @param lost the share of Δ that rounding loses
+    public record Change(String parameter, double norm, double relative, double lost) {
+        /// Compares `before`, the parameter as it is, with `after`, what it becomes; both row-major and in full precision.
+        static Change of(String parameter, Tensor before, Tensor after, DType dtype) {
+            double[] sums = new double[3];
+            before.withElements(b -> after.withElements(a -> {
+                for (long i = 0; i < before.shape().size(); i++) {
+                    double w = HostBuffer.get(b, before.dtype(), i);
+                    double next = HostBuffer.get(a, after.dtype(), i);
+                    double delta = next - w;
+                    double missing = rounded(next, dtype) - rounded(w, dtype) - delta;
+                    sums[0] += w * w;
+                    sums[1] += delta * delta;
+                    sums[2] += missing * missing;
+                }
+            }));
+            double norm = Math.sqrt(sums[1]);
+            return new Change(parameter, norm, share(norm, Math.sqrt(sums[0])), share(Math.sqrt(sums[2]), norm));
+        }
+
+        private static double share(double part, double whole) {
+            return part == 0 ? 0 : part / whole;
+        }
+
+        private static double rounded(double value, DType dtype) {
+            return switch (dtype) {
+                case F64 -> value;
+                case F32 -> (float) value;
+                case BF16 -> Float.intBitsToFloat(HostBuffer.toBf16((float) value) << 16);
+                case F16 -> Float.float16ToFloat(Float.floatToFloat16((float) value));
+                case I8, I32 -> throw new IllegalArgumentException("merge: weights of " + dtype + " cannot be merged");
+            };
+        }
+    }
+
+    public MergeReport {
+        changes = List.copyOf(changes);
+    }
+
+    /// The share of all updates together that rounding loses.
+    public double lost() {
+        double missing = 0;
+        double all = 0;
+        for (Change c : changes) {
+            missing += c.lost * c.lost * c.norm * c.norm;
+            all += c.norm * c.norm;
+        }
+        return all == 0 ? 0 : Math.sqrt(missing / all);
+    }
+
+    /// A table with a line for each parameter.
+    @Override
+    public String toString() {
+        StringBuilder table = new StringBuilder(String.format(
+                Locale.ROOT, "merged into %s: rounding loses %.3f %% of the update%n", dtype, 100 * lost()));
+        for (Change c : changes) {
+            table.append(String.format(
+                    Locale.ROOT,
+                    "%-60s change %.3e of the weight, lost %.3f %%%n",
+                    c.parameter,
+                    c.relative,
+                    100 * c.lost));
+        }
+        return table.toString();
+    }
+}

@@ -1,0 +1,191 @@
+package dev.loran.peft.tuner;
+
+import dev.loran.engine.Autograd;
+import dev.loran.engine.Buffer;
+import dev.loran.engine.DType;
+import dev.loran.engine.Scope;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.nn.AdaptedLayer;
+import dev.loran.engine.nn.Adapter;
+import dev.loran.engine.nn.Layer;
+import dev.loran.engine.nn.Linear;
+import dev.loran.peft.data.InputException;
+import dev.loran.peft.model.Block;
+import dev.loran.peft.model.Model;
+import java.util.ArrayList;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Objects;
+
+/// Adapters written into the weights of a model, and the buffers whose place the written ones took: putting those back
+/// brings every bit back, in any type, mapped or prepared. Only parameters that the adapters change have two buffers.
+final class MergedWeights {
+    /// What stands in the model's slots, worked out for its weights: a new buffer for each parameter that changes.
+    private final Map<Tensor, Buffer> next = new LinkedHashMap<>();
+
+    private final Map<Tensor, Buffer> replaced = new LinkedHashMap<>();
+    private final List<MergeReport.Change> changes = new ArrayList<>();
+
+    private final Model model;
+    private final String adapters;
+    private final DType dtype;
+
+    private MergedWeights(Model model, List<Tuner> active, DType dtype) {
+        this.model = model;
+        this.adapters = String.join(", ", active.stream().map(Tuner::title).toList());
+        this.dtype = dtype;
+    }
+
+    /// What merging the active adapters into weights of `dtype` would do; nothing is written.
+    static MergeReport forecast(Model model, List<Tuner> active, DType dtype) {
+        MergedWeights plan = new MergedWeights(model, active, dtype);
+        plan.check();
+        plan.visitLayers(false);
+        return plan.report();
+    }
+
+    /// Works out the weights with `active`, which stand in the model's slots; [#write] puts them into the model.
+    ///
+    /// @throws InputException if one of them cannot be merged
+    static MergedWeights of(Model model, List<Tuner> active) {
+        MergedWeights plan = new MergedWeights(model, active, model.dtype());
+        plan.check();
+        boolean done = false;
+        try {
+            plan.visitLayers(true);
+            for (Tuner tuner : active) {
+                tuner.baseTensors().values().forEach(t -> plan.next.computeIfAbsent(t, MergedWeights::copy));
+            }
+            done = true;
+            return plan;
+        } finally {
+            if (!done) {
+                plan.next.values().forEach(Buffer::release);
+            }
+        }
+    }
+
+    private static Buffer copy(Tensor t) {
+        Buffer copy = t.backend().allocate(t.dtype(), t.shape().size());
+        t.backend().cast(copy, t.buffer());
+        return copy;
+    }
+
+    private void check() {
+        for (Block block : model.blocks()) {
+            if (block.afterAttention() != null || block.afterFeedForward() != null) {
+                throw refusal("a network behind the sublayers is no weight");
+            }
+        }
+        if (model.prefixes() != null) {
+            throw refusal("a prefix of keys and values is no weight");
+        }
+        if (model.virtualTokens() != null) {
+            throw refusal("virtual tokens are no weight");
+        }
+    }
+
+    private InputException refusal(String reason) {
+        return new InputException(
+                "merge: adapter " + adapters + " cannot be merged: " + reason + "; save the adapter beside the model");
+    }
+
+    private void visitLayers(boolean keep) {
+        Targets.candidates(model).forEach((module, layer) -> visit(module, layer, keep));
+    }
+
+    private <L extends Layer> void visit(String module, AdaptedLayer<L> layer, boolean keep) {
+        Adapter<? super L> adapter = layer.adapter();
+        if (adapter == null) {
+            return;
+        }
+        layer.adapter(null);
+        Map<String, Tensor> own = layer.namedParameters();
+        layer.adapter(adapter);
+        try (Scope scope = Scope.open();
+                Autograd.Mode mode = Autograd.noGrad()) {
+            Merge merge = new Merge();
+            merge(module, layer.self(), adapter, merge);
+            own.forEach((local, parameter) -> {
+                Tensor value = merge.values().get(parameter);
+                if (value != null) {
+                    refuseTied(module, parameter);
+                    String name = module + "." + local;
+                    changes.add(MergeReport.Change.of(name, Merge.wide(parameter), value, dtype));
+                    if (keep) {
+                        Buffer rounded = parameter
+                                .backend()
+                                .allocate(parameter.dtype(), value.shape().size());
+                        next.put(parameter, rounded);
+                        parameter.backend().cast(rounded, value.buffer());
+                    }
+                }
+            });
+        }
+    }
+
+    private <L extends Layer> void merge(String module, L layer, Adapter<? super L> adapter, Merge merge) {
+        switch (adapter) {
+            case Mergeable<? super L> mergeable -> mergeable.merge(layer, merge);
+            case Slots.Terms<? super L> sum -> {
+                for (Adapter<? super L> term : sum.terms()) {
+                    merge(module, layer, term, merge);
+                }
+            }
+            default -> throw refusal("what stands on " + module + " is not Mergeable");
+        }
+    }
+
+    /// A head that is the table of embeddings cannot take an adapter's change without the embeddings changing too.
+    private void refuseTied(String module, Tensor parameter) {
+        Tensor table = model.tokenEmbedding().weight();
+        boolean tied = Targets.candidates(model).values().stream()
+                .anyMatch(layer -> layer instanceof Linear linear && linear.weight() == table);
+        if (parameter == table && tied) {
+            throw refusal("the weight of " + module + " is at once the token embedding and the head of this model");
+        }
+    }
+
+    MergeReport report() {
+        return new MergeReport(dtype, changes);
+    }
+
+    /// Puts the new buffers in place and keeps the old ones; a prepared weight is prepared again. The slots must be empty.
+    void write() {
+        boolean done = false;
+        try {
+            for (Tensor parameter : List.copyOf(next.keySet())) {
+                Buffer before = parameter.buffer().retain();
+                parameter.assign(parameter.shape(), Objects.requireNonNull(next.remove(parameter)));
+                replaced.put(parameter, before);
+                if (!before.isRowMajor()) {
+                    parameter.prepare();
+                }
+            }
+            done = true;
+        } finally {
+            if (!done) {
+                undo();
+            }
+        }
+    }
+
+    /// Puts the old buffers back.
+    void undo() {
+        replaced.forEach((parameter, before) -> parameter.assign(parameter.shape(), before));
+        drop();
+    }
+
+    /// Makes the merge final: the old buffers are given back.
+    void keep() {
+        replaced.values().forEach(Buffer::release);
+        drop();
+    }
+
+    private void drop() {
+        replaced.clear();
+        next.values().forEach(Buffer::release);
+        next.clear();
+    }
+}

@@ -1,0 +1,280 @@
+package dev.loran.peft.tuner;
+
+import dev.loran.engine.Autograd;
+import dev.loran.engine.Functional;
+import dev.loran.engine.Scope;
+import dev.loran.engine.Shape;
+import dev.loran.engine.ShapeException;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.nn.Adapter;
+import dev.loran.engine.nn.Layer;
+import dev.loran.peft.model.Block.Prefix;
+import dev.loran.peft.model.Block.SublayerAdapter;
+import dev.loran.peft.model.Model;
+import dev.loran.peft.model.Model.Rows;
+import java.util.ArrayList;
+import java.util.Comparator;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Objects;
+import java.util.function.BiConsumer;
+import java.util.stream.IntStream;
+import org.jspecify.annotations.Nullable;
+
+/// One forward whose rows use different adapters, of any kinds: the rows are sorted by adapter and run once, each adapter on
+/// its own segment, and the answers are brought back into order. Where the adapters around a layer leave its own function
+/// alone ([AroundLayer]) that runs once for all of them.
+///
+/// Each row's answer is that of its adapter alone. Prefixes and virtual tokens of different lengths stand at the end of the
+/// longest one's place: see [Model#rows].
+final class MixedBatch {
+    /// Rows `from` (inclusive) to `to` (exclusive), which use adapter number `adapter`.
+    private record Segment(int adapter, int from, int to) {
+        int rows() {
+            return to - from;
+        }
+
+        Tensor of(Tensor x) {
+            return x.slice(0, from, to);
+        }
+    }
+
+    private final Model model;
+    private final List<Segment> segments = new ArrayList<>();
+    /// Which row of the batch stands at each place of the sorted one.
+    private final int[] order;
+
+    private final Slots slots;
+
+    /// @param adapters that of each row; null: the bare base
+    MixedBatch(Model model, List<@Nullable Tuner> adapters) {
+        this.model = model;
+        Map<@Nullable Tuner, Integer> numbers = new LinkedHashMap<>();
+        adapters.forEach(t -> numbers.putIfAbsent(t, numbers.size()));
+        int[] number = adapters.stream().mapToInt(numbers::get).toArray();
+        order = IntStream.range(0, number.length)
+                .boxed()
+                .sorted(Comparator.comparingInt(row -> number[row]))
+                .mapToInt(row -> row)
+                .toArray();
+        for (int from = 0, to; from < order.length; from = to) {
+            int adapter = number[order[from]];
+            to = from + 1;
+            while (to < order.length && number[order[to]] == adapter) {
+                to++;
+            }
+            segments.add(new Segment(adapter, from, to));
+        }
+        slots = new Slots(model, new ArrayList<>(numbers.keySet()));
+    }
+
+    /// The head's answer, row by row in the caller's order: see [Model#logits].
+    Tensor logits(Tensor inputIds, @Nullable Tensor attentionMask) {
+        try (Scope scope = Scope.open();
+                Autograd.Mode mode = Autograd.noGrad()) {
+            fill();
+            Tensor sorted = model.logits(
+                    sorted("inputIds", inputIds),
+                    attentionMask == null ? null : sorted("attentionMask", attentionMask));
+            return scope.keep(unsorted(sorted));
+        } finally {
+            slots.clear();
+            model.rows(List.of());
+        }
+    }
+
+    private Tensor sorted(String name, Tensor t) {
+        Shape s = t.shape();
+        if (s.rank() != 2 || s.dim(0) != order.length) {
+            throw new ShapeException("logits: " + name + " is " + s + " but there are " + order.length
+                    + " adapter names; needs one name a row");
+        }
+        int cols = s.dim(1);
+        int[] all = t.toInts();
+        int[] values = new int[all.length];
+        for (int i = 0; i < order.length; i++) {
+            System.arraycopy(all, order[i] * cols, values, i * cols, cols);
+        }
+        return Tensor.ofInts(t.backend(), values, order.length, cols);
+    }
+
+    private Tensor unsorted(Tensor sorted) {
+        int[] place = new int[order.length];
+        for (int i = 0; i < order.length; i++) {
+            place[order[i]] = i;
+        }
+        Tensor rows = sorted.reshape(order.length, -1);
+        return Functional.embedding(rows, Tensor.ofInts(model.backend(), place, place.length))
+                .reshape(sorted.shape().dims());
+    }
+
+    private void fill() {
+        slots.layers().forEach(this::fill);
+        for (Slots.OnSublayer slot : slots.sublayers()) {
+            slot.fill().accept(new BySegment(segments, slot.adapters()));
+        }
+        List<Prefix> none = List.of();
+        List<List<Prefix>> prefixes = new ArrayList<>();
+        slots.prefixes().forEach(p -> prefixes.add(p == null ? none : p.get()));
+        List<@Nullable Tensor> tokens = new ArrayList<>();
+        slots.virtualTokens().forEach(t -> tokens.add(t == null ? null : t.get()));
+        List<Rows> rows = segments.stream()
+                .map(s -> new Rows(s.rows(), length(prefixes.get(s.adapter)), length(tokens.get(s.adapter))))
+                .toList();
+        fillPrefixes(prefixes, rows);
+        fillVirtualTokens(tokens, rows);
+        boolean alike = rows.stream()
+                .allMatch(r -> r.prefix() == rows.getFirst().prefix()
+                        && r.virtualTokens() == rows.getFirst().virtualTokens());
+        model.rows(alike ? List.of() : rows);
+    }
+
+    private <L extends Layer> void fill(Slots.OnLayer<L> slot) {
+        slot.layer().adapter(new OnRows<>(slot));
+    }
+
+    private static int length(List<Prefix> prefix) {
+        return prefix.isEmpty() ? 0 : prefix.getFirst().length();
+    }
+
+    private static int length(@Nullable Tensor tokens) {
+        return tokens == null ? 0 : tokens.shape().dim(0);
+    }
+
+    private void fillPrefixes(List<List<Prefix>> prefixes, List<Rows> rows) {
+        int longest = rows.stream().mapToInt(Rows::prefix).max().orElse(0);
+        if (longest == 0) {
+            return;
+        }
+        List<Prefix> all = new ArrayList<>();
+        for (int block = 0; block < model.blocks().size(); block++) {
+            List<@Nullable Tensor> keys = new ArrayList<>();
+            List<@Nullable Tensor> values = new ArrayList<>();
+            for (List<Prefix> own : prefixes) {
+                keys.add(own.isEmpty() ? null : own.get(block).keys());
+                values.add(own.isEmpty() ? null : own.get(block).values());
+            }
+            int kvHeads = model.facts().numKvHeads();
+            int headDim = model.facts().headDim();
+            all.add(new Prefix(perRow(keys, longest, kvHeads, headDim), perRow(values, longest, kvHeads, headDim)));
+        }
+        model.prefixes(() -> all);
+    }
+
+    private void fillVirtualTokens(List<@Nullable Tensor> tokens, List<Rows> rows) {
+        int longest = rows.stream().mapToInt(Rows::virtualTokens).max().orElse(0);
+        if (longest > 0) {
+            Tensor all = perRow(tokens, longest, model.facts().hiddenSize());
+            model.virtualTokens(() -> all);
+        }
+    }
+
+    /// For each row what its adapter has, (P, inner…), after zeros up to `length`: (B, length, inner…).
+    private Tensor perRow(List<@Nullable Tensor> ofAdapters, int length, int... inner) {
+        List<Tensor> segmentsOfRows = new ArrayList<>();
+        for (Segment s : segments) {
+            Tensor own = ofAdapters.get(s.adapter);
+            int present = own == null ? 0 : own.shape().dim(0);
+            List<Tensor> parts = new ArrayList<>();
+            if (present < length) {
+                parts.add(zeros(s.rows(), length - present, inner));
+            }
+            if (own != null) {
+                parts.add(zeros(s.rows(), present, inner).add(own));
+            }
+            segmentsOfRows.add(Functional.concat(parts, 1));
+        }
+        return Functional.concat(segmentsOfRows, 0);
+    }
+
+    private Tensor zeros(int rows, int length, int... inner) {
+        int[] dims = IntStream.concat(IntStream.of(rows, length), IntStream.of(inner))
+                .toArray();
+        return Tensor.zeros(model.backend(), model.dtype(), dims);
+    }
+
+    /// The adapters of one layer, each on its own rows.
+    private final class OnRows<L extends Layer> implements Adapter<L> {
+        private final Slots.OnLayer<L> slot;
+
+        OnRows(Slots.OnLayer<L> slot) {
+            this.slot = slot;
+        }
+
+        @Override
+        public Tensor forward(L base, Tensor x) {
+            if (x.shape().dim(0) != order.length) {
+                throw new ShapeException("logits: layer " + slot.module() + " gets " + x.shape() + " but the batch has "
+                        + order.length + " rows; an adapter on it cannot differ from row to row");
+            }
+            List<Tensor> answers = new ArrayList<>();
+            for (int i = 0, end; i < segments.size(); i = end) {
+                end = i;
+                while (end < segments.size() && sharesProduct(end)) {
+                    end++;
+                }
+                if (end > i) {
+                    shared(base, x, segments.subList(i, end), answers);
+                } else {
+                    Segment s = segments.get(end++);
+                    answers.add(Objects.requireNonNull(slot.adapters().get(s.adapter))
+                            .forward(base, s.of(x)));
+                }
+            }
+            return Functional.concat(answers, 0);
+        }
+
+        private boolean sharesProduct(int segment) {
+            Adapter<? super L> adapter = slot.adapters().get(segments.get(segment).adapter);
+            return adapter == null || adapter instanceof AroundLayer<?>;
+        }
+
+        /// One run of the layer's own function for neighbouring segments.
+        private void shared(L base, Tensor x, List<Segment> run, List<Tensor> answers) {
+            List<Tensor> inputs = new ArrayList<>();
+            boolean changed = false;
+            for (Segment s : run) {
+                Tensor in = s.of(x);
+                Tensor fed = slot.adapters().get(s.adapter) instanceof AroundLayer<? super L> a ? a.before(in) : in;
+                inputs.add(fed);
+                changed |= fed != in;
+            }
+            int first = run.getFirst().from;
+            Tensor y = slot.layer().base(changed ? Functional.concat(inputs, 0) : x.slice(0, first, run.getLast().to));
+            for (Segment s : run) {
+                Tensor own = y.slice(0, s.from - first, s.to - first);
+                answers.add(
+                        slot.adapters().get(s.adapter) instanceof AroundLayer<? super L> a
+                                ? a.after(base, s.of(x), own)
+                                : own);
+            }
+        }
+
+        @Override
+        public void collect(BiConsumer<String, Tensor> visitor) {
+            slot.adapters().stream().filter(Objects::nonNull).forEach(a -> a.collect(visitor));
+        }
+
+        /// The adapters belong to their own [Tuner]s.
+        @Override
+        public void close() {}
+    }
+
+    /// The adapters behind one sublayer, each on its own rows.
+    private record BySegment(List<Segment> segments, List<@Nullable SublayerAdapter> adapters)
+            implements SublayerAdapter {
+        @Override
+        public Tensor forward(Tensor output, Tensor input) {
+            List<Tensor> answers = new ArrayList<>();
+            for (Segment s : segments) {
+                SublayerAdapter adapter = adapters.get(s.adapter);
+                answers.add(adapter == null ? s.of(output) : adapter.forward(s.of(output), s.of(input)));
+            }
+            return Functional.concat(answers, 0);
+        }
+
+        @Override
+        public void close() {}
+    }
+}

@@ -1,0 +1,172 @@
+package dev.loran.peft.tuner;
+
+import dev.loran.engine.Autograd;
+import dev.loran.engine.Backend;
+import dev.loran.engine.DType;
+import dev.loran.engine.Scope;
+import dev.loran.engine.Tensor;
+import dev.loran.peft.model.BertModel;
+import dev.loran.peft.model.Gpt2Model;
+import dev.loran.peft.model.LlamaModel;
+import dev.loran.peft.model.Model;
+import dev.loran.peft.model.Rope;
+import dev.loran.peft.model.SeoTransformer;
+import dev.loran.peft.model.TransformerConfig;
+import java.lang.foreign.ValueLayout;
+import java.security.MessageDigest;
+import java.security.NoSuchAlgorithmException;
+import java.util.HexFormat;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.SplittableRandom;
+import org.jspecify.annotations.Nullable;
+
+/// Small models of every family and adapters of every kind, with random values where fresh ones have zeros and ones, and
+/// texts for them.
+final class Subjects {
+    static final List<String> FAMILIES = List.of("llama", "gpt2", "bert", "bert-head", "seo");
+    static final int VOCAB = 23;
+    static final int LENGTH = 5;
+
+    private Subjects() {}
+
+    static Model model(String family, Backend backend, DType dtype) {
+        Model model = switch (family) {
+            case "llama" ->
+                LlamaModel.random(
+                        new LlamaModel.Config(
+                                VOCAB,
+                                12,
+                                20,
+                                2,
+                                4,
+                                2,
+                                6,
+                                16,
+                                "silu",
+                                1e-5,
+                                new Rope.Default(100),
+                                true,
+                                true,
+                                false,
+                                0.02),
+                        backend,
+                        dtype,
+                        1);
+            case "gpt2" -> Gpt2Model.random(Gpt2Model.Config.of(VOCAB, 16, 12, 2, 3), backend, dtype, 1);
+            case "bert" -> BertModel.random(BertModel.Config.of(VOCAB, 12, 2, 3, 16, 0), backend, dtype, 1);
+            case "bert-head" -> BertModel.random(BertModel.Config.of(VOCAB, 12, 2, 3, 16, 4), backend, dtype, 1);
+            case "seo" ->
+                SeoTransformer.random(new TransformerConfig(12, 2, 3, VOCAB).withMaxPositions(16), backend, dtype, 1);
+            default -> throw new IllegalArgumentException(family);
+        };
+        stir(model.namedParameters(), 0.2, 2);
+        return model;
+    }
+
+    /// Adds N(0, std²) to every element.
+    static void stir(Map<String, Tensor> tensors, double std, long seed) {
+        SplittableRandom random = new SplittableRandom(seed);
+        for (Tensor t : tensors.values()) {
+            double[] values = t.toDoubles();
+            for (int i = 0; i < values.length; i++) {
+                values[i] += std * random.nextGaussian();
+            }
+            try (Tensor stirred =
+                    Tensor.of(t.backend(), t.dtype(), values, t.shape().dims())) {
+                t.copyFrom(stirred);
+            }
+        }
+    }
+
+    /// Adapters that can be merged into a model of `family`, by what tests call them.
+    static Map<String, PeftConfig> mergeable(String family) {
+        Map<String, PeftConfig> all = new LinkedHashMap<>();
+        LoraConfig lora = LoraConfig.defaults().withRank(3, 5);
+        all.put("lora", lora);
+        all.put("lora everywhere", lora.withRslora(true).withTargets(Targets.allLinear()));
+        all.put("lora with base biases", lora.withBias(LoraConfig.Bias.ALL));
+        all.put("lora with its own bias", lora.withInit(LoraConfig.Init.FALSE).withLoraBias(true));
+        all.put("dora", lora.withDora(true));
+        all.put("adalora", AdaLoraConfig.defaults().withRanks(3, 2));
+        all.put("ia3", Ia3Config.defaults());
+        all.put("ln", LnTuningConfig.defaults());
+        all.put("bitfit", BitFitConfig.defaults());
+        if (family.equals("bert-head")) {
+            all.put("lora and head", lora.withModulesToSave(List.of("classifier")));
+        }
+        return all;
+    }
+
+    /// Adapters of which any may share a batch with any other, two lengths of prefix and prompt among them.
+    static Map<String, PeftConfig> mixable(String family) {
+        Map<String, PeftConfig> all = mergeable(family);
+        all.remove("lora with base biases");
+        all.put("houlsby", BottleneckConfig.houlsby().withSize(4));
+        all.put("parallel", BottleneckConfig.parallel().withSize(3));
+        all.put("prefix", PrefixTuningConfig.of(3));
+        all.put("short prefix", PrefixTuningConfig.of(1).withProjection(5));
+        all.put("prompt", PromptTuningConfig.of(2));
+        all.put("p-tuning", PromptEncoderConfig.of(4).withEncoder(PromptEncoderConfig.Encoder.MLP, 6, 2, 0));
+        return all;
+    }
+
+    /// Attaches `config` with random values.
+    static Tuner add(PeftModel peft, String name, PeftConfig config) {
+        Tuner tuner = peft.addAdapter(name, config);
+        stir(tuner.parameters(), 0.3, name.hashCode());
+        return tuner;
+    }
+
+    /// Random ids (rows, LENGTH).
+    static Tensor ids(Model model, int rows) {
+        int[] ids = new SplittableRandom(5).ints((long) rows * LENGTH, 0, VOCAB).toArray();
+        return Tensor.ofInts(model.backend(), ids, rows, LENGTH);
+    }
+
+    /// A mask that hides the end of every second row.
+    static Tensor mask(Model model, int rows) {
+        int[] mask = new int[rows * LENGTH];
+        for (int i = 0; i < mask.length; i++) {
+            mask[i] = (i / LENGTH) % 2 == 1 && i % LENGTH >= LENGTH - 2 ? 0 : 1;
+        }
+        return Tensor.ofInts(model.backend(), mask, rows, LENGTH);
+    }
+
+    static double[] logits(PeftModel peft, Tensor ids, @Nullable Tensor mask) {
+        try (Scope scope = Scope.open();
+                Autograd.Mode mode = Autograd.noGrad()) {
+            return peft.logits(ids, mask).toDoubles();
+        }
+    }
+
+    /// A fingerprint of each parameter's elements as they are in memory.
+    static Map<String, String> bits(Model model) {
+        Map<String, String> all = new LinkedHashMap<>();
+        model.namedParameters()
+                .forEach((name, t) -> t.withElements(s -> {
+                    try {
+                        byte[] digest = MessageDigest.getInstance("SHA-256").digest(s.toArray(ValueLayout.JAVA_BYTE));
+                        all.put(name, HexFormat.of().formatHex(digest));
+                    } catch (NoSuchAlgorithmException e) {
+                        throw new IllegalStateException(e);
+                    }
+                }));
+        return all;
+    }
+
+    /// The largest |a − b| over the largest |b|.
+    static double distance(double[] a, double[] b) {
+        if (a.length != b.length) {
+            return Double.POSITIVE_INFINITY;
+        }
+        double difference = 0;
+        double scale = 1e-30;
+        for (int i = 0; i < a.length; i++) {
+            difference = Math.max(difference, Math.abs(a[i] - b[i]));
+            scale = Math.max(scale, Math.abs(b[i]));
+        }
+        return difference / scale;
+    }
+}
