@@ -64,7 +64,7 @@ final class DropoutSimd {
             MemorySegment bits = parallel.workspace().segment(Slot.MASK, rowBytes(cols));
             for (int i = from; i < to; i++) {
                 keepBits(bits, 0, i, cols, keep);
-                apply(y, x, 4L * i * cols, bits, 0, cols, keep.scale, accumulate);
+                apply(y, 4L * i * cols, x, 4L * i * cols, bits, 0, cols, keep.scale, accumulate);
             }
         });
     }
@@ -127,8 +127,9 @@ final class DropoutSimd {
     /// `y ← x · bit · scale` for one row (or +=).
     static void apply(
             MemorySegment y,
+            long yo,
             MemorySegment x,
-            long at,
+            long xo,
             MemorySegment bits,
             long bo,
             int n,
@@ -137,21 +138,19 @@ final class DropoutSimd {
         FloatVector scales = splat(scale);
         int i = 0;
         for (; i < whole(n); i += V) {
-            long a = at + 4L * i;
             long word = bits.get(LONG, bo + (i >>> 6 << 3)) >>> i;
-            FloatVector kept =
-                    splat(0f).blend(load(x, a).mul(scales), VectorMask.fromLong(Vectors.F, word & ((1L << V) - 1)));
+            VectorMask<Float> keeps = VectorMask.fromLong(Vectors.F, word & ((1L << V) - 1));
+            FloatVector kept = splat(0f).blend(load(x, xo + 4L * i).mul(scales), keeps);
             if (accumulate) {
-                store(y, a, load(y, a).add(kept));
+                store(y, yo + 4L * i, load(y, yo + 4L * i).add(kept));
             } else {
-                store(y, a, kept);
+                store(y, yo + 4L * i, kept);
             }
         }
         for (; i < n; i++) {
-            long a = at + 4L * i;
-            boolean kept = (bits.get(LONG, bo + (i >>> 6 << 3)) >>> i & 1) != 0;
-            float v = kept ? get(x, a) * scale : 0f;
-            set(y, a, accumulate ? get(y, a) + v : v);
+            boolean keeps = (bits.get(LONG, bo + (i >>> 6 << 3)) >>> i & 1) != 0;
+            float kept = keeps ? get(x, xo + 4L * i) * scale : 0f;
+            set(y, yo + 4L * i, accumulate ? get(y, yo + 4L * i) + kept : kept);
         }
     }
 }

@@ -253,13 +253,83 @@ public final class SimdBackend implements Backend {
 
     @Override
     public void dropout(Buffer y, Buffer x, int rows, int cols, DropoutMask mask, boolean accumulate) {
-        DropoutSimd.Keep keep = DropoutSimd.Keep.of(mask, i32(mask.microStep()));
-        DropoutSimd.forward(parallel, f32(y), f32(x), rows, cols, keep, accumulate);
+        DropoutSimd.forward(
+                parallel, f32(y), f32(x), rows, cols, DropoutSimd.Keep.of(mask, i32(mask.microStep())), accumulate);
+    }
+
+    private static DropoutSimd.@Nullable Keep keep(@Nullable DropoutMask mask) {
+        return mask == null ? null : DropoutSimd.Keep.of(mask, i32(mask.microStep()));
     }
 
     @Override
     public void countValid(Buffer y, Buffer ids, int n, int ignore) {
         ReductionSimd.countValid(f32(y), i32(ids), n, ignore);
+    }
+
+    // ---- linear
+    // ---------------------------------------------------------------------------------------------------------
+
+    @Override
+    public void loraLinear(
+            Buffer y,
+            Buffer t,
+            Buffer x,
+            Buffer w,
+            @Nullable Buffer bias,
+            Buffer a,
+            Buffer b,
+            @Nullable DropoutMask mask,
+            int n,
+            int in,
+            int out,
+            int r,
+            double scaling) {
+        linear(y, x, w, bias, n, in, out);
+        LoraLinearSimd.forward(
+                parallel, f32(y), f32(t), f32(x), f32(a), f32(b), keep(mask), n, in, out, r, (float) scaling);
+    }
+
+    @Override
+    public void loraLinearBackward(
+            @Nullable Buffer dx,
+            @Nullable Buffer da,
+            @Nullable Buffer db,
+            Buffer dy,
+            Buffer x,
+            Buffer t,
+            Buffer w,
+            Buffer a,
+            Buffer b,
+            @Nullable DropoutMask mask,
+            int n,
+            int in,
+            int out,
+            int r,
+            double scaling,
+            boolean accumulateX,
+            boolean accumulateA,
+            boolean accumulateB) {
+        if (dx != null) {
+            linearBackwardInput(dx, dy, w, n, in, out, accumulateX);
+        }
+        LoraLinearSimd.backward(
+                parallel,
+                optional(dx),
+                optional(da),
+                optional(db),
+                f32(dy),
+                f32(x),
+                f32(t),
+                f32(a),
+                f32(b),
+                keep(mask),
+                n,
+                in,
+                out,
+                r,
+                (float) scaling,
+                accumulateA,
+                accumulateB);
     }
 
     // ---- normalisation

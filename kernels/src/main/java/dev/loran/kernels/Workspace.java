@@ -25,7 +25,11 @@ final class Workspace implements AutoCloseable {
         /// Blocks of attention.
         ATTENTION,
         /// Sums of the gradients of keys and values.
-        KEY_GRADIENTS
+        KEY_GRADIENTS,
+        /// A block of dropout(x), or of what is to be dropped.
+        DROPPED,
+        /// The gradient of the inner side of a low-rank product.
+        LOW_RANK_GRADIENT
     }
 
     private static final int SLOTS = Slot.values().length;
