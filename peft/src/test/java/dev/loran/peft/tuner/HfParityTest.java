@@ -15,6 +15,7 @@ import dev.loran.engine.Tensor;
 import dev.loran.engine.io.SafeTensors;
 import dev.loran.engine.optim.AdamW;
 import dev.loran.engine.optim.GradClip;
+import dev.loran.kernels.Backends;
 import dev.loran.peft.model.HfModels;
 import dev.loran.peft.model.Model;
 import java.io.IOException;
@@ -60,8 +61,7 @@ class HfParityTest {
         return folders.stream()
                 .flatMap(f -> Stream.of(
                         DynamicTest.dynamicTest(title(f) + " on the reference", () -> run(f, new ReferenceBackend())),
-                        DynamicTest.dynamicTest(
-                                title(f) + " on the best backend", () -> run(f, new ReferenceBackend()))));
+                        DynamicTest.dynamicTest(title(f) + " on the best backend", () -> run(f, Backends.best()))));
     }
 
     private static String method(Path folder) {
