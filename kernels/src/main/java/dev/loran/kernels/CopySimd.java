@@ -21,6 +21,13 @@ final class CopySimd {
 
     private CopySimd() {}
 
+    /// y ← value for ids, labels and masks: short ones, a plain loop.
+    static void fillInts(MemorySegment y, long n, int value) {
+        for (long i = 0; i < n; i++) {
+            y.setAtIndex(ValueLayout.JAVA_INT, i, value);
+        }
+    }
+
     /// y ← value, `n` floats.
     static void fill(Parallel parallel, MemorySegment y, long n, float value) {
         Vectors.forChunks(parallel, n, (at, size) -> fill(y, at, size, value));

@@ -131,7 +131,11 @@ public final class SimdBackend implements Backend {
 
     @Override
     public void fill(Buffer y, double value) {
-        CopySimd.fill(parallel, f32(y), y.size(), (float) value);
+        if (y.dtype() == DType.I32) {
+            CopySimd.fillInts(i32(y), y.size(), (int) value);
+        } else {
+            CopySimd.fill(parallel, f32(y), y.size(), (float) value);
+        }
     }
 
     @Override
