@@ -1,0 +1,121 @@
+package dev.loran.benchmarks;
+
+import dev.loran.engine.Backend;
+import dev.loran.engine.DType;
+import dev.loran.engine.Tensor;
+import dev.loran.kernels.Backends;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Locale;
+import java.util.SplittableRandom;
+import java.util.concurrent.Callable;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.ParameterException;
+import picocli.CommandLine.Spec;
+
+/// `./loran bench gemm`: one product x (m, k) · wᵀ with w (n, k), and OpenBLAS beside it when asked.
+@Command(
+        name = "gemm",
+        mixinStandardHelpOptions = true,
+        description = "Times one F32 product of an (m, k) and a transposed (n, k) matrix.")
+final class GemmCommand implements Callable<Integer> {
+    @Option(names = "--m", defaultValue = "1024", description = "rows of the result (default: ${DEFAULT-VALUE})")
+    private int m;
+
+    @Option(names = "--n", defaultValue = "1024", description = "columns of the result (default: ${DEFAULT-VALUE})")
+    private int n;
+
+    @Option(names = "--k", defaultValue = "1024", description = "length of the sums (default: ${DEFAULT-VALUE})")
+    private int k;
+
+    @Option(
+            names = "--threads",
+            defaultValue = "0",
+            description = "threads; 0 for all processors (default: ${DEFAULT-VALUE})")
+    private int threads;
+
+    @Option(names = "--dtype", defaultValue = "f32", description = "f32 (default: ${DEFAULT-VALUE})")
+    private String dtype;
+
+    @Option(names = "--prepared", description = "w is prepared once, outside the timed call")
+    private boolean prepared;
+
+    @Option(names = "--openblas", description = "time OpenBLAS in turn, and say the ratio")
+    private boolean openBlas;
+
+    @Option(names = "--repeats", defaultValue = "30", description = "timed calls (default: ${DEFAULT-VALUE})")
+    private int repeats;
+
+    @Option(names = "--json", description = "the last line of the output is a JSON object")
+    private boolean json;
+
+    @Spec
+    private CommandSpec spec;
+
+    @Override
+    public Integer call() {
+        if (m < 1 || n < 1 || k < 1 || repeats < 1 || threads < 0) {
+            throw new ParameterException(spec.commandLine(), "bench gemm: sizes and repeats must be at least 1");
+        }
+        if (!dtype.equals("f32")) {
+            throw new ParameterException(
+                    spec.commandLine(), "bench gemm: --dtype " + dtype + " is not supported; choose f32");
+        }
+        int used = threads == 0 ? Runtime.getRuntime().availableProcessors() : threads;
+        SplittableRandom random = new SplittableRandom(1);
+        try (Backend backend = Backends.best(used);
+                Tensor x = Tensor.uniform(backend, DType.F32, random, 1, m, k);
+                Tensor w = Tensor.uniform(backend, DType.F32, random, 1, n, k);
+                Tensor y = Tensor.empty(backend, DType.F32, m, n);
+                OpenBlas peer = new OpenBlas(x.toFloats(), w.toFloats(), m, n, k, used)) {
+            if (prepared) {
+                w.prepare();
+            }
+            List<Runnable> tasks = new ArrayList<>();
+            tasks.add(() -> backend.linear(y.buffer(), x.buffer(), w.buffer(), null, m, k, n));
+            if (openBlas) {
+                tasks.add(() -> peer.gemm(true));
+            }
+            report(Timing.of(repeats, tasks), used);
+        }
+        return 0;
+    }
+
+    private void report(List<Timing> timings, int used) {
+        double flops = 2.0 * m * n * k;
+        Timing ours = timings.getFirst();
+        double gflops = flops / ours.medianMs() / 1e6;
+        System.out.printf(
+                Locale.ROOT,
+                "%d x %d x %d on %d threads: %.3f ms (best %.3f), %.1f GFLOP/s%n",
+                m,
+                n,
+                k,
+                used,
+                ours.medianMs(),
+                ours.bestMs(),
+                gflops);
+        String peer = "";
+        if (timings.size() > 1) {
+            double ratio = timings.getLast().medianMs() / ours.medianMs();
+            System.out.printf(
+                    Locale.ROOT,
+                    "OpenBLAS in the same run: %.3f ms; ours is %.2f times as fast%n",
+                    timings.getLast().medianMs(),
+                    ratio);
+            peer = String.format(Locale.ROOT, ",\"ratio_to_openblas\":%.4f", ratio);
+        }
+        if (json) {
+            System.out.printf(
+                    Locale.ROOT,
+                    "{\"median_ms\":%.4f,\"best_ms\":%.4f,\"gflops\":%.2f,\"peak_memory_mib\":%.1f%s}%n",
+                    ours.medianMs(),
+                    ours.bestMs(),
+                    gflops,
+                    Timing.peakMemoryMib(),
+                    peer);
+        }
+    }
+}

@@ -1,0 +1,212 @@
+package dev.loran.benchmarks;
+
+import dev.loran.engine.Backend;
+import dev.loran.engine.DType;
+import dev.loran.engine.Scope;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.optim.AdamW;
+import dev.loran.engine.optim.GradClip;
+import dev.loran.kernels.Backends;
+import dev.loran.peft.Peft;
+import dev.loran.peft.model.LlamaModel;
+import dev.loran.peft.tuner.PeftModel;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.Collections;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+import java.util.SplittableRandom;
+import java.util.concurrent.Callable;
+import org.jspecify.annotations.Nullable;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.ParameterException;
+import picocli.CommandLine.Spec;
+
+/// `./loran bench step`: forward, backward, clipping and AdamW on a Llama-shaped model with random weights, a tied head and
+/// random ids.
+@Command(
+        name = "step",
+        mixinStandardHelpOptions = true,
+        description = "Times a whole training step of a Llama-shaped model with random weights.")
+final class StepCommand implements Callable<Integer> {
+    @Option(
+            names = "--method",
+            defaultValue = "lora",
+            description = "full, lora, adalora, p-tuning, prefix, prompt or ia3 (default: ${DEFAULT-VALUE})")
+    private String method;
+
+    @Option(names = "--dtype", defaultValue = "f32", description = "f32 (default: ${DEFAULT-VALUE})")
+    private String dtype;
+
+    @Option(names = "--batch", defaultValue = "8", description = "rows (default: ${DEFAULT-VALUE})")
+    private int batch;
+
+    @Option(names = "--seq", defaultValue = "128", description = "tokens of a row (default: ${DEFAULT-VALUE})")
+    private int seq;
+
+    @Option(names = "--hidden", defaultValue = "512", description = "hidden size (default: ${DEFAULT-VALUE})")
+    private int hidden;
+
+    @Option(names = "--layers", defaultValue = "6", description = "layers (default: ${DEFAULT-VALUE})")
+    private int layers;
+
+    @Option(names = "--heads", defaultValue = "8", description = "heads (default: ${DEFAULT-VALUE})")
+    private int heads;
+
+    @Option(
+            names = "--mlp",
+            defaultValue = "2048",
+            description = "inner size of the feed-forward network (default: ${DEFAULT-VALUE})")
+    private int mlp;
+
+    @Option(names = "--vocab", defaultValue = "10000", description = "vocabulary (default: ${DEFAULT-VALUE})")
+    private int vocab;
+
+    @Option(
+            names = "--rank",
+            defaultValue = "16",
+            description = "rank; alpha is twice as much (default: ${DEFAULT-VALUE})")
+    private int rank;
+
+    @Option(
+            names = "--threads",
+            defaultValue = "0",
+            description = "threads; 0 for all processors (default: ${DEFAULT-VALUE})")
+    private int threads;
+
+    @Option(
+            names = "--steps",
+            defaultValue = "12",
+            description = "timed steps, after as many for warm-up (default: ${DEFAULT-VALUE})")
+    private int steps;
+
+    @Option(names = "--json", description = "the last line of the output is a JSON object")
+    private boolean json;
+
+    @Spec
+    private CommandSpec spec;
+
+    @Override
+    public Integer call() {
+        if (!dtype.equals("f32")) {
+            throw new ParameterException(
+                    spec.commandLine(), "bench step: --dtype " + dtype + " is not supported; choose f32");
+        }
+        if (batch < 1 || seq < 2 || steps < 1 || threads < 0) {
+            throw new ParameterException(
+                    spec.commandLine(), "bench step: batch and steps must be at least 1, seq at least 2");
+        }
+        int used = threads == 0 ? Runtime.getRuntime().availableProcessors() : threads;
+        LlamaModel.Config config = LlamaModel.Config.of(vocab, hidden, mlp, layers, heads, seq + 64);
+        try (Backend backend = Backends.best(used);
+                LlamaModel model = LlamaModel.random(config, backend, DType.F32, 1);
+                PeftModel peft = new PeftModel(model, 1)) {
+            Map<String, Object> options = options();
+            Map<String, Tensor> parameters;
+            if (options == null) {
+                model.requiresGrad(true);
+                parameters = model.namedParameters();
+            } else {
+                parameters = peft.addAdapter("default", Peft.createPeftConfig(method, options))
+                        .parameters();
+            }
+            model.train(true);
+            model.prepare();
+            report(new Step(peft, parameters).times(), used);
+        }
+        return 0;
+    }
+
+    /// The method's options; null for full fine-tuning.
+    private @Nullable Map<String, Object> options() {
+        List<String> projections = List.of("q_proj", "k_proj", "v_proj", "o_proj");
+        Map<String, Object> lora =
+                new HashMap<>(Map.of("lora_alpha", 2 * rank, "lora_dropout", 0.1, "target_modules", projections));
+        return switch (method) {
+            case "full" -> null;
+            case "lora" -> {
+                lora.put("r", rank);
+                yield lora;
+            }
+            case "adalora" -> lora;
+            case "p-tuning", "prefix", "prompt" -> {
+                method = method.equals("p-tuning") ? "P_TUNING" : method.toUpperCase(Locale.ROOT) + "_TUNING";
+                yield Map.of("num_virtual_tokens", 20);
+            }
+            case "ia3" -> Map.of();
+            default ->
+                throw new ParameterException(spec.commandLine(), "bench step: --method " + method + " is not known");
+        };
+    }
+
+    /// One step on the same random ids, again and again.
+    private final class Step {
+        private final PeftModel peft;
+        private final Map<String, Tensor> parameters;
+        private final int[] ids =
+                new SplittableRandom(2).ints((long) batch * seq, 0, vocab).toArray();
+        private final int[] mask = new int[ids.length];
+
+        Step(PeftModel peft, Map<String, Tensor> parameters) {
+            this.peft = peft;
+            this.parameters = parameters;
+            Arrays.fill(mask, 1);
+        }
+
+        List<Double> times() {
+            Backend backend = peft.model().backend();
+            List<Double> times = new ArrayList<>();
+            try (AdamW adamW = new AdamW(backend, DType.F32, AdamW.Config.of(0.01));
+                    GradClip clip = new GradClip(backend, DType.F32, 1)) {
+                for (int i = 0; i < 2 * steps; i++) {
+                    long start = System.nanoTime();
+                    peft.microStep(i);
+                    try (Scope scope = Scope.open()) {
+                        Tensor text = Tensor.ofInts(backend, ids, batch, seq);
+                        Tensor loss = peft.loss(text, Tensor.ofInts(backend, mask, batch, seq), text);
+                        loss.backward();
+                        clip.norm(parameters.values());
+                        adamW.advance(1e-4);
+                        adamW.step(parameters, clip.scale());
+                        adamW.zeroGrad(parameters);
+                        loss.item();
+                    }
+                    if (i >= steps) {
+                        times.add((System.nanoTime() - start) / 1e6);
+                    }
+                }
+            }
+            return times;
+        }
+    }
+
+    private void report(List<Double> times, int used) {
+        Collections.sort(times);
+        double median = times.get(times.size() / 2);
+        double tokens = batch * seq / median * 1e3;
+        System.out.printf(
+                Locale.ROOT,
+                "%s step of %d x %d tokens on %d threads: %.1f ms (best %.1f), %.0f tokens/s, peak %.0f MiB%n",
+                method,
+                batch,
+                seq,
+                used,
+                median,
+                times.getFirst(),
+                tokens,
+                Timing.peakMemoryMib());
+        if (json) {
+            System.out.printf(
+                    Locale.ROOT,
+                    "{\"median_ms\":%.3f,\"best_ms\":%.3f,\"tokens_per_second\":%.1f,\"peak_memory_mib\":%.1f}%n",
+                    median,
+                    times.getFirst(),
+                    tokens,
+                    Timing.peakMemoryMib());
+        }
+    }
+}
