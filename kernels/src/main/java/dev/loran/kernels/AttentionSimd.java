@@ -103,6 +103,7 @@ final class AttentionSimd {
 
     /// Byte offsets into a thread's scratch memory.
     private record Scratch(
+            MemorySegment tile,
             MemorySegment m,
             long q,
             long qt,
@@ -124,6 +125,7 @@ final class AttentionSimd {
             long at = 5 * matrix + 3 * pair + perKey;
             MemorySegment m = parallel.workspace().segment(Slot.ATTENTION, at + 3 * one);
             return new Scratch(
+                    parallel.workspace().segment(Slot.TILE, GemmTiles.TILE_BYTES),
                     m,
                     0,
                     matrix,
@@ -295,7 +297,7 @@ final class AttentionSimd {
         }
     }
 
-    /// Rows of scratch for `count` keys: the last tile may write beyond them.
+    /// Rows of scratch for `count` keys: room for whole tiles.
     private static long rowsOf(int count) {
         return count + GemmTiles.ROWS;
     }
@@ -337,13 +339,27 @@ final class AttentionSimd {
             int count = Math.min(KEYS, seen - j);
             long at = keys.at + j * a.keyStride();
             scores(a, w, keys, j, count, first, width);
-            product(w.m, w.other, high, keys.v, at, a.keyStride(), w.m, w.gt, high, count, width, a.d, false);
+            product(w.tile, w.m, w.other, high, keys.v, at, a.keyStride(), w.m, w.gt, high, count, width, a.d, false);
             for (int lane = 0; lane < width; lane += V) {
                 slopes(w.m, w.scores + 4L * lane, w.other + 4L * lane, count, w.max + 4L * lane, w.total + 4L * lane);
             }
             long to = dKeys + j * wide;
-            product(keySums, to + dValues, wide, w.m, w.scores, high, w.m, w.g, wide, count, a.padded(), width, true);
-            product(keySums, to, wide, w.m, w.other, high, w.m, w.q, wide, count, a.padded(), width, true);
+            product(
+                    w.tile,
+                    keySums,
+                    to + dValues,
+                    wide,
+                    w.m,
+                    w.scores,
+                    high,
+                    w.m,
+                    w.g,
+                    wide,
+                    count,
+                    a.padded(),
+                    width,
+                    true);
+            product(w.tile, keySums, to, wide, w.m, w.other, high, w.m, w.q, wide, count, a.padded(), width, true);
             GemmPacking.transpose(w.m, w.turned, KEYS, w.m, w.other, QUERIES, count, width);
             timesRows(w.m, w.sum, w.turned, keys.k, at, a, w, n, count);
         }
@@ -402,7 +418,7 @@ final class AttentionSimd {
     private static void scores(Problem a, Scratch w, Keys keys, int j, int count, int first, int width) {
         long high = 4L * QUERIES;
         long at = keys.at + j * a.keyStride();
-        product(w.m, w.scores, high, keys.k, at, a.keyStride(), w.m, w.qt, high, count, width, a.d, false);
+        product(w.tile, w.m, w.scores, high, keys.k, at, a.keyStride(), w.m, w.qt, high, count, width, a.d, false);
         for (int i = 0; i < count; i++) {
             boolean masked = a.mask != null && getInt(a.mask, 4 * (keys.hidden + j + i)) == 0;
             // Queries from here on see key j + i.
@@ -418,15 +434,16 @@ final class AttentionSimd {
             MemorySegment m, long sum, long x, MemorySegment keys, long at, Problem a, Scratch w, int n, int count) {
         long wide = 4L * a.padded();
         if (a.d == a.padded()) {
-            product(m, sum, wide, m, x, 4L * KEYS, keys, at, a.keyStride(), n, a.d, count, true);
+            product(w.tile, m, sum, wide, m, x, 4L * KEYS, keys, at, a.keyStride(), n, a.d, count, true);
         } else {
             GemmPacking.copyRows(m, w.rows, a.padded(), keys, at, a.keyStride() / 4, count, a.d);
-            product(m, sum, wide, m, x, 4L * KEYS, m, w.rows, wide, n, a.padded(), count, true);
+            product(w.tile, m, sum, wide, m, x, 4L * KEYS, m, w.rows, wide, n, a.padded(), count, true);
         }
     }
 
     /// c (rows, cols) ← a · b (or +=) in tiles; all strides in bytes, cols whole units.
     private static void product(
+            MemorySegment tile,
             MemorySegment c,
             long co,
             long ldc,
@@ -443,7 +460,8 @@ final class AttentionSimd {
         for (int j = 0; j < cols; j += GemmTiles.COLUMNS) {
             int width = Math.min(GemmTiles.COLUMNS, cols - j);
             for (int i = 0; i < rows; i += GemmTiles.ROWS) {
-                GemmTiles.multiply(
+                GemmTiles.product(
+                        tile,
                         c,
                         co + i * ldc + 4L * j,
                         ldc,
@@ -453,6 +471,8 @@ final class AttentionSimd {
                         b,
                         bo + 4L * j,
                         ldb,
+                        width,
+                        0,
                         Math.min(GemmTiles.ROWS, rows - i),
                         width,
                         k,

@@ -33,7 +33,7 @@ final class GemmDots {
 
     private GemmDots() {}
 
-    /// C(i, j) ← alpha · Σ few(i, p) · many(p, j) + beta · C(i, j) (C(j, i) where `swapped`), for i < m <= 4, j < n.
+    /// C ← alpha · few · many + beta · C, or the transposed result into C where `swapped`; few is (m, k) with m <= 4.
     ///
     /// @param few any layout; copied where its rows do not run along k
     /// @param many (k, n), transposed in memory: its columns run along k
@@ -145,7 +145,7 @@ final class GemmDots {
         c13.intoMemorySegment(tile, 7 * VB, ORDER);
     }
 
-    /// tile(s) ← the sum of the lanes of vector s, always in the same order: that of `reduceLanes` is not defined.
+    /// The first 8 elements of tile ← the sums of the lanes of its 8 vectors, always in the same order: that of `reduceLanes` is not defined.
     private static void addLanes(MemorySegment tile) {
         long turned = SUMS * VB;
         GemmPacking.transpose(tile, turned, SUMS, tile, 0, V, SUMS, V);

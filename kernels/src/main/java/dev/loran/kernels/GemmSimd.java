@@ -19,6 +19,10 @@ public final class GemmSimd {
     /// Tasks enough to keep sixteen threads evenly busy; more would copy A more often.
     private static final int TASKS = 32;
 
+    /// Panels that one row of tiles passes before the next row: A's rows stay in the first-level cache, and C is written in
+    /// longer runs.
+    private static final int RUN = 4;
+
     /// Panels of a task, at least: with fewer, copying A costs more than a tenth of its use.
     private static final int TASK_PANELS = 4;
 
@@ -270,68 +274,65 @@ public final class GemmSimd {
             float alpha,
             float beta,
             @Nullable Matrix bias) {
-        MemorySegment tile = workspace.segment(Slot.TILE, 4L * GemmTiles.ROWS * GemmTiles.COLUMNS);
+        MemorySegment tile = workspace.segment(Slot.TILE, GemmTiles.TILE_BYTES);
         boolean copies = a.transposed() || alpha != 1f || panel1 - panel0 >= TASK_PANELS;
+        boolean onto = beta != 0f || bias != null;
+        if (bias != null || beta != 0f && beta != 1f) {
+            int j = panel0 * GemmTiles.COLUMNS;
+            prepare(c, i, rows, j, Math.min(b.n(), panel1 * GemmTiles.COLUMNS) - j, beta, bias);
+        }
         for (int block = block0; block < block1; block++) {
             int k = b.blockLength(block);
             Matrix left = a.from(i, (long) block * b.kBlock());
             if (copies) {
                 left = copyRows(workspace, left, rows, k, alpha);
             }
-            for (int panel = panel0; panel < panel1; panel++) {
-                if (block == block0 && (bias != null || beta != 0f && beta != 1f)) {
-                    int first = panel * GemmTiles.COLUMNS;
-                    prepare(c, i, rows, first, Math.min(GemmTiles.COLUMNS, b.n() - first), beta, bias);
+            for (int panel = panel0; panel < panel1; panel += RUN) {
+                int end = Math.min(panel1, panel + RUN);
+                for (int row = 0; row < rows; row += GemmTiles.ROWS) {
+                    int count = Math.min(GemmTiles.ROWS, rows - row);
+                    run(tile, c, i + row, left, row, b, panel, end, block, count, k, onto);
                 }
-                boolean onto = block > block0 || beta != 0f || bias != null;
-                tiles(tile, c, left, b, i, rows, panel, block, k, onto);
             }
+            onto = true;
         }
     }
 
-    /// One panel and block for all rows of a task.
-    private static void tiles(
+    /// One row of tiles over a few panels.
+    private static void run(
             MemorySegment tile,
             Matrix c,
-            Matrix left,
-            GemmPanels b,
             int i,
-            int rows,
-            int panel,
+            Matrix left,
+            int row,
+            GemmPanels b,
+            int panel0,
+            int panel1,
             int block,
+            int rows,
             int k,
             boolean onto) {
-        int width = b.width(panel);
-        long at = b.at(panel, block);
-        long step = b.step(panel);
-        // Columns of the panel that are not C's: padding at its end, or columns of the panel before at its start.
-        int skipped = panel * GemmTiles.COLUMNS - b.first(panel);
-        int columns = Math.min(width, b.n() - b.first(panel)) - skipped;
-        long lda = 4L * left.ld();
-        for (int row = 0; row < rows; row += GemmTiles.ROWS) {
-            int count = Math.min(GemmTiles.ROWS, rows - row);
-            long from = left.at(row, 0);
-            long to = c.at(i + row, (long) panel * GemmTiles.COLUMNS);
-            if (count == GemmTiles.ROWS && columns == width) {
-                GemmTiles.multiply(
-                        c.memory(),
-                        to,
-                        4L * c.ld(),
-                        left.memory(),
-                        from,
-                        lda,
-                        b.memory(),
-                        at,
-                        step,
-                        count,
-                        width,
-                        k,
-                        onto);
-            } else {
-                GemmTiles.multiply(
-                        tile, 0, 4L * width, left.memory(), from, lda, b.memory(), at, step, count, width, k, false);
-                GemmTiles.merge(c.memory(), to, 4L * c.ld(), tile, 4L * skipped, 4L * width, count, columns, onto);
-            }
+        for (int panel = panel0; panel < panel1; panel++) {
+            int j = panel * GemmTiles.COLUMNS;
+            int skipped = j - b.first(panel);
+            int columns = Math.min(GemmTiles.COLUMNS - skipped, b.n() - j);
+            GemmTiles.product(
+                    tile,
+                    c.memory(),
+                    c.at(i, j),
+                    4L * c.ld(),
+                    left.memory(),
+                    left.at(row, 0),
+                    4L * left.ld(),
+                    b.memory(),
+                    b.at(panel, block),
+                    b.step(panel),
+                    b.width(panel),
+                    skipped,
+                    rows,
+                    columns,
+                    k,
+                    onto);
         }
     }
 

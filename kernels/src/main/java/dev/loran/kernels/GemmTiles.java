@@ -9,7 +9,7 @@ import jdk.incubator.vector.VectorSpecies;
 /// The innermost loops of the matrix product: one tile of C, held in registers while k runs.
 ///
 /// The form is the one that C2 compiles to loads, broadcasts and fused multiply-adds alone: a constant species, every
-/// accumulator a local variable, one slice for each row of A so that all rows share one index whose bounds checks leave
+/// accumulator a local variable, an offset for each row of A, all with one index, whose bounds checks then leave
 /// the loop, strides of B as a parameter. Rows of A run along k; a row of B is the tile's columns for one k.
 final class GemmTiles {
     static final VectorSpecies<Float> S = FloatVector.SPECIES_PREFERRED;
@@ -28,6 +28,8 @@ final class GemmTiles {
 
     static final int COLUMNS = WIDE && V >= 8 ? 3 * V : 2 * V;
 
+    static final long TILE_BYTES = 4L * ROWS * COLUMNS;
+
     /// Tiles may be 1, 2 … units wide up to [#COLUMNS]: whole vectors, and at least the 8 that packing moves at a time.
     static final int UNIT = Math.max(V, 8);
 
@@ -36,7 +38,47 @@ final class GemmTiles {
 
     private GemmTiles() {}
 
-    /// c = a * b, or c += a * b where `onto`, for one tile of [#ROWS] rows and `columns` columns; of the rows from `rows`
+    /// c = a * b, or c += a * b where `onto`, for one tile or a part of one. Nothing outside c's `rows` and `columns` is
+    /// written.
+    ///
+    /// @param tile scratch memory of [#TILE_BYTES]
+    /// @param ldc bytes from row to row of c, as `lda` of a and `ldb` of b
+    /// @param width columns of b to read: a multiple of [#UNIT], at most [#COLUMNS]
+    /// @param skipped the first columns of b that are not c's
+    /// @param rows 1 to [#ROWS]
+    /// @param columns of c, at most `width - skipped`
+    static void product(
+            MemorySegment tile,
+            MemorySegment c,
+            long co,
+            long ldc,
+            MemorySegment a,
+            long ao,
+            long lda,
+            MemorySegment b,
+            long bo,
+            long ldb,
+            int width,
+            int skipped,
+            int rows,
+            int columns,
+            int k,
+            boolean onto) {
+        if (!onto && rows == ROWS && columns == width) {
+            multiply(c, co, ldc, a, ao, lda, b, bo, ldb, rows, width, k);
+            return;
+        }
+        // Tiles that begin with what c holds would save the way through memory, but 24 more vectors in one method are
+        // more than the JVM's first compiler can bear, and then the second is never reached.
+        multiply(tile, 0, 4L * width, a, ao, lda, b, bo, ldb, rows, width, k);
+        if (onto && rows == ROWS && columns == 3 * V) {
+            addWhole(c, co, ldc, tile);
+        } else {
+            merge(c, co, ldc, tile, 4L * skipped, 4L * width, rows, columns, onto);
+        }
+    }
+
+    /// c = a * b for one tile of [#ROWS] rows and `columns` columns; of the rows from `rows`
     /// on, c holds nonsense afterwards.
     ///
     /// @param rows 1 to [#ROWS]
@@ -54,23 +96,37 @@ final class GemmTiles {
             long ldb,
             int rows,
             int columns,
-            int k,
-            boolean onto) {
+            int k) {
         int vectors = columns / V;
         if (WIDE) {
             if (vectors == 1) {
-                tile8x1(c, co, ldc, a, ao, lda, b, bo, ldb, rows, k, onto);
+                tile8x1(c, co, ldc, a, ao, lda, b, bo, ldb, rows, k);
             } else if (vectors == 2) {
-                tile8x2(c, co, ldc, a, ao, lda, b, bo, ldb, rows, k, onto);
+                tile8x2(c, co, ldc, a, ao, lda, b, bo, ldb, rows, k);
             } else if (rows <= 4) {
-                tile4x3(c, co, ldc, a, ao, lda, b, bo, ldb, rows, k, onto);
+                tile4x3(c, co, ldc, a, ao, lda, b, bo, ldb, rows, k);
             } else {
-                tile8x3(c, co, ldc, a, ao, lda, b, bo, ldb, rows, k, onto);
+                tile8x3(c, co, ldc, a, ao, lda, b, bo, ldb, rows, k);
             }
         } else if (vectors == 1) {
-            tile6x1(c, co, ldc, a, ao, lda, b, bo, ldb, rows, k, onto);
+            tile6x1(c, co, ldc, a, ao, lda, b, bo, ldb, rows, k);
         } else {
-            tile6x2(c, co, ldc, a, ao, lda, b, bo, ldb, rows, k, onto);
+            tile6x2(c, co, ldc, a, ao, lda, b, bo, ldb, rows, k);
+        }
+    }
+
+    /// c += tile for a dense tile of 3 vectors a row. Without inner loops: they would cost more than the additions.
+    private static void addWhole(MemorySegment c, long co, long ldc, MemorySegment tile) {
+        for (int i = 0; i < ROWS; i++) {
+            long at = co + i * ldc;
+            long from = 3L * i * VB;
+            FloatVector x = FloatVector.fromMemorySegment(S, c, at, ORDER);
+            FloatVector y = FloatVector.fromMemorySegment(S, c, at + VB, ORDER);
+            FloatVector z = FloatVector.fromMemorySegment(S, c, at + 2 * VB, ORDER);
+            x.add(FloatVector.fromMemorySegment(S, tile, from, ORDER)).intoMemorySegment(c, at, ORDER);
+            y.add(FloatVector.fromMemorySegment(S, tile, from + VB, ORDER)).intoMemorySegment(c, at + VB, ORDER);
+            z.add(FloatVector.fromMemorySegment(S, tile, from + 2 * VB, ORDER))
+                    .intoMemorySegment(c, at + 2 * VB, ORDER);
         }
     }
 
@@ -129,8 +185,7 @@ final class GemmTiles {
             long bo,
             long ldb,
             int rows,
-            int k,
-            boolean onto) {
+            int k) {
         long a1 = a0 + Math.min(1, rows - 1) * lda;
         long a2 = a0 + Math.min(2, rows - 1) * lda;
         long a3 = a0 + Math.min(3, rows - 1) * lda;
@@ -147,32 +202,6 @@ final class GemmTiles {
         FloatVector c50 = zero, c51 = zero, c52 = zero;
         FloatVector c60 = zero, c61 = zero, c62 = zero;
         FloatVector c70 = zero, c71 = zero, c72 = zero;
-        if (onto) {
-            c00 = FloatVector.fromMemorySegment(S, c, co, ORDER);
-            c01 = FloatVector.fromMemorySegment(S, c, co + VB, ORDER);
-            c02 = FloatVector.fromMemorySegment(S, c, co + 2 * VB, ORDER);
-            c10 = FloatVector.fromMemorySegment(S, c, co + ldc, ORDER);
-            c11 = FloatVector.fromMemorySegment(S, c, co + ldc + VB, ORDER);
-            c12 = FloatVector.fromMemorySegment(S, c, co + ldc + 2 * VB, ORDER);
-            c20 = FloatVector.fromMemorySegment(S, c, co + 2 * ldc, ORDER);
-            c21 = FloatVector.fromMemorySegment(S, c, co + 2 * ldc + VB, ORDER);
-            c22 = FloatVector.fromMemorySegment(S, c, co + 2 * ldc + 2 * VB, ORDER);
-            c30 = FloatVector.fromMemorySegment(S, c, co + 3 * ldc, ORDER);
-            c31 = FloatVector.fromMemorySegment(S, c, co + 3 * ldc + VB, ORDER);
-            c32 = FloatVector.fromMemorySegment(S, c, co + 3 * ldc + 2 * VB, ORDER);
-            c40 = FloatVector.fromMemorySegment(S, c, co + 4 * ldc, ORDER);
-            c41 = FloatVector.fromMemorySegment(S, c, co + 4 * ldc + VB, ORDER);
-            c42 = FloatVector.fromMemorySegment(S, c, co + 4 * ldc + 2 * VB, ORDER);
-            c50 = FloatVector.fromMemorySegment(S, c, co + 5 * ldc, ORDER);
-            c51 = FloatVector.fromMemorySegment(S, c, co + 5 * ldc + VB, ORDER);
-            c52 = FloatVector.fromMemorySegment(S, c, co + 5 * ldc + 2 * VB, ORDER);
-            c60 = FloatVector.fromMemorySegment(S, c, co + 6 * ldc, ORDER);
-            c61 = FloatVector.fromMemorySegment(S, c, co + 6 * ldc + VB, ORDER);
-            c62 = FloatVector.fromMemorySegment(S, c, co + 6 * ldc + 2 * VB, ORDER);
-            c70 = FloatVector.fromMemorySegment(S, c, co + 7 * ldc, ORDER);
-            c71 = FloatVector.fromMemorySegment(S, c, co + 7 * ldc + VB, ORDER);
-            c72 = FloatVector.fromMemorySegment(S, c, co + 7 * ldc + 2 * VB, ORDER);
-        }
         for (int p = 0; p < k; p++) {
             long q = bo + p * ldb;
             FloatVector b0 = FloatVector.fromMemorySegment(S, b, q, ORDER);
@@ -249,8 +278,7 @@ final class GemmTiles {
             long bo,
             long ldb,
             int rows,
-            int k,
-            boolean onto) {
+            int k) {
         long a1 = a0 + Math.min(1, rows - 1) * lda;
         long a2 = a0 + Math.min(2, rows - 1) * lda;
         long a3 = a0 + Math.min(3, rows - 1) * lda;
@@ -267,24 +295,6 @@ final class GemmTiles {
         FloatVector c50 = zero, c51 = zero;
         FloatVector c60 = zero, c61 = zero;
         FloatVector c70 = zero, c71 = zero;
-        if (onto) {
-            c00 = FloatVector.fromMemorySegment(S, c, co, ORDER);
-            c01 = FloatVector.fromMemorySegment(S, c, co + VB, ORDER);
-            c10 = FloatVector.fromMemorySegment(S, c, co + ldc, ORDER);
-            c11 = FloatVector.fromMemorySegment(S, c, co + ldc + VB, ORDER);
-            c20 = FloatVector.fromMemorySegment(S, c, co + 2 * ldc, ORDER);
-            c21 = FloatVector.fromMemorySegment(S, c, co + 2 * ldc + VB, ORDER);
-            c30 = FloatVector.fromMemorySegment(S, c, co + 3 * ldc, ORDER);
-            c31 = FloatVector.fromMemorySegment(S, c, co + 3 * ldc + VB, ORDER);
-            c40 = FloatVector.fromMemorySegment(S, c, co + 4 * ldc, ORDER);
-            c41 = FloatVector.fromMemorySegment(S, c, co + 4 * ldc + VB, ORDER);
-            c50 = FloatVector.fromMemorySegment(S, c, co + 5 * ldc, ORDER);
-            c51 = FloatVector.fromMemorySegment(S, c, co + 5 * ldc + VB, ORDER);
-            c60 = FloatVector.fromMemorySegment(S, c, co + 6 * ldc, ORDER);
-            c61 = FloatVector.fromMemorySegment(S, c, co + 6 * ldc + VB, ORDER);
-            c70 = FloatVector.fromMemorySegment(S, c, co + 7 * ldc, ORDER);
-            c71 = FloatVector.fromMemorySegment(S, c, co + 7 * ldc + VB, ORDER);
-        }
         for (int p = 0; p < k; p++) {
             long q = bo + p * ldb;
             FloatVector b0 = FloatVector.fromMemorySegment(S, b, q, ORDER);
@@ -344,8 +354,7 @@ final class GemmTiles {
             long bo,
             long ldb,
             int rows,
-            int k,
-            boolean onto) {
+            int k) {
         long a1 = a0 + Math.min(1, rows - 1) * lda;
         long a2 = a0 + Math.min(2, rows - 1) * lda;
         long a3 = a0 + Math.min(3, rows - 1) * lda;
@@ -362,16 +371,6 @@ final class GemmTiles {
         FloatVector c50 = zero;
         FloatVector c60 = zero;
         FloatVector c70 = zero;
-        if (onto) {
-            c00 = FloatVector.fromMemorySegment(S, c, co, ORDER);
-            c10 = FloatVector.fromMemorySegment(S, c, co + ldc, ORDER);
-            c20 = FloatVector.fromMemorySegment(S, c, co + 2 * ldc, ORDER);
-            c30 = FloatVector.fromMemorySegment(S, c, co + 3 * ldc, ORDER);
-            c40 = FloatVector.fromMemorySegment(S, c, co + 4 * ldc, ORDER);
-            c50 = FloatVector.fromMemorySegment(S, c, co + 5 * ldc, ORDER);
-            c60 = FloatVector.fromMemorySegment(S, c, co + 6 * ldc, ORDER);
-            c70 = FloatVector.fromMemorySegment(S, c, co + 7 * ldc, ORDER);
-        }
         for (int p = 0; p < k; p++) {
             long q = bo + p * ldb;
             FloatVector b0 = FloatVector.fromMemorySegment(S, b, q, ORDER);
@@ -414,8 +413,7 @@ final class GemmTiles {
             long bo,
             long ldb,
             int rows,
-            int k,
-            boolean onto) {
+            int k) {
         long a1 = a0 + Math.min(1, rows - 1) * lda;
         long a2 = a0 + Math.min(2, rows - 1) * lda;
         long a3 = a0 + Math.min(3, rows - 1) * lda;
@@ -424,20 +422,6 @@ final class GemmTiles {
         FloatVector c10 = zero, c11 = zero, c12 = zero;
         FloatVector c20 = zero, c21 = zero, c22 = zero;
         FloatVector c30 = zero, c31 = zero, c32 = zero;
-        if (onto) {
-            c00 = FloatVector.fromMemorySegment(S, c, co, ORDER);
-            c01 = FloatVector.fromMemorySegment(S, c, co + VB, ORDER);
-            c02 = FloatVector.fromMemorySegment(S, c, co + 2 * VB, ORDER);
-            c10 = FloatVector.fromMemorySegment(S, c, co + ldc, ORDER);
-            c11 = FloatVector.fromMemorySegment(S, c, co + ldc + VB, ORDER);
-            c12 = FloatVector.fromMemorySegment(S, c, co + ldc + 2 * VB, ORDER);
-            c20 = FloatVector.fromMemorySegment(S, c, co + 2 * ldc, ORDER);
-            c21 = FloatVector.fromMemorySegment(S, c, co + 2 * ldc + VB, ORDER);
-            c22 = FloatVector.fromMemorySegment(S, c, co + 2 * ldc + 2 * VB, ORDER);
-            c30 = FloatVector.fromMemorySegment(S, c, co + 3 * ldc, ORDER);
-            c31 = FloatVector.fromMemorySegment(S, c, co + 3 * ldc + VB, ORDER);
-            c32 = FloatVector.fromMemorySegment(S, c, co + 3 * ldc + 2 * VB, ORDER);
-        }
         for (int p = 0; p < k; p++) {
             long q = bo + p * ldb;
             FloatVector b0 = FloatVector.fromMemorySegment(S, b, q, ORDER);
@@ -486,8 +470,7 @@ final class GemmTiles {
             long bo,
             long ldb,
             int rows,
-            int k,
-            boolean onto) {
+            int k) {
         long a1 = a0 + Math.min(1, rows - 1) * lda;
         long a2 = a0 + Math.min(2, rows - 1) * lda;
         long a3 = a0 + Math.min(3, rows - 1) * lda;
@@ -500,20 +483,6 @@ final class GemmTiles {
         FloatVector c30 = zero, c31 = zero;
         FloatVector c40 = zero, c41 = zero;
         FloatVector c50 = zero, c51 = zero;
-        if (onto) {
-            c00 = FloatVector.fromMemorySegment(S, c, co, ORDER);
-            c01 = FloatVector.fromMemorySegment(S, c, co + VB, ORDER);
-            c10 = FloatVector.fromMemorySegment(S, c, co + ldc, ORDER);
-            c11 = FloatVector.fromMemorySegment(S, c, co + ldc + VB, ORDER);
-            c20 = FloatVector.fromMemorySegment(S, c, co + 2 * ldc, ORDER);
-            c21 = FloatVector.fromMemorySegment(S, c, co + 2 * ldc + VB, ORDER);
-            c30 = FloatVector.fromMemorySegment(S, c, co + 3 * ldc, ORDER);
-            c31 = FloatVector.fromMemorySegment(S, c, co + 3 * ldc + VB, ORDER);
-            c40 = FloatVector.fromMemorySegment(S, c, co + 4 * ldc, ORDER);
-            c41 = FloatVector.fromMemorySegment(S, c, co + 4 * ldc + VB, ORDER);
-            c50 = FloatVector.fromMemorySegment(S, c, co + 5 * ldc, ORDER);
-            c51 = FloatVector.fromMemorySegment(S, c, co + 5 * ldc + VB, ORDER);
-        }
         for (int p = 0; p < k; p++) {
             long q = bo + p * ldb;
             FloatVector b0 = FloatVector.fromMemorySegment(S, b, q, ORDER);
@@ -563,8 +532,7 @@ final class GemmTiles {
             long bo,
             long ldb,
             int rows,
-            int k,
-            boolean onto) {
+            int k) {
         long a1 = a0 + Math.min(1, rows - 1) * lda;
         long a2 = a0 + Math.min(2, rows - 1) * lda;
         long a3 = a0 + Math.min(3, rows - 1) * lda;
@@ -577,14 +545,6 @@ final class GemmTiles {
         FloatVector c30 = zero;
         FloatVector c40 = zero;
         FloatVector c50 = zero;
-        if (onto) {
-            c00 = FloatVector.fromMemorySegment(S, c, co, ORDER);
-            c10 = FloatVector.fromMemorySegment(S, c, co + ldc, ORDER);
-            c20 = FloatVector.fromMemorySegment(S, c, co + 2 * ldc, ORDER);
-            c30 = FloatVector.fromMemorySegment(S, c, co + 3 * ldc, ORDER);
-            c40 = FloatVector.fromMemorySegment(S, c, co + 4 * ldc, ORDER);
-            c50 = FloatVector.fromMemorySegment(S, c, co + 5 * ldc, ORDER);
-        }
         for (int p = 0; p < k; p++) {
             long q = bo + p * ldb;
             FloatVector b0 = FloatVector.fromMemorySegment(S, b, q, ORDER);

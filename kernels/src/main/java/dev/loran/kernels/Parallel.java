@@ -66,8 +66,9 @@ public final class Parallel implements AutoCloseable {
         return workspace;
     }
 
-    /// Runs `body` for every index in `0..tasks-1`, each exactly once, in no particular order, and returns when all are
-    /// done. Where tasks throw, the rest still run and the exception of the lowest index is thrown here.
+    /// Runs `body` for every index in `0 … tasks - 1`, each once, in no particular order, and returns when all are done.
+    /// Where tasks throw, the exception of the lowest index comes out once all have ended; in a loop that runs on the
+    /// calling thread alone, the tasks after it are not started.
     public void parallelFor(int tasks, IntConsumer body) {
         if (tasks <= 0) {
             return;

@@ -2,6 +2,8 @@ package dev.loran.kernels;
 
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
+import java.util.Arrays;
+import java.util.concurrent.atomic.AtomicLong;
 
 /// Scratch memory of the kernels: one growing native segment for each thread and purpose.
 ///
@@ -41,9 +43,16 @@ final class Workspace implements AutoCloseable {
     private final Arena arena = Arena.ofShared();
     private final ThreadLocal<MemorySegment[]> segments = ThreadLocal.withInitial(Workspace::none);
 
+    private final AtomicLong allocated = new AtomicLong();
+
+    /// What all threads together have been given since the start, in bytes.
+    long allocatedBytes() {
+        return allocated.get();
+    }
+
     private static MemorySegment[] none() {
         MemorySegment[] none = new MemorySegment[SLOTS];
-        java.util.Arrays.fill(none, MemorySegment.NULL);
+        Arrays.fill(none, MemorySegment.NULL);
         return none;
     }
 
@@ -55,6 +64,7 @@ final class Workspace implements AutoCloseable {
         if (segment.byteSize() < bytes) {
             long size = Math.max(SMALLEST, Long.highestOneBit(Math.max(1, bytes - 1)) << 1);
             segment = arena.allocate(size, ALIGNMENT);
+            allocated.addAndGet(size);
             mine[slot.ordinal()] = segment;
         }
         return segment;
