@@ -50,7 +50,8 @@ public final class Backends {
         return describe(Runtime.getRuntime().availableProcessors());
     }
 
-    private static String describe(int threads) {
+    /// As [#describe()], for [#best(int)].
+    public static String describe(int threads) {
         String missing = whyNotSimd();
         if (missing != null) {
             return "backend: reference, scalar loops on one thread; not simd: " + missing;

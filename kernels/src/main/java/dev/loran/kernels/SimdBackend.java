@@ -68,7 +68,8 @@ public final class SimdBackend implements Backend {
         long bytes = memory.byteSize();
         MemorySegment plain = MemorySegment.ofAddress(memory.address()).reinterpret(bytes);
         pool.count(bytes);
-        return new HostBuffer(this, dtype, plain, b -> {
+        // What may not be written to must say so: a stray write would end the JVM.
+        return new HostBuffer(this, dtype, memory.isReadOnly() ? plain.asReadOnly() : plain, b -> {
             pool.uncount(bytes);
             onFree.run();
         });

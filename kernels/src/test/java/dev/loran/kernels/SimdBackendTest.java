@@ -72,6 +72,7 @@ class SimdBackendTest {
                 Buffer b = backend.wrap(DType.F32, part, freed::incrementAndGet);
                 assertThat(HostBuffer.segment(b).address()).isEqualTo(part.address());
                 assertThat(HostBuffer.segment(b).isMapped()).isFalse();
+                assertThatThrownBy(() -> backend.fill(b, 0)).hasMessageContaining("read-only");
                 assertThat(backend.liveBytes()).isEqualTo(36 * 4);
                 Buffer y = backend.allocate(DType.F32, 36);
                 backend.unary(UnaryFn.NEG, y, b);

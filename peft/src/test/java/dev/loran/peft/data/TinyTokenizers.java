@@ -10,8 +10,8 @@ import java.nio.file.Path;
 import java.util.List;
 
 /// Tokenizers of a few tokens, made here so that tests need no model.
-final class TinyTokenizers {
-    static final List<String> WORDS = List.of(
+public final class TinyTokenizers {
+    public static final List<String> WORDS = List.of(
             "[PAD]", "[UNK]", "[CLS]", "[SEP]", "buy", "cheap", "shoes", "run", "##ning", "online", "red", "query",
             ":");
 
@@ -19,11 +19,11 @@ final class TinyTokenizers {
 
     /// WordPiece as BERT's: ids are places in [#WORDS], texts stand between `[CLS]` (2) and `[SEP]` (3). The
     /// file asks for truncation to 4 and padding to 16, as files in the wild do.
-    static Tokenizer wordPiece() {
+    public static Tokenizer wordPiece() {
         return Tokenizer.of(wordPieceJson(), "tiny.json");
     }
 
-    static byte[] wordPieceJson() {
+    public static byte[] wordPieceJson() {
         ObjectNode vocab = new ObjectMapper().createObjectNode();
         for (int id = 0; id < WORDS.size(); id++) {
             vocab.put(WORDS.get(id), id);
@@ -55,7 +55,7 @@ final class TinyTokenizers {
     /// after a text.
     ///
     /// @param folder where `tokenizer.json` and `tokenizer_config.json` are written
-    static Tokenizer bytes(Path folder) {
+    public static Tokenizer bytes(Path folder) {
         try {
             Files.writeString(folder.resolve("tokenizer_config.json"), "{\"eos_token\": \"<|endoftext|>\"}");
             Files.write(folder.resolve("tokenizer.json"), bytesJson());

@@ -1,0 +1,153 @@
+package dev.loran.peft.cli;
+
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.peft.data.Examples;
+import dev.loran.peft.data.InputException;
+import dev.loran.peft.data.Labels;
+import dev.loran.peft.data.Row;
+import dev.loran.peft.data.Rows;
+import dev.loran.peft.data.Task;
+import dev.loran.peft.model.TaskType;
+import dev.loran.peft.train.Evaluation;
+import dev.loran.peft.train.GreedyDecoding;
+import dev.loran.peft.train.RougeL;
+import dev.loran.peft.train.RunFolder;
+import dev.loran.peft.train.TaskCard;
+import dev.loran.peft.train.TaskModel;
+import dev.loran.peft.tuner.AdapterFiles;
+import dev.loran.peft.tuner.PeftModel;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.concurrent.Callable;
+import org.jspecify.annotations.Nullable;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Option;
+
+/// `loran eval`.
+@Command(
+        name = "eval",
+        description = "Says how well a model does on rows that it was not trained on.",
+        sortOptions = false,
+        footer = {"", "Example: loran eval --model minilm --adapter run --task classify --data held-out.jsonl"})
+final class EvalCommand implements Callable<Integer> {
+    private final Output output;
+
+    @Option(
+            names = "--adapter",
+            paramLabel = "DIR",
+            description = "an adapter's folder, or a run's (its best adapter); without it the model as it is")
+    private @Nullable Path adapter;
+
+    @Option(
+            names = "--task",
+            paramLabel = "T",
+            description = "classify, generate or lm (what the adapter was trained for)")
+    private @Nullable String task;
+
+    @Option(names = "--data", required = true, paramLabel = "FILE", description = "the rows")
+    private Path data;
+
+    @Option(
+            names = "--max-new-tokens",
+            paramLabel = "N",
+            description = "generate: most tokens of an answer (${DEFAULT-VALUE})")
+    private int maxNewTokens = 32;
+
+    @Mixin
+    private ModelOptions model;
+
+    @Mixin
+    private CommonOptions common;
+
+    EvalCommand(Output output) {
+        this.output = output;
+    }
+
+    @Override
+    public Integer call() {
+        Path folder = adapter == null ? null : RunFolder.adapter(adapter);
+        if (folder != null && !Files.isRegularFile(folder.resolve(AdapterFiles.CONFIG))) {
+            // All parameters were trained: the folder is the model.
+            model.model = folder.toString();
+        }
+        try (OpenModel open = OpenModel.of(model);
+                PeftModel peft = new PeftModel(open.model(), model.seed)) {
+            TaskCard card = folder == null ? card(open) : load(open, peft, folder);
+            if (task != null && card.task() != Task.named(task)) {
+                throw new InputException(adapter + ": was trained for task " + card.task() + ", not " + task);
+            }
+            int virtualTokens = peft.activeAdapter() == null ? 0 : peft.active().virtualTokens();
+            int maxLength = model.maxLength(open, virtualTokens, card.maxLength());
+            Examples.Options reading = Examples.Options.of(maxLength).withTextPrefix(card.textPrefix());
+            Examples rows = Examples.read(data, card.task(), open.tokenizer(), reading, card.labels());
+            try (TaskModel learner = TaskModel.of(peft, card, model.seed)) {
+                if (folder != null) {
+                    learner.loadHead(folder);
+                }
+                output.result(evaluate(open, learner, rows, maxLength), common.json);
+            }
+            return Main.DONE;
+        }
+    }
+
+    /// Puts the adapter in `folder`, if it holds one, onto the model; what `folder` was trained for.
+    private TaskCard load(OpenModel open, PeftModel peft, Path folder) {
+        TaskCard card = TaskCard.isIn(folder) ? TaskCard.read(folder) : null;
+        if (Files.isRegularFile(folder.resolve(AdapterFiles.CONFIG))) {
+            if (card != null) {
+                card.requireBase(TaskCard.Base.of(open.name(), open.folder()), folder);
+            }
+            peft.loadAdapter(PeftModel.DEFAULT_ADAPTER, folder);
+        }
+        return card == null ? card(open) : card;
+    }
+
+    /// What a model without `loran.json` can be evaluated for: the task that was asked for, if it has a head for it.
+    private TaskCard card(OpenModel open) {
+        if (task == null) {
+            throw new InputException("--task is missing: classify, generate or lm");
+        }
+        Task asked = Task.named(task);
+        if (asked != Task.CLASSIFY) {
+            return TaskCard.of(asked, 0);
+        }
+        Labels labels = open.model().task() == TaskType.SEQ_CLS ? open.namedLabels() : null;
+        if (labels == null) {
+            throw new InputException("--task classify: nothing says which classes " + open.name()
+                    + " tells apart; give --adapter with the folder of a run, or a model whose config.json names them");
+        }
+        return TaskCard.classify(labels, 0);
+    }
+
+    private ObjectNode evaluate(OpenModel open, TaskModel learner, Examples rows, int maxLength) {
+        Evaluation e = Evaluation.of(learner, rows, model.batchSize());
+        ObjectNode result =
+                new ObjectMapper().createObjectNode().put("rows", e.rows()).put("loss", e.loss());
+        switch (e.task()) {
+            case CLASSIFY -> result.put("accuracy", e.accuracy()).put("macro_f1", e.macroF1());
+            case LM -> result.put("perplexity", e.perplexity());
+            case GENERATE -> result.put("perplexity", e.perplexity()).put("rouge_l", rougeL(open, maxLength));
+        }
+        return result.put("truncated", rows.truncated());
+    }
+
+    /// The mean over the rows of the score of the answer against the target.
+    private double rougeL(OpenModel open, int maxLength) {
+        int room = Math.min(maxNewTokens, maxLength - 1);
+        double sum = 0;
+        int n = 0;
+        for (Row row : Rows.read(data, Task.GENERATE)) {
+            if (row instanceof Row.Generate(String source, String target)) {
+                int[] prompt =
+                        open.tokenizer().encodePrompt(source, maxLength - room).ids();
+                int[] answer = GreedyDecoding.continuation(
+                        open.model(), prompt, room, open.tokenizer().eosId());
+                sum += RougeL.score(open.tokenizer().decode(answer), target);
+                n++;
+            }
+        }
+        return sum / n;
+    }
+}

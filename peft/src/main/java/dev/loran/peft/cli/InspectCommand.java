@@ -1,0 +1,150 @@
+package dev.loran.peft.cli;
+
+import com.fasterxml.jackson.core.JsonProcessingException;
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.engine.io.SafeTensors;
+import dev.loran.peft.data.Catalogue;
+import dev.loran.peft.data.InputException;
+import dev.loran.peft.train.RunFolder;
+import dev.loran.peft.train.TaskCard;
+import dev.loran.peft.tuner.AdapterFiles;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.List;
+import java.util.Map;
+import java.util.TreeMap;
+import java.util.concurrent.Callable;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.Parameters;
+
+/// `loran inspect`.
+@Command(
+        name = "inspect",
+        description = "Says what a model's folder, an adapter's, a run's, or a safetensors file holds.",
+        sortOptions = false)
+final class InspectCommand implements Callable<Integer> {
+    private static final ObjectMapper JSON = new ObjectMapper();
+
+    private final Output output;
+
+    @Parameters(paramLabel = "PATH", description = "a folder, a .safetensors file, or a name of the catalogue")
+    private Path path;
+
+    @Option(names = "--tensors", description = "list every tensor of a folder too")
+    private boolean tensors;
+
+    @Mixin
+    private CommonOptions common;
+
+    InspectCommand(Output output) {
+        this.output = output;
+    }
+
+    @Override
+    public Integer call() {
+        Path what = Catalogue.find(path.toString()).map(Catalogue::folder).orElse(path);
+        ObjectNode result = JSON.createObjectNode();
+        if (Files.isRegularFile(what)) {
+            result.put("kind", "safetensors");
+            try (SafeTensors file = SafeTensors.open(what)) {
+                add(file, result, true);
+            }
+        } else if (RunFolder.isRun(what)) {
+            run(what, result);
+        } else if (Files.isRegularFile(what.resolve(AdapterFiles.CONFIG))) {
+            adapter(what, result);
+        } else if (Files.isRegularFile(what.resolve("config.json"))) {
+            model(what, result);
+        } else {
+            throw new InputException(what + ": "
+                    + (Files.exists(what)
+                            ? "holds neither a model (config.json), nor an adapter (" + AdapterFiles.CONFIG
+                                    + "), nor a run (run.json)"
+                            : "no such file or folder"));
+        }
+        output.result(result, common.json);
+        return Main.DONE;
+    }
+
+    private void model(Path folder, ObjectNode result) {
+        result.put("kind", "model").set("config", read(folder.resolve("config.json")));
+        result.put("tokenizer", Files.isRegularFile(folder.resolve("tokenizer.json")));
+        try (SafeTensors files = SafeTensors.openModel(folder)) {
+            add(files, result, tensors);
+        }
+        card(folder, result);
+    }
+
+    private void adapter(Path folder, ObjectNode result) {
+        result.put("kind", "adapter").set("config", read(folder.resolve(AdapterFiles.CONFIG)));
+        try (SafeTensors file = SafeTensors.open(folder.resolve(AdapterFiles.WEIGHTS))) {
+            add(file, result, tensors);
+        }
+        card(folder, result);
+    }
+
+    private static void card(Path folder, ObjectNode result) {
+        if (TaskCard.isIn(folder)) {
+            result.set("trained_for", read(folder.resolve(TaskCard.FILE)));
+        }
+    }
+
+    private static void run(Path folder, ObjectNode result) {
+        result.put("kind", "run").set("options", read(folder.resolve("run.json")));
+        Path metrics = folder.resolve("metrics.jsonl");
+        try {
+            List<String> lines = Files.isRegularFile(metrics) ? Files.readAllLines(metrics) : List.of();
+            for (String line : lines) {
+                JsonNode entry = JSON.readTree(line);
+                if (entry.has("loss")) {
+                    result.set("last_step", entry);
+                } else if (entry.path("best").asBoolean()) {
+                    result.set("best_evaluation", entry);
+                }
+            }
+        } catch (IOException e) {
+            throw new InputException(metrics + ": cannot be read (" + e.getMessage() + ")", e);
+        }
+        for (Path part : List.of(new RunFolder(folder).best(), new RunFolder(folder).last())) {
+            result.put(part.getFileName().toString(), Files.isDirectory(part));
+        }
+    }
+
+    /// Counts, and with `all` every tensor's type and shape.
+    private static void add(SafeTensors files, ObjectNode result, boolean all) {
+        long elements = 0;
+        long bytes = 0;
+        Map<String, Integer> types = new TreeMap<>();
+        ObjectNode each = JSON.createObjectNode();
+        for (String name : files.names()) {
+            SafeTensors.Entry e = files.entry(name);
+            elements += e.shape().size();
+            bytes += e.bytes();
+            types.merge(e.dtype().toString(), 1, Integer::sum);
+            each.put(name, e.dtype() + " " + e.shape());
+        }
+        result.put("tensors", files.names().size()).put("parameters", elements).put("bytes", bytes);
+        result.set("types", JSON.valueToTree(types));
+        if (!files.metadata().isEmpty()) {
+            result.set("metadata", JSON.valueToTree(files.metadata()));
+        }
+        if (all) {
+            result.setAll(each);
+        }
+    }
+
+    private static JsonNode read(Path file) {
+        try {
+            return JSON.readTree(Files.readString(file));
+        } catch (JsonProcessingException e) {
+            throw new InputException(file + ": is no JSON (" + e.getOriginalMessage() + ")", e);
+        } catch (IOException e) {
+            throw new InputException(file + ": cannot be read", e);
+        }
+    }
+}

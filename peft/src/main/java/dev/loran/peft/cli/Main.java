@@ -1,0 +1,121 @@
+package dev.loran.peft.cli;
+
+import dev.loran.engine.io.SafeTensorsException;
+import dev.loran.peft.data.InputException;
+import java.io.Console;
+import java.io.PrintStream;
+import java.io.PrintWriter;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Path;
+import java.util.Optional;
+import picocli.CommandLine;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.ParameterException;
+import picocli.CommandLine.Spec;
+
+/// The entry point.
+///
+/// Exit codes: 0 done; 2 the user gave something that cannot be used, said in one line on standard error; 1 anything
+/// else.
+@Command(
+        name = "loran",
+        description = "Fine-tunes transformers on the JVM. Start with: loran quickstart",
+        synopsisSubcommandLabel = "COMMAND",
+        optionListHeading = "%nOptions:%n",
+        commandListHeading = "%nCommands:%n",
+        footer = {"", "Each command has a --help of its own; loran bench measures kernels and training steps."})
+public final class Main implements Runnable {
+    static final int DONE = 0;
+    static final int FAILED = 1;
+    static final int INPUT_ERROR = 2;
+
+    @Spec
+    private CommandSpec spec;
+
+    @CommandLine.Option(
+            names = {"-h", "--help"},
+            usageHelp = true,
+            description = "show this help")
+    boolean help;
+
+    public static void main(String[] args) {
+        // Commands say themselves what was chosen; libraries speak up only when something is wrong.
+        defaultProperty("org.slf4j.simpleLogger.defaultLogLevel", "warn");
+        defaultProperty("org.slf4j.simpleLogger.log.ai.djl", "error");
+        boolean terminal =
+                Optional.ofNullable(System.console()).map(Console::isTerminal).orElse(false);
+        System.exit(run(new Output(System.out, System.err, terminal), args));
+    }
+
+    private static void defaultProperty(String key, String value) {
+        if (System.getProperty(key) == null) {
+            System.setProperty(key, value);
+        }
+    }
+
+    /// Runs one command line and returns its exit code.
+    public static int run(String[] args, PrintStream out, PrintStream err) {
+        return run(new Output(out, err, false), args);
+    }
+
+    private static int run(Output output, String... args) {
+        CommandLine loran = new CommandLine(new Main());
+        loran.addSubcommand(new QuickstartCommand(output));
+        loran.addSubcommand(new TrainCommand(output));
+        loran.addSubcommand(new EvalCommand(output));
+        loran.addSubcommand(new InspectCommand(output));
+        loran.addSubcommand(new DoctorCommand(output));
+        loran.setOut(new PrintWriter(output.out(), true, StandardCharsets.UTF_8));
+        loran.setErr(new PrintWriter(output.err(), true, StandardCharsets.UTF_8));
+        loran.setUsageHelpAutoWidth(true);
+        loran.setOverwrittenOptionsAllowed(true);
+        loran.setParameterExceptionHandler((e, arguments) -> usageError(e, output));
+        loran.setExecutionExceptionHandler((e, command, parsed) -> failure(e, output));
+        try {
+            readConfig(loran, args);
+        } catch (InputException e) {
+            return failure(e, output);
+        }
+        return loran.execute(args);
+    }
+
+    /// A file given by `--config` must be known before the rest is parsed.
+    private static void readConfig(CommandLine loran, String... args) {
+        CommandLine command = args.length == 0 ? null : loran.getSubcommands().get(args[0]);
+        for (int i = 1; command != null && i < args.length; i++) {
+            if (args[i].startsWith("--config=")) {
+                CommonOptions.readConfig(command.getCommandSpec(), Path.of(args[i].substring("--config=".length())));
+            } else if (args[i].equals("--config") && i + 1 < args.length) {
+                CommonOptions.readConfig(command.getCommandSpec(), Path.of(args[i + 1]));
+            }
+        }
+    }
+
+    @Override
+    public void run() {
+        throw new ParameterException(
+                spec.commandLine(),
+                "which command? " + String.join(", ", spec.subcommands().keySet()));
+    }
+
+    private static int usageError(ParameterException e, Output output) {
+        String command = e.getCommandLine().getCommandSpec().qualifiedName();
+        output.problem(command + ": " + oneLine(e) + " (see " + command + " --help)");
+        return INPUT_ERROR;
+    }
+
+    private static int failure(Exception e, Output output) {
+        if (e instanceof InputException || e instanceof SafeTensorsException) {
+            output.problem("loran: " + oneLine(e));
+            return INPUT_ERROR;
+        }
+        output.problem("loran: this should not have happened");
+        e.printStackTrace(output.err());
+        return FAILED;
+    }
+
+    private static String oneLine(Exception e) {
+        return String.valueOf(e.getMessage()).strip().replaceAll("\\s*\\R\\s*", " ");
+    }
+}

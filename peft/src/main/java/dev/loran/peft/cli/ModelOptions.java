@@ -1,0 +1,113 @@
+package dev.loran.peft.cli;
+
+import dev.loran.engine.DType;
+import dev.loran.peft.data.InputException;
+import java.nio.file.Path;
+import org.jspecify.annotations.Nullable;
+import picocli.CommandLine.Option;
+
+/// Which model, and how it runs.
+final class ModelOptions {
+    /// The most tokens of a text where nothing else is said.
+    private static final int MAX_LENGTH = 128;
+
+    @Option(
+            names = "--model",
+            paramLabel = "M",
+            description = "a Hugging Face model folder; minilm, bge-small or e5-small; or seo, a new small model")
+    @Nullable
+    String model;
+
+    @Option(
+            names = "--tokenizer",
+            paramLabel = "PATH",
+            description = "a folder with tokenizer.json, or the file; the model's own otherwise")
+    @Nullable
+    Path tokenizer;
+
+    @Option(names = "--hidden", paramLabel = "N", description = "seo: width (${DEFAULT-VALUE})")
+    int hidden = 256;
+
+    @Option(names = "--layers", paramLabel = "N", description = "seo: blocks (${DEFAULT-VALUE})")
+    int layers = 4;
+
+    @Option(names = "--heads", paramLabel = "N", description = "seo: attention heads (${DEFAULT-VALUE})")
+    int heads = 4;
+
+    @Option(names = "--batch-size", paramLabel = "N", description = "rows that pass at once (16)")
+    @Nullable
+    Integer batchSize;
+
+    @Option(
+            names = "--max-length",
+            paramLabel = "N",
+            description = "most tokens of a text; longer ones are cut (128, or what the adapter was trained with)")
+    @Nullable
+    Integer maxLength;
+
+    @Option(names = "--dtype", paramLabel = "T", description = "f32 or bf16 (${DEFAULT-VALUE})")
+    String dtype = "f32";
+
+    @Option(names = "--device", paramLabel = "D", description = "auto, cpu or cuda (${DEFAULT-VALUE})")
+    String device = "auto";
+
+    @Option(names = "--threads", paramLabel = "N", description = "threads of the CPU (all there are)")
+    @Nullable
+    Integer threads;
+
+    @Option(names = "--seed", paramLabel = "N", description = "of all that is random (${DEFAULT-VALUE})")
+    long seed = 42;
+
+    /// The name of the model.
+    ///
+    /// @throws InputException if it was not given
+    String requireModel() {
+        if (model == null) {
+            throw new InputException("--model is missing: a model folder, minilm, bge-small, e5-small, or seo");
+        }
+        return model;
+    }
+
+    DType dtype() {
+        return switch (dtype) {
+            case "f32" -> DType.F32;
+            case "bf16" -> DType.BF16;
+            default -> throw new InputException("--dtype " + dtype + " is not known; choose f32 or bf16");
+        };
+    }
+
+    int threads() {
+        if (threads == null) {
+            threads = Runtime.getRuntime().availableProcessors();
+        }
+        if (threads < 1) {
+            throw new InputException("--threads " + threads + " must be at least 1");
+        }
+        return threads;
+    }
+
+    int batchSize() {
+        if (batchSize == null) {
+            batchSize = 16;
+        }
+        return batchSize;
+    }
+
+    /// The most tokens of a text: what was asked for, else `usual` if that is positive, else 128, and never more than the
+    /// model has room for.
+    ///
+    /// @param virtualTokens positions that the method takes from the text
+    /// @throws InputException if more was asked for than the model has
+    int maxLength(OpenModel open, int virtualTokens, int usual) {
+        int room = open.model().facts().maxPositions() - virtualTokens;
+        if (maxLength == null) {
+            maxLength = Math.min(room, usual > 0 ? usual : MAX_LENGTH);
+        }
+        if (maxLength > room || maxLength < 1) {
+            throw new InputException("--max-length " + maxLength + " must be from 1 to " + room + ": " + open.name()
+                    + " has " + open.model().facts().maxPositions() + " positions"
+                    + (virtualTokens == 0 ? "" : ", of which virtual tokens take " + virtualTokens));
+        }
+        return maxLength;
+    }
+}

@@ -1,0 +1,183 @@
+package dev.loran.peft.cli;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import dev.loran.engine.Backend;
+import dev.loran.engine.DType;
+import dev.loran.engine.ReferenceBackend;
+import dev.loran.kernels.Backends;
+import dev.loran.peft.data.Catalogue;
+import dev.loran.peft.data.InputException;
+import dev.loran.peft.data.Labels;
+import dev.loran.peft.data.Tokenizer;
+import dev.loran.peft.model.HfModels;
+import dev.loran.peft.model.Model;
+import dev.loran.peft.model.SeoTransformer;
+import dev.loran.peft.model.TransformerConfig;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.StandardCopyOption;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Optional;
+import org.jspecify.annotations.Nullable;
+
+/// A model with its tokenizer, on a backend.
+///
+/// @param name what the user called it
+/// @param folder where its files are
+/// @param textPrefix what it wants before a text to classify; usually empty
+record OpenModel(
+        String name, Path folder, String textPrefix, int threads, Backend backend, Model model, Tokenizer tokenizer)
+        implements AutoCloseable {
+    static final String FRESH = "seo";
+
+    /// Opens the model that `options` name.
+    ///
+    /// @throws InputException if it is none, cannot be computed here, or does not fit its tokenizer
+    static OpenModel of(ModelOptions options) {
+        String name = options.requireModel();
+        Optional<Catalogue.Entry> entry = Catalogue.find(name);
+        if (name.equals(FRESH)) {
+            throw new InputException(
+                    "--model seo makes a new model, which only training does; afterwards its folder is "
+                            + "base/ in the run's folder");
+        }
+        return entry.isPresent()
+                ? of(options, Catalogue.folder(entry.get()), entry.get().textPrefix())
+                : of(options, Path.of(name), "");
+    }
+
+    /// Makes a new [SeoTransformer] with random weights, keeps it with its tokenizer in `base`, and opens it.
+    static OpenModel fresh(ModelOptions options, Path base) {
+        Path given = options.tokenizer;
+        if (given == null) {
+            throw new InputException("--model seo needs --tokenizer: a folder with tokenizer.json, or the file");
+        }
+        try (Backend scratch = new ReferenceBackend();
+                Tokenizer tokenizer = tokenizer(given);
+                Model model = SeoTransformer.random(sizes(options, tokenizer), scratch, DType.F32, options.seed)) {
+            HfModels.save(model, base);
+        }
+        copyTokenizer(given, base);
+        options.tokenizer = null;
+        return of(options, base, "");
+    }
+
+    private static TransformerConfig sizes(ModelOptions options, Tokenizer tokenizer) {
+        try {
+            return new TransformerConfig(options.hidden, options.layers, options.heads, tokenizer.vocabSize());
+        } catch (IllegalArgumentException e) {
+            throw new InputException("--model seo: " + e.getMessage(), e);
+        }
+    }
+
+    private static OpenModel of(ModelOptions options, Path folder, String textPrefix) {
+        if (!Files.isDirectory(folder)) {
+            throw new InputException(
+                    "--model " + folder + ": no such folder, and not one of minilm, bge-small, e5-small, seo");
+        }
+        Backend backend = backend(options);
+        Tokenizer tokenizer = null;
+        Model model = null;
+        boolean done = false;
+        try {
+            tokenizer = tokenizer(options.tokenizer == null ? folder : options.tokenizer);
+            model = HfModels.load(folder, backend, options.dtype());
+            int rows = model.facts().vocabSize();
+            if (tokenizer.vocabSize() > rows) {
+                throw new InputException("the tokenizer has ids up to " + (tokenizer.vocabSize() - 1) + " but " + folder
+                        + " has " + rows + " token embeddings; they do not belong together");
+            }
+            done = true;
+            return new OpenModel(
+                    options.requireModel(), folder, textPrefix, options.threads(), backend, model, tokenizer);
+        } finally {
+            if (!done) {
+                if (model != null) {
+                    model.close();
+                }
+                if (tokenizer != null) {
+                    tokenizer.close();
+                }
+                backend.close();
+            }
+        }
+    }
+
+    /// The classes that `config.json` names; null if it names none, or only numbers them (`LABEL_0`).
+    @Nullable
+    Labels namedLabels() {
+        try {
+            JsonNode names = new ObjectMapper()
+                    .readTree(Files.readString(folder.resolve("config.json")))
+                    .path("id2label");
+            List<String> labels = new ArrayList<>();
+            for (int i = 0; i < names.size(); i++) {
+                labels.add(names.path(String.valueOf(i)).asText());
+            }
+            return labels.size() < 2 || labels.getFirst().equals("LABEL_0") ? null : new Labels(labels);
+        } catch (IOException e) {
+            throw new InputException(folder + ": config.json cannot be read", e);
+        }
+    }
+
+    /// The backend that `options` ask for.
+    static Backend backend(ModelOptions options) {
+        switch (options.device) {
+            case "auto", "cpu" -> {}
+            case "cuda" -> throw new InputException("--device cuda: this build has no CUDA backend; use cpu");
+            default ->
+                throw new InputException("--device " + options.device + " is not known; choose auto, cpu or cuda");
+        }
+        Backend backend = Backends.best(options.threads());
+        if (!backend.supports(options.dtype())) {
+            String name = backend.name();
+            backend.close();
+            throw new InputException(
+                    "--dtype " + options.dtype + " is not supported by the backend " + name + "; use f32");
+        }
+        return backend;
+    }
+
+    private static Tokenizer tokenizer(Path given) {
+        if (Files.isDirectory(given)) {
+            return Tokenizer.load(given);
+        }
+        try {
+            return Tokenizer.of(Files.readAllBytes(given), given.toString());
+        } catch (IOException e) {
+            throw new InputException("--tokenizer " + given + ": cannot be read", e);
+        }
+    }
+
+    /// Copies a tokenizer, a folder with its files or `tokenizer.json` alone, to the folder `to`.
+    static void copyTokenizer(Path from, Path to) {
+        try {
+            if (Files.isRegularFile(from)) {
+                Files.copy(from, to.resolve("tokenizer.json"), StandardCopyOption.REPLACE_EXISTING);
+                return;
+            }
+            for (String file : List.of("tokenizer.json", "tokenizer_config.json")) {
+                if (Files.isRegularFile(from.resolve(file))) {
+                    Files.copy(from.resolve(file), to.resolve(file), StandardCopyOption.REPLACE_EXISTING);
+                }
+            }
+        } catch (IOException e) {
+            throw new InputException(to + ": the tokenizer cannot be copied there (" + e.getMessage() + ")", e);
+        }
+    }
+
+    /// What computes, and why nothing faster does: one line.
+    String backendChoice() {
+        return Backends.describe(threads);
+    }
+
+    @Override
+    public void close() {
+        model.close();
+        tokenizer.close();
+        backend.close();
+    }
+}

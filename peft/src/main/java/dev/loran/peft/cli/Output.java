@@ -1,0 +1,53 @@
+package dev.loran.peft.cli;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import java.io.PrintStream;
+import java.util.Locale;
+import java.util.Map;
+
+/// Where a command writes: results to `out`, everything on the way to `err`.
+///
+/// @param terminal whether somebody watches: progress is then a bar
+record Output(PrintStream out, PrintStream err, boolean terminal) {
+    /// A line about what is going on.
+    void say(String line) {
+        err.println(line);
+    }
+
+    /// The one line that says what is wrong.
+    void problem(String line) {
+        err.println(line);
+    }
+
+    /// The result: a line a value, and with `json` the whole as the last line.
+    void result(ObjectNode values, boolean json) {
+        int width = values.properties().stream()
+                .mapToInt(e -> e.getKey().length())
+                .max()
+                .orElse(0);
+        for (Map.Entry<String, JsonNode> e : values.properties()) {
+            String name = e.getKey().replace('_', ' ');
+            out.println(name + " ".repeat(width - name.length() + 2) + shown(e.getValue()));
+        }
+        if (json) {
+            out.println(values);
+        }
+        out.flush();
+    }
+
+    private static String shown(JsonNode value) {
+        if (value.isNull()) {
+            return "-";
+        }
+        if (value.isFloatingPointNumber()) {
+            double v = value.doubleValue();
+            return Math.abs(v) >= 1000
+                    ? String.format(Locale.ROOT, "%,.0f", v)
+                    : String.format(Locale.ROOT, "%.4f", v).replaceAll("\\.?0+$", "");
+        }
+        return value.isIntegralNumber()
+                ? String.format(Locale.ROOT, "%,d", value.longValue())
+                : value.isTextual() ? value.textValue() : value.toString();
+    }
+}

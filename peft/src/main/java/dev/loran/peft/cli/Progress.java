@@ -1,0 +1,79 @@
+package dev.loran.peft.cli;
+
+import dev.loran.peft.data.Task;
+import dev.loran.peft.train.Evaluation;
+import dev.loran.peft.train.StepResult;
+import dev.loran.peft.train.TrainingListener;
+import java.util.Locale;
+import me.tongfei.progressbar.ConsoleProgressBarConsumer;
+import me.tongfei.progressbar.ProgressBar;
+import me.tongfei.progressbar.ProgressBarBuilder;
+import org.jspecify.annotations.Nullable;
+
+/// Shows training: a bar with rate, loss and time left on a terminal, else about twenty lines a run.
+final class Progress implements TrainingListener, AutoCloseable {
+    private static final int LINES = 20;
+
+    private final Output output;
+    private @Nullable ProgressBar bar;
+
+    Progress(Output output) {
+        this.output = output;
+    }
+
+    @Override
+    public void step(StepResult result, int totalSteps, double seconds) {
+        if (output.terminal()) {
+            ProgressBar b = bar(totalSteps);
+            b.setExtraMessage(String.format(Locale.ROOT, "loss %.4f", result.loss()));
+            b.stepTo(result.step());
+            return;
+        }
+        if (result.step() % Math.max(1, totalSteps / LINES) == 0 || result.step() == totalSteps) {
+            double left = seconds / result.step() * (totalSteps - result.step());
+            output.say(String.format(
+                    Locale.ROOT,
+                    "step %d/%d  loss %.4f  lr %.2e  %.2f steps/s  %.0f s left",
+                    result.step(),
+                    totalSteps,
+                    result.loss(),
+                    result.learningRate(),
+                    result.step() / seconds,
+                    left));
+        }
+    }
+
+    private ProgressBar bar(int totalSteps) {
+        if (bar == null) {
+            bar = new ProgressBarBuilder()
+                    .setTaskName("training")
+                    .setInitialMax(totalSteps)
+                    .setUnit(" steps", 1)
+                    .showSpeed()
+                    .setConsumer(new ConsoleProgressBarConsumer(output.err()))
+                    .build();
+        }
+        return bar;
+    }
+
+    @Override
+    public void evaluated(int step, Evaluation e, boolean best) {
+        output.say(String.format(
+                        Locale.ROOT,
+                        e.task() == Task.CLASSIFY
+                                ? "%nafter step %d: loss %.4f, accuracy %.4f%s"
+                                : "%nafter step %d: loss %.4f, perplexity %.2f%s",
+                        step,
+                        e.loss(),
+                        e.task() == Task.CLASSIFY ? e.accuracy() : e.perplexity(),
+                        best ? " (best so far)" : "")
+                .substring(output.terminal() ? 0 : System.lineSeparator().length()));
+    }
+
+    @Override
+    public void close() {
+        if (bar != null) {
+            bar.close();
+        }
+    }
+}

@@ -1,0 +1,232 @@
+package dev.loran.peft.cli;
+
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.peft.data.Examples;
+import dev.loran.peft.data.Labels;
+import dev.loran.peft.data.Task;
+import dev.loran.peft.model.Model;
+import dev.loran.peft.model.TaskType;
+import dev.loran.peft.train.Evaluation;
+import dev.loran.peft.train.RunFolder;
+import dev.loran.peft.train.TaskCard;
+import dev.loran.peft.train.TaskModel;
+import dev.loran.peft.train.TextClassifier.Pooling;
+import dev.loran.peft.train.Trainer;
+import dev.loran.peft.train.TrainerConfig;
+import dev.loran.peft.train.TrainingReport;
+import dev.loran.peft.tuner.PeftConfig;
+import dev.loran.peft.tuner.PeftModel;
+import dev.loran.peft.tuner.PeftModel.ParameterCount;
+import java.nio.file.Path;
+import java.util.concurrent.Callable;
+import org.jspecify.annotations.Nullable;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.Spec;
+
+/// `loran train`.
+@Command(
+        name = "train",
+        description = "Fine-tunes a model on your rows.",
+        sortOptions = false,
+        footer = {
+            "",
+            "Rows are JSON Lines: {\"text\",\"label\"} to classify, {\"source\",\"target\"} or",
+            "{\"instruction\",\"input\",\"output\"} to generate, {\"text\"} for lm.",
+            "",
+            "Example: loran train --model minilm --task classify --train pages.jsonl --eval held-out.jsonl --out run"
+        })
+final class TrainCommand implements Callable<Integer> {
+    private final Output output;
+
+    @Spec
+    private CommandSpec spec;
+
+    @Option(names = "--task", required = true, paramLabel = "T", description = "classify, generate or lm")
+    private String task;
+
+    @Option(
+            names = "--method",
+            paramLabel = "M",
+            description =
+                    "lora, dora, adalora, p-tuning, prompt, prefix, adapter, ia3, ln-tuning, bitfit or full (${DEFAULT-VALUE})")
+    private String method = "lora";
+
+    @Option(names = "--train", required = true, paramLabel = "FILE", description = "rows to train on")
+    private Path train;
+
+    @Option(names = "--eval", paramLabel = "FILE", description = "rows to evaluate on; the best parameters are kept")
+    private @Nullable Path eval;
+
+    @Option(names = "--out", paramLabel = "DIR", description = "where the run's files go (${DEFAULT-VALUE})")
+    private Path out = Path.of("loran-run");
+
+    @Option(names = "--eval-every", paramLabel = "N", description = "steps between evaluations (an epoch)")
+    private int evalEvery;
+
+    @Option(
+            names = "--patience",
+            paramLabel = "N",
+            description = "stop after so many evaluations without a better loss (never)")
+    private int patience;
+
+    @Option(
+            names = "--pooling",
+            paramLabel = "P",
+            description =
+                    "how a text becomes one vector to classify: mean or last (mean for encoders, last for causal models)")
+    private @Nullable String pooling;
+
+    @Option(
+            names = "--gradient-checkpointing",
+            description = "keep only each block's input and compute the rest again in backward: less memory, more time")
+    private boolean gradientCheckpointing;
+
+    @Mixin
+    private ModelOptions model;
+
+    @Mixin
+    private TrainingOptions training;
+
+    @Mixin
+    private CommonOptions common;
+
+    TrainCommand(Output output) {
+        this.output = output;
+    }
+
+    @Override
+    public Integer call() {
+        Task taskKind = Task.named(task);
+        Method methodKind = Method.named(method);
+        training.resolve(3, methodKind.learningRate);
+        TrainerConfig config = training.config(model, evalEvery, patience);
+        try (OpenModel open = open();
+                PeftModel peft = adapted(
+                        open.model(), methodKind.config(training, open.model().task()))) {
+            open.model().gradientCheckpointing(gradientCheckpointing);
+            int virtualTokens = peft == null ? 0 : peft.active().virtualTokens();
+            int maxLength = model.maxLength(open, virtualTokens, 0);
+            Examples.Options reading = Examples.Options.of(maxLength).withTextPrefix(open.textPrefix());
+            Examples rows = Examples.read(train, taskKind, open.tokenizer(), reading, labelsOfModel(open, taskKind));
+            Labels labels = taskKind == Task.CLASSIFY ? rows.labels() : null;
+            Examples heldOut = eval == null ? null : Examples.read(eval, taskKind, open.tokenizer(), reading, labels);
+            TaskCard card = new TaskCard(
+                    taskKind,
+                    labels,
+                    pooling(open.model()),
+                    open.textPrefix(),
+                    maxLength,
+                    TaskCard.Base.of(open.name(), open.folder()));
+            try (TaskModel learner = peft == null
+                    ? TaskModel.full(open.model(), card, model.seed)
+                    : TaskModel.of(peft, card, model.seed)) {
+                run(open, learner, config, rows, heldOut);
+            }
+            return Main.DONE;
+        }
+    }
+
+    private OpenModel open() {
+        return OpenModel.FRESH.equals(model.model)
+                ? OpenModel.fresh(model, RunFolder.create(out).path().resolve("base"))
+                : OpenModel.of(model);
+    }
+
+    private @Nullable PeftModel adapted(Model base, @Nullable PeftConfig config) {
+        if (config == null) {
+            return null;
+        }
+        PeftModel peft = new PeftModel(base, model.seed);
+        boolean done = false;
+        try {
+            peft.addAdapter(PeftModel.DEFAULT_ADAPTER, config);
+            done = true;
+            return peft;
+        } finally {
+            if (!done) {
+                peft.close();
+            }
+        }
+    }
+
+    /// A model with classes of its own keeps their order, where its config names them as the rows do.
+    private static @Nullable Labels labelsOfModel(OpenModel open, Task taskKind) {
+        return taskKind == Task.CLASSIFY && open.model().task() == TaskType.SEQ_CLS ? open.namedLabels() : null;
+    }
+
+    private Pooling pooling(Model base) {
+        if (pooling == null) {
+            pooling = (base.task() == TaskType.CAUSAL_LM ? Pooling.LAST : Pooling.MEAN).toString();
+        }
+        return Pooling.named(pooling);
+    }
+
+    private void run(
+            OpenModel open, TaskModel learner, TrainerConfig config, Examples rows, @Nullable Examples heldOut) {
+        ParameterCount count = learner.parameterCount();
+        int truncated = rows.truncated() + (heldOut == null ? 0 : heldOut.truncated());
+        TrainingReport report;
+        RunFolder folder;
+        try (Trainer trainer = new Trainer(learner, config);
+                Progress progress = new Progress(output)) {
+            int steps = trainer.plan(rows);
+            folder = RunFolder.create(out);
+            folder.options(CommonOptions.resolved(spec));
+            output.say(open.backendChoice());
+            output.say("%s on %,d rows, %,d steps; %,d of %,d parameters train (%.3f %%)"
+                    .formatted(
+                            method,
+                            rows.size(),
+                            steps,
+                            count.trainableParameters(),
+                            count.totalParameters(),
+                            count.trainablePercentage()));
+            if (truncated > 0) {
+                output.say("%,d texts are longer than %d tokens and were cut".formatted(truncated, model.maxLength));
+            }
+            report = trainer.train(rows, heldOut, folder, progress);
+        }
+        if (Method.FULL.toString().equals(method)) {
+            keepTokenizer(open, folder, report.best() != null);
+        }
+        output.result(
+                result(count, report, open)
+                        .put("truncated", truncated)
+                        .put("out", folder.path().toString()),
+                common.json);
+    }
+
+    /// A whole model is of use with its tokenizer only.
+    private void keepTokenizer(OpenModel open, RunFolder folder, boolean hasBest) {
+        Path tokenizer = model.tokenizer == null ? open.folder() : model.tokenizer;
+        OpenModel.copyTokenizer(tokenizer, folder.last());
+        if (hasBest) {
+            OpenModel.copyTokenizer(tokenizer, folder.best());
+        }
+    }
+
+    private ObjectNode result(ParameterCount count, TrainingReport report, OpenModel open) {
+        ObjectNode result = new ObjectMapper()
+                .createObjectNode()
+                .put("method", method)
+                .put("dtype", model.dtype)
+                .put("device", "cpu")
+                .put("steps", report.steps())
+                .put("seconds", report.seconds())
+                .put("steps_per_second", report.stepsPerSecond())
+                .put("tokens_per_second", report.tokensPerSecond())
+                .put("trainable_parameters", count.trainableParameters())
+                .put("trainable_percentage", count.trainablePercentage())
+                .put("peak_memory_mib", ProcessMemory.peakMib(open.backend().peakBytes()))
+                .put("peak_tensor_mib", open.backend().peakBytes() / (double) (1 << 20))
+                .put("train_loss", report.trainLoss());
+        Evaluation best = report.best();
+        result.put("eval_loss", best == null ? null : (Double) best.loss());
+        result.put("eval_accuracy", best == null || best.task() != Task.CLASSIFY ? null : (Double) best.accuracy());
+        return result;
+    }
+}

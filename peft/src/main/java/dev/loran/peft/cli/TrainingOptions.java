@@ -1,0 +1,124 @@
+package dev.loran.peft.cli;
+
+import dev.loran.peft.data.InputException;
+import dev.loran.peft.train.TrainerConfig;
+import dev.loran.peft.train.TrainerConfig.Rate;
+import dev.loran.peft.train.TrainerConfig.Schedule;
+import dev.loran.peft.tuner.Targets;
+import java.util.List;
+import org.jspecify.annotations.Nullable;
+import picocli.CommandLine.Option;
+
+/// How to train, and the sizes of the method.
+final class TrainingOptions {
+    @Option(names = "--epochs", paramLabel = "N", description = "passes over the data (3)")
+    @Nullable
+    Integer epochs;
+
+    @Option(names = "--steps", paramLabel = "N", description = "optimizer steps, in place of --epochs")
+    @Nullable
+    Integer steps;
+
+    @Option(names = "--accumulation", paramLabel = "N", description = "batches that make one step (${DEFAULT-VALUE})")
+    int accumulation = 1;
+
+    @Option(names = "--lr", paramLabel = "X", description = "highest learning rate (the method's; 5e-4 for lora)")
+    @Nullable
+    Double lr;
+
+    @Option(names = "--head-lr", paramLabel = "X", description = "highest learning rate of the head (5 times --lr)")
+    @Nullable
+    Double headLr;
+
+    @Option(names = "--weight-decay", paramLabel = "X", description = "decoupled weight decay (${DEFAULT-VALUE})")
+    double weightDecay = 0.01;
+
+    @Option(
+            names = "--warmup",
+            paramLabel = "N",
+            description = "steps of rising rate (20, or a fifth of the run where that is less)")
+    @Nullable
+    Integer warmup;
+
+    @Option(
+            names = "--schedule",
+            paramLabel = "S",
+            description = "after the warm-up: constant, linear or cosine (${DEFAULT-VALUE})")
+    String schedule = "linear";
+
+    @Option(
+            names = "--max-grad-norm",
+            paramLabel = "X",
+            description = "gradients are clipped to this norm (${DEFAULT-VALUE})")
+    double maxGradNorm = 1;
+
+    @Option(names = "--rank", paramLabel = "N", description = "rank of lora and adalora (${DEFAULT-VALUE})")
+    int rank = 8;
+
+    @Option(names = "--alpha", paramLabel = "X", description = "numerator of their scaling (${DEFAULT-VALUE})")
+    double alpha = 16;
+
+    @Option(names = "--dropout", paramLabel = "X", description = "dropout of the method (${DEFAULT-VALUE})")
+    double dropout = 0.05;
+
+    @Option(
+            names = "--targets",
+            paramLabel = "LIST",
+            description =
+                    "modules to adapt: names with commas between, all-linear, or /a regular expression/ (query and value, "
+                            + "under the names that the model has for them)")
+    @Nullable
+    String targets;
+
+    @Option(
+            names = "--virtual-tokens",
+            paramLabel = "N",
+            description = "of p-tuning, prompt and prefix (${DEFAULT-VALUE})")
+    int virtualTokens = 20;
+
+    /// Fills in what was not said.
+    void resolve(int usualEpochs, double usualLr) {
+        if (epochs == null && steps == null) {
+            epochs = usualEpochs;
+        }
+        if (lr == null) {
+            lr = usualLr;
+        }
+        if (headLr == null) {
+            headLr = 5 * lr;
+        }
+    }
+
+    /// The trainer's configuration; [#resolve] comes first.
+    TrainerConfig config(ModelOptions model, int evalEvery, int patience) {
+        double peak = lr == null ? Rate.defaults().peak() : lr;
+        double head = headLr == null ? 5 : headLr / peak;
+        if (steps != null && steps < 1) {
+            throw new InputException("--steps " + steps + " must be at least 1");
+        }
+        Rate rate = new Rate(peak, head, Schedule.named(schedule), warmup);
+        return new TrainerConfig(
+                epochs == null ? 1 : epochs,
+                steps == null ? 0 : steps,
+                model.batchSize(),
+                accumulation,
+                rate,
+                weightDecay,
+                maxGradNorm,
+                evalEvery,
+                patience,
+                model.seed);
+    }
+
+    Targets targets() {
+        if (targets == null) {
+            return Targets.modelDefault();
+        }
+        if (targets.length() > 1 && targets.startsWith("/") && targets.endsWith("/")) {
+            return Targets.regex(targets.substring(1, targets.length() - 1));
+        }
+        return targets.equals("all-linear")
+                ? Targets.allLinear()
+                : Targets.of(List.of(targets.strip().split("\\s*,\\s*")));
+    }
+}

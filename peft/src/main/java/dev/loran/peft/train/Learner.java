@@ -1,0 +1,65 @@
+package dev.loran.peft.train;
+
+import dev.loran.engine.Backend;
+import dev.loran.engine.Buffer;
+import dev.loran.engine.DType;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.optim.Optimizer;
+import dev.loran.peft.data.Batch;
+import dev.loran.peft.data.Task;
+import java.nio.file.Path;
+import java.util.Map;
+import org.jspecify.annotations.Nullable;
+
+/// What a [Trainer] moves: parameters with names, and a loss over a batch. [TaskModel] is the usual one; your own loss
+/// implements this.
+public interface Learner {
+    Task task();
+
+    Backend backend();
+
+    /// Type of the parameters: F32, or F64.
+    DType dtype();
+
+    /// What trains, by name; the optimizer keeps its moments by these names. The same tensors at every call.
+    Map<String, Tensor> parameters();
+
+    /// Whether a parameter belongs to the head, which learns faster ([TrainerConfig.Rate#headFactor]).
+    default boolean isHead(String name) {
+        return false;
+    }
+
+    /// The mean over the batch's `lossTerms`, a scalar; recorded.
+    Tensor loss(Batch batch);
+
+    /// The scores of the classes (B, labels), for [Task#CLASSIFY].
+    Tensor logits(Batch batch);
+
+    /// A scalar added once a step to the loss in training, never in evaluation, and reported apart; null for none.
+    default @Nullable Tensor penalty() {
+        return null;
+    }
+
+    /// Switches dropout on or off.
+    default void train(boolean mode) {}
+
+    /// Called before each forward in training, with its number from 0: dropout draws its masks from it.
+    default void microStep(int number) {}
+
+    /// Called once, when the number of optimizer steps is known.
+    default void beginTraining(int totalSteps) {}
+
+    /// Called after each optimizer step, before gradients are dropped: [dev.loran.peft.tuner.Tuner#afterStep].
+    default void afterStep(int step, Buffer gradScale, Optimizer optimizer) {}
+
+    /// What going on later needs beside parameters and moments, by name.
+    default Map<String, Tensor> trainingState() {
+        return Map.of();
+    }
+
+    /// Takes over what [#trainingState] gave.
+    default void loadTrainingState(Map<String, Tensor> state) {}
+
+    /// Writes everything that was trained into `folder`, which is made if it does not exist.
+    void save(Path folder);
+}

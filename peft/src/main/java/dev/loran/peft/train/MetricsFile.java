@@ -1,0 +1,71 @@
+package dev.loran.peft.train;
+
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.peft.data.Task;
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.io.Writer;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.StandardOpenOption;
+
+/// `metrics.jsonl`: what a [Trainer] reports, a JSON object a line, each on disk before the next step.
+final class MetricsFile implements TrainingListener, AutoCloseable {
+    private static final ObjectMapper JSON = new ObjectMapper();
+
+    private final Path file;
+    private final Writer out;
+
+    /// Goes on where the file ends.
+    MetricsFile(Path file) {
+        this.file = file;
+        try {
+            out = Files.newBufferedWriter(file, StandardOpenOption.CREATE, StandardOpenOption.APPEND);
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
+    }
+
+    @Override
+    public void step(StepResult result, int totalSteps, double seconds) {
+        ObjectNode line = JSON.createObjectNode()
+                .put("step", result.step())
+                .put("loss", result.loss())
+                .put("lr", result.learningRate())
+                .put("grad_norm", result.gradNorm());
+        if (result.penalty() != 0) {
+            line.put("penalty", result.penalty());
+        }
+        write(line.put("tokens", result.tokens()).put("seconds", seconds));
+    }
+
+    @Override
+    public void evaluated(int step, Evaluation e, boolean best) {
+        ObjectNode line = JSON.createObjectNode().put("step", step).put("eval_loss", e.loss());
+        if (e.task() == Task.CLASSIFY) {
+            line.put("eval_accuracy", e.accuracy()).put("eval_macro_f1", e.macroF1());
+        } else {
+            line.put("eval_perplexity", e.perplexity());
+        }
+        write(line.put("best", best));
+    }
+
+    private void write(ObjectNode line) {
+        try {
+            out.write(line + "\n");
+            out.flush();
+        } catch (IOException e) {
+            throw new UncheckedIOException(file + " cannot be written", e);
+        }
+    }
+
+    @Override
+    public void close() {
+        try {
+            out.close();
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
+    }
+}

@@ -1,0 +1,96 @@
+package dev.loran.peft.train;
+
+import com.fasterxml.jackson.databind.ObjectMapper;
+import dev.loran.peft.data.InputException;
+import dev.loran.peft.tuner.AdapterFiles;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.List;
+import java.util.Map;
+import java.util.stream.Stream;
+
+/// Where a run leaves what it made: `run.json` (its options), `metrics.jsonl` (a line a step and a line an evaluation),
+/// `best/` (after the evaluation with the lowest loss) and `last/`.
+public record RunFolder(Path path) {
+    static final String OPTIONS = "run.json";
+    static final String METRICS = "metrics.jsonl";
+
+    /// Makes the folder. What an earlier run left there is removed.
+    ///
+    /// @throws InputException if it holds anything but an earlier run, or cannot be made
+    public static RunFolder create(Path path) {
+        RunFolder run = new RunFolder(path);
+        try {
+            if (Files.exists(path) && !isRun(path) && !isEmpty(path)) {
+                throw new InputException(path + ": holds other files; choose a new or empty folder for the run");
+            }
+            Files.createDirectories(path);
+            for (Path part : List.of(run.best(), run.last())) {
+                if (Files.isDirectory(part)) {
+                    deleteFiles(part);
+                }
+            }
+            Files.deleteIfExists(path.resolve(METRICS));
+            run.options(Map.of());
+            return run;
+        } catch (IOException e) {
+            throw new InputException(path + ": cannot be made a run's folder (" + e.getMessage() + ")", e);
+        }
+    }
+
+    /// Writes `run.json`.
+    public void options(Map<String, ?> values) {
+        TaskCard.writeJson(path.resolve(OPTIONS), new ObjectMapper().valueToTree(values));
+    }
+
+    private static void deleteFiles(Path folder) throws IOException {
+        try (Stream<Path> files = Files.list(folder)) {
+            for (Path file : files.toList()) {
+                Files.delete(file);
+            }
+        }
+        Files.delete(folder);
+    }
+
+    private static boolean isEmpty(Path folder) throws IOException {
+        if (!Files.isDirectory(folder)) {
+            return false;
+        }
+        try (Stream<Path> files = Files.list(folder)) {
+            return files.findAny().isEmpty();
+        }
+    }
+
+    /// Whether `folder` is a run's.
+    public static boolean isRun(Path folder) {
+        return Files.isRegularFile(folder.resolve(OPTIONS));
+    }
+
+    /// The folder with the adapter (or the whole model) that `given` means: itself, or of a run the best one, else the
+    /// last one.
+    ///
+    /// @throws InputException if there is none
+    public static Path adapter(Path given) {
+        RunFolder run = new RunFolder(given);
+        for (Path folder : isRun(given) ? List.of(run.best(), run.last()) : List.of(given)) {
+            if (Files.isRegularFile(folder.resolve(AdapterFiles.CONFIG))
+                    || Files.isRegularFile(folder.resolve("config.json"))) {
+                return folder;
+            }
+        }
+        throw new InputException(given + ": holds neither an adapter (" + AdapterFiles.CONFIG + ") nor a finished run");
+    }
+
+    public Path best() {
+        return path.resolve("best");
+    }
+
+    public Path last() {
+        return path.resolve("last");
+    }
+
+    MetricsFile metrics() {
+        return new MetricsFile(path.resolve(METRICS));
+    }
+}

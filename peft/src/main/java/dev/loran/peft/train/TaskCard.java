@@ -1,0 +1,180 @@
+package dev.loran.peft.train;
+
+import com.fasterxml.jackson.core.JsonProcessingException;
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.peft.data.InputException;
+import dev.loran.peft.data.Labels;
+import dev.loran.peft.data.Task;
+import dev.loran.peft.train.TextClassifier.Pooling;
+import java.io.IOException;
+import java.io.InputStream;
+import java.io.UncheckedIOException;
+import java.nio.file.Files;
+import java.nio.file.NoSuchFileException;
+import java.nio.file.Path;
+import java.nio.file.StandardCopyOption;
+import java.security.DigestInputStream;
+import java.security.MessageDigest;
+import java.security.NoSuchAlgorithmException;
+import java.util.ArrayList;
+import java.util.HexFormat;
+import java.util.List;
+import java.util.stream.Stream;
+import org.jspecify.annotations.Nullable;
+
+/// What an adapter was trained for, beside what Hugging Face's files say of it: `loran.json`.
+///
+/// @param labels the classes in the order of their ids; null but for [Task#CLASSIFY]
+/// @param pooling how a [TextClassifier] pools
+/// @param textPrefix what was put before every text to classify; usually empty
+/// @param maxLength the most tokens of a text; longer ones were cut
+/// @param base the model that the adapter belongs to; null if nobody said
+public record TaskCard(
+        Task task,
+        @Nullable Labels labels,
+        Pooling pooling,
+        String textPrefix,
+        int maxLength,
+        @Nullable Base base) {
+    public static final String FILE = "loran.json";
+
+    private static final ObjectMapper JSON = new ObjectMapper();
+
+    public TaskCard {
+        if ((task == Task.CLASSIFY) != (labels != null)) {
+            throw new InputException("task " + task + (labels == null ? " needs labels" : " has no labels"));
+        }
+    }
+
+    /// Classification into `labels`, mean pooling.
+    public static TaskCard classify(Labels labels, int maxLength) {
+        return new TaskCard(Task.CLASSIFY, labels, Pooling.MEAN, "", maxLength, null);
+    }
+
+    /// A task of a language model.
+    public static TaskCard of(Task task, int maxLength) {
+        return new TaskCard(task, null, Pooling.LAST, "", maxLength, null);
+    }
+
+    public TaskCard withPooling(Pooling next) {
+        return new TaskCard(task, labels, next, textPrefix, maxLength, base);
+    }
+
+    public TaskCard withTextPrefix(String prefix) {
+        return new TaskCard(task, labels, pooling, prefix, maxLength, base);
+    }
+
+    public TaskCard withBase(@Nullable Base model) {
+        return new TaskCard(task, labels, pooling, textPrefix, maxLength, model);
+    }
+
+    /// A base model: what the user called it, and the SHA-256 of its weights.
+    ///
+    /// @param sha256 of `model.safetensors`, or of the files `model-*.safetensors` one after the other in the order of
+    ///     their names
+    public record Base(String name, String sha256) {
+        /// The model in `folder`.
+        public static Base of(String name, Path folder) {
+            try {
+                MessageDigest sha256 = MessageDigest.getInstance("SHA-256");
+                for (Path file : weightFiles(folder)) {
+                    try (InputStream in = new DigestInputStream(Files.newInputStream(file), sha256)) {
+                        in.transferTo(java.io.OutputStream.nullOutputStream());
+                    }
+                }
+                return new Base(name, HexFormat.of().formatHex(sha256.digest()));
+            } catch (NoSuchAlgorithmException e) {
+                throw new IllegalStateException("every Java platform has SHA-256", e);
+            } catch (IOException e) {
+                throw new InputException(folder + ": its weights cannot be read (" + e.getMessage() + ")", e);
+            }
+        }
+
+        private static List<Path> weightFiles(Path folder) throws IOException {
+            Path single = folder.resolve("model.safetensors");
+            if (Files.exists(single)) {
+                return List.of(single);
+            }
+            try (Stream<Path> files = Files.list(folder)) {
+                return files.filter(f -> f.getFileName().toString().matches("model-.*\\.safetensors"))
+                        .sorted()
+                        .toList();
+            }
+        }
+    }
+
+    /// Refuses a base model that is not the one the adapter was trained on.
+    ///
+    /// @throws InputException naming both
+    public void requireBase(Base model, Path adapter) {
+        if (base != null && !base.sha256.equals(model.sha256)) {
+            throw new InputException("%s: the adapter was trained on %s (SHA-256 %.12s…), not on %s (SHA-256 %.12s…)"
+                    .formatted(adapter, base.name, base.sha256, model.name, model.sha256));
+        }
+    }
+
+    // ---- the file
+
+    /// Whether `folder` holds a card.
+    public static boolean isIn(Path folder) {
+        return Files.isRegularFile(folder.resolve(FILE));
+    }
+
+    /// Reads the card in `folder`.
+    ///
+    /// @throws InputException if there is none, or it is damaged
+    public static TaskCard read(Path folder) {
+        Path file = folder.resolve(FILE);
+        try {
+            JsonNode json = JSON.readTree(Files.readString(file));
+            JsonNode base = json.path("base");
+            List<String> names = new ArrayList<>();
+            json.path("labels").forEach(label -> names.add(label.asText()));
+            return new TaskCard(
+                    Task.named(json.path("task").asText()),
+                    names.isEmpty() ? null : new Labels(names),
+                    Pooling.named(json.path("pooling").asText()),
+                    json.path("text_prefix").asText(""),
+                    json.path("max_length").asInt(),
+                    base.isObject()
+                            ? new Base(
+                                    base.path("name").asText(),
+                                    base.path("sha256").asText())
+                            : null);
+        } catch (NoSuchFileException e) {
+            throw new InputException(file + ": no such file; it says what the adapter was trained for", e);
+        } catch (JsonProcessingException e) {
+            throw new InputException(file + ": is no JSON (" + e.getOriginalMessage() + ")", e);
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        } catch (InputException e) {
+            throw new InputException(file + ": " + e.getMessage(), e);
+        }
+    }
+
+    /// Writes the card into `folder`, whole or not at all.
+    void write(Path folder) {
+        ObjectNode json = JSON.createObjectNode().put("task", task.toString());
+        if (labels != null) {
+            labels.names().forEach(json.putArray("labels")::add);
+        }
+        json.put("pooling", pooling.toString()).put("text_prefix", textPrefix).put("max_length", maxLength);
+        if (base != null) {
+            json.putObject("base").put("name", base.name).put("sha256", base.sha256);
+        }
+        writeJson(folder.resolve(FILE), json);
+    }
+
+    /// Writes `json` to `file`, whole or not at all.
+    static void writeJson(Path file, JsonNode json) {
+        try {
+            Path draft = Files.createTempFile(file.toAbsolutePath().getParent(), ".loran", ".json");
+            Files.writeString(draft, json.toPrettyString() + "\n");
+            Files.move(draft, file, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
+        } catch (IOException e) {
+            throw new UncheckedIOException(file + " cannot be written", e);
+        }
+    }
+}

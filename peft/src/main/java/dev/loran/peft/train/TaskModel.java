@@ -1,0 +1,267 @@
+package dev.loran.peft.train;
+
+import dev.loran.engine.Backend;
+import dev.loran.engine.Buffer;
+import dev.loran.engine.DType;
+import dev.loran.engine.Functional;
+import dev.loran.engine.Scope;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.nn.Layer;
+import dev.loran.engine.nn.Linear;
+import dev.loran.engine.optim.Optimizer;
+import dev.loran.peft.data.Batch;
+import dev.loran.peft.data.InputException;
+import dev.loran.peft.data.Labels;
+import dev.loran.peft.data.Task;
+import dev.loran.peft.model.HfModels;
+import dev.loran.peft.model.Model;
+import dev.loran.peft.model.TaskType;
+import dev.loran.peft.tuner.PeftModel;
+import dev.loran.peft.tuner.PeftModel.ParameterCount;
+import java.nio.file.Path;
+import java.util.LinkedHashMap;
+import java.util.Map;
+import java.util.SplittableRandom;
+import org.jspecify.annotations.Nullable;
+
+/// A model made ready for a task: with an adapter that trains, or all of whose parameters train, and a [TextClassifier]
+/// where the task is to classify and the model has no classes of its own.
+///
+/// | model | task | head |
+/// |---|---|---|
+/// | causal | lm, generate | the model's own |
+/// | BERT with a classifier | classify | the model's own; LoRA trains it with the task type SEQ_CLS |
+/// | any other | classify | a [TextClassifier], always trained |
+///
+/// Owns the head; model and adapter are closed by who made them.
+public final class TaskModel implements Learner, AutoCloseable {
+    private final Model model;
+    private final @Nullable PeftModel peft;
+    private final TaskCard card;
+    private final @Nullable TextClassifier classifier;
+
+    private TaskModel(Model model, @Nullable PeftModel peft, TaskCard card, long seed) {
+        this.model = model;
+        this.peft = peft;
+        this.card = card;
+        Labels labels = card.labels();
+        boolean causal = model.task() == TaskType.CAUSAL_LM;
+        if (labels == null && !causal) {
+            throw new InputException("task " + card.task() + " needs a causal language model, not the encoder "
+                    + model.facts().modelType());
+        }
+        if (labels != null && model.task() == TaskType.SEQ_CLS) {
+            checkClasses(labels);
+        }
+        if (labels == null || model.task() == TaskType.SEQ_CLS) {
+            this.classifier = null;
+        } else {
+            this.classifier = new TextClassifier(model, labels.size(), card.pooling(), new SplittableRandom(seed));
+            classifier.requiresGrad(true);
+        }
+        model.prepare();
+    }
+
+    private void checkClasses(Labels labels) {
+        Layer head = model.namedModules().get("classifier");
+        if (head instanceof Linear linear && linear.outFeatures() != labels.size()) {
+            throw new InputException("the model's classifier has " + linear.outFeatures() + " classes but the data has "
+                    + labels.size() + " labels: " + labels);
+        }
+    }
+
+    /// The active adapter of `peft` trains, and a new head, if one is needed, drawn from `seed`.
+    ///
+    /// @throws InputException if the model cannot do the task
+    public static TaskModel of(PeftModel peft, TaskCard card, long seed) {
+        return new TaskModel(peft.model(), peft, card, seed);
+    }
+
+    /// All parameters of `model` train, and a new head, if one is needed, drawn from `seed`.
+    ///
+    /// @throws InputException if the model cannot do the task
+    public static TaskModel full(Model model, TaskCard card, long seed) {
+        model.makeWritable();
+        model.requiresGrad(true);
+        return new TaskModel(model, null, card, seed);
+    }
+
+    /// What [#save] wrote: adds the adapter to `peft` as `default`, with its head.
+    ///
+    /// @throws InputException if files are missing, damaged, or do not fit the model
+    public static TaskModel load(PeftModel peft, Path folder) {
+        peft.loadAdapter(PeftModel.DEFAULT_ADAPTER, folder);
+        TaskModel loaded = of(peft, TaskCard.read(folder), 0);
+        loaded.loadHead(folder);
+        return loaded;
+    }
+
+    /// Takes over the head in `folder`; does nothing where the model has its own.
+    ///
+    /// @throws InputException if the file is missing, damaged, or does not fit
+    public void loadHead(Path folder) {
+        if (classifier != null) {
+            classifier.load(folder);
+        }
+    }
+
+    public TaskCard card() {
+        return card;
+    }
+
+    public Model model() {
+        return model;
+    }
+
+    /// Trainable and all parameters, the head among both.
+    public ParameterCount parameterCount() {
+        long head = classifier == null ? 0 : classifier.parameterCount();
+        long own = model.parameterCount();
+        ParameterCount rest = peft == null ? new ParameterCount(own, own) : peft.parameterCount();
+        return new ParameterCount(rest.trainableParameters() + head, rest.totalParameters() + head);
+    }
+
+    // ---- as a learner
+
+    @Override
+    public Task task() {
+        return card.task();
+    }
+
+    @Override
+    public Backend backend() {
+        return model.backend();
+    }
+
+    @Override
+    public DType dtype() {
+        return model.dtype();
+    }
+
+    @Override
+    public Map<String, Tensor> parameters() {
+        Map<String, Tensor> all =
+                new LinkedHashMap<>(peft == null ? model.namedParameters() : peft.trainableParameters());
+        if (classifier != null) {
+            all.putAll(classifier.namedParameters());
+        }
+        return all;
+    }
+
+    @Override
+    public boolean isHead(String name) {
+        return name.startsWith("head.") || name.startsWith("classifier.") || name.contains(".modules_to_save.");
+    }
+
+    @Override
+    public Tensor loss(Batch batch) {
+        try (Scope scope = Scope.open()) {
+            Tensor labels = batch.labels().length == batch.batchSize()
+                    ? Tensor.ofInts(backend(), batch.labels(), batch.batchSize())
+                    : Tensor.ofInts(backend(), batch.labels(), batch.batchSize(), batch.length());
+            Tensor ids = ids(batch);
+            Tensor mask = mask(batch);
+            return scope.keep(
+                    classifier == null
+                            ? model.loss(ids, mask, labels)
+                            : Functional.crossEntropy(classifier.logits(batch, ids, mask), labels, Batch.IGNORE));
+        }
+    }
+
+    @Override
+    public Tensor logits(Batch batch) {
+        try (Scope scope = Scope.open()) {
+            Tensor ids = ids(batch);
+            Tensor mask = mask(batch);
+            return scope.keep(classifier == null ? model.logits(ids, mask) : classifier.logits(batch, ids, mask));
+        }
+    }
+
+    /// The vectors (B, C) that the [TextClassifier] sees.
+    Tensor pooled(Batch batch) {
+        if (classifier == null) {
+            throw new IllegalStateException("pooled: the model classifies by a head of its own");
+        }
+        try (Scope scope = Scope.open()) {
+            return scope.keep(classifier.pooled(batch, ids(batch), mask(batch)));
+        }
+    }
+
+    private Tensor ids(Batch batch) {
+        return Tensor.ofInts(backend(), batch.inputIds(), batch.batchSize(), batch.length());
+    }
+
+    /// Null where nothing is padded.
+    private @Nullable Tensor mask(Batch batch) {
+        return batch.tokens() == batch.inputIds().length
+                ? null
+                : Tensor.ofInts(backend(), batch.attentionMask(), batch.batchSize(), batch.length());
+    }
+
+    @Override
+    public void train(boolean mode) {
+        model.train(mode);
+    }
+
+    @Override
+    public @Nullable Tensor penalty() {
+        return peft == null ? null : peft.active().penalty();
+    }
+
+    @Override
+    public void microStep(int number) {
+        if (peft != null) {
+            peft.microStep(number);
+        }
+    }
+
+    @Override
+    public void beginTraining(int totalSteps) {
+        if (peft != null) {
+            peft.active().beginTraining(totalSteps);
+        }
+    }
+
+    @Override
+    public void afterStep(int step, Buffer gradScale, Optimizer optimizer) {
+        if (peft != null) {
+            peft.active().afterStep(step, gradScale, optimizer);
+        }
+    }
+
+    @Override
+    public Map<String, Tensor> trainingState() {
+        return peft == null ? Map.of() : peft.active().trainingState();
+    }
+
+    @Override
+    public void loadTrainingState(Map<String, Tensor> state) {
+        if (peft != null) {
+            peft.active().loadTrainingState(state);
+        }
+    }
+
+    // ---- files
+
+    /// Writes the adapter as peft does (or the whole model, where all of it trains, as transformers does), the head as
+    /// `head.safetensors`, and `loran.json`.
+    @Override
+    public void save(Path folder) {
+        if (peft == null) {
+            HfModels.save(model, folder);
+        } else {
+            peft.savePretrained(folder);
+        }
+        if (classifier != null) {
+            classifier.save(folder);
+        }
+        card.write(folder);
+    }
+
+    @Override
+    public void close() {
+        if (classifier != null) {
+            classifier.close();
+        }
+    }
+}

@@ -1,0 +1,377 @@
+package dev.loran.peft.train;
+
+import dev.loran.engine.Backend;
+import dev.loran.engine.DType;
+import dev.loran.engine.Scope;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.optim.AdamW;
+import dev.loran.engine.optim.GradClip;
+import dev.loran.engine.optim.LrSchedule;
+import dev.loran.engine.optim.ParameterGroup;
+import dev.loran.peft.data.Batch;
+import dev.loran.peft.data.DataLoader;
+import dev.loran.peft.data.Examples;
+import dev.loran.peft.data.InputException;
+import dev.loran.peft.data.Task;
+import java.util.Arrays;
+import java.util.Collections;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import org.jspecify.annotations.Nullable;
+
+/// The training loop: forward and backward over micro-batches, clipping, AdamW, schedule, evaluation.
+///
+/// ```java
+/// try (Trainer trainer = new Trainer(model, TrainerConfig.defaults())) {
+///     TrainingReport report = trainer.train(examples, heldOut, RunFolder.create(out), new TrainingListener() {});
+/// }
+/// ```
+///
+/// With a loop of your own, say how many steps there will be and call [#trainStep]:
+///
+/// ```java
+/// Trainer trainer = new Trainer(model, TrainerConfig.defaults().withSteps(100));
+/// for (Batch batch : loader.epoch(0)) {
+///     StepResult result = trainer.trainStep(batch);
+///     System.out.println(result.loss() + " at rate " + result.learningRate());
+/// }
+/// ```
+///
+/// The same seed, data and shapes give the same bits. Nothing in a step waits for the backend. Not safe for several
+/// threads. Closing gives back the optimizer's memory and leaves the model as it is.
+public final class Trainer implements AutoCloseable {
+    private static final String STEP = "trainer.step";
+    private static final String MICRO_STEP = "trainer.micro_step";
+    private static final String TOTAL_STEPS = "trainer.total_steps";
+    private static final String LEARNER = "learner.";
+
+    private final Learner learner;
+    private final TrainerConfig config;
+    private final Backend backend;
+    private final DType dtype;
+    private final Map<String, Tensor> parameters;
+    private final AdamW optimizer;
+    private final GradClip clip;
+    private final StepResult.Slot[] slots;
+    private @Nullable LrSchedule schedule;
+    private int totalSteps;
+    private int step;
+    private int microStep;
+
+    public Trainer(Learner learner, TrainerConfig config) {
+        this.learner = learner;
+        this.config = config;
+        this.backend = learner.backend();
+        this.dtype = learner.dtype();
+        // Kept in their order: the norm is a sum over it.
+        this.parameters = new LinkedHashMap<>(learner.parameters());
+        if (parameters.isEmpty()) {
+            throw new InputException("trainer: no parameter trains; add an adapter and make it active");
+        }
+        double decay = config.weightDecay();
+        ParameterGroup head = new ParameterGroup(learner::isHead, config.rate().headFactor(), decay);
+        this.optimizer = new AdamW(backend, dtype, AdamW.Config.of(decay, head));
+        this.clip = new GradClip(backend, dtype, config.maxGradNorm());
+        this.slots = new StepResult.Slot[] {new StepResult.Slot(backend, dtype), new StepResult.Slot(backend, dtype)};
+    }
+
+    /// Optimizer steps done.
+    public int step() {
+        return step;
+    }
+
+    private LrSchedule begin(int total) {
+        if (schedule == null) {
+            schedule = config.rate().over(total);
+            totalSteps = total;
+            learner.beginTraining(total);
+            learner.train(true);
+        } else if (total != totalSteps) {
+            throw new InputException("trainer: this run has " + total + " steps, but it was begun as one of "
+                    + totalSteps + "; keep rows, batch size, epochs and steps as they were");
+        }
+        return schedule;
+    }
+
+    // ---- one step
+
+    /// One optimizer step on a batch; see [#trainStep(List)].
+    public StepResult trainStep(Batch batch) {
+        return trainStep(List.of(batch));
+    }
+
+    /// One optimizer step on all rows of `microBatches` together, which pass one after the other: each one's mean loss
+    /// weighs as much as its share of the rows (of the tokens that are predicted, for a language model), so that the
+    /// gradient is that of one large batch.
+    ///
+    /// @throws IllegalStateException if the configuration does not say how many steps there will be
+    public StepResult trainStep(List<Batch> microBatches) {
+        if (schedule == null && config.steps() == 0) {
+            throw new IllegalStateException(
+                    "trainStep: the learning rate depends on the number of steps; set it with TrainerConfig.withSteps");
+        }
+        LrSchedule rate = schedule == null ? begin(config.steps()) : schedule;
+        double learningRate = config.rate().peak() * rate.factor(step);
+        int terms = 0;
+        int tokens = 0;
+        for (Batch b : microBatches) {
+            terms += b.lossTerms();
+            tokens += b.tokens();
+        }
+        StepResult.Slot slot = slots[step % 2];
+        slot.vacate();
+        optimizer.advance(learningRate);
+        for (int i = 0; i < microBatches.size(); i++) {
+            Batch b = microBatches.get(i);
+            // Rows without anything to predict have a loss of 0, whatever they weigh.
+            forwardBackward(b, b.lossTerms() == terms ? 1 : (double) b.lossTerms() / terms, i == 0, slot);
+        }
+        Tensor norm = clip.norm(parameters.values());
+        backend.copy(slot.at(StepResult.NORM), 1, norm.buffer(), 1, 1, 1, false);
+        optimizer.step(parameters, clip.scale());
+        step++;
+        learner.afterStep(step, clip.scale(), optimizer);
+        optimizer.zeroGrad(parameters);
+        return new StepResult(step, learningRate, tokens, slot);
+    }
+
+    private void forwardBackward(Batch batch, double weight, boolean first, StepResult.Slot slot) {
+        learner.microStep(microStep++);
+        try (Scope scope = Scope.open()) {
+            Tensor loss = learner.loss(batch);
+            if (weight != 1) {
+                loss = loss.mul(Tensor.full(backend, dtype, weight));
+            }
+            backend.axpby(slot.at(StepResult.LOSS), loss.buffer(), 1, first ? 0 : 1);
+            if (first) {
+                Tensor penalty = learner.penalty();
+                if (penalty != null) {
+                    loss = loss.add(penalty.reshape(loss.shape().dims()));
+                    backend.axpby(slot.at(StepResult.PENALTY), penalty.buffer(), 1, 0);
+                }
+            }
+            loss.backward();
+        }
+    }
+
+    /// Runs the longest batch there can be once and drops what it gives: whatever memory a step takes is then with the
+    /// backend, and a model that is too large fails here and not an hour later.
+    private void reserve(DataLoader loader) {
+        int rows = Math.min(config.batchSize(), loader.examples().size());
+        int length = loader.longest();
+        int[] ids = new int[rows * length];
+        int[] ones = new int[ids.length];
+        Arrays.fill(ones, 1);
+        boolean classify = learner.task() == Task.CLASSIFY;
+        int[] labels = classify ? new int[rows] : ids.clone();
+        int terms = classify ? rows : rows * (length - 1);
+        try (Scope scope = Scope.open()) {
+            learner.loss(new Batch(ids, ones, labels, new int[rows], rows, length, ids.length, terms))
+                    .backward();
+        }
+        optimizer.zeroGrad(parameters);
+    }
+
+    // ---- a run
+
+    /// The number of optimizer steps of a run over `examples`.
+    ///
+    /// @throws InputException if the schedule does not fit that many
+    public int plan(Examples examples) {
+        int batches = Math.ceilDiv(examples.size(), config.batchSize());
+        int steps = config.steps() > 0
+                ? config.steps()
+                : Math.multiplyExact(config.epochs(), Math.ceilDiv(batches, config.accumulation()));
+        config.rate().over(steps);
+        return steps;
+    }
+
+    /// Trains to the end of the run, from the step this trainer stands at.
+    ///
+    /// @param heldOut what is evaluated on, or null
+    /// @param folder where the best and the last parameters and the metrics go, or null
+    /// @throws InputException if the loss is no longer a number
+    public TrainingReport train(
+            Examples examples, @Nullable Examples heldOut, @Nullable RunFolder folder, TrainingListener listener) {
+        DataLoader loader = new DataLoader(examples, DataLoader.Options.training(config.batchSize(), config.seed()));
+        begin(plan(examples));
+        reserve(loader);
+        int stepsPerEpoch = Math.ceilDiv(loader.size(), config.accumulation());
+        if (folder == null) {
+            return new Run(loader, stepsPerEpoch, heldOut, null, List.of(listener)).toTheEnd();
+        }
+        try (MetricsFile metrics = folder.metrics()) {
+            TrainingReport report =
+                    new Run(loader, stepsPerEpoch, heldOut, folder, List.of(metrics, listener)).toTheEnd();
+            learner.save(folder.last());
+            return report;
+        }
+    }
+
+    /// The state of one [#train].
+    private final class Run {
+        private final DataLoader loader;
+        private final int stepsPerEpoch;
+        private final @Nullable Examples heldOut;
+        private final @Nullable RunFolder folder;
+        private final List<TrainingListener> listeners;
+        private final int firstStep = step;
+        private @Nullable StepResult unread;
+        private @Nullable Evaluation best;
+        private int bestStep;
+        private int worse;
+        private long nanos;
+        private long started = System.nanoTime();
+        private long tokens;
+        private double lossOfEpoch;
+        private int stepsOfEpoch;
+
+        Run(
+                DataLoader loader,
+                int stepsPerEpoch,
+                @Nullable Examples heldOut,
+                @Nullable RunFolder folder,
+                List<TrainingListener> listeners) {
+            this.loader = loader;
+            this.stepsPerEpoch = stepsPerEpoch;
+            this.heldOut = heldOut;
+            this.folder = folder;
+            this.listeners = listeners;
+        }
+
+        TrainingReport toTheEnd() {
+            while (step < totalSteps && !isStopped()) {
+                List<Batch> batches = loader.epoch(step / stepsPerEpoch);
+                int index = step % stepsPerEpoch;
+                if (index == 0 || step == firstStep) {
+                    lossOfEpoch = 0;
+                    stepsOfEpoch = 0;
+                }
+                for (; index < stepsPerEpoch && step < totalSteps && !isStopped(); index++) {
+                    int from = index * config.accumulation();
+                    StepResult result =
+                            trainStep(batches.subList(from, Math.min(batches.size(), from + config.accumulation())));
+                    readLate();
+                    unread = result;
+                    if (heldOut != null && isDue(index)) {
+                        evaluate(heldOut);
+                    }
+                }
+                readLate();
+            }
+            pause();
+            return new TrainingReport(
+                    step - firstStep,
+                    nanos / 1e9,
+                    tokens,
+                    lossOfEpoch / Math.max(1, stepsOfEpoch),
+                    best,
+                    bestStep,
+                    isStopped() && step < totalSteps);
+        }
+
+        private boolean isStopped() {
+            return config.patience() > 0 && worse >= config.patience();
+        }
+
+        private boolean isDue(int index) {
+            return step == totalSteps
+                    || (config.evalEvery() == 0 ? index == stepsPerEpoch - 1 : step % config.evalEvery() == 0);
+        }
+
+        /// Takes in the numbers of the step before, which the backend has had time for.
+        private void readLate() {
+            StepResult result = unread;
+            if (result == null) {
+                return;
+            }
+            unread = null;
+            double loss = result.loss();
+            if (!Double.isFinite(loss)) {
+                throw new InputException("the loss is " + loss + " at step " + result.step()
+                        + "; lower the learning rate (" + config.rate().peak() + ")");
+            }
+            lossOfEpoch += loss;
+            stepsOfEpoch++;
+            tokens += result.tokens();
+            double seconds = (nanos + System.nanoTime() - started) / 1e9;
+            listeners.forEach(l -> l.step(result, totalSteps, seconds));
+        }
+
+        private void pause() {
+            readLate();
+            nanos += System.nanoTime() - started;
+        }
+
+        private void evaluate(Examples rows) {
+            pause();
+            Evaluation e = Evaluation.of(learner, rows, config.batchSize());
+            learner.train(true);
+            boolean better = best == null || e.loss() < best.loss();
+            worse = better ? 0 : worse + 1;
+            if (better) {
+                best = e;
+                bestStep = step;
+                if (folder != null) {
+                    learner.save(folder.best());
+                }
+            }
+            listeners.forEach(l -> l.evaluated(step, e, better));
+            started = System.nanoTime();
+        }
+    }
+
+    // ---- state
+
+    /// All that going on needs beside the parameters: step numbers, the optimizer's moments, the learner's own state.
+    /// Where in the data a run stands follows from the step. The tensors belong to the open scope, or to the caller.
+    public Map<String, Tensor> state() {
+        Map<String, Tensor> all = new LinkedHashMap<>(optimizer.state());
+        learner.trainingState().forEach((name, t) -> all.put(LEARNER + name, t));
+        all.put(STEP, Tensor.ofInts(backend, new int[] {step}));
+        all.put(MICRO_STEP, Tensor.ofInts(backend, new int[] {microStep}));
+        all.put(TOTAL_STEPS, Tensor.ofInts(backend, new int[] {totalSteps}));
+        return Collections.unmodifiableMap(all);
+    }
+
+    /// Goes on where another trainer of the same model and configuration stood: takes over a copy of its [#state]. The
+    /// parameters themselves come from elsewhere.
+    ///
+    /// @throws IllegalArgumentException if an entry is missing or unknown
+    public void load(Map<String, Tensor> state) {
+        Map<String, Tensor> moments = new LinkedHashMap<>(state);
+        int steps = take(moments, STEP);
+        int microSteps = take(moments, MICRO_STEP);
+        int total = take(moments, TOTAL_STEPS);
+        Map<String, Tensor> ofLearner = new LinkedHashMap<>();
+        state.forEach((name, t) -> {
+            if (name.startsWith(LEARNER)) {
+                moments.remove(name);
+                ofLearner.put(name.substring(LEARNER.length()), t);
+            }
+        });
+        optimizer.load(moments);
+        begin(total);
+        learner.loadTrainingState(ofLearner);
+        step = steps;
+        microStep = microSteps;
+    }
+
+    private static int take(Map<String, Tensor> state, String key) {
+        Tensor t = state.remove(key);
+        if (t == null) {
+            throw new IllegalArgumentException("trainer: state lacks " + key);
+        }
+        return (int) t.item();
+    }
+
+    @Override
+    public void close() {
+        for (StepResult.Slot slot : slots) {
+            slot.close();
+        }
+        clip.close();
+        optimizer.close();
+    }
+}

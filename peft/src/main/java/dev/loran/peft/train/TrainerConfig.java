@@ -1,0 +1,181 @@
+package dev.loran.peft.train;
+
+import dev.loran.engine.optim.LrSchedule;
+import dev.loran.peft.data.InputException;
+import java.util.Locale;
+import org.jspecify.annotations.Nullable;
+
+/// How a [Trainer] trains: AdamW (betas 0.9 and 0.999) over batches of rows of like length.
+///
+/// @param epochs passes over the data, where `steps` is 0
+/// @param steps optimizer steps; 0 to go by epochs
+/// @param batchSize rows of a micro-batch
+/// @param accumulation micro-batches of a step: their gradients add up to those of one batch of all their rows
+/// @param rate the learning rate over the run
+/// @param weightDecay decoupled, of all that trains
+/// @param maxGradNorm gradients are scaled down to this global norm; infinity for no clipping
+/// @param evalEvery steps between evaluations; 0 for one after each epoch. There is always one after the last step
+/// @param patience evaluations without a better loss after which training stops; 0 for never
+/// @param seed of the order of the rows
+public record TrainerConfig(
+        int epochs,
+        int steps,
+        int batchSize,
+        int accumulation,
+        Rate rate,
+        double weightDecay,
+        double maxGradNorm,
+        int evalEvery,
+        int patience,
+        long seed) {
+
+    public TrainerConfig {
+        check(epochs >= 1, "epochs", epochs, "at least 1");
+        check(steps >= 0, "steps", steps, "at least 1, or 0 to go by epochs");
+        check(batchSize >= 1, "batch size", batchSize, "at least 1");
+        check(accumulation >= 1, "accumulation", accumulation, "at least 1");
+        check(weightDecay >= 0 && weightDecay < 1e6, "weight decay", weightDecay, "at least 0");
+        check(maxGradNorm > 0, "largest gradient norm", maxGradNorm, "positive");
+        check(evalEvery >= 0, "steps between evaluations", evalEvery, "at least 1, or 0 for one after each epoch");
+        check(patience >= 0, "patience", patience, "at least 1, or 0 to never stop early");
+    }
+
+    private static void check(boolean right, String what, Object value, String need) {
+        if (!right) {
+            throw new InputException(what + " is " + value + ", must be " + need);
+        }
+    }
+
+    /// Three epochs of batches of 16 rows, [Rate#defaults], weight decay 0.01, gradients clipped at 1, an evaluation
+    /// after each epoch, no early stopping, seed 42.
+    public static TrainerConfig defaults() {
+        return new TrainerConfig(3, 0, 16, 1, Rate.defaults(), 0.01, 1, 0, 0, 42);
+    }
+
+    public TrainerConfig withEpochs(int number) {
+        return new TrainerConfig(
+                number, 0, batchSize, accumulation, rate, weightDecay, maxGradNorm, evalEvery, patience, seed);
+    }
+
+    public TrainerConfig withSteps(int number) {
+        return new TrainerConfig(
+                epochs, number, batchSize, accumulation, rate, weightDecay, maxGradNorm, evalEvery, patience, seed);
+    }
+
+    /// Steps of `microBatches` batches of `rows` rows.
+    public TrainerConfig withBatch(int rows, int microBatches) {
+        return new TrainerConfig(
+                epochs, steps, rows, microBatches, rate, weightDecay, maxGradNorm, evalEvery, patience, seed);
+    }
+
+    public TrainerConfig withRate(Rate next) {
+        return new TrainerConfig(
+                epochs, steps, batchSize, accumulation, next, weightDecay, maxGradNorm, evalEvery, patience, seed);
+    }
+
+    public TrainerConfig withWeightDecay(double decay) {
+        return new TrainerConfig(
+                epochs, steps, batchSize, accumulation, rate, decay, maxGradNorm, evalEvery, patience, seed);
+    }
+
+    public TrainerConfig withMaxGradNorm(double norm) {
+        return new TrainerConfig(
+                epochs, steps, batchSize, accumulation, rate, weightDecay, norm, evalEvery, patience, seed);
+    }
+
+    public TrainerConfig withEvaluation(int everySteps, int evaluationsToWait) {
+        return new TrainerConfig(
+                epochs,
+                steps,
+                batchSize,
+                accumulation,
+                rate,
+                weightDecay,
+                maxGradNorm,
+                everySteps,
+                evaluationsToWait,
+                seed);
+    }
+
+    public TrainerConfig withSeed(long number) {
+        return new TrainerConfig(
+                epochs, steps, batchSize, accumulation, rate, weightDecay, maxGradNorm, evalEvery, patience, number);
+    }
+
+    /// The learning rate over a run.
+    ///
+    /// @param peak the highest rate
+    /// @param headFactor the head's rate as a multiple of it: a head starts from random weights, all else does not
+    /// @param schedule what follows the warm-up
+    /// @param warmupSteps steps of rising rate; null for 20, or a fifth of the run where that is less
+    public record Rate(
+            double peak,
+            double headFactor,
+            Schedule schedule,
+            @Nullable Integer warmupSteps) {
+        private static final int WARMUP = 20;
+
+        public Rate {
+            check(peak > 0 && peak < 1e6, "learning rate", peak, "positive");
+            check(headFactor >= 0 && headFactor < 1e6, "factor of the head's learning rate", headFactor, "at least 0");
+            check(
+                    warmupSteps == null || warmupSteps >= 0,
+                    "number of warm-up steps",
+                    String.valueOf(warmupSteps),
+                    "at least 0");
+        }
+
+        /// 5e-4, five times that for the head, the usual warm-up, then linear.
+        public static Rate defaults() {
+            return of(5e-4);
+        }
+
+        /// As [#defaults] with another peak.
+        public static Rate of(double peak) {
+            return new Rate(peak, 5, Schedule.LINEAR, null);
+        }
+
+        /// The factor of the peak at each step of a run of `totalSteps`.
+        ///
+        /// @throws InputException if the warm-up does not end before the run
+        LrSchedule over(int totalSteps) {
+            int warmup = warmupSteps == null ? Math.min(WARMUP, totalSteps / 5) : warmupSteps;
+            if (warmup > 0 && warmup >= totalSteps) {
+                throw new InputException("a warm-up of " + warmup + " steps does not fit a run of " + totalSteps
+                        + "; warm up for fewer, or train longer");
+            }
+            return switch (schedule) {
+                case CONSTANT -> new LrSchedule.Constant(warmup);
+                case LINEAR -> new LrSchedule.Linear(warmup, totalSteps);
+                case COSINE -> new LrSchedule.Cosine(warmup, totalSteps);
+            };
+        }
+    }
+
+    /// The shape of the learning rate after the warm-up.
+    public enum Schedule {
+        CONSTANT,
+        /// Straight down to 0.
+        LINEAR,
+        /// Half a cosine down to 0.
+        COSINE;
+
+        /// The schedule that is typed `name`.
+        ///
+        /// @throws InputException for any other name
+        public static Schedule named(String name) {
+            for (Schedule s : values()) {
+                if (s.toString().equals(name)) {
+                    return s;
+                }
+            }
+            throw new InputException("schedule \"" + name + "\" is not known; choose constant, linear or cosine");
+        }
+
+        /// As it is typed.
+        @Override
+        public String toString() {
+            return name().toLowerCase(Locale.ROOT);
+        }
+    }
+}

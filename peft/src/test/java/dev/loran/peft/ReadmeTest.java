@@ -1,0 +1,85 @@
+package dev.loran.peft;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import dev.loran.engine.DType;
+import dev.loran.engine.ReferenceBackend;
+import dev.loran.peft.model.Model;
+import dev.loran.peft.train.Tiny;
+import java.io.ByteArrayOutputStream;
+import java.io.PrintStream;
+import java.net.URL;
+import java.net.URLClassLoader;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Objects;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+import javax.tools.ToolProvider;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+
+/// The library example of the README compiles as it stands there, and does what it says.
+class ReadmeTest {
+    @TempDir
+    Path folder;
+
+    private static String example() throws Exception {
+        Path root = Path.of("").toAbsolutePath();
+        while (!Files.isRegularFile(root.resolve("README.md"))) {
+            root = Objects.requireNonNull(root.getParent(), "the folder of README.md");
+        }
+        Matcher block = Pattern.compile("(?s)```java\n(.*?)```").matcher(Files.readString(root.resolve("README.md")));
+        assertThat(block.find()).isTrue();
+        return block.group(1);
+    }
+
+    @Test
+    void theExampleTrainsAndSaves() throws Exception {
+        String source = example();
+        assertThat(source.substring(source.indexOf("public class")).lines().count())
+                .isLessThanOrEqualTo(22);
+        Path file = Files.writeString(folder.resolve("Example.java"), source);
+        ByteArrayOutputStream errors = new ByteArrayOutputStream();
+        int compiled = ToolProvider.getSystemJavaCompiler()
+                .run(
+                        null,
+                        null,
+                        errors,
+                        "-Xlint:all",
+                        "-proc:none",
+                        "-cp",
+                        System.getProperty("java.class.path"),
+                        file.toString());
+        assertThat(compiled).as(errors.toString(StandardCharsets.UTF_8)).isZero();
+        try (ReferenceBackend backend = new ReferenceBackend();
+                Model model = Tiny.encoder(backend, DType.F32)) {
+            // The example asks for 128 tokens a text; these have far fewer.
+            Tiny.save(model, folder.resolve("model"));
+        }
+        Path rows = Tiny.write(folder.resolve("rows.jsonl"), Tiny.rows(32, 1));
+        assertThat(run(folder.resolve("model"), rows, folder.resolve("out")))
+                .startsWith("Evaluation[task=classify, rows=32, loss=");
+        assertThat(folder.resolve("out")).isDirectoryContaining("glob:**adapter_config.json");
+        assertThat(folder.resolve("out")).isDirectoryContaining("glob:**adapter_model.safetensors");
+        assertThat(folder.resolve("out")).isDirectoryContaining("glob:**head.safetensors");
+    }
+
+    private String run(Path... arguments) throws Exception {
+        String[] args = new String[arguments.length];
+        for (int i = 0; i < args.length; i++) {
+            args[i] = arguments[i].toString();
+        }
+        PrintStream before = System.out;
+        ByteArrayOutputStream out = new ByteArrayOutputStream();
+        try (URLClassLoader loader =
+                new URLClassLoader(new URL[] {folder.toUri().toURL()})) {
+            System.setOut(new PrintStream(out, true, StandardCharsets.UTF_8));
+            loader.loadClass("Example").getMethod("main", String[].class).invoke(null, (Object) args);
+        } finally {
+            System.setOut(before);
+        }
+        return out.toString(StandardCharsets.UTF_8);
+    }
+}

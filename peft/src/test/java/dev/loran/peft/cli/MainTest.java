@@ -1,0 +1,513 @@
+package dev.loran.peft.cli;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import dev.loran.engine.DType;
+import dev.loran.engine.ReferenceBackend;
+import dev.loran.engine.io.SafeTensors;
+import dev.loran.peft.data.TinyTokenizers;
+import dev.loran.peft.model.Model;
+import dev.loran.peft.train.Tiny;
+import java.io.ByteArrayOutputStream;
+import java.io.IOException;
+import java.io.PrintStream;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+
+/// Command lines from end to end, in this process, over tiny models.
+class MainTest {
+    private static final ObjectMapper JSON = new ObjectMapper();
+
+    @TempDir
+    Path folder;
+
+    private Path encoder = Path.of("");
+    private Path causal = Path.of("");
+    private Path train = Path.of("");
+    private Path held = Path.of("");
+
+    /// What a command line printed, and its exit code.
+    private record Result(int code, String out, String err) {
+        JsonNode json() throws IOException {
+            return JSON.readTree(out.lines().reduce((a, b) -> b).orElseThrow());
+        }
+    }
+
+    private static Result loran(Object... arguments) {
+        String[] args = new String[arguments.length];
+        for (int i = 0; i < args.length; i++) {
+            args[i] = arguments[i].toString();
+        }
+        ByteArrayOutputStream out = new ByteArrayOutputStream();
+        ByteArrayOutputStream err = new ByteArrayOutputStream();
+        int code = Main.run(
+                args,
+                new PrintStream(out, true, StandardCharsets.UTF_8),
+                new PrintStream(err, true, StandardCharsets.UTF_8));
+        return new Result(code, out.toString(StandardCharsets.UTF_8), err.toString(StandardCharsets.UTF_8));
+    }
+
+    /// Exit code 2, this one line, and nothing else.
+    private static void assertRefused(Result result, String line) {
+        assertThat(result.err().strip()).isEqualTo(line);
+        assertThat(result.code()).isEqualTo(2);
+        assertThat(result.out()).isEmpty();
+    }
+
+    @BeforeEach
+    void models() {
+        try (ReferenceBackend backend = new ReferenceBackend();
+                Model bert = Tiny.encoder(backend, DType.F32);
+                Model seo = Tiny.causal(backend, DType.F32)) {
+            encoder = Tiny.save(bert, folder.resolve("encoder"));
+            causal = Tiny.save(seo, folder.resolve("causal"));
+        }
+        train = Tiny.write(folder.resolve("train.jsonl"), Tiny.rows(48, 1));
+        held = Tiny.write(folder.resolve("held.jsonl"), Tiny.rows(20, 2));
+    }
+
+    private Result train(Object... more) {
+        List<Object> args = new ArrayList<>(List.of(
+                "train", "--model", encoder, "--task", "classify", "--train", train, "--out", folder.resolve("run")));
+        args.addAll(List.of("--json", "--threads", 1, "--batch-size", 8, "--max-length", 24));
+        args.addAll(List.of(more));
+        return loran(args.toArray());
+    }
+
+    private Result eval(Object... more) {
+        List<Object> args = new ArrayList<>(List.of("eval", "--json", "--threads", 1));
+        args.addAll(List.of(more));
+        return loran(args.toArray());
+    }
+
+    // ---- what works
+
+    @Test
+    void trainingThenEvaluatingAClassifier() throws IOException {
+        Result result = train("--eval", held, "--epochs", 12, "--lr", 1e-2, "--rank", 4, "--seed", 1);
+        assertThat(result.err()).doesNotContain("Exception");
+        assertThat(result.code()).isZero();
+        JsonNode json = result.json();
+        assertThat(names(json))
+                .containsExactly(
+                        "method",
+                        "dtype",
+                        "device",
+                        "steps",
+                        "seconds",
+                        "steps_per_second",
+                        "tokens_per_second",
+                        "trainable_parameters",
+                        "trainable_percentage",
+                        "peak_memory_mib",
+                        "peak_tensor_mib",
+                        "train_loss",
+                        "eval_loss",
+                        "eval_accuracy",
+                        "truncated",
+                        "out");
+        assertThat(json.get("method").asText()).isEqualTo("lora");
+        assertThat(json.get("steps").intValue()).isEqualTo(72);
+        // Two layers of query and value with A (4, 16) and B (16, 4), and the head (2, 16) with its bias.
+        assertThat(json.get("trainable_parameters").intValue()).isEqualTo(4 * 2 * 4 * 16 + 2 * 16 + 2);
+        assertThat(json.get("trainable_percentage").doubleValue()).isBetween(1.0, 50.0);
+        assertThat(json.get("eval_accuracy").doubleValue()).isGreaterThan(0.8);
+        assertThat(json.get("train_loss").doubleValue()).isBetween(0.0, 0.6);
+        assertThat(json.get("peak_memory_mib").doubleValue()).isGreaterThan(10);
+        assertThat(json.get("peak_tensor_mib").doubleValue()).isBetween(0.01, 100.0);
+        assertThat(json.get("truncated").intValue()).isZero();
+        assertThat(result.err()).contains("lora on 48 rows, 72 steps; 546 of ", "step 72/72");
+
+        Path run = folder.resolve("run");
+        for (String part : List.of("best", "last")) {
+            assertThat(run.resolve(part)).isDirectoryContaining("glob:**adapter_config.json");
+            assertThat(run.resolve(part)).isDirectoryContaining("glob:**adapter_model.safetensors");
+            assertThat(run.resolve(part)).isDirectoryContaining("glob:**head.safetensors");
+            assertThat(run.resolve(part)).isDirectoryContaining("glob:**loran.json");
+        }
+        JsonNode options = JSON.readTree(Files.readString(run.resolve("run.json")));
+        assertThat(options.get("lr").doubleValue()).isEqualTo(1e-2);
+        assertThat(options.get("head-lr").doubleValue()).isEqualTo(5e-2);
+        assertThat(options.get("dropout").doubleValue()).isEqualTo(0.05);
+        assertThat(options.get("pooling").asText()).isEqualTo("mean");
+        assertThat(options.has("json")).isFalse();
+
+        Result evaluated = eval("--model", encoder, "--adapter", run, "--task", "classify", "--data", held);
+        assertThat(evaluated.code()).as(evaluated.err()).isZero();
+        assertThat(names(evaluated.json())).containsExactly("rows", "loss", "accuracy", "macro_f1", "truncated");
+        assertThat(evaluated.json().get("rows").intValue()).isEqualTo(20);
+        assertThat(evaluated.json().get("accuracy")).isEqualTo(json.get("eval_accuracy"));
+        assertThat(evaluated.json().get("macro_f1").doubleValue()).isGreaterThan(0.8);
+        // An adapter's own folder, and the task that it knows.
+        Result last = eval("--model", encoder, "--adapter", run.resolve("last"), "--data", held);
+        assertThat(last.json().get("rows").intValue()).isEqualTo(20);
+    }
+
+    private static List<String> names(JsonNode json) {
+        List<String> names = new ArrayList<>();
+        json.fieldNames().forEachRemaining(names::add);
+        return names;
+    }
+
+    @Test
+    void aRunIsRepeatedFromItsOwnOptions() throws IOException {
+        JsonNode first = train("--steps", 5, "--lr", 3e-3, "--schedule", "cosine", "--accumulation", 2)
+                .json();
+        Path options = Files.copy(folder.resolve("run/run.json"), folder.resolve("options.json"));
+        Result second = loran("train", "--config", options, "--out", folder.resolve("again"), "--json");
+        assertThat(second.code()).as(second.err()).isZero();
+        assertThat(second.json().get("train_loss")).isEqualTo(first.get("train_loss"));
+        assertThat(second.json().get("steps").intValue()).isEqualTo(5);
+        assertThat(folder.resolve("again/last/head.safetensors"))
+                .hasSameBinaryContentAs(folder.resolve("run/last/head.safetensors"));
+        Files.writeString(options, "{\"ranks\": 4}");
+        assertRefused(
+                loran("train", "--config", options), "loran: " + options + ": [ranks] are no options of loran train");
+    }
+
+    @Test
+    void aLanguageModelOfItsOwnIsTrainedWholeAndEvaluated() throws IOException {
+        Path texts = folder.resolve("texts.jsonl");
+        Files.writeString(texts, "{\"text\": \"buy cheap red shoes online\"}\n".repeat(24));
+        Path tokenizer = Files.write(folder.resolve("tokenizer.json"), TinyTokenizers.wordPieceJson());
+        Path run = folder.resolve("lm");
+        Result result = loran(
+                "train",
+                "--model",
+                "seo",
+                "--hidden",
+                16,
+                "--layers",
+                1,
+                "--heads",
+                2,
+                "--tokenizer",
+                tokenizer,
+                "--task",
+                "lm",
+                "--method",
+                "full",
+                "--train",
+                texts,
+                "--eval",
+                texts,
+                "--out",
+                run,
+                "--epochs",
+                12,
+                "--batch-size",
+                8,
+                "--lr",
+                1e-2,
+                "--json");
+        assertThat(result.code()).as(result.err()).isZero();
+        assertThat(result.json().get("trainable_percentage").doubleValue()).isEqualTo(100);
+        assertThat(result.json().get("eval_loss").doubleValue()).isLessThan(0.5);
+        assertThat(result.json().get("eval_accuracy").isNull()).isTrue();
+        Result evaluated = eval("--adapter", run, "--data", texts);
+        assertThat(evaluated.code()).as(evaluated.err()).isZero();
+        assertThat(names(evaluated.json())).containsExactly("rows", "loss", "perplexity", "truncated");
+        assertThat(evaluated.json().get("perplexity").doubleValue()).isLessThan(2);
+        // The fresh model itself is kept too, and so an adapter can be put on it.
+        Result untrained = eval("--model", run.resolve("base"), "--task", "lm", "--data", texts);
+        assertThat(untrained.json().get("perplexity").doubleValue()).isGreaterThan(8);
+    }
+
+    @Test
+    void generatingIsTrainedOnTargetsAndScoredByRouge() throws IOException {
+        Path pairs = folder.resolve("pairs.jsonl");
+        Files.writeString(pairs, "{\"source\": \"query\", \"target\": \"red shoes online\"}\n".repeat(16));
+        Path run = folder.resolve("generate");
+        Result result = loran(
+                "train",
+                "--model",
+                causal,
+                "--task",
+                "generate",
+                "--method",
+                "full",
+                "--train",
+                pairs,
+                "--out",
+                run,
+                "--epochs",
+                20,
+                "--batch-size",
+                8,
+                "--lr",
+                1e-2,
+                "--max-length",
+                20,
+                "--json");
+        assertThat(result.code()).as(result.err()).isZero();
+        Result evaluated = eval("--adapter", run, "--task", "generate", "--data", pairs, "--max-new-tokens", 4);
+        assertThat(evaluated.code()).as(evaluated.err()).isZero();
+        assertThat(names(evaluated.json())).containsExactly("rows", "loss", "perplexity", "rouge_l", "truncated");
+        assertThat(evaluated.json().get("rouge_l").doubleValue()).isGreaterThan(0.7);
+    }
+
+    @Test
+    void everyMethodTrains() throws IOException {
+        for (Method method : Method.values()) {
+            Result result = train("--method", method, "--steps", 2, "--virtual-tokens", 3, "--max-length", 20);
+            assertThat(result.code()).as(method + ": " + result.err()).isZero();
+            assertThat(result.json().get("method").asText()).isEqualTo(method.toString());
+            Result evaluated = eval("--model", encoder, "--adapter", folder.resolve("run"), "--data", held);
+            assertThat(evaluated.code()).as(method + ": " + evaluated.err()).isZero();
+        }
+    }
+
+    @Test
+    void quickstartComparesTheFrozenEncoderWithTheFineTunedOne() throws IOException {
+        Result result = loran(
+                "quickstart",
+                "--model",
+                encoder,
+                "--rows",
+                40,
+                "--epochs",
+                1,
+                "--threads",
+                1,
+                "--max-length",
+                16,
+                "--out",
+                folder.resolve("quick"),
+                "--json");
+        assertThat(result.err()).doesNotContain("Exception");
+        JsonNode json = result.json();
+        assertThat(names(json)).contains("accuracy_before", "accuracy_after", "seconds");
+        double before = json.get("accuracy_before").doubleValue();
+        double after = json.get("accuracy_after").doubleValue();
+        assertThat(before).isBetween(0.02, 0.5);
+        assertThat(result.code()).isEqualTo(after > before ? 0 : 1);
+        assertThat(json.get("held_out").intValue()).isEqualTo(1000);
+        assertThat(json.get("truncated").intValue()).isPositive();
+        assertThat(Path.of(json.get("adapter").asText())).isDirectoryContaining("glob:**adapter_model.safetensors");
+    }
+
+    @Test
+    void longTextsAreCutAndCounted() throws IOException {
+        Result result = train("--eval", held, "--steps", 1, "--max-length", 5);
+        assertThat(result.json().get("truncated").intValue()).isBetween(10, 60);
+        assertThat(result.err()).containsPattern("\\d+ texts are longer than 5 tokens and were cut");
+    }
+
+    @Test
+    void inspectSaysWhatThereIs() throws IOException {
+        train("--eval", held, "--steps", 2);
+        JsonNode model = loran("inspect", encoder, "--json").json();
+        assertThat(model.get("kind").asText()).isEqualTo("model");
+        assertThat(model.get("config").get("hidden_size").intValue()).isEqualTo(16);
+        assertThat(model.get("tokenizer").booleanValue()).isTrue();
+        JsonNode adapter = loran("inspect", folder.resolve("run/best"), "--json", "--tensors")
+                .json();
+        assertThat(adapter.get("kind").asText()).isEqualTo("adapter");
+        assertThat(adapter.get("config").get("peft_type").asText()).isEqualTo("LORA");
+        assertThat(adapter.get("parameters").intValue()).isEqualTo(4 * 2 * 8 * 16);
+        assertThat(adapter.get("base_model.model.encoder.layer.0.attention.self.query.lora_A.weight")
+                        .asText())
+                .isEqualTo("F32 (8, 16)");
+        assertThat(adapter.get("trained_for").get("labels").get(1).asText()).isEqualTo("sport");
+        JsonNode run = loran("inspect", folder.resolve("run"), "--json").json();
+        assertThat(run.get("kind").asText()).isEqualTo("run");
+        assertThat(run.get("last_step").get("step").intValue()).isEqualTo(2);
+        assertThat(run.get("best").booleanValue()).isTrue();
+        JsonNode head = loran("inspect", folder.resolve("run/last/head.safetensors"), "--json")
+                .json();
+        assertThat(head.get("weight").asText()).isEqualTo("F32 (2, 16)");
+    }
+
+    @Test
+    void doctorSaysWhatIsUsedAndWhy() throws IOException {
+        Result result = loran("doctor", "--json");
+        assertThat(result.code()).isZero();
+        assertThat(names(result.json()))
+                .contains("jdk", "processors", "vector_api", "native_access", "backend", "cache", "catalogue");
+        assertThat(result.json().get("vector_api").asText()).isEqualTo("on");
+        assertThat(result.json().get("catalogue").get("minilm").asText()).isNotEmpty();
+    }
+
+    @Test
+    void everyCommandHasHelp() {
+        for (String command : List.of("quickstart", "train", "eval", "inspect", "doctor")) {
+            Result result = loran(command, "--help");
+            assertThat(result.code()).isZero();
+            assertThat(result.out()).startsWith("Usage: loran " + command).contains("--json");
+        }
+        assertThat(loran("--help").out()).contains("quickstart", "train", "eval", "inspect", "doctor");
+    }
+
+    // ---- what is refused: exit code 2, one line
+
+    @Test
+    void commandLinesThatAreWrong() {
+        assertRefused(loran(), "loran: which command? quickstart, train, eval, inspect, doctor (see loran --help)");
+        assertRefused(loran("trian"), "loran: Unmatched argument at index 0: 'trian' (see loran --help)");
+        assertRefused(
+                loran("train", "--task", "classify"),
+                "loran train: Missing required option: '--train=FILE' (see loran train --help)");
+        assertRefused(
+                train("--rank", "many"),
+                "loran train: Invalid value for option '--rank': 'many' is not an int (see loran train --help)");
+        assertRefused(
+                train("--method", "magic"),
+                "loran: method \"magic\" is not known; choose one of full, lora, dora, adalora, "
+                        + "p-tuning, prompt, prefix, adapter, ia3, ln-tuning, bitfit");
+        assertRefused(
+                loran("train", "--task", "sing", "--train", train),
+                "loran: task \"sing\" is not known; choose classify, generate or lm");
+        assertRefused(
+                loran("train", "--task", "classify", "--train", train),
+                "loran: --model is missing: a model folder, minilm, bge-small, e5-small, or seo");
+        assertRefused(train("--device", "tpu"), "loran: --device tpu is not known; choose auto, cpu or cuda");
+        assertRefused(train("--dtype", "f8"), "loran: --dtype f8 is not known; choose f32 or bf16");
+        assertRefused(train("--rank", 0), "loran: LoraConfig: r is 0, must be at least 1");
+        assertRefused(train("--epochs", 0), "loran: epochs is 0, must be at least 1");
+        assertRefused(
+                train("--steps", 10, "--warmup", 10),
+                "loran: a warm-up of 10 steps does not fit a run of 10; warm up for fewer, or train longer");
+    }
+
+    @Test
+    void modelsThatAreMissingOrDamaged() throws IOException {
+        Path missing = folder.resolve("missing");
+        assertRefused(
+                eval("--model", missing, "--task", "lm", "--data", train),
+                "loran: --model " + missing + ": no such folder, and not one of minilm, bge-small, e5-small, seo");
+        Path weights = encoder.resolve("model.safetensors");
+        byte[] bytes = Files.readAllBytes(weights);
+        Files.write(weights, java.util.Arrays.copyOf(bytes, bytes.length - 100));
+        Result truncated = train();
+        assertThat(truncated.err())
+                .startsWith("loran: " + weights + ": ")
+                .doesNotContain("\tat ")
+                .hasLineCount(1);
+        assertThat(truncated.code()).isEqualTo(2);
+        Files.delete(weights);
+        assertRefused(
+                train(), "loran: " + encoder + ": holds neither model.safetensors nor model.safetensors.index.json");
+    }
+
+    @Test
+    void aTensorOfTheWrongShape() throws IOException {
+        Path config = encoder.resolve("config.json");
+        Files.writeString(
+                config,
+                Files.readString(config).replaceAll("\"intermediate_size\" : \\d+", "\"intermediate_size\" : 32"));
+        assertRefused(
+                train(),
+                "loran: " + encoder
+                        + ": tensor encoder.layer.0.intermediate.dense.weight is (64, 16) but config.json asks"
+                        + " for (32, 16)");
+    }
+
+    @Test
+    void targetsThatMatchNothing() {
+        Result result = train("--targets", "q_prj,value");
+        assertThat(result.code()).isEqualTo(2);
+        assertThat(result.err())
+                .hasLineCount(1)
+                .startsWith("loran: target_modules [q_prj] match no module; did you mean ")
+                .contains("query");
+    }
+
+    @Test
+    void rowsThatAreWrong() throws IOException {
+        Path empty = Files.writeString(folder.resolve("empty.jsonl"), "\n");
+        Path words = Files.writeString(
+                folder.resolve("words.jsonl"), "{\"text\": \"red\", \"label\": \"sport\"}\nred shoes\n");
+        Path lacking = Files.writeString(folder.resolve("lacking.jsonl"), "{\"text\": \"red\"}\n");
+        Path other = Files.writeString(folder.resolve("other.jsonl"), "{\"text\": \"red\", \"label\": \"food\"}\n");
+        String form = "a row of task classify is {\"text\",\"label\"}";
+        Result noRows = loran("train", "--model", encoder, "--task", "classify", "--train", empty);
+        assertRefused(noRows, "loran: " + empty + ": no rows; expected one JSON object a line: " + form);
+        Result noJson = loran("train", "--model", encoder, "--task", "classify", "--train", words);
+        assertThat(noJson.code()).isEqualTo(2);
+        assertThat(noJson.err())
+                .startsWith("loran: " + words + ":2: not JSON at column ")
+                .hasLineCount(1);
+        Result noField = loran("train", "--model", encoder, "--task", "classify", "--train", lacking);
+        assertRefused(noField, "loran: " + lacking + ":1: field \"label\" is missing; " + form);
+        assertRefused(
+                loran("train", "--model", encoder, "--task", "classify", "--train", folder.resolve("none.jsonl")),
+                "loran: " + folder.resolve("none.jsonl") + ": no such file");
+        assertRefused(
+                train("--eval", other),
+                "loran: " + other + ":1: field \"label\": label \"food\" is not one of the 2 labels of the model: "
+                        + "purchase, sport");
+        train("--steps", 1);
+        assertRefused(
+                eval("--model", encoder, "--adapter", folder.resolve("run"), "--data", other),
+                "loran: " + other + ":1: field \"label\": label \"food\" is not one of the 2 labels of the model: "
+                        + "purchase, sport");
+    }
+
+    @Test
+    void moreTokensThanPositions() {
+        Result result = loran("train", "--model", encoder, "--task", "classify", "--train", train, "--max-length", 25);
+        assertRefused(result, "loran: --max-length 25 must be from 1 to 24: " + encoder + " has 24 positions");
+        Result prompt = loran(
+                "train",
+                "--model",
+                causal,
+                "--task",
+                "lm",
+                "--method",
+                "p-tuning",
+                "--virtual-tokens",
+                10,
+                "--train",
+                train,
+                "--max-length",
+                15);
+        assertRefused(
+                prompt,
+                "loran: --max-length 15 must be from 1 to 14: " + causal
+                        + " has 24 positions, of which virtual tokens take 10");
+    }
+
+    @Test
+    void adaptersThatDoNotFit() throws IOException {
+        train("--steps", 1);
+        Path adapter = folder.resolve("run/last");
+        // Another model of the same shape.
+        try (ReferenceBackend backend = new ReferenceBackend();
+                SafeTensors weights = SafeTensors.open(encoder.resolve("model.safetensors"));
+                Model other = Tiny.causal(backend, DType.F32)) {
+            assertThat(weights.names()).isNotEmpty();
+            Tiny.save(other, folder.resolve("other"));
+        }
+        Result wrongBase = eval("--model", folder.resolve("other"), "--adapter", adapter, "--data", held);
+        assertThat(wrongBase.code()).isEqualTo(2);
+        assertThat(wrongBase.err())
+                .hasLineCount(1)
+                .startsWith("loran: " + adapter + ": the adapter was trained on " + encoder + " (SHA-256 ")
+                .contains("not on " + folder.resolve("other"));
+        assertRefused(
+                eval("--model", encoder, "--adapter", adapter, "--task", "lm", "--data", held),
+                "loran: " + adapter + ": was trained for task classify, not lm");
+        assertRefused(
+                eval("--model", encoder, "--adapter", folder, "--data", held),
+                "loran: " + folder + ": holds neither an adapter (adapter_config.json) nor a finished run");
+        Result noHead = eval("--model", encoder, "--task", "classify", "--data", held);
+        assertThat(noHead.err())
+                .startsWith("loran: --task classify: nothing says which classes ")
+                .hasLineCount(1);
+        Files.delete(adapter.resolve("head.safetensors"));
+        assertRefused(
+                eval("--model", encoder, "--adapter", adapter, "--data", held),
+                "loran: " + adapter.resolve("head.safetensors") + ": no such file");
+        assertRefused(
+                loran("inspect", folder.resolve("nowhere")),
+                "loran: " + folder.resolve("nowhere") + ": no such file or folder");
+    }
+}

@@ -1,0 +1,284 @@
+package dev.loran.peft.train;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.assertj.core.api.Assertions.within;
+
+import dev.loran.engine.Autograd;
+import dev.loran.engine.Backend;
+import dev.loran.engine.Buffer;
+import dev.loran.engine.DType;
+import dev.loran.engine.ReferenceBackend;
+import dev.loran.engine.Scope;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.io.SafeTensors;
+import dev.loran.peft.data.Batch;
+import dev.loran.peft.data.DataLoader;
+import dev.loran.peft.data.Examples;
+import dev.loran.peft.data.InputException;
+import dev.loran.peft.data.Labels;
+import dev.loran.peft.data.Task;
+import dev.loran.peft.data.TinyTokenizers;
+import dev.loran.peft.model.BertModel;
+import dev.loran.peft.model.Model;
+import dev.loran.peft.model.SeoTransformer;
+import dev.loran.peft.model.TaskType;
+import dev.loran.peft.model.TransformerConfig;
+import dev.loran.peft.train.TextClassifier.Pooling;
+import dev.loran.peft.train.TrainerConfig.Rate;
+import dev.loran.peft.tuner.LoraConfig;
+import dev.loran.peft.tuner.PeftModel;
+import dev.loran.peft.tuner.PromptTuningConfig;
+import dev.loran.peft.tuner.Targets;
+import java.nio.file.Path;
+import java.util.HashSet;
+import java.util.List;
+import java.util.Map;
+import java.util.OptionalInt;
+import java.util.Set;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+
+class TaskModelTest {
+    private static final TaskCard CLASSIFY = TaskCard.classify(Tiny.LABELS, Tiny.POSITIONS);
+
+    @TempDir
+    Path folder;
+
+    private static Batch batch(Examples examples) {
+        return new DataLoader(examples, DataLoader.Options.evaluation(64))
+                .epoch(0)
+                .getFirst();
+    }
+
+    // ---- heads and pooling
+
+    @Test
+    void aMeanPooledHeadSeesTheMeanOfTheRealTokens() {
+        checkPooling(Pooling.MEAN, 0);
+        checkPooling(Pooling.MEAN, 3);
+    }
+
+    @Test
+    void aLastPooledHeadSeesTheLastRealToken() {
+        checkPooling(Pooling.LAST, 0);
+        checkPooling(Pooling.LAST, 3);
+    }
+
+    private static void checkPooling(Pooling pooling, int virtualTokens) {
+        Batch batch = batch(Tiny.examples(5, 1));
+        try (ReferenceBackend backend = new ReferenceBackend();
+                Model base = Tiny.causal(backend, DType.F64);
+                PeftModel peft = new PeftModel(base, 3);
+                Scope scope = Scope.open();
+                Autograd.Mode mode = Autograd.noGrad()) {
+            if (virtualTokens > 0) {
+                peft.addAdapter("default", PromptTuningConfig.of(virtualTokens).withTask(TaskType.CAUSAL_LM));
+            }
+            try (TaskModel model = TaskModel.of(peft, CLASSIFY.withPooling(pooling), 1)) {
+                double[] actual = model.pooled(batch).toDoubles();
+                Tensor ids = Tensor.ofInts(backend, batch.inputIds(), batch.batchSize(), batch.length());
+                Tensor mask = Tensor.ofInts(backend, batch.attentionMask(), batch.batchSize(), batch.length());
+                double[] hidden = base.hidden(ids, mask).toDoubles();
+                int positions = virtualTokens + batch.length();
+                for (int row = 0; row < batch.batchSize(); row++) {
+                    int end = virtualTokens + length(batch, row);
+                    int from = pooling == Pooling.MEAN ? 0 : end - 1;
+                    for (int c = 0; c < 16; c++) {
+                        double sum = 0;
+                        for (int t = from; t < end; t++) {
+                            sum += hidden[(row * positions + t) * 16 + c];
+                        }
+                        assertThat(actual[row * 16 + c]).isCloseTo(sum / (end - from), within(1e-12));
+                    }
+                }
+            }
+        }
+    }
+
+    private static int length(Batch batch, int row) {
+        int n = 0;
+        for (int t = 0; t < batch.length(); t++) {
+            n += batch.attentionMask()[row * batch.length() + t];
+        }
+        return n;
+    }
+
+    @Test
+    void aClassifierOfItsOwnIsTrainedByTheAdapter() {
+        try (ReferenceBackend backend = new ReferenceBackend();
+                Model base = BertModel.random(
+                        BertModel.Config.of(TinyTokenizers.WORDS.size(), 16, 1, 2, Tiny.POSITIONS, 2),
+                        backend,
+                        DType.F32,
+                        3);
+                PeftModel peft = new PeftModel(base, 3)) {
+            peft.addAdapter("default", LoraConfig.defaults().withTask(TaskType.SEQ_CLS));
+            try (TaskModel model = TaskModel.of(peft, CLASSIFY, 1)) {
+                assertThat(model.parameters())
+                        .containsKey("base_model.model.classifier.modules_to_save.default.weight")
+                        .doesNotContainKey("head.weight");
+                assertThat(model.isHead("base_model.model.classifier.modules_to_save.default.weight"))
+                        .isTrue();
+                assertThat(model.isHead(
+                                "base_model.model.bert.encoder.layer.0.attention.self.query.lora_A.default.weight"))
+                        .isFalse();
+                model.save(folder);
+                assertThat(folder.resolve("head.safetensors")).doesNotExist();
+            }
+            TaskCard three = TaskCard.classify(new Labels(List.of("a", "b", "c")), 8);
+            assertThatThrownBy(() -> TaskModel.of(peft, three, 1))
+                    .isInstanceOf(InputException.class)
+                    .hasMessage("the model's classifier has 2 classes but the data has 3 labels: [a, b, c]");
+        }
+    }
+
+    // ---- files
+
+    @Test
+    void whatWasSavedAnswersTheSameWhenLoaded() {
+        Examples examples = Tiny.examples(12, 1);
+        TaskCard card = CLASSIFY.withTextPrefix("query: ").withBase(new TaskCard.Base("tiny", "c0ffee"));
+        double[] logits;
+        try (ReferenceBackend backend = new ReferenceBackend();
+                Model base = Tiny.encoder(backend, DType.F32)) {
+            try (PeftModel peft = new PeftModel(base, 3)) {
+                peft.addAdapter("default", LoraConfig.defaults().withRank(2, 4));
+                try (TaskModel model = TaskModel.of(peft, card, 1);
+                        Trainer trainer =
+                                new Trainer(model, TrainerConfig.defaults().withRate(Rate.of(1e-2)));
+                        Scope scope = Scope.open()) {
+                    trainer.train(examples, null, null, new TrainingListener() {});
+                    model.train(false);
+                    logits = model.logits(batch(examples)).toDoubles();
+                    model.save(folder);
+                }
+            }
+            try (PeftModel peft = new PeftModel(base, 99);
+                    TaskModel model = TaskModel.load(peft, folder);
+                    Scope scope = Scope.open()) {
+                assertThat(model.logits(batch(examples)).toDoubles()).isEqualTo(logits);
+                assertThat(model.card().textPrefix()).isEqualTo("query: ");
+                assertThat(model.card().labels()).hasToString("[purchase, sport]");
+                assertThat(model.card().maxLength()).isEqualTo(Tiny.POSITIONS);
+            }
+        }
+        try (SafeTensors head = SafeTensors.open(folder.resolve("head.safetensors"))) {
+            assertThat(head.names()).containsExactlyInAnyOrder("weight", "bias");
+            assertThat(head.entry("weight").shape().dims()).containsExactly(2, 16);
+            assertThat(head.entry("bias").shape().dims()).containsExactly(2);
+        }
+        assertThatThrownBy(() -> TaskCard.read(folder)
+                        .requireBase(new TaskCard.Base("other", "deadbeef"), Path.of("my-adapter")))
+                .isInstanceOf(InputException.class)
+                .hasMessage(
+                        "my-adapter: the adapter was trained on tiny (SHA-256 c0ffee…), not on other (SHA-256 deadbeef…)");
+    }
+
+    @Test
+    void aHeadOfAnotherWidthIsRefused() {
+        try (ReferenceBackend backend = new ReferenceBackend();
+                Model base = Tiny.encoder(backend, DType.F32);
+                PeftModel peft = new PeftModel(base, 3);
+                Scope scope = Scope.open()) {
+            peft.addAdapter("default", LoraConfig.defaults());
+            try (TaskModel model = TaskModel.of(peft, CLASSIFY, 1)) {
+                Path file = folder.resolve("head.safetensors");
+                SafeTensors.write(file, Map.of("weight", Tensor.zeros(backend, DType.F32, 2, 8)));
+                assertThatThrownBy(() -> model.loadHead(folder))
+                        .isInstanceOf(InputException.class)
+                        .hasMessage(file + ": needs a tensor weight (2, 16) but has (2, 8)");
+            }
+        }
+    }
+
+    @Test
+    void anEncoderIsNoLanguageModel() {
+        try (ReferenceBackend backend = new ReferenceBackend();
+                Model base = Tiny.encoder(backend, DType.F32);
+                PeftModel peft = new PeftModel(base, 3)) {
+            assertThatThrownBy(() -> TaskModel.of(peft, TaskCard.of(Task.LM, 8), 1))
+                    .isInstanceOf(InputException.class)
+                    .hasMessage("task lm needs a causal language model, not the encoder bert");
+        }
+    }
+
+    // ---- LoRA's promise
+
+    /// Notes the size of every buffer it hands out.
+    private static final class Counting extends ReferenceBackend {
+        private final Set<Long> sizes = new HashSet<>();
+
+        @Override
+        public Buffer allocate(DType dtype, long size) {
+            sizes.add(size);
+            return super.allocate(dtype, size);
+        }
+    }
+
+    @Test
+    void loraOn512By512Trains16384ParametersAndFormsNoProductOfThem() {
+        try (Counting backend = new Counting();
+                Model base = SeoTransformer.random(
+                        new TransformerConfig(512, 1, 8, TinyTokenizers.WORDS.size()), backend, DType.F32, 1);
+                PeftModel peft = new PeftModel(base, 3)) {
+            peft.addAdapter("default", LoraConfig.defaults().withRank(16, 32).withTargets(Targets.of("w_q")));
+            assertThat(peft.parameterCount().trainableParameters()).isEqualTo(16_384);
+            try (TaskModel model = TaskModel.of(peft, TaskCard.of(Task.LM, 16), 1);
+                    Trainer trainer =
+                            new Trainer(model, TrainerConfig.defaults().withSteps(1))) {
+                backend.sizes.clear();
+                trainer.trainStep(batch(Tiny.texts(1, 1)));
+            }
+            assertThat(backend.sizes).contains(16L * 512).doesNotContain(512L * 512);
+        }
+    }
+
+    // ---- what the frozen model can do
+
+    @Test
+    void aProbeTrainsTheHeadAloneAndLeavesTheModelAlone() {
+        try (ReferenceBackend backend = new ReferenceBackend();
+                Model base = Tiny.encoder(backend, DType.F32);
+                PeftModel peft = new PeftModel(base, 3);
+                TaskModel model = TaskModel.of(peft, CLASSIFY, 1)) {
+            TrainerConfig config = TrainerConfig.defaults().withEpochs(20).withRate(Rate.of(1e-2));
+            Examples train = Tiny.examples(60, 1);
+            Examples held = Tiny.examples(30, 2);
+            Evaluation untrained = Evaluation.of(model, held, 16);
+            int buffers = backend.liveBuffers();
+            Evaluation e = LinearProbe.evaluate(model, train, held, config, 1);
+            assertThat(e.rows()).isEqualTo(30);
+            assertThat(e.accuracy()).isGreaterThan(0.8).isGreaterThan(untrained.accuracy());
+            assertThat(LinearProbe.evaluate(model, train, held, config, 1)).isEqualTo(e);
+            assertThat(backend.liveBuffers()).isEqualTo(buffers);
+        }
+    }
+
+    // ---- decoding
+
+    @Test
+    void greedyDecodingTakesTheLikeliestTokenAndStopsAtTheEnd() {
+        try (Backend backend = new ReferenceBackend();
+                Model base = Tiny.causal(backend, DType.F32)) {
+            int[] prompt = {2, 4, 5};
+            int[] ids = GreedyDecoding.continuation(base, prompt, 6, OptionalInt.empty());
+            assertThat(ids).hasSize(6);
+            int[] text = {2, 4, 5, ids[0], ids[1]};
+            try (Scope scope = Scope.open()) {
+                double[] logits = base.logits(Tensor.ofInts(backend, text, 1, 5), null)
+                        .slice(1, 4, 5)
+                        .toDoubles();
+                for (double v : logits) {
+                    assertThat(v).isLessThanOrEqualTo(logits[ids[2]]);
+                }
+            }
+            int first = 0;
+            while (ids[first] != ids[3]) {
+                first++;
+            }
+            assertThat(GreedyDecoding.continuation(base, prompt, 6, OptionalInt.of(ids[3])))
+                    .hasSize(first);
+        }
+    }
+}

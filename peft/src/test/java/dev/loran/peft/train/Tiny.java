@@ -1,0 +1,93 @@
+package dev.loran.peft.train;
+
+import dev.loran.engine.Backend;
+import dev.loran.engine.DType;
+import dev.loran.peft.data.Examples;
+import dev.loran.peft.data.Labels;
+import dev.loran.peft.data.Row;
+import dev.loran.peft.data.TinyTokenizers;
+import dev.loran.peft.data.Tokenizer;
+import dev.loran.peft.model.BertModel;
+import dev.loran.peft.model.HfModels;
+import dev.loran.peft.model.Model;
+import dev.loran.peft.model.SeoTransformer;
+import dev.loran.peft.model.TransformerConfig;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Random;
+
+/// Models of a few thousand parameters, and rows that they can learn: one word of each decides its class.
+public final class Tiny {
+    public static final int POSITIONS = 24;
+    public static final Labels LABELS = new Labels(List.of("purchase", "sport"));
+
+    private static final List<String> FILLERS = List.of("red", "online", "cheap", "query", "buy");
+
+    private Tiny() {}
+
+    public static List<Row.Classify> rows(int n, long seed) {
+        Random random = new Random(seed);
+        List<Row.Classify> rows = new ArrayList<>();
+        for (int i = 0; i < n; i++) {
+            List<String> words = new ArrayList<>();
+            int fillers = random.nextInt(6);
+            for (int w = 0; w < fillers; w++) {
+                words.add(FILLERS.get(random.nextInt(FILLERS.size())));
+            }
+            boolean sport = i % 2 == 1;
+            words.add(random.nextInt(words.size() + 1), sport ? "running" : "shoes");
+            rows.add(new Row.Classify(String.join(" ", words), sport ? "sport" : "purchase"));
+        }
+        return rows;
+    }
+
+    public static Examples examples(int n, long seed) {
+        try (Tokenizer tokenizer = TinyTokenizers.wordPiece()) {
+            return Examples.of(rows(n, seed), tokenizer, Examples.Options.of(POSITIONS), LABELS);
+        }
+    }
+
+    /// The same texts, to be predicted token by token.
+    public static Examples texts(int n, long seed) {
+        try (Tokenizer tokenizer = TinyTokenizers.wordPiece()) {
+            List<Row.Text> texts =
+                    rows(n, seed).stream().map(r -> new Row.Text(r.text())).toList();
+            return Examples.of(texts, tokenizer, Examples.Options.of(POSITIONS), null);
+        }
+    }
+
+    public static BertModel encoder(Backend backend, DType dtype) {
+        return BertModel.random(
+                BertModel.Config.of(TinyTokenizers.WORDS.size(), 16, 2, 2, POSITIONS, 0), backend, dtype, 3);
+    }
+
+    public static SeoTransformer causal(Backend backend, DType dtype) {
+        TransformerConfig sizes = new TransformerConfig(16, 2, 2, TinyTokenizers.WORDS.size());
+        return SeoTransformer.random(sizes.withMaxPositions(POSITIONS), backend, dtype, 5);
+    }
+
+    /// Saves `model` with the tokenizer into `folder`.
+    public static Path save(Model model, Path folder) {
+        try {
+            HfModels.save(model, folder);
+            Files.write(folder.resolve("tokenizer.json"), TinyTokenizers.wordPieceJson());
+            return folder;
+        } catch (IOException e) {
+            throw new java.io.UncheckedIOException(e);
+        }
+    }
+
+    /// Writes `rows` as JSON Lines.
+    public static Path write(Path file, List<Row.Classify> rows) {
+        StringBuilder lines = new StringBuilder();
+        rows.forEach(r -> lines.append("{\"text\": \"%s\", \"label\": \"%s\"}%n".formatted(r.text(), r.label())));
+        try {
+            return Files.writeString(file, lines);
+        } catch (IOException e) {
+            throw new java.io.UncheckedIOException(e);
+        }
+    }
+}
