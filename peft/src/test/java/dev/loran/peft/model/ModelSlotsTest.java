@@ -224,7 +224,7 @@ class ModelSlotsTest {
             Tensor wrong = Tensor.zeros(backend, DType.F64, 2, 7);
             model.virtualTokens(() -> wrong);
             assertThatThrownBy(() -> model.hidden(fits, null))
-                    .hasMessage("virtualTokens: embeddings are (2, 7), needs (P, 12)");
+                    .hasMessage("virtualTokens: embeddings are (2, 7), needs (P, 12) or (1, P, 12)");
             model.virtualTokens(null);
             Tensor key = Tensor.zeros(backend, DType.F64, 2, 3, 4);
             model.prefixes(() -> List.of(new Prefix(key, key)));
