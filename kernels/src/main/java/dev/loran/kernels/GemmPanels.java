@@ -21,8 +21,8 @@ record GemmPanels(MemorySegment memory, long offset, int k, int n, int kBlock, i
 
     /// Packed panels of a (k, n) matrix, to be filled by [#pack], in [#floats] floats at `offset`.
     static GemmPanels packed(MemorySegment memory, long offset, int k, int n) {
-        int blocks = Math.ceilDiv(k, K_BLOCK);
-        return new GemmPanels(memory, offset, k, n, Math.ceilDiv(Math.ceilDiv(k, blocks), 8) * 8, 0);
+        int blocks = Math.max(1, Math.ceilDiv(k, K_BLOCK));
+        return new GemmPanels(memory, offset, k, n, Math.max(1, Math.ceilDiv(Math.ceilDiv(k, blocks), 8)) * 8, 0);
     }
 
     /// A row-major (k, n) matrix as it lies; n >= [GemmTiles#COLUMNS].
@@ -96,11 +96,49 @@ record GemmPanels(MemorySegment memory, long offset, int k, int n, int kBlock, i
             return;
         }
         GemmPacking.transpose(memory, to, width, b.memory(), from, b.ld(), columns, length);
+        clearPadding(to, width, columns, length);
+    }
+
+    private void clearPadding(long to, int width, int columns, int length) {
         for (int j = columns; j < width; j++) {
             for (int p = 0; p < length; p++) {
                 memory.set(ValueLayout.JAVA_FLOAT, to + 4L * (p * width + j), 0f);
             }
         }
+    }
+
+    /// Packs the transposed matrix (k, n) of another set of panels, which hold an (n, k) one.
+    void packTransposed(Parallel parallel, GemmPanels other) {
+        int panels = count();
+        parallel.parallelFor(panels * blocks(), task -> {
+            int panel = task % panels;
+            int block = task / panels;
+            int column = panel * GemmTiles.COLUMNS;
+            int columns = Math.min(GemmTiles.COLUMNS, n - column);
+            int width = width(panel);
+            long to = at(panel, block);
+            int k0 = block * kBlock;
+            int k1 = k0 + blockLength(block);
+            for (int p = k0; p < k1; p = Math.min(k1, p - p % GemmTiles.COLUMNS + GemmTiles.COLUMNS)) {
+                for (int j = column;
+                        j < column + columns;
+                        j = Math.min(column + columns, j - j % other.kBlock + other.kBlock)) {
+                    copyTransposed(to + 4L * ((p - k0) * width + j - column), width, other, p, k1, j, column + columns);
+                }
+            }
+            clearPadding(to, width, columns, k1 - k0);
+        });
+    }
+
+    /// The part of another's matrix from its row j and column p on that one of its panels and blocks holds.
+    private void copyTransposed(long to, int width, GemmPanels other, int p, int pEnd, int j, int jEnd) {
+        int panel = p / GemmTiles.COLUMNS;
+        int block = j / other.kBlock;
+        int step = other.width(panel);
+        long from = other.at(panel, block) + 4L * ((j - block * other.kBlock) * step + p - panel * GemmTiles.COLUMNS);
+        int rows = Math.min(jEnd, (block + 1) * other.kBlock) - j;
+        int columns = Math.min(pEnd, (panel + 1) * GemmTiles.COLUMNS) - p;
+        GemmPacking.transpose(memory, to, width, other.memory, from, step, rows, columns);
     }
 
     /// Writes the matrix back, bit for bit, as the transposed row-major matrix (n, k) at `dst`.

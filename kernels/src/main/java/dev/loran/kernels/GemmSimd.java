@@ -79,9 +79,9 @@ public final class GemmSimd {
             int k,
             float alpha,
             float beta) {
-        check("c", c, cOff, ldc, m, n);
-        check("a", a, aOff, lda, transA ? k : m, transA ? m : k);
-        check("b", b, bOff, ldb, transB ? n : k, transB ? k : n);
+        check("gemm: c", c, cOff, ldc, m, n);
+        check("gemm: a", a, aOff, lda, transA ? k : m, transA ? m : k);
+        check("gemm: b", b, bOff, ldb, transB ? n : k, transB ? k : n);
         if (m > 0 && n > 0) {
             product(
                     parallel,
@@ -207,6 +207,13 @@ public final class GemmSimd {
             float alpha,
             float beta,
             @Nullable Matrix bias) {
+        if (m == 0 || b.n() == 0) {
+            return;
+        }
+        if (b.k() == 0) {
+            prepare(c, 0, m, 0, b.n(), beta, bias);
+            return;
+        }
         int panels = b.count();
         int rowBlocks = Math.ceilDiv(m, TASK_ROWS);
         int rowsEach = Math.ceilDiv(Math.ceilDiv(m, rowBlocks), GemmTiles.ROWS) * GemmTiles.ROWS;
@@ -372,21 +379,21 @@ public final class GemmSimd {
         }
     }
 
-    private static void check(String name, MemorySegment segment, long offset, int ld, int rows, int columns) {
+    /// Throws, beginning with `name`, which is the operation's and the argument's, unless a row-major matrix can lie there.
+    static void check(String name, MemorySegment segment, long offset, int ld, int rows, int columns) {
         if (rows < 0 || columns < 0) {
-            throw new IllegalArgumentException(
-                    "gemm: " + name + " is (" + rows + ", " + columns + "), a size is negative");
+            throw new IllegalArgumentException(name + " is (" + rows + ", " + columns + "), a size is negative");
         }
         if (ld < columns) {
-            throw new IllegalArgumentException("gemm: " + name + " is (" + rows + ", " + columns
+            throw new IllegalArgumentException(name + " is (" + rows + ", " + columns
                     + ") but its leading dimension is " + ld + "; it must be at least the row");
         }
         if (!segment.isNative()) {
-            throw new IllegalArgumentException("gemm: " + name + " is on the Java heap; copy it to native memory");
+            throw new IllegalArgumentException(name + " is on the Java heap; copy it to native memory");
         }
         long end = rows == 0 || columns == 0 ? offset : offset + 4 * ((rows - 1L) * ld + columns);
         if (offset < 0 || end > segment.byteSize()) {
-            throw new IllegalArgumentException("gemm: " + name + " (" + rows + ", " + columns + ") at byte " + offset
+            throw new IllegalArgumentException(name + " (" + rows + ", " + columns + ") at byte " + offset
                     + " ends at byte " + end + " but its memory has " + segment.byteSize());
         }
     }

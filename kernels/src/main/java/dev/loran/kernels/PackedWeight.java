@@ -1,0 +1,109 @@
+package dev.loran.kernels;
+
+import dev.loran.kernels.GemmSimd.Matrix;
+import java.lang.foreign.MemorySegment;
+import java.util.function.LongFunction;
+import org.jspecify.annotations.Nullable;
+
+/// A frozen weight W (out, in), packed once for all the products with it: y = x · Wᵀ, and dx = dy · W, whose panels are
+/// made when they are first asked for. Each set takes the memory of W itself, or a little more; the row-major copy may
+/// be given up, for [#unpack] brings it back bit for bit.
+///
+/// All memory is native and F32; offsets are in bytes, leading dimensions in elements. Products of one weight may run on
+/// several threads at once.
+final class PackedWeight {
+    private final int out;
+    private final int in;
+    private final LongFunction<MemorySegment> allocator;
+    private final GemmPanels forward;
+    private @Nullable GemmPanels backward;
+
+    /// Packs the row-major weight `w`.
+    ///
+    /// @param allocator gives 64-byte aligned native memory of so many bytes, which must live as long as this weight; it
+    ///     is called here, and once more for the first [#linearBackward]
+    PackedWeight(
+            Parallel parallel,
+            MemorySegment w,
+            long wOff,
+            int ldw,
+            int out,
+            int in,
+            LongFunction<MemorySegment> allocator) {
+        GemmSimd.check("packedWeight: w", w, wOff, ldw, out, in);
+        this.out = out;
+        this.in = in;
+        this.allocator = allocator;
+        forward = panels(in, out).pack(parallel, new Matrix(w, wOff, ldw, true));
+    }
+
+    private GemmPanels panels(int k, int n) {
+        return GemmPanels.packed(allocator.apply(4 * GemmPanels.floats(k, n)), 0, k, n);
+    }
+
+    /// y (m, out) ← x (m, in) · Wᵀ + bias + beta · y; with beta = 0, y is not read.
+    ///
+    /// @param bias `out` elements from `biasOff` on, or null
+    void linear(
+            Parallel parallel,
+            MemorySegment y,
+            long yOff,
+            int ldy,
+            MemorySegment x,
+            long xOff,
+            int ldx,
+            @Nullable MemorySegment bias,
+            long biasOff,
+            int m,
+            float beta) {
+        GemmSimd.check("linear: y", y, yOff, ldy, m, out);
+        GemmSimd.check("linear: x", x, xOff, ldx, m, in);
+        Matrix row = null;
+        if (bias != null) {
+            GemmSimd.check("linear: bias", bias, biasOff, out, 1, out);
+            row = new Matrix(bias, biasOff, out, false);
+        }
+        GemmSimd.multiply(
+                parallel, new Matrix(y, yOff, ldy, false), new Matrix(x, xOff, ldx, false), forward, m, 1f, beta, row);
+    }
+
+    /// dx (m, in) ← dy (m, out) · W + beta · dx; with beta = 0, dx is not read. The first call packs W once more.
+    void linearBackward(
+            Parallel parallel,
+            MemorySegment dx,
+            long dxOff,
+            int ldDx,
+            MemorySegment dy,
+            long dyOff,
+            int ldDy,
+            int m,
+            float beta) {
+        GemmSimd.check("linearBackward: dx", dx, dxOff, ldDx, m, in);
+        GemmSimd.check("linearBackward: dy", dy, dyOff, ldDy, m, out);
+        GemmSimd.multiply(
+                parallel,
+                new Matrix(dx, dxOff, ldDx, false),
+                new Matrix(dy, dyOff, ldDy, false),
+                backward(parallel),
+                m,
+                1f,
+                beta,
+                null);
+    }
+
+    private synchronized GemmPanels backward(Parallel parallel) {
+        GemmPanels panels = backward;
+        if (panels == null) {
+            panels = panels(out, in);
+            panels.packTransposed(parallel, forward);
+            backward = panels;
+        }
+        return panels;
+    }
+
+    /// w (out, in), row-major ← W.
+    void unpack(Parallel parallel, MemorySegment w, long wOff, int ldw) {
+        GemmSimd.check("unpack: w", w, wOff, ldw, out, in);
+        forward.unpackTransposed(parallel, w, wOff, ldw);
+    }
+}
