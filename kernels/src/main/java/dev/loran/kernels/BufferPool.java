@@ -78,8 +78,8 @@ final class BufferPool implements AutoCloseable {
         }
     }
 
-    /// The live block at `address` goes back to the system when it is given back: a weight that nothing of its size will
-    /// follow.
+    /// The live block at `address`, if there is one, goes back to the system when it is given back: a weight that nothing
+    /// of its size will follow.
     synchronized void retire(long address) {
         retired.add(address);
     }

@@ -101,6 +101,27 @@ public final class SimdBackend implements Backend {
     }
 
     @Override
+    public Buffer prepare(Buffer w, int out, int in) {
+        if (w instanceof PreparedBuffer) {
+            return w.retain();
+        }
+        MemorySegment rows = f32(w);
+        Buffer prepared = new PreparedBuffer(this, pool, parallel, rows, out, in);
+        pool.retire(rows.address());
+        return prepared;
+    }
+
+    @Override
+    public Buffer restore(Buffer prepared, int out, int in) {
+        if (!(prepared instanceof PreparedBuffer p)) {
+            return prepared.retain();
+        }
+        Buffer w = allocate(DType.F32, (long) out * in);
+        p.weight().unpack(parallel, f32(w), 0, in);
+        return w;
+    }
+
+    @Override
     public void close() {
         parallel.close();
         pool.close();
@@ -273,6 +294,24 @@ public final class SimdBackend implements Backend {
 
     // ---- linear
     // ---------------------------------------------------------------------------------------------------------
+
+    @Override
+    public void linear(Buffer y, Buffer x, Buffer w, @Nullable Buffer bias, int n, int in, int out) {
+        if (w instanceof PreparedBuffer p) {
+            p.weight().linear(parallel, f32(y), 0, out, f32(x), 0, in, optional(bias), 0, n, 0);
+        } else {
+            Backend.super.linear(y, x, w, bias, n, in, out);
+        }
+    }
+
+    @Override
+    public void linearBackwardInput(Buffer dx, Buffer dy, Buffer w, int n, int in, int out, boolean accumulate) {
+        if (w instanceof PreparedBuffer p) {
+            p.weight().linearBackward(parallel, f32(dx), 0, in, f32(dy), 0, out, n, accumulate ? 1 : 0);
+        } else {
+            Backend.super.linearBackwardInput(dx, dy, w, n, in, out, accumulate);
+        }
+    }
 
     @Override
     public void loraLinear(

@@ -65,6 +65,11 @@ final class KernelCheck implements AutoCloseable {
             return filled(values.length, () -> (float) values[next[0]++]);
         }
 
+        /// A frozen weight packed.
+        Buffer prepared(Buffer w, int rows, int cols) {
+            return keep(backend.prepare(w, rows, cols));
+        }
+
         Buffer ints(int... values) {
             return keep(backend.ofInts(values));
         }

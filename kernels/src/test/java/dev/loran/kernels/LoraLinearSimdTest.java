@@ -35,7 +35,7 @@ class LoraLinearSimdTest {
     void agreesWithComposed(int n, int in, int out, int r, boolean dropout, boolean accumulate) {
         check.agree("loraLinear", m -> {
             Buffer x = m.in((long) n * in);
-            Buffer w = m.in((long) out * in, 1 / Math.sqrt(in), 0);
+            Buffer w = m.prepared(m.in((long) out * in, 1 / Math.sqrt(in), 0), out, in);
             Buffer bias = accumulate ? m.in(out) : null;
             Buffer a = m.in((long) r * in, 1 / Math.sqrt(in), 0);
             Buffer b = m.in((long) out * r);

@@ -17,6 +17,7 @@ import java.nio.channels.FileChannel;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardOpenOption;
+import java.util.Random;
 import java.util.concurrent.atomic.AtomicInteger;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -83,6 +84,36 @@ class SimdBackendTest {
                 assertThat(freed).hasValue(1);
                 assertThat(backend.liveBytes()).isZero();
             }
+        }
+    }
+
+    @Test
+    void aPreparedWeightReplacesTheRowMajorOne() {
+        try (SimdBackend backend = new SimdBackend(2)) {
+            double[] values =
+                    new Random(5).doubles(65 * 33, -1, 1).map(v -> (float) v).toArray();
+            Buffer w = backend.of(DType.F32, values);
+            Buffer prepared = backend.prepare(w, 65, 33);
+            w.release();
+            assertThat(prepared.isRowMajor()).isFalse();
+            assertThat(prepared.size()).isEqualTo(65 * 33);
+            assertThatThrownBy(() -> prepared.slice(0, 1))
+                    .isInstanceOf(BackendException.class)
+                    .hasMessage("slice: a prepared weight has no elements in order; restore it first");
+            assertThat(backend.prepare(prepared, 65, 33)).isSameAs(prepared);
+            prepared.release();
+            Buffer restored = backend.restore(prepared, 65, 33);
+            assertThat(KernelCheck.read(restored)).containsExactly(values);
+            restored.release();
+            Buffer x = backend.of(DType.F32, new double[33 * 2]);
+            Buffer y = backend.allocate(DType.F32, 65 * 2);
+            backend.linear(y, x, prepared, null, 2, 33, 65);
+            backend.linearBackwardInput(x, y, prepared, 2, 33, 65, false);
+            assertThat(KernelCheck.read(x)).containsOnly(0);
+            x.release();
+            y.release();
+            prepared.release();
+            assertThat(backend.liveBytes()).isZero();
         }
     }
 
