@@ -4,24 +4,32 @@ import dev.loran.engine.BackendException;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.util.ArrayDeque;
-import java.util.HashMap;
 import java.util.HashSet;
 import java.util.Map;
+import java.util.NavigableMap;
 import java.util.Set;
+import java.util.TreeMap;
+import org.jspecify.annotations.Nullable;
 
 /// Native memory that is used again: what is given back waits in a list of its size class for the next request, so that
 /// a training step, once it has run at its largest shape, takes nothing from the system.
 ///
-/// Classes are four to a power of two, at most a quarter larger than what was asked for; every block starts at a
-/// multiple of 64 bytes. The counters speak of the exact sizes asked for. Safe for several threads.
+/// Classes are four to a power of two, at most a quarter larger than what was asked for; where a class has nothing free,
+/// the smallest free block of up to eight times its size does, so that a step with shorter rows lives in the memory of one
+/// with longer ones. Every block starts at a multiple of 64 bytes. The counters speak of the exact sizes asked for. Safe
+/// for several threads.
 final class BufferPool implements AutoCloseable {
     /// A 512-bit access elsewhere touches two cache lines.
     private static final long ALIGNMENT = 64;
 
+    /// How much larger than asked for a block may be. Rows of a data set differ in length by less as a rule, and nothing
+    /// small sits on the memory of something huge.
+    private static final long REACH = 8;
+
     /// Memory with an arena of its own, so that it can go back to the system alone.
     record Block(Arena arena, MemorySegment memory) {}
 
-    private final Map<Long, ArrayDeque<Block>> free = new HashMap<>();
+    private final NavigableMap<Long, ArrayDeque<Block>> free = new TreeMap<>();
     private final Set<Long> retired = new HashSet<>();
     private long liveBytes;
     private long peakBytes;
@@ -34,15 +42,31 @@ final class BufferPool implements AutoCloseable {
     /// @throws BackendException if the system has none left
     synchronized Block take(long bytes) {
         long size = sizeClass(bytes);
-        ArrayDeque<Block> list = free.get(size);
-        Block block = list == null ? null : list.poll();
+        Block block = fromFree(size);
         if (block == null) {
             block = fromSystem(bytes, size);
         } else {
-            freeBytes -= size;
+            freeBytes -= block.memory.byteSize();
         }
         count(bytes);
         return block;
+    }
+
+    private @Nullable Block fromFree(long size) {
+        ArrayDeque<Block> own = free.get(size);
+        if (own != null && !own.isEmpty()) {
+            return own.poll();
+        }
+        for (Map.Entry<Long, ArrayDeque<Block>> larger :
+                free.tailMap(size, false).entrySet()) {
+            if (larger.getKey() / REACH > size) {
+                break;
+            }
+            if (!larger.getValue().isEmpty()) {
+                return larger.getValue().poll();
+            }
+        }
+        return null;
     }
 
     private Block fromSystem(long bytes, long size) {

@@ -43,6 +43,27 @@ class BufferPoolTest {
     }
 
     @Test
+    void shorterRowsLiveInTheMemoryOfLongerOnes() {
+        try (BufferPool pool = new BufferPool()) {
+            BufferPool.Block large = pool.take(64 << 10);
+            BufferPool.Block medium = pool.take(20 << 10);
+            pool.give(large, 64 << 10);
+            pool.give(medium, 20 << 10);
+            BufferPool.Block first = pool.take(10 << 10);
+            BufferPool.Block second = pool.take(10 << 10);
+            assertThat(first.memory().address()).isEqualTo(medium.memory().address());
+            assertThat(second.memory().address()).isEqualTo(large.memory().address());
+            assertThat(pool.liveBytes()).isEqualTo(20 << 10);
+            pool.give(first, 10 << 10);
+            pool.give(second, 10 << 10);
+            // Neither block stoops to something so small.
+            BufferPool.Block small = pool.take(1 << 10);
+            assertThat(pool.systemAllocations()).isEqualTo(3);
+            pool.give(small, 1 << 10);
+        }
+    }
+
+    @Test
     void trimGivesFreeMemoryBack() {
         try (BufferPool pool = new BufferPool()) {
             BufferPool.Block free = pool.take(1 << 20);
