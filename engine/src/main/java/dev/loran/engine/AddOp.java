@@ -7,8 +7,8 @@ record AddOp(Tensor a, Tensor b, int sign) implements Op {
     static Tensor forward(Tensor a, Tensor b, int sign) {
         String name = sign > 0 ? "add" : "sub";
         Shape shape = Broadcast.check(name, a, b);
-        try (Workspace ws = new Workspace(a.backend())) {
-            Buffer y = ws.allocate(a.dtype(), shape.size());
+        try (Scratch scratch = new Scratch(a.backend())) {
+            Buffer y = scratch.allocate(a.dtype(), shape.size());
             BinaryFn fn = sign > 0 ? BinaryFn.ADD : BinaryFn.SUB;
             Broadcast.apply(fn, y, a.buffer(), a.shape(), b.buffer(), b.shape(), shape);
             return Autograd.record(new AddOp(a, b, sign), shape, y.retain());

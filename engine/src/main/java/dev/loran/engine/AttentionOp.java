@@ -5,8 +5,7 @@ import java.util.List;
 import org.jspecify.annotations.Nullable;
 
 /// Scaled dot-product attention with grouped-query heads and a prefix segment; see [Backend#attention]. The output and
-/// lse
-/// (B, H, T) are kept, never the scores.
+/// lse (B, H, T) are kept, never the scores.
 record AttentionOp(
         Tensor q,
         Tensor k,
@@ -31,10 +30,10 @@ record AttentionOp(
             double scale) {
         check(q, k, v, prefixK, prefixV, mask, causal);
         Shape s = q.shape();
-        try (Workspace ws = new Workspace(q.backend())) {
-            Buffer y = ws.like(q.buffer());
+        try (Scratch scratch = new Scratch(q.backend())) {
+            Buffer y = scratch.like(q.buffer());
             Shape perQuery = Shape.of(s.dim(0), s.dim(2), s.dim(1));
-            Buffer lse = ws.allocate(q.dtype(), perQuery.size());
+            Buffer lse = scratch.allocate(q.dtype(), perQuery.size());
             q.backend()
                     .attention(
                             y,
@@ -138,12 +137,12 @@ record AttentionOp(
         boolean keys = gradients.wants(k) || gradients.wants(v);
         boolean prefix = prefixK != null && prefixV != null && (gradients.wants(prefixK) || gradients.wants(prefixV));
         Shape s = q.shape();
-        try (Workspace ws = new Workspace(q.backend())) {
-            Buffer dq = gradients.wants(q) ? ws.like(q.buffer()) : null;
-            Buffer dk = keys ? ws.like(k.buffer()) : null;
-            Buffer dv = keys ? ws.like(v.buffer()) : null;
-            Buffer dpk = prefix && prefixK != null ? ws.like(prefixK.buffer()) : null;
-            Buffer dpv = prefix && prefixV != null ? ws.like(prefixV.buffer()) : null;
+        try (Scratch scratch = new Scratch(q.backend())) {
+            Buffer dq = gradients.wants(q) ? scratch.like(q.buffer()) : null;
+            Buffer dk = keys ? scratch.like(k.buffer()) : null;
+            Buffer dv = keys ? scratch.like(v.buffer()) : null;
+            Buffer dpk = prefix && prefixK != null ? scratch.like(prefixK.buffer()) : null;
+            Buffer dpv = prefix && prefixV != null ? scratch.like(prefixV.buffer()) : null;
             q.backend()
                     .attentionBackward(
                             dq,

@@ -39,8 +39,7 @@ public final class Autograd {
     }
 
     /// The output of `op` as a tensor of `shape` over `output` (whose count passes to the tensor): recorded when an
-    /// input
-    /// requires a gradient and recording is on.
+    /// input requires a gradient and recording is on.
     public static Tensor record(Op op, Shape shape, Buffer output) {
         boolean wanted = false;
         if (isRecording()) {
@@ -56,25 +55,21 @@ public final class Autograd {
     }
 
     /// Runs `segment` on `x` and keeps only `x`; backward runs it again to have what it saved (Chen et al., "Training
-    /// Deep
-    /// Nets with Sublinear Memory Cost", 2016). Parameters (leaves) used inside get their gradients whether or not `x`
-    /// requires one. `segment` must be a pure function of `x`, parameters and counters: dropout makes its mask again
-    /// from
-    /// those.
+    /// Deep Nets with Sublinear Memory Cost", 2016). Parameters (leaves) used inside get their gradients whether or not
+    /// `x` requires one. `segment` must be a pure function of `x`, parameters and counters: dropout makes its mask
+    /// again from those.
     public static Tensor checkpoint(UnaryOperator<Tensor> segment, Tensor x) {
         return CheckpointOp.forward(in -> segment.apply(in.getFirst()), List.of(x));
     }
 
     /// As above with several inputs, which the segment must take from its argument: results of recorded operations
-    /// reach a
-    /// segment in no other way.
+    /// reach a segment in no other way.
     public static Tensor checkpoint(Function<List<Tensor>, Tensor> segment, List<Tensor> inputs) {
         return CheckpointOp.forward(segment, inputs);
     }
 
     /// Walks back from `root` with `seed` (the same shape) as its gradient. Gradients of leaves are added to theirs;
-    /// saved
-    /// memory is released as the walk passes.
+    /// saved memory is released as the walk passes.
     static void backward(Tensor root, Tensor seed) {
         Node first = root.node();
         if (!root.requiresGrad()) {

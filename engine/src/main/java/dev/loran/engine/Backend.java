@@ -12,20 +12,17 @@ import org.jspecify.annotations.Nullable;
 ///
 /// Conventions, for all methods:
 /// - Arguments: outputs first, then inputs, then sizes, then scalars. Buffers are dense and row-major unless a stride
-/// is
-///   given; an offset is a [Buffer#slice]. Outputs may not overlap inputs unless the method says so.
+///   is given; an offset is a [Buffer#slice]. Outputs may not overlap inputs unless the method says so.
 /// - Outputs are overwritten; where a method takes `accumulate`, true adds to what is there (the memory must then hold
 ///   numbers), false overwrites (whatever was there, NaN too, vanishes).
 /// - Floating arguments of one call have one dtype unless the method says otherwise; a backend never casts implicitly.
 ///   Labels, ids and masks are I32.
 /// - What changes from step to step (learning rate, step, Philox counter, norms) lives in one-element buffers, and no
-/// method
-///   returns a number: [#read] is the only synchronisation.
+///   method returns a number: [#read] is the only synchronisation.
 /// - The same arguments give the same bits, for any number of threads.
 public interface Backend extends AutoCloseable {
 
     // ---- memory
-    // -------------------------------------------------------------------------------------------------------
 
     /// Short name for messages: `reference`, `simd`, `cuda`.
     String name();
@@ -45,8 +42,8 @@ public interface Backend extends AutoCloseable {
     void read(MemorySegment dst, Buffer src);
 
     /// A buffer over existing native memory, used in place where the backend can, else a copy. For memory-mapped model
-    /// files: never written to. `onFree` is run once, when `memory` may go away: with the buffer's last count, or before
-    /// this returns when it was copied.
+    /// files: never written to. `onFree` is run once, when `memory` may go away: with the buffer's last count, or
+    /// before this returns when it was copied.
     default Buffer wrap(DType dtype, MemorySegment memory, Runnable onFree) {
         Buffer b = allocate(dtype, memory.byteSize() / dtype.bytes());
         write(b, memory);
@@ -64,8 +61,7 @@ public interface Backend extends AutoCloseable {
     void resetPeak();
 
     /// Packs a frozen weight (`out`, `in`) once into the form this backend multiplies fastest by; the result stands in
-    /// for
-    /// the row-major buffer in `w` of [#linear], [#linearBackwardInput], [#loraLinear], [#loraLinearBackward],
+    /// for the row-major buffer in `w` of [#linear], [#linearBackwardInput], [#loraLinear], [#loraLinearBackward],
     /// [#linearCrossEntropy] and nowhere else. It takes its own count: the caller then releases the row-major one.
     default Buffer prepare(Buffer w, int out, int in) {
         return w.retain();
@@ -80,14 +76,12 @@ public interface Backend extends AutoCloseable {
     void close();
 
     // ---- primitives
-    // ---------------------------------------------------------------------------------------------------
 
     /// y ← value.
     void fill(Buffer y, double value);
 
     /// `rows` x `cols` block copy: y[i · yStride + j] ← x[i · xStride + j] (or +=); any dtype, the same for both when
-    /// not
-    /// accumulating.
+    /// not accumulating.
     void copy(Buffer y, int yStride, Buffer x, int xStride, int rows, int cols, boolean accumulate);
 
     /// y ← x converted to y's dtype, rounded to nearest even.
@@ -100,8 +94,7 @@ public interface Backend extends AutoCloseable {
     void unaryBackward(UnaryFn fn, Buffer dx, Buffer dy, Buffer x, boolean accumulate);
 
     /// y ← fn(a, b) over `shape`; strides in elements, one a dimension, 0 where an operand is stretched. y is dense and
-    /// may
-    /// be a or b where that one is not stretched.
+    /// may be a or b where that one is not stretched.
     void binary(BinaryFn fn, Buffer y, Buffer a, Buffer b, int[] shape, int[] aStrides, int[] bStrides);
 
     /// y ← alpha · x + beta · y; with beta = 0 what y held does not matter. y may be x.
@@ -117,9 +110,8 @@ public interface Backend extends AutoCloseable {
     void permute(Buffer y, Buffer x, int[] shape, int[] perm);
 
     /// `batch` products C ← alpha · op(A) · op(B) + beta · C of (m, k) by (k, n); `ld` is the distance of rows in
-    /// memory,
-    /// `stride` of consecutive matrices (0: the same matrix for all); op transposes when asked (A is then stored (k,
-    /// m)).
+    /// memory, `stride` of consecutive matrices (0: the same matrix for all); op transposes when asked (A is then
+    /// stored (k, m)).
     void gemm(
             Buffer c,
             int ldc,
@@ -152,7 +144,6 @@ public interface Backend extends AutoCloseable {
     void countValid(Buffer y, Buffer ids, int n, int ignore);
 
     // ---- linear
-    // ---------------------------------------------------------------------------------------------------------
 
     /// y (n, out) = x (n, in) · wᵀ + bias; w is (out, in), row-major or prepared.
     default void linear(Buffer y, Buffer x, Buffer w, @Nullable Buffer bias, int n, int in, int out) {
@@ -173,9 +164,8 @@ public interface Backend extends AutoCloseable {
     }
 
     /// y (n, out) = x · wᵀ + bias + scaling · t · bᵀ with t (n, r) = dropout(x) · aᵀ, from the small side: nothing of
-    /// size
-    /// out × in is formed. a is (r, in), b is (out, r). Hu et al., "LoRA", 2021, equation 3. t is an output, kept for
-    /// backward.
+    /// size out × in is formed. a is (r, in), b is (out, r). Hu et al., "LoRA", 2021, equation 3. t is an output, kept
+    /// for backward.
     default void loraLinear(
             Buffer y,
             Buffer t,
@@ -190,8 +180,8 @@ public interface Backend extends AutoCloseable {
             int out,
             int r,
             double scaling) {
-        try (Workspace ws = new Workspace(this)) {
-            Buffer dropped = mask == null ? x : ws.like(x);
+        try (Scratch scratch = new Scratch(this)) {
+            Buffer dropped = mask == null ? x : scratch.like(x);
             if (mask != null) {
                 dropout(dropped, x, n, in, mask, false);
             }
@@ -202,8 +192,7 @@ public interface Backend extends AutoCloseable {
     }
 
     /// Gradients of [#loraLinear], w and bias apart: dt = scaling · dy · b; db (out, r) ← scaling · dyᵀ · t; da (r, in)
-    /// ←
-    /// dtᵀ · dropout(x); dx (n, in) ← dy · w + dropout′(dt · a). Each may be absent (null); `accumulate*` adds.
+    /// ← dtᵀ · dropout(x); dx (n, in) ← dy · w + dropout′(dt · a). Each may be absent (null); `accumulate*` adds.
     default void loraLinearBackward(
             @Nullable Buffer dx,
             @Nullable Buffer da,
@@ -229,10 +218,10 @@ public interface Backend extends AutoCloseable {
         if (dx == null && da == null) {
             return;
         }
-        try (Workspace ws = new Workspace(this)) {
-            Buffer dt = ws.allocate(dy.dtype(), (long) n * r);
+        try (Scratch scratch = new Scratch(this)) {
+            Buffer dt = scratch.allocate(dy.dtype(), (long) n * r);
             // Holds dropout(x) first, then its gradient.
-            Buffer dropped = mask == null ? x : ws.like(x);
+            Buffer dropped = mask == null ? x : scratch.like(x);
             gemm(dt, r, 0, dy, out, 0, false, b, r, 0, false, 1, n, r, out, scaling, 0);
             if (da != null) {
                 if (mask != null) {
@@ -253,11 +242,9 @@ public interface Backend extends AutoCloseable {
     }
 
     // ---- normalisation
-    // --------------------------------------------------------------------------------------------------
 
     /// y = (x − mean) · rstd · weight + bias along the columns; mean and rstd (rows) are outputs, kept for backward. Ba
-    /// et al.,
-    /// "Layer Normalization", 2016.
+    /// et al., "Layer Normalization", 2016.
     default void layerNorm(
             Buffer y, Buffer mean, Buffer rstd, Buffer x, Buffer weight, Buffer bias, int rows, int cols, double eps) {
         int[] shape = {rows, cols};
@@ -266,8 +253,8 @@ public interface Backend extends AutoCloseable {
         int[] perCol = {0, 1};
         sum(mean, x, rows, cols, 1, false);
         axpby(mean, mean, 1.0 / cols, 0);
-        try (Workspace ws = new Workspace(this)) {
-            Buffer centred = ws.like(x);
+        try (Scratch scratch = new Scratch(this)) {
+            Buffer centred = scratch.like(x);
             binary(BinaryFn.SUB, centred, x, mean, shape, dense, perRow);
             unary(UnaryFn.SQUARE, y, centred);
             sum(rstd, y, rows, cols, 1, false);
@@ -278,8 +265,8 @@ public interface Backend extends AutoCloseable {
         }
     }
 
-    /// Gradients of [#layerNorm]: with x̂ = (x − mean) · rstd and g = dy · weight,
-    /// dx = rstd · (g − mean(g) − x̂ · mean(g · x̂)); dWeight = Σ rows dy · x̂; dBias = Σ rows dy. Each may be null.
+    /// Gradients of [#layerNorm]: with x̂ = (x − mean) · rstd and g = dy · weight, dx = rstd · (g − mean(g) − x̂ ·
+    /// mean(g · x̂)); dWeight = Σ rows dy · x̂; dBias = Σ rows dy. Each may be null.
     default void layerNormBackward(
             @Nullable Buffer dx,
             @Nullable Buffer dWeight,
@@ -298,8 +285,8 @@ public interface Backend extends AutoCloseable {
         if (dBias != null) {
             sum(dBias, dy, 1, rows, cols, accumulateBias);
         }
-        try (Workspace ws = new Workspace(this)) {
-            Buffer xHat = ws.like(x);
+        try (Scratch scratch = new Scratch(this)) {
+            Buffer xHat = scratch.like(x);
             binary(BinaryFn.SUB, xHat, x, mean, shape, new int[] {cols, 1}, new int[] {1, 0});
             binary(BinaryFn.MUL, xHat, xHat, rstd, shape, new int[] {cols, 1}, new int[] {1, 0});
             normBackward(dx, dWeight, dy, xHat, rstd, weight, rows, cols, accumulateX, accumulateWeight, true);
@@ -307,8 +294,7 @@ public interface Backend extends AutoCloseable {
     }
 
     /// y = x · rstd · weight with rstd = 1 / √(mean(x²) + eps), kept for backward. Zhang and Sennrich, "Root Mean
-    /// Square Layer
-    /// Normalization", 2019, equation 4.
+    /// Square Layer Normalization", 2019, equation 4.
     default void rmsNorm(Buffer y, Buffer rstd, Buffer x, Buffer weight, int rows, int cols, double eps) {
         unary(UnaryFn.SQUARE, y, x);
         sum(rstd, y, rows, cols, 1, false);
@@ -318,8 +304,7 @@ public interface Backend extends AutoCloseable {
     }
 
     /// Gradients of [#rmsNorm]: with x̂ = x · rstd and g = dy · weight, dx = rstd · (g − x̂ · mean(g · x̂)); dWeight =
-    /// Σ rows
-    /// dy · x̂.
+    /// Σ rows dy · x̂.
     default void rmsNormBackward(
             @Nullable Buffer dx,
             @Nullable Buffer dWeight,
@@ -331,16 +316,16 @@ public interface Backend extends AutoCloseable {
             int cols,
             boolean accumulateX,
             boolean accumulateWeight) {
-        try (Workspace ws = new Workspace(this)) {
-            Buffer xHat = ws.like(x);
+        try (Scratch scratch = new Scratch(this)) {
+            Buffer xHat = scratch.like(x);
             binary(BinaryFn.MUL, xHat, x, rstd, new int[] {rows, cols}, new int[] {cols, 1}, new int[] {1, 0});
             normBackward(dx, dWeight, dy, xHat, rstd, weight, rows, cols, accumulateX, accumulateWeight, false);
         }
     }
 
     private void inverseRoot(Buffer sumOfSquares, double factor, double eps) {
-        try (Workspace ws = new Workspace(this)) {
-            Buffer e = ws.like(sumOfSquares);
+        try (Scratch scratch = new Scratch(this)) {
+            Buffer e = scratch.like(sumOfSquares);
             fill(e, eps);
             axpby(sumOfSquares, e, 1, factor);
             unary(UnaryFn.RSQRT, sumOfSquares, sumOfSquares);
@@ -362,15 +347,15 @@ public interface Backend extends AutoCloseable {
         int[] shape = {rows, cols};
         int[] dense = {cols, 1};
         int[] perRow = {1, 0};
-        try (Workspace ws = new Workspace(this)) {
-            Buffer g = ws.like(dy);
+        try (Scratch scratch = new Scratch(this)) {
+            Buffer g = scratch.like(dy);
             if (dWeight != null) {
                 binary(BinaryFn.MUL, g, dy, xHat, shape, dense, dense);
                 sum(dWeight, g, 1, rows, cols, accumulateWeight);
             }
             if (dx != null) {
-                Buffer work = ws.like(dy);
-                Buffer rowMean = ws.allocate(dy.dtype(), rows);
+                Buffer work = scratch.like(dy);
+                Buffer rowMean = scratch.allocate(dy.dtype(), rows);
                 binary(BinaryFn.MUL, g, dy, weight, shape, dense, new int[] {0, 1});
                 binary(BinaryFn.MUL, work, g, xHat, shape, dense, dense);
                 sum(rowMean, work, rows, cols, 1, false);
@@ -389,13 +374,12 @@ public interface Backend extends AutoCloseable {
     }
 
     // ---- softmax and attention
-    // --------------------------------------------------------------------------------------------
 
     /// y = softmax of each row of x (rows, cols). y may be x.
     default void softmax(Buffer y, Buffer x, int rows, int cols) {
         int[] shape = {rows, cols};
-        try (Workspace ws = new Workspace(this)) {
-            Buffer perRow = ws.allocate(x.dtype(), rows);
+        try (Scratch scratch = new Scratch(this)) {
+            Buffer perRow = scratch.allocate(x.dtype(), rows);
             rowMax(perRow, x, rows, cols);
             binary(BinaryFn.SUB, y, x, perRow, shape, new int[] {cols, 1}, new int[] {1, 0});
             unary(UnaryFn.EXP, y, y);
@@ -408,9 +392,9 @@ public interface Backend extends AutoCloseable {
     default void softmaxBackward(Buffer dx, Buffer dy, Buffer y, int rows, int cols, boolean accumulate) {
         int[] shape = {rows, cols};
         int[] dense = {cols, 1};
-        try (Workspace ws = new Workspace(this)) {
-            Buffer work = ws.like(y);
-            Buffer perRow = ws.allocate(y.dtype(), rows);
+        try (Scratch scratch = new Scratch(this)) {
+            Buffer work = scratch.like(y);
+            Buffer perRow = scratch.allocate(y.dtype(), rows);
             binary(BinaryFn.MUL, work, dy, y, shape, dense, dense);
             sum(perRow, work, rows, cols, 1, false);
             binary(BinaryFn.SUB, work, dy, perRow, shape, dense, new int[] {1, 0});
@@ -420,10 +404,8 @@ public interface Backend extends AutoCloseable {
     }
 
     /// Rotary position embedding of x (batch, t, heads, d) in Llama's rotate-half layout: y = x · cos + rotate(x) · sin
-    /// with
-    /// rotate(x) = (−x₂, x₁) of the two halves. cos and sin are (t, d / 2); sign −1 turns back (the gradient). Su et
-    /// al.,
-    /// "RoFormer", 2021, equation 34. y may be x.
+    /// with rotate(x) = (−x₂, x₁) of the two halves. cos and sin are (t, d / 2); sign −1 turns back (the gradient). Su
+    /// et al., "RoFormer", 2021, equation 34. y may be x.
     default void rope(Buffer y, Buffer x, Buffer cos, Buffer sin, int batch, int t, int heads, int d, int sign) {
         int half = d / 2;
         int rows = batch * t * heads;
@@ -432,11 +414,11 @@ public interface Backend extends AutoCloseable {
         int[] table = {0, half, 0, 1};
         BinaryFn minus = sign > 0 ? BinaryFn.SUB : BinaryFn.ADD;
         BinaryFn plus = sign > 0 ? BinaryFn.ADD : BinaryFn.SUB;
-        try (Workspace ws = new Workspace(this)) {
-            Buffer x1 = ws.allocate(x.dtype(), (long) rows * half);
-            Buffer x2 = ws.like(x1);
-            Buffer work = ws.like(x1);
-            Buffer rotated = ws.like(x1);
+        try (Scratch scratch = new Scratch(this)) {
+            Buffer x1 = scratch.allocate(x.dtype(), (long) rows * half);
+            Buffer x2 = scratch.like(x1);
+            Buffer work = scratch.like(x1);
+            Buffer rotated = scratch.like(x1);
             copy(x1, half, x, d, rows, half, false);
             copy(x2, half, x.slice(half, x.size() - half), d, rows, half, false);
             binary(BinaryFn.MUL, rotated, x1, cos, shape, dense, table);
@@ -451,11 +433,9 @@ public interface Backend extends AutoCloseable {
     }
 
     /// Scaled dot-product attention, out = softmax(scale · q · [prefixK; k]ᵀ + visibility) · [prefixV; v] (Vaswani et
-    /// al.,
-    /// 2017, equation 1), with grouped-query heads (query head h reads key head h / (heads / kvHeads)) and a prefix
-    /// segment
-    /// of keys and values (Li and Liang, "Prefix-Tuning", 2021) that stands before the real keys and is seen by every
-    /// query.
+    /// al., 2017, equation 1), with grouped-query heads (query head h reads key head h / (heads / kvHeads)) and a
+    /// prefix segment of keys and values (Li and Liang, "Prefix-Tuning", 2021) that stands before the real keys and is
+    /// seen by every query.
     ///
     /// | argument | shape |
     /// |---|---|
@@ -488,12 +468,10 @@ public interface Backend extends AutoCloseable {
                 this, out, lse, q, k, v, prefixK, prefixV, mask, batch, t, s, p, heads, kvHeads, d, causal, scale);
     }
 
-    /// Gradients of [#attention] with P = exp(scores − lse) made again and D = Σ dOut · out: dV = Pᵀ·dOut,
-    /// dS = P ∘ (dOut·Vᵀ − D), dQ = scale · dS·K, dK = scale · dSᵀ·Q (Dao et al., "FlashAttention", 2022, appendix
-    /// B.2). The
+    /// Gradients of [#attention] with P = exp(scores − lse) made again and D = Σ dOut · out: dV = Pᵀ·dOut, dS = P ∘
+    /// (dOut·Vᵀ − D), dQ = scale · dS·K, dK = scale · dSᵀ·Q (Dao et al., "FlashAttention", 2022, appendix B.2). The
     /// prefix' gradients have its shape, summed over the batch where it is shared. Any output may be null (dk and dv,
-    /// and
-    /// the prefix' two, come in pairs); all are overwritten.
+    /// and the prefix' two, come in pairs); all are overwritten.
     default void attentionBackward(
             @Nullable Buffer dq,
             @Nullable Buffer dk,
@@ -524,17 +502,13 @@ public interface Backend extends AutoCloseable {
     }
 
     // ---- losses
-    // -------------------------------------------------------------------------------------------------------
 
     /// losses (n) ← lse less the logit of the label, 0 where the label is `ignore`; lse (n) = log Σ exp of each row of
-    /// logits (n,
-    /// v),
-    /// kept for backward. Labels must lie in [0, v).
+    /// logits (n, v), kept for backward. Labels must lie in [0, v).
     void crossEntropy(Buffer losses, Buffer lse, Buffer logits, Buffer labels, int n, int v, int ignore);
 
     /// dLogits ← g · (exp(logits − lse) − onehot(label)), zero rows where the label is `ignore` (or +=); g has one
-    /// element.
-    /// dLogits may be logits when not accumulating.
+    /// element. dLogits may be logits when not accumulating.
     void crossEntropyBackward(
             Buffer dLogits,
             Buffer g,
@@ -547,10 +521,8 @@ public interface Backend extends AutoCloseable {
             boolean accumulate);
 
     /// loss (1) = mean over the valid rows of the cross-entropy of x · wᵀ, in chunks of rows, so that logits for all n
-    /// rows
-    /// never exist; 0 when no row is valid. Both gradients of the loss are made on the way, each if asked for: dx (n,
-    /// c) and
-    /// dw (v, c), overwritten. x is (n, c), w is (v, c), row-major or prepared (then dw must be null).
+    /// rows never exist; 0 when no row is valid. Both gradients of the loss are made on the way, each if asked for: dx
+    /// (n, c) and dw (v, c), overwritten. x is (n, c), w is (v, c), row-major or prepared (then dw must be null).
     default void linearCrossEntropy(
             Buffer loss,
             @Nullable Buffer dx,
@@ -563,11 +535,11 @@ public interface Backend extends AutoCloseable {
             int v,
             int ignore) {
         int chunk = Math.min(n, Math.max(32, (1 << 20) / v));
-        try (Workspace ws = new Workspace(this)) {
-            Buffer inverseCount = ws.allocate(x.dtype(), 1);
-            Buffer logits = ws.allocate(x.dtype(), (long) chunk * v);
-            Buffer losses = ws.allocate(x.dtype(), chunk);
-            Buffer lse = ws.allocate(x.dtype(), chunk);
+        try (Scratch scratch = new Scratch(this)) {
+            Buffer inverseCount = scratch.allocate(x.dtype(), 1);
+            Buffer logits = scratch.allocate(x.dtype(), (long) chunk * v);
+            Buffer losses = scratch.allocate(x.dtype(), chunk);
+            Buffer lse = scratch.allocate(x.dtype(), chunk);
             inverseOfValid(inverseCount, labels, n, ignore);
             fill(loss, 0);
             if (dw != null && n == 0) {
@@ -597,8 +569,8 @@ public interface Backend extends AutoCloseable {
 
     /// y (1) ← 1 / max(1, number of labels that are not `ignore`).
     default void inverseOfValid(Buffer y, Buffer labels, int n, int ignore) {
-        try (Workspace ws = new Workspace(this)) {
-            Buffer one = ws.like(y);
+        try (Scratch scratch = new Scratch(this)) {
+            Buffer one = scratch.like(y);
             fill(one, 1);
             countValid(y, labels, n, ignore);
             binary(BinaryFn.MAX, y, y, one, new int[] {1}, new int[] {1}, new int[] {1});
@@ -612,12 +584,11 @@ public interface Backend extends AutoCloseable {
     }
 
     // ---- optimisation
-    // -------------------------------------------------------------------------------------------------
 
     /// y (1) ← Σ x² (or +=), accumulated in at least F32.
     default void sumOfSquares(Buffer y, Buffer x, boolean accumulate) {
-        try (Workspace ws = new Workspace(this)) {
-            Buffer squares = ws.like(x);
+        try (Scratch scratch = new Scratch(this)) {
+            Buffer squares = scratch.like(x);
             unary(UnaryFn.SQUARE, squares, x);
             sum(y, squares, 1, Math.toIntExact(x.size()), 1, accumulate);
         }
@@ -626,8 +597,8 @@ public interface Backend extends AutoCloseable {
     /// norm (1) ← √sumOfSquares and scale (1) ← min(1, maxNorm / (norm + 1e-6)): torch's `clip_grad_norm_`. norm may be
     /// sumOfSquares.
     default void clipScale(Buffer norm, Buffer scale, Buffer sumOfSquares, double maxNorm) {
-        try (Workspace ws = new Workspace(this)) {
-            Buffer one = ws.like(norm);
+        try (Scratch scratch = new Scratch(this)) {
+            Buffer one = scratch.like(norm);
             fill(one, 1);
             unary(UnaryFn.SQRT, norm, sumOfSquares);
             fill(scale, 1e-6 / maxNorm);
@@ -638,10 +609,9 @@ public interface Backend extends AutoCloseable {
     }
 
     /// One AdamW step over a tensor (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019, algorithm
-    /// 2), in
-    /// torch's form: with ĝ = gScale · g, m ← β₁m + (1 − β₁)ĝ, v ← β₂v + (1 − β₂)ĝ²,
-    /// p ← p − lr · weightDecay · p − lr / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + eps).
-    /// lr, gScale (null: 1) and t (I32, from 1) are one-element buffers; p, m, v are updated in place.
+    /// 2), in torch's form: with ĝ = gScale · g, m ← β₁m + (1 − β₁)ĝ, v ← β₂v + (1 − β₂)ĝ², p ← p − lr · weightDecay ·
+    /// p − lr / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + eps). lr, gScale (null: 1) and t (I32, from 1) are one-element
+    /// buffers; p, m, v are updated in place.
     void adamW(
             Buffer p,
             Buffer m,
@@ -656,8 +626,7 @@ public interface Backend extends AutoCloseable {
             double weightDecay);
 
     /// One SGD step in torch's form: with ĝ = gScale · g + weightDecay · p, velocity ← momentum · velocity + ĝ (absent:
-    /// ĝ
-    /// itself), p ← p − lr · velocity.
+    /// ĝ itself), p ← p − lr · velocity.
     void sgd(
             Buffer p,
             @Nullable Buffer velocity,
@@ -668,7 +637,6 @@ public interface Backend extends AutoCloseable {
             double weightDecay);
 
     // ---- host edges
-    // -----------------------------------------------------------------------------------------------------
 
     /// A buffer of `dtype` (F64 or F32) holding `values`.
     default Buffer of(DType dtype, double... values) {

@@ -27,14 +27,14 @@ final class Broadcast {
             gradients.pass(input, gradient);
             return;
         }
-        try (Workspace ws = new Workspace(input.backend())) {
-            Buffer summed = reduce(ws, gradient, shape, input.shape());
+        try (Scratch scratch = new Scratch(input.backend())) {
+            Buffer summed = reduce(scratch, gradient, shape, input.shape());
             Gradients.Target t = gradients.into(input);
             input.backend().axpby(t.buffer(), summed, factor, t.accumulate() ? 1 : 0);
         }
     }
 
-    private static Buffer reduce(Workspace ws, Buffer gradient, Shape shape, Shape to) {
+    private static Buffer reduce(Scratch scratch, Buffer gradient, Shape shape, Shape to) {
         int[] strides = to.stridesIn(shape);
         Buffer current = gradient;
         // Runs of stretched dimensions are summed from the innermost out; sizes seen so far stay behind as `inner`.
@@ -52,7 +52,7 @@ final class Broadcast {
                 axis--;
             }
             long outer = shape.product(0, axis + 1);
-            Buffer summed = ws.allocate(gradient.dtype(), outer * inner);
+            Buffer summed = scratch.allocate(gradient.dtype(), outer * inner);
             gradient.backend().sum(summed, current, Math.toIntExact(outer), n, Math.toIntExact(inner), false);
             current = summed;
         }

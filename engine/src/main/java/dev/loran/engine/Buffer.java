@@ -53,8 +53,7 @@ public abstract class Buffer {
     }
 
     /// Elements `offset` to `offset + size` as a buffer that shares this one's memory and count; nothing is copied and
-    /// no
-    /// count is taken.
+    /// no count is taken.
     public abstract Buffer slice(long offset, long size);
 
     /// Gives the memory back; called once, when the last count is gone.

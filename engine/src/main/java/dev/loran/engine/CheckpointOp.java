@@ -5,8 +5,7 @@ import java.util.List;
 import java.util.function.Function;
 
 /// y = segment(inputs), of which only the inputs are kept; see [Autograd#checkpoint]. Recorded even when no input
-/// requires a
-/// gradient: the parameters inside the segment may.
+/// requires a gradient: the parameters inside the segment may.
 record CheckpointOp(Function<List<Tensor>, Tensor> segment, List<Tensor> inputs) implements Op {
     static Tensor forward(Function<List<Tensor>, Tensor> segment, List<Tensor> inputs) {
         if (!Autograd.isRecording()) {

@@ -3,8 +3,7 @@ package dev.loran.engine;
 import org.jspecify.annotations.Nullable;
 
 /// Attention from primitives, with the scores of all queries and keys in memory: the oracle of every blockwise kernel,
-/// and
-/// the fallback. Letters as in [Backend#attention]; S = p + s is the number of keys with the prefix in front.
+/// and the fallback. Letters as in [Backend#attention]; S = p + s is the number of keys with the prefix in front.
 final class ComposedAttention {
     /// Score of a hidden key: exp of it less any real score is 0, and it stays finite in every dtype.
     private static final double HIDDEN = -1e30;
@@ -32,19 +31,19 @@ final class ComposedAttention {
             double scale) {
         int keys = p + s;
         int rows = batch * heads * t;
-        try (Workspace ws = new Workspace(be)) {
-            Buffer qh = byHead(ws, q, batch, t, heads, d);
-            Buffer kh = keysByHead(ws, k, prefixK, batch, s, p, heads, kvHeads, d);
-            Buffer vh = keysByHead(ws, v, prefixV, batch, s, p, heads, kvHeads, d);
-            Buffer scores = scores(ws, qh, kh, mask, batch, t, s, p, heads, d, causal, scale);
+        try (Scratch scratch = new Scratch(be)) {
+            Buffer qh = byHead(scratch, q, batch, t, heads, d);
+            Buffer kh = keysByHead(scratch, k, prefixK, batch, s, p, heads, kvHeads, d);
+            Buffer vh = keysByHead(scratch, v, prefixV, batch, s, p, heads, kvHeads, d);
+            Buffer scores = scores(scratch, qh, kh, mask, batch, t, s, p, heads, d, causal, scale);
             // A query that sees nothing: its maximum is HIDDEN, and its row of probabilities is set to 0 by `sees`.
-            Buffer max = ws.allocate(q.dtype(), rows);
-            Buffer sees = ws.allocate(q.dtype(), rows);
+            Buffer max = scratch.allocate(q.dtype(), rows);
+            Buffer sees = scratch.allocate(q.dtype(), rows);
             int[] shape = {rows, keys};
             int[] dense = {keys, 1};
             int[] perRow = {1, 0};
             be.rowMax(max, scores, rows, keys);
-            visible(ws, sees, max, rows);
+            visible(scratch, sees, max, rows);
             be.binary(BinaryFn.SUB, scores, scores, max, shape, dense, perRow);
             be.unary(UnaryFn.EXP, scores, scores);
             be.sum(lse, scores, rows, keys, 1, false);
@@ -88,34 +87,34 @@ final class ComposedAttention {
         int[] shape = {rows, keys};
         int[] dense = {keys, 1};
         int[] perRow = {1, 0};
-        try (Workspace ws = new Workspace(be)) {
-            Buffer qh = byHead(ws, q, batch, t, heads, d);
-            Buffer kh = keysByHead(ws, k, prefixK, batch, s, p, heads, kvHeads, d);
-            Buffer vh = keysByHead(ws, v, prefixV, batch, s, p, heads, kvHeads, d);
-            Buffer dOh = byHead(ws, dOut, batch, t, heads, d);
-            Buffer probs = scores(ws, qh, kh, mask, batch, t, s, p, heads, d, causal, scale);
-            Buffer sees = ws.allocate(q.dtype(), rows);
-            visible(ws, sees, lse, rows);
+        try (Scratch scratch = new Scratch(be)) {
+            Buffer qh = byHead(scratch, q, batch, t, heads, d);
+            Buffer kh = keysByHead(scratch, k, prefixK, batch, s, p, heads, kvHeads, d);
+            Buffer vh = keysByHead(scratch, v, prefixV, batch, s, p, heads, kvHeads, d);
+            Buffer dOh = byHead(scratch, dOut, batch, t, heads, d);
+            Buffer probs = scores(scratch, qh, kh, mask, batch, t, s, p, heads, d, causal, scale);
+            Buffer sees = scratch.allocate(q.dtype(), rows);
+            visible(scratch, sees, lse, rows);
             be.binary(BinaryFn.SUB, probs, probs, lse, shape, dense, perRow);
             be.unary(UnaryFn.EXP, probs, probs);
             be.binary(BinaryFn.MUL, probs, probs, sees, shape, dense, perRow);
-            Buffer dKeys = ws.allocate(q.dtype(), (long) n * keys * d);
+            Buffer dKeys = scratch.allocate(q.dtype(), (long) n * keys * d);
             if (dv != null || dPrefixV != null) {
                 products(dKeys, probs, true, dOh, false, n, keys, d, t, 1);
-                fromKeys(ws, dv, dPrefixV, prefixV, dKeys, batch, s, p, heads, kvHeads, d);
+                fromKeys(scratch, dv, dPrefixV, prefixV, dKeys, batch, s, p, heads, kvHeads, d);
             }
             // D per query, then dS over the memory of dP.
-            Buffer oh = byHead(ws, out, batch, t, heads, d);
-            Buffer dRow = ws.allocate(q.dtype(), rows);
+            Buffer oh = byHead(scratch, out, batch, t, heads, d);
+            Buffer dRow = scratch.allocate(q.dtype(), rows);
             be.binary(BinaryFn.MUL, oh, oh, dOh, new int[] {rows, d}, new int[] {d, 1}, new int[] {d, 1});
             be.sum(dRow, oh, rows, d, 1, false);
-            Buffer dS = ws.allocate(q.dtype(), (long) rows * keys);
+            Buffer dS = scratch.allocate(q.dtype(), (long) rows * keys);
             products(dS, dOh, false, vh, true, n, t, keys, d, 1);
             be.binary(BinaryFn.SUB, dS, dS, dRow, shape, dense, perRow);
             be.binary(BinaryFn.MUL, dS, dS, probs, shape, dense, dense);
             if (dk != null || dPrefixK != null) {
                 products(dKeys, dS, true, qh, false, n, keys, d, t, scale);
-                fromKeys(ws, dk, dPrefixK, prefixK, dKeys, batch, s, p, heads, kvHeads, d);
+                fromKeys(scratch, dk, dPrefixK, prefixK, dKeys, batch, s, p, heads, kvHeads, d);
             }
             if (dq != null) {
                 products(qh, dS, false, kh, false, n, t, d, keys, scale);
@@ -125,19 +124,27 @@ final class ComposedAttention {
     }
 
     /// (batch, t, heads, d) to (batch, heads, t, d).
-    private static Buffer byHead(Workspace ws, Buffer x, int batch, int t, int heads, int d) {
-        Buffer y = ws.like(x);
+    private static Buffer byHead(Scratch scratch, Buffer x, int batch, int t, int heads, int d) {
+        Buffer y = scratch.like(x);
         x.backend().permute(y, x, new int[] {batch, t, heads, d}, new int[] {0, 2, 1, 3});
         return y;
     }
 
     /// [prefix; x] as (batch, heads, p + s, d), key heads repeated for the query heads that share them.
     private static Buffer keysByHead(
-            Workspace ws, Buffer x, @Nullable Buffer prefix, int batch, int s, int p, int heads, int kvHeads, int d) {
+            Scratch scratch,
+            Buffer x,
+            @Nullable Buffer prefix,
+            int batch,
+            int s,
+            int p,
+            int heads,
+            int kvHeads,
+            int d) {
         int keys = p + s;
         int row = kvHeads * d;
         Backend be = x.backend();
-        Buffer joined = ws.allocate(x.dtype(), (long) batch * keys * row);
+        Buffer joined = scratch.allocate(x.dtype(), (long) batch * keys * row);
         for (int b = 0; b < batch; b++) {
             long at = (long) b * keys * row;
             if (prefix != null) {
@@ -153,13 +160,13 @@ final class ComposedAttention {
                     row,
                     false);
         }
-        Buffer perHead = byHead(ws, joined, batch, keys, kvHeads, d);
+        Buffer perHead = byHead(scratch, joined, batch, keys, kvHeads, d);
         int group = heads / kvHeads;
         if (group == 1) {
             return perHead;
         }
         int one = keys * d;
-        Buffer repeated = ws.allocate(x.dtype(), (long) batch * heads * one);
+        Buffer repeated = scratch.allocate(x.dtype(), (long) batch * heads * one);
         for (int g = 0; g < group; g++) {
             be.copy(
                     repeated.slice((long) g * one, repeated.size() - (long) g * one),
@@ -175,7 +182,7 @@ final class ComposedAttention {
 
     /// The reverse of [#keysByHead]: sums over the query heads of a group, splits prefix and real keys.
     private static void fromKeys(
-            Workspace ws,
+            Scratch scratch,
             @Nullable Buffer dx,
             @Nullable Buffer dPrefix,
             @Nullable Buffer prefix,
@@ -190,9 +197,9 @@ final class ComposedAttention {
         int row = kvHeads * d;
         int group = heads / kvHeads;
         Backend be = dKeys.backend();
-        Buffer summed = ws.allocate(dKeys.dtype(), (long) batch * keys * row);
+        Buffer summed = scratch.allocate(dKeys.dtype(), (long) batch * keys * row);
         be.sum(summed, dKeys, batch * kvHeads, group, keys * d, false);
-        Buffer joined = ws.allocate(dKeys.dtype(), (long) batch * keys * row);
+        Buffer joined = scratch.allocate(dKeys.dtype(), (long) batch * keys * row);
         be.permute(joined, summed, new int[] {batch, kvHeads, keys, d}, new int[] {0, 2, 1, 3});
         for (int b = 0; b < batch; b++) {
             long at = (long) b * keys * row;
@@ -222,7 +229,7 @@ final class ComposedAttention {
 
     /// scale · q · kᵀ of (batch, heads, t, S), HIDDEN where a key is not seen.
     private static Buffer scores(
-            Workspace ws,
+            Scratch scratch,
             Buffer qh,
             Buffer kh,
             @Nullable Buffer mask,
@@ -236,11 +243,11 @@ final class ComposedAttention {
             double scale) {
         int keys = p + s;
         Backend be = qh.backend();
-        Buffer scores = ws.allocate(qh.dtype(), (long) batch * heads * t * keys);
+        Buffer scores = scratch.allocate(qh.dtype(), (long) batch * heads * t * keys);
         products(scores, qh, false, kh, true, batch * heads, t, keys, d, scale);
         if (mask != null) {
-            Buffer hide = ws.allocate(qh.dtype(), (long) batch * keys);
-            Buffer one = ws.hold(be.of(qh.dtype(), 1));
+            Buffer hide = scratch.allocate(qh.dtype(), (long) batch * keys);
+            Buffer one = scratch.hold(be.of(qh.dtype(), 1));
             be.cast(hide, mask);
             be.binary(BinaryFn.SUB, hide, hide, one, new int[] {batch * keys}, new int[] {1}, new int[] {0});
             be.axpby(hide, hide, -HIDDEN, 0);
@@ -253,9 +260,9 @@ final class ComposedAttention {
                     hide[i * keys + j] = HIDDEN;
                 }
             }
-            addHidden(
-                    scores, ws.hold(be.of(qh.dtype(), hide)), new int[] {batch * heads, t, keys}, new int[] {0, keys, 1
-                    });
+            addHidden(scores, scratch.hold(be.of(qh.dtype(), hide)), new int[] {batch * heads, t, keys}, new int[] {
+                0, keys, 1
+            });
         }
         return scores;
     }
@@ -265,11 +272,11 @@ final class ComposedAttention {
         scores.backend().binary(BinaryFn.ADD, scores, scores, hide, shape, dense, strides);
     }
 
-    /// y ← 1 where x (a row's maximum or lse) is that of a query that sees a key, 0 where every key is hidden:
-    /// the logistic function of ±5000, which is exact in every dtype.
-    private static void visible(Workspace ws, Buffer y, Buffer x, int rows) {
+    /// y ← 1 where x (a row's maximum or lse) is that of a query that sees a key, 0 where every key is hidden: the
+    /// logistic function of ±5000, which is exact in every dtype.
+    private static void visible(Scratch scratch, Buffer y, Buffer x, int rows) {
         Backend be = x.backend();
-        Buffer offset = ws.hold(be.of(x.dtype(), -HIDDEN / 2));
+        Buffer offset = scratch.hold(be.of(x.dtype(), -HIDDEN / 2));
         be.binary(BinaryFn.ADD, y, x, offset, new int[] {rows}, new int[] {1}, new int[] {0});
         be.axpby(y, y, -1e4 / HIDDEN, 0);
         be.unary(UnaryFn.SIGMOID, y, y);

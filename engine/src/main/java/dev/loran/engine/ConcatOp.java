@@ -23,8 +23,8 @@ record ConcatOp(List<Tensor> parts, int axis) implements Op {
         Shape shape = first.shape().withDim(a, total);
         int outer = Math.toIntExact(shape.product(0, a));
         int inner = Math.toIntExact(shape.product(a + 1, shape.rank()));
-        try (Workspace ws = new Workspace(first.backend())) {
-            Buffer y = ws.allocate(first.dtype(), shape.size());
+        try (Scratch scratch = new Scratch(first.backend())) {
+            Buffer y = scratch.allocate(first.dtype(), shape.size());
             int at = 0;
             for (Tensor p : parts) {
                 int cols = p.shape().dim(a) * inner;

@@ -3,8 +3,7 @@ package dev.loran.engine;
 import java.util.List;
 
 /// loss = mean over the rows whose label is not `ignoreIndex` of lse less the logit of the label; 0 when there is none.
-/// lse (N) and
-/// 1 / count are kept.
+/// lse (N) and 1 / count are kept.
 record CrossEntropyOp(Tensor logits, Tensor labels, Tensor lse, Tensor inverseCount, int ignoreIndex) implements Op {
     static Tensor forward(Tensor logits, Tensor labels, int ignoreIndex) {
         Checks.operand("crossEntropy", "logits", logits);
@@ -12,11 +11,11 @@ record CrossEntropyOp(Tensor logits, Tensor labels, Tensor lse, Tensor inverseCo
         int v = logits.shape().cols();
         Checks.ints("crossEntropy", "labels", labels, n, "logits", logits);
         Backend be = logits.backend();
-        try (Workspace ws = new Workspace(be)) {
-            Tensor lse = Tensor.own(Shape.of(n), ws.allocate(logits.dtype(), n));
-            Tensor inverse = Tensor.own(Shape.of(), ws.allocate(logits.dtype(), 1));
-            Buffer losses = ws.allocate(logits.dtype(), n);
-            Buffer loss = ws.allocate(logits.dtype(), 1);
+        try (Scratch scratch = new Scratch(be)) {
+            Tensor lse = Tensor.own(Shape.of(n), scratch.allocate(logits.dtype(), n));
+            Tensor inverse = Tensor.own(Shape.of(), scratch.allocate(logits.dtype(), 1));
+            Buffer losses = scratch.allocate(logits.dtype(), n);
+            Buffer loss = scratch.allocate(logits.dtype(), 1);
             be.crossEntropy(losses, lse.buffer(), logits.buffer(), labels.buffer(), n, v, ignoreIndex);
             be.inverseOfValid(inverse.buffer(), labels.buffer(), n, ignoreIndex);
             be.sum(loss, losses, 1, n, 1, false);
@@ -39,8 +38,8 @@ record CrossEntropyOp(Tensor logits, Tensor labels, Tensor lse, Tensor inverseCo
     @Override
     public void backward(Tensor gradOut, Gradients gradients) {
         Backend be = logits.backend();
-        try (Workspace ws = new Workspace(be)) {
-            Buffer g = ws.allocate(logits.dtype(), 1);
+        try (Scratch scratch = new Scratch(be)) {
+            Buffer g = scratch.allocate(logits.dtype(), 1);
             be.axpby(g, gradOut.buffer(), 1, 0);
             be.scaleBy(g, inverseCount.buffer(), 1);
             Gradients.Target d = gradients.into(logits);

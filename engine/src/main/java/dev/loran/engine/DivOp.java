@@ -6,8 +6,8 @@ import java.util.List;
 record DivOp(Tensor a, Tensor b, Tensor y) implements Op {
     static Tensor forward(Tensor a, Tensor b) {
         Shape shape = Broadcast.check("div", a, b);
-        try (Workspace ws = new Workspace(a.backend())) {
-            Buffer y = ws.allocate(a.dtype(), shape.size());
+        try (Scratch scratch = new Scratch(a.backend())) {
+            Buffer y = scratch.allocate(a.dtype(), shape.size());
             Broadcast.apply(BinaryFn.DIV, y, a.buffer(), a.shape(), b.buffer(), b.shape(), shape);
             return Autograd.record(new DivOp(a, b, Tensor.own(shape, y)), shape, y.retain());
         }
@@ -26,14 +26,14 @@ record DivOp(Tensor a, Tensor b, Tensor y) implements Op {
     @Override
     public void backward(Tensor gradOut, Gradients gradients) {
         Shape shape = gradOut.shape();
-        try (Workspace ws = new Workspace(gradOut.backend())) {
-            Buffer quotient = ws.like(gradOut.buffer());
+        try (Scratch scratch = new Scratch(gradOut.backend())) {
+            Buffer quotient = scratch.like(gradOut.buffer());
             Broadcast.apply(BinaryFn.DIV, quotient, gradOut.buffer(), shape, b.buffer(), b.shape(), shape);
             if (gradients.wants(a)) {
                 Broadcast.reduceInto(gradients, a, quotient, shape, 1);
             }
             if (gradients.wants(b)) {
-                Buffer product = ws.like(quotient);
+                Buffer product = scratch.like(quotient);
                 Broadcast.apply(BinaryFn.MUL, product, quotient, shape, y.buffer(), shape, shape);
                 Broadcast.reduceInto(gradients, b, product, shape, -1);
             }

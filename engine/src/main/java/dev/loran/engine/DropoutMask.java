@@ -1,13 +1,11 @@
 package dev.loran.engine;
 
 /// A dropout mask that is never stored: which elements are kept follows from a counter alone, so backward makes it
-/// again
-/// and every backend and any number of threads makes the same bits.
+/// again and every backend and any number of threads makes the same bits.
 ///
 /// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) with the key (low, high half
-/// of
-/// `seed`) and the counter (micro-step, `site`, row, column / 4) gives four 32-bit words; word `column % 4` decides: an
-/// element is kept iff the word, unsigned, is at least floor(p · 2³²). Kept elements are scaled by 1 / (1 − p).
+/// of `seed`) and the counter (micro-step, `site`, row, column / 4) gives four 32-bit words; word `column % 4` decides:
+/// an element is kept iff the word, unsigned, is at least floor(p · 2³²). Kept elements are scaled by 1 / (1 − p).
 ///
 /// @param p probability of dropping an element, 0 ≤ p < 1
 /// @param seed key of the whole run

@@ -7,8 +7,8 @@ record DropoutOp(Tensor x, DropoutMask mask) implements Op {
     static Tensor forward(Tensor x, DropoutMask mask) {
         Checks.operand("dropout", "x", x);
         Checks.mask("dropout", mask, x);
-        try (Workspace ws = new Workspace(x.backend())) {
-            Buffer y = ws.like(x.buffer());
+        try (Scratch scratch = new Scratch(x.backend())) {
+            Buffer y = scratch.like(x.buffer());
             x.backend().dropout(y, x.buffer(), x.shape().rows(), x.shape().cols(), mask, false);
             return Autograd.record(new DropoutOp(x, mask), x.shape(), y.retain());
         }

@@ -16,8 +16,8 @@ record EmbeddingOp(Tensor table, Tensor ids) implements Op {
         dims[dims.length - 1] = cols;
         Shape shape = Shape.of(dims);
         int n = Math.toIntExact(ids.shape().size());
-        try (Workspace ws = new Workspace(table.backend())) {
-            Buffer y = ws.allocate(table.dtype(), shape.size());
+        try (Scratch scratch = new Scratch(table.backend())) {
+            Buffer y = scratch.allocate(table.dtype(), shape.size());
             table.backend().gatherRows(y, table.buffer(), ids.buffer(), n, cols);
             return Autograd.record(new EmbeddingOp(table, ids), shape, y.retain());
         }

@@ -39,8 +39,8 @@ public final class Functional {
     /// | mask | dropout over the rows and columns of x; null for none |
     /// | result | (…, out) |
     ///
-    /// **Saved for backward**: x, weight, loraA, loraB and t = dropout(x) · loraAᵀ (N, r).
-    /// **Paper**: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021, equation 3.
+    /// **Saved for backward**: x, weight, loraA, loraB and t = dropout(x) · loraAᵀ (N, r). **Paper**: Hu et al., "LoRA:
+    /// Low-Rank Adaptation of Large Language Models", 2021, equation 3.
     public static Tensor loraLinear(
             Tensor x,
             Tensor weight,
@@ -97,23 +97,22 @@ public final class Functional {
         return SoftmaxOp.forward(x);
     }
 
-    /// (x − mean) / √(variance + eps) · weight + bias over the last dimension C; weight and bias are (C).
-    /// **Saved for backward**: x, weight, and mean and 1 / √(variance + eps) of each row.
-    /// **Paper**: Ba, Kiros, Hinton, "Layer Normalization", 2016.
+    /// (x − mean) / √(variance + eps) · weight + bias over the last dimension C; weight and bias are (C). **Saved for
+    /// backward**: x, weight, and mean and 1 / √(variance + eps) of each row. **Paper**: Ba, Kiros, Hinton, "Layer
+    /// Normalization", 2016.
     public static Tensor layerNorm(Tensor x, Tensor weight, Tensor bias, double eps) {
         return LayerNormOp.forward(x, weight, bias, eps);
     }
 
-    /// x / √(mean(x²) + eps) · weight over the last dimension C; weight is (C).
-    /// **Saved for backward**: x, weight, and 1 / √(mean(x²) + eps) of each row.
-    /// **Paper**: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019, equation 4.
+    /// x / √(mean(x²) + eps) · weight over the last dimension C; weight is (C). **Saved for backward**: x, weight, and
+    /// 1 / √(mean(x²) + eps) of each row. **Paper**: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019,
+    /// equation 4.
     public static Tensor rmsNorm(Tensor x, Tensor weight, double eps) {
         return RmsNormOp.forward(x, weight, eps);
     }
 
     /// Rotary position embedding in rotate-half layout of x (B, T, H, D), D even, by tables cos and sin (T, D / 2); row
-    /// t
-    /// of the tables belongs to position t of x. **Paper**: Su et al., "RoFormer", 2021, equation 34.
+    /// t of the tables belongs to position t of x. **Paper**: Su et al., "RoFormer", 2021, equation 34.
     public static Tensor rope(Tensor x, Tensor cos, Tensor sin) {
         return RopeOp.forward(x, cos, sin);
     }
@@ -165,9 +164,9 @@ public final class Functional {
         return CrossEntropyOp.forward(logits, labels, ignoreIndex);
     }
 
-    /// [#crossEntropy] of x · weightᵀ in chunks of rows: the logits of the whole batch never exist. x (…, C),
-    /// weight (V, C), row-major, or prepared when frozen. Gradients are made in the forward pass.
-    /// **Saved for backward**: the gradients of x and of a trainable weight.
+    /// [#crossEntropy] of x · weightᵀ in chunks of rows: the logits of the whole batch never exist. x (…, C), weight
+    /// (V, C), row-major, or prepared when frozen. Gradients are made in the forward pass. **Saved for backward**: the
+    /// gradients of x and of a trainable weight.
     public static Tensor linearCrossEntropy(Tensor x, Tensor weight, Tensor labels, int ignoreIndex) {
         return LinearCrossEntropyOp.forward(x, weight, labels, ignoreIndex);
     }

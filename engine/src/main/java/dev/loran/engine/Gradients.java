@@ -10,9 +10,9 @@ import org.jspecify.annotations.Nullable;
 /// Where [Op#backward] puts gradients. Each tensor that requires one has a slot; the first contribution is written,
 /// later ones are added.
 public final class Gradients {
-    /// Nodes that have a gradient and wait for the walk: consumers before producers, and within a level first come, first
-    /// served. The order of additions, and so their rounding, must not depend on what else waits: a checkpointed segment
-    /// would give other bits.
+    /// Nodes that have a gradient and wait for the walk: consumers before producers, and within a level first come,
+    /// first served. The order of additions, and so their rounding, must not depend on what else waits: a checkpointed
+    /// segment would give other bits.
     private final PriorityQueue<Node> queue =
             new PriorityQueue<>(Comparator.comparingInt((Node n) -> -n.level).thenComparingInt(n -> n.turn));
 
@@ -107,8 +107,8 @@ public final class Gradients {
         if (grad.buffer().isUnique()) {
             return grad.buffer();
         }
-        try (Workspace ws = new Workspace(input.backend())) {
-            Buffer copy = ws.like(grad.buffer());
+        try (Scratch scratch = new Scratch(input.backend())) {
+            Buffer copy = scratch.like(grad.buffer());
             input.backend().axpby(copy, grad.buffer(), 1, 0);
             setSlot(input, Tensor.own(input.shape(), copy.retain()));
         }

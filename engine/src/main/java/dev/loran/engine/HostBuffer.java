@@ -50,8 +50,7 @@ public final class HostBuffer extends Buffer {
     }
 
     /// Element `i` of an F64, F32, BF16, F16, I8 or I32 segment, widened to double. For references and tests, not for
-    /// loops
-    /// that matter.
+    /// loops that matter.
     public static double get(MemorySegment s, DType dtype, long i) {
         return switch (dtype) {
             case F64 -> s.getAtIndex(ValueLayout.JAVA_DOUBLE_UNALIGNED, i);

@@ -11,10 +11,10 @@ record LayerNormOp(Tensor x, Tensor weight, Tensor bias, Tensor mean, Tensor rst
         Checks.vector("layerNorm", "bias", bias, cols, x);
         int rows = x.shape().rows();
         Backend be = x.backend();
-        try (Workspace ws = new Workspace(be)) {
-            Buffer y = ws.like(x.buffer());
-            Tensor mean = Tensor.own(Shape.of(rows), ws.allocate(x.dtype(), rows));
-            Tensor rstd = Tensor.own(Shape.of(rows), ws.allocate(x.dtype(), rows));
+        try (Scratch scratch = new Scratch(be)) {
+            Buffer y = scratch.like(x.buffer());
+            Tensor mean = Tensor.own(Shape.of(rows), scratch.allocate(x.dtype(), rows));
+            Tensor rstd = Tensor.own(Shape.of(rows), scratch.allocate(x.dtype(), rows));
             be.layerNorm(y, mean.buffer(), rstd.buffer(), x.buffer(), weight.buffer(), bias.buffer(), rows, cols, eps);
             return Autograd.record(new LayerNormOp(x, weight, bias, mean, rstd), x.shape(), y.retain());
         }

@@ -5,8 +5,7 @@ import java.util.List;
 import org.jspecify.annotations.Nullable;
 
 /// Mean cross-entropy of x · weightᵀ without the logits of all rows: see [Backend#linearCrossEntropy]. The gradients of
-/// x
-/// (N, C) and of a trainable weight (V, C) are made in the forward pass and kept; backward scales them.
+/// x (N, C) and of a trainable weight (V, C) are made in the forward pass and kept; backward scales them.
 record LinearCrossEntropyOp(
         Tensor x,
         Tensor weight,
@@ -18,10 +17,10 @@ record LinearCrossEntropyOp(
         Checks.ints("linearCrossEntropy", "labels", labels, n, "x", x);
         Backend be = x.backend();
         boolean recording = Autograd.isRecording();
-        try (Workspace ws = new Workspace(be)) {
-            Buffer dx = recording && x.requiresGrad() ? ws.like(x.buffer()) : null;
-            Buffer dw = recording && weight.requiresGrad() ? ws.like(weight.buffer()) : null;
-            Buffer loss = ws.allocate(x.dtype(), 1);
+        try (Scratch scratch = new Scratch(be)) {
+            Buffer dx = recording && x.requiresGrad() ? scratch.like(x.buffer()) : null;
+            Buffer dw = recording && weight.requiresGrad() ? scratch.like(weight.buffer()) : null;
+            Buffer loss = scratch.allocate(x.dtype(), 1);
             be.linearCrossEntropy(
                     loss,
                     dx,

@@ -12,8 +12,8 @@ record LinearOp(Tensor x, Tensor weight, @Nullable Tensor bias) implements Op {
         int out = weight.shape().dim(0);
         Shape shape = x.shape().withCols(out);
         int n = x.shape().rows();
-        try (Workspace ws = new Workspace(x.backend())) {
-            Buffer y = ws.allocate(x.dtype(), shape.size());
+        try (Scratch scratch = new Scratch(x.backend())) {
+            Buffer y = scratch.allocate(x.dtype(), shape.size());
             x.backend().linear(y, x.buffer(), weight.buffer(), bias == null ? null : bias.buffer(), n, in, out);
             return Autograd.record(new LinearOp(x, weight, bias), shape, y.retain());
         }

@@ -41,9 +41,9 @@ record LoraLinearOp(
         }
         int n = x.shape().rows();
         Shape shape = x.shape().withCols(out);
-        try (Workspace ws = new Workspace(x.backend())) {
-            Buffer y = ws.allocate(x.dtype(), shape.size());
-            Tensor t = Tensor.own(Shape.of(n, r), ws.allocate(x.dtype(), (long) n * r));
+        try (Scratch scratch = new Scratch(x.backend())) {
+            Buffer y = scratch.allocate(x.dtype(), shape.size());
+            Tensor t = Tensor.own(Shape.of(n, r), scratch.allocate(x.dtype(), (long) n * r));
             x.backend()
                     .loraLinear(
                             y,

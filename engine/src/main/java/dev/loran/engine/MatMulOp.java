@@ -19,8 +19,8 @@ record MatMulOp(Tensor a, Tensor b, boolean transA, boolean transB) implements O
         int m = rowsOf(sa, transA);
         int n = inner(sb, transB);
         Shape shape = sa.withDim(-2, m).withCols(n);
-        try (Workspace ws = new Workspace(a.backend())) {
-            Buffer y = ws.allocate(a.dtype(), shape.size());
+        try (Scratch scratch = new Scratch(a.backend())) {
+            Buffer y = scratch.allocate(a.dtype(), shape.size());
             product(y, a.buffer(), sa, transA, b.buffer(), sb, transB, m, n, 0);
             return Autograd.record(new MatMulOp(a, b, transA, transB), shape, y.retain());
         }

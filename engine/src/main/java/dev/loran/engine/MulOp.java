@@ -7,8 +7,8 @@ import java.util.List;
 record MulOp(Tensor a, Tensor b) implements Op {
     static Tensor forward(Tensor a, Tensor b) {
         Shape shape = Broadcast.check("mul", a, b);
-        try (Workspace ws = new Workspace(a.backend())) {
-            Buffer y = ws.allocate(a.dtype(), shape.size());
+        try (Scratch scratch = new Scratch(a.backend())) {
+            Buffer y = scratch.allocate(a.dtype(), shape.size());
             Broadcast.apply(BinaryFn.MUL, y, a.buffer(), a.shape(), b.buffer(), b.shape(), shape);
             return Autograd.record(new MulOp(a, b), shape, y.retain());
         }
@@ -42,9 +42,9 @@ record MulOp(Tensor a, Tensor b) implements Op {
     }
 
     private static void scaled(Tensor gradOut, Tensor by, Tensor input, Gradients gradients) {
-        try (Workspace ws = new Workspace(gradOut.backend())) {
+        try (Scratch scratch = new Scratch(gradOut.backend())) {
             Shape shape = gradOut.shape();
-            Buffer product = ws.like(gradOut.buffer());
+            Buffer product = scratch.like(gradOut.buffer());
             Broadcast.apply(BinaryFn.MUL, product, gradOut.buffer(), shape, by.buffer(), by.shape(), shape);
             Broadcast.reduceInto(gradients, input, product, shape, 1);
         }

@@ -16,8 +16,8 @@ record PermuteOp(Tensor x, List<Integer> perm) implements Op {
                     "permute: " + Arrays.toString(perm) + " is no permutation of the dimensions of " + x.shape());
         }
         Shape shape = Shape.of(Arrays.stream(axes).map(x.shape()::dim).toArray());
-        try (Workspace ws = new Workspace(x.backend())) {
-            Buffer y = ws.like(x.buffer());
+        try (Scratch scratch = new Scratch(x.backend())) {
+            Buffer y = scratch.like(x.buffer());
             x.backend().permute(y, x.buffer(), x.shape().dims(), axes);
             PermuteOp op = new PermuteOp(x, Arrays.stream(axes).boxed().toList());
             return Autograd.record(op, shape, y.retain());
@@ -40,8 +40,8 @@ record PermuteOp(Tensor x, List<Integer> perm) implements Op {
         for (int i = 0; i < inverse.length; i++) {
             inverse[perm.get(i)] = i;
         }
-        try (Workspace ws = new Workspace(x.backend())) {
-            Buffer back = ws.like(gradOut.buffer());
+        try (Scratch scratch = new Scratch(x.backend())) {
+            Buffer back = scratch.like(gradOut.buffer());
             x.backend().permute(back, gradOut.buffer(), gradOut.shape().dims(), inverse);
             gradients.pass(x, back);
         }

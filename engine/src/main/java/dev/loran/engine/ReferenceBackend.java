@@ -8,15 +8,14 @@ import org.jspecify.annotations.Nullable;
 /// F64 and F32. Fused operations are the composed defaults. Slow, and plain to read.
 ///
 /// Fresh memory is filled with NaN, released memory can no longer be read, and [#liveBuffers] counts what is not yet
-/// released, so that tests catch use after
-/// release and leaks. For BF16 and F16 the reference is F64 on rounded inputs. Not safe for several threads.
+/// released, so that tests catch use after release and leaks. For BF16 and F16 the reference is F64 on rounded inputs.
+/// Not safe for several threads.
 public class ReferenceBackend implements Backend {
     private long liveBytes;
     private long peakBytes;
     private int liveBuffers;
 
     // ---- memory
-    // -------------------------------------------------------------------------------------------------------
 
     @Override
     public String name() {
@@ -103,7 +102,6 @@ public class ReferenceBackend implements Backend {
     }
 
     // ---- primitives
-    // ---------------------------------------------------------------------------------------------------
 
     @Override
     public void fill(Buffer y, double value) {

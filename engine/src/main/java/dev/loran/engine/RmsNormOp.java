@@ -10,9 +10,9 @@ record RmsNormOp(Tensor x, Tensor weight, Tensor rstd) implements Op {
         Checks.vector("rmsNorm", "weight", weight, cols, x);
         int rows = x.shape().rows();
         Backend be = x.backend();
-        try (Workspace ws = new Workspace(be)) {
-            Buffer y = ws.like(x.buffer());
-            Tensor rstd = Tensor.own(Shape.of(rows), ws.allocate(x.dtype(), rows));
+        try (Scratch scratch = new Scratch(be)) {
+            Buffer y = scratch.like(x.buffer());
+            Tensor rstd = Tensor.own(Shape.of(rows), scratch.allocate(x.dtype(), rows));
             be.rmsNorm(y, rstd.buffer(), x.buffer(), weight.buffer(), rows, cols, eps);
             return Autograd.record(new RmsNormOp(x, weight, rstd), x.shape(), y.retain());
         }

@@ -17,9 +17,9 @@ record RopeOp(Tensor x, Tensor cos, Tensor sin) implements Op {
             throw new ShapeException("rope: cos is " + cos.shape() + " and sin is " + sin.shape() + " but x is " + s
                     + "; needs " + table);
         }
-        try (Workspace ws = new Workspace(x.backend())) {
+        try (Scratch scratch = new Scratch(x.backend())) {
             RopeOp op = new RopeOp(x, cos, sin);
-            return Autograd.record(op, s, op.turned(ws, x.buffer(), 1).retain());
+            return Autograd.record(op, s, op.turned(scratch, x.buffer(), 1).retain());
         }
     }
 
@@ -35,14 +35,14 @@ record RopeOp(Tensor x, Tensor cos, Tensor sin) implements Op {
 
     @Override
     public void backward(Tensor gradOut, Gradients gradients) {
-        try (Workspace ws = new Workspace(x.backend())) {
-            gradients.pass(x, turned(ws, gradOut.buffer(), -1));
+        try (Scratch scratch = new Scratch(x.backend())) {
+            gradients.pass(x, turned(scratch, gradOut.buffer(), -1));
         }
     }
 
-    private Buffer turned(Workspace ws, Buffer from, int sign) {
+    private Buffer turned(Scratch scratch, Buffer from, int sign) {
         Shape s = x.shape();
-        Buffer to = ws.like(from);
+        Buffer to = scratch.like(from);
         to.backend().rope(to, from, cos.buffer(), sin.buffer(), s.dim(0), s.dim(1), s.dim(2), s.dim(3), sign);
         return to;
     }

@@ -6,8 +6,8 @@ import java.util.List;
 record ScaleOp(Tensor x, double factor) implements Op {
     static Tensor forward(Tensor x, double factor) {
         Checks.operand("scale", "x", x);
-        try (Workspace ws = new Workspace(x.backend())) {
-            Buffer y = ws.like(x.buffer());
+        try (Scratch scratch = new Scratch(x.backend())) {
+            Buffer y = scratch.like(x.buffer());
             x.backend().axpby(y, x.buffer(), factor, 0);
             return Autograd.record(new ScaleOp(x, factor), x.shape(), y.retain());
         }

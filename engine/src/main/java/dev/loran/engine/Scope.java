@@ -5,9 +5,8 @@ import java.util.List;
 import org.jspecify.annotations.Nullable;
 
 /// Closes the tensors made while it is the innermost open scope of its thread: those that operations return and those
-/// made
-/// by the factories of [Tensor]. What should outlive it is handed out by [#keep]; parameters of layers never belong to
-/// one.
+/// made by the factories of [Tensor]. What should outlive it is handed out by [#keep]; parameters of layers never
+/// belong to one.
 ///
 /// ```java
 /// try (Scope scope = Scope.open()) {

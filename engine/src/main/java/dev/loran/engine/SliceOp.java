@@ -19,9 +19,9 @@ record SliceOp(Tensor x, int axis, int from) implements Op {
             Buffer view = x.buffer().slice((long) from * inner, shape.size());
             return Autograd.record(op, shape, view.retain());
         }
-        try (Workspace ws = new Workspace(x.backend())) {
+        try (Scratch scratch = new Scratch(x.backend())) {
             int cols = (to - from) * inner;
-            Buffer y = ws.allocate(x.dtype(), shape.size());
+            Buffer y = scratch.allocate(x.dtype(), shape.size());
             Buffer first = x.buffer().slice((long) from * inner, s.size() - (long) from * inner);
             x.backend().copy(y, cols, first, s.dim(a) * inner, outer, cols, false);
             return Autograd.record(op, shape, y.retain());

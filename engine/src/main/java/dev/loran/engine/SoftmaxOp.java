@@ -6,8 +6,8 @@ import java.util.List;
 record SoftmaxOp(Tensor x, Tensor y) implements Op {
     static Tensor forward(Tensor x) {
         Checks.operand("softmax", "x", x);
-        try (Workspace ws = new Workspace(x.backend())) {
-            Buffer y = ws.like(x.buffer());
+        try (Scratch scratch = new Scratch(x.backend())) {
+            Buffer y = scratch.like(x.buffer());
             x.backend().softmax(y, x.buffer(), x.shape().rows(), x.shape().cols());
             return Autograd.record(new SoftmaxOp(x, Tensor.own(x.shape(), y)), x.shape(), y.retain());
         }

@@ -22,8 +22,8 @@ record SumOp(Tensor x, int outer, int n, int inner, double factor) implements Op
     private static Tensor forward(Tensor x, Shape shape, long outer, long n, long inner, double factor) {
         Checks.operand("sum", "x", x);
         SumOp op = new SumOp(x, Math.toIntExact(outer), Math.toIntExact(n), Math.toIntExact(inner), factor);
-        try (Workspace ws = new Workspace(x.backend())) {
-            Buffer y = ws.allocate(x.dtype(), shape.size());
+        try (Scratch scratch = new Scratch(x.backend())) {
+            Buffer y = scratch.allocate(x.dtype(), shape.size());
             x.backend().sum(y, x.buffer(), op.outer, op.n, op.inner, false);
             if (factor != 1) {
                 x.backend().axpby(y, y, factor, 0);
@@ -49,8 +49,8 @@ record SumOp(Tensor x, int outer, int n, int inner, double factor) implements Op
         if (!dx.accumulate()) {
             be.fill(dx.buffer(), 0);
         }
-        try (Workspace ws = new Workspace(be)) {
-            Buffer scaled = ws.like(gradOut.buffer());
+        try (Scratch scratch = new Scratch(be)) {
+            Buffer scaled = scratch.like(gradOut.buffer());
             be.axpby(scaled, gradOut.buffer(), factor, 0);
             be.binary(
                     BinaryFn.ADD,

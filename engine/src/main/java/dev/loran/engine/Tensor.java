@@ -34,7 +34,6 @@ public final class Tensor implements AutoCloseable {
     }
 
     // ---- making
-    // ---------------------------------------------------------------------------------------------------------
 
     /// A tensor that takes over one count of `buffer` and belongs to no scope.
     public static Tensor own(Shape shape, Buffer buffer) {
@@ -126,7 +125,6 @@ public final class Tensor implements AutoCloseable {
     }
 
     // ---- what it is
-    // -----------------------------------------------------------------------------------------------------
 
     public Shape shape() {
         return shape;
@@ -198,7 +196,6 @@ public final class Tensor implements AutoCloseable {
     }
 
     // ---- life
-    // -----------------------------------------------------------------------------------------------------------
 
     void enter(Scope s) {
         scope = s;
@@ -241,7 +238,6 @@ public final class Tensor implements AutoCloseable {
     }
 
     // ---- reading and writing
-    // ----------------------------------------------------------------------------------------------
 
     /// The only element of a one-element tensor. Waits for the backend.
     public double item() {
@@ -290,17 +286,16 @@ public final class Tensor implements AutoCloseable {
     /// Hands `reader` a host copy of the elements, row-major in this dtype; valid during the call.
     public void withElements(Consumer<MemorySegment> reader) {
         try (Arena arena = Arena.ofConfined();
-                Workspace ws = new Workspace(backend())) {
+                Scratch scratch = new Scratch(backend())) {
             MemorySegment s = arena.allocate(shape.size() * dtype().bytes(), 64);
             boolean rowMajor = buffer.isRowMajor();
-            backend().read(s, rowMajor ? buffer : ws.hold(backend().restore(buffer, shape.rows(), shape.cols())));
+            backend().read(s, rowMajor ? buffer : scratch.hold(backend().restore(buffer, shape.rows(), shape.cols())));
             reader.accept(s);
         }
     }
 
     /// Overwrites the elements of this leaf with those of `source` (same shape; converted to this dtype). A prepared
-    /// weight
-    /// is row-major again afterwards.
+    /// weight is row-major again afterwards.
     public Tensor copyFrom(Tensor source) {
         if (node != null) {
             throw new IllegalStateException("copyFrom: tensor " + shape + " is the result of an operation");
@@ -326,8 +321,7 @@ public final class Tensor implements AutoCloseable {
     }
 
     /// Gives this leaf another shape and memory, of which it takes over the count; its gradient is dropped. For weights
-    /// that
-    /// shrink or are replaced: whoever holds moments or statistics of it moves them in the same breath.
+    /// that shrink or are replaced: whoever holds moments or statistics of it moves them in the same breath.
     public void assign(Shape newShape, Buffer newBuffer) {
         if (node != null) {
             throw new IllegalStateException("assign: tensor " + shape + " is the result of an operation");
@@ -363,7 +357,6 @@ public final class Tensor implements AutoCloseable {
     }
 
     // ---- differentiation
-    // --------------------------------------------------------------------------------------------------
 
     /// Adds d(this)/d(leaf) to the gradient of every leaf behind this scalar.
     ///
@@ -390,7 +383,6 @@ public final class Tensor implements AutoCloseable {
     }
 
     // ---- operations
-    // -------------------------------------------------------------------------------------------------------
 
     /// this + other, broadcast.
     public Tensor add(Tensor other) {

@@ -84,8 +84,7 @@ public enum UnaryFn {
     }
 
     /// The complementary error function to double precision: its Maclaurin series near 0, its continued fraction
-    /// (Abramowitz
-    /// and Stegun 7.1.14, evaluated from the tail) elsewhere.
+    /// (Abramowitz and Stegun 7.1.14, evaluated from the tail) elsewhere.
     static double erfc(double x) {
         double z = Math.abs(x);
         double tail;

@@ -7,8 +7,8 @@ import java.util.Locale;
 record UnaryFnOp(UnaryFn fn, Tensor x) implements Op {
     static Tensor forward(UnaryFn fn, Tensor x) {
         Checks.operand(fn.name().toLowerCase(Locale.ROOT), "x", x);
-        try (Workspace ws = new Workspace(x.backend())) {
-            Buffer y = ws.like(x.buffer());
+        try (Scratch scratch = new Scratch(x.backend())) {
+            Buffer y = scratch.like(x.buffer());
             x.backend().unary(fn, y, x.buffer());
             return Autograd.record(new UnaryFnOp(fn, x), x.shape(), y.retain());
         }

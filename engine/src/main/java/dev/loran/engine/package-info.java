@@ -5,9 +5,8 @@
 /// [Backend] (the kernels' contract) → one operation, [LinearOp] say, from its door in [Functional] to its loops in
 /// [ReferenceBackend].
 ///
-/// **Letters** used for dimensions everywhere: N rows, B batch, T sequence (queries), S keys, C channels, H heads,
-/// D head dimension, V vocabulary, r rank, P virtual tokens. Tensors are row-major and contiguous; the last dimension
-/// is
+/// **Letters** used for dimensions everywhere: N rows, B batch, T sequence (queries), S keys, C channels, H heads, D
+/// head dimension, V vocabulary, r rank, P virtual tokens. Tensors are row-major and contiguous; the last dimension is
 /// written last: (B, T, C).
 ///
 /// **Ownership**: a [Buffer] is counted. A tensor holds one count until it is closed, and an operation recorded for

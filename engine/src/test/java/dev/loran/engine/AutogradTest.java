@@ -44,7 +44,6 @@ class AutogradTest {
     }
 
     // ---- recording
-    // ------------------------------------------------------------------------------------------------------
 
     @Test
     void onlyWhatNeedsAGradientIsRecorded() {
@@ -113,7 +112,6 @@ class AutogradTest {
     }
 
     // ---- walking
-    // --------------------------------------------------------------------------------------------------------
 
     @Test
     void aDiamondAddsUp() {
@@ -182,7 +180,6 @@ class AutogradTest {
     }
 
     // ---- whose gradient it is
-    // -------------------------------------------------------------------------------------------
 
     @Test
     void gradientsThatWereSharedOnTheWayAreApartInTheEnd() {
@@ -257,7 +254,6 @@ class AutogradTest {
     }
 
     // ---- refusals
-    // -------------------------------------------------------------------------------------------------------
 
     @Test
     void aSecondBackwardIsRefused() {
@@ -307,7 +303,6 @@ class AutogradTest {
     }
 
     // ---- versions
-    // -------------------------------------------------------------------------------------------------------
 
     @Test
     void aSavedTensorThatWasWrittenIsRefused() {
@@ -360,7 +355,6 @@ class AutogradTest {
     }
 
     // ---- operations of one's own
-    // ----------------------------------------------------------------------------------------
 
     /// y = 2x that fails on the way back.
     private record Failing(Tensor x) implements CustomOp {

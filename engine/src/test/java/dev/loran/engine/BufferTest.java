@@ -72,13 +72,13 @@ class BufferTest {
     }
 
     @Test
-    void aWorkspaceGivesBackWhatItHeldAlsoWhenTheBlockThrows() {
+    void scratchGivesBackWhatItHeldAlsoWhenTheBlockThrows() {
         Buffer[] kept = new Buffer[1];
         assertThatThrownBy(() -> {
-                    try (Workspace ws = new Workspace(backend)) {
-                        Buffer a = ws.allocate(DType.F32, 3);
-                        ws.like(a);
-                        kept[0] = ws.hold(backend.of(DType.F64, 1)).retain();
+                    try (Scratch scratch = new Scratch(backend)) {
+                        Buffer a = scratch.allocate(DType.F32, 3);
+                        scratch.like(a);
+                        kept[0] = scratch.hold(backend.of(DType.F64, 1)).retain();
                         throw new IllegalStateException("test");
                     }
                 })

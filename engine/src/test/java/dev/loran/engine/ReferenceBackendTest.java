@@ -65,7 +65,6 @@ class ReferenceBackendTest {
     }
 
     // ---- memory
-    // ---------------------------------------------------------------------------------------------------------
 
     @Test
     void freshMemoryIsNaNAndAligned() {
@@ -120,7 +119,6 @@ class ReferenceBackendTest {
     }
 
     // ---- conversions
-    // ----------------------------------------------------------------------------------------------------
 
     /// BF16 has 8 bits of significand: between 256 and 512 it holds the even numbers.
     @Test
@@ -139,7 +137,6 @@ class ReferenceBackendTest {
     }
 
     // ---- reductions and products
-    // ----------------------------------------------------------------------------------------
 
     @Test
     void sumsTheMiddle() {
@@ -203,10 +200,9 @@ class ReferenceBackendTest {
     }
 
     // ---- optimisation
-    // ---------------------------------------------------------------------------------------------------
 
-    /// lr 0.1, betas 0.9 and 0.99, eps 0, weight decay 0.5, p 2, g 3, from zero moments: the first step moves by
-    /// lr · sign(g) after the decay 2 · (1 − 0.05); the second follows from m = 0.57, v = 0.1791.
+    /// lr 0.1, betas 0.9 and 0.99, eps 0, weight decay 0.5, p 2, g 3, from zero moments: the first step moves by lr ·
+    /// sign(g) after the decay 2 · (1 − 0.05); the second follows from m = 0.57, v = 0.1791.
     @Test
     void adamWByHand() {
         Buffer p = of(2);

@@ -29,7 +29,8 @@ final class AttentionCases {
         cases.add(attention(2, 7, 7, 0, 6, 3, 5, false, false, true));
         cases.add(attention(2, 7, 7, 3, 2, 2, 5, true, false, false));
         cases.add(attention(2, 7, 7, 3, 4, 2, 5, true, true, false));
-        cases.add(attention(2, 5, 7, 1, 4, 2, 8, true, false, true));
+        cases.add(attention(2, 5, 7, 1, 4, 2, 8, true, false, false));
+        cases.add(attention(3, 5, 7, 4, 4, 2, 8, true, false, true));
         cases.add(attention(2, 5, 7, 3, 4, 2, 8, false, true, true));
         cases.add(attention(1, 33, 33, 0, 1, 1, 16, true, false, false));
         cases.add(attention(1, 33, 70, 5, 2, 1, 7, true, false, true));

@@ -7,10 +7,10 @@ import dev.loran.engine.DType;
 import dev.loran.engine.DropoutMask;
 import dev.loran.engine.HostBuffer;
 import dev.loran.engine.ReferenceBackend;
+import dev.loran.engine.Scratch;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.UnaryFn;
-import dev.loran.engine.Workspace;
 import java.lang.foreign.MemorySegment;
 import java.util.List;
 import java.util.Random;
@@ -30,14 +30,14 @@ public record BackendCase(String name, Function<Memory, List<Buffer>> run) {
         private final Backend backend;
         private final DType dtype;
         private final DType rounding;
-        private final Workspace workspace;
+        private final Scratch scratch;
         private final Random random;
 
         Memory(Backend backend, DType dtype, DType rounding, int seed) {
             this.backend = backend;
             this.dtype = dtype;
             this.rounding = rounding;
-            this.workspace = new Workspace(backend);
+            this.scratch = new Scratch(backend);
             this.random = new Random(seed);
         }
 
@@ -47,7 +47,7 @@ public record BackendCase(String name, Function<Memory, List<Buffer>> run) {
 
         /// `size` elements of NaN.
         public Buffer empty(int size) {
-            Buffer b = workspace.allocate(dtype, size);
+            Buffer b = scratch.allocate(dtype, size);
             backend.fill(b, Double.NaN);
             return b;
         }
@@ -69,21 +69,21 @@ public record BackendCase(String name, Function<Memory, List<Buffer>> run) {
                 HostBuffer.set(one, rounding, 0, values[i]);
                 rounded[i] = HostBuffer.get(one, rounding, 0);
             }
-            return workspace.hold(backend.of(dtype, rounded));
+            return scratch.hold(backend.of(dtype, rounded));
         }
 
         public Buffer ints(int... values) {
-            return workspace.hold(backend.ofInts(values));
+            return scratch.hold(backend.ofInts(values));
         }
 
         /// Uninitialised memory of another dtype.
         public Buffer other(DType type, int size) {
-            return workspace.allocate(type, size);
+            return scratch.allocate(type, size);
         }
 
         @Override
         public void close() {
-            workspace.close();
+            scratch.close();
         }
     }
 
@@ -130,7 +130,6 @@ public record BackendCase(String name, Function<Memory, List<Buffer>> run) {
     }
 
     // ---- the cases
-    // ------------------------------------------------------------------------------------------------------
 
     /// Every promise of [Backend] that the cases of [OpCases] leave out.
     public static List<BackendCase> all() {

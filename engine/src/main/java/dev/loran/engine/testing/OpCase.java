@@ -72,7 +72,6 @@ public record OpCase(
     }
 
     // ---- describing
-    // -----------------------------------------------------------------------------------------------------
 
     /// A case without inputs yet, of no cost.
     public static OpCase of(String op, String variant, Shape result, Function<Arguments, Tensor> function) {
@@ -187,7 +186,6 @@ public record OpCase(
     }
 
     // ---- cost
-    // -----------------------------------------------------------------------------------------------------------
 
     /// Bytes that one forward pass must move: each input read and the result written, once.
     public long bytes(DType dtype) {
@@ -233,7 +231,6 @@ public record OpCase(
     }
 
     // ---- running
-    // --------------------------------------------------------------------------------------------------------
 
     /// The arguments in the memory of `backend`, always the same random elements; belongs to no scope, close it.
     public Run on(Backend backend, DType dtype) {
@@ -335,7 +332,6 @@ public record OpCase(
     }
 
     // ---- checking
-    // -------------------------------------------------------------------------------------------------------
 
     /// Checks the operation itself, on [ReferenceBackend] in F64: every gradient against finite differences, the fused
     /// form against the composed one, forward under `noGrad` keeping nothing but its result, and no buffer left at the

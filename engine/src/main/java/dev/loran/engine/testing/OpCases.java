@@ -21,8 +21,8 @@ import java.util.function.BinaryOperator;
 import java.util.function.Function;
 import java.util.stream.IntStream;
 
-/// Every operation of the engine as an [OpCase]: one method an operation, which takes sizes and options; [#all] calls it
-/// at odd sizes for tests, [#benchmarks] at a model's.
+/// Every operation of the engine as an [OpCase]: one method an operation, which takes sizes and options; [#all] calls
+/// it at odd sizes for tests, [#benchmarks] at a model's.
 public final class OpCases {
     private static final int IGNORE = Functional.IGNORE_INDEX;
 
@@ -46,8 +46,8 @@ public final class OpCases {
         return cases;
     }
 
-    /// One case an operation worth timing, at the sizes of a small model: 8 x 128 tokens, hidden 512, MLP 2048, 8 heads,
-    /// vocabulary 10000, rank 16.
+    /// One case an operation worth timing, at the sizes of a small model: 8 x 128 tokens, hidden 512, MLP 2048, 8
+    /// heads, vocabulary 10000, rank 16.
     public static List<OpCase> benchmarks() {
         int n = 1024;
         int c = 512;
@@ -85,7 +85,6 @@ public final class OpCases {
     }
 
     // ---- element by element
-    // ---------------------------------------------------------------------------------------------
 
     private static List<OpCase> elementwise() {
         List<OpCase> cases = new ArrayList<>();
@@ -177,7 +176,6 @@ public final class OpCases {
     }
 
     // ---- along rows
-    // -----------------------------------------------------------------------------------------------------
 
     private static List<OpCase> rows() {
         List<OpCase> cases = new ArrayList<>();
@@ -271,7 +269,6 @@ public final class OpCases {
     }
 
     // ---- layout
-    // ---------------------------------------------------------------------------------------------------------
 
     private static List<OpCase> layout() {
         List<OpCase> cases = new ArrayList<>();
@@ -360,7 +357,6 @@ public final class OpCases {
     }
 
     // ---- losses
-    // ---------------------------------------------------------------------------------------------------------
 
     private static List<OpCase> losses() {
         List<OpCase> cases = new ArrayList<>();
@@ -437,7 +433,6 @@ public final class OpCases {
     }
 
     // ---- checkpoint
-    // -----------------------------------------------------------------------------------------------------
 
     private static List<OpCase> checkpoints() {
         return List.of(

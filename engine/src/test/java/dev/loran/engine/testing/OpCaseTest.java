@@ -14,10 +14,10 @@ import dev.loran.engine.DTypeException;
 import dev.loran.engine.Functional;
 import dev.loran.engine.Gradients;
 import dev.loran.engine.ReferenceBackend;
+import dev.loran.engine.Scratch;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.UnaryFn;
-import dev.loran.engine.Workspace;
 import dev.loran.engine.testing.OpCase.Input;
 import dev.loran.engine.testing.OpCase.Role;
 import dev.loran.engine.testing.OpCase.Run;
@@ -42,9 +42,9 @@ class OpCaseTest {
     private record Swiglu(Tensor x, Tensor gate, Tensor silu, Flaw flaw) implements CustomOp {
         static Tensor forward(Tensor x, Tensor gate, Flaw flaw) {
             Backend be = x.backend();
-            try (Workspace ws = new Workspace(be)) {
-                Tensor silu = Tensor.own(x.shape(), ws.like(x.buffer()));
-                Buffer y = ws.like(x.buffer());
+            try (Scratch scratch = new Scratch(be)) {
+                Tensor silu = Tensor.own(x.shape(), scratch.like(x.buffer()));
+                Buffer y = scratch.like(x.buffer());
                 be.unary(UnaryFn.SILU, silu.buffer(), gate.buffer());
                 int[] n = {Math.toIntExact(y.size())};
                 be.binary(BinaryFn.MUL, y, x.buffer(), silu.buffer(), n, new int[] {1}, new int[] {1});
@@ -71,9 +71,9 @@ class OpCaseTest {
             Backend be = x.backend();
             int[] n = {Math.toIntExact(gradOut.shape().size())};
             int[] one = {1};
-            try (Workspace ws = new Workspace(be)) {
-                Buffer dx = ws.like(x.buffer());
-                Buffer dSilu = ws.like(x.buffer());
+            try (Scratch scratch = new Scratch(be)) {
+                Buffer dx = scratch.like(x.buffer());
+                Buffer dSilu = scratch.like(x.buffer());
                 be.binary(BinaryFn.MUL, dx, gradOut.buffer(), silu.buffer(), n, one, one);
                 be.binary(BinaryFn.MUL, dSilu, gradOut.buffer(), x.buffer(), n, one, one);
                 if (gradients.wants(x)) {
@@ -141,7 +141,6 @@ class OpCaseTest {
     }
 
     // ---- another backend
-    // ------------------------------------------------------------------------------------------------
 
     /// A backend whose SILU is off in one element, or whose backward overwrites where it should add.
     private static final class Wrong extends ReferenceBackend {
@@ -216,7 +215,6 @@ class OpCaseTest {
     }
 
     // ---- what is not supported
-    // ------------------------------------------------------------------------------------------
 
     @Test
     void whatIsListedMustBeRefused() {
@@ -241,7 +239,6 @@ class OpCaseTest {
     }
 
     // ---- the description
-    // ------------------------------------------------------------------------------------------------
 
     @Test
     void bytesAreThoseOfArgumentsAndResult() {

@@ -7,17 +7,17 @@ import java.util.List;
 /// the way, and its outputs until somebody has retained them.
 ///
 /// ```java
-/// try (Workspace ws = new Workspace(x.backend())) {
-///     Buffer y = ws.allocate(x.dtype(), x.shape().size());
+/// try (Scratch scratch = new Scratch(x.backend())) {
+///     Buffer y = scratch.allocate(x.dtype(), x.shape().size());
 ///     x.backend().unary(UnaryFn.EXP, y, x.buffer());               // if this throws, y is given back
 ///     return Autograd.record(new ExpOp(x), x.shape(), y.retain());
 /// }
 /// ```
-public final class Workspace implements AutoCloseable {
+public final class Scratch implements AutoCloseable {
     private final Backend backend;
     private final List<Buffer> buffers = new ArrayList<>();
 
-    public Workspace(Backend backend) {
+    public Scratch(Backend backend) {
         this.backend = backend;
     }
 
