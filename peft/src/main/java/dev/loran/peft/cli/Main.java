@@ -2,6 +2,7 @@ package dev.loran.peft.cli;
 
 import dev.loran.engine.io.SafeTensorsException;
 import dev.loran.peft.data.InputException;
+import dev.loran.peft.train.RunFolder;
 import java.io.Console;
 import java.io.PrintStream;
 import java.io.PrintWriter;
@@ -80,14 +81,18 @@ public final class Main implements Runnable {
         return loran.execute(args);
     }
 
-    /// A file given by `--config` must be known before the rest is parsed.
+    /// A file given by `--config`, or the options of the run given by `--resume`, must be known before the rest is parsed.
     private static void readConfig(CommandLine loran, String... args) {
         CommandLine command = args.length == 0 ? null : loran.getSubcommands().get(args[0]);
         for (int i = 1; command != null && i < args.length; i++) {
-            if (args[i].startsWith("--config=")) {
-                CommonOptions.readConfig(command.getCommandSpec(), Path.of(args[i].substring("--config=".length())));
-            } else if (args[i].equals("--config") && i + 1 < args.length) {
-                CommonOptions.readConfig(command.getCommandSpec(), Path.of(args[i + 1]));
+            String[] option = args[i].split("=", 2);
+            String value = option.length == 2 ? option[1] : i + 1 < args.length ? args[i + 1] : null;
+            if (value != null && option[0].equals("--config")) {
+                CommonOptions.readConfig(command.getCommandSpec(), Path.of(value));
+            } else if (value != null && option[0].equals("--resume")) {
+                CommonOptions.readConfig(
+                        command.getCommandSpec(),
+                        RunFolder.resume(Path.of(value)).optionsFile());
             }
         }
     }

@@ -22,6 +22,11 @@ final class Progress implements TrainingListener, AutoCloseable {
     }
 
     @Override
+    public void resumed(int step, int totalSteps) {
+        output.say("going on after step %d of %d".formatted(step, totalSteps));
+    }
+
+    @Override
     public void step(StepResult result, int totalSteps, double seconds) {
         if (output.terminal()) {
             ProgressBar b = bar(totalSteps);

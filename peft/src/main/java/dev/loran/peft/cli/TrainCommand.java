@@ -3,6 +3,7 @@ package dev.loran.peft.cli;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.peft.data.Examples;
+import dev.loran.peft.data.InputException;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Task;
 import dev.loran.peft.model.Model;
@@ -14,6 +15,7 @@ import dev.loran.peft.train.TaskModel;
 import dev.loran.peft.train.TextClassifier.Pooling;
 import dev.loran.peft.train.Trainer;
 import dev.loran.peft.train.TrainerConfig;
+import dev.loran.peft.train.TrainerConfig.Checkpoints;
 import dev.loran.peft.train.TrainingReport;
 import dev.loran.peft.tuner.PeftConfig;
 import dev.loran.peft.tuner.PeftModel;
@@ -37,7 +39,8 @@ import picocli.CommandLine.Spec;
             "Rows are JSON Lines: {\"text\",\"label\"} to classify, {\"source\",\"target\"} or",
             "{\"instruction\",\"input\",\"output\"} to generate, {\"text\"} for lm.",
             "",
-            "Example: loran train --model minilm --task classify --train pages.jsonl --eval held-out.jsonl --out run"
+            "Example: loran train --model minilm --task classify --train pages.jsonl --eval held-out.jsonl --out run",
+            "A run that was killed goes on: loran train --resume run"
         })
 final class TrainCommand implements Callable<Integer> {
     private final Output output;
@@ -74,6 +77,24 @@ final class TrainCommand implements Callable<Integer> {
     private int patience;
 
     @Option(
+            names = "--save-steps",
+            paramLabel = "N",
+            description = "steps between checkpoints, which a killed run goes on from; 0 for none (${DEFAULT-VALUE})")
+    private int saveSteps = Checkpoints.defaults().everySteps();
+
+    @Option(
+            names = "--keep-checkpoints",
+            paramLabel = "N",
+            description = "how many are kept, the newest (${DEFAULT-VALUE})")
+    private int keepCheckpoints = Checkpoints.defaults().keep();
+
+    @Option(
+            names = "--resume",
+            paramLabel = "RUN",
+            description = "go on with the run in this folder from its newest checkpoint, with its own options")
+    private @Nullable Path resume;
+
+    @Option(
             names = "--pooling",
             paramLabel = "P",
             description =
@@ -100,10 +121,14 @@ final class TrainCommand implements Callable<Integer> {
 
     @Override
     public Integer call() {
+        if (resume != null) {
+            resumed(resume);
+        }
         Task taskKind = Task.named(task);
         Method methodKind = Method.named(method);
         training.resolve(3, methodKind.learningRate);
-        TrainerConfig config = training.config(model, evalEvery, patience);
+        TrainerConfig config = training.config(model, evalEvery, patience)
+                .withCheckpoints(new Checkpoints(saveSteps, keepCheckpoints));
         try (OpenModel open = open();
                 PeftModel peft = adapted(
                         open.model(), methodKind.config(training, open.model().task()))) {
@@ -127,6 +152,18 @@ final class TrainCommand implements Callable<Integer> {
                 run(open, learner, config, rows, heldOut);
             }
             return Main.DONE;
+        }
+    }
+
+    /// The run's own options are in place already: [Main] read them as it reads `--config`.
+    private void resumed(Path run) {
+        if (common.config != null) {
+            throw new InputException("--resume takes the options that the run was begun with; leave --config out");
+        }
+        out = run;
+        if (OpenModel.FRESH.equals(model.model)) {
+            model.model = run.resolve("base").toString();
+            model.tokenizer = null;
         }
     }
 
@@ -174,8 +211,12 @@ final class TrainCommand implements Callable<Integer> {
         try (Trainer trainer = new Trainer(learner, config);
                 Progress progress = new Progress(output)) {
             int steps = trainer.plan(rows);
-            folder = RunFolder.create(out);
-            folder.options(CommonOptions.resolved(spec));
+            if (resume == null) {
+                folder = RunFolder.create(out);
+                folder.options(CommonOptions.resolved(spec));
+            } else {
+                folder = RunFolder.resume(out);
+            }
             output.say(open.backendChoice());
             output.say("%s on %,d rows, %,d steps; %,d of %,d parameters train (%.3f %%)"
                     .formatted(

@@ -107,7 +107,8 @@ final class TrainingOptions {
                 maxGradNorm,
                 evalEvery,
                 patience,
-                model.seed);
+                model.seed,
+                TrainerConfig.Checkpoints.defaults());
     }
 
     Targets targets() {

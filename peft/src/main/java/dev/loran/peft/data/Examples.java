@@ -1,8 +1,12 @@
 package dev.loran.peft.data;
 
+import java.nio.ByteBuffer;
 import java.nio.file.Path;
+import java.security.MessageDigest;
+import java.security.NoSuchAlgorithmException;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.HexFormat;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -137,6 +141,24 @@ public final class Examples {
     /// How many texts were longer than the maximum and were cut.
     public int truncated() {
         return truncated;
+    }
+
+    /// The SHA-256 of all ids, classes and prompt lengths, in order: what training sees of the rows.
+    public String sha256() {
+        try {
+            MessageDigest sha256 = MessageDigest.getInstance("SHA-256");
+            for (int row = 0; row < ids.length; row++) {
+                ByteBuffer bytes = ByteBuffer.allocate(4 * (2 + ids[row].length));
+                bytes.putInt(marks[row]).putInt(ids[row].length);
+                for (int id : ids[row]) {
+                    bytes.putInt(id);
+                }
+                sha256.update(bytes.flip());
+            }
+            return HexFormat.of().formatHex(sha256.digest());
+        } catch (NoSuchAlgorithmException e) {
+            throw new IllegalStateException("every Java platform has SHA-256", e);
+        }
     }
 
     /// The ids of the longest row.

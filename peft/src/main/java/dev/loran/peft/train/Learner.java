@@ -1,5 +1,7 @@
 package dev.loran.peft.train;
 
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Backend;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
@@ -57,8 +59,15 @@ public interface Learner {
         return Map.of();
     }
 
-    /// Takes over what [#trainingState] gave.
+    /// Takes over what [#trainingState] gave, before the parameters get their values: they take the shapes here that they
+    /// had there.
     default void loadTrainingState(Map<String, Tensor> state) {}
+
+    /// What a checkpoint must have been made with to fit this learner, such as the base model and the method. An object with
+    /// an entry `sha256` is compared by that alone.
+    default ObjectNode identity() {
+        return JsonNodeFactory.instance.objectNode();
+    }
 
     /// Writes everything that was trained into `folder`, which is made if it does not exist.
     void save(Path folder);

@@ -1,5 +1,6 @@
 package dev.loran.peft.train;
 
+import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.peft.data.Task;
@@ -8,6 +9,7 @@ import java.io.UncheckedIOException;
 import java.io.Writer;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.nio.file.StandardCopyOption;
 import java.nio.file.StandardOpenOption;
 
 /// `metrics.jsonl`: what a [Trainer] reports, a JSON object a line, each on disk before the next step.
@@ -17,13 +19,37 @@ final class MetricsFile implements TrainingListener, AutoCloseable {
     private final Path file;
     private final Writer out;
 
-    /// Goes on where the file ends.
-    MetricsFile(Path file) {
+    /// Goes on after the lines of the first `steps` steps; lines of later ones, which a killed run left, are dropped.
+    MetricsFile(Path file, int steps) {
         this.file = file;
         try {
+            if (Files.exists(file)) {
+                keep(steps);
+            }
             out = Files.newBufferedWriter(file, StandardOpenOption.CREATE, StandardOpenOption.APPEND);
         } catch (IOException e) {
             throw new UncheckedIOException(e);
+        }
+    }
+
+    private void keep(int steps) throws IOException {
+        StringBuilder kept = new StringBuilder();
+        for (String line : Files.readAllLines(file)) {
+            if (isUpTo(steps, line)) {
+                kept.append(line).append('\n');
+            }
+        }
+        Path draft = file.resolveSibling(file.getFileName() + ".part");
+        Files.writeString(draft, kept);
+        Files.move(draft, file, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
+    }
+
+    private static boolean isUpTo(int steps, String line) {
+        try {
+            return JSON.readTree(line).path("step").asInt(Integer.MAX_VALUE) <= steps;
+        } catch (JsonProcessingException e) {
+            // The run was killed while it wrote this line.
+            return false;
         }
     }
 

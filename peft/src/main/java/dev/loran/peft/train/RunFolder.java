@@ -11,7 +11,7 @@ import java.util.Map;
 import java.util.stream.Stream;
 
 /// Where a run leaves what it made: `run.json` (its options), `metrics.jsonl` (a line a step and a line an evaluation),
-/// `best/` (after the evaluation with the lowest loss) and `last/`.
+/// `best/` (after the evaluation with the lowest loss), `last/`, and `checkpoints/step-N/` to go on from.
 public record RunFolder(Path path) {
     static final String OPTIONS = "run.json";
     static final String METRICS = "metrics.jsonl";
@@ -26,10 +26,8 @@ public record RunFolder(Path path) {
                 throw new InputException(path + ": holds other files; choose a new or empty folder for the run");
             }
             Files.createDirectories(path);
-            for (Path part : List.of(run.best(), run.last())) {
-                if (Files.isDirectory(part)) {
-                    deleteFiles(part);
-                }
+            for (Path part : List.of(run.best(), run.last(), run.checkpoints())) {
+                Checkpoints.delete(part);
             }
             Files.deleteIfExists(path.resolve(METRICS));
             run.options(Map.of());
@@ -39,18 +37,20 @@ public record RunFolder(Path path) {
         }
     }
 
-    /// Writes `run.json`.
-    public void options(Map<String, ?> values) {
-        TaskCard.writeJson(path.resolve(OPTIONS), new ObjectMapper().valueToTree(values));
+    /// The folder of a run that was begun and is to go on: [Trainer#train] starts from its newest complete checkpoint, or
+    /// from the beginning where there is none.
+    ///
+    /// @throws InputException if it is no run's folder
+    public static RunFolder resume(Path path) {
+        if (!isRun(path)) {
+            throw new InputException(path + ": holds no run that could go on (" + OPTIONS + ")");
+        }
+        return new RunFolder(path);
     }
 
-    private static void deleteFiles(Path folder) throws IOException {
-        try (Stream<Path> files = Files.list(folder)) {
-            for (Path file : files.toList()) {
-                Files.delete(file);
-            }
-        }
-        Files.delete(folder);
+    /// Writes `run.json`.
+    public void options(Map<String, ?> values) {
+        TaskCard.writeJson(optionsFile(), new ObjectMapper().valueToTree(values));
     }
 
     private static boolean isEmpty(Path folder) throws IOException {
@@ -82,6 +82,11 @@ public record RunFolder(Path path) {
         throw new InputException(given + ": holds neither an adapter (" + AdapterFiles.CONFIG + ") nor a finished run");
     }
 
+    /// `run.json`.
+    public Path optionsFile() {
+        return path.resolve(OPTIONS);
+    }
+
     public Path best() {
         return path.resolve("best");
     }
@@ -90,7 +95,12 @@ public record RunFolder(Path path) {
         return path.resolve("last");
     }
 
-    MetricsFile metrics() {
-        return new MetricsFile(path.resolve(METRICS));
+    Path checkpoints() {
+        return path.resolve("checkpoints");
+    }
+
+    /// @param steps whose metrics are kept
+    MetricsFile metrics(int steps) {
+        return new MetricsFile(path.resolve(METRICS), steps);
     }
 }

@@ -156,6 +156,11 @@ public record TaskCard(
 
     /// Writes the card into `folder`, whole or not at all.
     void write(Path folder) {
+        writeJson(folder.resolve(FILE), toJson());
+    }
+
+    /// What the file holds.
+    ObjectNode toJson() {
         ObjectNode json = JSON.createObjectNode().put("task", task.toString());
         if (labels != null) {
             labels.names().forEach(json.putArray("labels")::add);
@@ -164,7 +169,7 @@ public record TaskCard(
         if (base != null) {
             json.putObject("base").put("name", base.name).put("sha256", base.sha256);
         }
-        writeJson(folder.resolve(FILE), json);
+        return json;
     }
 
     /// Writes `json` to `file`, whole or not at all.

@@ -1,5 +1,6 @@
 package dev.loran.peft.train;
 
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Backend;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
@@ -239,6 +240,16 @@ public final class TaskModel implements Learner, AutoCloseable {
         if (peft != null) {
             peft.active().loadTrainingState(state);
         }
+    }
+
+    /// The base model, task, labels and pooling, and the method with its options.
+    @Override
+    public ObjectNode identity() {
+        ObjectNode json = card.toJson().put("dtype", model.dtype().toString());
+        if (peft != null) {
+            json.set("method", peft.active().config().toJson());
+        }
+        return json;
     }
 
     // ---- files

@@ -1,5 +1,7 @@
 package dev.loran.peft.train;
 
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Backend;
 import dev.loran.engine.DType;
 import dev.loran.engine.Scope;
@@ -13,11 +15,13 @@ import dev.loran.peft.data.DataLoader;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.InputException;
 import dev.loran.peft.data.Task;
+import dev.loran.peft.train.Checkpoints.Standing;
 import java.util.Arrays;
 import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 
 /// The training loop: forward and backward over micro-batches, clipping, AdamW, schedule, evaluation.
@@ -38,13 +42,16 @@ import org.jspecify.annotations.Nullable;
 /// }
 /// ```
 ///
-/// The same seed, data and shapes give the same bits. Nothing in a step waits for the backend. Not safe for several
-/// threads. Closing gives back the optimizer's memory and leaves the model as it is.
+/// The same seed, data and shapes give the same bits, also where a run was killed and goes on from a checkpoint. Nothing
+/// in a step waits for the backend. Not safe for several threads. Closing gives back the optimizer's memory and leaves the
+/// model as it is.
 public final class Trainer implements AutoCloseable {
+    private static final ObjectMapper JSON = new ObjectMapper();
     private static final String STEP = "trainer.step";
     private static final String MICRO_STEP = "trainer.micro_step";
     private static final String TOTAL_STEPS = "trainer.total_steps";
     private static final String LEARNER = "learner.";
+    private static final String PARAMETER = "parameter.";
 
     private final Learner learner;
     private final TrainerConfig config;
@@ -187,26 +194,49 @@ public final class Trainer implements AutoCloseable {
         return steps;
     }
 
-    /// Trains to the end of the run, from the step this trainer stands at.
+    /// Trains to the end of the run: from the newest complete checkpoint in `folder` ([RunFolder#resume]), or where there
+    /// is none from the step this trainer stands at.
     ///
     /// @param heldOut what is evaluated on, or null
-    /// @param folder where the best and the last parameters and the metrics go, or null
-    /// @throws InputException if the loss is no longer a number
+    /// @param folder where the best and the last parameters, checkpoints and the metrics go, or null
+    /// @throws InputException if the loss is no longer a number, or the checkpoint is of a run with another base model,
+    ///     method, configuration or other rows
     public TrainingReport train(
             Examples examples, @Nullable Examples heldOut, @Nullable RunFolder folder, TrainingListener listener) {
         DataLoader loader = new DataLoader(examples, DataLoader.Options.training(config.batchSize(), config.seed()));
         begin(plan(examples));
-        reserve(loader);
         int stepsPerEpoch = Math.ceilDiv(loader.size(), config.accumulation());
         if (folder == null) {
-            return new Run(loader, stepsPerEpoch, heldOut, null, List.of(listener)).toTheEnd();
+            reserve(loader);
+            return new Run(loader, stepsPerEpoch, heldOut, null, null, List.of(listener), Standing.at(step)).toTheEnd();
         }
-        try (MetricsFile metrics = folder.metrics()) {
+        Checkpoints checkpoints =
+                new Checkpoints(folder.checkpoints(), config.checkpoints(), identity(examples, heldOut));
+        Standing resumed = checkpoints.resume(backend, this::load);
+        reserve(loader);
+        if (resumed != null) {
+            listener.resumed(step, totalSteps);
+        }
+        Standing standing = resumed == null ? Standing.at(step) : resumed;
+        try (MetricsFile metrics = folder.metrics(step)) {
+            List<TrainingListener> listeners = List.of(metrics, listener);
             TrainingReport report =
-                    new Run(loader, stepsPerEpoch, heldOut, folder, List.of(metrics, listener)).toTheEnd();
+                    new Run(loader, stepsPerEpoch, heldOut, folder, checkpoints, listeners, standing).toTheEnd();
             learner.save(folder.last());
             return report;
         }
+    }
+
+    /// What a checkpoint of this run fits.
+    private ObjectNode identity(Examples examples, @Nullable Examples heldOut) {
+        ObjectNode run = JSON.createObjectNode();
+        ObjectNode trainer = JSON.valueToTree(config);
+        // How often and how many: that alone may change.
+        trainer.remove("checkpoints");
+        run.set("trainer", trainer);
+        run.set("learner", learner.identity());
+        run.put("rows", examples.sha256());
+        return run.put("held_out_rows", heldOut == null ? "none" : heldOut.sha256());
     }
 
     /// The state of one [#train].
@@ -215,8 +245,9 @@ public final class Trainer implements AutoCloseable {
         private final int stepsPerEpoch;
         private final @Nullable Examples heldOut;
         private final @Nullable RunFolder folder;
+        private final @Nullable Checkpoints checkpoints;
         private final List<TrainingListener> listeners;
-        private final int firstStep = step;
+        private final int firstStep;
         private @Nullable StepResult unread;
         private @Nullable Evaluation best;
         private int bestStep;
@@ -232,19 +263,30 @@ public final class Trainer implements AutoCloseable {
                 int stepsPerEpoch,
                 @Nullable Examples heldOut,
                 @Nullable RunFolder folder,
-                List<TrainingListener> listeners) {
+                @Nullable Checkpoints checkpoints,
+                List<TrainingListener> listeners,
+                Standing from) {
             this.loader = loader;
             this.stepsPerEpoch = stepsPerEpoch;
             this.heldOut = heldOut;
             this.folder = folder;
+            this.checkpoints = checkpoints;
             this.listeners = listeners;
+            this.firstStep = from.firstStep();
+            this.best = from.best();
+            this.bestStep = from.bestStep();
+            this.worse = from.worse();
+            this.nanos = from.nanos();
+            this.tokens = from.tokens();
+            this.lossOfEpoch = from.lossOfEpoch();
+            this.stepsOfEpoch = from.stepsOfEpoch();
         }
 
         TrainingReport toTheEnd() {
             while (step < totalSteps && !isStopped()) {
                 List<Batch> batches = loader.epoch(step / stepsPerEpoch);
                 int index = step % stepsPerEpoch;
-                if (index == 0 || step == firstStep) {
+                if (index == 0) {
                     lossOfEpoch = 0;
                     stepsOfEpoch = 0;
                 }
@@ -256,6 +298,9 @@ public final class Trainer implements AutoCloseable {
                     unread = result;
                     if (heldOut != null && isDue(index)) {
                         evaluate(heldOut);
+                    }
+                    if (checkpoints != null && checkpoints.isDue(step)) {
+                        save(checkpoints);
                     }
                 }
                 readLate();
@@ -269,6 +314,17 @@ public final class Trainer implements AutoCloseable {
                     best,
                     bestStep,
                     isStopped() && step < totalSteps);
+        }
+
+        /// Evaluation comes first: a step's checkpoint knows how good it is.
+        private void save(Checkpoints to) {
+            pause();
+            try (Scope scope = Scope.open()) {
+                to.write(
+                        state(),
+                        new Standing(step, firstStep, nanos, tokens, lossOfEpoch, stepsOfEpoch, best, bestStep, worse));
+            }
+            started = System.nanoTime();
         }
 
         private boolean isStopped() {
@@ -324,10 +380,12 @@ public final class Trainer implements AutoCloseable {
 
     // ---- state
 
-    /// All that going on needs beside the parameters: step numbers, the optimizer's moments, the learner's own state.
-    /// Where in the data a run stands follows from the step. The tensors belong to the open scope, or to the caller.
+    /// All that going on needs: the parameters, step numbers, the optimizer's moments, the learner's own state. Where in
+    /// the data a run stands follows from the step. The tensors belong to the open scope, or to the caller; those that
+    /// training writes are the live ones.
     public Map<String, Tensor> state() {
         Map<String, Tensor> all = new LinkedHashMap<>(optimizer.state());
+        parameters.forEach((name, t) -> all.put(PARAMETER + name, t));
         learner.trainingState().forEach((name, t) -> all.put(LEARNER + name, t));
         all.put(STEP, Tensor.ofInts(backend, new int[] {step}));
         all.put(MICRO_STEP, Tensor.ofInts(backend, new int[] {microStep}));
@@ -335,8 +393,7 @@ public final class Trainer implements AutoCloseable {
         return Collections.unmodifiableMap(all);
     }
 
-    /// Goes on where another trainer of the same model and configuration stood: takes over a copy of its [#state]. The
-    /// parameters themselves come from elsewhere.
+    /// Goes on where another trainer of the same model and configuration stood: takes over a copy of its [#state].
     ///
     /// @throws IllegalArgumentException if an entry is missing or unknown
     public void load(Map<String, Tensor> state) {
@@ -344,18 +401,30 @@ public final class Trainer implements AutoCloseable {
         int steps = take(moments, STEP);
         int microSteps = take(moments, MICRO_STEP);
         int total = take(moments, TOTAL_STEPS);
-        Map<String, Tensor> ofLearner = new LinkedHashMap<>();
-        state.forEach((name, t) -> {
-            if (name.startsWith(LEARNER)) {
-                moments.remove(name);
-                ofLearner.put(name.substring(LEARNER.length()), t);
-            }
-        });
+        Map<String, Tensor> ofLearner = takeAll(moments, LEARNER);
+        Map<String, Tensor> values = takeAll(moments, PARAMETER);
+        if (!values.keySet().equals(parameters.keySet())) {
+            throw new IllegalArgumentException(
+                    "trainer: state is of parameters " + values.keySet() + " but " + parameters.keySet() + " train");
+        }
         optimizer.load(moments);
         begin(total);
+        // Before the parameters: some of them change their shape while training.
         learner.loadTrainingState(ofLearner);
+        parameters.forEach((name, t) -> t.copyFrom(Objects.requireNonNull(values.get(name), name)));
         step = steps;
         microStep = microSteps;
+    }
+
+    /// Takes the entries whose names start with `prefix` out of `state`, under the rest of their names.
+    private static Map<String, Tensor> takeAll(Map<String, Tensor> state, String prefix) {
+        Map<String, Tensor> taken = new LinkedHashMap<>();
+        for (String name : List.copyOf(state.keySet())) {
+            if (name.startsWith(prefix)) {
+                taken.put(name.substring(prefix.length()), Objects.requireNonNull(state.remove(name), name));
+            }
+        }
+        return taken;
     }
 
     private static int take(Map<String, Tensor> state, String key) {

@@ -17,6 +17,7 @@ import org.jspecify.annotations.Nullable;
 /// @param evalEvery steps between evaluations; 0 for one after each epoch. There is always one after the last step
 /// @param patience evaluations without a better loss after which training stops; 0 for never
 /// @param seed of the order of the rows
+/// @param checkpoints how often a run with a folder writes what a killed one goes on from
 public record TrainerConfig(
         int epochs,
         int steps,
@@ -27,7 +28,8 @@ public record TrainerConfig(
         double maxGradNorm,
         int evalEvery,
         int patience,
-        long seed) {
+        long seed,
+        Checkpoints checkpoints) {
 
     public TrainerConfig {
         check(epochs >= 1, "epochs", epochs, "at least 1");
@@ -47,40 +49,100 @@ public record TrainerConfig(
     }
 
     /// Three epochs of batches of 16 rows, [Rate#defaults], weight decay 0.01, gradients clipped at 1, an evaluation
-    /// after each epoch, no early stopping, seed 42.
+    /// after each epoch, no early stopping, seed 42, [Checkpoints#defaults].
     public static TrainerConfig defaults() {
-        return new TrainerConfig(3, 0, 16, 1, Rate.defaults(), 0.01, 1, 0, 0, 42);
+        return new TrainerConfig(3, 0, 16, 1, Rate.defaults(), 0.01, 1, 0, 0, 42, Checkpoints.defaults());
     }
 
     public TrainerConfig withEpochs(int number) {
         return new TrainerConfig(
-                number, 0, batchSize, accumulation, rate, weightDecay, maxGradNorm, evalEvery, patience, seed);
+                number,
+                0,
+                batchSize,
+                accumulation,
+                rate,
+                weightDecay,
+                maxGradNorm,
+                evalEvery,
+                patience,
+                seed,
+                checkpoints);
     }
 
     public TrainerConfig withSteps(int number) {
         return new TrainerConfig(
-                epochs, number, batchSize, accumulation, rate, weightDecay, maxGradNorm, evalEvery, patience, seed);
+                epochs,
+                number,
+                batchSize,
+                accumulation,
+                rate,
+                weightDecay,
+                maxGradNorm,
+                evalEvery,
+                patience,
+                seed,
+                checkpoints);
     }
 
     /// Steps of `microBatches` batches of `rows` rows.
     public TrainerConfig withBatch(int rows, int microBatches) {
         return new TrainerConfig(
-                epochs, steps, rows, microBatches, rate, weightDecay, maxGradNorm, evalEvery, patience, seed);
+                epochs,
+                steps,
+                rows,
+                microBatches,
+                rate,
+                weightDecay,
+                maxGradNorm,
+                evalEvery,
+                patience,
+                seed,
+                checkpoints);
     }
 
     public TrainerConfig withRate(Rate next) {
         return new TrainerConfig(
-                epochs, steps, batchSize, accumulation, next, weightDecay, maxGradNorm, evalEvery, patience, seed);
+                epochs,
+                steps,
+                batchSize,
+                accumulation,
+                next,
+                weightDecay,
+                maxGradNorm,
+                evalEvery,
+                patience,
+                seed,
+                checkpoints);
     }
 
     public TrainerConfig withWeightDecay(double decay) {
         return new TrainerConfig(
-                epochs, steps, batchSize, accumulation, rate, decay, maxGradNorm, evalEvery, patience, seed);
+                epochs,
+                steps,
+                batchSize,
+                accumulation,
+                rate,
+                decay,
+                maxGradNorm,
+                evalEvery,
+                patience,
+                seed,
+                checkpoints);
     }
 
     public TrainerConfig withMaxGradNorm(double norm) {
         return new TrainerConfig(
-                epochs, steps, batchSize, accumulation, rate, weightDecay, norm, evalEvery, patience, seed);
+                epochs,
+                steps,
+                batchSize,
+                accumulation,
+                rate,
+                weightDecay,
+                norm,
+                evalEvery,
+                patience,
+                seed,
+                checkpoints);
     }
 
     public TrainerConfig withEvaluation(int everySteps, int evaluationsToWait) {
@@ -94,12 +156,54 @@ public record TrainerConfig(
                 maxGradNorm,
                 everySteps,
                 evaluationsToWait,
-                seed);
+                seed,
+                checkpoints);
     }
 
     public TrainerConfig withSeed(long number) {
         return new TrainerConfig(
-                epochs, steps, batchSize, accumulation, rate, weightDecay, maxGradNorm, evalEvery, patience, number);
+                epochs,
+                steps,
+                batchSize,
+                accumulation,
+                rate,
+                weightDecay,
+                maxGradNorm,
+                evalEvery,
+                patience,
+                number,
+                checkpoints);
+    }
+
+    public TrainerConfig withCheckpoints(Checkpoints next) {
+        return new TrainerConfig(
+                epochs,
+                steps,
+                batchSize,
+                accumulation,
+                rate,
+                weightDecay,
+                maxGradNorm,
+                evalEvery,
+                patience,
+                seed,
+                next);
+    }
+
+    /// The checkpoints of a run.
+    ///
+    /// @param everySteps steps from one to the next; 0 for none
+    /// @param keep how many are kept, the newest; older ones are removed
+    public record Checkpoints(int everySteps, int keep) {
+        public Checkpoints {
+            check(everySteps >= 0, "steps between checkpoints", everySteps, "at least 1, or 0 for none");
+            check(keep >= 1, "number of checkpoints to keep", keep, "at least 1");
+        }
+
+        /// Every 500 steps, the newest 2.
+        public static Checkpoints defaults() {
+            return new Checkpoints(500, 2);
+        }
     }
 
     /// The learning rate over a run.

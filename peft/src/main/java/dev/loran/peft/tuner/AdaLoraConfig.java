@@ -8,6 +8,7 @@ import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.DropoutMask;
 import dev.loran.engine.Functional;
+import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.UnaryFn;
 import dev.loran.engine.nn.AdaptedLayer;
@@ -289,6 +290,20 @@ public record AdaLoraConfig(
             this.loraE = Tensor.zeros(be, type, r, 1).detachFromScope();
         }
 
+        /// Makes room for `r` triplets, all of them 0.
+        void reshape(int r) {
+            reshape(loraA, r, loraA.shape().cols());
+            reshape(loraB, loraB.shape().rows(), r);
+            reshape(loraE, r, 1);
+        }
+
+        private static void reshape(Tensor t, int... dims) {
+            Shape shape = Shape.of(dims);
+            Buffer zeros = t.backend().allocate(t.dtype(), shape.size());
+            t.backend().fill(zeros, 0);
+            t.assign(shape, zeros);
+        }
+
         int rank() {
             return loraE.shape().dim(0);
         }
@@ -367,6 +382,8 @@ public record AdaLoraConfig(
 
     /// Peft's RankAllocator: smoothed importance of every entry, and who stays.
     static final class Allocator extends Tuner {
+        private static final String RANK_PATTERN = "rank_pattern.";
+
         private final AdaLoraConfig config;
         private final Map<String, SvdLinear> layers = new LinkedHashMap<>();
         /// Smoothed sensitivity and uncertainty of each parameter, by its name; released after the last allocation.
@@ -649,9 +666,16 @@ public record AdaLoraConfig(
                     .toJson();
         }
 
+        /// Statistics before the last allocation, which triplets are live (1) after it.
         @Override
         public Map<String, Tensor> trainingState() {
             Map<String, Tensor> state = new LinkedHashMap<>();
+            if (rankPattern != null) {
+                rankPattern.forEach((name, live) -> {
+                    int[] flags = live.stream().mapToInt(b -> b ? 1 : 0).toArray();
+                    state.put(RANK_PATTERN + name, Tensor.ofInts(attachment().backend(), flags, flags.length));
+                });
+            }
             sensitivity.forEach((name, t) -> state.put("exp_avg_ipt." + name, t));
             uncertainty.forEach((name, t) -> state.put("exp_avg_unc." + name, t));
             return state;
@@ -659,6 +683,24 @@ public record AdaLoraConfig(
 
         @Override
         public void loadTrainingState(Map<String, Tensor> state) {
+            Map<String, List<Boolean>> pattern = new LinkedHashMap<>();
+            layers.keySet().forEach(module -> {
+                Tensor live = state.get(RANK_PATTERN + module + ".lora_E");
+                if (live != null) {
+                    pattern.put(
+                            module + ".lora_E",
+                            Arrays.stream(live.toDoubles())
+                                    .mapToObj(b -> b != 0)
+                                    .toList());
+                }
+            });
+            if (!pattern.isEmpty()) {
+                rankPattern = pattern;
+                if (config.shrink && !compacted) {
+                    layers.forEach((module, layer) -> layer.reshape(kept(flags(pattern, module)).length));
+                    compacted = true;
+                }
+            }
             parametersOfLayers().forEach((name, p) -> {
                 Tensor smooth = state.get("exp_avg_ipt." + name);
                 Tensor spread = state.get("exp_avg_unc." + name);

@@ -62,6 +62,13 @@ class MainTest {
         assertThat(result.out()).isEmpty();
     }
 
+    /// As above, where the work had begun.
+    private static void assertRefusedAtLast(Result result, String line) {
+        assertThat(result.err().lines().toList().getLast()).isEqualTo(line);
+        assertThat(result.code()).isEqualTo(2);
+        assertThat(result.out()).isEmpty();
+    }
+
     @BeforeEach
     void models() {
         try (ReferenceBackend backend = new ReferenceBackend();
@@ -171,6 +178,48 @@ class MainTest {
         Files.writeString(options, "{\"ranks\": 4}");
         assertRefused(
                 loran("train", "--config", options), "loran: " + options + ": [ranks] are no options of loran train");
+    }
+
+    @Test
+    void aKilledRunGoesOnWithItsOwnOptions() throws IOException {
+        Path run = folder.resolve("run");
+        JsonNode first = train("--steps", 6, "--lr", 3e-3, "--save-steps", 2, "--eval", held)
+                .json();
+        assertThat(run.resolve("checkpoints")).isDirectoryContaining("glob:**step-4");
+        Path kept = Files.move(run.resolve("last"), folder.resolve("kept"));
+        Files.move(run.resolve("checkpoints/step-6"), folder.resolve("step-6"));
+        Result second = loran("train", "--resume", run, "--threads", 2, "--json");
+        assertThat(second.code()).as(second.err()).isZero();
+        assertThat(second.err()).contains("going on after step 4 of 6");
+        for (String value : List.of("steps", "train_loss", "eval_loss", "method")) {
+            assertThat(second.json().get(value)).isEqualTo(first.get(value));
+        }
+        for (String file : List.of("head.safetensors", "adapter_model.safetensors")) {
+            assertThat(run.resolve("last").resolve(file)).hasSameBinaryContentAs(kept.resolve(file));
+        }
+        String point = "loran: " + run.resolve("checkpoints/step-6") + ": is of a run with ";
+        String advice = "; resume with what the run was begun with, or begin another one";
+        assertRefusedAtLast(
+                loran("train", "--resume", run, "--lr", 0.5, "--head-lr", 2.5),
+                point + "trainer.rate.peak 0.003, not 0.5" + advice);
+        assertRefusedAtLast(
+                loran("train", "--resume", run, "--rank", 16), point + "learner.method.r 8, not 16" + advice);
+        try (ReferenceBackend backend = new ReferenceBackend();
+                Model other = Tiny.encoder(backend, DType.F32)) {
+            backend.fill(other.tokenEmbedding().weight().buffer(), 0.5);
+            Tiny.save(other, folder.resolve("other"));
+        }
+        Result otherBase = loran("train", "--resume", run, "--model", folder.resolve("other"));
+        assertThat(otherBase.code()).isEqualTo(2);
+        assertThat(otherBase.err().lines().toList().getLast())
+                .startsWith(point + "learner.base {\"name\":\"" + encoder + "\",\"sha256\":\"")
+                .contains("not {\"name\":\"" + folder.resolve("other") + "\",\"sha256\":\"");
+        assertRefused(
+                loran("train", "--resume=" + folder, "--epochs", 1),
+                "loran: " + folder + ": holds no run that could go on (run.json)");
+        assertRefused(
+                loran("train", "--resume", run, "--config", run.resolve("run.json")),
+                "loran: --resume takes the options that the run was begun with; leave --config out");
     }
 
     @Test

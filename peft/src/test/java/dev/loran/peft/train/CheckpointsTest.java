@@ -1,0 +1,179 @@
+package dev.loran.peft.train;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+
+import dev.loran.peft.data.InputException;
+import java.io.BufferedReader;
+import java.io.IOException;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.stream.Stream;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+
+/// A run that is killed and goes on leaves the same bits as one that never was.
+class CheckpointsTest {
+    private static final TrainingListener NOBODY = new TrainingListener() {};
+
+    @TempDir
+    Path folder;
+
+    private RunFolder run(String name) {
+        return RunFolder.create(folder.resolve(name));
+    }
+
+    /// Starts a run in a process of its own and kills it (SIGKILL) once it has said `step N`, which it does while it is in
+    /// the step after; `stopped` lets it come no further than that.
+    private static void runAndKill(String method, RunFolder run, int saveSteps, int step, boolean stopped)
+            throws IOException, InterruptedException {
+        Process child = new ProcessBuilder(
+                        Path.of(System.getProperty("java.home"), "bin", "java").toString(),
+                        "-XX:TieredStopAtLevel=1",
+                        "-cp",
+                        System.getProperty("java.class.path"),
+                        KilledRun.class.getName(),
+                        method,
+                        run.path().toString(),
+                        String.valueOf(saveSteps),
+                        String.valueOf(stopped ? step : 0))
+                .redirectError(ProcessBuilder.Redirect.DISCARD)
+                .start();
+        List<String> lines = new ArrayList<>();
+        try (BufferedReader out = child.inputReader(StandardCharsets.UTF_8)) {
+            for (String line = out.readLine(); line != null && !line.equals("step " + step); line = out.readLine()) {
+                lines.add(line);
+            }
+            child.destroyForcibly();
+        }
+        assertThat(child.waitFor()).as("exit code after %s", lines).isEqualTo(128 + 9);
+    }
+
+    /// Every file of the adapters, byte for byte, and the metrics but for the time.
+    private static void assertSame(RunFolder actual, RunFolder expected) throws IOException {
+        for (Path part : List.of(Path.of("last"), Path.of("best"))) {
+            List<Path> files = files(expected.path().resolve(part));
+            assertThat(files).hasSizeGreaterThan(2);
+            assertThat(files(actual.path().resolve(part))).isEqualTo(files);
+            for (Path file : files) {
+                assertThat(actual.path().resolve(part).resolve(file))
+                        .hasSameBinaryContentAs(expected.path().resolve(part).resolve(file));
+            }
+        }
+        assertThat(metrics(actual)).isEqualTo(metrics(expected)).hasSize(12 + 4);
+    }
+
+    private static List<Path> files(Path folder) throws IOException {
+        try (Stream<Path> all = Files.list(folder)) {
+            return all.map(Path::getFileName).sorted().toList();
+        }
+    }
+
+    private static List<String> metrics(RunFolder run) throws IOException {
+        return Files.readAllLines(run.path().resolve("metrics.jsonl")).stream()
+                .map(line -> line.replaceAll(",\"seconds\":[^,}]*", ""))
+                .toList();
+    }
+
+    /// Steps: AdaLoRA allocates at 4 and 6, and for the last time at 7; evaluations at 3, 6, 9 and 12.
+    @ParameterizedTest
+    @CsvSource({
+        "lora, 4, 9, 8",
+        "dora, 5, 6, 5",
+        "adalora, 5, 7, 5",
+        "adalora, 8, 10, 8",
+        "adalora-masked, 8, 10, 8",
+        "p-tuning, 3, 5, 3",
+        "prefix, 2, 9, 8",
+    })
+    void aKilledRunGoesOnToTheSameBits(String method, int saveSteps, int killedAt, int from)
+            throws IOException, InterruptedException {
+        RunFolder straight = run("straight");
+        TrainingReport expected = KilledRun.train(method, straight, 0, NOBODY);
+        assertThat(straight.checkpoints()).doesNotExist();
+        RunFolder killed = run("killed");
+        runAndKill(method, killed, saveSteps, killedAt, true);
+        assertThat(killed.last()).doesNotExist();
+        List<Integer> resumed = new ArrayList<>();
+        TrainingReport report = KilledRun.train(method, killed, saveSteps, new TrainingListener() {
+            @Override
+            public void resumed(int step, int totalSteps) {
+                resumed.add(step);
+                resumed.add(totalSteps);
+            }
+        });
+        assertThat(resumed).containsExactly(from, 12);
+        assertSame(killed, straight);
+        assertThat(report.steps()).isEqualTo(12);
+        assertThat(report.tokens()).isEqualTo(expected.tokens());
+        assertThat(report.trainLoss()).isEqualTo(expected.trainLoss());
+        assertThat(report.best()).isEqualTo(expected.best());
+        assertThat(report.bestStep()).isEqualTo(expected.bestStep());
+    }
+
+    /// Killed wherever it happens to be, most likely while it writes one of its many checkpoints, and more than once.
+    @Test
+    void aRunMayBeKilledAnywhereAndAgain() throws IOException, InterruptedException {
+        RunFolder straight = run("straight");
+        KilledRun.train("lora", straight, 0, NOBODY);
+        RunFolder killed = run("killed");
+        runAndKill("lora", killed, 1, 3, false);
+        runAndKill("lora", killed, 1, 8, false);
+        KilledRun.train("lora", killed, 1, NOBODY);
+        assertSame(killed, straight);
+        assertThat(files(killed.checkpoints())).containsExactly(Path.of("step-11"), Path.of("step-12"));
+    }
+
+    @Test
+    void whatIsHalfWrittenOrDamagedIsPassedOver() throws IOException {
+        RunFolder straight = run("straight");
+        KilledRun.train("lora", straight, 5, NOBODY);
+        assertThat(files(straight.checkpoints())).containsExactly(Path.of("step-10"), Path.of("step-5"));
+        RunFolder again = run("again");
+        Path good = Files.createDirectories(again.checkpoints().resolve("step-5"));
+        for (String file : List.of("state.safetensors", "state.json")) {
+            Files.copy(straight.checkpoints().resolve("step-5").resolve(file), good.resolve(file));
+        }
+        // Never renamed; without its text; cut short.
+        Files.createDirectories(again.checkpoints().resolve(".step-11"));
+        Path lacking = Files.createDirectories(again.checkpoints().resolve("step-11"));
+        Files.copy(good.resolve("state.safetensors"), lacking.resolve("state.safetensors"));
+        Path cut = Files.createDirectories(again.checkpoints().resolve("step-10"));
+        byte[] bytes = Files.readAllBytes(good.resolve("state.safetensors"));
+        Files.write(cut.resolve("state.safetensors"), java.util.Arrays.copyOf(bytes, bytes.length - 1));
+        Files.copy(good.resolve("state.json"), cut.resolve("state.json"));
+        List<Integer> resumed = new ArrayList<>();
+        KilledRun.train("lora", again, 5, new TrainingListener() {
+            @Override
+            public void resumed(int step, int totalSteps) {
+                resumed.add(step);
+            }
+        });
+        assertThat(resumed).containsExactly(5);
+        for (String file : List.of("adapter_model.safetensors", "head.safetensors")) {
+            assertThat(again.last().resolve(file))
+                    .hasSameBinaryContentAs(straight.last().resolve(file));
+        }
+    }
+
+    @Test
+    void aRunDoesNotGoOnAsAnother() throws IOException {
+        RunFolder run = run("run");
+        KilledRun.train("lora", run, 5, NOBODY);
+        byte[] last = Files.readAllBytes(run.last().resolve("adapter_model.safetensors"));
+        assertThatThrownBy(() -> KilledRun.train("adalora", run, 5, NOBODY))
+                .isInstanceOf(InputException.class)
+                .hasMessageContaining("step-10: is of a run with learner.method.")
+                .hasMessageEndingWith("; resume with what the run was begun with, or begin another one");
+        assertThat(Files.readAllBytes(run.last().resolve("adapter_model.safetensors")))
+                .isEqualTo(last);
+        assertThatThrownBy(() -> RunFolder.resume(folder))
+                .isInstanceOf(InputException.class)
+                .hasMessage(folder + ": holds no run that could go on (run.json)");
+    }
+}

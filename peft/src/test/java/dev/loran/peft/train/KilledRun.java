@@ -1,0 +1,87 @@
+package dev.loran.peft.train;
+
+import dev.loran.engine.DType;
+import dev.loran.engine.ReferenceBackend;
+import dev.loran.peft.model.Model;
+import dev.loran.peft.train.TrainerConfig.Checkpoints;
+import dev.loran.peft.train.TrainerConfig.Rate;
+import dev.loran.peft.train.TrainerConfig.Schedule;
+import dev.loran.peft.tuner.AdaLoraConfig;
+import dev.loran.peft.tuner.LoraConfig;
+import dev.loran.peft.tuner.PeftConfig;
+import dev.loran.peft.tuner.PeftModel;
+import dev.loran.peft.tuner.PrefixTuningConfig;
+import dev.loran.peft.tuner.PromptEncoderConfig;
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.nio.file.Path;
+
+/// A small run whose process is to be killed: `KilledRun METHOD FOLDER SAVE_STEPS STOP`. It says `step N` after each step
+/// and, after step STOP, does nothing more until it is killed (0: it goes on to the end).
+public final class KilledRun {
+    /// The rows make 4 steps an epoch, of two micro-batches each.
+    static final TrainerConfig CONFIG = TrainerConfig.defaults()
+            .withEpochs(3)
+            .withBatch(4, 2)
+            .withRate(new Rate(2e-2, 2, Schedule.LINEAR, 2))
+            .withEvaluation(3, 0);
+
+    private KilledRun() {}
+
+    public static void main(String[] args) {
+        int stop = Integer.parseInt(args[3]);
+        train(args[0], RunFolder.resume(Path.of(args[1])), Integer.parseInt(args[2]), new TrainingListener() {
+            @Override
+            public void step(StepResult result, int totalSteps, double seconds) {
+                System.out.println("step " + result.step());
+                if (result.step() == stop) {
+                    waitForEver();
+                }
+            }
+        });
+        System.out.println("done");
+    }
+
+    /// Until standard input ends, which is when this process or its parent has.
+    private static void waitForEver() {
+        try {
+            System.in.transferTo(System.out);
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
+    }
+
+    /// Trains to the end, or goes on to it.
+    static TrainingReport train(String method, RunFolder folder, int saveSteps, TrainingListener listener) {
+        boolean isBert = !method.equals("prefix");
+        try (ReferenceBackend backend = new ReferenceBackend();
+                Model base = isBert ? Tiny.encoder(backend, DType.F32) : Tiny.causal(backend, DType.F32);
+                PeftModel peft = new PeftModel(base, 7)) {
+            peft.addAdapter("default", config(method));
+            TaskCard card = TaskCard.classify(Tiny.LABELS, Tiny.POSITIONS);
+            TrainerConfig config = CONFIG.withCheckpoints(new Checkpoints(saveSteps, 2));
+            try (TaskModel learner = TaskModel.of(peft, card, 11);
+                    Trainer trainer = new Trainer(learner, config)) {
+                return trainer.train(Tiny.examples(30, 1), Tiny.examples(10, 2), folder, listener);
+            }
+        }
+    }
+
+    private static PeftConfig config(String method) {
+        LoraConfig lora = LoraConfig.defaults().withRank(4, 8).withDropout(0.2);
+        AdaLoraConfig adalora = AdaLoraConfig.defaults()
+                .withRanks(4, 2)
+                .withSchedule(2, 5, 2)
+                .withOrthRegWeight(0.1)
+                .withLora(lora);
+        return switch (method) {
+            case "lora" -> lora;
+            case "dora" -> lora.withDora(true);
+            case "adalora" -> adalora;
+            case "adalora-masked" -> adalora.withShrink(false);
+            case "p-tuning" -> PromptEncoderConfig.of(3);
+            case "prefix" -> PrefixTuningConfig.of(3);
+            default -> throw new IllegalArgumentException(method);
+        };
+    }
+}
