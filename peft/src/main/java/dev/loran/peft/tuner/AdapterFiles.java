@@ -6,6 +6,7 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.SerializationFeature;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.DType;
+import dev.loran.engine.HostBuffer;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.io.SafeTensors;
@@ -53,21 +54,32 @@ public final class AdapterFiles {
         }
     }
 
-    /// Writes both files, each whole or not at all.
+    /// Writes the adapter as it stands, each file whole or not at all.
     static void save(Tuner tuner, Path folder) {
-        ObjectNode config = tuner.savedConfig();
-        // As peft does: what is saved is meant for inference, and training sets it back.
-        config.put("inference_mode", true);
         try (Scope scope = Scope.open()) {
+            write(tuner.saved(), folder);
+        }
+    }
+
+    /// As [#save], in the form that needs nothing but the untouched base: [Tuner#converted].
+    static void saveConverted(Tuner tuner, Path folder) {
+        try (Scope scope = Scope.open()) {
+            write(tuner.converted(), folder);
+        }
+    }
+
+    private static void write(Tuner.Saved saved, Path folder) {
+        // As peft does: what is saved is meant for inference, and training sets it back.
+        ObjectNode config = saved.config().put("inference_mode", true);
+        try {
             Files.createDirectories(folder);
             Map<String, SafeTensors.Part> parts = new LinkedHashMap<>();
-            tuner.fileTensors().forEach((key, t) -> parts.put(key, SafeTensors.Part.of(t, DType.F32)));
+            saved.tensors().forEach((key, t) -> parts.put(key, SafeTensors.Part.of(t, DType.F32)));
             SafeTensors.writeParts(folder.resolve(WEIGHTS), parts, SafeTensors.PYTORCH);
-            Map<String, Tensor> training = tuner.trainingTensors();
-            if (training.isEmpty()) {
+            if (saved.training().isEmpty()) {
                 Files.deleteIfExists(folder.resolve(TRAINING));
             } else {
-                SafeTensors.write(folder.resolve(TRAINING), training);
+                SafeTensors.write(folder.resolve(TRAINING), saved.training());
             }
             Path temporary = Files.createTempFile(folder, CONFIG, ".tmp");
             Files.writeString(temporary, JSON.writeValueAsString(JSON.treeToValue(config, Map.class)) + "\n");
@@ -86,7 +98,9 @@ public final class AdapterFiles {
         Path file = folder.resolve(WEIGHTS);
         try (Scope scope = Scope.open();
                 SafeTensors weights = SafeTensors.open(file)) {
-            Map<String, Tensor> wanted = tuner.fileTensors();
+            Map<String, Tensor> repeated = tuner.repeated();
+            Map<String, Tensor> wanted = new LinkedHashMap<>(tuner.fileTensors());
+            wanted.keySet().removeAll(repeated.keySet());
             wanted.forEach((key, tensor) -> {
                 if (!weights.names().contains(key)) {
                     throw new InputException(file + ": tensor " + key
@@ -99,7 +113,10 @@ public final class AdapterFiles {
                 }
             });
             for (String key : weights.names()) {
-                if (!wanted.containsKey(key)) {
+                Tensor base = repeated.get(key);
+                if (base != null) {
+                    checkRepeated(file, key, weights, base);
+                } else if (!wanted.containsKey(key)) {
                     throw new InputException(file + ": tensor " + key
                             + " has no place in the model; the adapter was made for another base model");
                 }
@@ -120,6 +137,29 @@ public final class AdapterFiles {
                 tuner.loadTraining(values, beside.toString());
                 values.values().forEach(Tensor::close);
             }
+        }
+    }
+
+    /// A frozen weight that the file repeats has to be the model's, but for the rounding of a 16-bit file.
+    private static void checkRepeated(Path file, String key, SafeTensors weights, Tensor base) {
+        boolean[] same = {weights.entry(key).shape().equals(base.shape())};
+        if (same[0]) {
+            try (Tensor repeated = weights.copy(base.backend(), key, base.dtype())) {
+                DType type = base.dtype();
+                long size = base.shape().size();
+                base.withElements(a -> repeated.withElements(b -> {
+                    for (long i = 0; i < size && same[0]; i++) {
+                        double x = HostBuffer.get(a, type, i);
+                        same[0] = Math.abs(x - HostBuffer.get(b, type, i)) <= Math.abs(x) / 256 + 1e-7;
+                    }
+                }));
+            }
+        }
+        if (!same[0]) {
+            throw new InputException(
+                    file + ": tensor " + key + " " + weights.entry(key).shape()
+                            + " repeats a frozen weight, but the model's " + base.shape()
+                            + " holds other values; the adapter was made for another base model");
         }
     }
 }

@@ -10,6 +10,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import java.util.Objects;
 import java.util.Set;
 import java.util.TreeSet;
 import java.util.function.Function;
@@ -29,8 +30,7 @@ public final class ConfigJson {
             "revision",
             "megatron_core",
             "qalora_group_size",
-            "runtime_config",
-            "ensure_weight_tying");
+            "runtime_config");
 
     private final String file;
     private final ObjectNode node;
@@ -149,6 +149,21 @@ public final class ConfigJson {
             v.forEach(e -> list.add(expect(key, e, e.isInt(), "a list of whole numbers", JsonNode::intValue)));
         }
         return list;
+    }
+
+    /// An object of lists of whole numbers by name, or one list under the name `otherwise`; empty when absent.
+    Map<String, List<Integer>> integersByName(String key, String otherwise) {
+        JsonNode v = get(key);
+        if (v == null) {
+            return Map.of();
+        }
+        if (!v.isObject()) {
+            return Map.of(otherwise, Objects.requireNonNull(integers(key)));
+        }
+        ConfigJson inner = new ConfigJson(file + ": " + key, (ObjectNode) v);
+        Map<String, List<Integer>> map = new LinkedHashMap<>();
+        v.fieldNames().forEachRemaining(n -> map.put(n, Objects.requireNonNullElse(inner.integers(n), List.of())));
+        return map;
     }
 
     /// A text (a regular expression, or `all-linear`) or a list of names.

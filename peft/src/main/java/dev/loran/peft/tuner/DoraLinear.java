@@ -4,7 +4,6 @@ import dev.loran.engine.Autograd;
 import dev.loran.engine.DropoutMask;
 import dev.loran.engine.Functional;
 import dev.loran.engine.Scope;
-import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.UnaryFn;
 import dev.loran.engine.nn.Linear;
@@ -46,7 +45,7 @@ final class DoraLinear extends LoraLinear {
 
     DoraLinear(Linear base, LoraConfig config, String module, Attachment to, int site) {
         super(base, config, module, to, site);
-        Tensor w = base.weight();
+        Tensor w = weight(base);
         int out = base.outFeatures();
         squares = Tensor.zeros(w.backend(), w.dtype(), out).detachFromScope();
         norm = Tensor.zeros(w.backend(), w.dtype(), out).detachFromScope();
@@ -57,7 +56,7 @@ final class DoraLinear extends LoraLinear {
 
     @Override
     public Tensor forward(Linear base, Tensor x) {
-        Tensor w = base.weight();
+        Tensor w = weight(base);
         Tensor c = magnitude.div(norm(w));
         DropoutMask mask = base.isTraining() ? dropout : null;
         if (mask == null) {
@@ -73,11 +72,11 @@ final class DoraLinear extends LoraLinear {
 
     @Override
     public Tensor after(Linear base, Tensor x, Tensor y) {
-        Tensor c = magnitude.div(norm(base.weight()));
+        Tensor c = magnitude.div(norm(weight(base)));
         Tensor bias = base.bias();
-        return bias == null
-                ? y.add(update(x)).mul(c)
-                : y.sub(bias).add(update(x)).mul(c).add(bias);
+        Tensor plain = withoutCut(x, bias == null ? y : y.sub(bias));
+        Tensor scaled = plain.add(update(x)).mul(c);
+        return bias == null ? scaled : scaled.add(bias);
     }
 
     /// What it makes of a layer's answer depends on that answer.
@@ -99,15 +98,9 @@ final class DoraLinear extends LoraLinear {
 
     private void measure(Tensor w) {
         try (Scope scope = Scope.open();
-                Autograd.Mode mode = Autograd.noGrad()) {
-            Shape s = w.shape();
-            // A prepared weight has no readable rows: they are laid out once more, for this.
-            Tensor rows =
-                    w.buffer().isRowMajor() ? w : Tensor.own(s, w.backend().restore(w.buffer(), s.rows(), s.cols()));
+                Autograd.Mode mode = Autograd.noGrad();
+                Tensor rows = Residual.rowMajor(w)) {
             squares.copyFrom(Functional.unary(UnaryFn.SQUARE, rows).sum(1));
-            if (rows != w) {
-                rows.close();
-            }
         }
         squaresOf = w.version();
     }

@@ -3,6 +3,7 @@ package dev.loran.peft.tuner;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.AdaptedLayer;
+import dev.loran.engine.nn.Embedding;
 import dev.loran.engine.nn.LayerNorm;
 import dev.loran.engine.nn.Linear;
 import dev.loran.peft.data.InputException;
@@ -10,6 +11,7 @@ import dev.loran.peft.model.Model;
 import dev.loran.peft.model.TaskType;
 import java.util.LinkedHashMap;
 import java.util.List;
+import java.util.Locale;
 import java.util.Map;
 import java.util.Set;
 import java.util.function.Consumer;
@@ -38,6 +40,8 @@ import org.jspecify.annotations.Nullable;
 /// @param initLoraWeights how A and B start
 /// @param useDora magnitude and direction apart: see [DoraLinear]
 /// @param loraBias a trained bias on B
+/// @param trainableTokenIndices token ids whose rows are trained whole, by the name of their table; "" for the table of
+///     token embeddings: see [TrainableTokens]
 /// @param inferenceMode see [PeftConfig#inferenceMode]
 /// @param taskType see [PeftConfig#taskType]
 public record LoraConfig(
@@ -54,9 +58,10 @@ public record LoraConfig(
         List<String> layersPattern,
         List<String> modulesToSave,
         boolean fanInFanOut,
-        Init initLoraWeights,
+        LoraInit initLoraWeights,
         boolean useDora,
         boolean loraBias,
+        Map<String, List<Integer>> trainableTokenIndices,
         boolean inferenceMode,
         @Nullable TaskType taskType)
         implements PeftConfig {
@@ -75,24 +80,7 @@ public record LoraConfig(
         LORA_ONLY;
 
         String fileName() {
-            return name().toLowerCase(java.util.Locale.ROOT);
-        }
-    }
-
-    /// How A and B start, by peft's name.
-    public record Init(String name) {
-        /// A uniform in ±1/√in (Kaiming with a = √5), B zero: the update starts at zero.
-        public static final Init TRUE = new Init("true");
-        /// A from N(0, 1/r²), B zero.
-        public static final Init GAUSSIAN = new Init("gaussian");
-        /// Both random: the update starts anywhere; for tests.
-        public static final Init FALSE = new Init("false");
-
-        public Init {
-            if (!List.of("true", "false", "gaussian").contains(name)) {
-                throw new InputException(
-                        "init_lora_weights " + name + " is not supported; known are true, false, gaussian");
-            }
+            return name().toLowerCase(Locale.ROOT);
         }
     }
 
@@ -102,13 +90,19 @@ public record LoraConfig(
         layersToTransform = layersToTransform == null ? null : List.copyOf(layersToTransform);
         layersPattern = List.copyOf(layersPattern);
         modulesToSave = List.copyOf(modulesToSave);
+        trainableTokenIndices = Map.copyOf(trainableTokenIndices);
         check(r >= 1, "r", r, "at least 1");
         check(loraDropout >= 0 && loraDropout < 1, "lora_dropout", loraDropout, "in [0, 1)");
         check(Double.isFinite(loraAlpha), "lora_alpha", loraAlpha, "finite");
         rankPattern.forEach((k, v) -> check(v >= 1, "rank_pattern " + k, v, "at least 1"));
+        check(
+                trainableTokenIndices.size() < 2 || !trainableTokenIndices.containsKey(TrainableTokens.INPUT),
+                "trainable_token_indices",
+                trainableTokenIndices,
+                "a list of ids, or lists by the names of tables");
         if (loraBias) {
-            boolean plain = initLoraWeights.equals(Init.TRUE) || initLoraWeights.equals(Init.FALSE);
-            check(plain, "init_lora_weights", initLoraWeights.name, "true or false with lora_bias");
+            boolean plain = initLoraWeights.equals(LoraInit.TRUE) || initLoraWeights.equals(LoraInit.FALSE);
+            check(plain, "init_lora_weights", initLoraWeights.name(), "true or false with lora_bias");
             check(!useDora, "use_dora", true, "false with lora_bias");
         }
     }
@@ -170,7 +164,7 @@ public record LoraConfig(
         return with(f -> f.modulesToSave = modules);
     }
 
-    public LoraConfig withInit(Init init) {
+    public LoraConfig withInit(LoraInit init) {
         return with(f -> f.initLoraWeights = init);
     }
 
@@ -180,6 +174,15 @@ public record LoraConfig(
 
     public LoraConfig withLoraBias(boolean value) {
         return with(f -> f.loraBias = value);
+    }
+
+    /// Trains the rows of these token ids beside.
+    public LoraConfig withTrainableTokens(List<Integer> ids) {
+        return withTrainableTokens(ids.isEmpty() ? Map.of() : Map.of(TrainableTokens.INPUT, ids));
+    }
+
+    public LoraConfig withTrainableTokens(Map<String, List<Integer>> idsByTable) {
+        return with(f -> f.trainableTokenIndices = idsByTable);
     }
 
     public LoraConfig withTask(@Nullable TaskType task) {
@@ -210,9 +213,10 @@ public record LoraConfig(
         List<String> layersPattern = List.of();
         List<String> modulesToSave = List.of();
         boolean fanInFanOut;
-        Init initLoraWeights = Init.TRUE;
+        LoraInit initLoraWeights = LoraInit.TRUE;
         boolean useDora;
         boolean loraBias;
+        Map<String, List<Integer>> trainableTokenIndices = Map.of();
         boolean inferenceMode;
 
         @Nullable
@@ -237,6 +241,7 @@ public record LoraConfig(
             initLoraWeights = c.initLoraWeights;
             useDora = c.useDora;
             loraBias = c.loraBias;
+            trainableTokenIndices = c.trainableTokenIndices;
             inferenceMode = c.inferenceMode;
             taskType = c.taskType;
         }
@@ -259,6 +264,7 @@ public record LoraConfig(
                     initLoraWeights,
                     useDora,
                     loraBias,
+                    trainableTokenIndices,
                     inferenceMode,
                     taskType);
         }
@@ -296,9 +302,10 @@ public record LoraConfig(
         f.layersPattern = json.strings("layers_pattern");
         f.modulesToSave = json.strings("modules_to_save");
         f.fanInFanOut = json.bool("fan_in_fan_out", f.fanInFanOut);
-        f.initLoraWeights = new Init(json.boolOrString("init_lora_weights", Init.TRUE.name));
+        f.initLoraWeights = new LoraInit(json.boolOrString("init_lora_weights", LoraInit.TRUE.name()));
         f.useDora = json.bool("use_dora", f.useDora);
         f.loraBias = json.bool("lora_bias", f.loraBias);
+        f.trainableTokenIndices = json.integersByName("trainable_token_indices", TrainableTokens.INPUT);
         f.inferenceMode = json.bool("inference_mode", f.inferenceMode);
         f.taskType = json.taskType();
         return f.config();
@@ -313,10 +320,10 @@ public record LoraConfig(
         n.put("ensure_weight_tying", false);
         excludeModules.write(n, "exclude_modules");
         n.put("fan_in_fan_out", fanInFanOut);
-        if (initLoraWeights.equals(Init.TRUE) || initLoraWeights.equals(Init.FALSE)) {
-            n.put("init_lora_weights", initLoraWeights.equals(Init.TRUE));
+        if (initLoraWeights.equals(LoraInit.TRUE) || initLoraWeights.equals(LoraInit.FALSE)) {
+            n.put("init_lora_weights", initLoraWeights.equals(LoraInit.TRUE));
         } else {
-            n.put("init_lora_weights", initLoraWeights.name);
+            n.put("init_lora_weights", initLoraWeights.name());
         }
         if (layersPattern.isEmpty()) {
             n.putNull("layers_pattern");
@@ -335,6 +342,12 @@ public record LoraConfig(
         ObjectNode ranks = n.putObject("rank_pattern");
         rankPattern.forEach(ranks::put);
         targetModules.write(n, "target_modules");
+        if (trainableTokenIndices.containsKey(TrainableTokens.INPUT)) {
+            ConfigJson.put(n, "trainable_token_indices", trainableTokenIndices.get(TrainableTokens.INPUT));
+        } else if (!trainableTokenIndices.isEmpty()) {
+            ObjectNode tokens = n.putObject("trainable_token_indices");
+            trainableTokenIndices.forEach((table, ids) -> ConfigJson.put(tokens, table, ids));
+        }
         n.put("use_dora", useDora);
         n.put("use_qalora", false);
         n.put("use_rslora", useRslora);
@@ -352,6 +365,16 @@ public record LoraConfig(
         Double special = byPattern(alphaPattern, name);
         double alpha = special == null ? loraAlpha : special;
         return useRslora ? alpha / Math.sqrt(rank(name)) : alpha / rank(name);
+    }
+
+    /// Twice the rank everywhere, with the same scaling, on a base nobody touched.
+    LoraConfig converted() {
+        double growth = useRslora ? Math.sqrt(2) : 2;
+        Map<String, Integer> ranks = new LinkedHashMap<>();
+        Map<String, Double> alphas = new LinkedHashMap<>();
+        rankPattern.forEach((k, v) -> ranks.put(k, 2 * v));
+        alphaPattern.forEach((k, v) -> alphas.put(k, growth * v));
+        return withRank(2 * r, growth * loraAlpha).withPatterns(ranks, alphas).withInit(LoraInit.TRUE);
     }
 
     private static <V> @Nullable V byPattern(Map<String, V> patterns, String name) {
@@ -372,24 +395,41 @@ public record LoraConfig(
         Map<String, AdaptedLayer<?>> found = targets.resolve("target_modules", model, limits, to.partialTargets());
         LoraConfig complete = withTargets(targets).withModulesToSave(heads.names());
         boolean transposed = found.values().stream().anyMatch(l -> l instanceof Linear x && x.fanInFanOut());
-        Tuner tuner = new Tuner(complete.withFanInFanOut(transposed), to);
-        int site = 0;
-        for (Map.Entry<String, AdaptedLayer<?>> e : found.entrySet()) {
-            if (!(e.getValue() instanceof Linear linear)) {
-                throw new InputException(
-                        "target_modules: " + e.getKey() + " is no linear layer; LoRA adapts linear layers");
+        Tuner tuner = new LoraTuner(complete.withFanInFanOut(transposed), to);
+        try {
+            int site = 0;
+            for (Map.Entry<String, AdaptedLayer<?>> e : found.entrySet()) {
+                place(tuner, e.getKey(), e.getValue(), site++);
             }
-            String name = e.getKey();
+            heads.place(tuner);
+            TrainableTokens.place(tuner, trainableTokenIndices);
+        } catch (RuntimeException e) {
+            tuner.close();
+            throw e;
+        }
+        trainBiases(tuner, found.keySet());
+        return tuner;
+    }
+
+    private void place(Tuner tuner, String name, AdaptedLayer<?> layer, int site) {
+        Attachment to = tuner.attachment();
+        if (layer instanceof Linear linear) {
             tuner.place(
                     name,
                     linear,
                     useDora
-                            ? new DoraLinear(linear, this, name, to, site++)
-                            : new LoraLinear(linear, this, name, to, site++));
+                            ? new DoraLinear(linear, this, name, to, site)
+                            : new LoraLinear(linear, this, name, to, site));
+        } else if (layer instanceof Embedding table) {
+            if (useDora || loraBias) {
+                throw new InputException((useDora ? "use_dora: " : "lora_bias: ") + name
+                        + " is a table of embeddings, needs linear layers; leave it out of target_modules");
+            }
+            tuner.place(name, table, new LoraEmbedding(table, this, name, to));
+        } else {
+            throw new InputException(
+                    "target_modules: " + name + " is no linear layer and no table of embeddings; LoRA adapts those");
         }
-        heads.place(tuner);
-        trainBiases(tuner, found.keySet());
-        return tuner;
     }
 
     LoraConfig withFanInFanOut(boolean value) {

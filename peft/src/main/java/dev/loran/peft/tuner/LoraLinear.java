@@ -20,6 +20,7 @@ class LoraLinear implements AroundLayer<Linear>, Mergeable<Linear> {
     final double scaling;
     final @Nullable DropoutMask dropout;
     private final @Nullable Tensor loraBias;
+    private final @Nullable Residual residual;
 
     /// @param module the layer's name, which decides rank and scaling
     /// @param site of the dropout mask
@@ -27,21 +28,26 @@ class LoraLinear implements AroundLayer<Linear>, Mergeable<Linear> {
         Backend be = to.backend();
         DType type = base.weight().dtype();
         RandomGenerator random = to.random();
-        LoraConfig.Init init = config.initLoraWeights();
+        LoraInit init = config.initLoraWeights();
         int r = config.rank(module);
         int in = base.inFeatures();
         int out = base.outFeatures();
-        boolean anywhere = init.equals(LoraConfig.Init.FALSE);
+        boolean anywhere = init.equals(LoraInit.FALSE);
         double bound = 1 / Math.sqrt(r);
         name = to.name();
         scaling = config.scaling(module);
         dropout = to.dropout(config.loraDropout(), site);
-        loraA = init.equals(LoraConfig.Init.GAUSSIAN)
+        residual = init.cutsBase() ? residual(base, config, module, to) : null;
+        loraA = init.equals(LoraInit.GAUSSIAN)
                 ? Tensor.randn(be, type, random, 1.0 / r, r, in).detachFromScope()
                 : Tensor.uniform(be, type, random, 1 / Math.sqrt(in), r, in).detachFromScope();
         loraB = anywhere
                 ? Tensor.uniform(be, type, random, bound, out, r).detachFromScope()
                 : Tensor.zeros(be, type, out, r).detachFromScope();
+        if (residual != null) {
+            loraA.copyFrom(residual.cutA());
+            loraB.copyFrom(residual.cutB());
+        }
         if (config.loraBias()) {
             loraBias = anywhere
                     ? Tensor.uniform(be, type, random, bound, out).detachFromScope()
@@ -51,16 +57,34 @@ class LoraLinear implements AroundLayer<Linear>, Mergeable<Linear> {
         }
     }
 
+    private static Residual residual(Linear base, LoraConfig config, String module, Attachment to) {
+        LoraInit init = config.initLoraWeights();
+        // A random cut cannot be made again: what is loaded must bring it along.
+        return to.partialTargets() && init.iterations() > 0
+                ? new Residual(base.weight(), module, config.rank(module), config.scaling(module))
+                : new Residual(base.weight(), module, init, config.rank(module), config.scaling(module), to.random());
+    }
+
+    final @Nullable Residual residual() {
+        return residual;
+    }
+
+    /// The frozen weight, or what was left of it: (out, in), row-major or prepared.
+    final Tensor weight(Linear base) {
+        return residual == null ? base.weight() : residual.weight(base.weight());
+    }
+
     /// y = x·Wᵀ + b + s · (dropout(x)·Aᵀ·Bᵀ + bias of B); dropout acts while the layer is in training mode.
     @Override
     public Tensor forward(Linear base, Tensor x) {
         DropoutMask mask = base.isTraining() ? dropout : null;
-        return Functional.loraLinear(x, base.weight(), bias(base), loraA, loraB, scaling, mask);
+        Tensor y = Functional.loraLinear(x, weight(base), base.bias(), loraA, loraB, scaling, mask);
+        return loraBias == null ? y : y.add(loraBias.scale(scaling));
     }
 
     @Override
     public Tensor after(Linear base, Tensor x, Tensor y) {
-        return y.add(update(dropout != null && base.isTraining() ? Functional.dropout(x, dropout) : x));
+        return withoutCut(x, y).add(update(dropout != null && base.isTraining() ? Functional.dropout(x, dropout) : x));
     }
 
     /// s · (x·Aᵀ·Bᵀ + bias of B).
@@ -69,18 +93,25 @@ class LoraLinear implements AroundLayer<Linear>, Mergeable<Linear> {
                 .scale(scaling);
     }
 
+    /// The layer's own answer y to x without what was cut out of its weight.
+    final Tensor withoutCut(Tensor x, Tensor y) {
+        return residual == null ? y : y.sub(residual.cut(x));
+    }
+
     @Override
     public boolean isTerm() {
         return true;
     }
 
-    /// W + s · B·A, and b + s · bias of B.
+    /// W + s · B·A (less what was cut out of W), and b + s · bias of B.
     ///
     /// @throws InputException if B has a bias and the layer has none
     @Override
     public void merge(Linear base, Merge merge) {
+        Tensor w = merge.value(base.weight());
+        Tensor left = residual == null ? w : residual.cutFrom(w);
         Tensor b = Merge.wide(loraB).scale(scaling);
-        merge.put(base.weight(), merge.value(base.weight()).add(b.matmul(Merge.wide(loraA))));
+        merge.put(base.weight(), left.add(b.matmul(Merge.wide(loraA))));
         if (loraBias != null) {
             if (base.bias() == null) {
                 throw new InputException("merge: adapter " + name + " has a bias on B (lora_bias), but a layer that it"
@@ -90,14 +121,6 @@ class LoraLinear implements AroundLayer<Linear>, Mergeable<Linear> {
                     base.bias(),
                     merge.value(base.bias()).add(Merge.wide(loraBias).scale(scaling)));
         }
-    }
-
-    private @Nullable Tensor bias(Linear base) {
-        if (loraBias == null) {
-            return base.bias();
-        }
-        Tensor scaled = loraBias.scale(scaling);
-        return base.bias() == null ? scaled : base.bias().add(scaled);
     }
 
     @Override
@@ -115,6 +138,9 @@ class LoraLinear implements AroundLayer<Linear>, Mergeable<Linear> {
         loraB.close();
         if (loraBias != null) {
             loraBias.close();
+        }
+        if (residual != null) {
+            residual.close();
         }
     }
 }

@@ -1,7 +1,6 @@
 package dev.loran.peft.tuner;
 
 import dev.loran.engine.DType;
-import dev.loran.engine.Shape;
 import dev.loran.engine.ShapeException;
 import dev.loran.engine.Tensor;
 import java.util.Collections;
@@ -32,13 +31,10 @@ public final class Merge {
 
     /// `tensor` in full precision: a copy in the open scope, row-major where the tensor is prepared.
     public static Tensor wide(Tensor tensor) {
-        Shape s = tensor.shape();
-        Tensor copy = Tensor.empty(tensor.backend(), wideType(tensor), s.dims());
-        if (tensor.buffer().isRowMajor()) {
-            return copy.copyFrom(tensor);
-        }
-        try (Tensor plain = Tensor.own(s, tensor.backend().restore(tensor.buffer(), s.rows(), s.cols()))) {
-            return copy.copyFrom(plain);
+        try (Tensor rows = Residual.rowMajor(tensor)) {
+            return Tensor.empty(
+                            tensor.backend(), wideType(tensor), tensor.shape().dims())
+                    .copyFrom(rows);
         }
     }
 

@@ -9,4 +9,10 @@ public interface Mergeable<L extends Layer> extends Adapter<L> {
     /// Says what the parameters of `base` become. Nothing is written here, and nothing is recorded; tensors made on the way
     /// belong to the caller's scope.
     void merge(L base, Merge merge);
+
+    /// Whether every layer that shares a weight which this changes is changed alike: the weight can then be written although
+    /// it is tied.
+    default boolean keepsTies() {
+        return false;
+    }
 }

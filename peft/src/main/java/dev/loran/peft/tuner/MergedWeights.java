@@ -110,7 +110,9 @@ final class MergedWeights {
             own.forEach((local, parameter) -> {
                 Tensor value = merge.values().get(parameter);
                 if (value != null) {
-                    refuseTied(module, parameter);
+                    if (!(adapter instanceof Mergeable<?> mergeable && mergeable.keepsTies())) {
+                        refuseTied(module, parameter);
+                    }
                     String name = module + "." + local;
                     changes.add(MergeReport.Change.of(name, Merge.wide(parameter), value, dtype));
                     if (keep) {

@@ -22,7 +22,9 @@ final class ModulesToSave implements Mergeable<Linear> {
 
     private static Tensor copy(Tensor t) {
         Shape s = t.shape();
-        return Tensor.own(s, t.backend().allocate(t.dtype(), s.size())).copyFrom(t);
+        try (Tensor rows = Residual.rowMajor(t)) {
+            return Tensor.own(s, t.backend().allocate(t.dtype(), s.size())).copyFrom(rows);
+        }
     }
 
     @Override

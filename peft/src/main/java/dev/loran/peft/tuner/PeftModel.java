@@ -2,6 +2,7 @@ package dev.loran.peft.tuner;
 
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
+import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
 import dev.loran.peft.data.InputException;
 import dev.loran.peft.model.Model;
@@ -110,12 +111,22 @@ public final class PeftModel implements AutoCloseable {
     /// Attaches to the bare base: what starts from its weights must not see those of another adapter.
     private Tuner attach(String name, PeftConfig config, boolean partialTargets) {
         empty();
-        try {
+        // What attaching makes on the way (activations, say) goes with the scope; parameters stand outside of it.
+        try (Scope scope = Scope.open()) {
             return config.attach(new Attachment(
                     model, name, new SplittableRandom(seed + adapters.size()), seed, microStep, partialTargets));
         } finally {
             fill();
         }
+    }
+
+    /// As [#savePretrained], in a form that needs nothing but the untouched base: an adapter that started by PiSSA or OLoRA
+    /// becomes a plain LoRA of twice the rank with the same answers (peft's `path_initial_model_for_weight_conversion`).
+    /// Others are written as they are.
+    public void saveConverted(Path folder) {
+        Tuner tuner = active();
+        String name = tuner.attachment().name();
+        AdapterFiles.saveConverted(tuner, name.equals(DEFAULT_ADAPTER) ? folder : folder.resolve(name));
     }
 
     /// Reads an adapter that Loran or peft saved and adds it under `name`; active if it is the first.

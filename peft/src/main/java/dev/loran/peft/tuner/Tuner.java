@@ -141,7 +141,26 @@ public class Tuner implements AutoCloseable {
         return all;
     }
 
-    /// Takes over the tensors of an adapter file: the keys and shapes of [#fileTensors].
+    /// Frozen weights of the base that an adapter file may repeat, by their keys there: a reader compares them with the
+    /// model's and copies nothing.
+    public Map<String, Tensor> repeated() {
+        return Map.of();
+    }
+
+    /// What an adapter folder holds: see [AdapterFiles].
+    record Saved(ObjectNode config, Map<String, Tensor> tensors, Map<String, Tensor> training) {}
+
+    /// This adapter as it stands; tensors made for the purpose belong to the caller's scope.
+    final Saved saved() {
+        return new Saved(savedConfig(), fileTensors(), trainingTensors());
+    }
+
+    /// As [#saved], for the untouched base model alone, whatever was done to the base at the start.
+    Saved converted() {
+        return saved();
+    }
+
+    /// Takes over the tensors of an adapter file: the keys and shapes of [#fileTensors], without those [#repeated].
     public void load(Map<String, Tensor> values) {
         copy(fileTensors(), values);
     }

@@ -35,19 +35,31 @@ import org.junit.jupiter.params.provider.MethodSource;
 
 /// Every method on every family it goes with, through a whole two-layer model in double precision.
 class MethodsTest {
-    private static final int VOCAB = 23;
+    static final int VOCAB = 23;
 
-    private static final List<String> FAMILIES = List.of("llama", "gpt2", "bert", "seo");
+    static final List<String> FAMILIES = List.of("llama", "gpt2", "bert", "seo");
 
     @TempDir
     Path folder;
 
     static Map<String, PeftConfig> methods() {
         Map<String, PeftConfig> all = new LinkedHashMap<>();
-        LoraConfig lora = LoraConfig.defaults().withRank(3, 6).withInit(LoraConfig.Init.FALSE);
+        LoraConfig lora = LoraConfig.defaults().withRank(3, 6).withInit(LoraInit.FALSE);
         all.put("lora", lora);
         all.put("lora with dropout and rsLoRA", lora.withDropout(0.3).withRslora(true));
         all.put("lora on all linear layers", lora.withTargets(Targets.allLinear()));
+        all.put("lora with a bias on B", lora.withLoraBias(true));
+        all.put(
+                "lora on tables and the head",
+                lora.withTargets(Targets.regex(".*(embed_tokens|wte|word_embeddings|token_embedding|lm_head)")));
+        all.put("trainable tokens", lora.withTrainableTokens(List.of(7, 2)));
+        all.put("pissa", lora.withInit(LoraInit.PISSA));
+        all.put("pissa by random projection", lora.withInit(LoraInit.pissa(2)));
+        all.put("olora on all linear layers", lora.withInit(LoraInit.OLORA).withTargets(Targets.allLinear()));
+        all.put("dora", lora.withDora(true));
+        all.put(
+                "dora with dropout and pissa",
+                lora.withDora(true).withDropout(0.3).withInit(LoraInit.PISSA));
         all.put("adalora", AdaLoraConfig.defaults().withRanks(3, 2));
         all.put(
                 "p-tuning by a perceptron",
@@ -87,7 +99,12 @@ class MethodsTest {
         return cases.stream();
     }
 
-    private static Model model(String family, Backend backend) {
+    /// DoRA's norm carries no gradient, so differences do not see what backward gives: [LoraFamilyTest] has its oracle.
+    static Stream<Arguments> differentiableCases() {
+        return cases().filter(c -> !c.get()[1].toString().startsWith("dora"));
+    }
+
+    static Model model(String family, Backend backend) {
         DType f64 = DType.F64;
         Model model = switch (family) {
             case "llama" ->
@@ -122,7 +139,7 @@ class MethodsTest {
     }
 
     /// Two rows of seven tokens, the second padded by two, with labels for the model's task.
-    private record Text(Tensor ids, Tensor mask, Tensor labels) {
+    record Text(Tensor ids, Tensor mask, Tensor labels) {
         static Text of(Model model) {
             Backend be = model.backend();
             SplittableRandom random = new SplittableRandom(3);
@@ -142,7 +159,7 @@ class MethodsTest {
     }
 
     @ParameterizedTest(name = "{0}: {1}")
-    @MethodSource("cases")
+    @MethodSource("differentiableCases")
     void gradientsAgreeWithFiniteDifferences(String family, String method, PeftConfig config) {
         ReferenceBackend backend = new ReferenceBackend();
         try (Model model = model(family, backend);

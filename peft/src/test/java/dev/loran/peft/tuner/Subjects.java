@@ -87,8 +87,12 @@ final class Subjects {
         all.put("lora", lora);
         all.put("lora everywhere", lora.withRslora(true).withTargets(Targets.allLinear()));
         all.put("lora with base biases", lora.withBias(LoraConfig.Bias.ALL));
-        all.put("lora with its own bias", lora.withInit(LoraConfig.Init.FALSE).withLoraBias(true));
+        all.put("lora with its own bias", lora.withInit(LoraInit.FALSE).withLoraBias(true));
+        all.put("pissa", lora.withInit(LoraInit.PISSA));
+        all.put("olora everywhere", lora.withInit(LoraInit.OLORA).withTargets(Targets.allLinear()));
+        all.put("lora and tokens", lora.withTrainableTokens(List.of(9, 4)));
         all.put("dora", lora.withDora(true));
+        all.put("dora and pissa", lora.withDora(true).withInit(LoraInit.PISSA));
         all.put("adalora", AdaLoraConfig.defaults().withRanks(3, 2));
         all.put("ia3", Ia3Config.defaults());
         all.put("ln", LnTuningConfig.defaults());

@@ -1,0 +1,162 @@
+"""Golden cases of Hugging Face peft for HfParityTest, in the layout of fixtures/hf/README.md.
+
+    python golden.py peft/src/test/resources/fixtures/hf [METHOD ...]
+
+Reads FAMILY/base and the inputs of FAMILY/lora, writes FAMILY/METHOD for each method below. Needs torch, transformers and
+peft; nothing of it is needed to build or test Loran.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import peft
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+STEPS, LR, BETAS, EPS, DECAY, CLIP = 10, 0.01, (0.9, 0.999), 1e-8, 0.01, 1.0
+
+ATTENTION = {
+    "llama": ["q_proj", "k_proj", "v_proj", "o_proj"],
+    "gpt2": ["c_attn", "attn.c_proj"],
+    "bert": ["query", "value"],
+}
+TABLES = {"llama": ["embed_tokens", "lm_head"], "gpt2": ["wte", "lm_head"], "bert": ["word_embeddings"]}
+# A bias on keys has no gradient but rounding, in which AdamW walks at random.
+WITHOUT_KEYS = {"llama": ["q_proj", "v_proj", "down_proj"], "gpt2": ["attn.c_proj", "c_fc"], "bert": ["value", "dense"]}
+LORA = {"r": 4, "lora_alpha": 8, "init_lora_weights": False}
+
+# Method: families, and what LoraConfig gets beside task and targets.
+METHODS = {
+    "lora_pissa": (("llama", "gpt2", "bert"), {**LORA, "init_lora_weights": "pissa"}),
+    # peft cuts GPT-2's transposed layers in the wrong direction.
+    "lora_olora": (("llama", "bert"), {**LORA, "init_lora_weights": "olora"}),
+    "lora_with_bias": (("llama", "gpt2", "bert"), {**LORA, "lora_bias": True, "target_modules": WITHOUT_KEYS}),
+    "lora_tables": (("llama", "gpt2", "bert"), {**LORA, "target_modules": TABLES}),
+    "lora_tokens": (("llama", "gpt2", "bert"), {**LORA, "trainable_token_indices": [7, 2, 11]}),
+    "dora_pissa": (("llama", "gpt2"), {**LORA, "init_lora_weights": "pissa", "use_dora": True}),
+    "dora_rs": (("llama", "bert"), {**LORA, "lora_alpha": 4, "use_dora": True, "use_rslora": True}),
+}
+
+
+def base_model(family, folder):
+    kind = transformers.BertForSequenceClassification if family == "bert" else transformers.AutoModelForCausalLM
+    return kind.from_pretrained(folder / family / "base", dtype=torch.float32)
+
+
+def config(family, options):
+    options = dict(options)
+    targets = options.pop("target_modules", ATTENTION)[family]
+    return peft.LoraConfig(
+        task_type="SEQ_CLS" if family == "bert" else "CAUSAL_LM", target_modules=list(targets), **options
+    )
+
+
+def adapted(folder, family, options, seed):
+    torch.manual_seed(seed)
+    model = peft.get_peft_model(base_model(family, folder), config(family, options)).eval()
+    for name, module in model.named_modules():
+        # Magnitudes that are not the norms they started from, as after training.
+        if name.endswith("lora_magnitude_vector.default"):
+            module.weight.data.mul_(1 + 0.1 * torch.rand_like(module.weight))
+    return model
+
+
+def trainable(model):
+    return {n: p for n, p in model.named_parameters() if p.requires_grad}
+
+
+def train(model, inputs):
+    """Loss and gradient norm of each step, and every tensor at the end."""
+    trained = trainable(model)
+    optimizer = torch.optim.AdamW(trained.values(), lr=LR, betas=BETAS, eps=EPS, weight_decay=DECAY)
+    losses, norms = [], []
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        loss = model(**inputs).loss
+        loss.backward()
+        norms.append(torch.nn.utils.clip_grad_norm_(trained.values(), CLIP).item())
+        losses.append(loss.item())
+        optimizer.step()
+    final = {n: p.detach().clone() for n, p in trained.items()}
+    final["logits_after"] = model(**inputs).logits.detach()
+    return losses, norms, final
+
+
+def is_settled(folder, family, options, seed, inputs):
+    """Whether single precision decides the numbers to a fifth of the test's tolerances: where AdamW divides a gradient of
+    rounding noise by its own size, it does not, and any other order of a sum gives other numbers."""
+    single = train(adapted(folder, family, options, seed), inputs)
+    double = train(adapted(folder, family, options, seed).double(), inputs)
+
+    def off(a, b):
+        a, b = torch.as_tensor(a, dtype=torch.float64), torch.as_tensor(b, dtype=torch.float64)
+        return ((a - b).abs().max() / b.abs().max()).item()
+
+    steps = all(off(x, y) < tolerance for i, tolerance in ((0, 2e-6), (1, 1e-5)) for x, y in zip(single[i], double[i]))
+    tensors = all(off(t, double[2][n]) < (1e-5 if n == "logits_after" else 2e-4) for n, t in single[2].items())
+    return steps and tensors
+
+
+def write(folder, family, method, options):
+    out = folder / family / method
+    out.mkdir(parents=True, exist_ok=True)
+    given = load_file(folder / family / "lora" / "io.safetensors")
+    inputs = {k: given[k] for k in ("input_ids", "attention_mask", "labels")}
+    seed = next(s for s in range(7, 1000) if is_settled(folder, family, options, s, inputs))
+    model = adapted(folder, family, options, seed)
+    save(model, out / "adapter_init")
+    trained = trainable(model)
+    io = {**inputs, **{f"init.{n}": p.detach().clone() for n, p in trained.items()}}
+    answer = model(**inputs)
+    answer.loss.backward()
+    io |= {"logits": answer.logits.detach(), "loss": answer.loss.detach().reshape(1)}
+    io |= {f"grad.{n}": p.grad.clone() for n, p in trained.items()}
+    save_file({k: v.contiguous() for k, v in io.items()}, out / "io.safetensors")
+
+    losses, norms, final = train(model, inputs)
+    (out / "steps.json").write_text(json.dumps({"losses": losses, "grad_norms_before_clip": norms}, indent=1))
+    save_file({k: v.contiguous() for k, v in final.items()}, out / "final.safetensors")
+    save(model, out / "adapter_final")
+    facts = {
+        "model": family,
+        "method": method,
+        "task": "SEQ_CLS" if family == "bert" else "CAUSAL_LM",
+        "steps": STEPS,
+        "optimizer": {
+            "name": "AdamW",
+            "lr": LR,
+            "betas": BETAS,
+            "eps": EPS,
+            "weight_decay": DECAY,
+            "clip_grad_norm": CLIP,
+        },
+        "seed": seed,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "peft": peft.__version__,
+    }
+    (out / "case.json").write_text(json.dumps(facts, indent=1))
+    print(f"{family}/{method}: seed {seed}, loss {losses[0]:.4f} to {losses[-1]:.4f}")
+
+
+def save(model, folder):
+    model.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)
+    file = folder / "adapter_config.json"
+    facts = json.loads(file.read_text())
+    # Where the base lay is nobody's business.
+    facts["base_model_name_or_path"] = None
+    file.write_text(json.dumps(facts, indent=2, sort_keys=True))
+
+
+def main():
+    folder, wanted = Path(sys.argv[1]), sys.argv[2:] or METHODS
+    for method in wanted:
+        families, options = METHODS[method]
+        for family in families:
+            write(folder, family, method, options)
+
+
+main()

@@ -1,0 +1,72 @@
+package dev.loran.peft.tuner;
+
+import dev.loran.engine.Backend;
+import dev.loran.engine.DType;
+import dev.loran.engine.Functional;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.nn.Embedding;
+import java.util.function.BiConsumer;
+import java.util.random.RandomGenerator;
+
+/// LoRA on a table W (V, C): to row v comes s · B · a, a being column v of A (r, V), with B (C, r).
+///
+/// Only the rows that are asked for are computed, and no dropout acts. A starts at zero and B at N(0, 1), whatever
+/// `init_lora_weights` says, but for `false`: both from N(0, 1). **Paper**: Hu et al., 2021; this form is that of its
+/// authors' own library.
+final class LoraEmbedding implements AroundLayer<Embedding>, Mergeable<Embedding> {
+    private final String name;
+    final Tensor loraA;
+    final Tensor loraB;
+    private final double scaling;
+
+    /// @param module the table's name, which decides rank and scaling
+    LoraEmbedding(Embedding base, LoraConfig config, String module, Attachment to) {
+        Backend be = to.backend();
+        DType type = base.weight().dtype();
+        RandomGenerator random = to.random();
+        int r = config.rank(module);
+        int rows = base.weight().shape().dim(0);
+        int cols = base.weight().shape().dim(1);
+        name = to.name();
+        scaling = config.scaling(module);
+        loraA = config.initLoraWeights().equals(LoraInit.FALSE)
+                ? Tensor.randn(be, type, random, 1, r, rows).detachFromScope()
+                : Tensor.zeros(be, type, r, rows).detachFromScope();
+        loraB = Tensor.randn(be, type, random, 1, cols, r).detachFromScope();
+    }
+
+    @Override
+    public Tensor forward(Embedding base, Tensor ids) {
+        return after(base, ids, base.base(ids));
+    }
+
+    @Override
+    public Tensor after(Embedding base, Tensor ids, Tensor y) {
+        Tensor t = Functional.embedding(loraA.transpose(0, 1), ids);
+        return y.add(Functional.linear(t, loraB, null).scale(scaling));
+    }
+
+    @Override
+    public boolean isTerm() {
+        return true;
+    }
+
+    /// W + s · (B · A)ᵀ.
+    @Override
+    public void merge(Embedding base, Merge merge) {
+        Tensor update = Functional.matmul(Merge.wide(loraA), Merge.wide(loraB), true, true);
+        merge.put(base.weight(), merge.value(base.weight()).add(update.scale(scaling)));
+    }
+
+    @Override
+    public void collect(BiConsumer<String, Tensor> visitor) {
+        visitor.accept("lora_embedding_A." + name, loraA);
+        visitor.accept("lora_embedding_B." + name, loraB);
+    }
+
+    @Override
+    public void close() {
+        loraA.close();
+        loraB.close();
+    }
+}

@@ -1,0 +1,56 @@
+package dev.loran.peft.tuner;
+
+import dev.loran.peft.data.InputException;
+import java.util.List;
+import java.util.Locale;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+
+/// How LoRA's A and B start, by peft's name.
+///
+/// @param name `true`, `false`, `gaussian`, `pissa`, `pissa_niter_[number]` or `olora`
+public record LoraInit(String name) {
+    /// A uniform in ±1/√in (Kaiming with a = √5), B zero: the update starts at zero.
+    public static final LoraInit TRUE = new LoraInit("true");
+    /// A from N(0, 1/r²), B zero.
+    public static final LoraInit GAUSSIAN = new LoraInit("gaussian");
+    /// Both random: the update starts anywhere; for tests.
+    public static final LoraInit FALSE = new LoraInit("false");
+    /// PiSSA: A and B are the principal part of W, the rest stands in its place. One decomposition a layer: seconds at
+    /// a width of hundreds, minutes at thousands.
+    public static final LoraInit PISSA = new LoraInit("pissa");
+    /// OLoRA: A and B are the first rows of R and columns of Q, the rest of W = Q·R stands in its place.
+    public static final LoraInit OLORA = new LoraInit("olora");
+
+    private static final Pattern PISSA_NITER = Pattern.compile("pissa_niter_([1-9]\\d{0,3})");
+
+    public LoraInit {
+        name = name.toLowerCase(Locale.ROOT);
+        if (!List.of("true", "false", "gaussian", "pissa", "olora").contains(name)
+                && !PISSA_NITER.matcher(name).matches()) {
+            throw new InputException("init_lora_weights " + name
+                    + " is not supported; known are true, false, gaussian, pissa, pissa_niter_[number], olora");
+        }
+    }
+
+    /// [#PISSA] by random projection with so many iterations: quicker, and exact all the same, because the rest is
+    /// taken of what was found.
+    public static LoraInit pissa(int iterations) {
+        return new LoraInit("pissa_niter_" + iterations);
+    }
+
+    /// Whether part of the frozen weight moves into A and B.
+    boolean cutsBase() {
+        return isPissa() || equals(OLORA);
+    }
+
+    boolean isPissa() {
+        return name.startsWith("pissa");
+    }
+
+    /// Iterations of the random projection; 0 for the whole decomposition.
+    int iterations() {
+        Matcher m = PISSA_NITER.matcher(name);
+        return m.matches() ? Integer.parseInt(m.group(1)) : 0;
+    }
+}

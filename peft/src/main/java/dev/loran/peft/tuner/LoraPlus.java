@@ -1,0 +1,38 @@
+package dev.loran.peft.tuner;
+
+import dev.loran.engine.optim.ParameterGroup;
+import dev.loran.peft.data.InputException;
+import java.util.List;
+
+/// LoRA+: B learns faster than A.
+///
+/// ```java
+/// new AdamW.Config(0.9, 0.999, 1e-8, 0.01, LoraPlus.groups(2e-4, 16, 1e-6, 0.01))
+/// ```
+///
+/// **Paper**: Hayou, Ghosh, Yu, "LoRA+: Efficient Low Rank Adaptation of Large Models", 2024, section 4; it finds ratios
+/// around 16 best, with a learning rate below plain LoRA's.
+public final class LoraPlus {
+    private LoraPlus() {}
+
+    /// Groups for any optimizer, in peft's division: adapters of tables at a rate of their own, B (and DoRA's magnitudes,
+    /// and biases, which do not decay) at `ratio` times the rate of A, which keeps the optimizer's own.
+    ///
+    /// @param learningRate the optimizer's peak rate, that of A; positive
+    /// @param ratio rate of B by rate of A, at least 1
+    /// @param embeddingLearningRate peak rate of LoRA on tables; peft's default is 1e-6
+    /// @param weightDecay the optimizer's, kept by all but biases
+    public static List<ParameterGroup> groups(
+            double learningRate, double ratio, double embeddingLearningRate, double weightDecay) {
+        if (!(learningRate > 0) || !(ratio >= 1)) {
+            throw new InputException("loraPlus: learning rate is " + learningRate + " and ratio " + ratio
+                    + ", must be positive and at least 1");
+        }
+        return List.of(
+                new ParameterGroup(
+                        n -> n.contains(".lora_embedding_"), embeddingLearningRate / learningRate, weightDecay),
+                new ParameterGroup(n -> n.endsWith(".bias"), ratio, 0),
+                new ParameterGroup(
+                        n -> n.contains(".lora_B.") || n.contains(".lora_magnitude_vector."), ratio, weightDecay));
+    }
+}

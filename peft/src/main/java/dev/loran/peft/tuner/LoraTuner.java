@@ -1,0 +1,140 @@
+package dev.loran.peft.tuner;
+
+import dev.loran.engine.Functional;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.nn.Embedding;
+import dev.loran.engine.nn.Linear;
+import dev.loran.peft.data.InputException;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Objects;
+
+/// LoRA on a model: what its files hold beside A and B.
+///
+/// **Tables.** Where `embed_tokens` or `lm_head` are adapted, peft saves their frozen weights too, and so does this; on
+/// load they are compared with the model's, and never overwrite them.
+///
+/// **PiSSA and OLoRA.** A and B in a file stand on what was left of the base, which a reader makes again from the base:
+/// the whole decomposition is determined. A random one (`pissa_niter`) is not, so what was cut goes into the file of
+/// training tensors; peft's own files lack it and must be converted there. [#converted] needs neither.
+final class LoraTuner extends Tuner {
+    private static final String CUT_A = ".cut_A";
+    private static final String CUT_B = ".cut_B";
+
+    private final LoraConfig config;
+
+    LoraTuner(LoraConfig config, Attachment to) {
+        super(config, to);
+        this.config = config;
+    }
+
+    private Map<String, LoraLinear> linears() {
+        Map<String, LoraLinear> all = new LinkedHashMap<>();
+        for (Placed<?> p : placements()) {
+            if (p.adapter() instanceof LoraLinear lora) {
+                all.put(p.module(), lora);
+            }
+        }
+        return all;
+    }
+
+    @Override
+    public Map<String, Tensor> fileTensors() {
+        Map<String, Tensor> all = super.fileTensors();
+        if (savesTables()) {
+            all.putAll(repeated());
+        }
+        return all;
+    }
+
+    @Override
+    public void load(Map<String, Tensor> values) {
+        loadPlaced(values);
+    }
+
+    /// peft's rule: a target that is a list has to name `embed_tokens` or `lm_head` themselves.
+    private boolean savesTables() {
+        List<String> tables = List.of("embed_tokens", "lm_head");
+        List<String> names = config.targetModules().names();
+        return config.trainableTokenIndices().isEmpty()
+                && (names != null
+                        ? tables.stream().anyMatch(names::contains)
+                        : placements().stream().anyMatch(p -> Targets.matching(tables, p.module()) != null));
+    }
+
+    @Override
+    public Map<String, Tensor> repeated() {
+        Map<String, Tensor> all = new LinkedHashMap<>();
+        for (Placed<?> p : placements()) {
+            Tensor weight = null;
+            if (p.adapter() instanceof LoraEmbedding
+                    && p.layer() == attachment().model().tokenEmbedding()) {
+                weight = ((Embedding) p.layer()).weight();
+            } else if (p.adapter() instanceof LoraLinear && Targets.matching(List.of("lm_head"), p.module()) != null) {
+                weight = ((Linear) p.layer()).weight();
+            }
+            if (weight != null) {
+                all.put(prefix() + p.module() + ".base_layer.weight", weight);
+            }
+        }
+        return all;
+    }
+
+    @Override
+    public Map<String, Tensor> trainingTensors() {
+        Map<String, Tensor> all = new LinkedHashMap<>();
+        if (config.initLoraWeights().iterations() > 0) {
+            linears().forEach((module, lora) -> {
+                Residual residual = Objects.requireNonNull(lora.residual(), module);
+                all.put(module + CUT_A, residual.cutA());
+                all.put(module + CUT_B, residual.cutB());
+            });
+        }
+        return all;
+    }
+
+    @Override
+    public void loadTraining(Map<String, Tensor> values, String file) {
+        Map<String, Tensor> own = trainingTensors();
+        if (own.isEmpty() || !own.keySet().equals(values.keySet())) {
+            throw new InputException(file + ": holds " + values.keySet() + " but the adapter needs " + own.keySet()
+                    + "; the file belongs to another adapter");
+        }
+        linears()
+                .forEach((module, lora) -> Objects.requireNonNull(lora.residual())
+                        .learn(
+                                Objects.requireNonNull(values.get(module + CUT_A)),
+                                Objects.requireNonNull(values.get(module + CUT_B))));
+    }
+
+    /// A plain LoRA on the untouched base with the same answers: s·(B·A − B₀·A₀), A₀ and B₀ as they were cut, is a LoRA of
+    /// twice the rank with the same s. peft calls this the conversion by the initial model.
+    @Override
+    Saved converted() {
+        if (!config.initLoraWeights().cutsBase()) {
+            return saved();
+        }
+        Map<String, Tensor> tensors = new LinkedHashMap<>(fileTensors());
+        for (Placed<?> p : placements()) {
+            if (p.adapter() instanceof LoraEmbedding table) {
+                // No part of a table was cut: its rank is filled up with nothing.
+                String key = prefix() + p.module();
+                tensors.put(key + ".lora_embedding_A", doubled(table.loraA, table.loraA.scale(0), 0));
+                tensors.put(key + ".lora_embedding_B", doubled(table.loraB, table.loraB.scale(0), 1));
+            }
+        }
+        linears().forEach((module, lora) -> {
+            Residual residual = Objects.requireNonNull(lora.residual(), module);
+            String key = prefix() + module;
+            tensors.put(key + ".lora_A.weight", doubled(lora.loraA, residual.cutA(), 0));
+            tensors.put(
+                    key + ".lora_B.weight", doubled(lora.loraB, residual.cutB().scale(-1), 1));
+        });
+        return new Saved(config.converted().toJson(), tensors, Map.of());
+    }
+
+    private static Tensor doubled(Tensor trained, Tensor cut, int axis) {
+        return Functional.concat(List.of(trained.detach(), cut), axis);
+    }
+}
