@@ -65,6 +65,7 @@ public final class Main implements Runnable {
         loran.addSubcommand(new QuickstartCommand(output));
         loran.addSubcommand(new TrainCommand(output));
         loran.addSubcommand(new EvalCommand(output));
+        loran.addSubcommand(new MergeCommand(output));
         loran.addSubcommand(new InspectCommand(output));
         loran.addSubcommand(new DoctorCommand(output));
         loran.setOut(new PrintWriter(output.out(), true, StandardCharsets.UTF_8));

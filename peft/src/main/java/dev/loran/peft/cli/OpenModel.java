@@ -33,6 +33,19 @@ record OpenModel(
         implements AutoCloseable {
     static final String FRESH = "seo";
 
+    /// All that a tokenizer's folder may hold; Loran itself reads the first two.
+    private static final List<String> TOKENIZER_FILES = List.of(
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "special_tokens_map.json",
+            "added_tokens.json",
+            "vocab.txt",
+            "vocab.json",
+            "merges.txt",
+            "tokenizer.model",
+            "chat_template.jinja",
+            "generation_config.json");
+
     /// Opens the model that `options` name.
     ///
     /// @throws InputException if it is none, cannot be computed here, or does not fit its tokenizer
@@ -159,7 +172,7 @@ record OpenModel(
                 Files.copy(from, to.resolve("tokenizer.json"), StandardCopyOption.REPLACE_EXISTING);
                 return;
             }
-            for (String file : List.of("tokenizer.json", "tokenizer_config.json")) {
+            for (String file : TOKENIZER_FILES) {
                 if (Files.isRegularFile(from.resolve(file))) {
                     Files.copy(from.resolve(file), to.resolve(file), StandardCopyOption.REPLACE_EXISTING);
                 }

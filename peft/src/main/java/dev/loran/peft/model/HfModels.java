@@ -227,6 +227,11 @@ public final class HfModels {
     /// @throws IllegalStateException if a layer carries an adapter: merge it first, or save the adapter
     /// @throws UncheckedIOException if a file cannot be written
     public static void save(Model model, Path folder) {
+        save(model, folder, model.dtype());
+    }
+
+    /// As above, converted to `dtype`.
+    public static void save(Model model, Path folder, DType dtype) {
         Set<Tensor> transposed = new HashSet<>();
         model.namedModules().forEach((name, layer) -> {
             refuseAdapter(name, layer);
@@ -240,14 +245,14 @@ public final class HfModels {
             parts.put(
                     name,
                     transposed.contains(tensor)
-                            ? new Part(tensor.dtype(), Shape.of(s.dim(1), s.dim(0)), () -> transposed(tensor))
-                            : Part.of(tensor, tensor.dtype()));
+                            ? new Part(dtype, Shape.of(s.dim(1), s.dim(0)), () -> transposed(tensor))
+                            : Part.of(tensor, dtype));
         });
         try {
             Files.createDirectories(folder);
             SafeTensors.writeParts(folder.resolve("model.safetensors"), parts, SafeTensors.PYTORCH);
             Path draft = folder.resolve("config.json.part");
-            Files.writeString(draft, configToWrite(model).toPrettyString() + "\n");
+            Files.writeString(draft, configToWrite(model, dtype).toPrettyString() + "\n");
             Files.move(
                     draft,
                     folder.resolve("config.json"),
@@ -274,7 +279,7 @@ public final class HfModels {
     }
 
     /// What was read, and beside it what the model says of itself.
-    private static ObjectNode configToWrite(Model model) {
+    private static ObjectNode configToWrite(Model model, DType dtype) {
         ObjectNode own = model.configJson();
         ObjectNode json = own.deepCopy();
         ObjectNode read = model.configAsRead();
@@ -287,7 +292,7 @@ public final class HfModels {
         json.remove("torch_dtype");
         return json.put(
                 "dtype",
-                switch (model.dtype()) {
+                switch (dtype) {
                     case F64 -> "float64";
                     case BF16 -> "bfloat16";
                     case F16 -> "float16";

@@ -188,7 +188,7 @@ public abstract class Model extends Layer {
     }
 
     /// Gives each parameter that lies in a mapped file memory of its own: before anything writes to the model's own
-    /// weights (full fine-tuning, merging). A loaded model is not writable without.
+    /// weights in place, as full fine-tuning does. (Merging puts new buffers in their place and needs no such copy.)
     public final void makeWritable() {
         for (Tensor p : namedParameters().values()) {
             Buffer mapped = p.buffer();

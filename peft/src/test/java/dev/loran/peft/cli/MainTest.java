@@ -35,13 +35,13 @@ class MainTest {
     private Path held = Path.of("");
 
     /// What a command line printed, and its exit code.
-    private record Result(int code, String out, String err) {
+    record Result(int code, String out, String err) {
         JsonNode json() throws IOException {
             return JSON.readTree(out.lines().reduce((a, b) -> b).orElseThrow());
         }
     }
 
-    private static Result loran(Object... arguments) {
+    static Result loran(Object... arguments) {
         String[] args = new String[arguments.length];
         for (int i = 0; i < args.length; i++) {
             args[i] = arguments[i].toString();
@@ -56,7 +56,7 @@ class MainTest {
     }
 
     /// Exit code 2, this one line, and nothing else.
-    private static void assertRefused(Result result, String line) {
+    static void assertRefused(Result result, String line) {
         assertThat(result.err().strip()).isEqualTo(line);
         assertThat(result.code()).isEqualTo(2);
         assertThat(result.out()).isEmpty();
@@ -387,19 +387,20 @@ class MainTest {
 
     @Test
     void everyCommandHasHelp() {
-        for (String command : List.of("quickstart", "train", "eval", "inspect", "doctor")) {
+        for (String command : List.of("quickstart", "train", "eval", "merge", "inspect", "doctor")) {
             Result result = loran(command, "--help");
             assertThat(result.code()).isZero();
             assertThat(result.out()).startsWith("Usage: loran " + command).contains("--json");
         }
-        assertThat(loran("--help").out()).contains("quickstart", "train", "eval", "inspect", "doctor");
+        assertThat(loran("--help").out()).contains("quickstart", "train", "eval", "merge", "inspect", "doctor");
     }
 
     // ---- what is refused: exit code 2, one line
 
     @Test
     void commandLinesThatAreWrong() {
-        assertRefused(loran(), "loran: which command? quickstart, train, eval, inspect, doctor (see loran --help)");
+        assertRefused(
+                loran(), "loran: which command? quickstart, train, eval, merge, inspect, doctor (see loran --help)");
         assertRefused(loran("trian"), "loran: Unmatched argument at index 0: 'trian' (see loran --help)");
         assertRefused(
                 loran("train", "--task", "classify"),

@@ -243,6 +243,47 @@ class MergeTest {
         assertThat(mapping.mapped).isZero();
     }
 
+    /// A model that computes in F32 and is written in BF16 loses what the forecast said.
+    @Test
+    void aModelWrittenNarrowLosesWhatTheForecastSays(@TempDir Path folder) {
+        try (Model model = Subjects.model("gpt2", backend, DType.F32);
+                PeftModel peft = new PeftModel(model, 7);
+                Scope scope = Scope.open()) {
+            HfModels.save(model, folder.resolve("base"), DType.BF16);
+            Tuner tuner = Subjects.add(peft, "one", LoraConfig.defaults().withRank(2, 4));
+            String module = "transformer.h.1.attn.c_attn";
+            double[] delta = delta(tuner, "base_model.model." + module, 2);
+            MergeReport forecast = peft.mergeReport(DType.BF16);
+            assertThat(forecast.dtype()).isEqualTo(DType.BF16);
+            assertThat(peft.mergeAdapter().lost()).isZero();
+            HfModels.save(peft.mergeAndUnload(), folder.resolve("merged"), DType.BF16);
+            double[] before = weight(folder.resolve("base"), module);
+            double[] after = weight(folder.resolve("merged"), module);
+            double missing = 0;
+            double norm = 0;
+            for (int i = 0; i < delta.length; i++) {
+                missing += square(after[i] - before[i] - delta[i]);
+                norm += square(delta[i]);
+            }
+            MergeReport.Change change = forecast.changes().getLast();
+            assertThat(change.parameter()).isEqualTo(module + ".weight");
+            assertThat(change.lost())
+                    .isCloseTo(Math.sqrt(missing / norm), within(1e-5))
+                    .isGreaterThan(1e-3);
+            assertThat(forecast.toString())
+                    .startsWith("merged into BF16: rounding loses ")
+                    .contains(module + ".weight");
+        }
+        assertThat(backend.liveBuffers()).isZero();
+    }
+
+    private double[] weight(Path folder, String module) {
+        try (Model model = HfModels.load(folder, backend)) {
+            Linear linear = (Linear) Objects.requireNonNull(model.namedModules().get(module));
+            return linear.weight().toDoubles();
+        }
+    }
+
     @Test
     void mergingForGoodLeavesThePlainModel() {
         try (Model model = Subjects.model("seo", backend, DType.F32);

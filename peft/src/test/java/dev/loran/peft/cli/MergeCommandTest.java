@@ -1,0 +1,191 @@
+package dev.loran.peft.cli;
+
+import static dev.loran.peft.cli.MainTest.assertRefused;
+import static dev.loran.peft.cli.MainTest.loran;
+import static org.assertj.core.api.Assertions.assertThat;
+
+import dev.loran.engine.DType;
+import dev.loran.engine.ReferenceBackend;
+import dev.loran.engine.Scope;
+import dev.loran.peft.cli.MainTest.Result;
+import dev.loran.peft.data.Batch;
+import dev.loran.peft.data.DataLoader;
+import dev.loran.peft.model.HfModels;
+import dev.loran.peft.model.Model;
+import dev.loran.peft.train.TaskCard;
+import dev.loran.peft.train.TaskModel;
+import dev.loran.peft.train.Tiny;
+import dev.loran.peft.tuner.PeftModel;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
+
+class MergeCommandTest {
+    @TempDir
+    Path folder;
+
+    private Path base = Path.of("");
+    private Path run = Path.of("");
+    private Path merged = Path.of("");
+
+    @BeforeEach
+    void model() throws IOException {
+        try (ReferenceBackend backend = new ReferenceBackend();
+                Model bert = Tiny.encoder(backend, DType.F32)) {
+            base = Tiny.save(bert, folder.resolve("base"));
+        }
+        Files.writeString(base.resolve("vocab.txt"), "red\n");
+        run = folder.resolve("run");
+        merged = folder.resolve("merged");
+    }
+
+    private void train(String method) {
+        Path rows = Tiny.write(folder.resolve("rows.jsonl"), Tiny.rows(32, 1));
+        Result result = loran(
+                "train",
+                "--model",
+                base,
+                "--task",
+                "classify",
+                "--method",
+                method,
+                "--train",
+                rows,
+                "--out",
+                run,
+                "--steps",
+                8,
+                "--lr",
+                3e-2,
+                "--batch-size",
+                8,
+                "--threads",
+                1,
+                "--max-length",
+                20,
+                "--virtual-tokens",
+                3);
+        assertThat(result.code()).as(result.err()).isZero();
+    }
+
+    private Result merge(Object dtype) {
+        return loran("merge", "--model", base, "--adapter", run, "--out", merged, "--dtype", dtype, "--json");
+    }
+
+    private static double[] logits(TaskModel model) {
+        Batch batch = new DataLoader(Tiny.examples(12, 5), DataLoader.Options.evaluation(12))
+                .epoch(0)
+                .getFirst();
+        model.train(false);
+        try (Scope scope = Scope.open()) {
+            return model.logits(batch).toDoubles();
+        }
+    }
+
+    private double[] withAdapter() {
+        try (ReferenceBackend backend = new ReferenceBackend();
+                Model model = HfModels.load(base, backend);
+                PeftModel peft = new PeftModel(model, 1);
+                TaskModel learner = TaskModel.load(peft, run.resolve("last"))) {
+            return logits(learner);
+        }
+    }
+
+    private double[] of(Path plain) {
+        try (ReferenceBackend backend = new ReferenceBackend();
+                Model model = HfModels.load(plain, backend);
+                PeftModel none = new PeftModel(model, 1);
+                TaskModel learner = TaskModel.of(none, TaskCard.read(run.resolve("last")), 1)) {
+            learner.loadHead(run.resolve("last"));
+            return logits(learner);
+        }
+    }
+
+    private static double largest(double[] a, double[] b) {
+        double largest = 0;
+        for (int i = 0; i < a.length; i++) {
+            largest = Math.max(largest, Math.abs(a[i] - b[i]));
+        }
+        return largest;
+    }
+
+    @ParameterizedTest
+    @ValueSource(strings = {"lora", "dora", "adalora", "ia3", "ln-tuning", "bitfit"})
+    void theMergedFolderAnswersAsTheAdapterDoes(String method) throws IOException {
+        train(method);
+        Result result = merge("f32");
+        assertThat(result.code()).as(result.err()).isZero();
+        assertThat(result.json().get("changed").intValue()).isPositive();
+        assertThat(result.json().get("lost").doubleValue()).isLessThan(1e-5);
+        assertThat(largest(of(merged), withAdapter())).isLessThan(1e-5);
+        assertThat(largest(of(base), withAdapter())).isGreaterThan(1e-3);
+        for (String file : new String[] {"tokenizer.json", "vocab.txt"}) {
+            assertThat(merged.resolve(file)).hasSameBinaryContentAs(base.resolve(file));
+        }
+        // The head goes along: the folder can be evaluated as it is.
+        Path rows = folder.resolve("rows.jsonl");
+        Result whole = loran("eval", "--adapter", merged, "--data", rows, "--threads", 1, "--json");
+        Result two = loran("eval", "--model", base, "--adapter", run, "--data", rows, "--threads", 1, "--json");
+        assertThat(whole.json().get("accuracy")).isEqualTo(two.json().get("accuracy"));
+    }
+
+    @Test
+    void narrowWeightsLoseWhatIsSaid() throws IOException {
+        train("lora");
+        Result result = merge("bf16");
+        assertThat(result.code()).as(result.err()).isZero();
+        assertThat(result.err())
+                .contains("merged into BF16: rounding loses ")
+                .contains("encoder.layer.1.attention.self.value.weight");
+        assertThat(result.json().get("changed").intValue()).isEqualTo(4);
+        assertThat(result.json().get("lost").doubleValue()).isBetween(1e-3, 0.9);
+        assertThat(result.json().get("most_lost").doubleValue())
+                .isGreaterThanOrEqualTo(result.json().get("lost").doubleValue());
+        assertThat(Files.readString(merged.resolve("config.json"))).contains("\"dtype\" : \"bfloat16\"");
+        assertThat(Files.size(merged.resolve("model.safetensors")))
+                .isLessThan(Files.size(base.resolve("model.safetensors")) * 6 / 10);
+        assertThat(largest(of(merged), withAdapter())).isBetween(1e-6, 0.1);
+    }
+
+    @ParameterizedTest
+    @ValueSource(strings = {"p-tuning", "prompt", "prefix", "adapter"})
+    void whatIsNoChangeOfAWeightIsRefused(String method) {
+        train(method);
+        Result result = merge("f32");
+        assertThat(result.code()).isEqualTo(2);
+        assertThat(result.err())
+                .hasLineCount(1)
+                .startsWith("loran: merge: adapter default (")
+                .contains(") cannot be merged: ")
+                .contains("; save the adapter beside the model");
+        assertThat(merged).doesNotExist();
+    }
+
+    @Test
+    void whatDoesNotFitIsRefused() throws IOException {
+        train("lora");
+        assertRefused(merge("int8"), "loran: --dtype int8 is not known; choose f32, bf16 or f16");
+        assertRefused(
+                loran("merge", "--model", base, "--adapter", run, "--out", folder),
+                "loran: " + folder + ": holds files already; choose a new or empty folder for the merged model");
+        assertRefused(
+                loran("merge", "--model", base, "--adapter", base, "--out", merged),
+                "loran: " + base + ": is a whole model and no adapter; there is nothing to merge");
+        try (ReferenceBackend backend = new ReferenceBackend();
+                Model other = Tiny.encoder(backend, DType.F32)) {
+            backend.fill(other.tokenEmbedding().weight().buffer(), 0.5);
+            Tiny.save(other, folder.resolve("other"));
+        }
+        Result otherBase = loran("merge", "--model", folder.resolve("other"), "--adapter", run, "--out", merged);
+        assertThat(otherBase.code()).isEqualTo(2);
+        assertThat(otherBase.err())
+                .hasLineCount(1)
+                .startsWith("loran: " + run.resolve("last") + ": the adapter was trained on " + base + " (SHA-256 ")
+                .contains("not on " + folder.resolve("other"));
+    }
+}
