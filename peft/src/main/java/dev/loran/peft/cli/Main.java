@@ -8,10 +8,13 @@ import java.io.PrintStream;
 import java.io.PrintWriter;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
+import java.util.Arrays;
 import java.util.Optional;
+import java.util.stream.Stream;
 import picocli.CommandLine;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Model.UsageMessageSpec;
 import picocli.CommandLine.ParameterException;
 import picocli.CommandLine.Spec;
 
@@ -65,9 +68,17 @@ public final class Main implements Runnable {
         loran.addSubcommand(new QuickstartCommand(output));
         loran.addSubcommand(new TrainCommand(output));
         loran.addSubcommand(new EvalCommand(output));
+        loran.addSubcommand(new CompareCommand(output));
         loran.addSubcommand(new MergeCommand(output));
         loran.addSubcommand(new InspectCommand(output));
         loran.addSubcommand(new DoctorCommand(output));
+        loran.getSubcommands().forEach((name, command) -> {
+            if (name.equals("train") || name.equals("compare")) {
+                UsageMessageSpec usage = command.getCommandSpec().usageMessage();
+                usage.footer(Stream.concat(Arrays.stream(usage.footer()), Arrays.stream(Method.help()))
+                        .toArray(String[]::new));
+            }
+        });
         loran.setOut(new PrintWriter(output.out(), true, StandardCharsets.UTF_8));
         loran.setErr(new PrintWriter(output.err(), true, StandardCharsets.UTF_8));
         loran.setUsageHelpAutoWidth(true);

@@ -3,6 +3,7 @@ package dev.loran.peft.cli;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.PrintStream;
+import java.util.List;
 import java.util.Locale;
 import java.util.Map;
 
@@ -36,7 +37,27 @@ record Output(PrintStream out, PrintStream err, boolean terminal) {
         out.flush();
     }
 
-    private static String shown(JsonNode value) {
+    /// Rows of cells, the first one the headings: all but the first and the last column stand to the right.
+    void table(List<List<String>> rows) {
+        int columns = rows.getFirst().size();
+        for (List<String> row : rows) {
+            StringBuilder line = new StringBuilder();
+            for (int c = 0; c < columns; c++) {
+                int column = c;
+                int width = rows.stream()
+                        .mapToInt(r -> r.get(column).length())
+                        .max()
+                        .orElse(0);
+                String space = " ".repeat(width - row.get(c).length());
+                boolean left = c == 0 || c == columns - 1;
+                line.append(c == 0 ? "" : "  ").append(left ? row.get(c) + space : space + row.get(c));
+            }
+            out.println(line.toString().stripTrailing());
+        }
+    }
+
+    /// A value as people read it; `-` for none.
+    static String shown(JsonNode value) {
         if (value.isNull()) {
             return "-";
         }

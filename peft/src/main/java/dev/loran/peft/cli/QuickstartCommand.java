@@ -3,10 +3,6 @@ package dev.loran.peft.cli;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.peft.data.Examples;
-import dev.loran.peft.data.InputException;
-import dev.loran.peft.data.Row;
-import dev.loran.peft.data.ShippedData;
-import dev.loran.peft.model.TaskType;
 import dev.loran.peft.train.Evaluation;
 import dev.loran.peft.train.LinearProbe;
 import dev.loran.peft.train.RunFolder;
@@ -16,8 +12,8 @@ import dev.loran.peft.train.Trainer;
 import dev.loran.peft.train.TrainerConfig;
 import dev.loran.peft.tuner.PeftModel;
 import java.nio.file.Path;
-import java.util.List;
 import java.util.Locale;
+import java.util.Objects;
 import java.util.concurrent.Callable;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
@@ -68,30 +64,15 @@ final class QuickstartCommand implements Callable<Integer> {
         if (model.model == null) {
             model.model = "minilm";
         }
-        ShippedData data = ShippedData.load();
-        if (rows < 10 || rows > data.train().size()) {
-            throw new InputException(
-                    "--rows " + rows + " must be from 10 to " + data.train().size());
-        }
         try (OpenModel open = OpenModel.of(model);
                 PeftModel peft = new PeftModel(open.model(), model.seed)) {
-            if (open.model().task() == TaskType.SEQ_CLS) {
-                throw new InputException("quickstart puts a head of ten classes on an encoder, and " + open.name()
-                        + " has a head already; use minilm");
-            }
             Examples.Options reading =
                     Examples.Options.of(model.maxLength(open, 0, 0)).withTextPrefix(open.textPrefix());
-            List<Row.Classify> trainRows = data.train().subList(0, rows).stream()
-                    .map(ShippedData.Noun::classify)
-                    .toList();
-            Examples train = Examples.of(trainRows, open.tokenizer(), reading, null);
-            Examples heldOut = Examples.of(
-                    data.heldOut().stream().map(ShippedData.Noun::classify).toList(),
-                    open.tokenizer(),
-                    reading,
-                    train.labels());
+            TaskRows data = TaskRows.shipped(open, reading, rows);
+            Examples train = data.train();
+            Examples heldOut = Objects.requireNonNull(data.heldOut());
             training.resolve(EPOCHS, LEARNING_RATE);
-            TrainerConfig config = training.config(model, 0, 0);
+            TrainerConfig config = training.config(model, Method.LORA);
             RunFolder folder = RunFolder.create(out);
             folder.options(CommonOptions.resolved(spec));
             TaskCard card = TaskCard.classify(train.labels(), model.maxLength(open, 0, 0))

@@ -4,10 +4,7 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.InputException;
-import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Task;
-import dev.loran.peft.model.Model;
-import dev.loran.peft.model.TaskType;
 import dev.loran.peft.train.Evaluation;
 import dev.loran.peft.train.RunFolder;
 import dev.loran.peft.train.TaskCard;
@@ -18,7 +15,6 @@ import dev.loran.peft.train.TrainerConfig;
 import dev.loran.peft.train.TrainerConfig.Checkpoints;
 import dev.loran.peft.train.TrainingReport;
 import dev.loran.peft.tuner.PeftConfig;
-import dev.loran.peft.tuner.PeftModel;
 import dev.loran.peft.tuner.PeftModel.ParameterCount;
 import java.nio.file.Path;
 import java.util.concurrent.Callable;
@@ -126,30 +122,23 @@ final class TrainCommand implements Callable<Integer> {
         }
         Task taskKind = Task.named(task);
         Method methodKind = Method.named(method);
-        training.resolve(3, methodKind.learningRate);
-        TrainerConfig config = training.config(model, evalEvery, patience)
+        training.resolve(methodKind.epochs, methodKind.learningRate);
+        TrainerConfig config = training.config(model, methodKind)
+                .withEvaluation(evalEvery, patience)
                 .withCheckpoints(new Checkpoints(saveSteps, keepCheckpoints));
-        try (OpenModel open = open();
-                PeftModel peft = adapted(
-                        open.model(), methodKind.config(training, open.model().task()))) {
+        try (OpenModel open = open()) {
             open.model().gradientCheckpointing(gradientCheckpointing);
-            int virtualTokens = peft == null ? 0 : peft.active().virtualTokens();
-            int maxLength = model.maxLength(open, virtualTokens, 0);
+            int maxLength = model.maxLength(open, methodKind.virtualTokens(training), 0);
             Examples.Options reading = Examples.Options.of(maxLength).withTextPrefix(open.textPrefix());
-            Examples rows = Examples.read(train, taskKind, open.tokenizer(), reading, labelsOfModel(open, taskKind));
-            Labels labels = taskKind == Task.CLASSIFY ? rows.labels() : null;
-            Examples heldOut = eval == null ? null : Examples.read(eval, taskKind, open.tokenizer(), reading, labels);
-            TaskCard card = new TaskCard(
-                    taskKind,
-                    labels,
-                    pooling(open.model()),
-                    open.textPrefix(),
-                    maxLength,
-                    TaskCard.Base.of(open.name(), open.folder()));
-            try (TaskModel learner = peft == null
-                    ? TaskModel.full(open.model(), card, model.seed)
-                    : TaskModel.of(peft, card, model.seed)) {
-                run(open, learner, config, rows, heldOut);
+            TaskRows rows = TaskRows.read(open, taskKind, reading, train, eval);
+            if (pooling == null) {
+                pooling = TaskRows.pooling(open.model()).toString();
+            }
+            TaskCard card = rows.card(open, reading, Pooling.named(pooling));
+            int steps = config.stepsOver(rows.train().size());
+            PeftConfig adapter = methodKind.config(training, open.model().task(), steps);
+            try (Subject subject = Subject.of(open.model(), adapter, card, model.seed)) {
+                run(open, subject.learner(), config, rows.train(), rows.heldOut());
             }
             return Main.DONE;
         }
@@ -171,35 +160,6 @@ final class TrainCommand implements Callable<Integer> {
         return OpenModel.FRESH.equals(model.model)
                 ? OpenModel.fresh(model, RunFolder.create(out).path().resolve("base"))
                 : OpenModel.of(model);
-    }
-
-    private @Nullable PeftModel adapted(Model base, @Nullable PeftConfig config) {
-        if (config == null) {
-            return null;
-        }
-        PeftModel peft = new PeftModel(base, model.seed);
-        boolean done = false;
-        try {
-            peft.addAdapter(PeftModel.DEFAULT_ADAPTER, config);
-            done = true;
-            return peft;
-        } finally {
-            if (!done) {
-                peft.close();
-            }
-        }
-    }
-
-    /// A model with classes of its own keeps their order, where its config names them as the rows do.
-    private static @Nullable Labels labelsOfModel(OpenModel open, Task taskKind) {
-        return taskKind == Task.CLASSIFY && open.model().task() == TaskType.SEQ_CLS ? open.namedLabels() : null;
-    }
-
-    private Pooling pooling(Model base) {
-        if (pooling == null) {
-            pooling = (base.task() == TaskType.CAUSAL_LM ? Pooling.LAST : Pooling.MEAN).toString();
-        }
-        return Pooling.named(pooling);
     }
 
     private void run(

@@ -11,7 +11,7 @@ import picocli.CommandLine.Option;
 
 /// How to train, and the sizes of the method.
 final class TrainingOptions {
-    @Option(names = "--epochs", paramLabel = "N", description = "passes over the data (3)")
+    @Option(names = "--epochs", paramLabel = "N", description = "passes over the data (the method's)")
     @Nullable
     Integer epochs;
 
@@ -22,7 +22,7 @@ final class TrainingOptions {
     @Option(names = "--accumulation", paramLabel = "N", description = "batches that make one step (${DEFAULT-VALUE})")
     int accumulation = 1;
 
-    @Option(names = "--lr", paramLabel = "X", description = "highest learning rate (the method's; 5e-4 for lora)")
+    @Option(names = "--lr", paramLabel = "X", description = "highest learning rate (the method's)")
     @Nullable
     Double lr;
 
@@ -89,24 +89,24 @@ final class TrainingOptions {
         }
     }
 
-    /// The trainer's configuration; [#resolve] comes first.
-    TrainerConfig config(ModelOptions model, int evalEvery, int patience) {
-        double peak = lr == null ? Rate.defaults().peak() : lr;
+    /// The trainer's configuration, with the method's own rate and duration where nothing else was said.
+    TrainerConfig config(ModelOptions model, Method method) {
+        double peak = lr == null ? method.learningRate : lr;
         double head = headLr == null ? 5 : headLr / peak;
         if (steps != null && steps < 1) {
             throw new InputException("--steps " + steps + " must be at least 1");
         }
         Rate rate = new Rate(peak, head, Schedule.named(schedule), warmup);
         return new TrainerConfig(
-                epochs == null ? 1 : epochs,
+                epochs == null ? method.epochs : epochs,
                 steps == null ? 0 : steps,
                 model.batchSize(),
                 accumulation,
                 rate,
                 weightDecay,
                 maxGradNorm,
-                evalEvery,
-                patience,
+                0,
+                0,
                 model.seed,
                 TrainerConfig.Checkpoints.defaults());
     }

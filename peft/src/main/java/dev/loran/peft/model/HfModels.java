@@ -34,7 +34,8 @@ import org.jspecify.annotations.Nullable;
 /// `model.safetensors.index.json` lists. Families: llama, gpt2, bert, and this library's own seo.
 ///
 /// Nothing is guessed: a value in the config that changes what is computed and is not supported, a tensor that is
-/// missing, of another shape, or not part of the model is an [InputException] that names it.
+/// missing, of another shape, or not part of the model is an [InputException] that names it. The config's dropouts are
+/// kept and written again, but not applied in training ([Model]).
 public final class HfModels {
     private HfModels() {}
 

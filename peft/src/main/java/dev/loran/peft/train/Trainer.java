@@ -186,10 +186,7 @@ public final class Trainer implements AutoCloseable {
     ///
     /// @throws InputException if the schedule does not fit that many
     public int plan(Examples examples) {
-        int batches = Math.ceilDiv(examples.size(), config.batchSize());
-        int steps = config.steps() > 0
-                ? config.steps()
-                : Math.multiplyExact(config.epochs(), Math.ceilDiv(batches, config.accumulation()));
+        int steps = config.stepsOver(examples.size());
         config.rate().over(steps);
         return steps;
     }

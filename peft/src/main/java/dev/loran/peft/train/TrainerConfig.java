@@ -54,6 +54,12 @@ public record TrainerConfig(
         return new TrainerConfig(3, 0, 16, 1, Rate.defaults(), 0.01, 1, 0, 0, 42, Checkpoints.defaults());
     }
 
+    /// The number of optimizer steps of a run over `rows` rows.
+    public int stepsOver(int rows) {
+        int batches = Math.ceilDiv(rows, batchSize);
+        return steps > 0 ? steps : Math.multiplyExact(epochs, Math.ceilDiv(batches, accumulation));
+    }
+
     public TrainerConfig withEpochs(int number) {
         return new TrainerConfig(
                 number,

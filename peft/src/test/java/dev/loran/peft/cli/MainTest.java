@@ -387,12 +387,13 @@ class MainTest {
 
     @Test
     void everyCommandHasHelp() {
-        for (String command : List.of("quickstart", "train", "eval", "merge", "inspect", "doctor")) {
+        for (String command : List.of("quickstart", "train", "eval", "compare", "merge", "inspect", "doctor")) {
             Result result = loran(command, "--help");
             assertThat(result.code()).isZero();
             assertThat(result.out()).startsWith("Usage: loran " + command).contains("--json");
         }
-        assertThat(loran("--help").out()).contains("quickstart", "train", "eval", "merge", "inspect", "doctor");
+        assertThat(loran("--help").out())
+                .contains("quickstart", "train", "eval", "compare", "merge", "inspect", "doctor");
     }
 
     // ---- what is refused: exit code 2, one line
@@ -400,7 +401,8 @@ class MainTest {
     @Test
     void commandLinesThatAreWrong() {
         assertRefused(
-                loran(), "loran: which command? quickstart, train, eval, merge, inspect, doctor (see loran --help)");
+                loran(),
+                "loran: which command? quickstart, train, eval, compare, merge, inspect, doctor (see loran --help)");
         assertRefused(loran("trian"), "loran: Unmatched argument at index 0: 'trian' (see loran --help)");
         assertRefused(
                 loran("train", "--task", "classify"),

@@ -1,0 +1,287 @@
+package dev.loran.peft.cli;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ArrayNode;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.engine.Autograd;
+import dev.loran.engine.Scope;
+import dev.loran.peft.data.Batch;
+import dev.loran.peft.data.DataLoader;
+import dev.loran.peft.data.Examples;
+import dev.loran.peft.data.InputException;
+import dev.loran.peft.data.Task;
+import dev.loran.peft.train.Evaluation;
+import dev.loran.peft.train.RunFolder;
+import dev.loran.peft.train.TaskCard;
+import dev.loran.peft.train.TaskModel;
+import dev.loran.peft.train.Trainer;
+import dev.loran.peft.train.TrainerConfig;
+import dev.loran.peft.train.TrainingReport;
+import dev.loran.peft.tuner.AdapterFiles;
+import dev.loran.peft.tuner.PeftConfig;
+import dev.loran.peft.tuner.PeftModel.ParameterCount;
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+import java.util.Objects;
+import java.util.concurrent.Callable;
+import org.jspecify.annotations.Nullable;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Option;
+
+/// `loran compare`.
+@Command(
+        name = "compare",
+        description = {
+            "Trains a model by several methods, each with its own usual learning rate and duration, and puts side",
+            "by side what they cost and what they gain: trainable parameters, size of the file, most memory that",
+            "tensors took, speed of training, time to answer one text (with the adapter beside the weights, and",
+            "merged into them where that can be), loss and accuracy on held-out rows."
+        },
+        sortOptions = false,
+        footer = {"", "Example: loran compare --methods lora,adalora,prefix"})
+final class CompareCommand implements Callable<Integer> {
+    private static final ObjectMapper JSON = new ObjectMapper();
+    private static final int WARM_UP = 20;
+    private static final int TIMED = 100;
+
+    private final Output output;
+
+    @Option(
+            names = "--methods",
+            paramLabel = "LIST",
+            description = "methods as of loran train, with commas between (${DEFAULT-VALUE})")
+    private String methods = "full,lora,adalora,p-tuning,prefix,adapter";
+
+    @Option(names = "--task", paramLabel = "T", description = "classify, generate or lm (${DEFAULT-VALUE})")
+    private String task = "classify";
+
+    @Option(
+            names = "--train",
+            paramLabel = "FILE",
+            description = "rows to train on (definitions of nouns that come with Loran, to be sorted into ten classes)")
+    private @Nullable Path train;
+
+    @Option(names = "--eval", paramLabel = "FILE", description = "rows held out; goes with --train")
+    private @Nullable Path eval;
+
+    @Option(
+            names = "--rows",
+            paramLabel = "N",
+            description = "without --train: rows to train on, of 5000 (${DEFAULT-VALUE})")
+    private int rows = 1000;
+
+    @Option(
+            names = "--out",
+            paramLabel = "DIR",
+            description = "where report.json and a run's folder for each method go (${DEFAULT-VALUE})")
+    private Path out = Path.of("loran-compare");
+
+    @Mixin
+    private ModelOptions model;
+
+    @Mixin
+    private TrainingOptions training;
+
+    @Mixin
+    private CommonOptions common;
+
+    CompareCommand(Output output) {
+        this.output = output;
+    }
+
+    /// What all methods train and are measured on.
+    private record Data(TaskRows rows, TaskCard card) {
+        Examples heldOut() {
+            return Objects.requireNonNull(rows.heldOut());
+        }
+    }
+
+    @Override
+    public Integer call() {
+        List<Method> compared = Arrays.stream(methods.strip().split("\\s*,\\s*"))
+                .map(Method::named)
+                .distinct()
+                .toList();
+        if (model.model == null) {
+            model.model = "minilm";
+        }
+        if ((train == null) != (eval == null)) {
+            throw new InputException("--train and --eval go together: what is compared is the held-out rows");
+        }
+        Data data = data(compared);
+        ObjectNode report = JSON.createObjectNode()
+                .put("model", model.requireModel())
+                .put("task", data.card.task().toString())
+                .put("rows", data.rows.train().size())
+                .put("held_out", data.heldOut().size());
+        ArrayNode results = report.putArray("methods");
+        for (Method method : compared) {
+            results.add(measured(method, data));
+        }
+        write(report);
+        output.table(table(results));
+        if (common.json) {
+            output.out().println(report);
+        }
+        return Main.DONE;
+    }
+
+    private Data data(List<Method> compared) {
+        try (OpenModel open = OpenModel.of(model)) {
+            int virtualTokens = compared.stream()
+                    .mapToInt(m -> m.virtualTokens(training))
+                    .max()
+                    .orElse(0);
+            int maxLength = model.maxLength(open, virtualTokens, 0);
+            Examples.Options reading = Examples.Options.of(maxLength).withTextPrefix(open.textPrefix());
+            output.say(open.backendChoice());
+            TaskRows read;
+            if (train != null) {
+                read = TaskRows.read(open, Task.named(task), reading, train, eval);
+            } else if (Task.named(task) == Task.CLASSIFY) {
+                read = TaskRows.shipped(open, reading, rows);
+            } else {
+                throw new InputException(
+                        "--task " + task + " needs --train and --eval; what comes with Loran is to be" + " classified");
+            }
+            return new Data(read, read.card(open, reading, TaskRows.pooling(open.model())));
+        }
+    }
+
+    /// Trains by one method, on a model opened anew, and measures.
+    private ObjectNode measured(Method method, Data data) {
+        Examples rowsToTrainOn = data.rows.train();
+        TrainerConfig config = training.config(model, method);
+        RunFolder folder = RunFolder.create(out.resolve(method.toString()));
+        folder.options(Map.of("method", method.toString(), "lr", config.rate().peak(), "epochs", config.epochs()));
+        try (OpenModel open = OpenModel.of(model)) {
+            int steps = config.stepsOver(rowsToTrainOn.size());
+            PeftConfig adapter = method.config(training, open.model().task(), steps);
+            try (Subject subject = Subject.of(open.model(), adapter, data.card, model.seed)) {
+                TaskModel learner = subject.learner();
+                ParameterCount count = learner.parameterCount();
+                output.say(String.format(
+                        Locale.ROOT,
+                        "%s: %d steps at %.0e",
+                        method,
+                        steps,
+                        config.rate().peak()));
+                TrainingReport report;
+                try (Trainer trainer = new Trainer(learner, config);
+                        Progress progress = new Progress(output)) {
+                    report = trainer.train(rowsToTrainOn, null, folder, progress);
+                }
+                long peak = open.backend().peakBytes();
+                Evaluation e = Evaluation.of(learner, data.heldOut(), config.batchSize());
+                ObjectNode result = JSON.createObjectNode()
+                        .put("method", method.toString())
+                        .put("learning_rate", config.rate().peak())
+                        .put("steps", report.steps())
+                        .put("seconds", report.seconds())
+                        .put("trainable_parameters", count.trainableParameters())
+                        .put("trainable_percentage", count.trainablePercentage())
+                        .put("adapter_bytes", bytes(folder.last()))
+                        .put("peak_tensor_mib", peak / (double) (1 << 20))
+                        .put("tokens_per_second", report.tokensPerSecond())
+                        .put("latency_ms", latency(learner, data.heldOut()))
+                        .put("latency_merged_ms", merged(method, subject, data.heldOut()))
+                        .put("train_loss", report.trainLoss())
+                        .put("loss", e.loss());
+                result.put("accuracy", e.task() == Task.CLASSIFY ? (Double) e.accuracy() : null);
+                return result.put("best_for", method.bestFor);
+            }
+        }
+    }
+
+    /// The size of the adapter's tensors on the disk, or of the model's where all of it was trained; without the head.
+    private static long bytes(Path folder) {
+        try {
+            Path adapter = folder.resolve(AdapterFiles.WEIGHTS);
+            return Files.size(Files.exists(adapter) ? adapter : folder.resolve("model.safetensors"));
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
+    }
+
+    private static @Nullable Double merged(Method method, Subject subject, Examples rows) {
+        if (subject.peft() == null || !method.merges()) {
+            return null;
+        }
+        subject.peft().mergeAdapter();
+        return latency(subject.learner(), rows);
+    }
+
+    /// Milliseconds from a text's ids to its scores, texts coming one by one: the median of 100, after 20 unmeasured ones.
+    private static double latency(TaskModel learner, Examples rows) {
+        List<Batch> texts = new DataLoader(rows, new DataLoader.Options(1, false, 0, false, false, 1)).epoch(0);
+        double[] milliseconds = new double[TIMED];
+        learner.train(false);
+        try (Autograd.Mode mode = Autograd.noGrad()) {
+            for (int i = -WARM_UP; i < TIMED; i++) {
+                Batch text = texts.get(Math.floorMod(i, texts.size()));
+                long started = System.nanoTime();
+                try (Scope scope = Scope.open()) {
+                    learner.logits(text).toFloats();
+                }
+                if (i >= 0) {
+                    milliseconds[i] = (System.nanoTime() - started) / 1e6;
+                }
+            }
+        }
+        Arrays.sort(milliseconds);
+        return milliseconds[TIMED / 2];
+    }
+
+    private void write(ObjectNode report) {
+        Path file = out.resolve("report.json");
+        try {
+            Files.writeString(file, report.toPrettyString() + "\n");
+        } catch (IOException e) {
+            throw new InputException(file + ": cannot be written (" + e.getMessage() + ")", e);
+        }
+    }
+
+    private static List<List<String>> table(ArrayNode results) {
+        List<List<String>> lines = new ArrayList<>();
+        lines.add(List.of(
+                "method",
+                "trainable",
+                "%",
+                "bytes",
+                "peak MiB",
+                "tokens/s",
+                "ms",
+                "ms merged",
+                "loss",
+                "accuracy",
+                "best for"));
+        for (JsonNode r : results) {
+            lines.add(List.of(
+                    r.path("method").asText(),
+                    Output.shown(r.path("trainable_parameters")),
+                    rounded(r.path("trainable_percentage"), 2),
+                    Output.shown(r.path("adapter_bytes")),
+                    rounded(r.path("peak_tensor_mib"), 0),
+                    rounded(r.path("tokens_per_second"), 0),
+                    rounded(r.path("latency_ms"), 2),
+                    rounded(r.path("latency_merged_ms"), 2),
+                    rounded(r.path("loss"), 4),
+                    rounded(r.path("accuracy"), 4),
+                    r.path("best_for").asText()));
+        }
+        return lines;
+    }
+
+    private static String rounded(JsonNode value, int digits) {
+        return value.isNull() ? "-" : String.format(Locale.ROOT, "%,." + digits + "f", value.asDouble());
+    }
+}

@@ -1,0 +1,127 @@
+package dev.loran.peft.cli;
+
+import static dev.loran.peft.cli.MainTest.assertRefused;
+import static dev.loran.peft.cli.MainTest.loran;
+import static org.assertj.core.api.Assertions.assertThat;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import dev.loran.engine.DType;
+import dev.loran.engine.ReferenceBackend;
+import dev.loran.peft.cli.MainTest.Result;
+import dev.loran.peft.model.Model;
+import dev.loran.peft.train.Tiny;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Objects;
+import java.util.stream.Collectors;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+
+class CompareCommandTest {
+    @TempDir
+    Path folder;
+
+    private Path encoder = Path.of("");
+    private Path train = Path.of("");
+    private Path held = Path.of("");
+    private Path out = Path.of("");
+
+    @BeforeEach
+    void model() {
+        try (ReferenceBackend backend = new ReferenceBackend();
+                Model bert = Tiny.encoder(backend, DType.F32)) {
+            encoder = Tiny.save(bert, folder.resolve("encoder"));
+        }
+        train = Tiny.write(folder.resolve("train.jsonl"), Tiny.rows(32, 1));
+        held = Tiny.write(folder.resolve("held.jsonl"), Tiny.rows(20, 2));
+        out = folder.resolve("out");
+    }
+
+    private Result compare(Object... more) {
+        List<Object> args = new ArrayList<>(List.of("compare", "--model", encoder, "--out", out, "--threads", 1));
+        args.addAll(List.of("--json", "--max-length", 20, "--virtual-tokens", 3));
+        args.addAll(List.of(more));
+        return loran(args.toArray());
+    }
+
+    @Test
+    void everyMethodStandsInOneTable() throws IOException {
+        String all = Arrays.stream(Method.values()).map(Method::toString).collect(Collectors.joining(","));
+        Result result = compare("--methods", all, "--train", train, "--eval", held, "--batch-size", 8, "--epochs", 2);
+        assertThat(result.code()).as(result.err()).isZero();
+        JsonNode report = result.json();
+        assertThat(report.get("rows").intValue()).isEqualTo(32);
+        assertThat(report.get("held_out").intValue()).isEqualTo(20);
+        assertThat(new ObjectMapper().readTree(Files.readString(out.resolve("report.json"))))
+                .isEqualTo(report);
+        List<String> lines = result.out().lines().toList();
+        assertThat(lines).hasSize(1 + Method.values().length + 1);
+        assertThat(lines.getFirst()).startsWith("method").endsWith("best for");
+        Map<String, JsonNode> byName = new LinkedHashMap<>();
+        report.get("methods").forEach(m -> byName.put(m.get("method").asText(), m));
+        int line = 1;
+        for (Method method : Method.values()) {
+            JsonNode m = Objects.requireNonNull(byName.get(method.toString()));
+            assertThat(lines.get(line++)).startsWith(method + " ").endsWith(method.bestFor);
+            assertThat(m.get("learning_rate").doubleValue()).isEqualTo(method.learningRate);
+            assertThat(m.get("steps").intValue()).isEqualTo(8);
+            assertThat(m.get("loss").doubleValue()).isBetween(0.0, 3.0);
+            assertThat(m.get("accuracy").doubleValue()).isBetween(0.2, 1.0);
+            assertThat(m.get("latency_ms").doubleValue()).isPositive();
+            assertThat(m.get("latency_merged_ms").isNumber())
+                    .as(method.toString())
+                    .isEqualTo(method.merges());
+            assertThat(m.get("peak_tensor_mib").doubleValue()).isBetween(0.01, 100.0);
+        }
+        // Query and value of two layers by rank 8, and the head; F32 on the disk, with names before it.
+        JsonNode lora = Objects.requireNonNull(byName.get("lora"));
+        assertThat(lora.get("trainable_parameters").intValue()).isEqualTo(4 * 2 * 8 * 16 + 2 * 16 + 2);
+        assertThat(lora.get("adapter_bytes").intValue()).isBetween(4 * 4 * 2 * 8 * 16, 4 * 4 * 2 * 8 * 16 + 2000);
+        assertThat(Objects.requireNonNull(byName.get("full"))
+                        .get("trainable_percentage")
+                        .doubleValue())
+                .isEqualTo(100);
+        // What was measured is what was kept.
+        Result evaluated = loran(
+                "eval", "--model", encoder, "--adapter", out.resolve("lora"), "--data", held, "--threads", 1, "--json");
+        assertThat(evaluated.json().get("loss")).isEqualTo(lora.get("loss"));
+        assertThat(evaluated.json().get("accuracy")).isEqualTo(lora.get("accuracy"));
+    }
+
+    @Test
+    void theShippedTaskStandsInWhereNoRowsAreGiven() throws IOException {
+        Result result = compare("--methods", "lora, ia3", "--rows", 20, "--steps", 2);
+        assertThat(result.code()).as(result.err()).isZero();
+        assertThat(result.json().get("rows").intValue()).isEqualTo(20);
+        assertThat(result.json().get("held_out").intValue()).isEqualTo(1000);
+        assertThat(result.json().get("methods")).hasSize(2);
+    }
+
+    @Test
+    void whatCannotBeComparedIsRefused() {
+        assertRefused(
+                compare("--methods", "lora,magic"),
+                "loran: method \"magic\" is not known; choose one of full, lora, dora, adalora, "
+                        + "p-tuning, prompt, prefix, adapter, ia3, ln-tuning, bitfit");
+        assertRefused(
+                compare("--train", train),
+                "loran: --train and --eval go together: what is compared is the held-out rows");
+    }
+
+    @Test
+    void ratesAndDurationsAreInTheHelp() {
+        for (String command : List.of("train", "compare")) {
+            assertThat(loran(command, "--help").out())
+                    .contains("lora       --lr 5e-04 (1e-4 to 5e-4)  --epochs 3")
+                    .contains("prefix     --lr 3e-03 (1e-3 to 5e-3)  --epochs 6");
+        }
+    }
+}
