@@ -62,7 +62,7 @@ public interface Backend extends AutoCloseable {
 
     /// Packs a frozen weight (`out`, `in`) once into the form this backend multiplies fastest by; the result stands in
     /// for the row-major buffer in `w` of [#linear], [#linearBackwardInput], [#loraLinear], [#loraLinearBackward],
-    /// [#linearCrossEntropy] and nowhere else. It takes its own count: the caller then releases the row-major one.
+    /// [#linearCrossEntropy], in `table` of [#gatherRows], and nowhere else. It takes its own count: the caller then releases the row-major one.
     default Buffer prepare(Buffer w, int out, int in) {
         return w.retain();
     }
@@ -131,7 +131,7 @@ public interface Backend extends AutoCloseable {
             double alpha,
             double beta);
 
-    /// y (n, cols) ← rows `ids` (n) of `table` (·, cols); a negative id gives a row of zeros.
+    /// y (n, cols) ← rows `ids` (n) of `table` (·, cols), row-major or prepared; a negative id gives a row of zeros.
     void gatherRows(Buffer y, Buffer table, Buffer ids, int n, int cols);
 
     /// `dTable[ids[i]] += dy[i]` for i = 0 … n−1 in that order; negative ids are skipped.

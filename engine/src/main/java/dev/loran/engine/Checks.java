@@ -26,6 +26,12 @@ final class Checks {
     /// `x` is readable and of a dtype that its backend computes with.
     static void operand(String op, String name, Tensor x) {
         readable(op, name, x);
+        computable(op, name, x);
+    }
+
+    /// `x` is there, row-major or prepared, and of a dtype that its backend computes with.
+    static void computable(String op, String name, Tensor x) {
+        open(op, name, x);
         if (!x.backend().supports(x.dtype())) {
             throw new DTypeException(op + ": " + name + " is " + x.dtype() + ", but "
                     + x.backend().name() + " computes with "

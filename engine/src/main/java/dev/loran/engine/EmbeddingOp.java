@@ -6,7 +6,7 @@ import java.util.List;
 /// scatter-add in the order of the ids.
 record EmbeddingOp(Tensor table, Tensor ids) implements Op {
     static Tensor forward(Tensor table, Tensor ids) {
-        Checks.operand("embedding", "table", table);
+        Checks.computable("embedding", "table", table);
         Checks.ints("embedding", "ids", ids, "table", table);
         if (table.shape().rank() != 2) {
             throw new ShapeException("embedding: table is " + table.shape() + ", needs (V, C)");

@@ -59,6 +59,17 @@ public final class PackingBackend extends ReferenceBackend {
     }
 
     @Override
+    public void gatherRows(Buffer y, Buffer table, Buffer ids, int n, int cols) {
+        if (table instanceof Packed p) {
+            Buffer rows = restore(p, Math.toIntExact(p.size() / cols), cols);
+            super.gatherRows(y, rows, ids, n, cols);
+            rows.release();
+        } else {
+            super.gatherRows(y, table, ids, n, cols);
+        }
+    }
+
+    @Override
     public void linear(Buffer y, Buffer x, Buffer w, @Nullable Buffer bias, int n, int in, int out) {
         if (w instanceof Packed p) {
             gemm(y, out, 0, x, in, 0, false, p.columns, out, 0, false, 1, n, out, in, 1, 0);

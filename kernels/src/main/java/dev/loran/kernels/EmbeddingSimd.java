@@ -21,6 +21,28 @@ final class EmbeddingSimd {
             int n,
             long tableRows,
             int cols) {
+        rows(
+                parallel,
+                y,
+                ids,
+                n,
+                tableRows,
+                cols,
+                (id, at) -> MemorySegment.copy(table, 4L * id * cols, y, at, 4L * cols));
+    }
+
+    /// As above, of a table that is packed, being a head's weight too.
+    static void forward(Parallel parallel, MemorySegment y, PackedWeight table, MemorySegment ids, int n, int cols) {
+        rows(parallel, y, ids, n, table.out(), cols, (id, at) -> table.row(y, at, id));
+    }
+
+    private interface Row {
+        /// Puts row `id` of the table at byte `at`.
+        void put(int id, long at);
+    }
+
+    private static void rows(
+            Parallel parallel, MemorySegment y, MemorySegment ids, int n, long tableRows, int cols, Row row) {
         check("gatherRows", ids, n, tableRows);
         Vectors.forRows(parallel, n, cols, (from, to) -> {
             for (int i = from; i < to; i++) {
@@ -28,7 +50,7 @@ final class EmbeddingSimd {
                 if (id < 0) {
                     CopySimd.fill(y, 4L * i * cols, cols, 0f);
                 } else {
-                    MemorySegment.copy(table, 4L * id * cols, y, 4L * i * cols, 4L * cols);
+                    row.put(id, 4L * i * cols);
                 }
             }
         });

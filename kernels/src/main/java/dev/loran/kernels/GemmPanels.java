@@ -141,6 +141,17 @@ record GemmPanels(MemorySegment memory, long offset, int k, int n, int kBlock, i
         GemmPacking.transpose(memory, to, width, other.memory, from, step, rows, columns);
     }
 
+    /// Writes column `j` of the matrix to `k` floats.
+    void unpackColumn(MemorySegment dst, long dstOff, int j) {
+        int panel = j / GemmTiles.COLUMNS;
+        int width = width(panel);
+        for (int block = 0; block < blocks(); block++) {
+            long from = at(panel, block) + 4L * (j - panel * GemmTiles.COLUMNS);
+            long to = dstOff + 4L * block * kBlock;
+            GemmPacking.transpose(dst, to, k, memory, from, width, blockLength(block), 1);
+        }
+    }
+
     /// Writes the matrix back, bit for bit, as the transposed row-major matrix (n, k) at `dst`.
     void unpackTransposed(Parallel parallel, MemorySegment dst, long dstOff, int dstLd) {
         int panels = count();

@@ -16,8 +16,11 @@ public final class GemmSimd {
     /// Rows of a task. With a block of k, 128 KiB of A: a part of the second-level cache that leaves room for a panel.
     private static final int TASK_ROWS = 64;
 
-    /// Tasks enough to keep sixteen threads evenly busy; more would copy A more often.
-    private static final int TASKS = 32;
+    /// Tasks enough to keep one thread among several evenly busy; more would copy A more often.
+    private static final int TASKS_EACH = 4;
+
+    /// Fewer blocks of C than this are cut along k as well.
+    private static final int FEW = 5;
 
     /// Panels that one row of tiles passes before the next row: A's rows stay in the first-level cache, and C is written in
     /// longer runs.
@@ -217,13 +220,15 @@ public final class GemmSimd {
         int panels = b.count();
         int rowBlocks = Math.ceilDiv(m, TASK_ROWS);
         int rowsEach = Math.ceilDiv(Math.ceilDiv(m, rowBlocks), GemmTiles.ROWS) * GemmTiles.ROWS;
-        int groups = Math.clamp(Math.ceilDiv(panels, TASK_PANELS), 1, Math.ceilDiv(TASKS, rowBlocks));
-        int panelsEach = Math.ceilDiv(panels, groups);
-        int chunks = rowBlocks * groups > TASKS / 8 ? 1 : Math.clamp(b.k() / CHUNK, 1, CHUNKS);
+        int smallest = Math.ceilDiv(panels, TASK_PANELS);
+        int chunks = rowBlocks * smallest < FEW ? Math.clamp(b.k() / CHUNK, 1, CHUNKS) : 1;
         if (chunks > 1) {
             multiplyChunks(parallel, c, a, b, m, alpha, beta, bias, chunks);
             return;
         }
+        // How many groups of panels there are changes no bit.
+        int groups = Math.min(smallest, Math.ceilDiv(TASKS_EACH * parallel.threads(), rowBlocks));
+        int panelsEach = Math.ceilDiv(panels, groups);
         parallel.parallelFor(rowBlocks * groups, task -> {
             int i = task % rowBlocks * rowsEach;
             int panel = task / rowBlocks * panelsEach;

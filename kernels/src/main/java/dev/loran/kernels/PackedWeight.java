@@ -101,6 +101,15 @@ final class PackedWeight {
         return panels;
     }
 
+    int out() {
+        return out;
+    }
+
+    /// y (in) ← row `j` of W.
+    void row(MemorySegment y, long yOff, int j) {
+        forward.unpackColumn(y, yOff, j);
+    }
+
     /// w (out, in), row-major ← W.
     void unpack(Parallel parallel, MemorySegment w, long wOff, int ldw) {
         GemmSimd.check("unpack: w", w, wOff, ldw, out, in);

@@ -269,7 +269,11 @@ public final class SimdBackend implements Backend {
 
     @Override
     public void gatherRows(Buffer y, Buffer table, Buffer ids, int n, int cols) {
-        EmbeddingSimd.forward(parallel, f32(y), f32(table), i32(ids), n, table.size() / Math.max(1, cols), cols);
+        if (table instanceof PreparedBuffer p) {
+            EmbeddingSimd.forward(parallel, f32(y), p.weight(), i32(ids), n, cols);
+        } else {
+            EmbeddingSimd.forward(parallel, f32(y), f32(table), i32(ids), n, table.size() / Math.max(1, cols), cols);
+        }
     }
 
     @Override

@@ -176,12 +176,11 @@ public abstract class Model extends Layer {
     }
 
     /// Packs the weight of every linear layer that collects no gradient into the form that the backend multiplies
-    /// fastest by ([Tensor#prepare]); call it when the trainable parameters are known. A tied head stays as it is: the
-    /// table is gathered from.
+    /// fastest by ([Tensor#prepare]); call it when the trainable parameters are known. A tied head is packed too, and the
+    /// embedding gathers from it.
     public final void prepare() {
-        Tensor table = tokenEmbedding().weight();
         for (Layer layer : namedModules().values()) {
-            if (layer instanceof Linear linear && linear.weight() != table) {
+            if (layer instanceof Linear linear) {
                 linear.weight().prepare();
             }
         }
