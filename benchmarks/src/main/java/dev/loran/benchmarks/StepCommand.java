@@ -39,7 +39,10 @@ final class StepCommand implements Callable<Integer> {
             description = "full, lora, adalora, p-tuning, prefix, prompt or ia3 (default: ${DEFAULT-VALUE})")
     private String method;
 
-    @Option(names = "--dtype", defaultValue = "f32", description = "f32 (default: ${DEFAULT-VALUE})")
+    @Option(
+            names = "--dtype",
+            defaultValue = "f32",
+            description = "operands of the products with frozen weights: f32 or bf16 (default: ${DEFAULT-VALUE})")
     private String dtype;
 
     @Option(names = "--batch", defaultValue = "8", description = "rows (default: ${DEFAULT-VALUE})")
@@ -92,9 +95,9 @@ final class StepCommand implements Callable<Integer> {
 
     @Override
     public Integer call() {
-        if (!dtype.equals("f32")) {
+        if (!dtype.equals("f32") && !dtype.equals("bf16")) {
             throw new ParameterException(
-                    spec.commandLine(), "bench step: --dtype " + dtype + " is not supported; choose f32");
+                    spec.commandLine(), "bench step: --dtype " + dtype + " is not known; choose f32 or bf16");
         }
         if (batch < 1 || seq < 2 || steps < 1 || threads < 0) {
             throw new ParameterException(
@@ -102,7 +105,7 @@ final class StepCommand implements Callable<Integer> {
         }
         int used = threads == 0 ? Runtime.getRuntime().availableProcessors() : threads;
         LlamaModel.Config config = LlamaModel.Config.of(vocab, hidden, mlp, layers, heads, seq + 64);
-        try (Backend backend = Backends.best(used);
+        try (Backend backend = Backends.best(used, DType.valueOf(dtype.toUpperCase(Locale.ROOT)));
                 LlamaModel model = LlamaModel.random(config, backend, DType.F32, 1);
                 PeftModel peft = new PeftModel(model, 1)) {
             Map<String, Object> options = options();

@@ -67,7 +67,8 @@ public interface Backend extends AutoCloseable {
         return w.retain();
     }
 
-    /// The row-major weight of a prepared one, bit for bit, with a count of its own.
+    /// The row-major weight of a prepared one, bit for bit (of one that was rounded, as it was rounded), with a count of its
+    /// own.
     default Buffer restore(Buffer prepared, int out, int in) {
         return prepared.retain();
     }

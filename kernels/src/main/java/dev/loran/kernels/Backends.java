@@ -3,6 +3,7 @@ package dev.loran.kernels;
 import com.sun.management.HotSpotDiagnosticMXBean;
 import dev.loran.engine.Backend;
 import dev.loran.engine.BackendException;
+import dev.loran.engine.DType;
 import dev.loran.engine.ReferenceBackend;
 import java.lang.management.ManagementFactory;
 import java.util.Locale;
@@ -30,8 +31,14 @@ public final class Backends {
 
     /// The fastest backend on `threads` threads; logs one line that says what it is and why.
     public static Backend best(int threads) {
-        LOG.info("{}", describe(threads));
-        return whyNotSimd() == null ? new SimdBackend(threads) : new ReferenceBackend();
+        return best(threads, DType.F32);
+    }
+
+    /// The fastest backend on `threads` threads whose products with frozen weights take operands of type `operands`: F32,
+    /// or BF16, which is faster and coarser ([SimdBackend#SimdBackend(int, DType)]).
+    public static Backend best(int threads, DType operands) {
+        LOG.info("{}", describe(threads, operands));
+        return whyNotSimd() == null ? new SimdBackend(threads, operands) : new ReferenceBackend();
     }
 
     /// The Vector API's backend on `threads` threads.
@@ -52,16 +59,28 @@ public final class Backends {
 
     /// As [#describe()], for [#best(int)].
     public static String describe(int threads) {
+        return describe(threads, DType.F32);
+    }
+
+    /// As [#describe()], for [#best(int, DType)].
+    public static String describe(int threads, DType operands) {
         String missing = whyNotSimd();
         if (missing != null) {
             return "backend: reference, scalar loops on one thread; not simd: " + missing;
         }
         String line = "backend: simd, " + vectorBits() + "-bit vectors on " + threads
-                + (threads == 1 ? " thread" : " threads");
+                + (threads == 1 ? " thread" : " threads")
+                + (operands == DType.BF16 ? "; " + describeBf16() : "");
         return Backends.class.getModule().isNativeAccessEnabled()
                 ? line
                 : line
                         + "; start the JVM with --enable-native-access=ALL-UNNAMED to map model files without its warning";
+    }
+
+    /// How products with BF16 operands are made here: one line.
+    public static String describeBf16() {
+        String obstacle = GemmBf16.obstacle();
+        return obstacle == null ? "BF16 products by AVX512-BF16" : "BF16 weights in F32 products, for " + obstacle;
     }
 
     /// What the Vector API's backend misses here, and the remedy; null if nothing.

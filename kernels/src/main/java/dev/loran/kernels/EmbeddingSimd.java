@@ -32,7 +32,7 @@ final class EmbeddingSimd {
     }
 
     /// As above, of a table that is packed, being a head's weight too.
-    static void forward(Parallel parallel, MemorySegment y, PackedWeight table, MemorySegment ids, int n, int cols) {
+    static void forward(Parallel parallel, MemorySegment y, FrozenWeight table, MemorySegment ids, int n, int cols) {
         rows(parallel, y, ids, n, table.out(), cols, (id, at) -> table.row(y, at, id));
     }
 

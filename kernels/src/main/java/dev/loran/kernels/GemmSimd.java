@@ -364,7 +364,7 @@ public final class GemmSimd {
     }
 
     /// C ← beta · C + bias for a block of C; with beta = 0, C is not read.
-    private static void prepare(Matrix c, int i, int rows, int j, int columns, float beta, @Nullable Matrix bias) {
+    static void prepare(Matrix c, int i, int rows, int j, int columns, float beta, @Nullable Matrix bias) {
         for (int row = i; row < i + rows; row++) {
             long at = c.at(row, j);
             if (beta == 0f) {

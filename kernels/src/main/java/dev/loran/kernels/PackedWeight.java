@@ -8,10 +8,7 @@ import org.jspecify.annotations.Nullable;
 /// A frozen weight W (out, in), packed once for all the products with it: y = x · Wᵀ, and dx = dy · W, whose panels are
 /// made when they are first asked for. Each set takes the memory of W itself, or a little more; the row-major copy may
 /// be given up, for [#unpack] brings it back bit for bit.
-///
-/// All memory is native and F32; offsets are in bytes, leading dimensions in elements. Products of one weight may run on
-/// several threads at once.
-final class PackedWeight {
+final class PackedWeight implements FrozenWeight {
     private final int out;
     private final int in;
     private final LongFunction<MemorySegment> allocator;
@@ -41,10 +38,8 @@ final class PackedWeight {
         return GemmPanels.packed(allocator.apply(4 * GemmPanels.floats(k, n)), 0, k, n);
     }
 
-    /// y (m, out) ← x (m, in) · Wᵀ + bias + beta · y; with beta = 0, y is not read.
-    ///
-    /// @param bias `out` elements from `biasOff` on, or null
-    void linear(
+    @Override
+    public void linear(
             Parallel parallel,
             MemorySegment y,
             long yOff,
@@ -58,17 +53,13 @@ final class PackedWeight {
             float beta) {
         GemmSimd.check("linear: y", y, yOff, ldy, m, out);
         GemmSimd.check("linear: x", x, xOff, ldx, m, in);
-        Matrix row = null;
-        if (bias != null) {
-            GemmSimd.check("linear: bias", bias, biasOff, out, 1, out);
-            row = new Matrix(bias, biasOff, out, false);
-        }
+        Matrix row = FrozenWeight.bias(bias, biasOff, out);
         GemmSimd.multiply(
                 parallel, new Matrix(y, yOff, ldy, false), new Matrix(x, xOff, ldx, false), forward, m, 1f, beta, row);
     }
 
-    /// dx (m, in) ← dy (m, out) · W + beta · dx; with beta = 0, dx is not read. The first call packs W once more.
-    void linearBackward(
+    @Override
+    public void linearBackward(
             Parallel parallel,
             MemorySegment dx,
             long dxOff,
@@ -101,17 +92,18 @@ final class PackedWeight {
         return panels;
     }
 
-    int out() {
+    @Override
+    public int out() {
         return out;
     }
 
-    /// y (in) ← row `j` of W.
-    void row(MemorySegment y, long yOff, int j) {
+    @Override
+    public void row(MemorySegment y, long yOff, int j) {
         forward.unpackColumn(y, yOff, j);
     }
 
-    /// w (out, in), row-major ← W.
-    void unpack(Parallel parallel, MemorySegment w, long wOff, int ldw) {
+    @Override
+    public void unpack(Parallel parallel, MemorySegment w, long wOff, int ldw) {
         GemmSimd.check("unpack: w", w, wOff, ldw, out, in);
         forward.unpackTransposed(parallel, w, wOff, ldw);
     }

@@ -18,10 +18,24 @@ import org.jspecify.annotations.Nullable;
 /// released on any thread; operations are called from one thread at a time.
 public final class SimdBackend implements Backend {
     private final Parallel parallel;
+    private final DType operands;
     private final BufferPool pool = new BufferPool();
 
     /// A backend of `threads` threads, the calling one included.
     public SimdBackend(int threads) {
+        this(threads, DType.F32);
+    }
+
+    /// A backend whose products with prepared weights take operands of type `operands`, F32 or BF16, and sum in F32; all
+    /// else is F32. With BF16, [#prepare] rounds the weight for good, and a product rounds the other operand, where the
+    /// processor multiplies BF16 ([Backends#describe()] says so); where it does not, the product is one in F32.
+    ///
+    /// @throws DTypeException for other operands
+    public SimdBackend(int threads, DType operands) {
+        if (operands != DType.F32 && operands != DType.BF16) {
+            throw new DTypeException("simd: operands are F32 or BF16, not " + operands);
+        }
+        this.operands = operands;
         parallel = new Parallel(threads);
     }
 
@@ -106,7 +120,7 @@ public final class SimdBackend implements Backend {
             return w.retain();
         }
         MemorySegment rows = f32(w);
-        Buffer prepared = new PreparedBuffer(this, pool, parallel, rows, out, in);
+        Buffer prepared = new PreparedBuffer(this, pool, parallel, rows, out, in, operands == DType.BF16);
         pool.retire(rows.address());
         return prepared;
     }

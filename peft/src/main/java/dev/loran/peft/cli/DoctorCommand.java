@@ -47,6 +47,7 @@ final class DoctorCommand implements Callable<Integer> {
                                 ? "on"
                                 : "off: start the JVM with --enable-native-access=ALL-UNNAMED")
                 .put("backend", Backends.describe())
+                .put("bf16", Backends.describeBf16())
                 .put("cache", Catalogue.cacheFolder().toString());
         ObjectNode models = result.putObject("catalogue");
         for (Catalogue.Entry entry : Catalogue.ENTRIES) {

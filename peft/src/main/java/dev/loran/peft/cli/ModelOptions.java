@@ -45,7 +45,10 @@ final class ModelOptions {
     @Nullable
     Integer maxLength;
 
-    @Option(names = "--dtype", paramLabel = "T", description = "f32 or bf16 (${DEFAULT-VALUE})")
+    @Option(
+            names = "--dtype",
+            paramLabel = "T",
+            description = "operands of the products with frozen weights: f32 or bf16; sums are f32 (${DEFAULT-VALUE})")
     String dtype = "f32";
 
     @Option(names = "--device", paramLabel = "D", description = "auto, cpu or cuda (${DEFAULT-VALUE})")

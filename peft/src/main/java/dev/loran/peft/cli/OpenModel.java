@@ -97,7 +97,7 @@ record OpenModel(
         boolean done = false;
         try {
             tokenizer = tokenizer(options.tokenizer == null ? folder : options.tokenizer);
-            model = HfModels.load(folder, backend, options.dtype());
+            model = HfModels.load(folder, backend, DType.F32);
             int rows = model.facts().vocabSize();
             if (tokenizer.vocabSize() > rows) {
                 throw new InputException("the tokenizer has ids up to " + (tokenizer.vocabSize() - 1) + " but " + folder
@@ -144,14 +144,7 @@ record OpenModel(
             default ->
                 throw new InputException("--device " + options.device + " is not known; choose auto, cpu or cuda");
         }
-        Backend backend = Backends.best(options.threads());
-        if (!backend.supports(options.dtype())) {
-            String name = backend.name();
-            backend.close();
-            throw new InputException(
-                    "--dtype " + options.dtype + " is not supported by the backend " + name + "; use f32");
-        }
-        return backend;
+        return Backends.best(options.threads(), options.dtype());
     }
 
     private static Tokenizer tokenizer(Path given) {

@@ -160,6 +160,32 @@ class TrainerTest {
                 .isNotEqualTo(results.get(1).get("head.weight"));
     }
 
+    /// Rounding of operands, and of sums, is small beside what a hundred steps learn.
+    @Test
+    void aHundredStepsGiveTheReferencesLossInF32AndNearlyInBf16() {
+        List<Backend> backends = List.of(new ReferenceBackend(), Backends.simd(2), new SimdBackend(2, DType.BF16));
+        double[] tolerances = {0, 1e-3, 2e-2};
+        List<Double> losses = new ArrayList<>();
+        for (int i = 0; i < backends.size(); i++) {
+            withClassifier(backends.get(i), DType.F32, 0.1, model -> {
+                List<Double> all = new ArrayList<>();
+                try (Trainer trainer = new Trainer(model, CONFIG.withSteps(100))) {
+                    trainer.train(Tiny.examples(40, 1), null, null, new TrainingListener() {
+                        @Override
+                        public void step(StepResult result, int totalSteps, double seconds) {
+                            all.add(result.loss());
+                        }
+                    });
+                }
+                assertThat(all).hasSize(100);
+                assertThat(all.getLast()).isLessThan(all.getFirst());
+                losses.add(all.getLast());
+            });
+            assertThat(losses.get(i)).isCloseTo(losses.getFirst(), within(tolerances[i]));
+        }
+        assertThat(losses.getLast()).isNotEqualTo(losses.getFirst());
+    }
+
     // ---- what moves
 
     @Test

@@ -1,0 +1,224 @@
+package dev.loran.kernels;
+
+import java.io.ByteArrayOutputStream;
+
+/// Writes the few x86-64 instructions that the Vector API cannot express, and what loops around them need.
+///
+/// General registers are named; vector registers are numbers 0 … 31 and, but for [#storeHalf], 512 bits wide. Memory is
+/// `[base + index · scale + displacement]`. **Source**: Intel 64 and IA-32 Architectures Software Developer's Manual,
+/// volume 2, chapters 2 (prefixes) and 3 to 5 (instructions).
+final class Assembler {
+    /// General registers, in the order of their numbers.
+    enum Gp {
+        RAX,
+        RCX,
+        RDX,
+        RBX,
+        RSP,
+        RBP,
+        RSI,
+        RDI,
+        R8,
+        R9,
+        R10,
+        R11
+    }
+
+    /// `[base + index · scale + displacement]`; without an index, scale is 0.
+    record Mem(Gp base, Gp index, int scale, int displacement) {
+        static Mem at(Gp base) {
+            return at(base, 0);
+        }
+
+        static Mem at(Gp base, int displacement) {
+            return new Mem(base, Gp.RSP, 0, displacement);
+        }
+
+        static Mem at(Gp base, Gp index, int scale) {
+            return new Mem(base, index, scale, 0);
+        }
+
+        private int indexNumber() {
+            return scale == 0 ? 0 : number(index);
+        }
+    }
+
+    private static final int MAP_0F = 1;
+    private static final int MAP_0F38 = 2;
+    private static final int P_NONE = 0;
+    private static final int P_66 = 1;
+    private static final int P_F3 = 2;
+    private static final int BITS_256 = 1;
+    private static final int BITS_512 = 2;
+
+    private final ByteArrayOutputStream code = new ByteArrayOutputStream();
+
+    private static int number(Gp register) {
+        return switch (register) {
+            case RAX -> 0;
+            case RCX -> 1;
+            case RDX -> 2;
+            case RBX -> 3;
+            case RSP -> 4;
+            case RBP -> 5;
+            case RSI -> 6;
+            case RDI -> 7;
+            case R8 -> 8;
+            case R9 -> 9;
+            case R10 -> 10;
+            case R11 -> 11;
+        };
+    }
+
+    byte[] bytes() {
+        return code.toByteArray();
+    }
+
+    /// Where the next instruction will stand: a label to jump back to.
+    int here() {
+        return code.size();
+    }
+
+    private void emit(int... bytes) {
+        for (int b : bytes) {
+            code.write(b);
+        }
+    }
+
+    private void emitInt(int value) {
+        emit(value, value >> 8, value >> 16, value >> 24);
+    }
+
+    // ---- vectors
+
+    /// z = 0.
+    void zero(int z) {
+        evex(P_66, MAP_0F, BITS_512, 0xef, z, z, z);
+    }
+
+    /// z = 16 floats.
+    void load(int z, Mem from) {
+        evex(P_NONE, MAP_0F, BITS_512, 0x10, z, from);
+    }
+
+    /// 16 floats = z.
+    void store(Mem to, int z) {
+        evex(P_NONE, MAP_0F, BITS_512, 0x11, z, to);
+    }
+
+    /// 8 floats, or 16 BF16 = the lower half of z.
+    void storeHalf(Mem to, int z) {
+        evex(P_NONE, MAP_0F, BITS_256, 0x11, z, to);
+    }
+
+    /// Every 32-bit lane of z = the one in memory.
+    void broadcast(int z, Mem from) {
+        evex(P_66, MAP_0F38, BITS_512, 0x58, z, from);
+    }
+
+    /// acc += x0 · y0 + x1 · y1 in every lane of 32 bits, which holds a pair of BF16 in x and in y and an F32 in acc.
+    void dotBf16(int acc, int x, int y) {
+        evex(P_F3, MAP_0F38, BITS_512, 0x52, acc, x, y);
+    }
+
+    /// The lower half of z = 16 floats of memory rounded to BF16, to nearest even; subnormals become zero.
+    void toBf16(int z, Mem from) {
+        evex(P_F3, MAP_0F38, BITS_512, 0x72, z, from);
+    }
+
+    /// The upper parts of all vectors become zero, as older vector code expects.
+    void vzeroupper() {
+        emit(0xc5, 0xf8, 0x77);
+    }
+
+    private void evex(int prefix, int map, int bits, int opcode, int reg, int vvvv, int rm) {
+        evexPrefix(prefix, map, bits, reg, vvvv, rm >> 4 & 1, rm >> 3 & 1);
+        emit(opcode, 0xc0 | (reg & 7) << 3 | rm & 7);
+    }
+
+    private void evex(int prefix, int map, int bits, int opcode, int reg, Mem mem) {
+        evexPrefix(prefix, map, bits, reg, 0, mem.indexNumber() >> 3, number(mem.base()) >> 3);
+        emit(opcode);
+        operand(reg, mem);
+    }
+
+    private void evexPrefix(int prefix, int map, int bits, int reg, int vvvv, int x, int b) {
+        emit(
+                0x62,
+                (~reg >> 3 & 1) << 7 | (x ^ 1) << 6 | (b ^ 1) << 5 | (~reg >> 4 & 1) << 4 | map,
+                (~vvvv & 15) << 3 | 1 << 2 | prefix,
+                bits << 5 | (~vvvv >> 4 & 1) << 3);
+    }
+
+    /// The bytes that say which memory. Displacements are written in four bytes: one of them would count vectors.
+    private void operand(int reg, Mem mem) {
+        int base = number(mem.base()) & 7;
+        boolean displaced = mem.displacement() != 0 || base == 5;
+        boolean indexed = mem.scale() != 0 || base == 4;
+        emit((displaced ? 2 : 0) << 6 | (reg & 7) << 3 | (indexed ? 4 : base));
+        if (indexed) {
+            int index = mem.scale() == 0 ? 4 : mem.indexNumber() & 7;
+            emit(Integer.numberOfTrailingZeros(Math.max(1, mem.scale())) << 6 | index << 3 | base);
+        }
+        if (displaced) {
+            emitInt(mem.displacement());
+        }
+    }
+
+    // ---- integers and jumps
+
+    private void wide(int reg, Mem mem, int opcode) {
+        emit(0x48 | reg >> 3 << 2 | mem.indexNumber() >> 3 << 1 | number(mem.base()) >> 3, opcode);
+        operand(reg, mem);
+    }
+
+    /// to = 8 bytes of memory.
+    void move(Gp to, Mem from) {
+        wide(number(to), from, 0x8b);
+    }
+
+    /// to = the address.
+    void address(Gp to, Mem of) {
+        wide(number(to), of, 0x8d);
+    }
+
+    /// to = from.
+    void move(Gp to, Gp from) {
+        emit(0x48 | number(from) >> 3 << 2 | number(to) >> 3, 0x89, 0xc0 | (number(from) & 7) << 3 | number(to) & 7);
+    }
+
+    /// to += value.
+    void add(Gp to, int value) {
+        emit(0x48 | number(to) >> 3, 0x81, 0xc0 | number(to) & 7);
+        emitInt(value);
+    }
+
+    /// register -= 1, and the zero flag says whether that left nothing.
+    void decrement(Gp register) {
+        emit(0x48 | number(register) >> 3, 0xff, 0xc8 | number(register) & 7);
+    }
+
+    /// Jumps back to `label` unless the last [#decrement] gave zero.
+    void jumpIfNotZero(int label) {
+        emit(0x0f, 0x85);
+        emitInt(label - (here() + 4));
+    }
+
+    void push(Gp register) {
+        if (number(register) > 7) {
+            emit(0x41);
+        }
+        emit(0x50 | number(register) & 7);
+    }
+
+    void pop(Gp register) {
+        if (number(register) > 7) {
+            emit(0x41);
+        }
+        emit(0x58 | number(register) & 7);
+    }
+
+    void ret() {
+        emit(0xc3);
+    }
+}

@@ -1,0 +1,103 @@
+package dev.loran.kernels;
+
+import dev.loran.engine.BackendException;
+import java.io.IOException;
+import java.lang.foreign.Arena;
+import java.lang.foreign.FunctionDescriptor;
+import java.lang.foreign.Linker;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.lang.invoke.MethodHandle;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Arrays;
+import java.util.Set;
+import java.util.stream.Collectors;
+import org.jspecify.annotations.Nullable;
+
+/// Memory pages with machine code of our own, and what this processor can do. A page is written first and then made
+/// executable and read-only, for good: it is never both writable and executable. Linux on x86-64.
+final class MachineCode {
+    private static final int PROT_READ = 1;
+    private static final int PROT_WRITE = 2;
+    private static final int PROT_EXEC = 4;
+    private static final int MAP_PRIVATE_ANONYMOUS = 0x22;
+
+    /// Set to `off`, it forbids all machine code: `-Dloran.machineCode=off`.
+    private static final String OPTION = "loran.machineCode";
+
+    private MachineCode() {}
+
+    /// What stands in the way of code that needs the processor's `flags` (names of /proc/cpuinfo); null if nothing does.
+    static @Nullable String obstacle(String... flags) {
+        if ("off".equals(System.getProperty(OPTION))) {
+            return "machine code is switched off by -D" + OPTION + "=off";
+        }
+        if (!System.getProperty("os.name", "").equals("Linux")
+                || !System.getProperty("os.arch", "").equals("amd64")) {
+            return "machine code is written for Linux on x86-64 only";
+        }
+        if (!MachineCode.class.getModule().isNativeAccessEnabled()) {
+            return "machine code needs native access; start the JVM with --enable-native-access=ALL-UNNAMED";
+        }
+        Set<String> has = processorFlags();
+        return Arrays.stream(flags)
+                .filter(flag -> !has.contains(flag))
+                .findFirst()
+                .map(flag -> "the processor has no " + flag)
+                .orElse(null);
+    }
+
+    private static Set<String> processorFlags() {
+        try {
+            return Files.readAllLines(Path.of("/proc/cpuinfo")).stream()
+                    .filter(line -> line.startsWith("flags"))
+                    .limit(1)
+                    .flatMap(line -> Arrays.stream(
+                            line.substring(line.indexOf(':') + 1).trim().split(" ", -1)))
+                    .collect(Collectors.toSet());
+        } catch (IOException e) {
+            return Set.of();
+        }
+    }
+
+    /// Executable pages that begin with `code`; they live as long as the process.
+    ///
+    /// @throws BackendException if the system refuses
+    @SuppressWarnings("restricted")
+    static MemorySegment load(byte[] code) {
+        Linker linker = Linker.nativeLinker();
+        MethodHandle mmap = linker.downcallHandle(
+                linker.defaultLookup().findOrThrow("mmap"),
+                FunctionDescriptor.of(
+                        ValueLayout.JAVA_LONG,
+                        ValueLayout.JAVA_LONG,
+                        ValueLayout.JAVA_LONG,
+                        ValueLayout.JAVA_INT,
+                        ValueLayout.JAVA_INT,
+                        ValueLayout.JAVA_INT,
+                        ValueLayout.JAVA_LONG));
+        MethodHandle mprotect = linker.downcallHandle(
+                linker.defaultLookup().findOrThrow("mprotect"),
+                FunctionDescriptor.of(
+                        ValueLayout.JAVA_INT, ValueLayout.JAVA_LONG, ValueLayout.JAVA_LONG, ValueLayout.JAVA_INT));
+        try {
+            long length = code.length;
+            long address = (long) mmap.invokeExact(0L, length, PROT_READ | PROT_WRITE, MAP_PRIVATE_ANONYMOUS, -1, 0L);
+            if (address == -1) {
+                throw new BackendException("machine code: the system gave no memory of " + length + " bytes");
+            }
+            MemorySegment pages = MemorySegment.ofAddress(address).reinterpret(length, Arena.global(), null);
+            MemorySegment.copy(code, 0, pages, ValueLayout.JAVA_BYTE, 0, code.length);
+            if ((int) mprotect.invokeExact(address, length, PROT_READ | PROT_EXEC) != 0) {
+                throw new BackendException("machine code: the system does not let memory become executable"
+                        + "; start the JVM with -D" + OPTION + "=off");
+            }
+            return pages.asReadOnly();
+        } catch (RuntimeException | Error e) {
+            throw e;
+        } catch (Throwable e) {
+            throw new BackendException("machine code: " + e, e);
+        }
+    }
+}

@@ -1,0 +1,69 @@
+package dev.loran.kernels;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import dev.loran.kernels.Assembler.Gp;
+import dev.loran.kernels.Assembler.Mem;
+import java.util.HexFormat;
+import java.util.function.Consumer;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.Arguments;
+import org.junit.jupiter.params.provider.MethodSource;
+
+/// Every instruction, byte by byte as GNU as writes it (with `{disp32}` where it would shorten a displacement).
+final class AssemblerTest {
+    private static Arguments of(String text, String bytes, Consumer<Assembler> instruction) {
+        return Arguments.of(text, bytes, instruction);
+    }
+
+    static Arguments[] instructions() {
+        return new Arguments[] {
+            of("vpxord zmm0, zmm0, zmm0", "62f17d48efc0", a -> a.zero(0)),
+            of("vpxord zmm31, zmm31, zmm31", "62010540efff", a -> a.zero(31)),
+            of("vmovups zmm9, [rdi]", "62717c48100f", a -> a.load(9, Mem.at(Gp.RDI))),
+            of("vmovups zmm17, [r8+0x80]", "62c17c48108880000000", a -> a.load(17, Mem.at(Gp.R8, 0x80))),
+            of("vmovups zmm2, [rbp+0]", "62f17c48109500000000", a -> a.load(2, Mem.at(Gp.RBP))),
+            of("vmovups zmm2, [rsp+0x40]", "62f17c4810942440000000", a -> a.load(2, Mem.at(Gp.RSP, 0x40))),
+            of("vmovups [rdi+0x40], zmm23", "62e17c4811bf40000000", a -> a.store(Mem.at(Gp.RDI, 0x40), 23)),
+            of("vmovups [rdx+rcx*4], zmm5", "62f17c48112c8a", a -> a.store(Mem.at(Gp.RDX, Gp.RCX, 4), 5)),
+            of("vmovups [rdi], ymm12", "62717c281127", a -> a.storeHalf(Mem.at(Gp.RDI), 12)),
+            of("vpbroadcastd zmm27, [rdx+rcx*2]", "62627d48581c4a", a -> a.broadcast(27, Mem.at(Gp.RDX, Gp.RCX, 2))),
+            of("vpbroadcastd zmm27, [r9+r10*8]", "62027d48581cd1", a -> a.broadcast(27, Mem.at(Gp.R9, Gp.R10, 8))),
+            of("vdpbf16ps zmm23, zmm27, zmm26", "6282264052fa", a -> a.dotBf16(23, 27, 26)),
+            of("vdpbf16ps zmm3, zmm4, zmm5", "62f25e4852dd", a -> a.dotBf16(3, 4, 5)),
+            of("vdpbf16ps zmm8, zmm15, zmm16", "6232064852c0", a -> a.dotBf16(8, 15, 16)),
+            of("vcvtneps2bf16 ymm0, [rsi]", "62f27e487206", a -> a.toBf16(0, Mem.at(Gp.RSI))),
+            of("vcvtneps2bf16 ymm30, [r11]", "62427e487233", a -> a.toBf16(30, Mem.at(Gp.R11))),
+            of("vzeroupper", "c5f877", Assembler::vzeroupper),
+            of("mov r10, [rsp+24]", "4c8b942418000000", a -> a.move(Gp.R10, Mem.at(Gp.RSP, 24))),
+            of("mov rax, [rbx]", "488b03", a -> a.move(Gp.RAX, Mem.at(Gp.RBX))),
+            of("lea rax, [rcx+rcx*2]", "488d0449", a -> a.address(Gp.RAX, Mem.at(Gp.RCX, Gp.RCX, 2))),
+            of("lea r11, [r8+r9*8]", "4f8d1cc8", a -> a.address(Gp.R11, Mem.at(Gp.R8, Gp.R9, 8))),
+            of("lea rdi, [rdi+rsi*1]", "488d3c37", a -> a.address(Gp.RDI, Mem.at(Gp.RDI, Gp.RSI, 1))),
+            of("mov r11, r9", "4d89cb", a -> a.move(Gp.R11, Gp.R9)),
+            of("mov rax, rbx", "4889d8", a -> a.move(Gp.RAX, Gp.RBX)),
+            of("add rdx, 1024", "4881c200040000", a -> a.add(Gp.RDX, 1024)),
+            of("add r8, 192", "4981c0c0000000", a -> a.add(Gp.R8, 192)),
+            of("dec r11", "49ffcb", a -> a.decrement(Gp.R11)),
+            of("dec rdx", "48ffca", a -> a.decrement(Gp.RDX)),
+            of("push rbx", "53", a -> a.push(Gp.RBX)),
+            of("push r8", "4150", a -> a.push(Gp.R8)),
+            of("pop r8", "4158", a -> a.pop(Gp.R8)),
+            of("pop rbp", "5d", a -> a.pop(Gp.RBP)),
+            of("dec rax, jnz to it", "48ffc80f85f7ffffff", a -> {
+                int label = a.here();
+                a.decrement(Gp.RAX);
+                a.jumpIfNotZero(label);
+            }),
+            of("ret", "c3", Assembler::ret)
+        };
+    }
+
+    @ParameterizedTest(name = "{0}")
+    @MethodSource("instructions")
+    void bytes(String text, String bytes, Consumer<Assembler> instruction) {
+        Assembler assembler = new Assembler();
+        instruction.accept(assembler);
+        assertThat(HexFormat.of().formatHex(assembler.bytes())).as(text).isEqualTo(bytes);
+    }
+}
