@@ -44,12 +44,16 @@ import picocli.CommandLine.Option;
             "Trains a model by several methods, each with its own usual learning rate and duration, and puts side",
             "by side what they cost and what they gain: trainable parameters, size of the file, most memory that",
             "tensors took, speed of training, time to answer one text (with the adapter beside the weights, and",
-            "merged into them where that can be), loss and accuracy on held-out rows."
+            "merged into them where that can be), loss and accuracy on held-out rows. A new head learns at one rate",
+            "for all methods (--head-lr, 5e-3)."
         },
         sortOptions = false,
         footer = {"", "Example: loran compare --methods lora,adalora,prefix"})
 final class CompareCommand implements Callable<Integer> {
     private static final ObjectMapper JSON = new ObjectMapper();
+    /// A head starts from random weights whatever the method: a rate of its own for each would compare heads.
+    private static final double HEAD_RATE = 5e-3;
+
     private static final int WARM_UP = 20;
     private static final int TIMED = 100;
 
@@ -113,6 +117,9 @@ final class CompareCommand implements Callable<Integer> {
                 .toList();
         if (model.model == null) {
             model.model = "minilm";
+        }
+        if (training.headLr == null) {
+            training.headLr = HEAD_RATE;
         }
         if ((train == null) != (eval == null)) {
             throw new InputException("--train and --eval go together: what is compared is the held-out rows");

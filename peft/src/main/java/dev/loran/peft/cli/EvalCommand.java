@@ -74,7 +74,8 @@ final class EvalCommand implements Callable<Integer> {
         }
         try (OpenModel open = OpenModel.of(model);
                 PeftModel peft = new PeftModel(open.model(), model.seed)) {
-            TaskCard card = folder == null ? card(open) : load(open, peft, folder);
+            TaskCard known = folder == null ? null : open.load(peft, folder);
+            TaskCard card = known == null ? card(open) : known;
             if (task != null && card.task() != Task.named(task)) {
                 throw new InputException(adapter + ": was trained for task " + card.task() + ", not " + task);
             }
@@ -90,18 +91,6 @@ final class EvalCommand implements Callable<Integer> {
             }
             return Main.DONE;
         }
-    }
-
-    /// Puts the adapter in `folder`, if it holds one, onto the model; what `folder` was trained for.
-    private TaskCard load(OpenModel open, PeftModel peft, Path folder) {
-        TaskCard card = TaskCard.isIn(folder) ? TaskCard.read(folder) : null;
-        if (Files.isRegularFile(folder.resolve(AdapterFiles.CONFIG))) {
-            if (card != null) {
-                card.requireBase(TaskCard.Base.of(open.name(), open.folder()), folder);
-            }
-            peft.loadAdapter(PeftModel.DEFAULT_ADAPTER, folder);
-        }
-        return card == null ? card(open) : card;
     }
 
     /// What a model without `loran.json` can be evaluated for: the task that was asked for, if it has a head for it.

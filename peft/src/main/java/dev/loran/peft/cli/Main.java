@@ -68,6 +68,7 @@ public final class Main implements Runnable {
         loran.addSubcommand(new QuickstartCommand(output));
         loran.addSubcommand(new TrainCommand(output));
         loran.addSubcommand(new EvalCommand(output));
+        loran.addSubcommand(new GenerateCommand(output));
         loran.addSubcommand(new CompareCommand(output));
         loran.addSubcommand(new MergeCommand(output));
         loran.addSubcommand(new InspectCommand(output));

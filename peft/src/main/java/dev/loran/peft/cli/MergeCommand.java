@@ -73,10 +73,7 @@ final class MergeCommand implements Callable<Integer> {
         options.model = model;
         try (OpenModel open = OpenModel.of(options);
                 PeftModel peft = new PeftModel(open.model(), 0)) {
-            if (TaskCard.isIn(folder)) {
-                TaskCard.read(folder).requireBase(TaskCard.Base.of(open.name(), open.folder()), folder);
-            }
-            peft.loadAdapter(PeftModel.DEFAULT_ADAPTER, folder);
+            open.load(peft, folder);
             MergeReport report = peft.mergeReport(written);
             output.say(report.toString().strip());
             HfModels.save(peft.mergeAndUnload(), out, written);

@@ -14,6 +14,9 @@ import dev.loran.peft.model.HfModels;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.SeoTransformer;
 import dev.loran.peft.model.TransformerConfig;
+import dev.loran.peft.train.TaskCard;
+import dev.loran.peft.tuner.AdapterFiles;
+import dev.loran.peft.tuner.PeftModel;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -117,6 +120,22 @@ record OpenModel(
                 backend.close();
             }
         }
+    }
+
+    /// Puts the adapter in `folder`, if it holds one, onto `peft`, which holds this model.
+    ///
+    /// @return what `folder` was trained for; null where it does not say
+    /// @throws InputException if the adapter is for another base, or does not fit
+    @Nullable
+    TaskCard load(PeftModel peft, Path adapter) {
+        TaskCard card = TaskCard.isIn(adapter) ? TaskCard.read(adapter) : null;
+        if (Files.isRegularFile(adapter.resolve(AdapterFiles.CONFIG))) {
+            if (card != null) {
+                card.requireBase(TaskCard.Base.of(name, folder), adapter);
+            }
+            peft.loadAdapter(PeftModel.DEFAULT_ADAPTER, adapter);
+        }
+        return card;
     }
 
     /// The classes that `config.json` names; null if it names none, or only numbers them (`LABEL_0`).

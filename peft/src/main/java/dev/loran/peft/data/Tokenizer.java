@@ -136,7 +136,15 @@ public final class Tokenizer implements AutoCloseable {
         return assemble(body, fits ? end : new int[0], maxLength);
     }
 
-    /// The ids of a prompt, ready for a model to go on from: special tokens, prompt, [#SEPARATOR].
+    /// The ids of a text that a language model is to go on with: like [#encodeDocument] without the end.
+    ///
+    /// @param maxLength the most ids to return, special tokens included
+    /// @throws InputException where `maxLength` leaves no room for the text
+    public Encoded encodeStart(String text, int maxLength) {
+        return assemble(body(text), new int[0], maxLength);
+    }
+
+    /// The ids of a prompt, ready for a model to answer: special tokens, prompt, [#SEPARATOR].
     ///
     /// @param maxLength the most ids to return
     /// @throws InputException where `maxLength` leaves no room for the prompt

@@ -301,6 +301,17 @@ class MainTest {
         assertThat(evaluated.code()).as(evaluated.err()).isZero();
         assertThat(names(evaluated.json())).containsExactly("rows", "loss", "perplexity", "rouge_l", "truncated");
         assertThat(evaluated.json().get("rouge_l").doubleValue()).isGreaterThan(0.7);
+        Result answer = loran("generate", "--adapter", run, "--prompt", "query", "--max-new-tokens", 3, "--json");
+        assertThat(answer.code()).as(answer.err()).isZero();
+        assertThat(answer.out().lines().toList().getFirst()).isEqualTo("red shoes online");
+        assertThat(answer.json().get("text").asText()).isEqualTo("red shoes online");
+        assertThat(answer.json().get("tokens").intValue()).isEqualTo(3);
+        assertRefused(
+                loran("generate", "--adapter", run, "--prompt", "query", "--max-new-tokens", 24),
+                "loran: --max-new-tokens 24 must be from 1 to 23: text and answer together have 24 positions");
+        assertRefused(
+                loran("generate", "--model", encoder, "--prompt", "query"),
+                "loran: generate needs a causal language model, and " + encoder + " is none");
     }
 
     @Test
@@ -387,13 +398,14 @@ class MainTest {
 
     @Test
     void everyCommandHasHelp() {
-        for (String command : List.of("quickstart", "train", "eval", "compare", "merge", "inspect", "doctor")) {
+        for (String command :
+                List.of("quickstart", "train", "eval", "generate", "compare", "merge", "inspect", "doctor")) {
             Result result = loran(command, "--help");
             assertThat(result.code()).isZero();
             assertThat(result.out()).startsWith("Usage: loran " + command).contains("--json");
         }
         assertThat(loran("--help").out())
-                .contains("quickstart", "train", "eval", "compare", "merge", "inspect", "doctor");
+                .contains("quickstart", "train", "eval", "generate", "compare", "merge", "inspect", "doctor");
     }
 
     // ---- what is refused: exit code 2, one line
@@ -402,7 +414,7 @@ class MainTest {
     void commandLinesThatAreWrong() {
         assertRefused(
                 loran(),
-                "loran: which command? quickstart, train, eval, compare, merge, inspect, doctor (see loran --help)");
+                "loran: which command? quickstart, train, eval, generate, compare, merge, inspect, doctor (see loran --help)");
         assertRefused(loran("trian"), "loran: Unmatched argument at index 0: 'trian' (see loran --help)");
         assertRefused(
                 loran("train", "--task", "classify"),

@@ -66,6 +66,11 @@ class TokenizerTest {
             assertThat(cut.ids()).containsExactly(64, 65, 66);
             assertThat(cut.truncated()).isFalse();
             assertThat(tokenizer.encodeDocument("abcd", 3).truncated()).isTrue();
+            assertThat(tokenizer.encodeStart("abc", 9).ids()).containsExactly(64, 65, 66);
+        }
+        try (Tokenizer tokenizer = TinyTokenizers.wordPiece()) {
+            assertThat(tokenizer.encodeStart("buy shoes", 9).ids()).containsExactly(2, 4, 6);
+            assertThat(tokenizer.encodeStart("buy shoes", 2).truncated()).isTrue();
         }
     }
 

@@ -1,0 +1,98 @@
+package dev.loran.peft.cli;
+
+import com.fasterxml.jackson.databind.ObjectMapper;
+import dev.loran.peft.data.InputException;
+import dev.loran.peft.data.Task;
+import dev.loran.peft.data.Tokenizer;
+import dev.loran.peft.model.TaskType;
+import dev.loran.peft.train.GreedyDecoding;
+import dev.loran.peft.train.RunFolder;
+import dev.loran.peft.train.TaskCard;
+import dev.loran.peft.tuner.AdapterFiles;
+import dev.loran.peft.tuner.PeftModel;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.concurrent.Callable;
+import org.jspecify.annotations.Nullable;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Option;
+
+/// `loran generate`.
+@Command(
+        name = "generate",
+        description = "Goes on from a text, the likeliest token each time.",
+        sortOptions = false,
+        footer = {"", "Example: loran generate --model base --adapter run --prompt \"Running shoes, red, size 42\""})
+final class GenerateCommand implements Callable<Integer> {
+    private final Output output;
+
+    @Option(
+            names = "--adapter",
+            paramLabel = "DIR",
+            description = "an adapter's folder, or a run's (its best adapter); without it the model as it is")
+    private @Nullable Path adapter;
+
+    @Option(
+            names = "--prompt",
+            required = true,
+            paramLabel = "TEXT",
+            description = "the text to go on from; a source, where the adapter was trained for task generate")
+    private String prompt;
+
+    @Option(names = "--max-new-tokens", paramLabel = "N", description = "most tokens of the answer (${DEFAULT-VALUE})")
+    private int maxNewTokens = 64;
+
+    @Mixin
+    private ModelOptions model;
+
+    @Mixin
+    private CommonOptions common;
+
+    GenerateCommand(Output output) {
+        this.output = output;
+    }
+
+    @Override
+    public Integer call() {
+        Path folder = adapter == null ? null : RunFolder.adapter(adapter);
+        if (folder != null && !Files.isRegularFile(folder.resolve(AdapterFiles.CONFIG))) {
+            // All parameters were trained: the folder is the model.
+            model.model = folder.toString();
+        }
+        try (OpenModel open = OpenModel.of(model);
+                PeftModel peft = new PeftModel(open.model(), model.seed)) {
+            if (open.model().task() != TaskType.CAUSAL_LM) {
+                throw new InputException("generate needs a causal language model, and " + open.name() + " is none");
+            }
+            TaskCard card = folder == null ? null : open.load(peft, folder);
+            int virtualTokens = peft.activeAdapter() == null ? 0 : peft.active().virtualTokens();
+            int room = model.maxLength(open, virtualTokens, Integer.MAX_VALUE);
+            if (maxNewTokens < 1 || maxNewTokens >= room) {
+                throw new InputException("--max-new-tokens " + maxNewTokens + " must be from 1 to " + (room - 1)
+                        + ": text and answer together have " + room + " positions");
+            }
+            boolean isSource = card != null && card.task() == Task.GENERATE;
+            Tokenizer.Encoded start = isSource
+                    ? open.tokenizer().encodePrompt(prompt, room - maxNewTokens)
+                    : open.tokenizer().encodeStart(prompt, room - maxNewTokens);
+            if (start.truncated()) {
+                output.say("the text is longer than %d tokens and was cut".formatted(room - maxNewTokens));
+            }
+            open.model().prepare();
+            open.model().train(false);
+            int[] answer = GreedyDecoding.continuation(
+                    open.model(), start.ids(), maxNewTokens, open.tokenizer().eosId());
+            String text = open.tokenizer().decode(answer);
+            output.out().println(text);
+            if (common.json) {
+                output.out()
+                        .println(new ObjectMapper()
+                                .createObjectNode()
+                                .put("text", text)
+                                .put("tokens", answer.length));
+            }
+            return Main.DONE;
+        }
+    }
+}
