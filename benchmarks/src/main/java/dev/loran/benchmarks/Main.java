@@ -15,7 +15,8 @@ import picocli.CommandLine.Unmatched;
         name = "loran bench",
         mixinStandardHelpOptions = true,
         description = "Measures kernels and whole training steps.",
-        subcommands = {GemmCommand.class, StepCommand.class, HiddenCommand.class, Main.Jmh.class})
+        subcommands = {GemmCommand.class, StepCommand.class, RooflineCommand.class, HiddenCommand.class, Main.Jmh.class
+        })
 public final class Main implements Runnable {
     @Spec
     private CommandSpec spec;

@@ -206,10 +206,11 @@ final class AttentionSimd {
             FloatVector s = load(m, scores + 4L * QUERIES * j);
             now = now.blend(s, s.compare(VectorOperators.GT, now));
         }
-        FloatVector shrink = VectorMath.exp(before.sub(now));
+        FloatVector shrink = VectorMath.expOfNegative(before.sub(now));
         FloatVector sum = load(m, total).mul(shrink);
         for (int j = 0; j < count; j++) {
-            FloatVector e = VectorMath.exp(load(m, scores + 4L * QUERIES * j).sub(now));
+            FloatVector e =
+                    VectorMath.expOfNegative(load(m, scores + 4L * QUERIES * j).sub(now));
             store(m, scores + 4L * QUERIES * j, e);
             sum = sum.add(e);
         }
@@ -371,7 +372,7 @@ final class AttentionSimd {
         FloatVector mean = load(m, d);
         for (int j = 0; j < count; j++) {
             long row = 4L * QUERIES * j;
-            FloatVector p = VectorMath.exp(load(m, scores + row).sub(norm));
+            FloatVector p = VectorMath.expOfNegative(load(m, scores + row).sub(norm));
             store(m, scores + row, p);
             store(m, dP + row, load(m, dP + row).sub(mean).mul(p));
         }

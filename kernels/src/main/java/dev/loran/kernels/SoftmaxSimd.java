@@ -34,13 +34,13 @@ final class SoftmaxSimd {
         FloatVector sums = splat(0f);
         int i = 0;
         for (; i < whole(n); i += V) {
-            FloatVector e = VectorMath.exp(load(x, at + 4L * i).sub(max));
+            FloatVector e = VectorMath.expOfNegative(load(x, at + 4L * i).sub(max));
             store(y, at + 4L * i, e);
             sums = sums.add(e);
         }
         float sum = Vectors.sum(sums);
         for (; i < n; i++) {
-            FloatVector e = VectorMath.exp(splat(x, at + 4L * i).sub(max));
+            FloatVector e = VectorMath.expOfNegative(splat(x, at + 4L * i).sub(max));
             setFirst(y, at + 4L * i, e);
             sum += e.lane(0);
         }
@@ -113,19 +113,14 @@ final class SoftmaxSimd {
     }
 
     private static float sumExp(MemorySegment x, long at, int n, float max) {
-        FloatVector s0 = splat(0f);
-        FloatVector s1 = s0;
+        FloatVector lanes = splat(0f);
         int i = 0;
-        for (; i <= n - 2 * V; i += 2 * V) {
-            s0 = s0.add(VectorMath.exp(load(x, at + 4L * i).sub(max)));
-            s1 = s1.add(VectorMath.exp(load(x, at + 4L * (i + V)).sub(max)));
-        }
         for (; i < whole(n); i += V) {
-            s0 = s0.add(VectorMath.exp(load(x, at + 4L * i).sub(max)));
+            lanes = lanes.add(VectorMath.expOfNegative(load(x, at + 4L * i).sub(max)));
         }
-        float sum = Vectors.sum(s0.add(s1));
+        float sum = Vectors.sum(lanes);
         for (; i < n; i++) {
-            sum += VectorMath.exp(splat(x, at + 4L * i).sub(max)).lane(0);
+            sum += VectorMath.expOfNegative(splat(x, at + 4L * i).sub(max)).lane(0);
         }
         return sum;
     }
@@ -163,7 +158,7 @@ final class SoftmaxSimd {
         int i = 0;
         for (; i < whole(n); i += V) {
             long a = at + 4L * i;
-            FloatVector p = VectorMath.exp(load(x, a).sub(lse)).mul(factor);
+            FloatVector p = VectorMath.expOfNegative(load(x, a).sub(lse)).mul(factor);
             if (accumulate) {
                 store(y, a, load(y, a).add(p));
             } else {
@@ -172,7 +167,7 @@ final class SoftmaxSimd {
         }
         for (; i < n; i++) {
             long a = at + 4L * i;
-            float p = VectorMath.exp(splat(x, a).sub(lse)).lane(0) * factor;
+            float p = VectorMath.expOfNegative(splat(x, a).sub(lse)).lane(0) * factor;
             set(y, a, accumulate ? get(y, a) + p : p);
         }
     }

@@ -433,7 +433,10 @@ final class UnarySimd {
     /// σ(x) · (1 + x · σ(−x))
     private static FloatVector siluSlope(FloatVector x) {
         FloatVector e = VectorMath.expOfMinusAbs(x);
-        return VectorMath.sigmoid(x, e).mul(VectorMath.sigmoid(x.neg(), e).fma(x, splat(1f)));
+        FloatVector of = VectorMath.ONE.div(e.add(VectorMath.ONE));
+        FloatVector ofMinus = e.mul(of);
+        var negative = x.compare(VectorOperators.LT, VectorMath.ZERO);
+        return of.blend(ofMinus, negative).mul(ofMinus.blend(of, negative).fma(x, VectorMath.ONE));
     }
 
     private static void tanh(MemorySegment y, MemorySegment x, long at, int n) {

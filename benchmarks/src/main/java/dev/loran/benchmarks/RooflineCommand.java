@@ -1,0 +1,189 @@
+package dev.loran.benchmarks;
+
+import dev.loran.engine.Autograd;
+import dev.loran.engine.Backend;
+import dev.loran.engine.DType;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.testing.OpCase;
+import dev.loran.engine.testing.OpCases;
+import dev.loran.kernels.Backends;
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Locale;
+import java.util.concurrent.Callable;
+import java.util.function.IntConsumer;
+import jdk.incubator.vector.FloatVector;
+import jdk.incubator.vector.VectorSpecies;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Option;
+
+/// `./loran bench roofline`: what this machine can do at most, and what share of it every operation reaches.
+///
+/// The roof of an operation is the lower of two: the arithmetic of registers, and the copying of memory for the bytes that
+/// it must move (Williams et al., "Roofline", 2009); both are measured here, in the same run. A share above 1 means that
+/// the data lay in a cache.
+@Command(
+        name = "roofline",
+        mixinStandardHelpOptions = true,
+        description = "Measures peak arithmetic and copying, and every operation's share of them.")
+final class RooflineCommand implements Callable<Integer> {
+    private static final VectorSpecies<Float> S = FloatVector.SPECIES_PREFERRED;
+
+    /// Long enough for C2 and for steady clocks.
+    private static final int FMA_ROUNDS = 20_000_000;
+
+    private static final int CHAINS = 12;
+
+    /// Beyond every cache.
+    private static final long COPIED = 256L << 20;
+
+    private static final int REPEATS = 15;
+
+    @Option(
+            names = "--threads",
+            defaultValue = "0",
+            description = "threads; 0 for all processors (default: ${DEFAULT-VALUE})")
+    private int threads;
+
+    @Option(names = "--op", description = "one operation only")
+    private List<String> ops = new ArrayList<>();
+
+    @Option(names = "--json", description = "the last line of the output is a JSON object")
+    private boolean json;
+
+    @Override
+    public Integer call() throws InterruptedException {
+        int used = threads == 0 ? Runtime.getRuntime().availableProcessors() : threads;
+        double gflops = 0;
+        double gigabytes = 0;
+        // The best of a few: a roof is what is possible, not what is usual.
+        for (int i = 0; i < 5; i++) {
+            gflops = Math.max(gflops, peakGflops(used));
+            gigabytes = Math.max(gigabytes, peakCopy(used));
+        }
+        System.out.printf(
+                Locale.ROOT,
+                "%d threads: F32 fused multiply-adds %.1f GFLOP/s, copying %.1f GB/s (read and written)%n%n",
+                used,
+                gflops,
+                gigabytes);
+        System.out.printf(Locale.ROOT, "%-46s %9s %9s %8s %6s%n", "forward", "ms", "GFLOP/s", "GB/s", "share");
+        StringBuilder rows = new StringBuilder();
+        try (Backend backend = Backends.best(used)) {
+            for (OpCase c : OpCases.benchmarks()) {
+                if (ops.isEmpty() || ops.contains(c.op())) {
+                    rows.append(rows.isEmpty() ? "" : ",").append(measured(backend, c, gflops, gigabytes));
+                }
+            }
+        }
+        if (json) {
+            System.out.printf(
+                    Locale.ROOT,
+                    "{\"threads\":%d,\"peak_gflops\":%.2f,\"peak_gigabytes_per_second\":%.2f,\"ops\":[%s]}%n",
+                    used,
+                    gflops,
+                    gigabytes,
+                    rows);
+        }
+        return 0;
+    }
+
+    /// One line of the table, and the same as JSON.
+    private static String measured(Backend backend, OpCase c, double gflops, double gigabytes) {
+        try (OpCase.Run run = c.on(backend, DType.F32);
+                Autograd.Mode mode = Autograd.noGrad()) {
+            Runnable forward = () -> {
+                try (Tensor y = run.forward()) {
+                    y.shape();
+                }
+            };
+            double ms = Timing.of(REPEATS, List.of(forward)).getFirst().medianMs();
+            double arithmetic = c.flops() / ms / 1e6;
+            double traffic = c.bytes(DType.F32) / ms / 1e6;
+            double share = Math.max(arithmetic / gflops, traffic / gigabytes);
+            System.out.printf(Locale.ROOT, "%-46s %9.3f %9.1f %8.1f %6.2f%n", c, ms, arithmetic, traffic, share);
+            return String.format(
+                    Locale.ROOT,
+                    "{\"op\":\"%s\",\"median_ms\":%.4f,\"gflops\":%.2f,\"gigabytes_per_second\":%.2f,\"share\":%.4f}",
+                    c,
+                    ms,
+                    arithmetic,
+                    traffic,
+                    share);
+        }
+    }
+
+    // ---- the roofs
+
+    private static double peakGflops(int threads) throws InterruptedException {
+        double seconds = seconds(threads, t -> sink(fma(FMA_ROUNDS, 1 + t * 1e-9f)));
+        return 2.0 * CHAINS * S.length() * FMA_ROUNDS * threads / seconds / 1e9;
+    }
+
+    /// Independent chains of multiply-adds, more than the latency of one needs, in registers.
+    private static float fma(int rounds, float seed) {
+        FloatVector x = FloatVector.broadcast(S, 0.999f * seed);
+        FloatVector y = FloatVector.broadcast(S, 1e-3f);
+        FloatVector a = y;
+        FloatVector b = y;
+        FloatVector c = y;
+        FloatVector d = y;
+        FloatVector e = y;
+        FloatVector f = y;
+        FloatVector g = y;
+        FloatVector h = y;
+        FloatVector i = y;
+        FloatVector j = y;
+        FloatVector k = y;
+        FloatVector l = y;
+        for (int r = 0; r < rounds; r++) {
+            a = a.fma(x, y);
+            b = b.fma(x, y);
+            c = c.fma(x, y);
+            d = d.fma(x, y);
+            e = e.fma(x, y);
+            f = f.fma(x, y);
+            g = g.fma(x, y);
+            h = h.fma(x, y);
+            i = i.fma(x, y);
+            j = j.fma(x, y);
+            k = k.fma(x, y);
+            l = l.fma(x, y);
+        }
+        FloatVector sum =
+                a.add(b).add(c.add(d)).add(e.add(f)).add(g.add(h)).add(i.add(j)).add(k.add(l));
+        return sum.lane(0);
+    }
+
+    /// Keeps a result that nobody reads from being optimised away.
+    private static void sink(float value) {
+        if (Float.isNaN(value)) {
+            throw new IllegalStateException("roofline: the sum is no number");
+        }
+    }
+
+    private static double peakCopy(int threads) throws InterruptedException {
+        try (Arena arena = Arena.ofShared()) {
+            long each = COPIED / threads;
+            MemorySegment from = arena.allocate(COPIED, 64).fill((byte) 1);
+            MemorySegment to = arena.allocate(COPIED, 64).fill((byte) 2);
+            double seconds = seconds(threads, t -> to.asSlice(t * each, each).copyFrom(from.asSlice(t * each, each)));
+            return 2.0 * each * threads / seconds / 1e9;
+        }
+    }
+
+    private static double seconds(int threads, IntConsumer body) throws InterruptedException {
+        List<Thread> all = new ArrayList<>();
+        long start = System.nanoTime();
+        for (int t = 0; t < threads; t++) {
+            int index = t;
+            all.add(Thread.ofPlatform().start(() -> body.accept(index)));
+        }
+        for (Thread thread : all) {
+            thread.join();
+        }
+        return (System.nanoTime() - start) / 1e9;
+    }
+}
