@@ -1,4 +1,53 @@
 /// The backends that make the engine fast: SIMD through the Vector API on the CPU, CUDA on NVIDIA GPUs.
+///
+/// **Reading order**: [Backends] (what runs where, and why) → [SimdBackend] (the contract's methods, each a line that
+/// calls a kernel) → one kernel file, `NormSimd` say → [GemmSimd] with its panels and tiles → `GemmBf16`, where the Vector
+/// API ends and machine code of our own begins (`Assembler`, `MachineCode`).
+///
+/// # Writing a kernel
+///
+/// A kernel has two ways in.
+///
+/// - **An operation of your own**: a record that implements [dev.loran.engine.CustomOp], forward beside backward. Nothing
+///   here changes, and it runs wherever its backend's methods do.
+/// - **A faster form of an operation that there is**: a [dev.loran.engine.Backend] has a few primitives, and fused
+///   operations that are default methods composed of them. Override the one you can do better; the default stays as
+///   its oracle.
+///
+/// Either way an [dev.loran.engine.testing.OpCase] describes the operation once: its arguments, the same from other
+/// operations, its cost. From that come
+///
+/// | question | answer |
+/// |---|---|
+/// | is the gradient right? | `opCase.checkReference()`: finite differences in F64, fused against composed, nothing leaked |
+/// | is the kernel right? | `opCase.check(backend)`: forward and backward against the reference, in each dtype, on dirty memory |
+/// | how fast is it? | `opCase.on(backend, DType.F32)` and JMH, as `OpBenchmark` does: `./loran bench jmh OpBenchmark -p op=rope` |
+/// | how fast could it be? | `./loran bench roofline`: peak arithmetic and peak copying, measured in the same run, and the share reached |
+///
+/// # A worked example
+///
+/// `benchmarks/src/main/java/dev/loran/benchmarks/Rank4Update.java` is y = x + t · bᵀ with t (n, 4) and b (out, 4), the last
+/// step of a LoRA layer of rank 4, as an operation of its own; `Rank4UpdateTest` holds every step to its case. At
+/// 1024 x 2048 it does 17 MFLOP on 17 MB: by the roofline it is bound by memory, and the ladder ends when it copies as fast
+/// as the machine does. `./loran bench jmh Rank4Benchmark` gave, on 2 cores of an AMD EPYC (Zen 4) that was busy with other
+/// work at the time,
+///
+/// | step | what changes | time | times as fast |
+/// |---|---|---|---|
+/// | scalar | the formula, element by element | 33.9 ms | 1 |
+/// | vector | b transposed once, so that lanes run along a row; every vector's terms from memory | 1.16 ms | 29 |
+/// | blocked | four rows share the vectors of b in registers; multiply and add fused | 0.87 ms | 39 |
+/// | parallel | blocks of rows on all cores, the same bits for any number | 0.78 ms | 43 |
+///
+/// # What C2 asks for
+///
+/// - Native memory at 64-byte offsets, the species a constant, offsets in bytes as `long`, accumulators as local variables:
+///   then loads, broadcasts and fused multiply-adds are all that is left in the loop.
+/// - One method, one loop. A loop that chooses its function inside, or in which too much is inlined, puts every vector into
+///   an object: five times slower, and nothing warns of it. `-XX:+UnlockDiagnosticVMOptions -XX:+PrintInlining` shows
+///   `NodeCountInliningCutoff` where that happened.
+/// - No masks for tails: a short scalar loop costs less.
+/// - Every split that orders a sum follows from the shape alone, never from the number of threads: the same bits everywhere.
 @NullMarked
 package dev.loran.kernels;
 

@@ -1,0 +1,75 @@
+package dev.loran.benchmarks;
+
+import dev.loran.benchmarks.Rank4Update.Kernel;
+import dev.loran.engine.Autograd;
+import dev.loran.engine.Backend;
+import dev.loran.engine.DType;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.testing.OpCase;
+import dev.loran.kernels.Backends;
+import dev.loran.kernels.Parallel;
+import java.util.concurrent.TimeUnit;
+import org.openjdk.jmh.annotations.Benchmark;
+import org.openjdk.jmh.annotations.BenchmarkMode;
+import org.openjdk.jmh.annotations.Fork;
+import org.openjdk.jmh.annotations.Level;
+import org.openjdk.jmh.annotations.Measurement;
+import org.openjdk.jmh.annotations.Mode;
+import org.openjdk.jmh.annotations.OutputTimeUnit;
+import org.openjdk.jmh.annotations.Param;
+import org.openjdk.jmh.annotations.Scope;
+import org.openjdk.jmh.annotations.Setup;
+import org.openjdk.jmh.annotations.State;
+import org.openjdk.jmh.annotations.TearDown;
+import org.openjdk.jmh.annotations.Warmup;
+
+/// The ladder of [Rank4Update]: `./loran bench jmh Rank4Benchmark`.
+@State(Scope.Benchmark)
+@BenchmarkMode(Mode.AverageTime)
+@OutputTimeUnit(TimeUnit.MICROSECONDS)
+@Fork(
+        value = 3,
+        jvmArgsAppend = {"--add-modules=jdk.incubator.vector", "--enable-native-access=ALL-UNNAMED"})
+@Warmup(iterations = 3, time = 1)
+@Measurement(iterations = 5, time = 1)
+public class Rank4Benchmark {
+    @Param({"scalar", "vector", "blocked", "parallel"})
+    public String step;
+
+    private Backend backend;
+    private Parallel parallel;
+    private OpCase.Run run;
+
+    @Setup(Level.Trial)
+    public void setUp() {
+        backend = Backends.simd(2);
+        parallel = new Parallel(2);
+        run = Rank4Update.opCase(1024, 2048, kernel(step, parallel)).on(backend, DType.F32);
+    }
+
+    /// The kernel of a step, by its name.
+    static Kernel kernel(String step, Parallel parallel) {
+        return switch (step) {
+            case "scalar" -> Rank4Update::scalar;
+            case "vector" -> Rank4Update::vector;
+            case "blocked" -> Rank4Update::blocked;
+            case "parallel" -> Rank4Update.parallel(parallel);
+            default -> throw new IllegalArgumentException("rank4: no step " + step);
+        };
+    }
+
+    @TearDown(Level.Trial)
+    public void tearDown() {
+        run.close();
+        parallel.close();
+        backend.close();
+    }
+
+    @Benchmark
+    public void forward() {
+        try (Autograd.Mode mode = Autograd.noGrad();
+                Tensor y = run.forward()) {
+            y.shape();
+        }
+    }
+}

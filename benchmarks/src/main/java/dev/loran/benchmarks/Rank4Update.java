@@ -1,0 +1,252 @@
+package dev.loran.benchmarks;
+
+import dev.loran.engine.Autograd;
+import dev.loran.engine.Backend;
+import dev.loran.engine.Buffer;
+import dev.loran.engine.CustomOp;
+import dev.loran.engine.DType;
+import dev.loran.engine.Functional;
+import dev.loran.engine.Gradients;
+import dev.loran.engine.HostBuffer;
+import dev.loran.engine.Scratch;
+import dev.loran.engine.Shape;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.testing.OpCase;
+import dev.loran.engine.testing.OpCase.Input;
+import dev.loran.kernels.Parallel;
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.nio.ByteOrder;
+import java.util.List;
+import jdk.incubator.vector.FloatVector;
+import jdk.incubator.vector.VectorSpecies;
+
+/// The worked example of the guide to kernels in `dev.loran.kernels`: y = x + t · bᵀ with x (n, out), t (n, 4), b (out, 4),
+/// the last step of a LoRA layer of rank 4, as an operation of one's own with a kernel that grows from naive to fast.
+///
+/// On F32 in native memory the kernel runs; elsewhere (the reference, which checks the gradients in F64) the backend's own
+/// product does.
+record Rank4Update(Tensor x, Tensor t, Tensor b) implements CustomOp {
+    static final int RANK = 4;
+
+    /// y (n, out) ← x (n, out) + t (n, 4) · bᵀ; all row-major F32.
+    interface Kernel {
+        void run(MemorySegment y, MemorySegment x, MemorySegment t, MemorySegment b, int n, int out);
+    }
+
+    static Tensor forward(Tensor x, Tensor t, Tensor b, Kernel kernel) {
+        int n = x.shape().rows();
+        int out = x.shape().cols();
+        Backend backend = x.backend();
+        try (Scratch scratch = new Scratch(backend)) {
+            Buffer y = scratch.like(x.buffer());
+            if (backend.name().equals("simd") && x.dtype() == DType.F32) {
+                kernel.run(
+                        HostBuffer.segment(y),
+                        HostBuffer.segment(x.buffer()),
+                        HostBuffer.segment(t.buffer()),
+                        HostBuffer.segment(b.buffer()),
+                        n,
+                        out);
+            } else {
+                backend.axpby(y, x.buffer(), 1, 0);
+                backend.gemm(y, out, 0, t.buffer(), RANK, 0, false, b.buffer(), RANK, 0, true, 1, n, out, RANK, 1, 1);
+            }
+            return Autograd.record(new Rank4Update(x, t, b), x.shape(), y.retain());
+        }
+    }
+
+    @Override
+    public List<Tensor> inputs() {
+        return List.of(x, t, b);
+    }
+
+    @Override
+    public List<Tensor> saved() {
+        return List.of(t, b);
+    }
+
+    /// dx = dy, dt = dy · b, db = dyᵀ · t.
+    @Override
+    public void backward(Tensor gradOut, Gradients gradients) {
+        int n = gradOut.shape().rows();
+        int out = gradOut.shape().cols();
+        Backend backend = gradOut.backend();
+        Buffer dy = gradOut.buffer();
+        if (gradients.wants(x)) {
+            gradients.pass(x, dy);
+        }
+        if (gradients.wants(t)) {
+            Gradients.Target to = gradients.into(t);
+            double beta = to.accumulate() ? 1 : 0;
+            backend.gemm(to.buffer(), RANK, 0, dy, out, 0, false, b.buffer(), RANK, 0, false, 1, n, RANK, out, 1, beta);
+        }
+        if (gradients.wants(b)) {
+            Gradients.Target to = gradients.into(b);
+            double beta = to.accumulate() ? 1 : 0;
+            backend.gemm(to.buffer(), RANK, 0, dy, out, 0, true, t.buffer(), RANK, 0, false, 1, out, RANK, n, 1, beta);
+        }
+    }
+
+    /// What it is held to: sizes, the same from the engine's own operations, and its cost.
+    static OpCase opCase(int n, int out, Kernel kernel) {
+        return OpCase.of(
+                        "rank4Update",
+                        n + "x" + out,
+                        Shape.of(n, out),
+                        in -> forward(in.get("x"), in.get("t"), in.get("b"), kernel))
+                .with(Input.trainable("x", n, out), Input.trainable("t", n, RANK), Input.trainable("b", out, RANK))
+                .composed(in -> in.get("x").add(Functional.linear(in.get("t"), in.get("b"), null)))
+                .flops(2L * RANK * n * out, 4L * RANK * n * out);
+    }
+
+    // ---- step 1: the definition
+
+    /// Element by element, as the formula reads.
+    static void scalar(MemorySegment y, MemorySegment x, MemorySegment t, MemorySegment b, int n, int out) {
+        for (int i = 0; i < n; i++) {
+            for (int j = 0; j < out; j++) {
+                float sum = x.get(FLOAT, 4 * ((long) i * out + j));
+                for (int r = 0; r < RANK; r++) {
+                    sum += t.get(FLOAT, 4L * (RANK * i + r)) * b.get(FLOAT, 4L * (RANK * j + r));
+                }
+                y.set(FLOAT, 4 * ((long) i * out + j), sum);
+            }
+        }
+    }
+
+    // ---- step 2: vectors along a row
+
+    private static final ValueLayout.OfFloat FLOAT = ValueLayout.JAVA_FLOAT_UNALIGNED;
+    private static final ByteOrder ORDER = ByteOrder.nativeOrder();
+    private static final VectorSpecies<Float> S = FloatVector.SPECIES_PREFERRED;
+    private static final int V = S.length();
+
+    /// A vector of y is x plus four rows of bᵀ, each times one element of t. bᵀ is laid out once a call: what is read along a
+    /// row must lie along a row.
+    static void vector(MemorySegment y, MemorySegment x, MemorySegment t, MemorySegment b, int n, int out) {
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment rows = transposed(arena, b, out);
+            for (int i = 0; i < n; i++) {
+                rowsOf1(y, x, t, rows, i, out);
+            }
+        }
+    }
+
+    private static MemorySegment transposed(Arena arena, MemorySegment b, int out) {
+        MemorySegment rows = arena.allocate(4L * RANK * out, 64);
+        for (int j = 0; j < out; j++) {
+            for (int r = 0; r < RANK; r++) {
+                rows.set(FLOAT, 4 * ((long) r * out + j), b.get(FLOAT, 4L * (RANK * j + r)));
+            }
+        }
+        return rows;
+    }
+
+    private static void rowsOf1(MemorySegment y, MemorySegment x, MemorySegment t, MemorySegment rows, int i, int out) {
+        float t0 = t.get(FLOAT, 16L * i);
+        float t1 = t.get(FLOAT, 16L * i + 4);
+        float t2 = t.get(FLOAT, 16L * i + 8);
+        float t3 = t.get(FLOAT, 16L * i + 12);
+        long high = 4L * out;
+        int j = 0;
+        for (; j <= out - V; j += V) {
+            long at = 4L * j;
+            load(x, i * high + at)
+                    .add(load(rows, at).mul(t0))
+                    .add(load(rows, high + at).mul(t1))
+                    .add(load(rows, 2 * high + at).mul(t2))
+                    .add(load(rows, 3 * high + at).mul(t3))
+                    .intoMemorySegment(y, i * high + at, ORDER);
+        }
+        for (; j < out; j++) {
+            long at = 4L * j;
+            float sum = x.get(FLOAT, i * high + at)
+                    + t0 * rows.get(FLOAT, at)
+                    + t1 * rows.get(FLOAT, high + at)
+                    + t2 * rows.get(FLOAT, 2 * high + at)
+                    + t3 * rows.get(FLOAT, 3 * high + at);
+            y.set(FLOAT, i * high + at, sum);
+        }
+    }
+
+    private static FloatVector load(MemorySegment s, long at) {
+        return FloatVector.fromMemorySegment(S, s, at, ORDER);
+    }
+
+    // ---- step 3: four rows at a time
+
+    /// Four vectors of bᵀ, once in registers, serve four rows of y: five loads a vector of y become two, and a sum is one
+    /// fused operation a term.
+    static void blocked(MemorySegment y, MemorySegment x, MemorySegment t, MemorySegment b, int n, int out) {
+        try (Arena arena = Arena.ofConfined()) {
+            blockedRows(y, x, t, transposed(arena, b, out), 0, n, out);
+        }
+    }
+
+    private static void blockedRows(
+            MemorySegment y, MemorySegment x, MemorySegment t, MemorySegment rows, int from, int to, int out) {
+        int i = from;
+        for (; i <= to - 4; i += 4) {
+            rowsOf4(y, x, t, rows, i, out);
+        }
+        for (; i < to; i++) {
+            rowsOf1(y, x, t, rows, i, out);
+        }
+    }
+
+    private static void rowsOf4(MemorySegment y, MemorySegment x, MemorySegment t, MemorySegment rows, int i, int out) {
+        long high = 4L * out;
+        long first = i * high;
+        int whole = out - out % V;
+        for (int j = 0; j < whole; j += V) {
+            long at = 4L * j;
+            FloatVector b0 = load(rows, at);
+            FloatVector b1 = load(rows, high + at);
+            FloatVector b2 = load(rows, 2 * high + at);
+            FloatVector b3 = load(rows, 3 * high + at);
+            for (int k = 0; k < 4; k++) {
+                long row = first + k * high + at;
+                long low = 16L * (i + k);
+                FloatVector sum = b0.fma(splat(t, low), load(x, row));
+                sum = b1.fma(splat(t, low + 4), sum);
+                sum = b2.fma(splat(t, low + 8), sum);
+                b3.fma(splat(t, low + 12), sum).intoMemorySegment(y, row, ORDER);
+            }
+        }
+        for (int k = 0; k < 4 && whole < out; k++) {
+            tail(y, x, t, rows, i + k, whole, out);
+        }
+    }
+
+    private static FloatVector splat(MemorySegment s, long at) {
+        return FloatVector.broadcast(S, s.get(FLOAT, at));
+    }
+
+    private static void tail(
+            MemorySegment y, MemorySegment x, MemorySegment t, MemorySegment rows, int i, int from, int out) {
+        for (int j = from; j < out; j++) {
+            float sum = x.get(FLOAT, 4 * ((long) i * out + j));
+            for (int r = 0; r < RANK; r++) {
+                sum += t.get(FLOAT, 4L * (RANK * i + r)) * rows.get(FLOAT, 4 * ((long) r * out + j));
+            }
+            y.set(FLOAT, 4 * ((long) i * out + j), sum);
+        }
+    }
+
+    // ---- step 4: all cores
+
+    /// Blocks of rows, shared out; which thread takes which changes no bit.
+    static Kernel parallel(Parallel parallel) {
+        return (y, x, t, b, n, out) -> {
+            try (Arena arena = Arena.ofShared()) {
+                MemorySegment rows = transposed(arena, b, out);
+                int each = 64;
+                parallel.parallelFor(
+                        Math.ceilDiv(n, each),
+                        task -> blockedRows(y, x, t, rows, task * each, Math.min(n, (task + 1) * each), out));
+            }
+        };
+    }
+}
