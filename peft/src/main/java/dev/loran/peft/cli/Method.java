@@ -118,7 +118,10 @@ enum Method {
                         .withRanks(o.rank + (o.rank + 1) / 2, o.rank)
                         .withSchedule(steps / 5, steps / 5, Math.max(1, steps / 100))
                         .withLora(lora(o, task));
-            case P_TUNING -> PromptEncoderConfig.of(o.virtualTokens).withTask(task);
+            case P_TUNING ->
+                PromptEncoderConfig.of(o.virtualTokens)
+                        .withEncoder(o.encoder(), null, 2, 0)
+                        .withTask(task);
             case PROMPT -> PromptTuningConfig.of(o.virtualTokens).withTask(task);
             case PREFIX -> PrefixTuningConfig.of(o.virtualTokens).withTask(task);
             case ADAPTER -> BottleneckConfig.houlsby().withDropout(o.dropout).withTask(task);

@@ -23,6 +23,7 @@ import java.nio.file.Path;
 import java.nio.file.StandardCopyOption;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Objects;
 import java.util.Optional;
 import org.jspecify.annotations.Nullable;
 
@@ -131,11 +132,16 @@ record OpenModel(
         TaskCard card = TaskCard.isIn(adapter) ? TaskCard.read(adapter) : null;
         if (Files.isRegularFile(adapter.resolve(AdapterFiles.CONFIG))) {
             if (card != null) {
-                card.requireBase(TaskCard.Base.of(name, folder), adapter);
+                card.requireBase(base(), adapter);
             }
             peft.loadAdapter(PeftModel.DEFAULT_ADAPTER, adapter);
         }
         return card;
+    }
+
+    /// What an adapter's card says of it.
+    TaskCard.Base base() {
+        return new TaskCard.Base(name, Objects.requireNonNull(model.sha256(), "weights of " + folder));
     }
 
     /// The classes that `config.json` names; null if it names none, or only numbers them (`LABEL_0`).

@@ -77,7 +77,7 @@ final class QuickstartCommand implements Callable<Integer> {
             folder.options(CommonOptions.resolved(spec));
             TaskCard card = TaskCard.classify(train.labels(), model.maxLength(open, 0, 0))
                     .withTextPrefix(open.textPrefix())
-                    .withBase(TaskCard.Base.of(open.name(), open.folder()));
+                    .withBase(open.base());
             output.say(open.backendChoice());
             Evaluation before = before(peft, card, train, heldOut, config);
             Evaluation after = after(peft, card, train, heldOut, config, folder);

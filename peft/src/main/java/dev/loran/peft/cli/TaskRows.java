@@ -63,12 +63,6 @@ record TaskRows(
 
     /// What training on these rows is for.
     TaskCard card(OpenModel open, Examples.Options reading, Pooling pooling) {
-        return new TaskCard(
-                train.task(),
-                labels,
-                pooling,
-                reading.textPrefix(),
-                reading.maxLength(),
-                TaskCard.Base.of(open.name(), open.folder()));
+        return new TaskCard(train.task(), labels, pooling, reading.textPrefix(), reading.maxLength(), open.base());
     }
 }

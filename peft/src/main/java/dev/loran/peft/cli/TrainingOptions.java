@@ -4,6 +4,7 @@ import dev.loran.peft.data.InputException;
 import dev.loran.peft.train.TrainerConfig;
 import dev.loran.peft.train.TrainerConfig.Rate;
 import dev.loran.peft.train.TrainerConfig.Schedule;
+import dev.loran.peft.tuner.PromptEncoderConfig;
 import dev.loran.peft.tuner.Targets;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
@@ -76,6 +77,12 @@ final class TrainingOptions {
             description = "of p-tuning, prompt and prefix (${DEFAULT-VALUE})")
     int virtualTokens = 20;
 
+    @Option(
+            names = "--encoder",
+            paramLabel = "E",
+            description = "what makes p-tuning's virtual tokens: mlp, lstm or transformer (${DEFAULT-VALUE})")
+    String encoder = "mlp";
+
     /// Fills in what was not said.
     void resolve(int usualEpochs, double usualLr) {
         if (epochs == null && steps == null) {
@@ -121,5 +128,15 @@ final class TrainingOptions {
         return targets.equals("all-linear")
                 ? Targets.allLinear()
                 : Targets.of(List.of(targets.strip().split("\\s*,\\s*")));
+    }
+
+    /// What [#encoder] names.
+    PromptEncoderConfig.Encoder encoder() {
+        for (PromptEncoderConfig.Encoder kind : PromptEncoderConfig.Encoder.values()) {
+            if (kind.name().equalsIgnoreCase(encoder)) {
+                return kind;
+            }
+        }
+        throw new InputException("--encoder " + encoder + " is not known; choose mlp, lstm or transformer");
     }
 }

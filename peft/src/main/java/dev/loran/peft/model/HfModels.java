@@ -14,13 +14,19 @@ import dev.loran.engine.nn.Layer;
 import dev.loran.engine.nn.Linear;
 import dev.loran.peft.data.InputException;
 import java.io.IOException;
+import java.io.InputStream;
+import java.io.OutputStream;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardCopyOption;
+import java.security.DigestInputStream;
+import java.security.MessageDigest;
+import java.security.NoSuchAlgorithmException;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.HashSet;
+import java.util.HexFormat;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
@@ -58,6 +64,7 @@ public final class HfModels {
             try {
                 Model model = model(config, weights, weights.has("pooler.dense.weight"));
                 weights.checkLeftovers(model);
+                model.readFrom(folder);
                 done = true;
                 return model;
             } finally {
@@ -67,6 +74,36 @@ public final class HfModels {
             }
         } catch (SafeTensorsException e) {
             throw new InputException(String.valueOf(e.getMessage()), e);
+        }
+    }
+
+    /// [Model#sha256] of the weights in `folder`; null if it holds no such files.
+    static @Nullable String sha256(Path folder) {
+        try {
+            MessageDigest sha256 = MessageDigest.getInstance("SHA-256");
+            List<Path> files = weightFiles(folder);
+            for (Path file : files) {
+                try (InputStream in = new DigestInputStream(Files.newInputStream(file), sha256)) {
+                    in.transferTo(OutputStream.nullOutputStream());
+                }
+            }
+            return files.isEmpty() ? null : HexFormat.of().formatHex(sha256.digest());
+        } catch (NoSuchAlgorithmException e) {
+            throw new IllegalStateException("every Java platform has SHA-256", e);
+        } catch (IOException e) {
+            throw new InputException(folder + ": its weights cannot be read (" + e.getMessage() + ")", e);
+        }
+    }
+
+    private static List<Path> weightFiles(Path folder) throws IOException {
+        Path single = folder.resolve("model.safetensors");
+        if (Files.exists(single)) {
+            return List.of(single);
+        }
+        try (Stream<Path> files = Files.list(folder)) {
+            return files.filter(f -> f.getFileName().toString().matches("model-.*\\.safetensors"))
+                    .sorted()
+                    .toList();
         }
     }
 

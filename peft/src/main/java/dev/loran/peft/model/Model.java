@@ -15,6 +15,7 @@ import dev.loran.engine.nn.Embedding;
 import dev.loran.engine.nn.Layer;
 import dev.loran.engine.nn.Linear;
 import dev.loran.peft.model.Block.Prefix;
+import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
@@ -38,6 +39,8 @@ public abstract class Model extends Layer {
     private boolean gradientCheckpointing;
     private @Nullable Tensor positions;
     private @Nullable ObjectNode configAsRead;
+    private @Nullable Path folder;
+    private @Nullable String sha256;
 
     /// The sizes that tuners need.
     ///
@@ -82,6 +85,32 @@ public abstract class Model extends Layer {
 
     final void configAsRead(ObjectNode json) {
         configAsRead = json;
+    }
+
+    /// What messages call it: the name of the folder it was read from, else its family.
+    public final String title() {
+        Path name = folder == null ? null : folder.toAbsolutePath().normalize().getFileName();
+        return name == null ? facts().modelType() : name.toString();
+    }
+
+    /// Tells these weights from others: SHA-256 of the file `model.safetensors` that they were read from, or of the files
+    /// `model-*.safetensors` one after the other in the order of their names. Null for weights that were made here, or
+    /// changed since. The files are read when this is first asked.
+    public final @Nullable String sha256() {
+        if (sha256 == null && folder != null) {
+            sha256 = HfModels.sha256(folder);
+        }
+        return sha256;
+    }
+
+    final void readFrom(Path weights) {
+        folder = weights;
+    }
+
+    /// Says that the weights are no longer those that were read: see [#sha256].
+    public final void weightsChanged() {
+        folder = null;
+        sha256 = null;
     }
 
     /// The blocks from the first to the last.
@@ -189,6 +218,7 @@ public abstract class Model extends Layer {
     /// Gives each parameter that lies in a mapped file memory of its own: before anything writes to the model's own
     /// weights in place, as full fine-tuning does. (Merging puts new buffers in their place and needs no such copy.)
     public final void makeWritable() {
+        weightsChanged();
         for (Tensor p : namedParameters().values()) {
             Buffer mapped = p.buffer();
             if (mapped instanceof HostBuffer && HostBuffer.segment(mapped).isReadOnly()) {

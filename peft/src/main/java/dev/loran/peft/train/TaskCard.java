@@ -9,19 +9,13 @@ import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Task;
 import dev.loran.peft.train.TextClassifier.Pooling;
 import java.io.IOException;
-import java.io.InputStream;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
 import java.nio.file.StandardCopyOption;
-import java.security.DigestInputStream;
-import java.security.MessageDigest;
-import java.security.NoSuchAlgorithmException;
 import java.util.ArrayList;
-import java.util.HexFormat;
 import java.util.List;
-import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 
 /// What an adapter was trained for, beside what Hugging Face's files say of it: `loran.json`.
@@ -70,40 +64,8 @@ public record TaskCard(
         return new TaskCard(task, labels, pooling, textPrefix, maxLength, model);
     }
 
-    /// A base model: what the user called it, and the SHA-256 of its weights.
-    ///
-    /// @param sha256 of `model.safetensors`, or of the files `model-*.safetensors` one after the other in the order of
-    ///     their names
-    public record Base(String name, String sha256) {
-        /// The model in `folder`.
-        public static Base of(String name, Path folder) {
-            try {
-                MessageDigest sha256 = MessageDigest.getInstance("SHA-256");
-                for (Path file : weightFiles(folder)) {
-                    try (InputStream in = new DigestInputStream(Files.newInputStream(file), sha256)) {
-                        in.transferTo(java.io.OutputStream.nullOutputStream());
-                    }
-                }
-                return new Base(name, HexFormat.of().formatHex(sha256.digest()));
-            } catch (NoSuchAlgorithmException e) {
-                throw new IllegalStateException("every Java platform has SHA-256", e);
-            } catch (IOException e) {
-                throw new InputException(folder + ": its weights cannot be read (" + e.getMessage() + ")", e);
-            }
-        }
-
-        private static List<Path> weightFiles(Path folder) throws IOException {
-            Path single = folder.resolve("model.safetensors");
-            if (Files.exists(single)) {
-                return List.of(single);
-            }
-            try (Stream<Path> files = Files.list(folder)) {
-                return files.filter(f -> f.getFileName().toString().matches("model-.*\\.safetensors"))
-                        .sorted()
-                        .toList();
-            }
-        }
-    }
+    /// A base model: what the user called it, and [Model#sha256] of its weights.
+    public record Base(String name, String sha256) {}
 
     /// Refuses a base model that is not the one the adapter was trained on.
     ///

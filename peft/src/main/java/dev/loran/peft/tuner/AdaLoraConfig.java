@@ -81,6 +81,11 @@ public record AdaLoraConfig(
         check(orthRegWeight >= 0, "orth_reg_weight", orthRegWeight, "at least 0");
         check(!lora.useRslora(), "use_rslora", true, "false: AdaLoRA has a scaling of its own");
         check(!lora.useDora() && !lora.loraBias(), "use_dora or lora_bias", true, "false: AdaLoRA has neither");
+        check(
+                lora.trainableTokenIndices().isEmpty(),
+                "trainable_token_indices",
+                lora.trainableTokenIndices(),
+                "empty: AdaLoRA trains no token rows");
         rankPattern = rankPattern == null ? null : Map.copyOf(rankPattern);
         if (totalStep != null) {
             checkSchedule(tinit, tfinal, totalStep);
@@ -265,6 +270,7 @@ public record AdaLoraConfig(
             tuner.add(name, linear);
         });
         heads.place(tuner);
+        shared.trainBiases(tuner, found.keySet());
         return tuner;
     }
 

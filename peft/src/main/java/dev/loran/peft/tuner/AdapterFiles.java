@@ -10,7 +10,9 @@ import dev.loran.engine.HostBuffer;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.io.SafeTensors;
+import dev.loran.engine.io.SafeTensorsException;
 import dev.loran.peft.data.InputException;
+import dev.loran.peft.model.Model;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;
@@ -26,6 +28,9 @@ public final class AdapterFiles {
 
     /// What training needs and peft's file does not hold: the encoders of prompt methods. peft takes no notice of it.
     public static final String TRAINING = "training.safetensors";
+
+    private static final String BASE = "base_model";
+    private static final String BASE_SHA256 = "base_model_sha256";
 
     private static final ObjectMapper JSON = new ObjectMapper()
             .enable(SerializationFeature.INDENT_OUTPUT)
@@ -57,25 +62,25 @@ public final class AdapterFiles {
     /// Writes the adapter as it stands, each file whole or not at all.
     static void save(Tuner tuner, Path folder) {
         try (Scope scope = Scope.open()) {
-            write(tuner.saved(), folder);
+            write(tuner.saved(), tuner.attachment().model(), folder);
         }
     }
 
     /// As [#save], in the form that needs nothing but the untouched base: [Tuner#converted].
     static void saveConverted(Tuner tuner, Path folder) {
         try (Scope scope = Scope.open()) {
-            write(tuner.converted(), folder);
+            write(tuner.converted(), tuner.attachment().model(), folder);
         }
     }
 
-    private static void write(Tuner.Saved saved, Path folder) {
+    private static void write(Tuner.Saved saved, Model base, Path folder) {
         // As peft does: what is saved is meant for inference, and training sets it back.
         ObjectNode config = saved.config().put("inference_mode", true);
         try {
             Files.createDirectories(folder);
             Map<String, SafeTensors.Part> parts = new LinkedHashMap<>();
             saved.tensors().forEach((key, t) -> parts.put(key, SafeTensors.Part.of(t, DType.F32)));
-            SafeTensors.writeParts(folder.resolve(WEIGHTS), parts, SafeTensors.PYTORCH);
+            SafeTensors.writeParts(folder.resolve(WEIGHTS), parts, metadata(base));
             if (saved.training().isEmpty()) {
                 Files.deleteIfExists(folder.resolve(TRAINING));
             } else {
@@ -93,11 +98,43 @@ public final class AdapterFiles {
         }
     }
 
+    /// What the header says of the base model, where it is known; peft takes no notice of it.
+    private static Map<String, String> metadata(Model base) {
+        Map<String, String> all = new LinkedHashMap<>(SafeTensors.PYTORCH);
+        String sha256 = base.sha256();
+        if (sha256 != null) {
+            all.put(BASE, base.title());
+            all.put(BASE_SHA256, sha256);
+        }
+        return all;
+    }
+
+    private static void checkBase(Path folder, Map<String, String> metadata, Model base) {
+        String expected = metadata.get(BASE_SHA256);
+        String sha256 = expected == null ? null : base.sha256();
+        if (sha256 != null && !sha256.equals(expected)) {
+            throw new InputException("%s: the adapter was trained on %s (SHA-256 %.12s…), not on %s (SHA-256 %.12s…)"
+                    .formatted(folder, metadata.get(BASE), expected, base.title(), sha256));
+        }
+    }
+
     /// Copies the weights in `folder` into `tuner`, after checking that every one is there, fits, and is wanted.
+    ///
+    /// @throws InputException if files are missing or damaged, or do not fit
     static void load(Tuner tuner, Path folder) {
+        try {
+            loadWeights(tuner, folder);
+            loadTraining(tuner, folder.resolve(TRAINING));
+        } catch (SafeTensorsException e) {
+            throw new InputException(String.valueOf(e.getMessage()), e);
+        }
+    }
+
+    private static void loadWeights(Tuner tuner, Path folder) {
         Path file = folder.resolve(WEIGHTS);
         try (Scope scope = Scope.open();
                 SafeTensors weights = SafeTensors.open(file)) {
+            checkBase(folder, weights.metadata(), tuner.attachment().model());
             Map<String, Tensor> repeated = tuner.repeated();
             Map<String, Tensor> wanted = new LinkedHashMap<>(tuner.fileTensors());
             wanted.keySet().removeAll(repeated.keySet());
@@ -116,7 +153,7 @@ public final class AdapterFiles {
                 Tensor base = repeated.get(key);
                 if (base != null) {
                     checkRepeated(file, key, weights, base);
-                } else if (!wanted.containsKey(key)) {
+                } else if (!wanted.containsKey(key) && !wanted.containsKey(withoutWrapper(key))) {
                     throw new InputException(file + ": tensor " + key
                             + " has no place in the model; the adapter was made for another base model");
                 }
@@ -126,7 +163,9 @@ public final class AdapterFiles {
             tuner.load(values);
             values.values().forEach(Tensor::close);
         }
-        Path beside = folder.resolve(TRAINING);
+    }
+
+    private static void loadTraining(Tuner tuner, Path beside) {
         if (Files.exists(beside)) {
             try (Scope scope = Scope.open();
                     SafeTensors training = SafeTensors.open(beside)) {
@@ -138,6 +177,12 @@ public final class AdapterFiles {
                 values.values().forEach(Tensor::close);
             }
         }
+    }
+
+    /// With `bias` all, peft's files hold the bias of a layer that is trained whole three times: as what it is, and once more
+    /// under each name inside the layer's wrapper.
+    private static String withoutWrapper(String key) {
+        return key.replaceFirst("\\.(original_module|modules_to_save)\\.bias$", ".bias");
     }
 
     /// A frozen weight that the file repeats has to be the model's, but for the rounding of a 16-bit file.

@@ -436,15 +436,17 @@ public record LoraConfig(
         return with(f -> f.fanInFanOut = value);
     }
 
-    /// The biases that `bias` asks for, under the names they have beside an adapter.
-    private void trainBiases(Tuner tuner, Set<String> adapted) {
+    /// The biases that `bias` asks for, under the names they have beside an adapter; but for layers trained whole, which
+    /// bring theirs.
+    void trainBiases(Tuner tuner, Set<String> adapted) {
         if (bias == Bias.NONE) {
             return;
         }
         Targets.candidates(tuner.attachment().model()).forEach((name, layer) -> {
             boolean isAdapted = adapted.contains(name);
+            boolean isWhole = !isAdapted && tuner.placements().stream().anyMatch(p -> p.layer() == layer);
             Tensor b = layer instanceof Linear l ? l.bias() : layer instanceof LayerNorm n ? n.bias() : null;
-            if (b != null && (isAdapted || bias == Bias.ALL)) {
+            if (b != null && !isWhole && (isAdapted || bias == Bias.ALL)) {
                 tuner.trainBase("base_model.model." + name + (isAdapted ? ".base_layer.bias" : ".bias"), b);
             }
         });

@@ -132,7 +132,7 @@ public final class PeftModel implements AutoCloseable {
     /// Reads an adapter that Loran or peft saved and adds it under `name`; active if it is the first.
     ///
     /// @throws InputException if files are missing or damaged, the method is not supported, or the adapter does not fit this
-    ///     model: tensors missing, unknown or of another shape
+    ///     model: made on other weights, or tensors missing, unknown or of another shape
     public Tuner loadAdapter(String name, Path folder) {
         PeftConfig config = AdapterFiles.config(folder);
         Tuner tuner = addAdapter(name, config, true);
@@ -394,6 +394,7 @@ public final class PeftModel implements AutoCloseable {
             mergeAdapter();
         }
         Objects.requireNonNull(merged).keep();
+        model.weightsChanged();
         merged = null;
         active = List.of();
         return unload();

@@ -435,6 +435,9 @@ class MainTest {
         assertRefused(train("--device", "tpu"), "loran: --device tpu is not known; choose auto, cpu or cuda");
         assertRefused(train("--dtype", "f8"), "loran: --dtype f8 is not known; choose f32 or bf16");
         assertRefused(train("--rank", 0), "loran: LoraConfig: r is 0, must be at least 1");
+        assertRefused(
+                train("--method", "p-tuning", "--encoder", "cnn"),
+                "loran: --encoder cnn is not known; choose mlp, lstm or transformer");
         assertRefused(train("--epochs", 0), "loran: epochs is 0, must be at least 1");
         assertRefused(
                 train("--steps", 10, "--warmup", 10),
