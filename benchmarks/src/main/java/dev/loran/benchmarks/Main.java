@@ -14,8 +14,8 @@ import picocli.CommandLine.Unmatched;
 @Command(
         name = "loran bench",
         mixinStandardHelpOptions = true,
-        description = "Measures kernels and whole training steps.",
-        subcommands = {GemmCommand.class, StepCommand.class, RooflineCommand.class, HiddenCommand.class, Main.Jmh.class
+        description = "Measures kernels and whole training steps; answers beside peers.",
+        subcommands = {GemmCommand.class, StepCommand.class, RooflineCommand.class, AnswersCommand.class, Main.Jmh.class
         })
 public final class Main implements Runnable {
     @Spec
