@@ -1,0 +1,49 @@
+// Rows of a table by id, and the table's gradient.
+#include "common.cuh"
+
+// y (n, cols) <- rows ids (n) of table (rows, cols), zeros for a negative id: a block a row.
+template <class T>
+__device__ inline void gather(T *y, const T *table, const int *ids, Complaint *c, long long rows, int cols) {
+    int id = ids[blockIdx.x];
+    if (id >= rows) {
+        if (threadIdx.x == 0) complain(c, ID_TOO_LARGE, id, (int)rows);
+        id = -1;
+    }
+    T *to = y + (long long)blockIdx.x * cols;
+    const T *from = table + (long long)max(id, 0) * cols;
+    for (int j = threadIdx.x; j < cols; j += blockDim.x) {
+        if (id < 0) {
+            narrow(to[j], 0);
+        } else {
+            to[j] = from[j];
+        }
+    }
+}
+
+// dTable[ids[i]] += dy[i] for i = 0 ... n - 1, in that order. A block an i: the first i of an id adds up all of them, the
+// others have nothing to do, so no two blocks write one row and nothing depends on which comes first.
+template <class T>
+__device__ inline void gather_backward(T *dTable, const T *dy, const int *ids, Complaint *c, int n, int rows, int cols) {
+    int first = blockIdx.x, id = ids[first];
+    if (id >= rows && threadIdx.x == 0) complain(c, ID_TOO_LARGE, id, rows);
+    bool seen = id < 0 || id >= rows;
+    for (int i = threadIdx.x; i < first; i += blockDim.x) seen |= ids[i] == id;
+    if (__syncthreads_or(seen)) return;
+    for (int j = threadIdx.x; j < cols; j += blockDim.x) {
+        float sum = widen(dTable[(long long)id * cols + j]);
+        for (int i = first; i < n; i++) {
+            if (ids[i] == id) sum += widen(dy[(long long)i * cols + j]);
+        }
+        narrow(dTable[(long long)id * cols + j], sum);
+    }
+}
+
+#define KERNELS(S, T) \
+    extern "C" __global__ void gather_##S(T *y, const T *table, const int *ids, Complaint *c, long long rows, int cols) { \
+        gather(y, table, ids, c, rows, cols); \
+    } \
+    extern "C" __global__ void gather_backward_##S(T *dTable, const T *dy, const int *ids, Complaint *c, int n, int rows, \
+                                                   int cols) { \
+        gather_backward(dTable, dy, ids, c, n, rows, cols); \
+    }
+FLOATING(KERNELS)

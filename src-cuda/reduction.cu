@@ -1,0 +1,96 @@
+// Sums along a dimension, row maxima, counts.
+#include "common.cuh"
+
+// y (outer) <- sums of the rows of x (outer, n) (or +=): a block a row.
+template <class T>
+__device__ inline void sum_rows(T *y, const T *x, int n, int accumulate) {
+    const T *row = x + (long long)blockIdx.x * n;
+    float sum = 0;
+    for (int j = threadIdx.x; j < n; j += blockDim.x) sum += widen(row[j]);
+    sum = block_reduce(sum, Add());
+    if (threadIdx.x == 0) put(y[blockIdx.x], sum, accumulate);
+}
+
+// y (parts, inner) <- sums over n of x (outer, n, inner), n cut in `parts` for blocks to share: 32 columns and 8 rows of
+// threads a block, one block a part (grid.y) and outer (grid.z). With one part, y is the result (or +=).
+constexpr int ROWS = 8;
+
+template <class T, class Y>
+__device__ inline void sum_columns(Y *y, const T *x, int n, int inner, int parts, int accumulate) {
+    __shared__ float partial[ROWS][WARP + 1];
+    int column = blockIdx.x * WARP + threadIdx.x;
+    int part = blockIdx.y, outer = blockIdx.z;
+    int length = (n + parts - 1) / parts;
+    int end = min(n, (part + 1) * length);
+    float sum = 0;
+    if (column < inner) {
+        const T *at = x + (long long)outer * n * inner + column;
+        for (int j = part * length + threadIdx.y; j < end; j += ROWS) sum += widen(at[(long long)j * inner]);
+    }
+    partial[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y == 0 && column < inner) {
+        for (int i = 1; i < ROWS; i++) sum += partial[i][threadIdx.x];
+        put(y[((long long)outer * parts + part) * inner + column], sum, accumulate);
+    }
+}
+
+// y (rows) <- the largest element of each row of x (rows, cols); NaN where there is one.
+template <class T>
+__device__ inline void row_max(T *y, const T *x, int cols) {
+    const T *row = x + (long long)blockIdx.x * cols;
+    float max = -INFINITY;
+    for (int j = threadIdx.x; j < cols; j += blockDim.x) max = Max()(widen(row[j]), max);
+    max = block_reduce(max, Max());
+    if (threadIdx.x == 0) narrow(y[blockIdx.x], max);
+}
+
+// y (1) <- the sum of x * x (or +=): one block for as many partial sums as the launcher likes.
+template <class T>
+__device__ inline void squares(float *partial, const T *x, long long n) {
+    float sum = 0;
+    for (long long i = flat_thread(); i < n; i += flat_threads()) sum += widen(x[i]) * widen(x[i]);
+    sum = block_reduce(sum, Add());
+    if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+}
+
+// y (1) <- the sum of x (n) floats (or +=), by one block.
+template <class T>
+__device__ inline void finish(T *y, const float *x, int n, int accumulate) {
+    float sum = 0;
+    for (int i = threadIdx.x; i < n; i += blockDim.x) sum += x[i];
+    sum = block_reduce(sum, Add());
+    if (threadIdx.x == 0) put(y[0], sum, accumulate);
+}
+
+// y (1) <- how many of ids (n) are not `ignore`.
+template <class T>
+__device__ inline void count_valid(T *y, const int *ids, int n, int ignore) {
+    int count = 0;
+    for (int i = threadIdx.x; i < n; i += blockDim.x) count += ids[i] != ignore;
+    float sum = block_reduce((float)count, Add());
+    if (threadIdx.x == 0) narrow(y[0], sum);
+}
+
+#define KERNELS(S, T) \
+    extern "C" __global__ void sum_rows_##S(T *y, const T *x, int n, int accumulate) { \
+        sum_rows(y, x, n, accumulate); \
+    } \
+    extern "C" __global__ void sum_columns_##S(T *y, const T *x, int n, int inner, int accumulate) { \
+        sum_columns(y, x, n, inner, 1, accumulate); \
+    } \
+    extern "C" __global__ void sum_parts_##S(float *y, const T *x, int n, int inner, int parts) { \
+        sum_columns(y, x, n, inner, parts, 0); \
+    } \
+    extern "C" __global__ void sum_of_parts_##S(T *y, const float *x, int n, int inner, int accumulate) { \
+        sum_columns(y, x, n, inner, 1, accumulate); \
+    } \
+    extern "C" __global__ void row_max_##S(T *y, const T *x, int cols) { row_max(y, x, cols); } \
+    extern "C" __global__ void squares_##S(float *partial, const T *x, long long n) { squares(partial, x, n); } \
+    extern "C" __global__ void finish_##S(T *y, const float *x, int n, int accumulate) { \
+        finish(y, x, n, accumulate); \
+    } \
+    extern "C" __global__ void count_valid_##S(T *y, const int *ids, int n, int ignore) { \
+        count_valid(y, ids, n, ignore); \
+    }
+FLOATING(KERNELS)

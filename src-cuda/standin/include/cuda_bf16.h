@@ -1,0 +1,1 @@
+// The stand-in has these types in emu.h.
