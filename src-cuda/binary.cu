@@ -1,4 +1,4 @@
-// y = f(a, b) with broadcasting, and y = alpha * x + beta * y. The functions are those of BinaryFn, by their places in it.
+// y = f(a, b) with broadcasting, and y = alpha * x + beta * y. The functions are those of BinaryFn; BinaryCuda knows their numbers.
 #include "common.cuh"
 
 enum Fn { ADD, SUB, MUL, DIV, MAX };

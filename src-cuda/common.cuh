@@ -130,6 +130,15 @@ __device__ inline float block_reduce(float v, F f) {
     return v;
 }
 
+#ifndef CUDA_EMU
+// The shared memory a launch asks for.
+template <class T>
+__device__ inline T *dynamicShared() {
+    extern __shared__ __align__(16) unsigned char dynamic_shared[];
+    return reinterpret_cast<T *>(dynamic_shared);
+}
+#endif
+
 // Where a kernel says what was wrong with its arguments: host memory that the device sees, all zero while all is well.
 // The first complaint stays.
 struct Complaint {

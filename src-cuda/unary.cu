@@ -1,4 +1,4 @@
-// y = f(x) and dx = dy * f'(x), element by element. The functions are those of UnaryFn, by their places in it.
+// y = f(x) and dx = dy * f'(x), element by element. The functions are those of UnaryFn; UnaryCuda knows their numbers.
 #include "common.cuh"
 
 enum Fn { NEG, ABS, EXP, LOG, SQRT, RSQRT, RECIPROCAL, SQUARE, RELU, GELU, GELU_TANH, SILU, TANH, SIGMOID };

@@ -5,6 +5,7 @@ import dev.loran.engine.Backend;
 import dev.loran.engine.BackendException;
 import dev.loran.engine.DType;
 import dev.loran.engine.ReferenceBackend;
+import dev.loran.kernels.cuda.CudaBackend;
 import java.lang.management.ManagementFactory;
 import java.util.Locale;
 import org.jspecify.annotations.Nullable;
@@ -16,6 +17,7 @@ import org.slf4j.LoggerFactory;
 /// | backend | needs |
 /// |---|---|
 /// | [SimdBackend] | the module `jdk.incubator.vector`, a HotSpot VM with its C2 compiler, vectors of 128 bits or more, fused multiply-add |
+/// | [CudaBackend] | a GPU, its driver, cuBLAS, JCuda on the class path; only when asked for, by [#cuda] |
 /// | [ReferenceBackend] | nothing; one thread, scalar loops: for tests and small models |
 public final class Backends {
     private static final Logger LOG = LoggerFactory.getLogger(Backends.class);
@@ -50,6 +52,25 @@ public final class Backends {
             throw new BackendException("simd: " + missing);
         }
         return new SimdBackend(threads);
+    }
+
+    /// The first GPU's backend, for who asks for it: [#best] does not, for the kernels were tested on a CPU stand-in alone
+    /// so far, never on a GPU.
+    ///
+    /// @throws BackendException saying what is missing and what to do about it
+    public static Backend cuda() {
+        CudaBackend backend = CudaBackend.open();
+        LOG.info("backend: cuda, {}", backend.describe());
+        return backend;
+    }
+
+    /// Whether [#cuda] would succeed, and on what; else what is missing and what to do about it: one line.
+    public static String describeCuda() {
+        try (CudaBackend backend = CudaBackend.open()) {
+            return "ready: " + backend.describe();
+        } catch (BackendException e) {
+            return String.valueOf(e.getMessage());
+        }
     }
 
     /// What [#best] picks, and what stands in the way of a faster one: one line.

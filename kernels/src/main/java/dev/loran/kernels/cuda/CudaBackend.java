@@ -1,0 +1,679 @@
+package dev.loran.kernels.cuda;
+
+import dev.loran.engine.Backend;
+import dev.loran.engine.BackendException;
+import dev.loran.engine.BinaryFn;
+import dev.loran.engine.Buffer;
+import dev.loran.engine.DType;
+import dev.loran.engine.DTypeException;
+import dev.loran.engine.DropoutMask;
+import dev.loran.engine.UnaryFn;
+import dev.loran.engine.Workspace;
+import java.lang.foreign.MemorySegment;
+import java.nio.file.Path;
+import jcuda.cudaDataType;
+import jcuda.jcublas.cublasComputeType;
+import org.jspecify.annotations.Nullable;
+
+/// F32, BF16 and F16 on one NVIDIA GPU: products by cuBLAS, everything else by the kernels of `src-cuda`; their launchers
+/// are the `…Cuda` files. BF16 and F16 are storage: every kernel and product computes and adds up in F32.
+///
+/// Operations return when they are handed over; [#read] waits for them, and throws what went wrong on the way: an id or
+/// a label out of range is complained about there, not at the call. The same arguments give the same bits on the same
+/// kind of GPU. Memory may be released on any thread; operations are called from one thread at a time, any thread.
+public final class CudaBackend implements Backend {
+    private final CudaDevice device;
+    private final CudaMemory memory;
+    private final String description;
+    private int f32Compute = cublasComputeType.CUBLAS_COMPUTE_32F;
+
+    private CudaBackend(CudaLibraries libraries, int ordinal) {
+        device = new CudaDevice(ordinal);
+        memory = new CudaMemory(device);
+        description = device.name() + ", " + libraries.cublas().describe();
+    }
+
+    /// The first GPU.
+    ///
+    /// @throws BackendException saying what is missing and what to do about it
+    public static CudaBackend open() {
+        return open(0);
+    }
+
+    /// GPU number `ordinal`, counted from 0.
+    ///
+    /// @throws BackendException saying what is missing and what to do about it
+    public static CudaBackend open(int ordinal) {
+        try {
+            return new CudaBackend(CudaLibraries.load(), ordinal);
+        } catch (NoClassDefFoundError e) {
+            throw new BackendException(
+                    "cuda: JCuda is not on the class path; add org.jcuda:jcuda and org.jcuda:jcublas", e);
+        }
+    }
+
+    /// The CPU stand-in for tests, built from `src-cuda/standin` into `folder`. It runs the same kernels and knows nothing
+    /// of a GPU; [dev.loran.kernels.Backends] never picks it. A process that has opened it cannot open a GPU any more.
+    public static CudaBackend standIn(Path folder) {
+        return new CudaBackend(CudaLibraries.loadStandIn(folder), 0);
+    }
+
+    /// The device and the cuBLAS in use, for people.
+    public String describe() {
+        return description;
+    }
+
+    /// Whether F32 products may round their operands to TF32 (ten bits of fraction), which is several times as fast; not
+    /// allowed at first.
+    public void allowTf32(boolean allowed) {
+        f32Compute = allowed ? cublasComputeType.CUBLAS_COMPUTE_32F_FAST_TF32 : cublasComputeType.CUBLAS_COMPUTE_32F;
+    }
+
+    // ---- memory
+    // -------------------------------------------------------------------------------------------------------
+
+    @Override
+    public String name() {
+        return "cuda";
+    }
+
+    @Override
+    public boolean supports(DType dtype) {
+        return dtype == DType.F32;
+    }
+
+    @Override
+    public Buffer allocate(DType dtype, long size) {
+        return new CudaBuffer(this, dtype, size, memory.take(size * dtype.bytes()), memory);
+    }
+
+    @Override
+    public void write(Buffer dst, MemorySegment src) {
+        checkBytes("write", dst, src);
+        device.write(address(dst), src);
+    }
+
+    @Override
+    public void read(MemorySegment dst, Buffer src) {
+        checkBytes("read", src, dst);
+        device.read(dst, address(src));
+    }
+
+    private static void checkBytes(String op, Buffer b, MemorySegment s) {
+        if (b.bytes() != s.byteSize()) {
+            throw new BackendException("cuda: " + op + ": the buffer has " + b.bytes() + " bytes, the segment "
+                    + s.byteSize());
+        }
+    }
+
+    @Override
+    public long liveBytes() {
+        return memory.liveBytes();
+    }
+
+    @Override
+    public long peakBytes() {
+        return memory.peakBytes();
+    }
+
+    @Override
+    public void resetPeak() {
+        memory.resetPeak();
+    }
+
+    /// Bytes taken from the device: live, waiting for reuse, or lost to rounding up; it stands still once a step has run
+    /// at its largest shape.
+    public long heldBytes() {
+        return memory.heldBytes();
+    }
+
+    /// Gives memory that waits for reuse back to the device.
+    public void trim() {
+        memory.trim();
+    }
+
+    /// Waits for all work, then gives everything back to the device, live buffers too.
+    @Override
+    public void close() {
+        memory.close();
+        device.close();
+    }
+
+    private long address(Buffer b) {
+        if (!(b instanceof CudaBuffer c) || b.backend() != this) {
+            throw new BackendException("cuda: a buffer of " + b.size() + " elements of " + b.dtype() + " lies in memory of "
+                    + b.backend().name() + ", not of this device; move it first");
+        }
+        if (!b.isLive()) {
+            throw new BackendException("buffer: used after its last release (" + b.dtype() + ", " + b.size()
+                    + " elements); keep it in a scope or retain it");
+        }
+        return c.address();
+    }
+
+    private long address(Buffer b, DType dtype) {
+        if (b.dtype() != dtype) {
+            throw new DTypeException("cuda: a buffer of " + b.size() + " elements is " + b.dtype() + ", needs " + dtype
+                    + "; cast it first");
+        }
+        return address(b);
+    }
+
+    private long optional(@Nullable Buffer b, DType dtype) {
+        return b == null ? 0 : address(b, dtype);
+    }
+
+    private static DType floating(Buffer b) {
+        if (!b.dtype().isFloating() || b.dtype() == DType.F64) {
+            throw new DTypeException("cuda: a buffer of " + b.size() + " elements is " + b.dtype()
+                    + ", needs F32, BF16 or F16; cast it first");
+        }
+        return b.dtype();
+    }
+
+    // ---- primitives
+    // ---------------------------------------------------------------------------------------------------
+
+    @Override
+    public void fill(Buffer y, double value) {
+        if (y.dtype() == DType.F64) {
+            floating(y);
+        }
+        CopyCuda.fill(device, y.dtype(), address(y), y.size(), value);
+    }
+
+    @Override
+    public void copy(Buffer y, int yStride, Buffer x, int xStride, int rows, int cols, boolean accumulate) {
+        DType t = accumulate ? floating(y) : y.dtype();
+        CopyCuda.copy(device, t, address(y), yStride, address(x, t), xStride, rows, cols, accumulate);
+    }
+
+    @Override
+    public void cast(Buffer y, Buffer x) {
+        CopyCuda.cast(device, y.dtype(), address(y), x.dtype(), address(x), y.size());
+    }
+
+    @Override
+    public void unary(UnaryFn fn, Buffer y, Buffer x) {
+        DType t = floating(y);
+        UnaryCuda.forward(device, fn, t, address(y), address(x, t), y.size());
+    }
+
+    @Override
+    public void unaryBackward(UnaryFn fn, Buffer dx, Buffer dy, Buffer x, boolean accumulate) {
+        DType t = floating(dx);
+        UnaryCuda.backward(device, fn, t, address(dx), address(dy, t), address(x, t), dx.size(), accumulate);
+    }
+
+    @Override
+    public void binary(BinaryFn fn, Buffer y, Buffer a, Buffer b, int[] shape, int[] aStrides, int[] bStrides) {
+        DType t = floating(y);
+        BinaryCuda.binary(
+                device, fn, t, address(y), address(a, t), address(b, t), y.size(), shape, aStrides, bStrides);
+    }
+
+    @Override
+    public void axpby(Buffer y, Buffer x, double alpha, double beta) {
+        DType t = floating(y);
+        BinaryCuda.axpby(device, t, address(y), address(x, t), y.size(), alpha, beta);
+    }
+
+    @Override
+    public void sum(Buffer y, Buffer x, int outer, int n, int inner, boolean accumulate) {
+        DType t = floating(y);
+        int parts = inner == 1 ? 1 : ReductionCuda.parts(n);
+        try (Workspace ws = new Workspace(this)) {
+            long partial = parts == 1 ? 0 : address(ws.allocate(DType.F32, (long) outer * parts * inner));
+            ReductionCuda.sum(device, t, address(y), address(x, t), partial, parts, outer, n, inner, accumulate);
+        }
+    }
+
+    @Override
+    public void rowMax(Buffer y, Buffer x, int rows, int cols) {
+        DType t = floating(y);
+        ReductionCuda.rowMax(device, t, address(y), address(x, t), rows, cols);
+    }
+
+    @Override
+    public void permute(Buffer y, Buffer x, int[] shape, int[] perm) {
+        CopyCuda.permute(device, y.dtype(), address(y), address(x, y.dtype()), y.size(), shape, perm);
+    }
+
+    /// {@inheritDoc}
+    ///
+    /// By cuBLAS, which counts columns first: to it C is Cᵀ = op(B)ᵀ · op(A)ᵀ, the operands in the other order.
+    @Override
+    public void gemm(
+            Buffer c,
+            int ldc,
+            long strideC,
+            Buffer a,
+            int lda,
+            long strideA,
+            boolean transA,
+            Buffer b,
+            int ldb,
+            long strideB,
+            boolean transB,
+            int batch,
+            int m,
+            int n,
+            int k,
+            double alpha,
+            double beta) {
+        DType t = floating(c);
+        long ac = address(c);
+        long aa = address(a, t);
+        long ab = address(b, t);
+        if (m == 0 || n == 0 || batch == 0) {
+            return;
+        }
+        if (k == 0) {
+            scaleRows(c, ldc, strideC, batch, m, n, beta);
+            return;
+        }
+        boolean f32 = t == DType.F32;
+        int type = f32 ? cudaDataType.CUDA_R_32F : t == DType.BF16 ? cudaDataType.CUDA_R_16BF : cudaDataType.CUDA_R_16F;
+        int compute = f32 ? f32Compute : cublasComputeType.CUBLAS_COMPUTE_32F;
+        device.gemm(
+                transB, transA, n, m, k, alpha, ab, ldb, strideB, aa, lda, strideA, beta, ac, ldc, strideC, batch, type,
+                compute);
+    }
+
+    /// What is left of a product over nothing: C ← beta · C.
+    private void scaleRows(Buffer c, int ldc, long strideC, int batch, int m, int n, double beta) {
+        for (int i = 0; i < batch * m; i++) {
+            Buffer row = c.slice(i / m * strideC + (long) (i % m) * ldc, n);
+            if (beta == 0) {
+                fill(row, 0);
+            } else {
+                axpby(row, row, beta, 0);
+            }
+        }
+    }
+
+    @Override
+    public void gatherRows(Buffer y, Buffer table, Buffer ids, int n, int cols) {
+        DType t = floating(y);
+        long rows = table.size() / Math.max(1, cols);
+        EmbeddingCuda.forward(device, t, address(y), address(table, t), address(ids, DType.I32), n, rows, cols);
+    }
+
+    @Override
+    public void scatterAddRows(Buffer dTable, Buffer dy, Buffer ids, int n, int tableRows, int cols) {
+        DType t = floating(dTable);
+        EmbeddingCuda.backward(
+                device, t, address(dTable), address(dy, t), address(ids, DType.I32), n, tableRows, cols);
+    }
+
+    @Override
+    public void dropout(Buffer y, Buffer x, int rows, int cols, DropoutMask mask, boolean accumulate) {
+        DType t = floating(y);
+        long step = address(mask.microStep(), DType.I32);
+        DropoutCuda.forward(device, t, address(y), address(x, t), step, rows, cols, accumulate, mask);
+    }
+
+    @Override
+    public void countValid(Buffer y, Buffer ids, int n, int ignore) {
+        ReductionCuda.countValid(device, floating(y), address(y), address(ids, DType.I32), n, ignore);
+    }
+
+    // ---- normalisation
+    // --------------------------------------------------------------------------------------------------
+
+    @Override
+    public void layerNorm(
+            Buffer y, Buffer mean, Buffer rstd, Buffer x, Buffer weight, Buffer bias, int rows, int cols, double eps) {
+        DType t = floating(y);
+        NormCuda.forward(
+                device,
+                t,
+                address(y),
+                address(mean, t),
+                address(rstd, t),
+                address(x, t),
+                address(weight, t),
+                address(bias, t),
+                rows,
+                cols,
+                eps);
+    }
+
+    @Override
+    public void layerNormBackward(
+            @Nullable Buffer dx,
+            @Nullable Buffer dWeight,
+            @Nullable Buffer dBias,
+            Buffer dy,
+            Buffer x,
+            Buffer mean,
+            Buffer rstd,
+            Buffer weight,
+            int rows,
+            int cols,
+            boolean accumulateX,
+            boolean accumulateWeight,
+            boolean accumulateBias) {
+        if (dBias != null) {
+            sum(dBias, dy, 1, rows, cols, accumulateBias);
+        }
+        normBackward(dx, dWeight, dy, x, mean, rstd, weight, rows, cols, accumulateX, accumulateWeight);
+    }
+
+    @Override
+    public void rmsNorm(Buffer y, Buffer rstd, Buffer x, Buffer weight, int rows, int cols, double eps) {
+        DType t = floating(y);
+        NormCuda.forward(
+                device, t, address(y), 0, address(rstd, t), address(x, t), address(weight, t), 0, rows, cols, eps);
+    }
+
+    @Override
+    public void rmsNormBackward(
+            @Nullable Buffer dx,
+            @Nullable Buffer dWeight,
+            Buffer dy,
+            Buffer x,
+            Buffer rstd,
+            Buffer weight,
+            int rows,
+            int cols,
+            boolean accumulateX,
+            boolean accumulateWeight) {
+        normBackward(dx, dWeight, dy, x, null, rstd, weight, rows, cols, accumulateX, accumulateWeight);
+    }
+
+    private void normBackward(
+            @Nullable Buffer dx,
+            @Nullable Buffer dWeight,
+            Buffer dy,
+            Buffer x,
+            @Nullable Buffer mean,
+            Buffer rstd,
+            Buffer weight,
+            int rows,
+            int cols,
+            boolean accumulateX,
+            boolean accumulateWeight) {
+        DType t = floating(dy);
+        long ady = address(dy);
+        long ax = address(x, t);
+        long am = optional(mean, t);
+        long ar = address(rstd, t);
+        if (dx != null) {
+            long aw = address(weight, t);
+            NormCuda.backward(device, t, address(dx, t), ady, ax, am, ar, aw, rows, cols, accumulateX);
+        }
+        if (dWeight != null) {
+            try (Workspace ws = new Workspace(this)) {
+                long partial = address(ws.allocate(DType.F32, (long) ReductionCuda.parts(rows) * cols));
+                long adw = address(dWeight, t);
+                NormCuda.backwardWeight(device, t, adw, partial, ady, ax, am, ar, rows, cols, accumulateWeight);
+            }
+        }
+    }
+
+    // ---- softmax and attention
+    // --------------------------------------------------------------------------------------------
+
+    @Override
+    public void softmax(Buffer y, Buffer x, int rows, int cols) {
+        DType t = floating(y);
+        SoftmaxCuda.forward(device, t, address(y), address(x, t), rows, cols);
+    }
+
+    @Override
+    public void softmaxBackward(Buffer dx, Buffer dy, Buffer y, int rows, int cols, boolean accumulate) {
+        DType t = floating(dx);
+        SoftmaxCuda.backward(device, t, address(dx), address(dy, t), address(y, t), rows, cols, accumulate);
+    }
+
+    @Override
+    public void rope(Buffer y, Buffer x, Buffer cos, Buffer sin, int batch, int t, int heads, int d, int sign) {
+        DType type = floating(y);
+        RopeCuda.forward(
+                device,
+                type,
+                address(y),
+                address(x, type),
+                address(cos, type),
+                address(sin, type),
+                batch,
+                t,
+                heads,
+                d,
+                sign);
+    }
+
+    @Override
+    public void attention(
+            Buffer out,
+            Buffer lse,
+            Buffer q,
+            Buffer k,
+            Buffer v,
+            @Nullable Buffer prefixK,
+            @Nullable Buffer prefixV,
+            @Nullable Buffer mask,
+            int batch,
+            int t,
+            int s,
+            int p,
+            int heads,
+            int kvHeads,
+            int d,
+            boolean causal,
+            double scale) {
+        if (d > AttentionCuda.MAX_HEAD) {
+            Backend.super.attention(
+                    out, lse, q, k, v, prefixK, prefixV, mask, batch, t, s, p, heads, kvHeads, d, causal, scale);
+            return;
+        }
+        AttentionCuda.forward(
+                device,
+                address(out, q.dtype()),
+                address(lse, q.dtype()),
+                problem(q, k, v, prefixK, prefixV, mask, batch, t, s, p, heads, kvHeads, d, causal, scale));
+    }
+
+    @Override
+    public void attentionBackward(
+            @Nullable Buffer dq,
+            @Nullable Buffer dk,
+            @Nullable Buffer dv,
+            @Nullable Buffer dPrefixK,
+            @Nullable Buffer dPrefixV,
+            Buffer dOut,
+            Buffer out,
+            Buffer lse,
+            Buffer q,
+            Buffer k,
+            Buffer v,
+            @Nullable Buffer prefixK,
+            @Nullable Buffer prefixV,
+            @Nullable Buffer mask,
+            int batch,
+            int t,
+            int s,
+            int p,
+            int heads,
+            int kvHeads,
+            int d,
+            boolean causal,
+            double scale) {
+        if (d > AttentionCuda.MAX_HEAD) {
+            Backend.super.attentionBackward(
+                    dq, dk, dv, dPrefixK, dPrefixV, dOut, out, lse, q, k, v, prefixK, prefixV, mask, batch, t, s, p,
+                    heads, kvHeads, d, causal, scale);
+            return;
+        }
+        AttentionCuda.Problem a =
+                problem(q, k, v, prefixK, prefixV, mask, batch, t, s, p, heads, kvHeads, d, causal, scale);
+        DType type = a.type();
+        long ady = address(dOut, type);
+        long al = address(lse, type);
+        try (Workspace ws = new Workspace(this)) {
+            long rowDot = address(ws.allocate(DType.F32, (long) batch * heads * t));
+            AttentionCuda.rowDot(device, rowDot, ady, address(out, type), a);
+            if (dq != null) {
+                AttentionCuda.backwardQueries(device, address(dq, type), ady, al, rowDot, a);
+            }
+            AttentionCuda.backwardKeys(
+                    device,
+                    optional(dk, type),
+                    optional(dv, type),
+                    optional(dPrefixK, type),
+                    optional(dPrefixV, type),
+                    ady,
+                    al,
+                    rowDot,
+                    a);
+        }
+    }
+
+    private AttentionCuda.Problem problem(
+            Buffer q,
+            Buffer k,
+            Buffer v,
+            @Nullable Buffer prefixK,
+            @Nullable Buffer prefixV,
+            @Nullable Buffer mask,
+            int batch,
+            int t,
+            int s,
+            int p,
+            int heads,
+            int kvHeads,
+            int d,
+            boolean causal,
+            double scale) {
+        DType type = floating(q);
+        return new AttentionCuda.Problem(
+                type,
+                address(q),
+                address(k, type),
+                address(v, type),
+                optional(prefixK, type),
+                optional(prefixV, type),
+                optional(mask, DType.I32),
+                batch,
+                t,
+                s,
+                p,
+                heads,
+                kvHeads,
+                d,
+                causal,
+                prefixK != null && prefixK.size() == (long) p * kvHeads * d,
+                scale);
+    }
+
+    // ---- losses
+    // -------------------------------------------------------------------------------------------------------
+
+    @Override
+    public void crossEntropy(Buffer losses, Buffer lse, Buffer logits, Buffer labels, int n, int v, int ignore) {
+        DType t = floating(losses);
+        CrossEntropyCuda.forward(
+                device,
+                t,
+                address(losses),
+                address(lse, t),
+                address(logits, t),
+                address(labels, DType.I32),
+                n,
+                v,
+                ignore);
+    }
+
+    @Override
+    public void crossEntropyBackward(
+            Buffer dLogits,
+            Buffer g,
+            Buffer logits,
+            Buffer lse,
+            Buffer labels,
+            int n,
+            int v,
+            int ignore,
+            boolean accumulate) {
+        DType t = floating(dLogits);
+        CrossEntropyCuda.backward(
+                device,
+                t,
+                address(dLogits),
+                address(g, t),
+                address(logits, t),
+                address(lse, t),
+                address(labels, DType.I32),
+                n,
+                v,
+                ignore,
+                accumulate);
+    }
+
+    // ---- optimisation
+    // -------------------------------------------------------------------------------------------------
+
+    @Override
+    public void sumOfSquares(Buffer y, Buffer x, boolean accumulate) {
+        DType t = floating(y);
+        try (Workspace ws = new Workspace(this)) {
+            long partial = address(ws.allocate(DType.F32, ReductionCuda.squares(x.size())));
+            ReductionCuda.sumOfSquares(device, t, address(y), address(x, t), partial, x.size(), accumulate);
+        }
+    }
+
+    @Override
+    public void adamW(
+            Buffer p,
+            Buffer m,
+            Buffer v,
+            Buffer g,
+            Buffer lr,
+            Buffer t,
+            @Nullable Buffer gScale,
+            double beta1,
+            double beta2,
+            double eps,
+            double weightDecay) {
+        DType type = floating(p);
+        OptimizerCuda.adamW(
+                device,
+                type,
+                address(p),
+                address(m, type),
+                address(v, type),
+                address(g, type),
+                address(lr, type),
+                address(t, DType.I32),
+                optional(gScale, type),
+                p.size(),
+                beta1,
+                beta2,
+                eps,
+                weightDecay);
+    }
+
+    @Override
+    public void sgd(
+            Buffer p,
+            @Nullable Buffer velocity,
+            Buffer g,
+            Buffer lr,
+            @Nullable Buffer gScale,
+            double momentum,
+            double weightDecay) {
+        DType type = floating(p);
+        OptimizerCuda.sgd(
+                device,
+                type,
+                address(p),
+                optional(velocity, type),
+                address(g, type),
+                address(lr, type),
+                optional(gScale, type),
+                p.size(),
+                momentum,
+                weightDecay);
+    }
+}

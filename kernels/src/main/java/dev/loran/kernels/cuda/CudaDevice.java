@@ -1,0 +1,558 @@
+package dev.loran.kernels.cuda;
+
+import dev.loran.engine.BackendException;
+import java.io.IOException;
+import java.io.InputStream;
+import java.io.UncheckedIOException;
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.nio.charset.StandardCharsets;
+import java.util.HashMap;
+import java.util.Map;
+import java.util.concurrent.ArrayBlockingQueue;
+import java.util.concurrent.BlockingQueue;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CompletionException;
+import java.util.function.Supplier;
+import jcuda.Pointer;
+import jcuda.driver.CUcontext;
+import jcuda.driver.CUdevice;
+import jcuda.driver.CUdevice_attribute;
+import jcuda.driver.CUdeviceptr;
+import jcuda.driver.CUfunction;
+import jcuda.driver.CUmodule;
+import jcuda.driver.CUresult;
+import jcuda.driver.CUstream;
+import jcuda.driver.CUstream_flags;
+import jcuda.driver.JCudaDriver;
+import jcuda.jcublas.JCublas2;
+import jcuda.jcublas.cublasHandle;
+import jcuda.runtime.cudaStream_t;
+import org.jspecify.annotations.Nullable;
+
+/// One GPU: a platform thread that owns its context, one stream, a cuBLAS handle, the loaded kernels.
+///
+/// Work is handed to that thread and done in the order it was handed over; [#execute] does not wait for it. An error of
+/// such work is thrown by a later call, at the latest by [#synchronize].
+final class CudaDevice implements AutoCloseable {
+    private static final int MIN_DRIVER = 12000;
+    private static final int MIN_CAPABILITY = 8;
+    /// Arguments of one launch, a struct counted by its 8-byte words.
+    private static final int MAX_ARGUMENTS = 64;
+
+    private static final int QUEUE = 1024;
+    private static final long STAGING = 1 << 20;
+    private static final int HOST_ALLOC_DEVICE_MAP = 2;
+
+    /// A launch or a copy.
+    interface Work {
+        void run();
+    }
+
+    /// An address that JCuda takes as a pointer.
+    static final class Address extends Pointer {
+        Address(long address) {
+            super(address);
+        }
+
+        long value() {
+            return getNativePointer() + getByteOffset();
+        }
+    }
+
+    private final Arena arena = Arena.ofShared();
+    private final BlockingQueue<Work> queue = new ArrayBlockingQueue<>(QUEUE);
+    private final Thread owner;
+    private volatile @Nullable RuntimeException failure;
+    private volatile boolean closed;
+
+    private final CUdevice device = new CUdevice();
+    private final CUcontext context = new CUcontext();
+    private final CUstream stream = new CUstream();
+    private final cublasHandle blas = new cublasHandle();
+    private final Map<String, CUmodule> modules = new HashMap<>();
+    private final Map<String, CUfunction> functions = new HashMap<>();
+    private String name = "";
+
+    /// The values of one launch's arguments, and their addresses.
+    private final MemorySegment values = arena.allocate(MAX_ARGUMENTS * 8L, 16);
+    private final MemorySegment addresses = arena.allocate(MAX_ARGUMENTS * 8L, 16);
+    private final MemorySegment scalars = arena.allocate(8, 8);
+
+    /// Page-locked memory that small host values travel through, used from front to end and then again.
+    private MemorySegment staging = MemorySegment.NULL;
+
+    private long stagingUsed;
+    /// Where kernels say what was wrong with their arguments: `Complaint` of common.cuh.
+    private MemorySegment complaint = MemorySegment.NULL;
+
+    private long complaintAddress;
+
+    /// GPU `ordinal` of the loaded driver.
+    ///
+    /// @throws BackendException saying why it cannot be used
+    CudaDevice(int ordinal) {
+        for (int i = 0; i < MAX_ARGUMENTS; i++) {
+            addresses.setAtIndex(ValueLayout.JAVA_LONG, i, values.address() + 8L * i);
+        }
+        owner = Thread.ofPlatform().name("loran-cuda-" + ordinal).daemon().start(this::work);
+        try {
+            call(() -> {
+                open(ordinal);
+                return true;
+            });
+        } catch (BackendException e) {
+            stop();
+            throw e;
+        }
+    }
+
+    // ---- the owner thread
+    // ----------------------------------------------------------------------------------------------
+
+    private void work() {
+        while (!closed) {
+            try {
+                queue.take().run();
+            } catch (RuntimeException e) {
+                if (failure == null) {
+                    failure = e;
+                }
+            } catch (InterruptedException e) {
+                // Nobody interrupts this thread but to end it.
+                return;
+            }
+        }
+    }
+
+    /// Hands `work` over and goes on.
+    ///
+    /// @throws BackendException if earlier work failed
+    void execute(Work work) {
+        throwFailure();
+        if (closed) {
+            throw new BackendException("cuda: the backend is closed");
+        }
+        put(work);
+    }
+
+    private void put(Work work) {
+        try {
+            queue.put(work);
+        } catch (InterruptedException e) {
+            Thread.currentThread().interrupt();
+            throw new BackendException("cuda: interrupted while handing over work", e);
+        }
+    }
+
+    /// Hands `work` over and waits for its result.
+    <T> T call(Supplier<T> work) {
+        CompletableFuture<T> result = new CompletableFuture<>();
+        execute(() -> {
+            try {
+                result.complete(work.get());
+            } catch (RuntimeException e) {
+                result.completeExceptionally(e);
+            }
+        });
+        try {
+            return result.join();
+        } catch (CompletionException e) {
+            if (e.getCause() instanceof RuntimeException cause) {
+                throw new BackendException(String.valueOf(cause.getMessage()), cause);
+            }
+            throw e;
+        }
+    }
+
+    private void throwFailure() {
+        RuntimeException f = failure;
+        if (f != null) {
+            failure = null;
+            throw new BackendException(String.valueOf(f.getMessage()), f);
+        }
+    }
+
+    static void check(String function, int status) {
+        if (status != CUresult.CUDA_SUCCESS) {
+            String[] name = new String[1];
+            JCudaDriver.cuGetErrorName(status, name);
+            throw new BackendException("cuda: " + function + " failed: " + name[0] + " (" + status + ")");
+        }
+    }
+
+    private static void checkBlas(String function, int status) {
+        if (status != 0) {
+            throw new BackendException("cuda: " + function + " failed: "
+                    + jcuda.jcublas.cublasStatus.stringFor(status) + " (" + status + ")");
+        }
+    }
+
+    // ---- opening and closing
+    // -------------------------------------------------------------------------------------------
+
+    @SuppressWarnings("restricted")
+    private void open(int ordinal) {
+        int status = JCudaDriver.cuInit(0);
+        if (status != CUresult.CUDA_SUCCESS) {
+            check("cuInit (is there a GPU, and may this process use it?)", status);
+        }
+        int[] number = new int[1];
+        check("cuDriverGetVersion", JCudaDriver.cuDriverGetVersion(number));
+        if (number[0] < MIN_DRIVER) {
+            throw new BackendException("cuda: the driver supports CUDA " + number[0] / 1000 + "."
+                    + number[0] % 1000 / 10 + ", needs 12.0; install driver 525 or newer");
+        }
+        check("cuDeviceGet", JCudaDriver.cuDeviceGet(device, ordinal));
+        byte[] text = new byte[256];
+        check("cuDeviceGetName", JCudaDriver.cuDeviceGetName(text, text.length, device));
+        name = new String(text, StandardCharsets.UTF_8).split("\0", 2)[0];
+        int capability = attribute(CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR);
+        if (capability < MIN_CAPABILITY) {
+            throw new BackendException("cuda: " + name + " has compute capability " + capability
+                    + ".x, needs 8.0 (Ampere) or newer");
+        }
+        check("cuDevicePrimaryCtxRetain", JCudaDriver.cuDevicePrimaryCtxRetain(context, device));
+        check("cuCtxSetCurrent", JCudaDriver.cuCtxSetCurrent(context));
+        check("cuStreamCreate", JCudaDriver.cuStreamCreate(stream, CUstream_flags.CU_STREAM_NON_BLOCKING));
+        checkBlas("cublasCreate", JCublas2.cublasCreate(blas));
+        checkBlas("cublasSetStream", JCublas2.cublasSetStream(blas, new cudaStream_t(stream)));
+        Address pinned = new Address(0);
+        check("cuMemHostAlloc", JCudaDriver.cuMemHostAlloc(pinned, STAGING + 64, HOST_ALLOC_DEVICE_MAP));
+        MemorySegment all = MemorySegment.ofAddress(pinned.value()).reinterpret(STAGING + 64);
+        staging = all.asSlice(0, STAGING);
+        complaint = all.asSlice(STAGING, 64).fill((byte) 0);
+        CUdeviceptr seen = new CUdeviceptr();
+        check("cuMemHostGetDevicePointer", JCudaDriver.cuMemHostGetDevicePointer(seen, pinned, 0));
+        complaintAddress = address(seen) + STAGING;
+    }
+
+    private int attribute(int which) {
+        int[] value = new int[1];
+        check("cuDeviceGetAttribute", JCudaDriver.cuDeviceGetAttribute(value, which, device));
+        return value[0];
+    }
+
+    /// The device's name, as the driver gives it.
+    String name() {
+        return name;
+    }
+
+    /// Waits for all work, gives everything back and ends the thread.
+    @Override
+    public void close() {
+        if (closed) {
+            return;
+        }
+        try {
+            call(() -> {
+                JCudaDriver.cuStreamSynchronize(stream);
+                JCublas2.cublasDestroy(blas);
+                modules.values().forEach(JCudaDriver::cuModuleUnload);
+                JCudaDriver.cuMemFreeHost(new Address(staging.address()));
+                JCudaDriver.cuStreamDestroy(stream);
+                JCudaDriver.cuDevicePrimaryCtxRelease(device);
+                return true;
+            });
+        } finally {
+            stop();
+        }
+    }
+
+    private void stop() {
+        closed = true;
+        // The thread may wait for work.
+        put(() -> {});
+        try {
+            owner.join();
+        } catch (InterruptedException e) {
+            Thread.currentThread().interrupt();
+        }
+        arena.close();
+    }
+
+    // ---- memory; on the owner thread
+    // -----------------------------------------------------------------------------------
+
+    /// `bytes` bytes of device memory; 0 if there are not so many.
+    long allocate(long bytes) {
+        CUdeviceptr p = new CUdeviceptr();
+        int status = JCudaDriver.cuMemAlloc(p, bytes);
+        if (status == CUresult.CUDA_ERROR_OUT_OF_MEMORY) {
+            return 0;
+        }
+        check("cuMemAlloc", status);
+        return address(p);
+    }
+
+    void free(long address) {
+        check("cuMemFree", JCudaDriver.cuMemFree(pointer(address)));
+    }
+
+    /// Bytes free, and bytes in all.
+    long[] memory() {
+        long[] free = new long[1];
+        long[] total = new long[1];
+        check("cuMemGetInfo", JCudaDriver.cuMemGetInfo(free, total));
+        return new long[] {free[0], total[0]};
+    }
+
+    private static CUdeviceptr pointer(long address) {
+        return new CUdeviceptr().withByteOffset(address);
+    }
+
+    private static long address(CUdeviceptr p) {
+        return new Copy(p).value();
+    }
+
+    /// Reads what a device pointer keeps to itself and its subclasses.
+    private static final class Copy extends CUdeviceptr {
+        Copy(CUdeviceptr p) {
+            super(p);
+        }
+
+        long value() {
+            return getNativePointer() + getByteOffset();
+        }
+    }
+
+    // ---- copies; on any thread
+    // ------------------------------------------------------------------------------------------
+
+    /// Copies `src` to the device; returns when `src` may be changed. What fits the staging memory is not waited for.
+    void write(long address, MemorySegment src) {
+        long bytes = src.byteSize();
+        if (bytes == 0) {
+            return;
+        }
+        if (bytes <= STAGING / 4) {
+            byte[] copy = src.toArray(ValueLayout.JAVA_BYTE);
+            execute(() -> {
+                if (stagingUsed + bytes > STAGING) {
+                    check("cuStreamSynchronize", JCudaDriver.cuStreamSynchronize(stream));
+                    stagingUsed = 0;
+                }
+                MemorySegment slot = staging.asSlice(stagingUsed, bytes);
+                slot.copyFrom(MemorySegment.ofArray(copy));
+                stagingUsed += bytes + 7 & -8;
+                copyToDevice(address, slot);
+            });
+            return;
+        }
+        try (Arena temporary = Arena.ofShared()) {
+            MemorySegment host = src.isNative() ? src : temporary.allocate(bytes).copyFrom(src);
+            call(() -> {
+                copyToDevice(address, host);
+                check("cuStreamSynchronize", JCudaDriver.cuStreamSynchronize(stream));
+                return true;
+            });
+        }
+    }
+
+    private void copyToDevice(long address, MemorySegment host) {
+        check(
+                "cuMemcpyHtoDAsync",
+                JCudaDriver.cuMemcpyHtoDAsync(
+                        pointer(address), new Address(host.address()), host.byteSize(), stream));
+    }
+
+    /// Copies from the device; waits for all work handed over before.
+    ///
+    /// @throws BackendException if any of that work failed, or a kernel complained about its arguments
+    void read(MemorySegment dst, long address) {
+        try (Arena temporary = Arena.ofShared()) {
+            long bytes = dst.byteSize();
+            MemorySegment host = dst.isNative() ? dst : temporary.allocate(Math.max(bytes, 1));
+            execute(() -> {
+                if (bytes > 0) {
+                    check(
+                            "cuMemcpyDtoHAsync",
+                            JCudaDriver.cuMemcpyDtoHAsync(
+                                    new Address(host.address()), pointer(address), bytes, stream));
+                }
+            });
+            synchronize();
+            if (!dst.isNative()) {
+                dst.copyFrom(host.asSlice(0, bytes));
+            }
+        }
+    }
+
+    /// Copies within the device.
+    void copy(long to, long from, long bytes) {
+        if (bytes > 0) {
+            execute(() -> check(
+                    "cuMemcpyDtoDAsync",
+                    JCudaDriver.cuMemcpyDtoDAsync(pointer(to), pointer(from), bytes, stream)));
+        }
+    }
+
+    /// Waits for all work handed over before.
+    ///
+    /// @throws BackendException if any of it failed, or a kernel complained about its arguments
+    void synchronize() {
+        String said = call(() -> {
+            check("cuStreamSynchronize", JCudaDriver.cuStreamSynchronize(stream));
+            return takeComplaint();
+        });
+        throwFailure();
+        if (!said.isEmpty()) {
+            throw new BackendException(said);
+        }
+    }
+
+    private String takeComplaint() {
+        int code = complaint.get(ValueLayout.JAVA_INT, 0);
+        int value = complaint.get(ValueLayout.JAVA_INT, 4);
+        int limit = complaint.get(ValueLayout.JAVA_INT, 8);
+        complaint.fill((byte) 0);
+        return switch (code) {
+            case 0 -> "";
+            case 1 -> "embedding: id " + value + " does not exist in a table of " + limit + " rows";
+            default -> "crossEntropy: label " + value + " does not lie in [0, " + limit + ")";
+        };
+    }
+
+    /// Address of the `Complaint` that kernels write to.
+    long complaint() {
+        return complaintAddress;
+    }
+
+    // ---- launches; on any thread
+    // ----------------------------------------------------------------------------------------
+
+    /// Launches kernel `name` of `file` on `grid` blocks of `block` threads, each up to three numbers. Arguments are
+    /// addresses, integers, or floats by [#bits]; a struct comes last, its words in order ([#words]).
+    void launch(String file, String name, int[] grid, int[] block, long... arguments) {
+        launchShared(file, name, grid, block, 0, arguments);
+    }
+
+    /// As [#launch], with `shared` bytes of shared memory a block.
+    void launchShared(String file, String name, int[] grid, int[] block, int shared, long[] arguments) {
+        for (int blocks : grid) {
+            if (blocks == 0) {
+                return;
+            }
+        }
+        execute(() -> {
+            for (int i = 0; i < arguments.length; i++) {
+                values.setAtIndex(ValueLayout.JAVA_LONG, i, arguments[i]);
+            }
+            check(
+                    name,
+                    JCudaDriver.cuLaunchKernel(
+                            function(file, name),
+                            grid[0],
+                            at(grid, 1),
+                            at(grid, 2),
+                            block[0],
+                            at(block, 1),
+                            at(block, 2),
+                            shared,
+                            stream,
+                            new Address(addresses.address()),
+                            null));
+        });
+    }
+
+    private static int at(int[] sizes, int i) {
+        return i < sizes.length ? sizes[i] : 1;
+    }
+
+    /// A float as an argument.
+    static long bits(double value) {
+        return Float.floatToRawIntBits((float) value) & 0xffffffffL;
+    }
+
+    /// `arguments` followed by a struct of 4-byte members.
+    static long[] words(long[] arguments, int... members) {
+        long[] all = java.util.Arrays.copyOf(arguments, arguments.length + (members.length + 1) / 2);
+        for (int i = 0; i < members.length; i++) {
+            all[arguments.length + i / 2] |= (members[i] & 0xffffffffL) << 32 * (i % 2);
+        }
+        return all;
+    }
+
+    private CUfunction function(String file, String name) {
+        return functions.computeIfAbsent(name, n -> {
+            CUfunction f = new CUfunction();
+            check("cuModuleGetFunction of " + n, JCudaDriver.cuModuleGetFunction(f, module(file), n));
+            return f;
+        });
+    }
+
+    private CUmodule module(String file) {
+        return modules.computeIfAbsent(file, f -> {
+            CUmodule m = new CUmodule();
+            check("cuModuleLoadData of " + f + ".ptx", JCudaDriver.cuModuleLoadData(m, ptx(f)));
+            return m;
+        });
+    }
+
+    /// The shipped text of `file`.
+    static String ptx(String file) {
+        try (InputStream in = CudaDevice.class.getResourceAsStream(file + ".ptx")) {
+            if (in == null) {
+                throw new BackendException("cuda: " + file + ".ptx is not among the resources; run src-cuda/build");
+            }
+            return new String(in.readAllBytes(), StandardCharsets.US_ASCII);
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
+    }
+
+    /// `batch` products of column-major matrices, cuBLAS's way; types are CUDA's numbers.
+    void gemm(
+            boolean transA,
+            boolean transB,
+            int m,
+            int n,
+            int k,
+            double alpha,
+            long a,
+            int lda,
+            long strideA,
+            long b,
+            int ldb,
+            long strideB,
+            double beta,
+            long c,
+            int ldc,
+            long strideC,
+            int batch,
+            int type,
+            int compute) {
+        execute(() -> {
+            scalars.set(ValueLayout.JAVA_FLOAT, 0, (float) alpha);
+            scalars.set(ValueLayout.JAVA_FLOAT, 4, (float) beta);
+            // The forms without _new take the compute type for a data type, and refuse some without an exception.
+            checkBlas(
+                    "cublasGemmStridedBatchedEx",
+                    JCublas2.cublasGemmStridedBatchedEx_new(
+                            blas,
+                            transA ? 1 : 0,
+                            transB ? 1 : 0,
+                            m,
+                            n,
+                            k,
+                            new Address(scalars.address()),
+                            new Address(a),
+                            type,
+                            lda,
+                            strideA,
+                            new Address(b),
+                            type,
+                            ldb,
+                            strideB,
+                            new Address(scalars.address() + 4),
+                            new Address(c),
+                            type,
+                            ldc,
+                            strideC,
+                            batch,
+                            compute,
+                            -1));
+        });
+    }
+}

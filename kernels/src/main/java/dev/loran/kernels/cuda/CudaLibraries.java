@@ -1,0 +1,327 @@
+package dev.loran.kernels.cuda;
+
+import dev.loran.engine.BackendException;
+import java.io.IOException;
+import java.io.InputStream;
+import java.lang.foreign.Arena;
+import java.lang.foreign.SymbolLookup;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.DirectoryStream;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Locale;
+import jcuda.driver.JCudaDriver;
+import jcuda.jcublas.JCublas2;
+import org.jspecify.annotations.Nullable;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/// Loads the driver, cuBLAS and JCuda's natives into this process, once.
+///
+/// cuBLAS is looked for in this order, 12 before 13 at each place: the file named by the system property `loran.cublas`,
+/// then by the environment variable `LORAN_CUBLAS`; the folders of `CUDA_HOME` and `CUDA_PATH`; `/usr/local/cuda*`; what
+/// the system's loader knows; the `nvidia` packages of Python installations. JCuda's native is bound to version 12; where
+/// there is only 13, which has every function of 12, the copy we extract is bound to that instead.
+///
+/// JCuda's own extraction writes to a fixed name in the shared temporary folder and takes whatever it finds there; so we
+/// extract into a private folder, and let it find its files there.
+final class CudaLibraries {
+    private static final Logger LOG = LoggerFactory.getLogger(CudaLibraries.class);
+    private static final String DRIVER = "libcuda.so.1";
+    private static final String CUBLAS_12 = "libcublas.so.12";
+    private static final String CUBLAS_13 = "libcublas.so.13";
+    private static final String VERSION = "12.6.0";
+    private static final String NATIVE = "lib%s-" + VERSION + "-linux-x86_64.so";
+
+    /// What this process has loaded: the natives of a process cannot be unloaded or loaded twice.
+    private static @Nullable CudaLibraries loaded;
+
+    private final Cublas cublas;
+    private final boolean standIn;
+
+    private CudaLibraries(Cublas cublas, boolean standIn) {
+        this.cublas = cublas;
+        this.standIn = standIn;
+    }
+
+    /// Version 12 or 13, by its path; null where the system's loader finds it by name.
+    record Cublas(int major, @Nullable Path path) {
+        String describe() {
+            return "cuBLAS " + major + (path == null ? "" : " (" + path + ")");
+        }
+    }
+
+    Cublas cublas() {
+        return cublas;
+    }
+
+    /// The installed driver and cuBLAS.
+    ///
+    /// @throws BackendException saying what is missing and what to do about it
+    static synchronized CudaLibraries load() {
+        if (loaded != null && loaded.standIn) {
+            throw new BackendException("cuda: this process runs on the CPU stand-in");
+        }
+        if (loaded == null) {
+            requirePlatform();
+            if (!byName(DRIVER)) {
+                throw new BackendException("cuda: no NVIDIA driver (" + DRIVER
+                        + " is not on the library path); install one, version 525 or newer");
+            }
+            Cublas cublas = findCublas();
+            if (cublas == null) {
+                throw new BackendException("cuda: no cuBLAS; install the CUDA toolkit 12 or 13, or name the file by"
+                        + " -Dloran.cublas=/path/to/" + CUBLAS_12);
+            }
+            if (cublas.path != null) {
+                preload(cublas.path);
+            }
+            loaded = loadNatives(cublas, false);
+        }
+        return loaded;
+    }
+
+    /// The CPU stand-in of `folder`, for tests.
+    static synchronized CudaLibraries loadStandIn(Path folder) {
+        if (loaded != null && !loaded.standIn) {
+            throw new BackendException("cuda: this process runs on the installed driver, not on a stand-in");
+        }
+        if (loaded == null) {
+            requirePlatform();
+            load(folder.resolve(DRIVER));
+            Path cublas = folder.resolve(CUBLAS_12);
+            boolean is12 = Files.exists(cublas);
+            load(is12 ? cublas : folder.resolve(CUBLAS_13));
+            loaded = loadNatives(new Cublas(is12 ? 12 : 13, cublas), true);
+        }
+        return loaded;
+    }
+
+    private static void requirePlatform() {
+        String system = System.getProperty("os.name", "") + " on " + System.getProperty("os.arch", "");
+        if (!system.toLowerCase(Locale.ROOT).matches("linux on (amd64|x86_64)")) {
+            throw new BackendException("cuda: JCuda has no natives for " + system + ", only for Linux on x86-64");
+        }
+        if (!CudaLibraries.class.getModule().isNativeAccessEnabled()) {
+            LOG.warn("cuda: start the JVM with --enable-native-access=ALL-UNNAMED");
+        }
+    }
+
+    // ---- cuBLAS
+    // ---------------------------------------------------------------------------------------------------------
+
+    /// The first cuBLAS of the search; null if there is none.
+    static @Nullable Cublas findCublas() {
+        for (String named : new String[] {System.getProperty("loran.cublas"), System.getenv("LORAN_CUBLAS")}) {
+            if (named != null && !named.isBlank()) {
+                Path file = Path.of(named).toAbsolutePath();
+                if (!Files.isRegularFile(file)) {
+                    throw new BackendException("cuda: " + file + ", named as cuBLAS, is no file");
+                }
+                return new Cublas(file.getFileName().toString().contains(".so.13") ? 13 : 12, file);
+            }
+        }
+        List<Path> folders = new ArrayList<>();
+        for (String home : new String[] {System.getenv("CUDA_HOME"), System.getenv("CUDA_PATH")}) {
+            if (home != null && !home.isBlank()) {
+                folders.add(Path.of(home, "lib64"));
+            }
+        }
+        children(Path.of("/usr/local"), "cuda*").forEach(cuda -> folders.add(cuda.resolve("lib64")));
+        Cublas found = in(folders);
+        if (found != null) {
+            return found;
+        }
+        if (byName(CUBLAS_12)) {
+            return new Cublas(12, null);
+        }
+        if (byName(CUBLAS_13)) {
+            return new Cublas(13, null);
+        }
+        return in(pythonFolders());
+    }
+
+    private static @Nullable Cublas in(List<Path> folders) {
+        for (Path folder : folders) {
+            for (int major = 12; major <= 13; major++) {
+                Path file = folder.resolve("libcublas.so." + major);
+                if (Files.isRegularFile(file)) {
+                    return new Cublas(major, file);
+                }
+            }
+        }
+        return null;
+    }
+
+    /// Where `pip install nvidia-cublas…` puts libraries: site-packages/nvidia/NAME/lib.
+    private static List<Path> pythonFolders() {
+        List<Path> prefixes = new ArrayList<>();
+        for (String prefix : new String[] {System.getenv("VIRTUAL_ENV"), System.getenv("CONDA_PREFIX")}) {
+            if (prefix != null && !prefix.isBlank()) {
+                prefixes.add(Path.of(prefix, "lib"));
+            }
+        }
+        prefixes.add(Path.of(System.getProperty("user.home", "/"), ".local", "lib"));
+        prefixes.add(Path.of("/usr/local/lib"));
+        prefixes.add(Path.of("/usr/lib"));
+        List<Path> folders = new ArrayList<>();
+        for (Path prefix : prefixes) {
+            for (Path python : children(prefix, "python3*")) {
+                for (Path packages : children(python, "{site,dist}-packages")) {
+                    children(packages.resolve("nvidia"), "*").forEach(p -> folders.add(p.resolve("lib")));
+                }
+            }
+        }
+        return folders;
+    }
+
+    private static List<Path> children(Path folder, String glob) {
+        List<Path> all = new ArrayList<>();
+        if (Files.isDirectory(folder)) {
+            try (DirectoryStream<Path> stream = Files.newDirectoryStream(folder, glob)) {
+                stream.forEach(all::add);
+            } catch (IOException e) {
+                // A folder that may not be read holds nothing for us.
+                LOG.debug("cuda: {} cannot be listed", folder, e);
+            }
+        }
+        all.sort(null);
+        return all;
+    }
+
+    @SuppressWarnings("restricted")
+    private static boolean byName(String library) {
+        try (Arena arena = Arena.ofConfined()) {
+            return SymbolLookup.libraryLookup(library, arena) != null;
+        } catch (IllegalArgumentException e) {
+            return false;
+        }
+    }
+
+    // ---- natives
+    // --------------------------------------------------------------------------------------------------------
+
+    /// The loader resolves later references to a library of the same name by what is loaded already.
+    private static void preload(Path cublas) {
+        Path light = cublas.resolveSibling(cublas.getFileName().toString().replace("cublas", "cublasLt"));
+        if (Files.isRegularFile(light)) {
+            load(light);
+        }
+        load(cublas);
+    }
+
+    @SuppressWarnings("restricted")
+    private static void load(Path library) {
+        try {
+            System.load(library.toAbsolutePath().toString());
+        } catch (UnsatisfiedLinkError e) {
+            throw new BackendException("cuda: " + library + " cannot be loaded: " + e.getMessage(), e);
+        }
+    }
+
+    private static CudaLibraries loadNatives(Cublas cublas, boolean standIn) {
+        try {
+            // Readable by this user alone.
+            Path folder = Files.createTempDirectory("loran-cuda-");
+            List<Path> files = List.of(
+                    extract(folder, "JCudaDriver", cublas.major),
+                    extract(folder, "JCudaRuntime", cublas.major),
+                    extract(folder, "JCublas2", cublas.major));
+            String before = System.getProperty("java.io.tmpdir");
+            // JCuda reads this when it loads, and takes a file that is there already.
+            System.setProperty("java.io.tmpdir", folder.toString());
+            try {
+                JCudaDriver.setExceptionsEnabled(false);
+                JCublas2.initialize();
+                JCublas2.setExceptionsEnabled(false);
+            } finally {
+                System.setProperty("java.io.tmpdir", before);
+            }
+            // Loaded libraries stay in memory without their files.
+            for (Path file : files) {
+                Files.deleteIfExists(file);
+            }
+            Files.deleteIfExists(folder);
+            return new CudaLibraries(cublas, standIn);
+        } catch (IOException e) {
+            throw new BackendException("cuda: JCuda's natives cannot be extracted: " + e.getMessage(), e);
+        } catch (NoClassDefFoundError e) {
+            throw new BackendException(
+                    "cuda: JCuda is not on the class path; add org.jcuda:jcuda and org.jcuda:jcublas " + VERSION
+                            + " and their natives with the classifier linux-x86_64",
+                    e);
+        } catch (UnsatisfiedLinkError e) {
+            throw new BackendException("cuda: JCuda's natives cannot be loaded: " + e.getMessage(), e);
+        }
+    }
+
+    private static Path extract(Path folder, String library, int cublasMajor) throws IOException {
+        String name = NATIVE.formatted(library);
+        try (InputStream in = CudaLibraries.class.getResourceAsStream("/lib/" + name)) {
+            if (in == null) {
+                throw new BackendException("cuda: " + name
+                        + " is not on the class path; add JCuda's natives with the classifier linux-x86_64");
+            }
+            byte[] bytes = in.readAllBytes();
+            if (cublasMajor == 13) {
+                retarget(bytes, CUBLAS_12, CUBLAS_13);
+            }
+            return Files.write(folder.resolve(name), bytes);
+        }
+    }
+
+    /// Makes the ELF library `elf` need `to` where it needed `from`, a name of the same length: in its string table, and
+    /// in the hashes of the symbol versions of that name. A library that needs no `from` stays as it is.
+    static void retarget(byte[] elf, String from, String to) {
+        ByteBuffer b = ByteBuffer.wrap(elf).order(ByteOrder.LITTLE_ENDIAN);
+        long sections = b.getLong(0x28);
+        int size = b.getShort(0x3a);
+        int count = b.getShort(0x3c);
+        for (int i = 0; i < count; i++) {
+            int section = (int) sections + i * size;
+            int type = b.getInt(section + 4);
+            int at = (int) b.getLong(section + 0x18);
+            if (type == 11) { // SHT_DYNSYM: linked to the dynamic string table
+                int strings = (int) sections + b.getInt(section + 0x28) * size;
+                rename(elf, (int) b.getLong(strings + 0x18), (int) b.getLong(strings + 0x20), from, to);
+            } else if (type == 0x6ffffffe) { // SHT_GNU_verneed: a chain of files, each with a chain of versions
+                for (int need = at, next = -1; next != 0; need += next) {
+                    int version = need + b.getInt(need + 8);
+                    for (int following = -1; following != 0; version += following) {
+                        if (b.getInt(version) == elfHash(from)) {
+                            b.putInt(version, elfHash(to));
+                        }
+                        following = b.getInt(version + 12);
+                    }
+                    next = b.getInt(need + 12);
+                }
+            }
+        }
+    }
+
+    private static void rename(byte[] elf, int at, int size, String from, String to) {
+        byte[] old = ('\0' + from + '\0').getBytes(StandardCharsets.US_ASCII);
+        byte[] name = ('\0' + to + '\0').getBytes(StandardCharsets.US_ASCII);
+        for (int i = at; i + old.length <= at + size; i++) {
+            if (Arrays.equals(elf, i, i + old.length, old, 0, old.length)) {
+                System.arraycopy(name, 0, elf, i, name.length);
+            }
+        }
+    }
+
+    /// The System V ABI's hash of a symbol's name.
+    private static int elfHash(String name) {
+        int h = 0;
+        for (int i = 0; i < name.length(); i++) {
+            h = (h << 4) + name.charAt(i);
+            int high = h & 0xf0000000;
+            h = (h ^ high >>> 24) & ~high;
+        }
+        return h;
+    }
+}

@@ -1,0 +1,31 @@
+package dev.loran.kernels.cuda;
+
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
+
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+
+/// The CPU stand-in that the build made before the tests.
+final class StandIn {
+    private static final Path FOLDER = Path.of("target", "standin");
+
+    private StandIn() {}
+
+    /// A backend on it; where the build could not make it, the test is skipped for the reason the build gave.
+    static CudaBackend open() {
+        Path reason = FOLDER.resolve("why-not");
+        assumeTrue(!Files.exists(reason), () -> read(reason));
+        assumeTrue(Files.isDirectory(FOLDER), "JCuda has no natives for this system");
+        return CudaBackend.standIn(FOLDER);
+    }
+
+    private static String read(Path file) {
+        try {
+            return Files.readString(file).strip();
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
+    }
+}
