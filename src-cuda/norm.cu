@@ -34,14 +34,15 @@ __device__ inline void norm_backward(T *dx, const T *dy, const T *x, const T *me
     float m = mean ? widen(mean[blockIdx.x]) : 0, r = widen(rstd[blockIdx.x]);
     float g = 0, gx = 0;
     for (int j = threadIdx.x; j < cols; j += blockDim.x) {
-        float dj = widen(dy[at + j]) * widen(weight[j]);
+        // Rounded, not fused into a sum, so that it cancels exactly below where it has to.
+        float dj = __fmul_rn(widen(dy[at + j]), widen(weight[j]));
         g += dj;
         gx += dj * (widen(x[at + j]) - m) * r;
     }
     g = mean ? block_reduce(g, Add()) / cols : 0;
     gx = block_reduce(gx, Add()) / cols;
     for (int j = threadIdx.x; j < cols; j += blockDim.x) {
-        float dj = widen(dy[at + j]) * widen(weight[j]), xHat = (widen(x[at + j]) - m) * r;
+        float dj = __fmul_rn(widen(dy[at + j]), widen(weight[j])), xHat = (widen(x[at + j]) - m) * r;
         put(dx[at + j], r * (dj - g - xHat * gx), accumulate);
     }
 }

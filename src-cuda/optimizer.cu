@@ -1,6 +1,15 @@
 // Optimizer steps, in place. Learning rate, step number and gradient scale are one-element buffers.
 #include "common.cuh"
 
+// norm <- the root of the sum of squares, scale <- min(1, maxNorm / (norm + 1e-6)): torch's clip_grad_norm_. norm may be
+// sumOfSquares. One thread.
+template <class T>
+__device__ inline void clip_scale(T *norm, T *scale, const T *sumOfSquares, float maxNorm) {
+    float root = sqrtf(widen(*sumOfSquares));
+    narrow(*norm, root);
+    narrow(*scale, 1 / fmaxf(1, (root + 1e-6f) / maxNorm));
+}
+
 struct AdamW {
     float beta1, beta2, logBeta1, logBeta2, eps, weightDecay;
 };
@@ -39,6 +48,9 @@ __device__ inline void sgd(T *p, T *velocity, const T *g, const T *lr, const T *
 }
 
 #define KERNELS(S, T) \
+    extern "C" __global__ void clip_scale_##S(T *norm, T *scale, const T *sumOfSquares, float maxNorm) { \
+        clip_scale(norm, scale, sumOfSquares, maxNorm); \
+    } \
     extern "C" __global__ void adamw_##S(T *p, T *m, T *v, const T *g, const T *lr, const int *t, const T *gScale, \
                                          long long n, AdamW a) { \
         adamw(p, m, v, g, lr, t, gScale, n, a); \

@@ -11,15 +11,17 @@ __device__ inline void sum_rows(T *y, const T *x, int n, int accumulate) {
     if (threadIdx.x == 0) put(y[blockIdx.x], sum, accumulate);
 }
 
-// y (parts, inner) <- sums over n of x (outer, n, inner), n cut in `parts` for blocks to share: 32 columns and 8 rows of
-// threads a block, one block a part (grid.y) and outer (grid.z). With one part, y is the result (or +=).
+// y (outer, parts, inner) <- sums over n of x (outer, n, inner), n cut in `parts` for blocks to share: 32 columns and 8
+// rows of threads a block, a block a part (grid.y) and outer (grid.x, with the columns, for it may be large). With one
+// part, y is the result (or +=).
 constexpr int ROWS = 8;
 
 template <class T, class Y>
 __device__ inline void sum_columns(Y *y, const T *x, int n, int inner, int parts, int accumulate) {
     __shared__ float partial[ROWS][WARP + 1];
-    int column = blockIdx.x * WARP + threadIdx.x;
-    int part = blockIdx.y, outer = blockIdx.z;
+    int blocks = (inner + WARP - 1) / WARP;
+    int column = blockIdx.x % blocks * WARP + threadIdx.x;
+    int part = blockIdx.y, outer = blockIdx.x / blocks;
     int length = (n + parts - 1) / parts;
     int end = min(n, (part + 1) * length);
     float sum = 0;
@@ -45,7 +47,7 @@ __device__ inline void row_max(T *y, const T *x, int cols) {
     if (threadIdx.x == 0) narrow(y[blockIdx.x], max);
 }
 
-// y (1) <- the sum of x * x (or +=): one block for as many partial sums as the launcher likes.
+// partial (blocks) <- sums of squares of x, a block's share each.
 template <class T>
 __device__ inline void squares(float *partial, const T *x, long long n) {
     float sum = 0;
@@ -72,6 +74,15 @@ __device__ inline void count_valid(T *y, const int *ids, int n, int ignore) {
     if (threadIdx.x == 0) narrow(y[0], sum);
 }
 
+// y (1) <- 1 / max(1, how many of ids (n) are not `ignore`).
+template <class T>
+__device__ inline void inverse_of_valid(T *y, const int *ids, int n, int ignore) {
+    int count = 0;
+    for (int i = threadIdx.x; i < n; i += blockDim.x) count += ids[i] != ignore;
+    float sum = block_reduce((float)count, Add());
+    if (threadIdx.x == 0) narrow(y[0], 1 / fmaxf(1, sum));
+}
+
 #define KERNELS(S, T) \
     extern "C" __global__ void sum_rows_##S(T *y, const T *x, int n, int accumulate) { \
         sum_rows(y, x, n, accumulate); \
@@ -92,5 +103,8 @@ __device__ inline void count_valid(T *y, const int *ids, int n, int ignore) {
     } \
     extern "C" __global__ void count_valid_##S(T *y, const int *ids, int n, int ignore) { \
         count_valid(y, ids, n, ignore); \
+    } \
+    extern "C" __global__ void inverse_of_valid_##S(T *y, const int *ids, int n, int ignore) { \
+        inverse_of_valid(y, ids, n, ignore); \
     }
 FLOATING(KERNELS)

@@ -60,9 +60,31 @@ const size_t PAGE = 4096;
 const size_t ALIGNMENT = 256;
 
 struct Memory {
+    char *start;
+    size_t size;
     char *pages;
-    size_t mapped, size;
+    size_t mapped;
 };
+
+#ifdef __SANITIZE_ADDRESS__
+// The sanitizer watches what lies around memory of its own.
+Memory map_memory(size_t bytes) {
+    void *p = nullptr;
+    return {posix_memalign(&p, ALIGNMENT, bytes) ? nullptr : static_cast<char *>(p), bytes, nullptr, 0};
+}
+void unmap_memory(const Memory &m) { free(m.start); }
+#else
+// Up to a page that may not be touched.
+Memory map_memory(size_t bytes) {
+    size_t size = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT, mapped = (size + PAGE - 1) / PAGE * PAGE + PAGE;
+    void *p = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) return {};
+    char *pages = static_cast<char *>(p);
+    mprotect(pages + mapped - PAGE, PAGE, PROT_NONE);
+    return {pages + mapped - PAGE - size, bytes, pages, mapped};
+}
+void unmap_memory(const Memory &m) { munmap(m.pages, m.mapped); }
+#endif
 
 std::recursive_mutex lock;
 std::map<Address, Memory> live;
@@ -238,15 +260,10 @@ API cuMemAlloc_v2(Address *address, size_t bytes) {
     NEEDS_CONTEXT;
     if (bytes == 0) return INVALID_VALUE;
     if (bytes > total() - used) return OUT_OF_MEMORY;
-    size_t size = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    Memory m{nullptr, (size + PAGE - 1) / PAGE * PAGE + PAGE, bytes};
-    m.pages = static_cast<char *>(
-        mmap(nullptr, m.mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-    if (m.pages == MAP_FAILED) return OUT_OF_MEMORY;
-    mprotect(m.pages + m.mapped - PAGE, PAGE, PROT_NONE);
-    char *start = m.pages + m.mapped - PAGE - size;
-    memset(start, 0xff, size);
-    *address = reinterpret_cast<Address>(start);
+    Memory m = map_memory(bytes);
+    if (!m.start) return OUT_OF_MEMORY;
+    memset(m.start, 0xff, bytes);
+    *address = reinterpret_cast<Address>(m.start);
     live[*address] = m;
     used += bytes;
     return SUCCESS;
@@ -258,7 +275,7 @@ API cuMemFree_v2(Address address) {
     auto it = live.find(address);
     if (it == live.end()) return INVALID_VALUE;
     used -= it->second.size;
-    munmap(it->second.pages, it->second.mapped);
+    unmap_memory(it->second);
     live.erase(it);
     return SUCCESS;
 }

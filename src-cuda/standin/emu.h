@@ -178,6 +178,12 @@ T max(T a, T b) {
 inline float __expf(float x) { return expf(x); }
 inline float __logf(float x) { return logf(x); }
 inline float rsqrtf(float x) { return 1 / sqrtf(x); }
+inline float __fmul_rn(float a, float b) {
+    float product = a * b;
+    // Keeps the compiler from fusing it into a sum.
+    asm("" : "+x"(product));
+    return product;
+}
 inline float __fdividef(float a, float b) { return a / b; }
 inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<uint64_t>(a) * b >> 32; }
 inline float __int_as_float(int x) { return __builtin_bit_cast(float, x); }

@@ -87,6 +87,9 @@ final class StepCommand implements Callable<Integer> {
             description = "timed steps, after as many for warm-up (default: ${DEFAULT-VALUE})")
     private int steps;
 
+    @Option(names = "--device", defaultValue = "cpu", description = "cpu or cuda (default: ${DEFAULT-VALUE})")
+    private String device;
+
     @Option(names = "--json", description = "the last line of the output is a JSON object")
     private boolean json;
 
@@ -99,13 +102,18 @@ final class StepCommand implements Callable<Integer> {
             throw new ParameterException(
                     spec.commandLine(), "bench step: --dtype " + dtype + " is not known; choose f32 or bf16");
         }
+        if (!device.equals("cpu") && !device.equals("cuda")) {
+            throw new ParameterException(
+                    spec.commandLine(), "bench step: --device " + device + " is not known; choose cpu or cuda");
+        }
         if (batch < 1 || seq < 2 || steps < 1 || threads < 0) {
             throw new ParameterException(
                     spec.commandLine(), "bench step: batch and steps must be at least 1, seq at least 2");
         }
         int used = threads == 0 ? Runtime.getRuntime().availableProcessors() : threads;
         LlamaModel.Config config = LlamaModel.Config.of(vocab, hidden, mlp, layers, heads, seq + 64);
-        try (Backend backend = Backends.best(used, DType.valueOf(dtype.toUpperCase(Locale.ROOT)));
+        DType frozen = DType.valueOf(dtype.toUpperCase(Locale.ROOT));
+        try (Backend backend = device.equals("cuda") ? Backends.cuda(frozen) : Backends.best(used, frozen);
                 LlamaModel model = LlamaModel.random(config, backend, DType.F32, 1);
                 PeftModel peft = new PeftModel(model, 1)) {
             Map<String, Object> options = options();
@@ -193,11 +201,11 @@ final class StepCommand implements Callable<Integer> {
         double tokens = batch * seq / median * 1e3;
         System.out.printf(
                 Locale.ROOT,
-                "%s step of %d x %d tokens on %d threads: %.1f ms (best %.1f), %.0f tokens/s, peak %.0f MiB%n",
+                "%s step of %d x %d tokens on %s: %.1f ms (best %.1f), %.0f tokens/s, peak %.0f MiB%n",
                 method,
                 batch,
                 seq,
-                used,
+                device.equals("cuda") ? "a GPU" : used + " threads",
                 median,
                 times.getFirst(),
                 tokens,

@@ -70,8 +70,7 @@ final class AttentionCuda {
                 new int[] {(a.t + OWN - 1) / OWN, a.heads, a.batch},
                 BLOCK,
                 a.shared(2 * TILE + OWN, 1),
-                CudaDevice.words(
-                        new long[] {out, lse, a.q, a.k, a.v, a.prefixK, a.prefixV, a.mask}, a.words()));
+                CudaDevice.words(new long[] {out, lse, a.q, a.k, a.v, a.prefixK, a.prefixV, a.mask}, a.words()));
     }
 
     /// rowDot (batch, heads, t) ← Σ dOut · out, in F32: what both halves of backward start from.

@@ -20,8 +20,7 @@ final class BinaryCuda {
             int[] bStrides) {
         Dims dims = Dims.of("binary", shape, aStrides, bStrides);
         if (dims.dense()) {
-            device.launch(
-                    "binary", "binary" + Grid.suffix(type), Grid.flat(n), Grid.FLAT_BLOCK, y, a, b, n, code(fn));
+            device.launch("binary", "binary" + Grid.suffix(type), Grid.flat(n), Grid.FLAT_BLOCK, y, a, b, n, code(fn));
         } else {
             device.launch(
                     "binary",

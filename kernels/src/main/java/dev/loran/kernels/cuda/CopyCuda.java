@@ -80,7 +80,6 @@ final class CopyCuda {
             device.copy(y, x, n * to.bytes());
             return;
         }
-        device.launch(
-                "copy", "cast" + Grid.suffix(from) + Grid.suffix(to), Grid.flat(n), Grid.FLAT_BLOCK, y, x, n);
+        device.launch("copy", "cast" + Grid.suffix(from) + Grid.suffix(to), Grid.flat(n), Grid.FLAT_BLOCK, y, x, n);
     }
 }

@@ -7,8 +7,8 @@ import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.DTypeException;
 import dev.loran.engine.DropoutMask;
+import dev.loran.engine.Scratch;
 import dev.loran.engine.UnaryFn;
-import dev.loran.engine.Workspace;
 import java.lang.foreign.MemorySegment;
 import java.nio.file.Path;
 import jcuda.cudaDataType;
@@ -101,8 +101,8 @@ public final class CudaBackend implements Backend {
 
     private static void checkBytes(String op, Buffer b, MemorySegment s) {
         if (b.bytes() != s.byteSize()) {
-            throw new BackendException("cuda: " + op + ": the buffer has " + b.bytes() + " bytes, the segment "
-                    + s.byteSize());
+            throw new BackendException(
+                    "cuda: " + op + ": the buffer has " + b.bytes() + " bytes, the segment " + s.byteSize());
         }
     }
 
@@ -141,8 +141,8 @@ public final class CudaBackend implements Backend {
 
     private long address(Buffer b) {
         if (!(b instanceof CudaBuffer c) || b.backend() != this) {
-            throw new BackendException("cuda: a buffer of " + b.size() + " elements of " + b.dtype() + " lies in memory of "
-                    + b.backend().name() + ", not of this device; move it first");
+            throw new BackendException("cuda: a buffer of " + b.size() + " elements of " + b.dtype()
+                    + " lies in memory of " + b.backend().name() + ", not of this device; move it first");
         }
         if (!b.isLive()) {
             throw new BackendException("buffer: used after its last release (" + b.dtype() + ", " + b.size()
@@ -208,8 +208,7 @@ public final class CudaBackend implements Backend {
     @Override
     public void binary(BinaryFn fn, Buffer y, Buffer a, Buffer b, int[] shape, int[] aStrides, int[] bStrides) {
         DType t = floating(y);
-        BinaryCuda.binary(
-                device, fn, t, address(y), address(a, t), address(b, t), y.size(), shape, aStrides, bStrides);
+        BinaryCuda.binary(device, fn, t, address(y), address(a, t), address(b, t), y.size(), shape, aStrides, bStrides);
     }
 
     @Override
@@ -222,8 +221,8 @@ public final class CudaBackend implements Backend {
     public void sum(Buffer y, Buffer x, int outer, int n, int inner, boolean accumulate) {
         DType t = floating(y);
         int parts = inner == 1 ? 1 : ReductionCuda.parts(n);
-        try (Workspace ws = new Workspace(this)) {
-            long partial = parts == 1 ? 0 : address(ws.allocate(DType.F32, (long) outer * parts * inner));
+        try (Scratch scratch = new Scratch(this)) {
+            long partial = parts == 1 ? 0 : address(scratch.allocate(DType.F32, (long) outer * parts * inner));
             ReductionCuda.sum(device, t, address(y), address(x, t), partial, parts, outer, n, inner, accumulate);
         }
     }
@@ -302,8 +301,7 @@ public final class CudaBackend implements Backend {
     @Override
     public void scatterAddRows(Buffer dTable, Buffer dy, Buffer ids, int n, int tableRows, int cols) {
         DType t = floating(dTable);
-        EmbeddingCuda.backward(
-                device, t, address(dTable), address(dy, t), address(ids, DType.I32), n, tableRows, cols);
+        EmbeddingCuda.backward(device, t, address(dTable), address(dy, t), address(ids, DType.I32), n, tableRows, cols);
     }
 
     @Override
@@ -316,6 +314,86 @@ public final class CudaBackend implements Backend {
     @Override
     public void countValid(Buffer y, Buffer ids, int n, int ignore) {
         ReductionCuda.countValid(device, floating(y), address(y), address(ids, DType.I32), n, ignore);
+    }
+
+    // ---- linear
+    // ---------------------------------------------------------------------------------------------------------
+
+    @Override
+    public void loraLinear(
+            Buffer y,
+            Buffer t,
+            Buffer x,
+            Buffer w,
+            @Nullable Buffer bias,
+            Buffer a,
+            Buffer b,
+            @Nullable DropoutMask mask,
+            int n,
+            int in,
+            int out,
+            int r,
+            double scaling) {
+        if (mask == null || r > LoraLinearCuda.MAX_RANK) {
+            Backend.super.loraLinear(y, t, x, w, bias, a, b, mask, n, in, out, r, scaling);
+            return;
+        }
+        DType type = floating(y);
+        long step = address(mask.microStep(), DType.I32);
+        LoraLinearCuda.down(device, type, address(t, type), address(x, type), address(a, type), step, n, in, r, mask);
+        linear(y, x, w, bias, n, in, out);
+        gemm(y, out, 0, t, r, 0, false, b, r, 0, true, 1, n, out, r, scaling, 1);
+    }
+
+    @Override
+    public void loraLinearBackward(
+            @Nullable Buffer dx,
+            @Nullable Buffer da,
+            @Nullable Buffer db,
+            Buffer dy,
+            Buffer x,
+            Buffer t,
+            Buffer w,
+            Buffer a,
+            Buffer b,
+            @Nullable DropoutMask mask,
+            int n,
+            int in,
+            int out,
+            int r,
+            double scaling,
+            boolean accumulateX,
+            boolean accumulateA,
+            boolean accumulateB) {
+        if (mask == null || r > LoraLinearCuda.MAX_RANK) {
+            Backend.super.loraLinearBackward(
+                    dx, da, db, dy, x, t, w, a, b, mask, n, in, out, r, scaling, accumulateX, accumulateA, accumulateB);
+            return;
+        }
+        if (db != null) {
+            gemm(db, r, 0, dy, out, 0, true, t, r, 0, false, 1, out, r, n, scaling, accumulateB ? 1 : 0);
+        }
+        if (dx == null && da == null) {
+            return;
+        }
+        DType type = floating(dy);
+        long step = address(mask.microStep(), DType.I32);
+        try (Scratch scratch = new Scratch(this)) {
+            Buffer dt = scratch.allocate(type, (long) n * r);
+            gemm(dt, r, 0, dy, out, 0, false, b, r, 0, false, 1, n, r, out, scaling, 0);
+            if (da != null) {
+                long partial = address(scratch.allocate(DType.F32, (long) ReductionCuda.parts(n) * r * in));
+                long ada = address(da, type);
+                long ax = address(x, type);
+                LoraLinearCuda.backwardA(
+                        device, type, ada, partial, address(dt), ax, step, n, in, r, mask, accumulateA);
+            }
+            if (dx != null) {
+                linearBackwardInput(dx, dy, w, n, in, out, accumulateX);
+                long adx = address(dx, type);
+                LoraLinearCuda.backwardX(device, type, adx, address(dt), address(a, type), step, n, in, r, mask);
+            }
+        }
     }
 
     // ---- normalisation
@@ -404,8 +482,8 @@ public final class CudaBackend implements Backend {
             NormCuda.backward(device, t, address(dx, t), ady, ax, am, ar, aw, rows, cols, accumulateX);
         }
         if (dWeight != null) {
-            try (Workspace ws = new Workspace(this)) {
-                long partial = address(ws.allocate(DType.F32, (long) ReductionCuda.parts(rows) * cols));
+            try (Scratch scratch = new Scratch(this)) {
+                long partial = address(scratch.allocate(DType.F32, (long) ReductionCuda.parts(rows) * cols));
                 long adw = address(dWeight, t);
                 NormCuda.backwardWeight(device, t, adw, partial, ady, ax, am, ar, rows, cols, accumulateWeight);
             }
@@ -511,8 +589,8 @@ public final class CudaBackend implements Backend {
         DType type = a.type();
         long ady = address(dOut, type);
         long al = address(lse, type);
-        try (Workspace ws = new Workspace(this)) {
-            long rowDot = address(ws.allocate(DType.F32, (long) batch * heads * t));
+        try (Scratch scratch = new Scratch(this)) {
+            long rowDot = address(scratch.allocate(DType.F32, (long) batch * heads * t));
             AttentionCuda.rowDot(device, rowDot, ady, address(out, type), a);
             if (dq != null) {
                 AttentionCuda.backwardQueries(device, address(dq, type), ady, al, rowDot, a);
@@ -611,16 +689,27 @@ public final class CudaBackend implements Backend {
                 accumulate);
     }
 
+    @Override
+    public void inverseOfValid(Buffer y, Buffer labels, int n, int ignore) {
+        ReductionCuda.inverseOfValid(device, floating(y), address(y), address(labels, DType.I32), n, ignore);
+    }
+
     // ---- optimisation
     // -------------------------------------------------------------------------------------------------
 
     @Override
     public void sumOfSquares(Buffer y, Buffer x, boolean accumulate) {
         DType t = floating(y);
-        try (Workspace ws = new Workspace(this)) {
-            long partial = address(ws.allocate(DType.F32, ReductionCuda.squares(x.size())));
+        try (Scratch scratch = new Scratch(this)) {
+            long partial = address(scratch.allocate(DType.F32, ReductionCuda.squares(x.size())));
             ReductionCuda.sumOfSquares(device, t, address(y), address(x, t), partial, x.size(), accumulate);
         }
+    }
+
+    @Override
+    public void clipScale(Buffer norm, Buffer scale, Buffer sumOfSquares, double maxNorm) {
+        DType t = floating(norm);
+        OptimizerCuda.clipScale(device, t, address(norm), address(scale, t), address(sumOfSquares, t), maxNorm);
     }
 
     @Override

@@ -1,15 +1,10 @@
 package dev.loran.kernels.cuda;
 
 import dev.loran.engine.BackendException;
-import java.io.IOException;
-import java.io.InputStream;
-import java.io.UncheckedIOException;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.charset.StandardCharsets;
-import java.util.HashMap;
-import java.util.Map;
 import java.util.concurrent.ArrayBlockingQueue;
 import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.CompletableFuture;
@@ -20,8 +15,6 @@ import jcuda.driver.CUcontext;
 import jcuda.driver.CUdevice;
 import jcuda.driver.CUdevice_attribute;
 import jcuda.driver.CUdeviceptr;
-import jcuda.driver.CUfunction;
-import jcuda.driver.CUmodule;
 import jcuda.driver.CUresult;
 import jcuda.driver.CUstream;
 import jcuda.driver.CUstream_flags;
@@ -38,9 +31,6 @@ import org.jspecify.annotations.Nullable;
 final class CudaDevice implements AutoCloseable {
     private static final int MIN_DRIVER = 12000;
     private static final int MIN_CAPABILITY = 8;
-    /// Arguments of one launch, a struct counted by its 8-byte words.
-    private static final int MAX_ARGUMENTS = 64;
-
     private static final int QUEUE = 1024;
     private static final long STAGING = 1 << 20;
     private static final int HOST_ALLOC_DEVICE_MAP = 2;
@@ -71,13 +61,9 @@ final class CudaDevice implements AutoCloseable {
     private final CUcontext context = new CUcontext();
     private final CUstream stream = new CUstream();
     private final cublasHandle blas = new cublasHandle();
-    private final Map<String, CUmodule> modules = new HashMap<>();
-    private final Map<String, CUfunction> functions = new HashMap<>();
+    private final CudaKernels kernels = new CudaKernels(arena);
     private String name = "";
 
-    /// The values of one launch's arguments, and their addresses.
-    private final MemorySegment values = arena.allocate(MAX_ARGUMENTS * 8L, 16);
-    private final MemorySegment addresses = arena.allocate(MAX_ARGUMENTS * 8L, 16);
     private final MemorySegment scalars = arena.allocate(8, 8);
 
     /// Page-locked memory that small host values travel through, used from front to end and then again.
@@ -93,9 +79,6 @@ final class CudaDevice implements AutoCloseable {
     ///
     /// @throws BackendException saying why it cannot be used
     CudaDevice(int ordinal) {
-        for (int i = 0; i < MAX_ARGUMENTS; i++) {
-            addresses.setAtIndex(ValueLayout.JAVA_LONG, i, values.address() + 8L * i);
-        }
         owner = Thread.ofPlatform().name("loran-cuda-" + ordinal).daemon().start(this::work);
         try {
             call(() -> {
@@ -184,8 +167,8 @@ final class CudaDevice implements AutoCloseable {
 
     private static void checkBlas(String function, int status) {
         if (status != 0) {
-            throw new BackendException("cuda: " + function + " failed: "
-                    + jcuda.jcublas.cublasStatus.stringFor(status) + " (" + status + ")");
+            throw new BackendException("cuda: " + function + " failed: " + jcuda.jcublas.cublasStatus.stringFor(status)
+                    + " (" + status + ")");
         }
     }
 
@@ -210,8 +193,8 @@ final class CudaDevice implements AutoCloseable {
         name = new String(text, StandardCharsets.UTF_8).split("\0", 2)[0];
         int capability = attribute(CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR);
         if (capability < MIN_CAPABILITY) {
-            throw new BackendException("cuda: " + name + " has compute capability " + capability
-                    + ".x, needs 8.0 (Ampere) or newer");
+            throw new BackendException(
+                    "cuda: " + name + " has compute capability " + capability + ".x, needs 8.0 (Ampere) or newer");
         }
         check("cuDevicePrimaryCtxRetain", JCudaDriver.cuDevicePrimaryCtxRetain(context, device));
         check("cuCtxSetCurrent", JCudaDriver.cuCtxSetCurrent(context));
@@ -249,7 +232,7 @@ final class CudaDevice implements AutoCloseable {
             call(() -> {
                 JCudaDriver.cuStreamSynchronize(stream);
                 JCublas2.cublasDestroy(blas);
-                modules.values().forEach(JCudaDriver::cuModuleUnload);
+                kernels.unload();
                 JCudaDriver.cuMemFreeHost(new Address(staging.address()));
                 JCudaDriver.cuStreamDestroy(stream);
                 JCudaDriver.cuDevicePrimaryCtxRelease(device);
@@ -341,7 +324,8 @@ final class CudaDevice implements AutoCloseable {
             return;
         }
         try (Arena temporary = Arena.ofShared()) {
-            MemorySegment host = src.isNative() ? src : temporary.allocate(bytes).copyFrom(src);
+            MemorySegment host =
+                    src.isNative() ? src : temporary.allocate(bytes).copyFrom(src);
             call(() -> {
                 copyToDevice(address, host);
                 check("cuStreamSynchronize", JCudaDriver.cuStreamSynchronize(stream));
@@ -353,8 +337,7 @@ final class CudaDevice implements AutoCloseable {
     private void copyToDevice(long address, MemorySegment host) {
         check(
                 "cuMemcpyHtoDAsync",
-                JCudaDriver.cuMemcpyHtoDAsync(
-                        pointer(address), new Address(host.address()), host.byteSize(), stream));
+                JCudaDriver.cuMemcpyHtoDAsync(pointer(address), new Address(host.address()), host.byteSize(), stream));
     }
 
     /// Copies from the device; waits for all work handed over before.
@@ -383,8 +366,7 @@ final class CudaDevice implements AutoCloseable {
     void copy(long to, long from, long bytes) {
         if (bytes > 0) {
             execute(() -> check(
-                    "cuMemcpyDtoDAsync",
-                    JCudaDriver.cuMemcpyDtoDAsync(pointer(to), pointer(from), bytes, stream)));
+                    "cuMemcpyDtoDAsync", JCudaDriver.cuMemcpyDtoDAsync(pointer(to), pointer(from), bytes, stream)));
         }
     }
 
@@ -435,29 +417,7 @@ final class CudaDevice implements AutoCloseable {
                 return;
             }
         }
-        execute(() -> {
-            for (int i = 0; i < arguments.length; i++) {
-                values.setAtIndex(ValueLayout.JAVA_LONG, i, arguments[i]);
-            }
-            check(
-                    name,
-                    JCudaDriver.cuLaunchKernel(
-                            function(file, name),
-                            grid[0],
-                            at(grid, 1),
-                            at(grid, 2),
-                            block[0],
-                            at(block, 1),
-                            at(block, 2),
-                            shared,
-                            stream,
-                            new Address(addresses.address()),
-                            null));
-        });
-    }
-
-    private static int at(int[] sizes, int i) {
-        return i < sizes.length ? sizes[i] : 1;
+        execute(() -> kernels.launch(stream, file, name, grid, block, shared, arguments));
     }
 
     /// A float as an argument.
@@ -472,34 +432,6 @@ final class CudaDevice implements AutoCloseable {
             all[arguments.length + i / 2] |= (members[i] & 0xffffffffL) << 32 * (i % 2);
         }
         return all;
-    }
-
-    private CUfunction function(String file, String name) {
-        return functions.computeIfAbsent(name, n -> {
-            CUfunction f = new CUfunction();
-            check("cuModuleGetFunction of " + n, JCudaDriver.cuModuleGetFunction(f, module(file), n));
-            return f;
-        });
-    }
-
-    private CUmodule module(String file) {
-        return modules.computeIfAbsent(file, f -> {
-            CUmodule m = new CUmodule();
-            check("cuModuleLoadData of " + f + ".ptx", JCudaDriver.cuModuleLoadData(m, ptx(f)));
-            return m;
-        });
-    }
-
-    /// The shipped text of `file`.
-    static String ptx(String file) {
-        try (InputStream in = CudaDevice.class.getResourceAsStream(file + ".ptx")) {
-            if (in == null) {
-                throw new BackendException("cuda: " + file + ".ptx is not among the resources; run src-cuda/build");
-            }
-            return new String(in.readAllBytes(), StandardCharsets.US_ASCII);
-        } catch (IOException e) {
-            throw new UncheckedIOException(e);
-        }
     }
 
     /// `batch` products of column-major matrices, cuBLAS's way; types are CUDA's numbers.

@@ -29,8 +29,8 @@ record Dims(int[][] sizes, int count) {
             }
         }
         if (count > MAX) {
-            throw new BackendException("cuda: " + op + " of " + count
-                    + " dimensions that cannot be joined; at most " + MAX + " are supported");
+            throw new BackendException("cuda: " + op + " of " + count + " dimensions that cannot be joined; at most "
+                    + MAX + " are supported");
         }
         return new Dims(sizes, count);
     }

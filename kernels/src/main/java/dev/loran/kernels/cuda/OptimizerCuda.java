@@ -2,9 +2,22 @@ package dev.loran.kernels.cuda;
 
 import dev.loran.engine.DType;
 
-/// Launches `optimizer.cu`: AdamW and SGD, in place.
+/// Launches `optimizer.cu`: AdamW and SGD, in place, and the scale that clips gradients.
 final class OptimizerCuda {
     private OptimizerCuda() {}
+
+    static void clipScale(CudaDevice device, DType type, long norm, long scale, long sumOfSquares, double maxNorm) {
+        int[] one = {1};
+        device.launch(
+                "optimizer",
+                "clip_scale" + Grid.suffix(type),
+                one,
+                one,
+                norm,
+                scale,
+                sumOfSquares,
+                CudaDevice.bits(maxNorm));
+    }
 
     /// `gScale` may be 0: none.
     static void adamW(

@@ -38,10 +38,10 @@ final class ReductionCuda {
         }
         int columns = (inner + COLUMNS_BLOCK[0] - 1) / COLUMNS_BLOCK[0];
         if (parts == 1) {
-            int[] grid = {columns, 1, outer};
+            int[] grid = {columns * outer};
             device.launch("reduction", "sum_columns" + s, grid, COLUMNS_BLOCK, y, x, n, inner, add);
         } else {
-            int[] grid = {columns, parts, outer};
+            int[] grid = {columns * outer, parts};
             device.launch("reduction", "sum_parts" + s, grid, COLUMNS_BLOCK, partial, x, n, inner, parts);
             sumOfParts(device, type, y, partial, parts, outer, inner, accumulate);
         }
@@ -50,7 +50,7 @@ final class ReductionCuda {
     /// y (outer, inner) ← the sum over parts of `partial` (outer, parts, inner), floats (or +=).
     static void sumOfParts(
             CudaDevice device, DType type, long y, long partial, int parts, int outer, int inner, boolean accumulate) {
-        int[] grid = {(inner + COLUMNS_BLOCK[0] - 1) / COLUMNS_BLOCK[0], 1, outer};
+        int[] grid = {(inner + COLUMNS_BLOCK[0] - 1) / COLUMNS_BLOCK[0] * outer};
         int add = accumulate ? 1 : 0;
         String kernel = "sum_of_parts" + Grid.suffix(type);
         device.launch("reduction", kernel, grid, COLUMNS_BLOCK, y, partial, parts, inner, add);
@@ -69,8 +69,12 @@ final class ReductionCuda {
         String s = Grid.suffix(type);
         int parts = squares(n);
         device.launch("reduction", "squares" + s, new int[] {parts}, Grid.FLAT_BLOCK, partial, x, n);
+        device.launch("reduction", "finish" + s, new int[] {1}, Grid.row(parts), y, partial, parts, accumulate ? 1 : 0);
+    }
+
+    static void inverseOfValid(CudaDevice device, DType type, long y, long ids, int n, int ignore) {
         device.launch(
-                "reduction", "finish" + s, new int[] {1}, Grid.row(parts), y, partial, parts, accumulate ? 1 : 0);
+                "reduction", "inverse_of_valid" + Grid.suffix(type), new int[] {1}, Grid.FLAT_BLOCK, y, ids, n, ignore);
     }
 
     static void countValid(CudaDevice device, DType type, long y, long ids, int n, int ignore) {

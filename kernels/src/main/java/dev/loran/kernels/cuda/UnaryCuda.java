@@ -8,8 +8,7 @@ final class UnaryCuda {
     private UnaryCuda() {}
 
     static void forward(CudaDevice device, UnaryFn fn, DType type, long y, long x, long n) {
-        device.launch(
-                "unary", "unary" + Grid.suffix(type), Grid.flat(n), Grid.FLAT_BLOCK, y, x, n, code(fn));
+        device.launch("unary", "unary" + Grid.suffix(type), Grid.flat(n), Grid.FLAT_BLOCK, y, x, n, code(fn));
     }
 
     static void backward(

@@ -55,7 +55,7 @@ class CudaDeliveryTest {
     @ParameterizedTest
     @MethodSource("files")
     void driversFrom525OnCompileThePtx(String stem) {
-        String ptx = CudaDevice.ptx(stem);
+        String ptx = CudaKernels.ptx(stem);
         assertThat(ptx).contains(".version 7.0\n").contains(".target sm_80").contains(".entry ");
         assertThat(compile(ptx, "sm_80")).isEmpty();
         assertThat(compile(ptx, "sm_90")).isEmpty();
@@ -63,7 +63,7 @@ class CudaDeliveryTest {
 
     @Test
     void theCompilerRefusesWhatItDoesNotKnow() {
-        assertThat(compile(CudaDevice.ptx("dropout").replace(".version 7.0", ".version 9.0"), "sm_80"))
+        assertThat(compile(CudaKernels.ptx("dropout").replace(".version 7.0", ".version 9.0"), "sm_80"))
                 .contains("9.0");
     }
 
@@ -71,17 +71,16 @@ class CudaDeliveryTest {
     private static String compile(String ptx, String architecture) {
         byte[] text = ptx.getBytes(StandardCharsets.US_ASCII);
         nvPTXCompilerHandle compiler = new nvPTXCompilerHandle();
-        assertThat(JNvPTXCompiler.nvPTXCompilerCreate(
-                        compiler, text.length + 1L, Arrays.copyOf(text, text.length + 1)))
+        assertThat(JNvPTXCompiler.nvPTXCompilerCreate(compiler, text.length + 1L, Arrays.copyOf(text, text.length + 1)))
                 .isZero();
         try {
-            int status =
-                    JNvPTXCompiler.nvPTXCompilerCompile(compiler, 1, new String[] {"--gpu-name=" + architecture});
+            int status = JNvPTXCompiler.nvPTXCompilerCompile(compiler, 1, new String[] {"--gpu-name=" + architecture});
             long[] size = new long[1];
             JNvPTXCompiler.nvPTXCompilerGetErrorLogSize(compiler, size);
             byte[] log = new byte[Math.toIntExact(size[0]) + 1];
             JNvPTXCompiler.nvPTXCompilerGetErrorLog(compiler, log);
-            String said = new String(log, StandardCharsets.US_ASCII).replace("\0", "").strip();
+            String said =
+                    new String(log, StandardCharsets.US_ASCII).replace("\0", "").strip();
             return status == 0 ? said : "status " + status + ": " + said;
         } finally {
             JNvPTXCompiler.nvPTXCompilerDestroy(compiler);

@@ -2,6 +2,7 @@ package dev.loran.kernels.cuda;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.junit.jupiter.api.Assumptions.assumeFalse;
 
 import dev.loran.engine.BackendException;
 import dev.loran.engine.Buffer;
@@ -88,6 +89,7 @@ class CudaMemoryTest {
 
     @Test
     void outOfMemorySaysHowMuchAndLeavesTheProcessUsable() {
+        assumeFalse(StandIn.isGpu(), "the sizes are those of the stand-in");
         Buffer first = backend.allocate(DType.I8, 300 * MIB);
         backend.allocate(DType.I8, MIB).release();
         assertThatThrownBy(() -> backend.allocate(DType.I8, 300 * MIB))
@@ -113,7 +115,7 @@ class CudaMemoryTest {
             double[] values = new double[n];
             Arrays.setAll(values, i -> i % 1013 - 500);
             Buffer b = backend.of(DType.F32, values);
-            assertThat(elements(b)).containsExactly(values);
+            assertThat(elements(b)).isEqualTo(values);
             b.release();
         }
         // More small ones than the staging memory holds at once.
@@ -125,7 +127,7 @@ class CudaMemoryTest {
             backend.axpby(b, from, 1, i == 0 ? 0 : 1);
             from.release();
         }
-        assertThat(elements(b)).containsOnly(39 * 40 / 2);
+        assertThat(Arrays.stream(elements(b)).distinct()).containsExactly(780.0);
         b.release();
     }
 

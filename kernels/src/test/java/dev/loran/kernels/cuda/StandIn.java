@@ -7,14 +7,21 @@ import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 
-/// The CPU stand-in that the build made before the tests.
+/// The CPU stand-in that the build made before the tests; with `-Dloran.test.gpu=true` a real GPU in its place.
 final class StandIn {
     private static final Path FOLDER = Path.of("target", "standin");
 
     private StandIn() {}
 
+    static boolean isGpu() {
+        return Boolean.getBoolean("loran.test.gpu");
+    }
+
     /// A backend on it; where the build could not make it, the test is skipped for the reason the build gave.
     static CudaBackend open() {
+        if (isGpu()) {
+            return CudaBackend.open();
+        }
         Path reason = FOLDER.resolve("why-not");
         assumeTrue(!Files.exists(reason), () -> read(reason));
         assumeTrue(Files.isDirectory(FOLDER), "JCuda has no natives for this system");

@@ -48,6 +48,7 @@ final class DoctorCommand implements Callable<Integer> {
                                 : "off: start the JVM with --enable-native-access=ALL-UNNAMED")
                 .put("backend", Backends.describe())
                 .put("bf16", Backends.describeBf16())
+                .put("gpu", Backends.describeCuda())
                 .put("cache", Catalogue.cacheFolder().toString());
         ObjectNode models = result.putObject("catalogue");
         for (Catalogue.Entry entry : Catalogue.ENTRIES) {

@@ -51,7 +51,10 @@ final class ModelOptions {
             description = "operands of the products with frozen weights: f32 or bf16; sums are f32 (${DEFAULT-VALUE})")
     String dtype = "f32";
 
-    @Option(names = "--device", paramLabel = "D", description = "auto, cpu or cuda (${DEFAULT-VALUE})")
+    @Option(
+            names = "--device",
+            paramLabel = "D",
+            description = "cpu, cuda, or auto, which is cpu for now (${DEFAULT-VALUE})")
     String device = "auto";
 
     @Option(names = "--threads", paramLabel = "N", description = "threads of the CPU (all there are)")

@@ -3,9 +3,11 @@ package dev.loran.peft.cli;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import dev.loran.engine.Backend;
+import dev.loran.engine.BackendException;
 import dev.loran.engine.DType;
 import dev.loran.engine.ReferenceBackend;
 import dev.loran.kernels.Backends;
+import dev.loran.kernels.cuda.CudaBackend;
 import dev.loran.peft.data.Catalogue;
 import dev.loran.peft.data.InputException;
 import dev.loran.peft.data.Labels;
@@ -163,13 +165,20 @@ record OpenModel(
 
     /// The backend that `options` ask for.
     static Backend backend(ModelOptions options) {
-        switch (options.device) {
-            case "auto", "cpu" -> {}
-            case "cuda" -> throw new InputException("--device cuda: this build has no CUDA backend; use cpu");
+        return switch (options.device) {
+            case "auto", "cpu" -> Backends.best(options.threads(), options.dtype());
+            case "cuda" -> cuda(options.dtype());
             default ->
                 throw new InputException("--device " + options.device + " is not known; choose auto, cpu or cuda");
+        };
+    }
+
+    private static Backend cuda(DType dtype) {
+        try {
+            return Backends.cuda(dtype);
+        } catch (BackendException e) {
+            throw new InputException("--device cuda is not possible here: " + e.getMessage(), e);
         }
-        return Backends.best(options.threads(), options.dtype());
     }
 
     private static Tokenizer tokenizer(Path given) {
@@ -202,7 +211,12 @@ record OpenModel(
 
     /// What computes, and why nothing faster does: one line.
     String backendChoice() {
-        return Backends.describe(threads);
+        return backend instanceof CudaBackend cuda ? "backend: cuda, " + cuda.describe() : Backends.describe(threads);
+    }
+
+    /// Where it computes: `cpu` or `cuda`.
+    String device() {
+        return backend instanceof CudaBackend ? "cuda" : "cpu";
     }
 
     @Override

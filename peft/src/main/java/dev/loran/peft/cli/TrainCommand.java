@@ -215,7 +215,7 @@ final class TrainCommand implements Callable<Integer> {
                 .createObjectNode()
                 .put("method", method)
                 .put("dtype", model.dtype)
-                .put("device", "cpu")
+                .put("device", open.device())
                 .put("steps", report.steps())
                 .put("seconds", report.seconds())
                 .put("steps_per_second", report.stepsPerSecond())

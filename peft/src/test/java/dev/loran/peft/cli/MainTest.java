@@ -391,8 +391,9 @@ class MainTest {
         Result result = loran("doctor", "--json");
         assertThat(result.code()).isZero();
         assertThat(names(result.json()))
-                .contains("jdk", "processors", "vector_api", "native_access", "backend", "cache", "catalogue");
+                .contains("jdk", "processors", "vector_api", "native_access", "backend", "gpu", "cache", "catalogue");
         assertThat(result.json().get("vector_api").asText()).isEqualTo("on");
+        assertThat(result.json().get("gpu").asText()).matches("(ready|cuda): .+");
         assertThat(result.json().get("catalogue").get("minilm").asText()).isNotEmpty();
     }
 

@@ -1,0 +1,110 @@
+package dev.loran.peft.tuner;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.within;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
+
+import dev.loran.engine.Backend;
+import dev.loran.engine.DType;
+import dev.loran.engine.ReferenceBackend;
+import dev.loran.kernels.cuda.CudaBackend;
+import dev.loran.peft.PeftTrainer;
+import dev.loran.peft.data.Batch;
+import dev.loran.peft.model.Model;
+import dev.loran.peft.model.TaskType;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.SplittableRandom;
+import java.util.stream.Stream;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.TestInstance;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.Arguments;
+import org.junit.jupiter.params.provider.MethodSource;
+
+/// Every method trained on CudaBackend, on the CPU stand-in, beside the reference; with `-Dloran.test.gpu=true` on a real
+/// GPU.
+@TestInstance(TestInstance.Lifecycle.PER_CLASS)
+class CudaMethodsTest {
+    private static final int STEPS = 20;
+    private static final Path STAND_IN = Path.of("..", "kernels", "target", "standin");
+
+    private CudaBackend cuda;
+
+    @BeforeAll
+    void open() throws IOException {
+        if (Boolean.getBoolean("loran.test.gpu")) {
+            cuda = CudaBackend.open();
+            return;
+        }
+        Path reason = STAND_IN.resolve("why-not");
+        assumeTrue(!Files.exists(reason), Files.exists(reason) ? Files.readString(reason).strip() : "");
+        assumeTrue(Files.isDirectory(STAND_IN), "the build made no CPU stand-in: JCuda has no natives for this system");
+        cuda = CudaBackend.standIn(STAND_IN);
+    }
+
+    @AfterAll
+    void close() {
+        if (cuda != null) {
+            cuda.close();
+        }
+    }
+
+    static Stream<Arguments> cases() {
+        Map<String, PeftConfig> all = new LinkedHashMap<>(MethodsTest.methods());
+        all.put("dora", LoraConfig.defaults().withRank(3, 6).withDora(true));
+        all.put(
+                "adalora",
+                AdaLoraConfig.defaults().withRanks(3, 2).withSchedule(3, 3, 2).withTotalStep(STEPS));
+        return all.entrySet().stream().map(e -> {
+            // Grouped heads and rope in the one, biases, dropout of its own and a classifier in the other.
+            String family = e.getKey().length() % 2 == 0 && !e.getKey().equals("bitfit") ? "llama" : "bert-head";
+            return Arguments.of(family, e.getKey(), e.getValue());
+        });
+    }
+
+    @ParameterizedTest(name = "{0}: {1}")
+    @MethodSource("cases")
+    void lossesOfTwentyStepsAreTheCpus(String family, String method, PeftConfig config) {
+        List<Double> expected = losses(family, config, new ReferenceBackend());
+        long before = cuda.liveBytes();
+        List<Double> actual = losses(family, config, cuda);
+        assertThat(cuda.liveBytes()).as("bytes never released").isEqualTo(before);
+        assertThat(actual).hasSize(STEPS);
+        for (int i = 0; i < STEPS; i++) {
+            assertThat(actual.get(i)).as("step " + i).isCloseTo(expected.get(i), within(1e-4 * expected.get(i)));
+        }
+        assertThat(actual.getLast()).as("it learns").isLessThan(actual.getFirst());
+    }
+
+    /// The loss before each of the steps on one batch.
+    private static List<Double> losses(String family, PeftConfig config, Backend backend) {
+        List<Double> losses = new ArrayList<>();
+        Map<String, Object> options = Map.of("lr", 0.01, "total_steps", STEPS);
+        try (Model model = Subjects.model(family, backend, DType.F32)) {
+            Batch batch = batch(model.task() == TaskType.SEQ_CLS);
+            try (PeftTrainer trainer = new PeftTrainer(model, config, options)) {
+                for (int i = 0; i < STEPS; i++) {
+                    losses.add(trainer.trainStep(batch).get("loss"));
+                }
+            }
+        }
+        return losses;
+    }
+
+    /// Two rows of five tokens, the second padded by two.
+    private static Batch batch(boolean classify) {
+        int[] ids = new SplittableRandom(3).ints(10, 1, Subjects.VOCAB).toArray();
+        int[] mask = {1, 1, 1, 1, 1, 1, 1, 1, 0, 0};
+        int[] labels = ids.clone();
+        labels[8] = Batch.IGNORE;
+        labels[9] = Batch.IGNORE;
+        return new Batch(ids, mask, classify ? new int[] {1, 3} : labels, new int[] {0, 1}, 2, 5, 8, classify ? 2 : 6);
+    }
+}
