@@ -59,14 +59,20 @@ public final class Backends {
     ///
     /// @throws BackendException saying what is missing and what to do about it
     public static Backend cuda() {
-        CudaBackend backend = CudaBackend.open();
+        return cuda(DType.F32);
+    }
+
+    /// As [#cuda()]; products with frozen weights take operands of type `operands`: F32, or BF16, which is faster, coarser
+    /// and half as large.
+    public static Backend cuda(DType operands) {
+        CudaBackend backend = CudaBackend.open(0, operands);
         LOG.info("backend: cuda, {}", backend.describe());
         return backend;
     }
 
     /// Whether [#cuda] would succeed, and on what; else what is missing and what to do about it: one line.
     public static String describeCuda() {
-        try (CudaBackend backend = CudaBackend.open()) {
+        try (CudaBackend backend = CudaBackend.open(0, DType.F32)) {
             return "ready: " + backend.describe();
         } catch (BackendException e) {
             return String.valueOf(e.getMessage());

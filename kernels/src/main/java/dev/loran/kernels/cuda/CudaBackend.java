@@ -25,27 +25,27 @@ public final class CudaBackend implements Backend {
     private final CudaDevice device;
     private final CudaMemory memory;
     private final String description;
+    private final DType operands;
     private int f32Compute = cublasComputeType.CUBLAS_COMPUTE_32F;
 
-    private CudaBackend(CudaLibraries libraries, int ordinal) {
+    private CudaBackend(CudaLibraries libraries, int ordinal, DType operands) {
+        if (operands != DType.F32 && operands != DType.BF16) {
+            throw new DTypeException("cuda: operands are F32 or BF16, not " + operands);
+        }
+        this.operands = operands;
         device = new CudaDevice(ordinal);
         memory = new CudaMemory(device);
         description = device.name() + ", " + libraries.cublas().describe();
     }
 
-    /// The first GPU.
+    /// GPU number `ordinal`, counted from 0. Products with prepared weights take operands of type `operands`, F32 or BF16,
+    /// and sum in F32; all else is F32. With BF16, [#prepare] rounds the weight for good, and a product rounds the other
+    /// operand.
     ///
     /// @throws BackendException saying what is missing and what to do about it
-    public static CudaBackend open() {
-        return open(0);
-    }
-
-    /// GPU number `ordinal`, counted from 0.
-    ///
-    /// @throws BackendException saying what is missing and what to do about it
-    public static CudaBackend open(int ordinal) {
+    public static CudaBackend open(int ordinal, DType operands) {
         try {
-            return new CudaBackend(CudaLibraries.load(), ordinal);
+            return new CudaBackend(CudaLibraries.load(), ordinal, operands);
         } catch (NoClassDefFoundError e) {
             throw new BackendException(
                     "cuda: JCuda is not on the class path; add org.jcuda:jcuda and org.jcuda:jcublas", e);
@@ -54,8 +54,8 @@ public final class CudaBackend implements Backend {
 
     /// The CPU stand-in for tests, built from `src-cuda/standin` into `folder`. It runs the same kernels and knows nothing
     /// of a GPU; [dev.loran.kernels.Backends] never picks it. A process that has opened it cannot open a GPU any more.
-    public static CudaBackend standIn(Path folder) {
-        return new CudaBackend(CudaLibraries.loadStandIn(folder), 0);
+    public static CudaBackend standIn(Path folder, DType operands) {
+        return new CudaBackend(CudaLibraries.loadStandIn(folder), 0, operands);
     }
 
     /// The device and the cuBLAS in use, for people.
@@ -119,6 +119,26 @@ public final class CudaBackend implements Backend {
     @Override
     public void resetPeak() {
         memory.resetPeak();
+    }
+
+    @Override
+    public Buffer prepare(Buffer w, int out, int in) {
+        if (operands == DType.F32) {
+            return w.retain();
+        }
+        Buffer rounded = allocate(DType.BF16, w.size());
+        cast(rounded, w);
+        return new CudaWeight(rounded);
+    }
+
+    @Override
+    public Buffer restore(Buffer prepared, int out, int in) {
+        if (!(prepared instanceof CudaWeight weight)) {
+            return prepared.retain();
+        }
+        Buffer rows = allocate(DType.F32, prepared.size());
+        cast(rows, weight.rounded());
+        return rows;
     }
 
     /// Bytes taken from the device: live, waiting for reuse, or lost to rounding up; it stands still once a step has run
@@ -271,12 +291,20 @@ public final class CudaBackend implements Backend {
             scaleRows(c, ldc, strideC, batch, m, n, beta);
             return;
         }
-        boolean f32 = t == DType.F32;
-        int type = f32 ? cudaDataType.CUDA_R_32F : t == DType.BF16 ? cudaDataType.CUDA_R_16BF : cudaDataType.CUDA_R_16F;
-        int compute = f32 ? f32Compute : cublasComputeType.CUBLAS_COMPUTE_32F;
+        int compute = t == DType.F32 ? f32Compute : cublasComputeType.CUBLAS_COMPUTE_32F;
+        int type = type(t);
         device.gemm(
-                transB, transA, n, m, k, alpha, ab, ldb, strideB, aa, lda, strideA, beta, ac, ldc, strideC, batch, type,
-                compute);
+                transB, transA, n, m, k, alpha, ab, ldb, strideB, aa, lda, strideA, type, beta, ac, ldc, strideC, type,
+                batch, compute);
+    }
+
+    /// CUDA's number of a type.
+    private static int type(DType dtype) {
+        return switch (dtype) {
+            case F32 -> cudaDataType.CUDA_R_32F;
+            case BF16 -> cudaDataType.CUDA_R_16BF;
+            default -> cudaDataType.CUDA_R_16F;
+        };
     }
 
     /// What is left of a product over nothing: C ← beta · C.
@@ -318,6 +346,62 @@ public final class CudaBackend implements Backend {
 
     // ---- linear
     // ---------------------------------------------------------------------------------------------------------
+
+    @Override
+    public void linear(Buffer y, Buffer x, Buffer w, @Nullable Buffer bias, int n, int in, int out) {
+        if (w instanceof CudaWeight weight) {
+            rounded(y, x, weight, true, n, in, out, 0);
+            if (bias != null) {
+                binary(BinaryFn.ADD, y, y, bias, new int[] {n, out}, new int[] {out, 1}, new int[] {0, 1});
+            }
+        } else {
+            Backend.super.linear(y, x, w, bias, n, in, out);
+        }
+    }
+
+    @Override
+    public void linearBackwardInput(Buffer dx, Buffer dy, Buffer w, int n, int in, int out, boolean accumulate) {
+        if (w instanceof CudaWeight weight) {
+            rounded(dx, dy, weight, false, n, out, in, accumulate ? 1 : 0);
+        } else {
+            Backend.super.linearBackwardInput(dx, dy, w, n, in, out, accumulate);
+        }
+    }
+
+    /// y (n, cols) ← x (n, k) · op(w) + beta · y, x rounded to BF16; w is (cols, k) if it is to be transposed, else
+    /// (k, cols).
+    private void rounded(Buffer y, Buffer x, CudaWeight w, boolean transpose, int n, int k, int cols, double beta) {
+        if (n == 0) {
+            return;
+        }
+        try (Scratch scratch = new Scratch(this)) {
+            Buffer narrow = scratch.allocate(DType.BF16, (long) n * k);
+            cast(narrow, x.slice(0, (long) n * k));
+            int ldw = transpose ? k : cols;
+            int bf16 = type(DType.BF16);
+            device.gemm(
+                    transpose,
+                    false,
+                    cols,
+                    n,
+                    k,
+                    1,
+                    address(w.rounded()),
+                    ldw,
+                    0,
+                    address(narrow),
+                    k,
+                    0,
+                    bf16,
+                    beta,
+                    address(y, DType.F32),
+                    cols,
+                    0,
+                    type(DType.F32),
+                    1,
+                    cublasComputeType.CUBLAS_COMPUTE_32F);
+        }
+    }
 
     @Override
     public void loraLinear(

@@ -434,7 +434,7 @@ final class CudaDevice implements AutoCloseable {
         return all;
     }
 
-    /// `batch` products of column-major matrices, cuBLAS's way; types are CUDA's numbers.
+    /// `batch` products of column-major matrices, cuBLAS's way; types are CUDA's numbers, of a and b, and of c.
     void gemm(
             boolean transA,
             boolean transB,
@@ -448,12 +448,13 @@ final class CudaDevice implements AutoCloseable {
             long b,
             int ldb,
             long strideB,
+            int type,
             double beta,
             long c,
             int ldc,
             long strideC,
+            int typeC,
             int batch,
-            int type,
             int compute) {
         execute(() -> {
             scalars.set(ValueLayout.JAVA_FLOAT, 0, (float) alpha);
@@ -479,7 +480,7 @@ final class CudaDevice implements AutoCloseable {
                             strideB,
                             new Address(scalars.address() + 4),
                             new Address(c),
-                            type,
+                            typeC,
                             ldc,
                             strideC,
                             batch,

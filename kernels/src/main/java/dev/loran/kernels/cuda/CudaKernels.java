@@ -39,8 +39,7 @@ final class CudaKernels {
     }
 
     /// Launches kernel `name` of `file`; the driver has copied the arguments when this returns.
-    void launch(
-            CUstream stream, String file, String name, int[] grid, int[] block, int shared, long[] arguments) {
+    void launch(CUstream stream, String file, String name, int[] grid, int[] block, int shared, long[] arguments) {
         MemorySegment.copy(arguments, 0, values, ValueLayout.JAVA_LONG, 0, arguments.length);
         CudaDevice.check(
                 name,
@@ -65,8 +64,7 @@ final class CudaKernels {
     private CUfunction function(String file, String name) {
         return functions.computeIfAbsent(name, n -> {
             CUfunction f = new CUfunction();
-            CudaDevice.check(
-                    "cuModuleGetFunction of " + n, JCudaDriver.cuModuleGetFunction(f, module(file), n));
+            CudaDevice.check("cuModuleGetFunction of " + n, JCudaDriver.cuModuleGetFunction(f, module(file), n));
             return f;
         });
     }

@@ -2,6 +2,7 @@ package dev.loran.kernels.cuda;
 
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
+import dev.loran.engine.DType;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;
@@ -19,13 +20,18 @@ final class StandIn {
 
     /// A backend on it; where the build could not make it, the test is skipped for the reason the build gave.
     static CudaBackend open() {
+        return open(DType.F32);
+    }
+
+    /// As [#open()], for products with operands of type `operands`.
+    static CudaBackend open(DType operands) {
         if (isGpu()) {
-            return CudaBackend.open();
+            return CudaBackend.open(0, operands);
         }
         Path reason = FOLDER.resolve("why-not");
         assumeTrue(!Files.exists(reason), () -> read(reason));
         assumeTrue(Files.isDirectory(FOLDER), "JCuda has no natives for this system");
-        return CudaBackend.standIn(FOLDER);
+        return CudaBackend.standIn(FOLDER, operands);
     }
 
     private static String read(Path file) {

@@ -40,13 +40,15 @@ class CudaMethodsTest {
     @BeforeAll
     void open() throws IOException {
         if (Boolean.getBoolean("loran.test.gpu")) {
-            cuda = CudaBackend.open();
+            cuda = CudaBackend.open(0, DType.F32);
             return;
         }
         Path reason = STAND_IN.resolve("why-not");
-        assumeTrue(!Files.exists(reason), Files.exists(reason) ? Files.readString(reason).strip() : "");
+        assumeTrue(
+                !Files.exists(reason),
+                Files.exists(reason) ? Files.readString(reason).strip() : "");
         assumeTrue(Files.isDirectory(STAND_IN), "the build made no CPU stand-in: JCuda has no natives for this system");
-        cuda = CudaBackend.standIn(STAND_IN);
+        cuda = CudaBackend.standIn(STAND_IN, DType.F32);
     }
 
     @AfterAll
