@@ -92,6 +92,7 @@ std::set<Stream *> streams;
 Stream null_stream;
 size_t used = 0;
 bool initialized = false;
+int retained = 0;
 int error = SUCCESS;
 thread_local void *context = nullptr;
 
@@ -215,13 +216,24 @@ API cuDeviceGetAttribute(int *value, int attribute, int) {
     return SUCCESS;
 }
 API cuDevicePrimaryCtxRetain(void **c, int) {
+    LOCKED;
     static int primary;
     *c = &primary;
-    return initialized ? SUCCESS : NOT_INITIALIZED;
+    if (!initialized) return NOT_INITIALIZED;
+    retained++;
+    return SUCCESS;
 }
 API cuDevicePrimaryCtxRelease_v2(int) {
     LOCKED;
-    error = SUCCESS;
+    if (retained == 0) return INVALID_CONTEXT;
+    if (--retained == 0) {
+        // What was left behind, errors too, goes with the context.
+        drain_all();
+        for (auto &[address, memory] : live) unmap_memory(memory);
+        live.clear();
+        used = 0;
+        error = SUCCESS;
+    }
     return SUCCESS;
 }
 API cuDevicePrimaryCtxRelease(int device) { return cuDevicePrimaryCtxRelease_v2(device); }
