@@ -94,9 +94,9 @@ final class CudaLibraries {
         if (loaded == null) {
             requirePlatform();
             load(folder.resolve(DRIVER));
-            Path cublas = folder.resolve(CUBLAS_12);
-            boolean is12 = Files.exists(cublas);
-            load(is12 ? cublas : folder.resolve(CUBLAS_13));
+            boolean is12 = Files.exists(folder.resolve(CUBLAS_12));
+            Path cublas = folder.resolve(is12 ? CUBLAS_12 : CUBLAS_13);
+            load(cublas);
             loaded = loadNatives(new Cublas(is12 ? 12 : 13, cublas), true);
         }
         return loaded;

@@ -5,8 +5,15 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.junit.jupiter.api.Assumptions.assumeFalse;
 
 import dev.loran.engine.BackendException;
+import dev.loran.engine.Buffer;
+import dev.loran.engine.DType;
+import dev.loran.engine.Scratch;
+import java.io.IOException;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Path;
+import java.util.List;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
@@ -74,5 +81,39 @@ class CudaStandInTest {
         assertThatThrownBy(device::synchronize).hasMessageContaining("CUDA_ERROR_INVALID_VALUE");
         device.launch("faults", "fault_unheard_of", new int[] {1}, new int[] {1}, memory);
         assertThatThrownBy(device::synchronize).hasMessageContaining("CUDA_ERROR_NOT_FOUND");
+    }
+
+    @Test
+    void cublas13ServesInPlaceOf12() throws IOException, InterruptedException {
+        // A process loads one cuBLAS only, so this takes another.
+        List<String> command = List.of(
+                Path.of(System.getProperty("java.home"), "bin", "java").toString(),
+                "--enable-native-access=ALL-UNNAMED",
+                "-cp",
+                System.getProperty("java.class.path"),
+                Main.class.getName());
+        Process process = new ProcessBuilder(command).redirectErrorStream(true).start();
+        String output = new String(process.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
+        assertThat(process.waitFor()).as(output).isZero();
+        assertThat(output).contains("cuBLAS 13 (").contains("product 11.0");
+    }
+
+    /// Multiplies (1, 2) by (3, 4)ᵀ by cuBLAS 13.
+    static final class Main {
+        private Main() {}
+
+        public static void main(String[] args) {
+            Path folder = Path.of("target", "standin", "cuda13");
+            try (CudaBackend backend = CudaBackend.standIn(folder, DType.F32);
+                    Scratch scratch = new Scratch(backend)) {
+                System.out.println(backend.describe());
+                Buffer y = scratch.allocate(DType.F32, 1);
+                Buffer x = scratch.hold(backend.of(DType.F32, 1, 2));
+                backend.linear(y, x, scratch.hold(backend.of(DType.F32, 3, 4)), null, 1, 2, 1);
+                MemorySegment product = MemorySegment.ofArray(new float[1]);
+                backend.read(product, y);
+                System.out.println("product " + product.get(ValueLayout.JAVA_FLOAT, 0));
+            }
+        }
     }
 }
