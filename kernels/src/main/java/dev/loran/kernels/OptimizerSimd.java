@@ -1,7 +1,9 @@
 package dev.loran.kernels;
 
 import static dev.loran.kernels.Vectors.V;
+import static dev.loran.kernels.Vectors.get;
 import static dev.loran.kernels.Vectors.load;
+import static dev.loran.kernels.Vectors.set;
 import static dev.loran.kernels.Vectors.setFirst;
 import static dev.loran.kernels.Vectors.splat;
 import static dev.loran.kernels.Vectors.store;
@@ -57,32 +59,54 @@ final class OptimizerSimd {
             float stride,
             float root) {
         FloatVector beta1 = splat(c.beta1);
+        FloatVector rest1 = splat(c.rest1);
         FloatVector beta2 = splat(c.beta2);
+        FloatVector rest2 = splat(c.rest2);
         FloatVector eps = splat(c.eps);
+        FloatVector scales = splat(scale);
+        FloatVector strides = splat(stride);
         FloatVector roots = splat(root);
         FloatVector decays = splat(decay);
-        int i = 0;
-        for (; i < whole(n); i += V) {
+        int whole = whole(n);
+        for (int i = 0; i < whole; i += V) {
             long a = at + 4L * i;
-            FloatVector gradient = load(g, a).mul(scale);
-            FloatVector first = load(m, a).fma(beta1, gradient.mul(c.rest1));
-            FloatVector second = load(v, a).fma(beta2, gradient.mul(gradient).mul(c.rest2));
+            FloatVector gradient = load(g, a).mul(scales);
+            FloatVector first = load(m, a).fma(beta1, gradient.mul(rest1));
+            FloatVector second = load(v, a).fma(beta2, gradient.mul(gradient).mul(rest2));
             store(m, a, first);
             store(v, a, second);
-            FloatVector step = first.mul(stride).div(second.sqrt().fma(roots, eps));
+            FloatVector step = first.mul(strides).div(second.sqrt().fma(roots, eps));
             FloatVector old = load(p, a);
             store(p, a, old.fma(decays, old).sub(step));
         }
-        for (; i < n; i++) {
+        if (whole < n) {
+            adamWTail(p, m, v, g, at + 4L * whole, n - whole, c, scale, decay, stride, root);
+        }
+    }
+
+    /// The same, one by one. A method of its own: with both loops in one, C2 leaves the vectors of the first in objects.
+    private static void adamWTail(
+            MemorySegment p,
+            MemorySegment m,
+            MemorySegment v,
+            MemorySegment g,
+            long at,
+            int n,
+            Moments c,
+            float scale,
+            float decay,
+            float stride,
+            float root) {
+        for (int i = 0; i < n; i++) {
             long a = at + 4L * i;
-            FloatVector gradient = splat(g, a).mul(scale);
-            FloatVector first = splat(m, a).fma(beta1, gradient.mul(c.rest1));
-            FloatVector second = splat(v, a).fma(beta2, gradient.mul(gradient).mul(c.rest2));
-            setFirst(m, a, first);
-            setFirst(v, a, second);
-            FloatVector step = first.mul(stride).div(second.sqrt().fma(roots, eps));
-            FloatVector old = splat(p, a);
-            setFirst(p, a, old.fma(decays, old).sub(step));
+            float gradient = get(g, a) * scale;
+            float first = Math.fma(get(m, a), c.beta1, gradient * c.rest1);
+            float second = Math.fma(get(v, a), c.beta2, gradient * gradient * c.rest2);
+            set(m, a, first);
+            set(v, a, second);
+            float step = first * stride / Math.fma((float) Math.sqrt(second), root, c.eps);
+            float old = get(p, a);
+            set(p, a, Math.fma(old, decay, old) - step);
         }
     }
 

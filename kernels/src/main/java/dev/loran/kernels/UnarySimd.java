@@ -2,20 +2,20 @@ package dev.loran.kernels;
 
 import static dev.loran.kernels.Vectors.V;
 import static dev.loran.kernels.Vectors.load;
-import static dev.loran.kernels.Vectors.setFirst;
 import static dev.loran.kernels.Vectors.splat;
 import static dev.loran.kernels.Vectors.store;
-import static dev.loran.kernels.Vectors.whole;
 
 import dev.loran.engine.UnaryFn;
+import dev.loran.kernels.Workspace.Slot;
 import java.lang.foreign.MemorySegment;
 import jdk.incubator.vector.FloatVector;
 import jdk.incubator.vector.VectorOperators;
 
 /// y = f(x) and dx = dy · f′(x), element by element.
 ///
-/// Every function has loops of its own: a loop that chose the function inside would make C2 put each vector into an
-/// object, at five times the cost. What is left over at the end takes the same vector code, one element in all lanes.
+/// Every function has loops of its own: a loop that chose the function inside, and two loops in one method, make C2 put
+/// each vector into an object, at five times the cost. They take whole vectors; what is left over at the end is copied into
+/// one.
 final class UnarySimd {
     /// 2 · √(2 / π) and that times 0.044715: the inner polynomial of [UnaryFn#GELU_TANH], doubled, since
     /// ½(1 + tanh u) = σ(2u).
@@ -24,11 +24,22 @@ final class UnarySimd {
     private static final float TANH_CUBIC = 0.07135481f;
     private static final float INVERSE_ROOT_TWO_PI = 0.3989423f;
 
+    /// Bytes of a vector.
+    private static final long VB = 4L * V;
+
     private UnarySimd() {}
 
     /// y ← fn(x), `n` elements.
     static void forward(Parallel parallel, UnaryFn fn, MemorySegment y, MemorySegment x, long n) {
-        Vectors.forChunks(parallel, n, (at, size) -> forward(fn, y, x, at, size));
+        long whole = n - n % V;
+        Vectors.forChunks(parallel, whole, (at, size) -> forward(fn, y, x, at, size));
+        if (whole < n) {
+            long bytes = 4 * (n - whole);
+            MemorySegment last = parallel.workspace().segment(Slot.TILE, VB);
+            MemorySegment.copy(x, 4 * whole, last, 0, bytes);
+            forward(fn, last, last, 0, V);
+            MemorySegment.copy(last, 0, y, 4 * whole, bytes);
+        }
     }
 
     private static void forward(UnaryFn fn, MemorySegment y, MemorySegment x, long at, int n) {
@@ -59,7 +70,20 @@ final class UnarySimd {
             MemorySegment x,
             long n,
             boolean accumulate) {
-        Vectors.forChunks(parallel, n, (at, size) -> backward(fn, dx, dy, x, at, size, accumulate));
+        long whole = n - n % V;
+        Vectors.forChunks(parallel, whole, (at, size) -> backward(fn, dx, dy, x, at, size, accumulate));
+        if (whole < n) {
+            long bytes = 4 * (n - whole);
+            MemorySegment memory = parallel.workspace().segment(Slot.TILE, 3 * VB);
+            MemorySegment lastDx = memory.asSlice(0, VB);
+            MemorySegment lastDy = memory.asSlice(VB, VB);
+            MemorySegment last = memory.asSlice(2 * VB, VB);
+            MemorySegment.copy(dx, 4 * whole, lastDx, 0, bytes);
+            MemorySegment.copy(dy, 4 * whole, lastDy, 0, bytes);
+            MemorySegment.copy(x, 4 * whole, last, 0, bytes);
+            backward(fn, lastDx, lastDy, last, 0, V, accumulate);
+            MemorySegment.copy(lastDx, 0, dx, 4 * whole, bytes);
+        }
     }
 
     private static void backward(
@@ -90,21 +114,9 @@ final class UnarySimd {
         }
     }
 
-    private static void putFirst(MemorySegment dx, long at, FloatVector dy, FloatVector slope, boolean accumulate) {
-        if (accumulate) {
-            setFirst(dx, at, dy.fma(slope, splat(dx, at)));
-        } else {
-            setFirst(dx, at, dy.mul(slope));
-        }
-    }
-
     private static void neg(MemorySegment y, MemorySegment x, long at, int n) {
-        int i = 0;
-        for (; i < whole(n); i += V) {
+        for (int i = 0; i < n; i += V) {
             store(y, at + 4L * i, load(x, at + 4L * i).neg());
-        }
-        for (; i < n; i++) {
-            setFirst(y, at + 4L * i, splat(x, at + 4L * i).neg());
         }
     }
 
@@ -117,25 +129,16 @@ final class UnarySimd {
     }
 
     private static void abs(MemorySegment y, MemorySegment x, long at, int n) {
-        int i = 0;
-        for (; i < whole(n); i += V) {
+        for (int i = 0; i < n; i += V) {
             store(y, at + 4L * i, load(x, at + 4L * i).abs());
-        }
-        for (; i < n; i++) {
-            setFirst(y, at + 4L * i, splat(x, at + 4L * i).abs());
         }
     }
 
     private static void absBackward(
             MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
-        int i = 0;
-        for (; i < whole(n); i += V) {
+        for (int i = 0; i < n; i += V) {
             long a = at + 4L * i;
             put(dx, a, load(dy, a), absSlope(load(x, a)), accumulate);
-        }
-        for (; i < n; i++) {
-            long a = at + 4L * i;
-            putFirst(dx, a, splat(dy, a), absSlope(splat(x, a)), accumulate);
         }
     }
 
@@ -144,71 +147,44 @@ final class UnarySimd {
     }
 
     private static void exp(MemorySegment y, MemorySegment x, long at, int n) {
-        int i = 0;
-        for (; i < whole(n); i += V) {
+        for (int i = 0; i < n; i += V) {
             store(y, at + 4L * i, VectorMath.exp(load(x, at + 4L * i)));
-        }
-        for (; i < n; i++) {
-            setFirst(y, at + 4L * i, VectorMath.exp(splat(x, at + 4L * i)));
         }
     }
 
     private static void expBackward(
             MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
-        int i = 0;
-        for (; i < whole(n); i += V) {
+        for (int i = 0; i < n; i += V) {
             long a = at + 4L * i;
             put(dx, a, load(dy, a), VectorMath.exp(load(x, a)), accumulate);
-        }
-        for (; i < n; i++) {
-            long a = at + 4L * i;
-            putFirst(dx, a, splat(dy, a), VectorMath.exp(splat(x, a)), accumulate);
         }
     }
 
     private static void log(MemorySegment y, MemorySegment x, long at, int n) {
-        int i = 0;
-        for (; i < whole(n); i += V) {
+        for (int i = 0; i < n; i += V) {
             store(y, at + 4L * i, VectorMath.log(load(x, at + 4L * i)));
-        }
-        for (; i < n; i++) {
-            setFirst(y, at + 4L * i, VectorMath.log(splat(x, at + 4L * i)));
         }
     }
 
     private static void logBackward(
             MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
-        int i = 0;
-        for (; i < whole(n); i += V) {
+        for (int i = 0; i < n; i += V) {
             long a = at + 4L * i;
             put(dx, a, load(dy, a), splat(1f).div(load(x, a)), accumulate);
-        }
-        for (; i < n; i++) {
-            long a = at + 4L * i;
-            putFirst(dx, a, splat(dy, a), splat(1f).div(splat(x, a)), accumulate);
         }
     }
 
     private static void sqrt(MemorySegment y, MemorySegment x, long at, int n) {
-        int i = 0;
-        for (; i < whole(n); i += V) {
+        for (int i = 0; i < n; i += V) {
             store(y, at + 4L * i, load(x, at + 4L * i).sqrt());
-        }
-        for (; i < n; i++) {
-            setFirst(y, at + 4L * i, splat(x, at + 4L * i).sqrt());
         }
     }
 
     private static void sqrtBackward(
             MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
-        int i = 0;
-        for (; i < whole(n); i += V) {
+        for (int i = 0; i < n; i += V) {
             long a = at + 4L * i;
             put(dx, a, load(dy, a), sqrtSlope(load(x, a)), accumulate);
-        }
-        for (; i < n; i++) {
-            long a = at + 4L * i;
-            putFirst(dx, a, splat(dy, a), sqrtSlope(splat(x, a)), accumulate);
         }
     }
 
@@ -217,25 +193,16 @@ final class UnarySimd {
     }
 
     private static void rsqrt(MemorySegment y, MemorySegment x, long at, int n) {
-        int i = 0;
-        for (; i < whole(n); i += V) {
+        for (int i = 0; i < n; i += V) {
             store(y, at + 4L * i, splat(1f).div(load(x, at + 4L * i).sqrt()));
-        }
-        for (; i < n; i++) {
-            setFirst(y, at + 4L * i, splat(1f).div(splat(x, at + 4L * i).sqrt()));
         }
     }
 
     private static void rsqrtBackward(
             MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
-        int i = 0;
-        for (; i < whole(n); i += V) {
+        for (int i = 0; i < n; i += V) {
             long a = at + 4L * i;
             put(dx, a, load(dy, a), rsqrtSlope(load(x, a)), accumulate);
-        }
-        for (; i < n; i++) {
-            long a = at + 4L * i;
-            putFirst(dx, a, splat(dy, a), rsqrtSlope(splat(x, a)), accumulate);
         }
     }
 
@@ -244,25 +211,16 @@ final class UnarySimd {
     }
 
     private static void reciprocal(MemorySegment y, MemorySegment x, long at, int n) {
-        int i = 0;
-        for (; i < whole(n); i += V) {
+        for (int i = 0; i < n; i += V) {
             store(y, at + 4L * i, splat(1f).div(load(x, at + 4L * i)));
-        }
-        for (; i < n; i++) {
-            setFirst(y, at + 4L * i, splat(1f).div(splat(x, at + 4L * i)));
         }
     }
 
     private static void reciprocalBackward(
             MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
-        int i = 0;
-        for (; i < whole(n); i += V) {
+        for (int i = 0; i < n; i += V) {
             long a = at + 4L * i;
             put(dx, a, load(dy, a), reciprocalSlope(load(x, a)), accumulate);
-        }
-        for (; i < n; i++) {
-            long a = at + 4L * i;
-            putFirst(dx, a, splat(dy, a), reciprocalSlope(splat(x, a)), accumulate);
         }
     }
 
@@ -271,12 +229,8 @@ final class UnarySimd {
     }
 
     private static void square(MemorySegment y, MemorySegment x, long at, int n) {
-        int i = 0;
-        for (; i < whole(n); i += V) {
+        for (int i = 0; i < n; i += V) {
             store(y, at + 4L * i, squareOf(load(x, at + 4L * i)));
-        }
-        for (; i < n; i++) {
-            setFirst(y, at + 4L * i, squareOf(splat(x, at + 4L * i)));
         }
     }
 
@@ -286,24 +240,15 @@ final class UnarySimd {
 
     private static void squareBackward(
             MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
-        int i = 0;
-        for (; i < whole(n); i += V) {
+        for (int i = 0; i < n; i += V) {
             long a = at + 4L * i;
             put(dx, a, load(dy, a), load(x, a).mul(2f), accumulate);
-        }
-        for (; i < n; i++) {
-            long a = at + 4L * i;
-            putFirst(dx, a, splat(dy, a), splat(x, a).mul(2f), accumulate);
         }
     }
 
     private static void relu(MemorySegment y, MemorySegment x, long at, int n) {
-        int i = 0;
-        for (; i < whole(n); i += V) {
+        for (int i = 0; i < n; i += V) {
             store(y, at + 4L * i, reluOf(load(x, at + 4L * i)));
-        }
-        for (; i < n; i++) {
-            setFirst(y, at + 4L * i, reluOf(splat(x, at + 4L * i)));
         }
     }
 
@@ -314,14 +259,9 @@ final class UnarySimd {
 
     private static void reluBackward(
             MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
-        int i = 0;
-        for (; i < whole(n); i += V) {
+        for (int i = 0; i < n; i += V) {
             long a = at + 4L * i;
             put(dx, a, load(dy, a), reluSlope(load(x, a)), accumulate);
-        }
-        for (; i < n; i++) {
-            long a = at + 4L * i;
-            putFirst(dx, a, splat(dy, a), reluSlope(splat(x, a)), accumulate);
         }
     }
 
@@ -330,12 +270,8 @@ final class UnarySimd {
     }
 
     private static void gelu(MemorySegment y, MemorySegment x, long at, int n) {
-        int i = 0;
-        for (; i < whole(n); i += V) {
+        for (int i = 0; i < n; i += V) {
             store(y, at + 4L * i, geluOf(load(x, at + 4L * i)));
-        }
-        for (; i < n; i++) {
-            setFirst(y, at + 4L * i, geluOf(splat(x, at + 4L * i)));
         }
     }
 
@@ -346,14 +282,9 @@ final class UnarySimd {
 
     private static void geluBackward(
             MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
-        int i = 0;
-        for (; i < whole(n); i += V) {
+        for (int i = 0; i < n; i += V) {
             long a = at + 4L * i;
             put(dx, a, load(dy, a), geluSlope(load(x, a)), accumulate);
-        }
-        for (; i < n; i++) {
-            long a = at + 4L * i;
-            putFirst(dx, a, splat(dy, a), geluSlope(splat(x, a)), accumulate);
         }
     }
 
@@ -365,12 +296,8 @@ final class UnarySimd {
     }
 
     private static void geluTanh(MemorySegment y, MemorySegment x, long at, int n) {
-        int i = 0;
-        for (; i < whole(n); i += V) {
+        for (int i = 0; i < n; i += V) {
             store(y, at + 4L * i, geluTanhOf(load(x, at + 4L * i)));
-        }
-        for (; i < n; i++) {
-            setFirst(y, at + 4L * i, geluTanhOf(splat(x, at + 4L * i)));
         }
     }
 
@@ -381,14 +308,9 @@ final class UnarySimd {
 
     private static void geluTanhBackward(
             MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
-        int i = 0;
-        for (; i < whole(n); i += V) {
+        for (int i = 0; i < n; i += V) {
             long a = at + 4L * i;
             put(dx, a, load(dy, a), geluTanhSlope(load(x, a)), accumulate);
-        }
-        for (; i < n; i++) {
-            long a = at + 4L * i;
-            putFirst(dx, a, splat(dy, a), geluTanhSlope(splat(x, a)), accumulate);
         }
     }
 
@@ -404,12 +326,8 @@ final class UnarySimd {
     }
 
     private static void silu(MemorySegment y, MemorySegment x, long at, int n) {
-        int i = 0;
-        for (; i < whole(n); i += V) {
+        for (int i = 0; i < n; i += V) {
             store(y, at + 4L * i, siluOf(load(x, at + 4L * i)));
-        }
-        for (; i < n; i++) {
-            setFirst(y, at + 4L * i, siluOf(splat(x, at + 4L * i)));
         }
     }
 
@@ -419,14 +337,9 @@ final class UnarySimd {
 
     private static void siluBackward(
             MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
-        int i = 0;
-        for (; i < whole(n); i += V) {
+        for (int i = 0; i < n; i += V) {
             long a = at + 4L * i;
             put(dx, a, load(dy, a), siluSlope(load(x, a)), accumulate);
-        }
-        for (; i < n; i++) {
-            long a = at + 4L * i;
-            putFirst(dx, a, splat(dy, a), siluSlope(splat(x, a)), accumulate);
         }
     }
 
@@ -440,25 +353,16 @@ final class UnarySimd {
     }
 
     private static void tanh(MemorySegment y, MemorySegment x, long at, int n) {
-        int i = 0;
-        for (; i < whole(n); i += V) {
+        for (int i = 0; i < n; i += V) {
             store(y, at + 4L * i, VectorMath.tanh(load(x, at + 4L * i)));
-        }
-        for (; i < n; i++) {
-            setFirst(y, at + 4L * i, VectorMath.tanh(splat(x, at + 4L * i)));
         }
     }
 
     private static void tanhBackward(
             MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
-        int i = 0;
-        for (; i < whole(n); i += V) {
+        for (int i = 0; i < n; i += V) {
             long a = at + 4L * i;
             put(dx, a, load(dy, a), tanhSlope(load(x, a)), accumulate);
-        }
-        for (; i < n; i++) {
-            long a = at + 4L * i;
-            putFirst(dx, a, splat(dy, a), tanhSlope(splat(x, a)), accumulate);
         }
     }
 
@@ -468,25 +372,16 @@ final class UnarySimd {
     }
 
     private static void sigmoid(MemorySegment y, MemorySegment x, long at, int n) {
-        int i = 0;
-        for (; i < whole(n); i += V) {
+        for (int i = 0; i < n; i += V) {
             store(y, at + 4L * i, VectorMath.sigmoid(load(x, at + 4L * i)));
-        }
-        for (; i < n; i++) {
-            setFirst(y, at + 4L * i, VectorMath.sigmoid(splat(x, at + 4L * i)));
         }
     }
 
     private static void sigmoidBackward(
             MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
-        int i = 0;
-        for (; i < whole(n); i += V) {
+        for (int i = 0; i < n; i += V) {
             long a = at + 4L * i;
             put(dx, a, load(dy, a), sigmoidSlope(load(x, a)), accumulate);
-        }
-        for (; i < n; i++) {
-            long a = at + 4L * i;
-            putFirst(dx, a, splat(dy, a), sigmoidSlope(splat(x, a)), accumulate);
         }
     }
 
