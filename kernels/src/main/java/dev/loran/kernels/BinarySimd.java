@@ -1,12 +1,12 @@
 package dev.loran.kernels;
 
 import static dev.loran.kernels.Vectors.V;
+import static dev.loran.kernels.Vectors.bound;
 import static dev.loran.kernels.Vectors.get;
 import static dev.loran.kernels.Vectors.load;
 import static dev.loran.kernels.Vectors.set;
 import static dev.loran.kernels.Vectors.splat;
 import static dev.loran.kernels.Vectors.store;
-import static dev.loran.kernels.Vectors.whole;
 
 import dev.loran.engine.BinaryFn;
 import java.lang.foreign.MemorySegment;
@@ -152,7 +152,7 @@ final class BinarySimd {
 
     private static void add(MemorySegment y, long yo, MemorySegment a, long ao, MemorySegment b, long bo, int n) {
         int i = 0;
-        for (; i < whole(n); i += V) {
+        for (; i < bound(n); i += V) {
             store(y, yo + 4L * i, load(a, ao + 4L * i).add(load(b, bo + 4L * i)));
         }
         for (; i < n; i++) {
@@ -162,7 +162,7 @@ final class BinarySimd {
 
     private static void addScalar(MemorySegment y, long yo, MemorySegment x, long xo, float s, int n) {
         int i = 0;
-        for (; i < whole(n); i += V) {
+        for (; i < bound(n); i += V) {
             store(y, yo + 4L * i, load(x, xo + 4L * i).add(s));
         }
         for (; i < n; i++) {
@@ -172,7 +172,7 @@ final class BinarySimd {
 
     private static void sub(MemorySegment y, long yo, MemorySegment a, long ao, MemorySegment b, long bo, int n) {
         int i = 0;
-        for (; i < whole(n); i += V) {
+        for (; i < bound(n); i += V) {
             store(y, yo + 4L * i, load(a, ao + 4L * i).sub(load(b, bo + 4L * i)));
         }
         for (; i < n; i++) {
@@ -182,7 +182,7 @@ final class BinarySimd {
 
     private static void subFrom(MemorySegment y, long yo, float s, MemorySegment x, long xo, int n) {
         int i = 0;
-        for (; i < whole(n); i += V) {
+        for (; i < bound(n); i += V) {
             store(y, yo + 4L * i, splat(s).sub(load(x, xo + 4L * i)));
         }
         for (; i < n; i++) {
@@ -192,7 +192,7 @@ final class BinarySimd {
 
     private static void mul(MemorySegment y, long yo, MemorySegment a, long ao, MemorySegment b, long bo, int n) {
         int i = 0;
-        for (; i < whole(n); i += V) {
+        for (; i < bound(n); i += V) {
             store(y, yo + 4L * i, load(a, ao + 4L * i).mul(load(b, bo + 4L * i)));
         }
         for (; i < n; i++) {
@@ -202,7 +202,7 @@ final class BinarySimd {
 
     static void mulScalar(MemorySegment y, long yo, MemorySegment x, long xo, float s, int n) {
         int i = 0;
-        for (; i < whole(n); i += V) {
+        for (; i < bound(n); i += V) {
             store(y, yo + 4L * i, load(x, xo + 4L * i).mul(s));
         }
         for (; i < n; i++) {
@@ -212,7 +212,7 @@ final class BinarySimd {
 
     private static void div(MemorySegment y, long yo, MemorySegment a, long ao, MemorySegment b, long bo, int n) {
         int i = 0;
-        for (; i < whole(n); i += V) {
+        for (; i < bound(n); i += V) {
             store(y, yo + 4L * i, load(a, ao + 4L * i).div(load(b, bo + 4L * i)));
         }
         for (; i < n; i++) {
@@ -222,7 +222,7 @@ final class BinarySimd {
 
     private static void divScalar(MemorySegment y, long yo, MemorySegment x, long xo, float s, int n) {
         int i = 0;
-        for (; i < whole(n); i += V) {
+        for (; i < bound(n); i += V) {
             store(y, yo + 4L * i, load(x, xo + 4L * i).div(s));
         }
         for (; i < n; i++) {
@@ -232,7 +232,7 @@ final class BinarySimd {
 
     private static void divInto(MemorySegment y, long yo, float s, MemorySegment x, long xo, int n) {
         int i = 0;
-        for (; i < whole(n); i += V) {
+        for (; i < bound(n); i += V) {
             store(y, yo + 4L * i, splat(s).div(load(x, xo + 4L * i)));
         }
         for (; i < n; i++) {
@@ -242,7 +242,7 @@ final class BinarySimd {
 
     private static void max(MemorySegment y, long yo, MemorySegment a, long ao, MemorySegment b, long bo, int n) {
         int i = 0;
-        for (; i < whole(n); i += V) {
+        for (; i < bound(n); i += V) {
             store(y, yo + 4L * i, load(a, ao + 4L * i).max(load(b, bo + 4L * i)));
         }
         for (; i < n; i++) {
@@ -252,7 +252,7 @@ final class BinarySimd {
 
     private static void maxScalar(MemorySegment y, long yo, MemorySegment x, long xo, float s, int n) {
         int i = 0;
-        for (; i < whole(n); i += V) {
+        for (; i < bound(n); i += V) {
             store(y, yo + 4L * i, load(x, xo + 4L * i).max(s));
         }
         for (; i < n; i++) {
@@ -275,7 +275,7 @@ final class BinarySimd {
     static void axpby(MemorySegment y, long yo, MemorySegment x, long xo, int n, float alpha, float beta) {
         FloatVector va = splat(alpha);
         int i = 0;
-        for (; i < whole(n); i += V) {
+        for (; i < bound(n); i += V) {
             store(
                     y,
                     yo + 4L * i,

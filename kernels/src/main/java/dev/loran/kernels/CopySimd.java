@@ -1,12 +1,12 @@
 package dev.loran.kernels;
 
 import static dev.loran.kernels.Vectors.V;
+import static dev.loran.kernels.Vectors.bound;
 import static dev.loran.kernels.Vectors.get;
 import static dev.loran.kernels.Vectors.load;
 import static dev.loran.kernels.Vectors.set;
 import static dev.loran.kernels.Vectors.splat;
 import static dev.loran.kernels.Vectors.store;
-import static dev.loran.kernels.Vectors.whole;
 
 import dev.loran.engine.DType;
 import dev.loran.engine.HostBuffer;
@@ -36,7 +36,7 @@ final class CopySimd {
     static void fill(MemorySegment y, long yo, int n, float value) {
         FloatVector v = splat(value);
         int i = 0;
-        for (; i < whole(n); i += V) {
+        for (; i < bound(n); i += V) {
             store(y, yo + 4L * i, v);
         }
         for (; i < n; i++) {
@@ -83,7 +83,7 @@ final class CopySimd {
     /// y += x, one row.
     static void add(MemorySegment y, long yo, MemorySegment x, long xo, int n) {
         int i = 0;
-        for (; i < whole(n); i += V) {
+        for (; i < bound(n); i += V) {
             store(y, yo + 4L * i, load(y, yo + 4L * i).add(load(x, xo + 4L * i)));
         }
         for (; i < n; i++) {

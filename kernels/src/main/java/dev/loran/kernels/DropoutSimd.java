@@ -1,13 +1,13 @@
 package dev.loran.kernels;
 
 import static dev.loran.kernels.Vectors.V;
+import static dev.loran.kernels.Vectors.bound;
 import static dev.loran.kernels.Vectors.get;
 import static dev.loran.kernels.Vectors.getInt;
 import static dev.loran.kernels.Vectors.load;
 import static dev.loran.kernels.Vectors.set;
 import static dev.loran.kernels.Vectors.splat;
 import static dev.loran.kernels.Vectors.store;
-import static dev.loran.kernels.Vectors.whole;
 
 import dev.loran.engine.DropoutMask;
 import dev.loran.kernels.Workspace.Slot;
@@ -137,7 +137,7 @@ final class DropoutSimd {
             boolean accumulate) {
         FloatVector scales = splat(scale);
         int i = 0;
-        for (; i < whole(n); i += V) {
+        for (; i < bound(n); i += V) {
             long word = bits.get(LONG, bo + (i >>> 6 << 3)) >>> i;
             VectorMask<Float> keeps = VectorMask.fromLong(Vectors.F, word & ((1L << V) - 1));
             FloatVector kept = splat(0f).blend(load(x, xo + 4L * i).mul(scales), keeps);

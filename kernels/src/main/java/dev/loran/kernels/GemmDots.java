@@ -119,7 +119,7 @@ final class GemmDots {
         FloatVector c00 = zero, c01 = zero, c02 = zero, c03 = zero;
         FloatVector c10 = zero, c11 = zero, c12 = zero, c13 = zero;
         int whole = k - k % V;
-        for (int p = 0; p < whole; p += V) {
+        for (int p = 0; p <= whole - V; p += V) {
             FloatVector x = FloatVector.fromMemorySegment(S, a, a0 + p * 4L, ORDER);
             FloatVector y = FloatVector.fromMemorySegment(S, a, a1 + p * 4L, ORDER);
             FloatVector z = FloatVector.fromMemorySegment(S, b, b0 + p * 4L, ORDER);

@@ -47,8 +47,8 @@ final class GemmPacking {
             int cols) {
         int wholeRows = rows - rows % BLOCK;
         int wholeCols = cols - cols % P.length();
-        for (int j = 0; j < wholeCols; j += P.length()) {
-            for (int i = 0; i < wholeRows; i += BLOCK) {
+        for (int j = 0; j <= wholeCols - P.length(); j += P.length()) {
+            for (int i = 0; i <= wholeRows - BLOCK; i += BLOCK) {
                 long to = dstOff + 4 * (j * dstStride + i);
                 transposeBlock(dst, to, 4 * dstStride, src, srcOff + 4 * (i * srcStride + j), 4 * srcStride);
             }
@@ -71,7 +71,7 @@ final class GemmPacking {
         for (int i = 0; i < rows; i++) {
             long to = dstOff + 4L * i * width;
             long from = srcOff + 4L * i * srcStride;
-            for (int j = 0; j < whole; j += P.length()) {
+            for (int j = 0; j <= whole - P.length(); j += P.length()) {
                 load(src, from + 4L * j).intoMemorySegment(dst, to + 4L * j, ORDER);
             }
             for (int j = whole; j < cols; j++) {

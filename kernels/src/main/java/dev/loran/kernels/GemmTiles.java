@@ -145,7 +145,7 @@ final class GemmTiles {
         for (int i = 0; i < rows; i++) {
             long from = to + i * ldt;
             long at = co + i * ldc;
-            for (int j = 0; j < whole; j += V) {
+            for (int j = 0; j <= whole - V; j += V) {
                 FloatVector sum = FloatVector.fromMemorySegment(S, tile, from + 4L * j, ORDER);
                 if (onto) {
                     sum = FloatVector.fromMemorySegment(S, c, at + 4L * j, ORDER)
@@ -163,7 +163,7 @@ final class GemmTiles {
     /// c *= factor, `n` elements.
     static void scale(MemorySegment c, long co, int n, float factor) {
         int whole = n - n % V;
-        for (int j = 0; j < whole; j += V) {
+        for (int j = 0; j <= whole - V; j += V) {
             FloatVector.fromMemorySegment(S, c, co + 4L * j, ORDER)
                     .mul(factor)
                     .intoMemorySegment(c, co + 4L * j, ORDER);

@@ -1,12 +1,12 @@
 package dev.loran.kernels;
 
 import static dev.loran.kernels.Vectors.V;
+import static dev.loran.kernels.Vectors.bound;
 import static dev.loran.kernels.Vectors.get;
 import static dev.loran.kernels.Vectors.load;
 import static dev.loran.kernels.Vectors.set;
 import static dev.loran.kernels.Vectors.splat;
 import static dev.loran.kernels.Vectors.store;
-import static dev.loran.kernels.Vectors.whole;
 
 import java.lang.foreign.MemorySegment;
 import jdk.incubator.vector.FloatVector;
@@ -66,7 +66,7 @@ final class NormSimd {
             s0 = d0.fma(d0, s0);
             s1 = d1.fma(d1, s1);
         }
-        for (; i < whole(n); i += V) {
+        for (; i < bound(n); i += V) {
             FloatVector d = load(x, xo + 4L * i).sub(m);
             s0 = d.fma(d, s0);
         }
@@ -81,7 +81,7 @@ final class NormSimd {
     private static void scale(
             MemorySegment y, MemorySegment x, long at, MemorySegment weight, int n, float m, float r) {
         int i = 0;
-        for (; i < whole(n); i += V) {
+        for (; i < bound(n); i += V) {
             store(y, at + 4L * i, load(x, at + 4L * i).sub(m).mul(r).mul(load(weight, 4L * i)));
         }
         for (; i < n; i++) {
@@ -99,7 +99,7 @@ final class NormSimd {
             float m,
             float r) {
         int i = 0;
-        for (; i < whole(n); i += V) {
+        for (; i < bound(n); i += V) {
             FloatVector xHat = load(x, at + 4L * i).sub(m).mul(r);
             store(y, at + 4L * i, xHat.fma(load(weight, 4L * i), load(bias, 4L * i)));
         }
@@ -155,7 +155,7 @@ final class NormSimd {
         FloatVector gs = splat(0f);
         FloatVector gxs = gs;
         int i = 0;
-        for (; i < whole(n); i += V) {
+        for (; i < bound(n); i += V) {
             FloatVector g = load(dy, at + 4L * i).mul(load(weight, 4L * i));
             gs = gs.add(g);
             gxs = load(x, at + 4L * i).sub(m).mul(r).fma(g, gxs);
@@ -170,7 +170,7 @@ final class NormSimd {
         gMean = centred ? gMean / n : 0;
         gxMean = gxMean / n;
         FloatVector minusGxMean = splat(-gxMean);
-        for (i = 0; i < whole(n); i += V) {
+        for (i = 0; i < bound(n); i += V) {
             FloatVector g = load(dy, at + 4L * i).mul(load(weight, 4L * i));
             FloatVector xHat = load(x, at + 4L * i).sub(m).mul(r);
             FloatVector d = xHat.fma(minusGxMean, g.sub(gMean)).mul(r);

@@ -1,13 +1,13 @@
 package dev.loran.kernels;
 
 import static dev.loran.kernels.Vectors.V;
+import static dev.loran.kernels.Vectors.bound;
 import static dev.loran.kernels.Vectors.get;
 import static dev.loran.kernels.Vectors.load;
 import static dev.loran.kernels.Vectors.set;
 import static dev.loran.kernels.Vectors.setFirst;
 import static dev.loran.kernels.Vectors.splat;
 import static dev.loran.kernels.Vectors.store;
-import static dev.loran.kernels.Vectors.whole;
 
 import java.lang.foreign.MemorySegment;
 import jdk.incubator.vector.FloatVector;
@@ -67,8 +67,8 @@ final class OptimizerSimd {
         FloatVector strides = splat(stride);
         FloatVector roots = splat(root);
         FloatVector decays = splat(decay);
-        int whole = whole(n);
-        for (int i = 0; i < whole; i += V) {
+        int i = 0;
+        for (; i < bound(n); i += V) {
             long a = at + 4L * i;
             FloatVector gradient = load(g, a).mul(scales);
             FloatVector first = load(m, a).fma(beta1, gradient.mul(rest1));
@@ -79,8 +79,8 @@ final class OptimizerSimd {
             FloatVector old = load(p, a);
             store(p, a, old.fma(decays, old).sub(step));
         }
-        if (whole < n) {
-            adamWTail(p, m, v, g, at + 4L * whole, n - whole, c, scale, decay, stride, root);
+        if (i < n) {
+            adamWTail(p, m, v, g, at + 4L * i, n - i, c, scale, decay, stride, root);
         }
     }
 
@@ -136,7 +136,7 @@ final class OptimizerSimd {
             MemorySegment p, MemorySegment g, long at, int n, float rate, float scale, float weightDecay) {
         FloatVector decay = splat(weightDecay);
         int i = 0;
-        for (; i < whole(n); i += V) {
+        for (; i < bound(n); i += V) {
             long a = at + 4L * i;
             FloatVector old = load(p, a);
             store(p, a, old.sub(old.fma(decay, load(g, a).mul(scale)).mul(rate)));
@@ -161,7 +161,7 @@ final class OptimizerSimd {
         FloatVector decay = splat(weightDecay);
         FloatVector carry = splat(momentum);
         int i = 0;
-        for (; i < whole(n); i += V) {
+        for (; i < bound(n); i += V) {
             long a = at + 4L * i;
             FloatVector old = load(p, a);
             FloatVector direction =

@@ -1,13 +1,13 @@
 package dev.loran.kernels;
 
 import static dev.loran.kernels.Vectors.V;
+import static dev.loran.kernels.Vectors.bound;
 import static dev.loran.kernels.Vectors.get;
 import static dev.loran.kernels.Vectors.getInt;
 import static dev.loran.kernels.Vectors.load;
 import static dev.loran.kernels.Vectors.set;
 import static dev.loran.kernels.Vectors.splat;
 import static dev.loran.kernels.Vectors.store;
-import static dev.loran.kernels.Vectors.whole;
 
 import dev.loran.kernels.Workspace.Slot;
 import java.lang.foreign.MemorySegment;
@@ -105,7 +105,7 @@ final class ReductionSimd {
             s2 = s2.add(load(x, at + 8L * V));
             s3 = s3.add(load(x, at + 12L * V));
         }
-        for (; i < whole(n); i += V) {
+        for (; i < bound(n); i += V) {
             s0 = s0.add(load(x, xo + 4L * i));
         }
         float sum = Vectors.sum(s0.add(s1).add(s2.add(s3)));
@@ -135,7 +135,7 @@ final class ReductionSimd {
             s2 = load(x, xa + 8L * V).fma(load(y, ya + 8L * V), s2);
             s3 = load(x, xa + 12L * V).fma(load(y, ya + 12L * V), s3);
         }
-        for (; i < whole(n); i += V) {
+        for (; i < bound(n); i += V) {
             s0 = load(x, xo + 4L * i).fma(load(y, yo + 4L * i), s0);
         }
         float sum = Vectors.sum(s0.add(s1).add(s2.add(s3)));
@@ -149,7 +149,7 @@ final class ReductionSimd {
     private static void sumStrip(
             MemorySegment y, long yo, MemorySegment x, long xo, int rows, int stride, int cols, boolean accumulate) {
         int j = 0;
-        for (; j < whole(cols); j += V) {
+        for (; j < bound(cols); j += V) {
             FloatVector sum = splat(0f);
             for (int r = 0; r < rows; r += COLUMN_BLOCK) {
                 sum = sum.add(
@@ -196,7 +196,7 @@ final class ReductionSimd {
             m0 = m0.max(load(x, xo + 4L * i));
             m1 = m1.max(load(x, xo + 4L * i + 4L * V));
         }
-        for (; i < whole(n); i += V) {
+        for (; i < bound(n); i += V) {
             m0 = m0.max(load(x, xo + 4L * i));
         }
         float max = m0.max(m1).reduceLanes(VectorOperators.MAX);

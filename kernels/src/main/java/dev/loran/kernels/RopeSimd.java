@@ -1,11 +1,11 @@
 package dev.loran.kernels;
 
 import static dev.loran.kernels.Vectors.V;
+import static dev.loran.kernels.Vectors.bound;
 import static dev.loran.kernels.Vectors.get;
 import static dev.loran.kernels.Vectors.load;
 import static dev.loran.kernels.Vectors.set;
 import static dev.loran.kernels.Vectors.store;
-import static dev.loran.kernels.Vectors.whole;
 
 import java.lang.foreign.MemorySegment;
 import jdk.incubator.vector.FloatVector;
@@ -48,7 +48,7 @@ final class RopeSimd {
             int sign) {
         long other = at + 4L * half;
         int i = 0;
-        for (; i < whole(half); i += V) {
+        for (; i < bound(half); i += V) {
             FloatVector x1 = load(x, at + 4L * i);
             FloatVector x2 = load(x, other + 4L * i);
             FloatVector c = load(cos, angles + 4L * i);

@@ -1,6 +1,7 @@
 package dev.loran.kernels;
 
 import static dev.loran.kernels.Vectors.V;
+import static dev.loran.kernels.Vectors.bound;
 import static dev.loran.kernels.Vectors.get;
 import static dev.loran.kernels.Vectors.getInt;
 import static dev.loran.kernels.Vectors.load;
@@ -8,7 +9,6 @@ import static dev.loran.kernels.Vectors.set;
 import static dev.loran.kernels.Vectors.setFirst;
 import static dev.loran.kernels.Vectors.splat;
 import static dev.loran.kernels.Vectors.store;
-import static dev.loran.kernels.Vectors.whole;
 
 import dev.loran.engine.BackendException;
 import java.lang.foreign.MemorySegment;
@@ -33,7 +33,7 @@ final class SoftmaxSimd {
     private static float expInto(MemorySegment y, MemorySegment x, long at, int n, float max) {
         FloatVector sums = splat(0f);
         int i = 0;
-        for (; i < whole(n); i += V) {
+        for (; i < bound(n); i += V) {
             FloatVector e = VectorMath.expOfNegative(load(x, at + 4L * i).sub(max));
             store(y, at + 4L * i, e);
             sums = sums.add(e);
@@ -67,7 +67,7 @@ final class SoftmaxSimd {
     private static void backwardRow(
             MemorySegment dx, MemorySegment dy, MemorySegment y, long at, int n, float dot, boolean accumulate) {
         int i = 0;
-        for (; i < whole(n); i += V) {
+        for (; i < bound(n); i += V) {
             long a = at + 4L * i;
             FloatVector d = load(dy, a).sub(dot).mul(load(y, a));
             if (accumulate) {
@@ -115,7 +115,7 @@ final class SoftmaxSimd {
     private static float sumExp(MemorySegment x, long at, int n, float max) {
         FloatVector lanes = splat(0f);
         int i = 0;
-        for (; i < whole(n); i += V) {
+        for (; i < bound(n); i += V) {
             lanes = lanes.add(VectorMath.expOfNegative(load(x, at + 4L * i).sub(max)));
         }
         float sum = Vectors.sum(lanes);
@@ -156,7 +156,7 @@ final class SoftmaxSimd {
     private static void probabilities(
             MemorySegment y, MemorySegment x, long at, int n, float lse, float factor, boolean accumulate) {
         int i = 0;
-        for (; i < whole(n); i += V) {
+        for (; i < bound(n); i += V) {
             long a = at + 4L * i;
             FloatVector p = VectorMath.expOfNegative(load(x, a).sub(lse)).mul(factor);
             if (accumulate) {

@@ -1,6 +1,7 @@
 package dev.loran.kernels;
 
 import static dev.loran.kernels.Vectors.V;
+import static dev.loran.kernels.Vectors.bound;
 import static dev.loran.kernels.Vectors.load;
 import static dev.loran.kernels.Vectors.splat;
 import static dev.loran.kernels.Vectors.store;
@@ -115,7 +116,7 @@ final class UnarySimd {
     }
 
     private static void neg(MemorySegment y, MemorySegment x, long at, int n) {
-        for (int i = 0; i < n; i += V) {
+        for (int i = 0; i < bound(n); i += V) {
             store(y, at + 4L * i, load(x, at + 4L * i).neg());
         }
     }
@@ -129,14 +130,14 @@ final class UnarySimd {
     }
 
     private static void abs(MemorySegment y, MemorySegment x, long at, int n) {
-        for (int i = 0; i < n; i += V) {
+        for (int i = 0; i < bound(n); i += V) {
             store(y, at + 4L * i, load(x, at + 4L * i).abs());
         }
     }
 
     private static void absBackward(
             MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
-        for (int i = 0; i < n; i += V) {
+        for (int i = 0; i < bound(n); i += V) {
             long a = at + 4L * i;
             put(dx, a, load(dy, a), absSlope(load(x, a)), accumulate);
         }
@@ -147,42 +148,42 @@ final class UnarySimd {
     }
 
     private static void exp(MemorySegment y, MemorySegment x, long at, int n) {
-        for (int i = 0; i < n; i += V) {
+        for (int i = 0; i < bound(n); i += V) {
             store(y, at + 4L * i, VectorMath.exp(load(x, at + 4L * i)));
         }
     }
 
     private static void expBackward(
             MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
-        for (int i = 0; i < n; i += V) {
+        for (int i = 0; i < bound(n); i += V) {
             long a = at + 4L * i;
             put(dx, a, load(dy, a), VectorMath.exp(load(x, a)), accumulate);
         }
     }
 
     private static void log(MemorySegment y, MemorySegment x, long at, int n) {
-        for (int i = 0; i < n; i += V) {
+        for (int i = 0; i < bound(n); i += V) {
             store(y, at + 4L * i, VectorMath.log(load(x, at + 4L * i)));
         }
     }
 
     private static void logBackward(
             MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
-        for (int i = 0; i < n; i += V) {
+        for (int i = 0; i < bound(n); i += V) {
             long a = at + 4L * i;
             put(dx, a, load(dy, a), splat(1f).div(load(x, a)), accumulate);
         }
     }
 
     private static void sqrt(MemorySegment y, MemorySegment x, long at, int n) {
-        for (int i = 0; i < n; i += V) {
+        for (int i = 0; i < bound(n); i += V) {
             store(y, at + 4L * i, load(x, at + 4L * i).sqrt());
         }
     }
 
     private static void sqrtBackward(
             MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
-        for (int i = 0; i < n; i += V) {
+        for (int i = 0; i < bound(n); i += V) {
             long a = at + 4L * i;
             put(dx, a, load(dy, a), sqrtSlope(load(x, a)), accumulate);
         }
@@ -193,14 +194,14 @@ final class UnarySimd {
     }
 
     private static void rsqrt(MemorySegment y, MemorySegment x, long at, int n) {
-        for (int i = 0; i < n; i += V) {
+        for (int i = 0; i < bound(n); i += V) {
             store(y, at + 4L * i, splat(1f).div(load(x, at + 4L * i).sqrt()));
         }
     }
 
     private static void rsqrtBackward(
             MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
-        for (int i = 0; i < n; i += V) {
+        for (int i = 0; i < bound(n); i += V) {
             long a = at + 4L * i;
             put(dx, a, load(dy, a), rsqrtSlope(load(x, a)), accumulate);
         }
@@ -211,14 +212,14 @@ final class UnarySimd {
     }
 
     private static void reciprocal(MemorySegment y, MemorySegment x, long at, int n) {
-        for (int i = 0; i < n; i += V) {
+        for (int i = 0; i < bound(n); i += V) {
             store(y, at + 4L * i, splat(1f).div(load(x, at + 4L * i)));
         }
     }
 
     private static void reciprocalBackward(
             MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
-        for (int i = 0; i < n; i += V) {
+        for (int i = 0; i < bound(n); i += V) {
             long a = at + 4L * i;
             put(dx, a, load(dy, a), reciprocalSlope(load(x, a)), accumulate);
         }
@@ -229,7 +230,7 @@ final class UnarySimd {
     }
 
     private static void square(MemorySegment y, MemorySegment x, long at, int n) {
-        for (int i = 0; i < n; i += V) {
+        for (int i = 0; i < bound(n); i += V) {
             store(y, at + 4L * i, squareOf(load(x, at + 4L * i)));
         }
     }
@@ -240,14 +241,14 @@ final class UnarySimd {
 
     private static void squareBackward(
             MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
-        for (int i = 0; i < n; i += V) {
+        for (int i = 0; i < bound(n); i += V) {
             long a = at + 4L * i;
             put(dx, a, load(dy, a), load(x, a).mul(2f), accumulate);
         }
     }
 
     private static void relu(MemorySegment y, MemorySegment x, long at, int n) {
-        for (int i = 0; i < n; i += V) {
+        for (int i = 0; i < bound(n); i += V) {
             store(y, at + 4L * i, reluOf(load(x, at + 4L * i)));
         }
     }
@@ -259,7 +260,7 @@ final class UnarySimd {
 
     private static void reluBackward(
             MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
-        for (int i = 0; i < n; i += V) {
+        for (int i = 0; i < bound(n); i += V) {
             long a = at + 4L * i;
             put(dx, a, load(dy, a), reluSlope(load(x, a)), accumulate);
         }
@@ -270,7 +271,7 @@ final class UnarySimd {
     }
 
     private static void gelu(MemorySegment y, MemorySegment x, long at, int n) {
-        for (int i = 0; i < n; i += V) {
+        for (int i = 0; i < bound(n); i += V) {
             store(y, at + 4L * i, geluOf(load(x, at + 4L * i)));
         }
     }
@@ -282,7 +283,7 @@ final class UnarySimd {
 
     private static void geluBackward(
             MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
-        for (int i = 0; i < n; i += V) {
+        for (int i = 0; i < bound(n); i += V) {
             long a = at + 4L * i;
             put(dx, a, load(dy, a), geluSlope(load(x, a)), accumulate);
         }
@@ -296,7 +297,7 @@ final class UnarySimd {
     }
 
     private static void geluTanh(MemorySegment y, MemorySegment x, long at, int n) {
-        for (int i = 0; i < n; i += V) {
+        for (int i = 0; i < bound(n); i += V) {
             store(y, at + 4L * i, geluTanhOf(load(x, at + 4L * i)));
         }
     }
@@ -308,7 +309,7 @@ final class UnarySimd {
 
     private static void geluTanhBackward(
             MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
-        for (int i = 0; i < n; i += V) {
+        for (int i = 0; i < bound(n); i += V) {
             long a = at + 4L * i;
             put(dx, a, load(dy, a), geluTanhSlope(load(x, a)), accumulate);
         }
@@ -326,7 +327,7 @@ final class UnarySimd {
     }
 
     private static void silu(MemorySegment y, MemorySegment x, long at, int n) {
-        for (int i = 0; i < n; i += V) {
+        for (int i = 0; i < bound(n); i += V) {
             store(y, at + 4L * i, siluOf(load(x, at + 4L * i)));
         }
     }
@@ -337,7 +338,7 @@ final class UnarySimd {
 
     private static void siluBackward(
             MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
-        for (int i = 0; i < n; i += V) {
+        for (int i = 0; i < bound(n); i += V) {
             long a = at + 4L * i;
             put(dx, a, load(dy, a), siluSlope(load(x, a)), accumulate);
         }
@@ -353,14 +354,14 @@ final class UnarySimd {
     }
 
     private static void tanh(MemorySegment y, MemorySegment x, long at, int n) {
-        for (int i = 0; i < n; i += V) {
+        for (int i = 0; i < bound(n); i += V) {
             store(y, at + 4L * i, VectorMath.tanh(load(x, at + 4L * i)));
         }
     }
 
     private static void tanhBackward(
             MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
-        for (int i = 0; i < n; i += V) {
+        for (int i = 0; i < bound(n); i += V) {
             long a = at + 4L * i;
             put(dx, a, load(dy, a), tanhSlope(load(x, a)), accumulate);
         }
@@ -372,14 +373,14 @@ final class UnarySimd {
     }
 
     private static void sigmoid(MemorySegment y, MemorySegment x, long at, int n) {
-        for (int i = 0; i < n; i += V) {
+        for (int i = 0; i < bound(n); i += V) {
             store(y, at + 4L * i, VectorMath.sigmoid(load(x, at + 4L * i)));
         }
     }
 
     private static void sigmoidBackward(
             MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
-        for (int i = 0; i < n; i += V) {
+        for (int i = 0; i < bound(n); i += V) {
             long a = at + 4L * i;
             put(dx, a, load(dy, a), sigmoidSlope(load(x, a)), accumulate);
         }

@@ -73,9 +73,11 @@ final class Vectors {
         return s.get(INT, at);
     }
 
-    /// Elements of the whole vectors among `n`.
-    static int whole(int n) {
-        return n & -V;
+    /// The bound of a loop over the whole vectors among `n`: the last one begins right below it. It says more than their
+    /// number of elements: no index below it lies beyond the last vector, and so C2 can move the checks of memory's bounds
+    /// out of the loop.
+    static int bound(int n) {
+        return n - V + 1;
     }
 
     /// Σ lanes by halves: the order of `reduceLanes` is not specified, and differs between interpreted and compiled code.

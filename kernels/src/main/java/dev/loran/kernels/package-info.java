@@ -46,6 +46,9 @@
 /// - One method, one loop. A loop that chooses its function inside, or in which too much is inlined, puts every vector into
 ///   an object: five times slower, and nothing warns of it. `-XX:+UnlockDiagnosticVMOptions -XX:+PrintInlining` shows
 ///   `NodeCountInliningCutoff` where that happened.
+/// - `-XX:-UseProfiledLoopPredicate`, which the launcher and the tests pass: with it on, a check that was moved out of the
+///   loop fails where a loop ends with its memory segment, and C2 compiles the kernel anew, dozens of times
+///   (`-Xlog:deoptimization=debug` shows `profile_predicate`).
 /// - No masks for tails: a short scalar loop costs less.
 /// - Every split that orders a sum follows from the shape alone, never from the number of threads: the same bits everywhere.
 @NullMarked
