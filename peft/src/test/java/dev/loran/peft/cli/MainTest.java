@@ -437,7 +437,22 @@ class MainTest {
         assertRefused(train("--dtype", "f8"), "loran: --dtype f8 is not known; choose f32 or bf16");
         assertRefused(train("--rank", 0), "loran: LoraConfig: r is 0, must be at least 1");
         assertRefused(
-                train("--method", "p-tuning", "--encoder", "cnn"),
+                loran(
+                        "train",
+                        "--model",
+                        encoder,
+                        "--task",
+                        "classify",
+                        "--train",
+                        train,
+                        "--method",
+                        "p-tuning",
+                        "--max-length",
+                        20,
+                        "--virtual-tokens",
+                        4,
+                        "--encoder",
+                        "cnn"),
                 "loran: --encoder cnn is not known; choose mlp, lstm or transformer");
         assertRefused(train("--epochs", 0), "loran: epochs is 0, must be at least 1");
         assertRefused(
