@@ -2,12 +2,14 @@ package dev.loran.peft.tuner;
 
 import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.engine.Autograd;
 import dev.loran.engine.Backend;
 import dev.loran.engine.BinaryFn;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.DropoutMask;
 import dev.loran.engine.Functional;
+import dev.loran.engine.Scope;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.UnaryFn;
@@ -275,7 +277,7 @@ public record AdaLoraConfig(
     }
 
     /// The adapted linear layer: A (r, in) and B (out, r) from N(0, 0.02²), E (r, 1) zero.
-    static final class SvdLinear implements AroundLayer<Linear>, Mergeable<Linear> {
+    static final class SvdLinear implements AroundLayer<Linear>, Mergeable<Linear>, LowRank.Source {
         private final String name;
         private final Tensor loraA;
         private final Tensor loraB;
@@ -353,6 +355,19 @@ public record AdaLoraConfig(
                 Tensor a = Merge.wide(loraA).mul(Merge.wide(loraE));
                 merge.put(base.weight(), merge.value(base.weight()).add(b.matmul(a)));
             }
+        }
+
+        @Override
+        public LowRank factors() {
+            try (Scope scope = Scope.open();
+                    Autograd.Mode mode = Autograd.noGrad()) {
+                return LowRank.of(loraB, loraA.mul(loraE));
+            }
+        }
+
+        @Override
+        public double scaling() {
+            return scaling;
         }
 
         /// ‖A·Aᵀ − I‖ + ‖Bᵀ·B − I‖ (Frobenius), a scalar.

@@ -13,7 +13,7 @@ import java.util.random.RandomGenerator;
 /// Only the rows that are asked for are computed, and no dropout acts. A starts at zero and B at N(0, 1), whatever
 /// `init_lora_weights` says, but for `false`: both from N(0, 1). **Paper**: Hu et al., 2021; this form is that of its
 /// authors' own library.
-final class LoraEmbedding implements AroundLayer<Embedding>, Mergeable<Embedding> {
+final class LoraEmbedding implements AroundLayer<Embedding>, Mergeable<Embedding>, LowRank.Source {
     private final String name;
     final Tensor loraA;
     final Tensor loraB;
@@ -56,6 +56,17 @@ final class LoraEmbedding implements AroundLayer<Embedding>, Mergeable<Embedding
     public void merge(Embedding base, Merge merge) {
         Tensor update = Functional.matmul(Merge.wide(loraA), Merge.wide(loraB), true, true);
         merge.put(base.weight(), merge.value(base.weight()).add(update.scale(scaling)));
+    }
+
+    /// Of the transposed update, (C, V).
+    @Override
+    public LowRank factors() {
+        return LowRank.of(loraB, loraA);
+    }
+
+    @Override
+    public double scaling() {
+        return scaling;
     }
 
     @Override

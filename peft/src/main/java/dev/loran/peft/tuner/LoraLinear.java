@@ -7,13 +7,14 @@ import dev.loran.engine.Functional;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.Linear;
 import dev.loran.peft.data.InputException;
+import java.util.List;
 import java.util.function.BiConsumer;
 import java.util.random.RandomGenerator;
 import org.jspecify.annotations.Nullable;
 
 /// LoRA on a linear layer: A (r, in) and B (out, r), with `lora_bias` also a bias (out) of B.
 /// **Paper**: Hu et al., 2021, equation 3.
-class LoraLinear implements AroundLayer<Linear>, Mergeable<Linear> {
+class LoraLinear implements AroundLayer<Linear>, Mergeable<Linear>, LowRank.Source {
     final String name;
     final Tensor loraA;
     final Tensor loraB;
@@ -121,6 +122,18 @@ class LoraLinear implements AroundLayer<Linear>, Mergeable<Linear> {
                     base.bias(),
                     merge.value(base.bias()).add(Merge.wide(loraBias).scale(scaling)));
         }
+    }
+
+    /// With what was cut out of the weight taken away: of twice the rank then.
+    @Override
+    public LowRank factors() {
+        LowRank own = LowRank.of(loraB, loraA);
+        return residual == null ? own : LowRank.sum(List.of(own, residual.cut().times(-1)));
+    }
+
+    @Override
+    public double scaling() {
+        return scaling;
     }
 
     @Override

@@ -4,6 +4,7 @@ import dev.loran.engine.Functional;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.Linear;
+import java.util.List;
 import java.util.function.BiConsumer;
 import org.jspecify.annotations.Nullable;
 
@@ -38,6 +39,11 @@ final class ModulesToSave implements Mergeable<Linear> {
         if (base.bias() != null && bias != null) {
             merge.put(base.bias(), Merge.wide(bias));
         }
+    }
+
+    /// The weight, and the bias if there is one.
+    List<Tensor> parameters() {
+        return bias == null ? List.of(weight) : List.of(weight, bias);
     }
 
     @Override

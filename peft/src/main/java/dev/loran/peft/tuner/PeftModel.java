@@ -165,6 +165,32 @@ public final class PeftModel implements AutoCloseable {
         return next;
     }
 
+    /// Adds adapter `name`, a LoRA made of the low-rank updates of others: see [Combination]. LoRA on linear layers and
+    /// tables, with any mixture of ranks, alphas and scaling rules, PiSSA, OLoRA and AdaLoRA can be combined. The file of
+    /// the result is plain LoRA; Hugging Face peft, which copies `use_rslora` into a result whose alpha is its rank, makes
+    /// its own too large by the root of the rank.
+    ///
+    /// @param names of the adapters
+    /// @param weights w of each; negative ones take away
+    /// @return the relative error of each layer, ‖result − Σ wᵢΔᵢ‖ / ‖Σ wᵢΔᵢ‖, by the layer's name
+    /// @throws InputException if a name is unknown, numbers of names and weights differ, or an adapter cannot be combined:
+    ///     DoRA, biases or rows of tables trained beside, adapters without low-rank updates, factors of different ranks
+    /// @throws IllegalStateException while adapters are merged
+    public Map<String, Double> addWeightedAdapter(
+            String name, List<String> names, List<Double> weights, Combination how) {
+        requireUnmerged("addWeightedAdapter");
+        if (names.isEmpty() || names.size() != weights.size()) {
+            throw new InputException("addWeightedAdapter: adapters are " + names + " but weights are " + weights
+                    + "; needs one weight an adapter, and at least one");
+        }
+        if (!weights.stream().allMatch(Double::isFinite)) {
+            throw new InputException("addWeightedAdapter: weights are " + weights + ", must be finite");
+        }
+        List<Tuner> tuners = names.stream().map(this::adapter).toList();
+        return WeightedAdapter.add(
+                this, name, tuners, weights.stream().mapToDouble(w -> w).toArray(), how);
+    }
+
     /// Removes and closes an adapter. If it was active, those active beside it stay so.
     ///
     /// @throws IllegalStateException if it is merged

@@ -10,10 +10,7 @@ import java.util.Arrays;
 import java.util.random.RandomGenerator;
 import org.ejml.data.DMatrixRMaj;
 import org.ejml.dense.row.CommonOps_DDRM;
-import org.ejml.dense.row.SingularOps_DDRM;
-import org.ejml.dense.row.factory.DecompositionFactory_DDRM;
 import org.ejml.interfaces.decomposition.QRDecomposition;
-import org.ejml.interfaces.decomposition.SingularValueDecomposition_F64;
 
 /// What PiSSA and OLoRA leave of a frozen weight W (out, in) when they cut A (r, in) and B (out, r) out of it: W − s·B·A,
 /// which stands in the place of W while the adapter is active. W itself is never touched.
@@ -62,11 +59,11 @@ final class Residual implements AutoCloseable {
                     + scaling + ", must be positive; choose a positive lora_alpha");
         }
         DMatrixRMaj matrix = new DMatrixRMaj(out, in, true, w.toDoubles());
-        DMatrixRMaj[] cut =
+        LowRank cut =
                 init.isPissa() ? principal(matrix, r, scaling, init.iterations(), random) : orthonormal(matrix, r);
         this(w, module, r, scaling);
-        try (Tensor a = Tensor.of(w.backend(), w.dtype(), cut[0].data, r, in);
-                Tensor b = Tensor.of(w.backend(), w.dtype(), cut[1].data, out, r)) {
+        try (Tensor a = Tensor.of(w.backend(), w.dtype(), cut.a().data, r, in);
+                Tensor b = Tensor.of(w.backend(), w.dtype(), cut.b().data, out, r)) {
             learn(a, b);
         }
         weight(w);
@@ -123,40 +120,35 @@ final class Residual implements AutoCloseable {
         return wide.sub(Merge.wide(cutB).matmul(Merge.wide(cutA)).scale(scaling));
     }
 
+    /// B·A as it was cut, without s.
+    LowRank cut() {
+        checkKnown();
+        return LowRank.of(cutB, cutA);
+    }
+
     /// What the part that was cut out answers to x: s · x·Aᵀ·Bᵀ.
     Tensor cut(Tensor x) {
         checkKnown();
         return Functional.linear(Functional.linear(x, cutA, null), cutB, null).scale(scaling);
     }
 
-    /// The r largest singular values and their vectors: A, B.
-    private static DMatrixRMaj[] principal(DMatrixRMaj w, int r, double s, int iterations, RandomGenerator random) {
-        DMatrixRMaj basis = iterations == 0 ? null : range(w, r + OVERSAMPLING, iterations, random);
-        DMatrixRMaj small = w;
-        if (basis != null) {
-            small = new DMatrixRMaj(basis.numCols, w.numCols);
+    /// The r largest singular values and their vectors, by the division through s on both sides.
+    private static LowRank principal(DMatrixRMaj w, int r, double s, int iterations, RandomGenerator random) {
+        LowRank cut;
+        if (iterations == 0) {
+            cut = LowRank.nearest(w, r);
+        } else {
+            DMatrixRMaj basis = range(w, r + OVERSAMPLING, iterations, random);
+            DMatrixRMaj small = new DMatrixRMaj(basis.numCols, w.numCols);
             CommonOps_DDRM.multTransA(basis, w, small);
+            LowRank inside = LowRank.nearest(small, r);
+            DMatrixRMaj b = new DMatrixRMaj(w.numRows, r);
+            CommonOps_DDRM.mult(basis, inside.b(), b);
+            cut = new LowRank(b, inside.a());
         }
-        SingularValueDecomposition_F64<DMatrixRMaj> svd =
-                DecompositionFactory_DDRM.svd(small.numRows, small.numCols, true, true, true);
-        if (!svd.decompose(small.copy())) {
-            throw new ArithmeticException("pissa: the singular values did not converge; the weight holds no numbers");
-        }
-        DMatrixRMaj u = svd.getU(null, false);
-        DMatrixRMaj vt = svd.getV(null, true);
-        double[] sigma = svd.getSingularValues();
-        SingularOps_DDRM.descendingOrder(u, false, sigma, svd.numberOfSingularValues(), vt, true);
-        if (basis != null) {
-            DMatrixRMaj whole = new DMatrixRMaj(w.numRows, u.numCols);
-            CommonOps_DDRM.mult(basis, u, whole);
-            u = whole;
-        }
-        double[] roots = Arrays.stream(sigma, 0, r).map(x -> Math.sqrt(x / s)).toArray();
-        DMatrixRMaj a = CommonOps_DDRM.extract(vt, 0, r, 0, w.numCols);
-        DMatrixRMaj b = CommonOps_DDRM.extract(u, 0, w.numRows, 0, r);
-        CommonOps_DDRM.multRows(roots, a);
-        CommonOps_DDRM.multCols(b, roots);
-        return new DMatrixRMaj[] {a, b};
+        CommonOps_DDRM.divide(cut.a(), Math.sqrt(s));
+        CommonOps_DDRM.divide(cut.b(), Math.sqrt(s));
+        return cut;
     }
 
     /// An orthonormal basis (out, l) of what W makes of l random directions, W·(Wᵀ·W)^k·G.
@@ -174,23 +166,16 @@ final class Residual implements AutoCloseable {
     }
 
     private static DMatrixRMaj q(DMatrixRMaj m) {
-        return qr(m).getQ(null, true);
+        return LowRank.qr(m).getQ(null, true);
     }
 
-    private static QRDecomposition<DMatrixRMaj> qr(DMatrixRMaj m) {
-        QRDecomposition<DMatrixRMaj> qr = DecompositionFactory_DDRM.qr(m.numRows, m.numCols);
-        qr.decompose(m.copy());
-        return qr;
-    }
-
-    /// The first r rows of R and columns of Q: A, B.
-    private static DMatrixRMaj[] orthonormal(DMatrixRMaj w, int r) {
-        QRDecomposition<DMatrixRMaj> qr = qr(w);
+    /// The first r columns of Q and rows of R.
+    private static LowRank orthonormal(DMatrixRMaj w, int r) {
+        QRDecomposition<DMatrixRMaj> qr = LowRank.qr(w);
         DMatrixRMaj q = qr.getQ(null, true);
-        return new DMatrixRMaj[] {
-            CommonOps_DDRM.extract(qr.getR(null, true), 0, r, 0, w.numCols),
-            CommonOps_DDRM.extract(q, 0, w.numRows, 0, r)
-        };
+        return new LowRank(
+                CommonOps_DDRM.extract(q, 0, w.numRows, 0, r),
+                CommonOps_DDRM.extract(qr.getR(null, true), 0, r, 0, w.numCols));
     }
 
     private void checkKnown() {
