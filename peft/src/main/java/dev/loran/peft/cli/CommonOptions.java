@@ -44,7 +44,8 @@ final class CommonOptions {
         spec.defaultValueProvider(argument -> argument instanceof OptionSpec option ? values.get(name(option)) : null);
     }
 
-    private static Map<String, String> read(Path file) {
+    /// What such a file says, by the options' names.
+    static Map<String, String> read(Path file) {
         try {
             JsonNode json = new ObjectMapper().readTree(Files.readString(file));
             if (!json.isObject()) {

@@ -184,7 +184,7 @@ final class CompareCommand implements Callable<Integer> {
                         config.rate().peak()));
                 TrainingReport report;
                 try (Trainer trainer = new Trainer(learner, config);
-                        Progress progress = new Progress(output)) {
+                        Progress progress = new Progress(output, List.of())) {
                     report = trainer.train(rowsToTrainOn, null, folder, progress);
                 }
                 long peak = open.backend().peakBytes();

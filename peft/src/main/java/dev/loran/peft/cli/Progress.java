@@ -4,6 +4,7 @@ import dev.loran.peft.data.Task;
 import dev.loran.peft.train.Evaluation;
 import dev.loran.peft.train.StepResult;
 import dev.loran.peft.train.TrainingListener;
+import java.util.List;
 import java.util.Locale;
 import me.tongfei.progressbar.ConsoleProgressBarConsumer;
 import me.tongfei.progressbar.ProgressBar;
@@ -15,15 +16,21 @@ final class Progress implements TrainingListener, AutoCloseable {
     private static final int LINES = 20;
 
     private final Output output;
+    private final List<String> opening;
     private @Nullable ProgressBar bar;
 
-    Progress(Output output) {
+    /// @param opening lines said as soon as nothing speaks against the run
+    Progress(Output output, List<String> opening) {
         this.output = output;
+        this.opening = opening;
     }
 
     @Override
-    public void resumed(int step, int totalSteps) {
-        output.say("going on after step %d of %d".formatted(step, totalSteps));
+    public void begun(int step, int totalSteps) {
+        opening.forEach(output::say);
+        if (step > 0) {
+            output.say("going on after step %d of %d".formatted(step, totalSteps));
+        }
     }
 
     @Override

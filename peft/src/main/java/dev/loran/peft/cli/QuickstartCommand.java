@@ -12,6 +12,7 @@ import dev.loran.peft.train.Trainer;
 import dev.loran.peft.train.TrainerConfig;
 import dev.loran.peft.tuner.PeftModel;
 import java.nio.file.Path;
+import java.util.List;
 import java.util.Locale;
 import java.util.Objects;
 import java.util.concurrent.Callable;
@@ -114,7 +115,7 @@ final class QuickstartCommand implements Callable<Integer> {
                 Trainer trainer = new Trainer(learner, config)) {
             output.say("LoRA: %,d parameters train"
                     .formatted(learner.parameterCount().trainableParameters()));
-            try (Progress progress = new Progress(output)) {
+            try (Progress progress = new Progress(output, List.of())) {
                 trainer.train(train, null, folder, progress);
             }
             Evaluation e = Evaluation.of(learner, heldOut, config.batchSize());

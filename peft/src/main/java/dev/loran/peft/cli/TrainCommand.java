@@ -17,6 +17,8 @@ import dev.loran.peft.train.TrainingReport;
 import dev.loran.peft.tuner.PeftConfig;
 import dev.loran.peft.tuner.PeftModel.ParameterCount;
 import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
 import java.util.concurrent.Callable;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Command;
@@ -149,6 +151,13 @@ final class TrainCommand implements Callable<Integer> {
         if (common.config != null) {
             throw new InputException("--resume takes the options that the run was begun with; leave --config out");
         }
+        // Products in another type are another run, though every checked value is the same.
+        String begun = CommonOptions.read(RunFolder.resume(run).optionsFile()).getOrDefault("dtype", model.dtype);
+        if (!begun.equals(model.dtype)) {
+            throw new InputException(
+                    "%s: is of a run with dtype %s, not %s; resume with what the run was begun with, or begin another one"
+                            .formatted(run, begun, model.dtype));
+        }
         out = run;
         if (OpenModel.FRESH.equals(model.model)) {
             model.model = run.resolve("base").toString();
@@ -168,8 +177,7 @@ final class TrainCommand implements Callable<Integer> {
         int truncated = rows.truncated() + (heldOut == null ? 0 : heldOut.truncated());
         TrainingReport report;
         RunFolder folder;
-        try (Trainer trainer = new Trainer(learner, config);
-                Progress progress = new Progress(output)) {
+        try (Trainer trainer = new Trainer(learner, config)) {
             int steps = trainer.plan(rows);
             if (resume == null) {
                 folder = RunFolder.create(out);
@@ -177,8 +185,9 @@ final class TrainCommand implements Callable<Integer> {
             } else {
                 folder = RunFolder.resume(out);
             }
-            output.say(open.backendChoice());
-            output.say("%s on %,d rows, %,d steps; %,d of %,d parameters train (%.3f %%)"
+            List<String> opening = new ArrayList<>();
+            opening.add(open.backendChoice());
+            opening.add("%s on %,d rows, %,d steps; %,d of %,d parameters train (%.3f %%)"
                     .formatted(
                             method,
                             rows.size(),
@@ -187,9 +196,11 @@ final class TrainCommand implements Callable<Integer> {
                             count.totalParameters(),
                             count.trainablePercentage()));
             if (truncated > 0) {
-                output.say("%,d texts are longer than %d tokens and were cut".formatted(truncated, model.maxLength));
+                opening.add("%,d texts are longer than %d tokens and were cut".formatted(truncated, model.maxLength));
             }
-            report = trainer.train(rows, heldOut, folder, progress);
+            try (Progress progress = new Progress(output, opening)) {
+                report = trainer.train(rows, heldOut, folder, progress);
+            }
         }
         if (Method.FULL.toString().equals(method)) {
             keepTokenizer(open, folder, report.best() != null);

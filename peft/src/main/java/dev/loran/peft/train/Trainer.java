@@ -204,16 +204,15 @@ public final class Trainer implements AutoCloseable {
         begin(plan(examples));
         int stepsPerEpoch = Math.ceilDiv(loader.size(), config.accumulation());
         if (folder == null) {
+            listener.begun(step, totalSteps);
             reserve(loader);
             return new Run(loader, stepsPerEpoch, heldOut, null, null, List.of(listener), Standing.at(step)).toTheEnd();
         }
         Checkpoints checkpoints =
                 new Checkpoints(folder.checkpoints(), config.checkpoints(), identity(examples, heldOut));
         Standing resumed = checkpoints.resume(backend, this::load);
+        listener.begun(step, totalSteps);
         reserve(loader);
-        if (resumed != null) {
-            listener.resumed(step, totalSteps);
-        }
         Standing standing = resumed == null ? Standing.at(step) : resumed;
         try (MetricsFile metrics = folder.metrics(step)) {
             List<TrainingListener> listeners = List.of(metrics, listener);

@@ -7,8 +7,10 @@ public interface TrainingListener {
     /// @param seconds time of the training loop so far, evaluations apart
     default void step(StepResult result, int totalSteps, double seconds) {}
 
-    /// Before the first step of a run that goes on from a checkpoint after `step` steps.
-    default void resumed(int step, int totalSteps) {}
+    /// Once, as soon as nothing speaks against the run.
+    ///
+    /// @param step those done already: not 0 where the run goes on from a checkpoint
+    default void begun(int step, int totalSteps) {}
 
     /// After each evaluation.
     ///

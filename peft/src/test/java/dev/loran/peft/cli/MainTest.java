@@ -62,13 +62,6 @@ class MainTest {
         assertThat(result.out()).isEmpty();
     }
 
-    /// As above, where the work had begun.
-    private static void assertRefusedAtLast(Result result, String line) {
-        assertThat(result.err().lines().toList().getLast()).isEqualTo(line);
-        assertThat(result.code()).isEqualTo(2);
-        assertThat(result.out()).isEmpty();
-    }
-
     @BeforeEach
     void models() {
         try (ReferenceBackend backend = new ReferenceBackend();
@@ -199,11 +192,10 @@ class MainTest {
         }
         String point = "loran: " + run.resolve("checkpoints/step-6") + ": is of a run with ";
         String advice = "; resume with what the run was begun with, or begin another one";
-        assertRefusedAtLast(
+        assertRefused(
                 loran("train", "--resume", run, "--lr", 0.5, "--head-lr", 2.5),
                 point + "trainer.rate.peak 0.003, not 0.5" + advice);
-        assertRefusedAtLast(
-                loran("train", "--resume", run, "--rank", 16), point + "learner.method.r 8, not 16" + advice);
+        assertRefused(loran("train", "--resume", run, "--rank", 16), point + "learner.method.r 8, not 16" + advice);
         try (ReferenceBackend backend = new ReferenceBackend();
                 Model other = Tiny.encoder(backend, DType.F32)) {
             backend.fill(other.tokenEmbedding().weight().buffer(), 0.5);
@@ -211,9 +203,13 @@ class MainTest {
         }
         Result otherBase = loran("train", "--resume", run, "--model", folder.resolve("other"));
         assertThat(otherBase.code()).isEqualTo(2);
-        assertThat(otherBase.err().lines().toList().getLast())
+        assertThat(otherBase.err().lines()).hasSize(1);
+        assertThat(otherBase.err())
                 .startsWith(point + "learner.base {\"name\":\"" + encoder + "\",\"sha256\":\"")
                 .contains("not {\"name\":\"" + folder.resolve("other") + "\",\"sha256\":\"");
+        assertRefused(
+                loran("train", "--resume", run, "--dtype", "bf16"),
+                "loran: " + run + ": is of a run with dtype f32, not bf16" + advice);
         assertRefused(
                 loran("train", "--resume=" + folder, "--epochs", 1),
                 "loran: " + folder + ": holds no run that could go on (run.json)");

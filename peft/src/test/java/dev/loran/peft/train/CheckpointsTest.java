@@ -99,15 +99,15 @@ class CheckpointsTest {
         RunFolder killed = run("killed");
         runAndKill(method, killed, saveSteps, killedAt, true);
         assertThat(killed.last()).doesNotExist();
-        List<Integer> resumed = new ArrayList<>();
+        List<Integer> begun = new ArrayList<>();
         TrainingReport report = KilledRun.train(method, killed, saveSteps, new TrainingListener() {
             @Override
-            public void resumed(int step, int totalSteps) {
-                resumed.add(step);
-                resumed.add(totalSteps);
+            public void begun(int step, int totalSteps) {
+                begun.add(step);
+                begun.add(totalSteps);
             }
         });
-        assertThat(resumed).containsExactly(from, 12);
+        assertThat(begun).containsExactly(from, 12);
         assertSame(killed, straight);
         assertThat(report.steps()).isEqualTo(12);
         assertThat(report.tokens()).isEqualTo(expected.tokens());
@@ -147,14 +147,14 @@ class CheckpointsTest {
         byte[] bytes = Files.readAllBytes(good.resolve("state.safetensors"));
         Files.write(cut.resolve("state.safetensors"), java.util.Arrays.copyOf(bytes, bytes.length - 1));
         Files.copy(good.resolve("state.json"), cut.resolve("state.json"));
-        List<Integer> resumed = new ArrayList<>();
+        List<Integer> begun = new ArrayList<>();
         KilledRun.train("lora", again, 5, new TrainingListener() {
             @Override
-            public void resumed(int step, int totalSteps) {
-                resumed.add(step);
+            public void begun(int step, int totalSteps) {
+                begun.add(step);
             }
         });
-        assertThat(resumed).containsExactly(5);
+        assertThat(begun).containsExactly(5);
         for (String file : List.of("adapter_model.safetensors", "head.safetensors")) {
             assertThat(again.last().resolve(file))
                     .hasSameBinaryContentAs(straight.last().resolve(file));
