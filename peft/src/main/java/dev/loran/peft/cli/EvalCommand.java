@@ -10,7 +10,8 @@ import dev.loran.peft.data.Rows;
 import dev.loran.peft.data.Task;
 import dev.loran.peft.model.TaskType;
 import dev.loran.peft.train.Evaluation;
-import dev.loran.peft.train.GreedyDecoding;
+import dev.loran.peft.train.Generation;
+import dev.loran.peft.train.GenerationConfig;
 import dev.loran.peft.train.RougeL;
 import dev.loran.peft.train.RunFolder;
 import dev.loran.peft.train.TaskCard;
@@ -19,6 +20,7 @@ import dev.loran.peft.tuner.AdapterFiles;
 import dev.loran.peft.tuner.PeftModel;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.List;
 import java.util.concurrent.Callable;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Command;
@@ -125,18 +127,23 @@ final class EvalCommand implements Callable<Integer> {
     /// The mean over the rows of the score of the answer against the target.
     private double rougeL(OpenModel open, int maxLength) {
         int room = Math.min(maxNewTokens, maxLength - 1);
+        List<Row.Generate> rows = Rows.read(data, Task.GENERATE).stream()
+                .map(Row.Generate.class::cast)
+                .toList();
         double sum = 0;
-        int n = 0;
-        for (Row row : Rows.read(data, Task.GENERATE)) {
-            if (row instanceof Row.Generate(String source, String target)) {
-                int[] prompt =
-                        open.tokenizer().encodePrompt(source, maxLength - room).ids();
-                int[] answer = GreedyDecoding.continuation(
-                        open.model(), prompt, room, open.tokenizer().eosId());
-                sum += RougeL.score(open.tokenizer().decode(answer), target);
-                n++;
+        for (int from = 0; from < rows.size(); from += model.batchSize()) {
+            List<Row.Generate> batch = rows.subList(from, Math.min(from + model.batchSize(), rows.size()));
+            int[][] prompts = batch.stream()
+                    .map(r -> open.tokenizer()
+                            .encodePrompt(r.source(), maxLength - room)
+                            .ids())
+                    .toArray(int[][]::new);
+            List<Generation.Answer> answers =
+                    Generation.answers(open.model(), open.tokenizer(), prompts, GenerationConfig.greedy(room));
+            for (int i = 0; i < batch.size(); i++) {
+                sum += RougeL.score(answers.get(i).text(), batch.get(i).target());
             }
         }
-        return sum / n;
+        return sum / rows.size();
     }
 }

@@ -5,13 +5,15 @@ import dev.loran.peft.data.InputException;
 import dev.loran.peft.data.Task;
 import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.model.TaskType;
-import dev.loran.peft.train.GreedyDecoding;
+import dev.loran.peft.train.Generation;
+import dev.loran.peft.train.GenerationConfig;
 import dev.loran.peft.train.RunFolder;
 import dev.loran.peft.train.TaskCard;
 import dev.loran.peft.tuner.AdapterFiles;
 import dev.loran.peft.tuner.PeftModel;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.List;
 import java.util.concurrent.Callable;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Command;
@@ -21,7 +23,7 @@ import picocli.CommandLine.Option;
 /// `loran generate`.
 @Command(
         name = "generate",
-        description = "Goes on from a text, the likeliest token each time.",
+        description = "Goes on from a text: the likeliest token each time, or drawn ones.",
         sortOptions = false,
         footer = {"", "Example: loran generate --model base --adapter run --prompt \"Running shoes, red, size 42\""})
 final class GenerateCommand implements Callable<Integer> {
@@ -42,6 +44,34 @@ final class GenerateCommand implements Callable<Integer> {
 
     @Option(names = "--max-new-tokens", paramLabel = "N", description = "most tokens of the answer (${DEFAULT-VALUE})")
     private int maxNewTokens = 64;
+
+    @Option(
+            names = "--temperature",
+            paramLabel = "T",
+            description =
+                    "draw tokens, the likely ones likelier below 1 (1 where --top-k or --top-p is said; 0: do not)")
+    private @Nullable Double temperature;
+
+    @Option(
+            names = "--top-k",
+            paramLabel = "N",
+            description = "draw from so many of the likeliest tokens; 0: from all (50 where tokens are drawn)")
+    private @Nullable Integer topK;
+
+    @Option(
+            names = "--top-p",
+            paramLabel = "P",
+            description = "draw from the fewest tokens whose probabilities reach this sum (1 where tokens are drawn)")
+    private @Nullable Double topP;
+
+    @Option(
+            names = "--repetition-penalty",
+            paramLabel = "X",
+            description = "above 1: tokens of the text so far become less likely (${DEFAULT-VALUE})")
+    private double repetitionPenalty = 1;
+
+    @Option(names = "--stop", paramLabel = "TEXT", description = "ends the answer before this text; may be repeated")
+    private List<String> stop = List.of();
 
     @Mixin
     private ModelOptions model;
@@ -81,18 +111,33 @@ final class GenerateCommand implements Callable<Integer> {
             }
             open.model().prepare();
             open.model().train(false);
-            int[] answer = GreedyDecoding.continuation(
-                    open.model(), start.ids(), maxNewTokens, open.tokenizer().eosId());
-            String text = open.tokenizer().decode(answer);
-            output.out().println(text);
+            Generation.Answer answer = Generation.answers(
+                            open.model(), open.tokenizer(), new int[][] {start.ids()}, config())
+                    .getFirst();
+            output.out().println(answer.text());
             if (common.json) {
                 output.out()
                         .println(new ObjectMapper()
                                 .createObjectNode()
-                                .put("text", text)
-                                .put("tokens", answer.length));
+                                .put("text", answer.text())
+                                .put("tokens", answer.ids().length));
             }
             return Main.DONE;
         }
+    }
+
+    private GenerationConfig config() {
+        GenerationConfig config = GenerationConfig.greedy(maxNewTokens)
+                .withRepetitionPenalty(repetitionPenalty)
+                .withStopStrings(stop);
+        boolean said = temperature != null || topK != null || topP != null;
+        if (!said || temperature != null && temperature == 0) {
+            return config;
+        }
+        return config.withSampling(
+                temperature == null ? config.temperature() : temperature,
+                topK == null ? config.topK() : topK,
+                topP == null ? config.topP() : topP,
+                model.seed);
     }
 }

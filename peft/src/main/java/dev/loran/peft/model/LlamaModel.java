@@ -5,6 +5,7 @@ import dev.loran.engine.Backend;
 import dev.loran.engine.DType;
 import dev.loran.engine.Functional;
 import dev.loran.engine.Scope;
+import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.UnaryFn;
 import dev.loran.engine.nn.Embedding;
@@ -14,7 +15,6 @@ import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
 import java.util.function.DoubleUnaryOperator;
-import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 
 /// Llama: a causal model of pre-norm blocks with rotary positions, grouped-query attention and a gated feed-forward
@@ -252,21 +252,16 @@ public final class LlamaModel extends Model {
         }
 
         private Tensor turnRows(Tensor x, Tensor cosines, Tensor sines) {
-            List<Tensor> turned = new ArrayList<>();
-            int row = 0;
-            for (Rows r : model.rows()) {
-                // What stands before a row's first position is seen by nobody and turns as that one.
-                int[] ids = IntStream.range(0, x.shape().dim(1))
-                        .map(j -> Math.max(0, model.firstPosition(r) + j))
-                        .toArray();
-                Tensor at = Tensor.ofInts(backend, ids, ids.length);
-                turned.add(Functional.rope(
-                        x.slice(0, row, row + r.count()),
-                        Functional.embedding(cosines, at),
-                        Functional.embedding(sines, at)));
-                row += r.count();
-            }
-            return Functional.concat(turned, 0);
+            Shape s = x.shape();
+            int[] ids = model.positionsOfRows(s.dim(1));
+            Tensor at = Tensor.ofInts(backend, ids, ids.length);
+            // As one text, whose tokens stand where those of the rows do. What is before a row's first position becomes
+            // zero, and is seen by nobody.
+            Tensor turned = Functional.rope(
+                    x.reshape(1, ids.length, s.dim(2), s.dim(3)),
+                    Functional.embedding(cosines, at),
+                    Functional.embedding(sines, at));
+            return turned.reshape(s.dims());
         }
 
         private Tensor table(int rows, DoubleUnaryOperator fn) {
@@ -301,17 +296,8 @@ public final class LlamaModel extends Model {
     }
 
     @Override
-    public Tensor logits(Tensor inputIds, @Nullable Tensor attentionMask) {
-        try (Scope scope = Scope.open()) {
-            return scope.keep(lmHead.forward(hidden(inputIds, attentionMask)));
-        }
-    }
-
-    @Override
-    public Tensor loss(Tensor inputIds, @Nullable Tensor attentionMask, Tensor labels) {
-        try (Scope scope = Scope.open()) {
-            return scope.keep(nextTokenLoss(lmHead, hidden(inputIds, attentionMask), labels));
-        }
+    Linear head() {
+        return lmHead;
     }
 
     @Override

@@ -138,11 +138,27 @@ public abstract class Model extends Layer {
     abstract Tensor finish(Tensor x);
 
     /// The head's answer; its shape is said in [TaskType].
-    public abstract Tensor logits(Tensor inputIds, @Nullable Tensor attentionMask);
+    public Tensor logits(Tensor inputIds, @Nullable Tensor attentionMask) {
+        try (Scope scope = Scope.open()) {
+            return scope.keep(head().forward(hidden(inputIds, attentionMask)));
+        }
+    }
 
     /// Mean cross-entropy, a scalar. Labels are (B) for [TaskType#SEQ_CLS]; (B, T) for [TaskType#CAUSAL_LM], aligned
     /// with the ids (the logits at t − 1 are compared with the label at t), −100 where no loss is due.
-    public abstract Tensor loss(Tensor inputIds, @Nullable Tensor attentionMask, Tensor labels);
+    public Tensor loss(Tensor inputIds, @Nullable Tensor attentionMask, Tensor labels) {
+        try (Scope scope = Scope.open()) {
+            return scope.keep(nextTokenLoss(head(), hidden(inputIds, attentionMask), labels));
+        }
+    }
+
+    /// The layer that makes a causal model's logits of its hidden states.
+    ///
+    /// @throws IllegalStateException if the model is not causal
+    Linear head() {
+        throw new IllegalStateException(
+                facts().modelType() + ": an encoder has no head for the next token; use llama, gpt2 or seo");
+    }
 
     /// Makes the (P, C) embeddings of the virtual tokens anew at each forward; null when there are none.
     public final @Nullable Supplier<Tensor> virtualTokens() {
@@ -265,7 +281,10 @@ public abstract class Model extends Layer {
     /// negative ids before a row's own first position.
     final Tensor positions(Tensor words, int from) {
         if (!rows.isEmpty()) {
-            return positionsOfRows(words.shape());
+            int length = words.shape().dim(1);
+            rows.forEach(r -> checkPositions(r.prefix(), length - absent(r)));
+            return Tensor.ofInts(
+                    backend(), positionsOfRows(length), words.shape().dim(0), length);
         }
         int to = from + words.shape().dim(1);
         checkPositions(from, words.shape().dim(1));
@@ -285,24 +304,17 @@ public abstract class Model extends Layer {
         }
     }
 
-    private Tensor positionsOfRows(Shape words) {
-        int s = words.dim(1);
-        int[] ids = new int[words.dim(0) * s];
-        int row = 0;
+    /// The positions of `length` columns of each row, one row after another.
+    final int[] positionsOfRows(int length) {
+        int[] ids = new int[rows.stream().mapToInt(Rows::count).sum() * length];
+        int at = 0;
         for (Rows r : rows) {
-            checkPositions(r.prefix(), s - absent(r));
-            for (int i = 0; i < r.count(); i++, row++) {
-                for (int j = 0; j < s; j++) {
-                    ids[row * s + j] = firstPosition(r) + j;
-                }
+            int first = r.prefix() - absent(r);
+            for (int i = 0; i < r.count() * length; i++) {
+                ids[at++] = first + i % length;
             }
         }
-        return Tensor.ofInts(backend(), ids, words.dim(0), s);
-    }
-
-    /// The position at which the first column of `r` stands: before 0 where virtual tokens are fewer than the most.
-    final int firstPosition(Rows r) {
-        return r.prefix() - absent(r);
+        return ids;
     }
 
     /// The columns of `r` before its first virtual token.
@@ -400,7 +412,7 @@ public abstract class Model extends Layer {
 
     /// Mean cross-entropy of the next token: hidden (B, P + T, C), labels (B, T) aligned with the text. The logits of
     /// all positions never exist at once, unless an adapter stands on the head.
-    final Tensor nextTokenLoss(Linear head, Tensor hidden, Tensor labels) {
+    private Tensor nextTokenLoss(Linear head, Tensor hidden, Tensor labels) {
         Shape s = hidden.shape();
         int virtual = s.dim(1) - labels.shape().dim(-1);
         if (labels.shape().rank() != 2 || labels.shape().dim(0) != s.dim(0) || virtual < 0) {

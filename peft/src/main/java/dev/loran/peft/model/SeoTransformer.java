@@ -106,17 +106,8 @@ public final class SeoTransformer extends Model {
     }
 
     @Override
-    public Tensor logits(Tensor inputIds, @Nullable Tensor attentionMask) {
-        try (Scope scope = Scope.open()) {
-            return scope.keep(lmHead.forward(hidden(inputIds, attentionMask)));
-        }
-    }
-
-    @Override
-    public Tensor loss(Tensor inputIds, @Nullable Tensor attentionMask, Tensor labels) {
-        try (Scope scope = Scope.open()) {
-            return scope.keep(nextTokenLoss(lmHead, hidden(inputIds, attentionMask), labels));
-        }
+    Linear head() {
+        return lmHead;
     }
 
     @Override

@@ -3,7 +3,7 @@
 ///
 /// Reading order: [Model] (what tuners and the trainer see: blocks with slots, a token embedding, a forward and a loss),
 /// [Block], then a family ([LlamaModel], [Gpt2Model], [BertModel], [SeoTransformer]), each in one file: sizes, parameters,
-/// block, head. [HfModels] reads and writes Hugging Face's model folders.
+/// block, head. [KvCache] goes on from a text. [HfModels] reads and writes Hugging Face's model folders.
 ///
 /// Adapters meet a model in four slots only: a linear (or norm, or embedding) layer
 /// ([dev.loran.engine.nn.AdaptedLayer]), the attention's prefix ([Model#prefixes]), a sublayer's output ([Block]), and

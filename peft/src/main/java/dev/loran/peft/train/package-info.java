@@ -2,7 +2,7 @@
 ///
 /// **Reading order**: [Learner] (what a trainer moves) → [TaskModel] (a model, its adapter and its head for a task) →
 /// [TrainerConfig] and [Trainer] (the loop) → [Evaluation] → [RunFolder] (what is written) → [LinearProbe] (what the
-/// frozen model can do already).
+/// frozen model can do already) → [Generation] (text from a causal model).
 @NullMarked
 package dev.loran.peft.train;
 

@@ -302,6 +302,30 @@ class MainTest {
         assertThat(answer.out().lines().toList().getFirst()).isEqualTo("red shoes online");
         assertThat(answer.json().get("text").asText()).isEqualTo("red shoes online");
         assertThat(answer.json().get("tokens").intValue()).isEqualTo(3);
+        Result cut = loran(
+                "generate",
+                "--adapter",
+                run,
+                "--prompt",
+                "query",
+                "--max-new-tokens",
+                3,
+                "--stop",
+                "never",
+                "--stop",
+                "shoes",
+                "--temperature",
+                1e-3,
+                "--top-k",
+                2,
+                "--top-p",
+                0.9,
+                "--json");
+        assertThat(cut.code()).as(cut.err()).isZero();
+        assertThat(cut.json().get("text").asText()).isEqualTo("red ");
+        assertRefused(
+                loran("generate", "--adapter", run, "--prompt", "query", "--max-new-tokens", 3, "--temperature", -1),
+                "loran: temperature is -1.0, must be positive; for the likeliest token each time, do not sample");
         assertRefused(
                 loran("generate", "--adapter", run, "--prompt", "query", "--max-new-tokens", 24),
                 "loran: --max-new-tokens 24 must be from 1 to 23: text and answer together have 24 positions");

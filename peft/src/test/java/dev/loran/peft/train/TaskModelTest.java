@@ -5,7 +5,6 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.assertj.core.api.Assertions.within;
 
 import dev.loran.engine.Autograd;
-import dev.loran.engine.Backend;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.ReferenceBackend;
@@ -34,7 +33,6 @@ import java.nio.file.Path;
 import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
-import java.util.OptionalInt;
 import java.util.Set;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -252,33 +250,6 @@ class TaskModelTest {
             assertThat(e.accuracy()).isGreaterThan(0.8).isGreaterThan(untrained.accuracy());
             assertThat(LinearProbe.evaluate(model, train, held, config, 1)).isEqualTo(e);
             assertThat(backend.liveBuffers()).isEqualTo(buffers);
-        }
-    }
-
-    // ---- decoding
-
-    @Test
-    void greedyDecodingTakesTheLikeliestTokenAndStopsAtTheEnd() {
-        try (Backend backend = new ReferenceBackend();
-                Model base = Tiny.causal(backend, DType.F32)) {
-            int[] prompt = {2, 4, 5};
-            int[] ids = GreedyDecoding.continuation(base, prompt, 6, OptionalInt.empty());
-            assertThat(ids).hasSize(6);
-            int[] text = {2, 4, 5, ids[0], ids[1]};
-            try (Scope scope = Scope.open()) {
-                double[] logits = base.logits(Tensor.ofInts(backend, text, 1, 5), null)
-                        .slice(1, 4, 5)
-                        .toDoubles();
-                for (double v : logits) {
-                    assertThat(v).isLessThanOrEqualTo(logits[ids[2]]);
-                }
-            }
-            int first = 0;
-            while (ids[first] != ids[3]) {
-                first++;
-            }
-            assertThat(GreedyDecoding.continuation(base, prompt, 6, OptionalInt.of(ids[3])))
-                    .hasSize(first);
         }
     }
 }

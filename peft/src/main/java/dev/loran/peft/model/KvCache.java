@@ -1,0 +1,260 @@
+package dev.loran.peft.model;
+
+import dev.loran.engine.Autograd;
+import dev.loran.engine.Backend;
+import dev.loran.engine.Functional;
+import dev.loran.engine.Scope;
+import dev.loran.engine.Shape;
+import dev.loran.engine.ShapeException;
+import dev.loran.engine.Tensor;
+import dev.loran.peft.model.Block.Prefix;
+import dev.loran.peft.model.Model.Rows;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.function.Supplier;
+import org.jspecify.annotations.Nullable;
+
+/// The keys and values of some texts, so that a causal model goes on from them at the cost of the new tokens alone.
+///
+/// ```java
+/// try (KvCache cache = new KvCache(model); Scope scope = Scope.open()) {
+///     Tensor logits = cache.append(prompt, longerPrompt);         // (2, V), for what follows each text
+///     logits = cache.append(new int[] {7}, new int[] {3});        // one more token each
+/// }
+/// ```
+///
+/// What is cached is a prefix of each block's attention, like a learned one ([Block.Prefix]): nothing in a model knows of
+/// it. A learned prefix and virtual tokens are cached with the first tokens. Adapters must stay as they are while a cache
+/// is in use: keys and values of other weights do not fit those that are there.
+public final class KvCache implements AutoCloseable {
+    /// Keys by which memory grows.
+    private static final int GROWTH = 64;
+
+    private final Model model;
+    /// Of each block (B, capacity, kvHeads, D). Attention does not care in which order keys stand, whose positions are in
+    /// them: a row is filled from its end, so that its own keys are the last ones, as [Rows] wants them.
+    private final List<Prefix> blocks = new ArrayList<>();
+
+    private int capacity;
+    /// How many keys each row has; empty before the first tokens.
+    private int[] lengths = {};
+
+    /// An empty cache.
+    ///
+    /// @throws IllegalStateException if the model is not causal, or in training mode
+    public KvCache(Model model) {
+        if (model.task() != TaskType.CAUSAL_LM) {
+            throw new IllegalStateException("kvCache: " + model.facts().modelType()
+                    + " is an encoder, which does not go on from a text; use a causal model (llama, gpt2, seo)");
+        }
+        if (model.isTraining()) {
+            throw new IllegalStateException("kvCache: the model is in training mode; call train(false) on it first");
+        }
+        this.model = model;
+    }
+
+    /// The positions that are left behind the longest text.
+    public int room() {
+        return model.facts().maxPositions() - Arrays.stream(lengths).max().orElse(0);
+    }
+
+    /// Appends `tokens[i]` to text i. The first time they may be of different lengths; after that each text gets as many.
+    ///
+    /// @return the logits (B, V) for what follows each text; they belong to the caller's scope
+    /// @throws ShapeException if there are no tokens for a text, or not as many as for the others, or if a text gets longer
+    ///     than the model has positions; the cache is then as it was
+    public Tensor append(int[]... tokens) {
+        check(tokens);
+        Supplier<Tensor> virtualTokens = model.virtualTokens();
+        Supplier<List<Prefix>> prefixes = model.prefixes();
+        try (Autograd.Mode mode = Autograd.noGrad();
+                Scope scope = Scope.open()) {
+            int[] before = lengths.length == 0 ? start(tokens) : goOn(tokens);
+            return scope.keep(run(tokens, before));
+        } finally {
+            model.virtualTokens(virtualTokens);
+            model.prefixes(prefixes);
+            model.rows(List.of());
+            model.blocks().forEach(b -> b.observer(null));
+        }
+    }
+
+    private void check(int[][] tokens) {
+        boolean first = lengths.length == 0;
+        boolean fits = tokens.length > 0 && (first || tokens.length == lengths.length);
+        for (int[] t : tokens) {
+            fits &= t.length > 0 && (first || t.length == tokens[0].length);
+        }
+        if (!fits) {
+            throw new ShapeException("kvCache: tokens are "
+                    + Arrays.stream(tokens).map(t -> t.length).toList()
+                    + (first
+                            ? ", one number a text; needs at least one text, and a token of each"
+                            : ", one number a text, but the cache has " + lengths.length
+                                    + " texts; needs as many tokens for each of them"));
+        }
+    }
+
+    /// The first tokens stand behind virtual tokens and a learned prefix, which is cached here.
+    ///
+    /// @return the number of keys that each text has
+    private int[] start(int[][] tokens) {
+        Supplier<List<Prefix>> prefixes = model.prefixes();
+        Supplier<Tensor> virtualTokens = model.virtualTokens();
+        // Made once: the forward that follows takes them from here.
+        List<Prefix> learned = prefixes == null ? List.of() : prefixes.get();
+        Tensor virtual = virtualTokens == null ? null : virtualTokens.get();
+        model.prefixes(learned.isEmpty() ? null : () -> learned);
+        model.virtualTokens(virtual == null ? null : () -> virtual);
+        int prefix = learned.isEmpty() ? 0 : learned.getFirst().length();
+        int most = prefix + (virtual == null ? 0 : virtual.shape().dim(-2)) + longest(tokens);
+        requireRoom(most);
+        close();
+        reserve(tokens.length, most);
+        int[] none = new int[tokens.length];
+        for (int l = 0; l < learned.size(); l++) {
+            put(l, learned.get(l), none, none);
+        }
+        int[] before = new int[tokens.length];
+        Arrays.fill(before, prefix);
+        return before;
+    }
+
+    /// Further tokens stand behind what is cached.
+    private int[] goOn(int[][] tokens) {
+        int most = Arrays.stream(lengths).max().orElseThrow() + tokens[0].length;
+        requireRoom(most);
+        reserve(lengths.length, most);
+        model.virtualTokens(null);
+        model.prefixes(() -> blocks);
+        model.rows(Arrays.stream(lengths).mapToObj(n -> new Rows(1, n, 0)).toList());
+        return lengths;
+    }
+
+    private void requireRoom(int positions) {
+        int max = model.facts().maxPositions();
+        if (positions > max) {
+            throw new ShapeException("kvCache: the longest text would have " + positions
+                    + " positions, prefix and virtual tokens among them, but "
+                    + model.facts().modelType() + " has " + max + "; shorten the text");
+        }
+    }
+
+    private static int longest(int[][] tokens) {
+        return Arrays.stream(tokens).mapToInt(t -> t.length).max().orElseThrow();
+    }
+
+    /// Logits behind the last token of each text, of which `before` keys are cached. Shorter texts are padded at the end,
+    /// where no token before sees it.
+    private Tensor run(int[][] tokens, int[] before) {
+        Backend backend = model.backend();
+        int batch = tokens.length;
+        int longest = longest(tokens);
+        int[] ids = new int[batch * longest];
+        int[] padding = new int[batch];
+        for (int i = 0; i < batch; i++) {
+            System.arraycopy(tokens[i], 0, ids, i * longest, tokens[i].length);
+            padding[i] = longest - tokens[i].length;
+        }
+        for (int l = 0; l < blocks.size(); l++) {
+            int block = l;
+            // The block's attention has not read the cache yet, but the mask hides from it where these keys go.
+            model.blocks().get(l).observer(made -> put(block, made, before, padding));
+        }
+        Tensor h = model.hidden(Tensor.ofInts(backend, ids, batch, longest), null);
+        Shape s = h.shape();
+        int[] last = new int[batch];
+        Arrays.setAll(last, i -> (i + 1) * s.dim(1) - 1 - padding[i]);
+        int[] after = new int[batch];
+        Arrays.setAll(after, i -> before[i] + s.dim(1) - padding[i]);
+        Tensor ends = Functional.embedding(h.reshape(-1, s.dim(2)), Tensor.ofInts(backend, last, batch));
+        Tensor logits = model.head().forward(ends);
+        lengths = after;
+        return logits;
+    }
+
+    // ---- memory
+
+    /// Makes room for `keys` of each row, those that are there at the end.
+    private void reserve(int batch, int keys) {
+        if (keys <= capacity) {
+            return;
+        }
+        int next = Math.ceilDiv(keys, GROWTH) * GROWTH;
+        for (int l = 0; l < model.blocks().size(); l++) {
+            Prefix old = capacity == 0 ? null : blocks.get(l);
+            Prefix wider = new Prefix(
+                    wider(old == null ? null : old.keys(), batch, next),
+                    wider(old == null ? null : old.values(), batch, next));
+            if (old == null) {
+                blocks.add(wider);
+            } else {
+                close(blocks.set(l, wider));
+            }
+        }
+        capacity = next;
+    }
+
+    private Tensor wider(@Nullable Tensor old, int batch, int next) {
+        Model.Facts f = model.facts();
+        int width = f.numKvHeads() * f.headDim();
+        // Zeros, since what a mask hides must be a number all the same.
+        Tensor wider = Tensor.zeros(model.backend(), model.dtype(), batch, next, f.numKvHeads(), f.headDim())
+                .detachFromScope();
+        if (old != null) {
+            long added = (long) (next - capacity) * width;
+            model.backend()
+                    .copy(
+                            wider.buffer().slice(added, wider.buffer().size() - added),
+                            next * width,
+                            old.buffer(),
+                            capacity * width,
+                            batch,
+                            capacity * width,
+                            false);
+        }
+        return wider;
+    }
+
+    /// Writes what a block made of each row, less the padding at its end, before the `before` keys that the row has.
+    private void put(int block, Prefix made, int[] before, int[] padding) {
+        put(blocks.get(block).keys(), made.keys(), before, padding);
+        put(blocks.get(block).values(), made.values(), before, padding);
+    }
+
+    /// @param from (S, kvHeads, D) for all rows or (B, S, kvHeads, D)
+    private void put(Tensor to, Tensor from, int[] before, int[] padding) {
+        int width = to.shape().dim(2) * to.shape().dim(3);
+        int keys = from.shape().dim(-3);
+        boolean shared = from.shape().rank() == 3;
+        for (int i = 0; i < before.length; i++) {
+            int count = (keys - padding[i]) * width;
+            long at = ((i + 1L) * capacity - before[i]) * width - count;
+            long source = shared ? 0 : (long) i * keys * width;
+            model.backend()
+                    .copy(
+                            to.buffer().slice(at, count),
+                            count,
+                            from.buffer().slice(source, count),
+                            count,
+                            1,
+                            count,
+                            false);
+        }
+    }
+
+    private static void close(Prefix block) {
+        block.keys().close();
+        block.values().close();
+    }
+
+    /// Gives the memory back; the cache is empty then.
+    @Override
+    public void close() {
+        blocks.forEach(KvCache::close);
+        blocks.clear();
+        capacity = 0;
+        lengths = new int[0];
+    }
+}

@@ -1,0 +1,85 @@
+package dev.loran.peft.train;
+
+import dev.loran.peft.data.InputException;
+import java.util.List;
+
+/// How [Generation] goes on from a text, in Hugging Face's words.
+///
+/// @param maxNewTokens most tokens of an answer
+/// @param doSample whether a token is drawn; the likeliest one is taken otherwise, whatever temperature, topK and topP say
+/// @param temperature logits are divided by it: below 1 likely tokens get likelier
+/// @param topK only so many of the likeliest tokens are drawn from; 0 for all
+/// @param topP only the fewest likeliest tokens whose probabilities reach this sum are drawn from; 1 for all. **Paper**:
+///     Holtzman et al., "The Curious Case of Neural Text Degeneration", 2020, section 3.1
+/// @param repetitionPenalty the logits of tokens that stand in the text already, prompt included, are divided by it where
+///     they are positive, and multiplied by it where they are negative; 1 for none. **Paper**: Keskar et al., "CTRL", 2019,
+///     section 4.1
+/// @param eosTokenIds tokens that end an answer, and are left out of it
+/// @param stopStrings texts that end an answer; it is cut before them
+/// @param seed of what is drawn
+public record GenerationConfig(
+        int maxNewTokens,
+        boolean doSample,
+        double temperature,
+        int topK,
+        double topP,
+        double repetitionPenalty,
+        List<Integer> eosTokenIds,
+        List<String> stopStrings,
+        long seed) {
+
+    public GenerationConfig {
+        check(maxNewTokens >= 1, "maxNewTokens", maxNewTokens, "at least 1");
+        check(
+                temperature > 0 && temperature < 1e6,
+                "temperature",
+                temperature,
+                "positive; for the likeliest token each time, do not sample");
+        check(topK >= 0, "topK", topK, "at least 1, or 0 for all tokens");
+        check(topP > 0 && topP <= 1, "topP", topP, "above 0 and at most 1");
+        check(repetitionPenalty > 0 && repetitionPenalty < 1e6, "repetitionPenalty", repetitionPenalty, "positive");
+        check(stopStrings.stream().noneMatch(String::isEmpty), "stopStrings", stopStrings, "without empty ones");
+        eosTokenIds = List.copyOf(eosTokenIds);
+        stopStrings = List.copyOf(stopStrings);
+    }
+
+    private static void check(boolean right, String what, Object value, String need) {
+        if (!right) {
+            throw new InputException(what + " is " + value + ", must be " + need);
+        }
+    }
+
+    /// The likeliest token each time.
+    public static GenerationConfig greedy(int maxNewTokens) {
+        return new GenerationConfig(maxNewTokens, false, 1, 50, 1, 1, List.of(), List.of(), 42);
+    }
+
+    /// Draws each token.
+    public GenerationConfig withSampling(double newTemperature, int newTopK, double newTopP, long newSeed) {
+        return new GenerationConfig(
+                maxNewTokens,
+                true,
+                newTemperature,
+                newTopK,
+                newTopP,
+                repetitionPenalty,
+                eosTokenIds,
+                stopStrings,
+                newSeed);
+    }
+
+    public GenerationConfig withRepetitionPenalty(double penalty) {
+        return new GenerationConfig(
+                maxNewTokens, doSample, temperature, topK, topP, penalty, eosTokenIds, stopStrings, seed);
+    }
+
+    public GenerationConfig withEosTokenIds(List<Integer> ids) {
+        return new GenerationConfig(
+                maxNewTokens, doSample, temperature, topK, topP, repetitionPenalty, ids, stopStrings, seed);
+    }
+
+    public GenerationConfig withStopStrings(List<String> texts) {
+        return new GenerationConfig(
+                maxNewTokens, doSample, temperature, topK, topP, repetitionPenalty, eosTokenIds, texts, seed);
+    }
+}
