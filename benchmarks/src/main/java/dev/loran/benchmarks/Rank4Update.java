@@ -160,15 +160,7 @@ record Rank4Update(Tensor x, Tensor t, Tensor b) implements CustomOp {
                     .add(load(rows, 3 * high + at).mul(t3))
                     .intoMemorySegment(y, i * high + at, ORDER);
         }
-        for (; j < out; j++) {
-            long at = 4L * j;
-            float sum = x.get(FLOAT, i * high + at)
-                    + t0 * rows.get(FLOAT, at)
-                    + t1 * rows.get(FLOAT, high + at)
-                    + t2 * rows.get(FLOAT, 2 * high + at)
-                    + t3 * rows.get(FLOAT, 3 * high + at);
-            y.set(FLOAT, i * high + at, sum);
-        }
+        tail(y, x, t, rows, i, j, out);
     }
 
     private static FloatVector load(MemorySegment s, long at) {
@@ -215,7 +207,7 @@ record Rank4Update(Tensor x, Tensor t, Tensor b) implements CustomOp {
                 b3.fma(splat(t, low + 12), sum).intoMemorySegment(y, row, ORDER);
             }
         }
-        for (int k = 0; k < 4 && whole < out; k++) {
+        for (int k = 0; k < 4; k++) {
             tail(y, x, t, rows, i + k, whole, out);
         }
     }

@@ -7,6 +7,7 @@ import dev.loran.engine.Tensor;
 import dev.loran.engine.testing.OpCase;
 import dev.loran.engine.testing.OpCases;
 import dev.loran.kernels.Backends;
+import dev.loran.kernels.Parallel;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
@@ -54,7 +55,7 @@ final class RooflineCommand implements Callable<Integer> {
     private boolean json;
 
     @Override
-    public Integer call() throws InterruptedException {
+    public Integer call() {
         int used = threads == 0 ? Runtime.getRuntime().availableProcessors() : threads;
         double gflops = 0;
         double gigabytes = 0;
@@ -117,7 +118,7 @@ final class RooflineCommand implements Callable<Integer> {
 
     // ---- the roofs
 
-    private static double peakGflops(int threads) throws InterruptedException {
+    private static double peakGflops(int threads) {
         double seconds = seconds(threads, t -> sink(fma(FMA_ROUNDS, 1 + t * 1e-9f)));
         return 2.0 * CHAINS * S.length() * FMA_ROUNDS * threads / seconds / 1e9;
     }
@@ -164,7 +165,7 @@ final class RooflineCommand implements Callable<Integer> {
         }
     }
 
-    private static double peakCopy(int threads) throws InterruptedException {
+    private static double peakCopy(int threads) {
         try (Arena arena = Arena.ofShared()) {
             long each = COPIED / threads;
             MemorySegment from = arena.allocate(COPIED, 64).fill((byte) 1);
@@ -174,16 +175,11 @@ final class RooflineCommand implements Callable<Integer> {
         }
     }
 
-    private static double seconds(int threads, IntConsumer body) throws InterruptedException {
-        List<Thread> all = new ArrayList<>();
-        long start = System.nanoTime();
-        for (int t = 0; t < threads; t++) {
-            int index = t;
-            all.add(Thread.ofPlatform().start(() -> body.accept(index)));
+    private static double seconds(int threads, IntConsumer body) {
+        try (Parallel parallel = new Parallel(threads)) {
+            long start = System.nanoTime();
+            parallel.parallelFor(threads, body);
+            return (System.nanoTime() - start) / 1e9;
         }
-        for (Thread thread : all) {
-            thread.join();
-        }
-        return (System.nanoTime() - start) / 1e9;
     }
 }

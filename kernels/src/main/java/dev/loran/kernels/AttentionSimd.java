@@ -143,7 +143,6 @@ final class AttentionSimd {
     }
 
     // ---- forward
-    // ------------------------------------------------------------------------------------------------------
 
     /// out (batch, t, heads, d) and lse (batch, heads, t). A task is a block of queries of one head.
     static void forward(Parallel parallel, MemorySegment out, MemorySegment lse, Problem a) {
@@ -231,7 +230,6 @@ final class AttentionSimd {
     }
 
     // ---- backward
-    // -----------------------------------------------------------------------------------------------------
 
     /// Where the gradients go; each may be absent. A shared prefix is summed over the batch in `prefixPartial`, which holds
     /// (2, batch, p, kvHeads, d).
@@ -396,7 +394,6 @@ final class AttentionSimd {
     }
 
     // ---- both
-    // ---------------------------------------------------------------------------------------------------------
 
     private static int paddedQueries(int n) {
         return Math.ceilDiv(n, GemmTiles.UNIT) * GemmTiles.UNIT;

@@ -1,6 +1,7 @@
 package dev.loran.kernels;
 
 import dev.loran.engine.BackendException;
+import dev.loran.engine.HostBuffer;
 import dev.loran.kernels.Assembler.Gp;
 import dev.loran.kernels.Assembler.Mem;
 import dev.loran.kernels.GemmSimd.Matrix;
@@ -27,14 +28,6 @@ final class GemmBf16 {
 
     /// Columns of a whole panel.
     static final int COLUMNS = VECTORS * V;
-
-    /// Rows of a task.
-    private static final int TASK_ROWS = 64;
-
-    private static final int TASKS_EACH = 4;
-
-    /// Panels of a task, at least: with fewer, rounding A costs more than a tenth of its use.
-    private static final int TASK_PANELS = 4;
 
     /// The longest block of k, even; a panel of it takes 96 KiB.
     private static final int K_BLOCK = 1024;
@@ -190,14 +183,8 @@ final class GemmBf16 {
         }
         for (int i = whole; i < n; i++) {
             float value = x.get(ValueLayout.JAVA_FLOAT_UNALIGNED, xOff + 4L * i);
-            y.set(ValueLayout.JAVA_SHORT_UNALIGNED, yOff + 2L * i, round(value));
+            y.set(ValueLayout.JAVA_SHORT_UNALIGNED, yOff + 2L * i, HostBuffer.toBf16(value));
         }
-    }
-
-    /// A float rounded to BF16, to nearest even.
-    static short round(float value) {
-        int bits = Float.floatToRawIntBits(value);
-        return Float.isNaN(value) ? (short) (bits >>> 16 | 0x40) : (short) (bits + 0x7fff + (bits >>> 16 & 1) >>> 16);
     }
 
     // ---- panels of B
@@ -279,20 +266,12 @@ final class GemmBf16 {
             GemmSimd.prepare(c, 0, m, 0, b.n(), beta, bias);
             return;
         }
-        int panels = b.count();
-        int rowBlocks = Math.ceilDiv(m, TASK_ROWS);
-        int rowsEach = Math.ceilDiv(Math.ceilDiv(m, rowBlocks), ROWS) * ROWS;
-        int groups =
-                Math.min(Math.ceilDiv(panels, TASK_PANELS), Math.ceilDiv(TASKS_EACH * parallel.threads(), rowBlocks));
-        int panelsEach = Math.ceilDiv(panels, groups);
-        parallel.parallelFor(rowBlocks * groups, task -> {
-            int i = task % rowBlocks * rowsEach;
-            int panel = task / rowBlocks * panelsEach;
-            int end = Math.min(panels, panel + panelsEach);
-            if (i < m && panel < end) {
-                block(parallel.workspace(), c, a, b, i, Math.min(rowsEach, m - i), panel, end, beta, bias);
-            }
-        });
+        GemmSimd.forBlocks(
+                parallel,
+                m,
+                ROWS,
+                b.count(),
+                (i, rows, panel, end) -> block(parallel.workspace(), c, a, b, i, rows, panel, end, beta, bias));
     }
 
     /// Rows `i` … `i + rows` of C by some panels.

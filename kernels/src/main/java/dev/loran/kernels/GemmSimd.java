@@ -2,6 +2,8 @@ package dev.loran.kernels;
 
 import dev.loran.kernels.Workspace.Slot;
 import java.lang.foreign.MemorySegment;
+import java.util.function.IntConsumer;
+import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 
 /// The F32 matrix product on the Vector API.
@@ -126,48 +128,30 @@ public final class GemmSimd {
         if (batch < 0) {
             throw new IllegalArgumentException("gemm: batch must not be negative but is " + batch);
         }
+        IntConsumer one = i -> gemm(
+                parallel,
+                c,
+                cOff + 4L * i * strideC,
+                ldc,
+                a,
+                aOff + 4L * i * strideA,
+                lda,
+                transA,
+                b,
+                bOff + 4L * i * strideB,
+                ldb,
+                transB,
+                m,
+                n,
+                k,
+                alpha,
+                beta);
         // A product of fewer operations is over before several threads have shared it out.
-        boolean together = batch > 1 && (double) m * n * k < 1 << 22;
-        for (int i = 0; i < (together ? 0 : batch); i++) {
-            gemm(
-                    parallel,
-                    c,
-                    cOff + 4L * i * strideC,
-                    ldc,
-                    a,
-                    aOff + 4L * i * strideA,
-                    lda,
-                    transA,
-                    b,
-                    bOff + 4L * i * strideB,
-                    ldb,
-                    transB,
-                    m,
-                    n,
-                    k,
-                    alpha,
-                    beta);
+        if (batch > 1 && (double) m * n * k < 1 << 22) {
+            parallel.parallelFor(batch, one);
+        } else {
+            IntStream.range(0, batch).forEach(one);
         }
-        parallel.parallelFor(
-                together ? batch : 0,
-                i -> gemm(
-                        parallel,
-                        c,
-                        cOff + 4L * i * strideC,
-                        ldc,
-                        a,
-                        aOff + 4L * i * strideA,
-                        lda,
-                        transA,
-                        b,
-                        bOff + 4L * i * strideB,
-                        ldb,
-                        transB,
-                        m,
-                        n,
-                        k,
-                        alpha,
-                        beta));
     }
 
     private static void product(
@@ -217,25 +201,40 @@ public final class GemmSimd {
             prepare(c, 0, m, 0, b.n(), beta, bias);
             return;
         }
-        int panels = b.count();
-        int rowBlocks = Math.ceilDiv(m, TASK_ROWS);
-        int rowsEach = Math.ceilDiv(Math.ceilDiv(m, rowBlocks), GemmTiles.ROWS) * GemmTiles.ROWS;
-        int smallest = Math.ceilDiv(panels, TASK_PANELS);
-        int chunks = rowBlocks * smallest < FEW ? Math.clamp(b.k() / CHUNK, 1, CHUNKS) : 1;
+        int blocks = Math.ceilDiv(m, TASK_ROWS) * Math.ceilDiv(b.count(), TASK_PANELS);
+        int chunks = blocks < FEW ? Math.clamp(b.k() / CHUNK, 1, CHUNKS) : 1;
         if (chunks > 1) {
             multiplyChunks(parallel, c, a, b, m, alpha, beta, bias, chunks);
             return;
         }
-        // How many groups of panels there are changes no bit.
-        int groups = Math.min(smallest, Math.ceilDiv(TASKS_EACH * parallel.threads(), rowBlocks));
+        forBlocks(
+                parallel,
+                m,
+                GemmTiles.ROWS,
+                b.count(),
+                (i, rows, panel, end) ->
+                        block(parallel.workspace(), c, a, b, i, rows, panel, end, 0, b.blocks(), alpha, beta, bias));
+    }
+
+    /// What a task does with its part of C.
+    interface Block {
+        /// Rows `i` … `i + rows` by panels `panel` … `end`.
+        void run(int i, int rows, int panel, int end);
+    }
+
+    /// Shares out C (m rows, in tiles of `tileRows`, by `panels` panels). How many groups of panels there are changes no bit.
+    static void forBlocks(Parallel parallel, int m, int tileRows, int panels, Block body) {
+        int rowBlocks = Math.ceilDiv(m, TASK_ROWS);
+        int rowsEach = Math.ceilDiv(Math.ceilDiv(m, rowBlocks), tileRows) * tileRows;
+        int groups =
+                Math.min(Math.ceilDiv(panels, TASK_PANELS), Math.ceilDiv(TASKS_EACH * parallel.threads(), rowBlocks));
         int panelsEach = Math.ceilDiv(panels, groups);
         parallel.parallelFor(rowBlocks * groups, task -> {
             int i = task % rowBlocks * rowsEach;
             int panel = task / rowBlocks * panelsEach;
             int end = Math.min(panels, panel + panelsEach);
             if (i < m && panel < end) {
-                int rows = Math.min(rowsEach, m - i);
-                block(parallel.workspace(), c, a, b, i, rows, panel, end, 0, b.blocks(), alpha, beta, bias);
+                body.run(i, Math.min(rowsEach, m - i), panel, end);
             }
         });
     }

@@ -1,5 +1,6 @@
 package dev.loran.kernels;
 
+import dev.loran.engine.HostBuffer;
 import dev.loran.kernels.GemmBf16.Panels;
 import dev.loran.kernels.GemmSimd.Matrix;
 import java.lang.foreign.MemorySegment;
@@ -23,7 +24,7 @@ final class PackedBf16 implements FrozenWeight {
         this.in = in;
         this.allocator = allocator;
         forward = panels(in, out)
-                .pack(parallel, (p, j) -> GemmBf16.round(w.get(ValueLayout.JAVA_FLOAT, 4L * ((long) j * in + p))));
+                .pack(parallel, (p, j) -> HostBuffer.toBf16(w.get(ValueLayout.JAVA_FLOAT, 4L * ((long) j * in + p))));
     }
 
     private Panels panels(int k, int n) {

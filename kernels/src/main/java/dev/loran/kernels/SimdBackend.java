@@ -18,7 +18,7 @@ import org.jspecify.annotations.Nullable;
 /// released on any thread; operations are called from one thread at a time.
 public final class SimdBackend implements Backend {
     private final Parallel parallel;
-    private final DType operands;
+    private final PreparedBuffer.Form form;
     private final BufferPool pool = new BufferPool();
 
     /// A backend of `threads` threads, the calling one included.
@@ -35,12 +35,13 @@ public final class SimdBackend implements Backend {
         if (operands != DType.F32 && operands != DType.BF16) {
             throw new DTypeException("simd: operands are F32 or BF16, not " + operands);
         }
-        this.operands = operands;
+        form = operands == DType.F32
+                ? PreparedBuffer.Form.F32
+                : GemmBf16.obstacle() == null ? PreparedBuffer.Form.BF16 : PreparedBuffer.Form.ROUNDED;
         parallel = new Parallel(threads);
     }
 
     // ---- memory
-    // -------------------------------------------------------------------------------------------------------
 
     @Override
     public String name() {
@@ -120,7 +121,7 @@ public final class SimdBackend implements Backend {
             return w.retain();
         }
         MemorySegment rows = f32(w);
-        Buffer prepared = new PreparedBuffer(this, pool, parallel, rows, out, in, operands == DType.BF16);
+        Buffer prepared = new PreparedBuffer(this, pool, parallel, rows, out, in, form);
         pool.retire(rows.address());
         return prepared;
     }
@@ -163,7 +164,6 @@ public final class SimdBackend implements Backend {
     }
 
     // ---- primitives
-    // ---------------------------------------------------------------------------------------------------
 
     @Override
     public void fill(Buffer y, double value) {
@@ -256,29 +256,28 @@ public final class SimdBackend implements Backend {
             int k,
             double alpha,
             double beta) {
-        MemorySegment sc = f32(c);
-        MemorySegment sa = f32(a);
-        MemorySegment sb = f32(b);
-        for (int i = 0; i < batch; i++) {
-            GemmSimd.gemm(
-                    parallel,
-                    sc,
-                    4L * i * strideC,
-                    ldc,
-                    sa,
-                    4L * i * strideA,
-                    lda,
-                    transA,
-                    sb,
-                    4L * i * strideB,
-                    ldb,
-                    transB,
-                    m,
-                    n,
-                    k,
-                    (float) alpha,
-                    (float) beta);
-        }
+        GemmSimd.gemmBatched(
+                parallel,
+                f32(c),
+                0,
+                ldc,
+                strideC,
+                f32(a),
+                0,
+                lda,
+                strideA,
+                transA,
+                f32(b),
+                0,
+                ldb,
+                strideB,
+                transB,
+                batch,
+                m,
+                n,
+                k,
+                (float) alpha,
+                (float) beta);
     }
 
     @Override
@@ -311,7 +310,6 @@ public final class SimdBackend implements Backend {
     }
 
     // ---- linear
-    // ---------------------------------------------------------------------------------------------------------
 
     @Override
     public void linear(Buffer y, Buffer x, Buffer w, @Nullable Buffer bias, int n, int in, int out) {
@@ -395,7 +393,6 @@ public final class SimdBackend implements Backend {
     }
 
     // ---- normalisation
-    // --------------------------------------------------------------------------------------------------
 
     @Override
     public void layerNorm(
@@ -469,7 +466,6 @@ public final class SimdBackend implements Backend {
     }
 
     // ---- softmax and attention
-    // --------------------------------------------------------------------------------------------
 
     @Override
     public void softmax(Buffer y, Buffer x, int rows, int cols) {
@@ -582,7 +578,6 @@ public final class SimdBackend implements Backend {
     }
 
     // ---- losses
-    // -------------------------------------------------------------------------------------------------------
 
     @Override
     public void crossEntropy(Buffer losses, Buffer lse, Buffer logits, Buffer labels, int n, int v, int ignore) {
@@ -605,7 +600,6 @@ public final class SimdBackend implements Backend {
     }
 
     // ---- optimisation
-    // -------------------------------------------------------------------------------------------------
 
     @Override
     public void sumOfSquares(Buffer y, Buffer x, boolean accumulate) {

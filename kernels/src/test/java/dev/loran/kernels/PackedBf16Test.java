@@ -6,6 +6,7 @@ import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
+import dev.loran.engine.HostBuffer;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
@@ -47,7 +48,7 @@ final class PackedBf16Test {
     }
 
     private static double rounded(MemorySegment x, long i) {
-        return Float.intBitsToFloat(GemmBf16.round(x.getAtIndex(FLOAT, i)) << 16);
+        return Float.intBitsToFloat(HostBuffer.toBf16(x.getAtIndex(FLOAT, i)) << 16);
     }
 
     private PackedBf16 pack(MemorySegment w, int out, int in) {
@@ -139,7 +140,7 @@ final class PackedBf16Test {
         for (int i = 0; i < n; i++) {
             assertThat(y.getAtIndex(ValueLayout.JAVA_SHORT, i))
                     .as("bits %08x", x.getAtIndex(ValueLayout.JAVA_INT, i))
-                    .isEqualTo(GemmBf16.round(x.getAtIndex(FLOAT, i)));
+                    .isEqualTo(HostBuffer.toBf16(x.getAtIndex(FLOAT, i)));
         }
     }
 
@@ -194,7 +195,7 @@ final class PackedBf16Test {
             double[] rounded = KernelCheck.read(restored);
             for (int i = 0; i < values.length; i++) {
                 assertThat(rounded[i])
-                        .isEqualTo(Float.intBitsToFloat(GemmBf16.round((float) values[i]) << 16))
+                        .isEqualTo(Float.intBitsToFloat(HostBuffer.toBf16((float) values[i]) << 16))
                         .isCloseTo(values[i], within(0x1p-8 * Math.abs(values[i])));
             }
             prepared.release();

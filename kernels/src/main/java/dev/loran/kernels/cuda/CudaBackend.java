@@ -70,7 +70,6 @@ public final class CudaBackend implements Backend {
     }
 
     // ---- memory
-    // -------------------------------------------------------------------------------------------------------
 
     @Override
     public String name() {
@@ -192,7 +191,6 @@ public final class CudaBackend implements Backend {
     }
 
     // ---- primitives
-    // ---------------------------------------------------------------------------------------------------
 
     @Override
     public void fill(Buffer y, double value) {
@@ -345,7 +343,6 @@ public final class CudaBackend implements Backend {
     }
 
     // ---- linear
-    // ---------------------------------------------------------------------------------------------------------
 
     @Override
     public void linear(Buffer y, Buffer x, Buffer w, @Nullable Buffer bias, int n, int in, int out) {
@@ -481,7 +478,6 @@ public final class CudaBackend implements Backend {
     }
 
     // ---- normalisation
-    // --------------------------------------------------------------------------------------------------
 
     @Override
     public void layerNorm(
@@ -575,7 +571,6 @@ public final class CudaBackend implements Backend {
     }
 
     // ---- softmax and attention
-    // --------------------------------------------------------------------------------------------
 
     @Override
     public void softmax(Buffer y, Buffer x, int rows, int cols) {
@@ -730,7 +725,6 @@ public final class CudaBackend implements Backend {
     }
 
     // ---- losses
-    // -------------------------------------------------------------------------------------------------------
 
     @Override
     public void crossEntropy(Buffer losses, Buffer lse, Buffer logits, Buffer labels, int n, int v, int ignore) {
@@ -779,7 +773,6 @@ public final class CudaBackend implements Backend {
     }
 
     // ---- optimisation
-    // -------------------------------------------------------------------------------------------------
 
     @Override
     public void sumOfSquares(Buffer y, Buffer x, boolean accumulate) {

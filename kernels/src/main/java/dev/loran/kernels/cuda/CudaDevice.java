@@ -92,7 +92,6 @@ final class CudaDevice implements AutoCloseable {
     }
 
     // ---- the owner thread
-    // ----------------------------------------------------------------------------------------------
 
     private void work() {
         while (!closed) {
@@ -173,7 +172,6 @@ final class CudaDevice implements AutoCloseable {
     }
 
     // ---- opening and closing
-    // -------------------------------------------------------------------------------------------
 
     @SuppressWarnings("restricted")
     private void open(int ordinal) {
@@ -256,7 +254,6 @@ final class CudaDevice implements AutoCloseable {
     }
 
     // ---- memory; on the owner thread
-    // -----------------------------------------------------------------------------------
 
     /// `bytes` bytes of device memory; 0 if there are not so many.
     long allocate(long bytes) {
@@ -301,7 +298,6 @@ final class CudaDevice implements AutoCloseable {
     }
 
     // ---- copies; on any thread
-    // ------------------------------------------------------------------------------------------
 
     /// Copies `src` to the device; returns when `src` may be changed. What fits the staging memory is not waited for.
     void write(long address, MemorySegment src) {
@@ -402,7 +398,6 @@ final class CudaDevice implements AutoCloseable {
     }
 
     // ---- launches; on any thread
-    // ----------------------------------------------------------------------------------------
 
     /// Launches kernel `name` of `file` on `grid` blocks of `block` threads, each up to three numbers. Arguments are
     /// addresses, integers, or floats by [#bits]; a struct comes last, its words in order ([#words]).

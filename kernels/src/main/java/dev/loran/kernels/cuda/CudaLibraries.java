@@ -113,7 +113,6 @@ final class CudaLibraries {
     }
 
     // ---- cuBLAS
-    // ---------------------------------------------------------------------------------------------------------
 
     /// The first cuBLAS of the search; null if there is none.
     static @Nullable Cublas findCublas() {
@@ -204,7 +203,6 @@ final class CudaLibraries {
     }
 
     // ---- natives
-    // --------------------------------------------------------------------------------------------------------
 
     /// The loader resolves later references to a library of the same name by what is loaded already.
     private static void preload(Path cublas) {
