@@ -29,15 +29,14 @@
 /// `benchmarks/src/main/java/dev/loran/benchmarks/Rank4Update.java` is y = x + t · bᵀ with t (n, 4) and b (out, 4), the last
 /// step of a LoRA layer of rank 4, as an operation of its own; `Rank4UpdateTest` holds every step to its case. At
 /// 1024 x 2048 it does 17 MFLOP on 17 MB: by the roofline it is bound by memory, and the ladder ends when it copies as fast
-/// as the machine does. `./loran bench jmh Rank4Benchmark` gave, on 2 cores of an AMD EPYC (Zen 4) that was busy with other
-/// work at the time,
+/// as the machine does. `./loran bench jmh Rank4Benchmark` gave, on 2 cores of an AMD EPYC (Zen 4) shared with others,
 ///
 /// | step | what changes | time | times as fast |
 /// |---|---|---|---|
-/// | scalar | the formula, element by element | 33.9 ms | 1 |
-/// | vector | b transposed once, so that lanes run along a row; every vector's terms from memory | 1.16 ms | 29 |
-/// | blocked | four rows share the vectors of b in registers; multiply and add fused | 0.87 ms | 39 |
-/// | parallel | blocks of rows on all cores, the same bits for any number | 0.78 ms | 43 |
+/// | scalar | the formula, element by element | 5.52 ms | 1 |
+/// | vector | b transposed once, so that lanes run along a row; every vector's terms from memory | 1.17 ms | 4.7 |
+/// | blocked | four rows share the vectors of b in registers; multiply and add fused | 0.88 ms | 6.3 |
+/// | parallel | blocks of rows on all cores, the same bits for any number | 0.64 ms | 8.6 |
 ///
 /// # What C2 asks for
 ///
