@@ -10,6 +10,7 @@ import dev.loran.kernels.Backends;
 import dev.loran.peft.Peft;
 import dev.loran.peft.model.LlamaModel;
 import dev.loran.peft.tuner.PeftModel;
+import dev.loran.peft.tuner.Tuner;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
@@ -33,10 +34,20 @@ import picocli.CommandLine.Spec;
         mixinStandardHelpOptions = true,
         description = "Times a whole training step of a Llama-shaped model with random weights.")
 final class StepCommand implements Callable<Integer> {
+    private static final Map<String, Object> PROJECTIONS =
+            Map.of("lora_dropout", 0.1, "target_modules", List.of("q_proj", "k_proj", "v_proj", "o_proj"));
+
+    private static final int VIRTUAL_TOKENS = 20;
+
+    /// Of the run that AdaLoRA's schedule is made for, longer than what is timed: ranks are not cut meanwhile.
+    private static final int TOTAL_STEPS = 1000;
+
     @Option(
             names = "--method",
             defaultValue = "lora",
-            description = "full, lora, adalora, p-tuning, prefix, prompt or ia3 (default: ${DEFAULT-VALUE})")
+            description =
+                    "full, lora, adalora (rank 12, to be cut to 8), p-tuning, prefix, prompt (of 20 virtual tokens) "
+                            + "or ia3 (default: ${DEFAULT-VALUE})")
     private String method;
 
     @Option(
@@ -117,54 +128,67 @@ final class StepCommand implements Callable<Integer> {
                 LlamaModel model = LlamaModel.random(config, backend, DType.F32, 1);
                 PeftModel peft = new PeftModel(model, 1)) {
             Map<String, Object> options = options();
-            Map<String, Tensor> parameters;
+            Tuner tuner = null;
             if (options == null) {
                 model.requiresGrad(true);
-                parameters = model.namedParameters();
             } else {
-                parameters = peft.addAdapter("default", Peft.createPeftConfig(method, options))
-                        .parameters();
+                tuner = peft.addAdapter("default", Peft.createPeftConfig(peftType(), options));
+                tuner.beginTraining(TOTAL_STEPS);
             }
             model.train(true);
             model.prepare();
-            report(new Step(peft, parameters).times(), used);
+            report(new Step(peft, tuner).times(), used);
         }
         return 0;
     }
 
     /// The method's options; null for full fine-tuning.
     private @Nullable Map<String, Object> options() {
-        List<String> projections = List.of("q_proj", "k_proj", "v_proj", "o_proj");
-        Map<String, Object> lora =
-                new HashMap<>(Map.of("lora_alpha", 2 * rank, "lora_dropout", 0.1, "target_modules", projections));
         return switch (method) {
             case "full" -> null;
             case "lora" -> {
+                Map<String, Object> lora = new HashMap<>(PROJECTIONS);
                 lora.put("r", rank);
+                lora.put("lora_alpha", 2 * rank);
                 yield lora;
             }
-            case "adalora" -> lora;
-            case "p-tuning", "prefix", "prompt" -> {
-                method = method.equals("p-tuning") ? "P_TUNING" : method.toUpperCase(Locale.ROOT) + "_TUNING";
-                yield Map.of("num_virtual_tokens", 20);
+            case "adalora" -> {
+                Map<String, Object> adalora = new HashMap<>(PROJECTIONS);
+                adalora.putAll(Map.of("init_r", 12, "target_r", 8, "tinit", 200, "tfinal", 200, "deltaT", 10));
+                yield adalora;
             }
+            case "p-tuning" ->
+                Map.of(
+                        "num_virtual_tokens",
+                        VIRTUAL_TOKENS,
+                        "encoder_reparameterization_type",
+                        "MLP",
+                        "encoder_hidden_size",
+                        hidden);
+            case "prefix", "prompt" -> Map.of("num_virtual_tokens", VIRTUAL_TOKENS);
             case "ia3" -> Map.of();
             default ->
                 throw new ParameterException(spec.commandLine(), "bench step: --method " + method + " is not known");
         };
     }
 
+    private String peftType() {
+        return method.equals("prefix") || method.equals("prompt") ? method + "_TUNING" : method;
+    }
+
     /// One step on the same random ids, again and again.
     private final class Step {
         private final PeftModel peft;
+        private final @Nullable Tuner tuner;
         private final Map<String, Tensor> parameters;
         private final int[] ids =
                 new SplittableRandom(2).ints((long) batch * seq, 0, vocab).toArray();
         private final int[] mask = new int[ids.length];
 
-        Step(PeftModel peft, Map<String, Tensor> parameters) {
+        Step(PeftModel peft, @Nullable Tuner tuner) {
             this.peft = peft;
-            this.parameters = parameters;
+            this.tuner = tuner;
+            this.parameters = tuner == null ? peft.model().namedParameters() : tuner.parameters();
             Arrays.fill(mask, 1);
         }
 
@@ -179,10 +203,17 @@ final class StepCommand implements Callable<Integer> {
                     try (Scope scope = Scope.open()) {
                         Tensor text = Tensor.ofInts(backend, ids, batch, seq);
                         Tensor loss = peft.loss(text, Tensor.ofInts(backend, mask, batch, seq), text);
-                        loss.backward();
+                        Tensor penalty = tuner == null ? null : tuner.penalty();
+                        (penalty == null
+                                        ? loss
+                                        : loss.add(penalty.reshape(loss.shape().dims())))
+                                .backward();
                         clip.norm(parameters.values());
                         adamW.advance(1e-4);
                         adamW.step(parameters, clip.scale());
+                        if (tuner != null) {
+                            tuner.afterStep(i + 1, clip.scale(), adamW);
+                        }
                         adamW.zeroGrad(parameters);
                         loss.item();
                     }
