@@ -4,9 +4,9 @@ import java.io.ByteArrayOutputStream;
 
 /// Writes the few x86-64 instructions that the Vector API cannot express, and what loops around them need.
 ///
-/// General registers are named; vector registers are numbers 0 … 31 and, but for [#storeHalf], 512 bits wide. Memory is
-/// `[base + index · scale + displacement]`. **Source**: Intel 64 and IA-32 Architectures Software Developer's Manual,
-/// volume 2, chapters 2 (prefixes) and 3 to 5 (instructions).
+/// General registers are named; vector registers are numbers 0 … 31 and, but for [#storeHalf], 512 bits wide; tiles are
+/// numbers 0 … 7. Memory is `[base + index · scale + displacement]`. **Source**: Intel 64 and IA-32 Architectures Software
+/// Developer's Manual, volume 1, chapter 18 (tiles), and volume 2, chapters 2 (prefixes) and 3 to 5 (instructions).
 final class Assembler {
     /// General registers, in the order of their numbers.
     enum Gp {
@@ -35,7 +35,11 @@ final class Assembler {
         }
 
         static Mem at(Gp base, Gp index, int scale) {
-            return new Mem(base, index, scale, 0);
+            return at(base, index, scale, 0);
+        }
+
+        static Mem at(Gp base, Gp index, int scale, int displacement) {
+            return new Mem(base, index, scale, displacement);
         }
 
         private int indexNumber() {
@@ -48,6 +52,7 @@ final class Assembler {
     private static final int P_NONE = 0;
     private static final int P_66 = 1;
     private static final int P_F3 = 2;
+    private static final int P_F2 = 3;
     private static final int BITS_256 = 1;
     private static final int BITS_512 = 2;
 
@@ -165,6 +170,49 @@ final class Assembler {
         }
     }
 
+    // ---- tiles
+
+    /// Sizes of all tiles = 64 bytes of memory; all tiles become zero.
+    void loadTileConfig(Mem from) {
+        vex(P_NONE, 0x49, 0, 0, from);
+    }
+
+    /// All tiles go back to their initial state, in which the system need not save them.
+    void releaseTiles() {
+        vex(P_NONE, 0x49, 0, 0, 0);
+    }
+
+    /// tile = 0.
+    void zeroTile(int tile) {
+        vex(P_F2, 0x49, tile, 0, 0);
+    }
+
+    /// tile = rows of memory, which begin at `base + displacement` and lie `index` bytes apart; `scale` is 1.
+    void loadTile(int tile, Mem from) {
+        vex(P_F2, 0x4b, tile, 0, from);
+    }
+
+    /// Rows of memory, as for [#loadTile], = tile.
+    void storeTile(Mem to, int tile) {
+        vex(P_F3, 0x4b, tile, 0, to);
+    }
+
+    /// acc (m, n) += a · b: in a, (m, k) pairs of BF16 along a row; in b, (k, n) pairs, each down a column; sums in F32.
+    void dotTiles(int acc, int a, int b) {
+        vex(P_F3, 0x5c, acc, b, a);
+    }
+
+    private void vex(int prefix, int opcode, int reg, int vvvv, int rm) {
+        emit(0xc4, 0xe0 | MAP_0F38, (~vvvv & 15) << 3 | prefix, opcode, 0xc0 | reg << 3 | rm);
+    }
+
+    private void vex(int prefix, int opcode, int reg, int vvvv, Mem mem) {
+        int x = mem.indexNumber() >> 3;
+        int b = number(mem.base()) >> 3;
+        emit(0xc4, 0x80 | (x ^ 1) << 6 | (b ^ 1) << 5 | MAP_0F38, (~vvvv & 15) << 3 | prefix, opcode);
+        operand(reg, mem);
+    }
+
     // ---- integers and jumps
 
     private void wide(int reg, Mem mem, int opcode) {
@@ -185,6 +233,12 @@ final class Assembler {
     /// to = from.
     void move(Gp to, Gp from) {
         emit(0x48 | number(from) >> 3 << 2 | number(to) >> 3, 0x89, 0xc0 | (number(from) & 7) << 3 | number(to) & 7);
+    }
+
+    /// to = value.
+    void set(Gp to, int value) {
+        emit(0x48 | number(to) >> 3, 0xc7, 0xc0 | number(to) & 7);
+        emitInt(value);
     }
 
     /// to += value.

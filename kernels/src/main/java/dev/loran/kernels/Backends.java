@@ -106,8 +106,8 @@ public final class Backends {
 
     /// How products with BF16 operands are made here: one line.
     public static String describeBf16() {
-        String obstacle = GemmBf16.obstacle();
-        return obstacle == null ? "BF16 products by AVX512-BF16" : "BF16 weights in F32 products, for " + obstacle;
+        String missing = whyNotSimd();
+        return missing == null ? GemmBf16.describe() : "no BF16 products: " + missing;
     }
 
     /// What the Vector API's backend misses here, and the remedy; null if nothing.

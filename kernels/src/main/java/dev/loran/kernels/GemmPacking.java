@@ -5,6 +5,7 @@ import java.lang.foreign.ValueLayout;
 import java.nio.ByteOrder;
 import jdk.incubator.vector.FloatVector;
 import jdk.incubator.vector.IntVector;
+import jdk.incubator.vector.VectorOperators;
 import jdk.incubator.vector.VectorSpecies;
 
 /// Copies of F32 matrices into the layouts that [GemmTiles] reads. Offsets are in bytes, strides in elements.
@@ -14,6 +15,8 @@ final class GemmPacking {
     /// 8 elements, or 4 where vectors have no more. Wider ones would leave most blocks to the scalar loop.
     private static final VectorSpecies<Integer> P =
             FloatVector.SPECIES_PREFERRED.length() >= 8 ? IntVector.SPECIES_256 : IntVector.SPECIES_128;
+
+    static final int LANES = P.length();
 
     private static final int BLOCK = 8;
     private static final ByteOrder ORDER = ByteOrder.nativeOrder();
@@ -79,6 +82,21 @@ final class GemmPacking {
             }
             for (int j = cols; j < width; j++) {
                 dst.set(INT, to + 4L * j, 0);
+            }
+        }
+    }
+
+    /// dst (n) ← pairs of 16 bits, the lower one from one row and the upper one from another; both rows are read to the
+    /// next multiple of 2 [#LANES] elements.
+    static void interleaveHalves(MemorySegment dst, long to, MemorySegment src, long lower, long upper, int n) {
+        for (int j = 0; j < n; j += 2 * LANES) {
+            IntVector x = load(src, lower + 2L * j);
+            IntVector y = load(src, upper + 2L * j);
+            IntVector even = x.and(0xffff).or(y.lanewise(VectorOperators.LSHL, 16));
+            IntVector odd = x.lanewise(VectorOperators.LSHR, 16).or(y.and(0xffff0000));
+            LOW.selectFrom(even, odd).intoMemorySegment(dst, to + 4L * j, ORDER);
+            if (j + LANES < n) {
+                HIGH.selectFrom(even, odd).intoMemorySegment(dst, to + 4L * (j + LANES), ORDER);
             }
         }
     }

@@ -23,6 +23,12 @@ final class MachineCode {
     private static final int PROT_EXEC = 4;
     private static final int MAP_PRIVATE_ANONYMOUS = 0x22;
 
+    /// The state of the tiles is large, and Linux keeps it only for processes that ask for it.
+    private static final long SYS_ARCH_PRCTL = 158;
+
+    private static final long ARCH_REQ_XCOMP_PERM = 0x1023;
+    private static final long XFEATURE_XTILEDATA = 18;
+
     /// Set to `off`, it forbids all machine code: `-Dloran.machineCode=off`.
     private static final String OPTION = "loran.machineCode";
 
@@ -58,6 +64,23 @@ final class MachineCode {
                     .collect(Collectors.toSet());
         } catch (IOException e) {
             return Set.of();
+        }
+    }
+
+    /// Asks the system to let this process, now and for good, use the processor's tiles; what stands in the way, or null.
+    @SuppressWarnings("restricted")
+    static @Nullable String tileObstacle() {
+        Linker linker = Linker.nativeLinker();
+        MethodHandle syscall = linker.downcallHandle(
+                linker.defaultLookup().findOrThrow("syscall"),
+                FunctionDescriptor.of(
+                        ValueLayout.JAVA_LONG, ValueLayout.JAVA_LONG, ValueLayout.JAVA_LONG, ValueLayout.JAVA_LONG),
+                Linker.Option.firstVariadicArg(1));
+        try {
+            long answer = (long) syscall.invokeExact(SYS_ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA);
+            return answer == 0 ? null : "the system does not let this process use tiles; it takes Linux 5.16 or newer";
+        } catch (Throwable e) {
+            throw new BackendException("machine code: " + e, e);
         }
     }
 

@@ -1,10 +1,7 @@
 package dev.loran.kernels;
 
-import dev.loran.engine.HostBuffer;
-import dev.loran.kernels.GemmBf16.Panels;
 import dev.loran.kernels.GemmSimd.Matrix;
 import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
 import java.util.function.LongFunction;
 import org.jspecify.annotations.Nullable;
 
@@ -14,21 +11,28 @@ final class PackedBf16 implements FrozenWeight {
     private final int out;
     private final int in;
     private final LongFunction<MemorySegment> allocator;
-    private final Panels forward;
-    private @Nullable Panels backward;
+    private final Bf16Tiles tiles;
+    private final Bf16Panels forward;
+    private @Nullable Bf16Panels backward;
 
-    /// Packs the row-major weight `w`. `allocator` is as for [PackedWeight].
-    PackedBf16(Parallel parallel, MemorySegment w, int out, int in, LongFunction<MemorySegment> allocator) {
+    /// Packs the row-major weight `w` for `tiles`. `allocator` is as for [PackedWeight].
+    PackedBf16(
+            Parallel parallel,
+            MemorySegment w,
+            int out,
+            int in,
+            LongFunction<MemorySegment> allocator,
+            Bf16Tiles tiles) {
         GemmSimd.check("packedBf16: w", w, 0, in, out, in);
         this.out = out;
         this.in = in;
         this.allocator = allocator;
-        forward = panels(in, out)
-                .pack(parallel, (p, j) -> HostBuffer.toBf16(w.get(ValueLayout.JAVA_FLOAT, 4L * ((long) j * in + p))));
+        this.tiles = tiles;
+        forward = panels(in, out).pack(parallel, new Matrix(w, 0, in, true));
     }
 
-    private Panels panels(int k, int n) {
-        return new Panels(allocator.apply(Panels.bytes(k, n)), k, n);
+    private Bf16Panels panels(int k, int n) {
+        return new Bf16Panels(allocator.apply(Bf16Panels.bytes(k, n, tiles)), k, n, tiles);
     }
 
     @Override
@@ -79,24 +83,18 @@ final class PackedBf16 implements FrozenWeight {
                 null);
     }
 
-    private synchronized Panels backward(Parallel parallel) {
-        Panels panels = backward;
+    private synchronized Bf16Panels backward(Parallel parallel) {
+        Bf16Panels panels = backward;
         if (panels == null) {
-            panels = panels(out, in).pack(parallel, (p, j) -> forward.get(j, p));
+            panels = panels(out, in).packTransposed(parallel, forward);
             backward = panels;
         }
         return panels;
     }
 
-    private float get(int j, int p) {
-        return Float.intBitsToFloat(forward.get(p, j) << 16);
-    }
-
     @Override
     public void row(MemorySegment y, long yOff, int j) {
-        for (int p = 0; p < in; p++) {
-            y.set(ValueLayout.JAVA_FLOAT_UNALIGNED, yOff + 4L * p, get(j, p));
-        }
+        forward.column(y, yOff, j);
     }
 
     @Override

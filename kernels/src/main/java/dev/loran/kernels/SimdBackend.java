@@ -18,7 +18,7 @@ import org.jspecify.annotations.Nullable;
 /// released on any thread; operations are called from one thread at a time.
 public final class SimdBackend implements Backend {
     private final Parallel parallel;
-    private final PreparedBuffer.Form form;
+    private final DType operands;
     private final BufferPool pool = new BufferPool();
 
     /// A backend of `threads` threads, the calling one included.
@@ -27,17 +27,15 @@ public final class SimdBackend implements Backend {
     }
 
     /// A backend whose products with prepared weights take operands of type `operands`, F32 or BF16, and sum in F32; all
-    /// else is F32. With BF16, [#prepare] rounds the weight for good, and a product rounds the other operand, where the
-    /// processor multiplies BF16 ([Backends#describe()] says so); where it does not, the product is one in F32.
+    /// else is F32. With BF16, [#prepare] rounds the weight for good, and a product rounds the other operand, whether the
+    /// processor multiplies BF16 or not ([Backends#describeBf16] says how it is done).
     ///
     /// @throws DTypeException for other operands
     public SimdBackend(int threads, DType operands) {
         if (operands != DType.F32 && operands != DType.BF16) {
             throw new DTypeException("simd: operands are F32 or BF16, not " + operands);
         }
-        form = operands == DType.F32
-                ? PreparedBuffer.Form.F32
-                : GemmBf16.obstacle() == null ? PreparedBuffer.Form.BF16 : PreparedBuffer.Form.ROUNDED;
+        this.operands = operands;
         parallel = new Parallel(threads);
     }
 
@@ -121,7 +119,7 @@ public final class SimdBackend implements Backend {
             return w.retain();
         }
         MemorySegment rows = f32(w);
-        Buffer prepared = new PreparedBuffer(this, pool, parallel, rows, out, in, form);
+        Buffer prepared = new PreparedBuffer(this, pool, parallel, rows, out, in, operands);
         pool.retire(rows.address());
         return prepared;
     }

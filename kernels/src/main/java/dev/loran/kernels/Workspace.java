@@ -18,6 +18,8 @@ final class Workspace implements AutoCloseable {
         LOW_RANK,
         /// Rows of the left-hand matrix, packed by one task.
         ROWS,
+        /// A block of a panel of BF16, widened.
+        WIDENED,
         /// One tile of the result, where the destination has no room for whole vectors.
         TILE,
         /// Partial sums of chunks of k.

@@ -2,7 +2,7 @@
 ///
 /// **Reading order**: [Backends] (what runs where, and why) → [SimdBackend] (the contract's methods, each a line that
 /// calls a kernel) → one kernel file, `NormSimd` say → [GemmSimd] with its panels and tiles → `GemmBf16`, where the Vector
-/// API ends and machine code of our own begins (`Assembler`, `MachineCode`).
+/// API ends and machine code of our own begins (`AmxTiles`, `Avx512Tiles`, `Assembler`, `MachineCode`).
 ///
 /// # Writing a kernel
 ///

@@ -44,6 +44,17 @@ class BackendsTest {
                 .contains("best: simd");
     }
 
+    @Test
+    void machineCodeIsSwitchedOffByOneOption() throws Exception {
+        assertThat(inOtherJvm(
+                        "--add-modules=jdk.incubator.vector",
+                        "--enable-native-access=ALL-UNNAMED",
+                        "-Dloran.machineCode=off"))
+                .contains("BF16 weights widened to F32 in products, for machine code is switched off by"
+                        + " -Dloran.machineCode=off");
+        assertThat(Backends.describeBf16()).startsWith("BF16 ");
+    }
+
     /// What [Main] prints on a JVM that was started with `flags` and no others.
     private static String inOtherJvm(String... flags) throws IOException, InterruptedException {
         List<String> command = new ArrayList<>();
@@ -65,6 +76,7 @@ class BackendsTest {
 
         public static void main(String[] args) {
             System.out.println(Backends.describe());
+            System.out.println(Backends.describeBf16());
             try (Backend backend = Backends.best()) {
                 System.out.println("best: " + backend.name());
             }

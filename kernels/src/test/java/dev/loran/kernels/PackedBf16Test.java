@@ -10,27 +10,50 @@ import dev.loran.engine.HostBuffer;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.util.ArrayList;
+import java.util.List;
 import java.util.Random;
+import java.util.stream.Stream;
 import org.junit.jupiter.api.AfterEach;
-import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Named;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.MethodSource;
 
-/// Products with a weight packed as BF16, against sums in F64 of the rounded operands.
+/// Products with a weight packed as BF16, against sums in F64 of the rounded operands, with every kind of tiles: those in
+/// machine code natively where the processor has the instructions, and always as [Interpreter] runs their bytes.
 final class PackedBf16Test {
     private static final ValueLayout.OfFloat FLOAT = ValueLayout.JAVA_FLOAT;
 
     private static final int[][] SHAPES = {
-        {1, 7, 33}, {8, 48, 16}, {33, 48, 130}, {65, 130, 1}, {3, 129, 600}, {130, 2100, 127}, {70, 127, 2050}
+        {1, 7, 33}, {8, 48, 16}, {33, 49, 130}, {65, 130, 1}, {3, 129, 600}, {32, 32, 32}, {17, 17, 65}
     };
+
+    /// More than one block of k: for what is not interpreted.
+    private static final int[][] LARGE = {{130, 2100, 127}, {70, 127, 2050}};
 
     private final Arena arena = Arena.ofShared();
     private final Parallel parallel = new Parallel(2);
     private final Random random = new Random(33);
 
-    @BeforeEach
-    void needsTheInstructions() {
-        String obstacle = GemmBf16.obstacle();
-        assumeTrue(obstacle == null, () -> "not on this machine: " + obstacle);
+    static List<Named<Bf16Tiles>> tiles() {
+        List<Named<Bf16Tiles>> all = new ArrayList<>();
+        all.add(Named.of("widened", new WidenedTiles()));
+        all.add(Named.of("AVX512-BF16, interpreted", new InterpretedTiles.Avx512()));
+        all.add(Named.of("AMX, interpreted", new InterpretedTiles.Amx()));
+        if (Avx512Tiles.obstacle() == null) {
+            all.add(Named.of("AVX512-BF16", new Avx512Tiles()));
+        }
+        if (AmxTiles.obstacle() == null) {
+            all.add(Named.of("AMX", new AmxTiles()));
+        }
+        return all;
+    }
+
+    private static int[][] shapes(Bf16Tiles tiles) {
+        return tiles instanceof InterpretedTiles
+                ? SHAPES
+                : Stream.concat(Stream.of(SHAPES), Stream.of(LARGE)).toArray(int[][]::new);
     }
 
     @AfterEach
@@ -51,8 +74,10 @@ final class PackedBf16Test {
         return Float.intBitsToFloat(HostBuffer.toBf16(x.getAtIndex(FLOAT, i)) << 16);
     }
 
-    private PackedBf16 pack(MemorySegment w, int out, int in) {
-        return new PackedBf16(parallel, w, out, in, bytes -> arena.allocate(bytes, 64));
+    private PackedBf16 pack(MemorySegment w, int out, int in, Bf16Tiles tiles) {
+        // Dirty memory: what is padded must be written too.
+        return new PackedBf16(
+                parallel, w, out, in, bytes -> arena.allocate(bytes, 64).fill((byte) 0x7f), tiles);
     }
 
     /// Sum of |terms| times this bounds the error of a sum in F32 whose order we do not prescribe.
@@ -60,16 +85,17 @@ final class PackedBf16Test {
         return 1e-6 * (4 + k);
     }
 
-    @Test
-    void linear() {
-        for (int[] s : SHAPES) {
+    @ParameterizedTest
+    @MethodSource("tiles")
+    void linear(Bf16Tiles tiles) {
+        for (int[] s : shapes(tiles)) {
             int m = s[0];
             int out = s[1];
             int in = s[2];
             MemorySegment w = normal((long) out * in);
             MemorySegment x = normal(1 + m * (in + 2L));
             MemorySegment bias = normal(out + 1L);
-            PackedBf16 packed = pack(w, out, in);
+            PackedBf16 packed = pack(w, out, in, tiles);
             for (float beta : new float[] {0, 1, -0.5f}) {
                 for (boolean biased : new boolean[] {false, true}) {
                     MemorySegment y = normal(m * (out + 3L));
@@ -96,15 +122,16 @@ final class PackedBf16Test {
         }
     }
 
-    @Test
-    void linearBackward() {
-        for (int[] s : SHAPES) {
+    @ParameterizedTest
+    @MethodSource("tiles")
+    void linearBackward(Bf16Tiles tiles) {
+        for (int[] s : shapes(tiles)) {
             int m = s[0];
             int out = s[1];
             int in = s[2];
             MemorySegment w = normal((long) out * in);
             MemorySegment dy = normal(m * (out + 1L));
-            PackedBf16 packed = pack(w, out, in);
+            PackedBf16 packed = pack(w, out, in, tiles);
             for (float beta : new float[] {0, 1, 0.5f}) {
                 MemorySegment dx = normal(m * (in + 2L));
                 float[] before = dx.toArray(FLOAT);
@@ -124,34 +151,101 @@ final class PackedBf16Test {
         }
     }
 
-    @Test
-    void roundsToNearestEvenInMachineCodeAsInJava() {
+    private interface Rounding {
+        void round(MemorySegment y, long yOff, MemorySegment x, long xOff, int n);
+    }
+
+    private void roundsToNearestEven(Rounding rounding, boolean keepsSubnormals, int bytesOfResult) {
         int n = 16 * 400 + 5;
         MemorySegment x = arena.allocate(4L * n, 64);
-        MemorySegment y = arena.allocate(2L * n, 64);
+        MemorySegment y = arena.allocate((long) bytesOfResult * n, 64);
         for (int i = 0; i < n; i++) {
             int bits = random.nextInt();
-            // Ties, infinities and NaNs among them; subnormals the instruction takes for zero.
+            // Ties, infinities and NaNs among them.
             bits = i % 5 == 0 ? bits & 0xffff0000 | 0x8000 : i % 97 == 0 ? bits | 0x7f800000 : bits;
             boolean subnormal = (bits & 0x7f800000) == 0;
-            x.setAtIndex(ValueLayout.JAVA_INT, i, subnormal ? bits & 0x80000000 : bits);
+            x.setAtIndex(ValueLayout.JAVA_INT, i, subnormal && !keepsSubnormals ? bits & 0x80000000 : bits);
         }
-        GemmBf16.round(y, 0, x, 0, n);
+        rounding.round(y, 0, x, 0, n);
         for (int i = 0; i < n; i++) {
-            assertThat(y.getAtIndex(ValueLayout.JAVA_SHORT, i))
+            int result = bytesOfResult == 2
+                    ? y.getAtIndex(ValueLayout.JAVA_SHORT, i) << 16
+                    : y.getAtIndex(ValueLayout.JAVA_INT, i);
+            assertThat(result)
                     .as("bits %08x", x.getAtIndex(ValueLayout.JAVA_INT, i))
-                    .isEqualTo(HostBuffer.toBf16(x.getAtIndex(FLOAT, i)));
+                    .isEqualTo(HostBuffer.toBf16(x.getAtIndex(FLOAT, i)) << 16);
         }
     }
 
     @Test
-    void unpackGivesTheRoundedWeightBack() {
-        for (int[] s : SHAPES) {
+    void roundsToNearestEvenInVectorsAsInJava() {
+        roundsToNearestEven(Bf16Panels::round, true, 2);
+        roundsToNearestEven(Bf16Panels::roundInF32, true, 4);
+    }
+
+    @Test
+    void roundsToNearestEvenInMachineCodeAsInJava() {
+        roundsToNearestEven(InterpretedTiles::round, false, 2);
+        String obstacle = Avx512Tiles.obstacle();
+        assumeTrue(obstacle == null, () -> "natively not on this machine: " + obstacle);
+        roundsToNearestEven(Avx512Tiles::round, false, 2);
+    }
+
+    /// Both orders of the operand give the same panels.
+    @ParameterizedTest
+    @MethodSource("tiles")
+    void packsRowsAsColumns(Bf16Tiles tiles) {
+        for (int[] s : shapes(tiles)) {
+            int k = s[2];
+            int n = s[1];
+            MemorySegment w = normal((long) k * n);
+            MemorySegment turned = arena.allocate(4L * k * n, 64);
+            GemmPacking.transpose(turned, 0, k, w, 0, n, k, n);
+            Bf16Panels rows = panels(k, n, tiles).pack(parallel, new GemmSimd.Matrix(w, 0, n, false));
+            Bf16Panels columns = panels(k, n, tiles).pack(parallel, new GemmSimd.Matrix(turned, 0, k, true));
+            assertThat(rows.memory().mismatch(columns.memory())).isEqualTo(-1);
+            assertThat(columns.memory().toArray(ValueLayout.JAVA_SHORT)).contains(HostBuffer.toBf16(w.get(FLOAT, 0)));
+        }
+    }
+
+    private Bf16Panels panels(int k, int n, Bf16Tiles tiles) {
+        return new Bf16Panels(arena.allocate(Bf16Panels.bytes(k, n, tiles), 64).fill((byte) 0x7f), k, n, tiles);
+    }
+
+    /// The interpreter is right about what this machine can do: the same tile, natively and interpreted.
+    @Test
+    void interpretedTilesGiveWhatNativeOnesGive() {
+        String obstacle = Avx512Tiles.obstacle();
+        assumeTrue(obstacle == null, () -> "not on this machine: " + obstacle);
+        int m = 33;
+        int out = 70;
+        int in = 2 * 129;
+        MemorySegment w = normal((long) out * in);
+        MemorySegment x = normal((long) m * in);
+        MemorySegment there = arena.allocate(4L * m * out, 64);
+        MemorySegment here = arena.allocate(4L * m * out, 64);
+        pack(w, out, in, new Avx512Tiles()).linear(parallel, there, 0, out, x, 0, in, null, 0, m, 0);
+        pack(w, out, in, new InterpretedTiles.Avx512()).linear(parallel, here, 0, out, x, 0, in, null, 0, m, 0);
+        assertThat(here.toArray(FLOAT)).isEqualTo(there.toArray(FLOAT));
+    }
+
+    @Test
+    void aDisagreementIsSeen() {
+        assertThat(GemmBf16.disagreement(new InterpretedTiles.Amx(), new WidenedTiles()))
+                .isNull();
+        assertThat(GemmBf16.disagreement(new InterpretedTiles.Wrong(), new WidenedTiles()))
+                .startsWith("their product of two small matrices is wrong: ");
+    }
+
+    @ParameterizedTest
+    @MethodSource("tiles")
+    void unpackGivesTheRoundedWeightBack(Bf16Tiles tiles) {
+        for (int[] s : shapes(tiles)) {
             int out = s[1];
             int in = s[2];
             MemorySegment w = normal((long) out * in);
             MemorySegment back = arena.allocate(4L * out * (in + 1), 64).fill((byte) 5);
-            pack(w, out, in).unpack(parallel, back, 0, in + 1);
+            pack(w, out, in, tiles).unpack(parallel, back, 0, in + 1);
             for (int i = 0; i < out; i++) {
                 for (int j = 0; j < in; j++) {
                     assertThat((double) back.getAtIndex(FLOAT, i * (in + 1L) + j))
@@ -163,14 +257,16 @@ final class PackedBf16Test {
         }
     }
 
-    @Test
-    void theSameBitsForEveryNumberOfThreads() {
+    @ParameterizedTest
+    @MethodSource("tiles")
+    void theSameBitsForEveryNumberOfThreads(Bf16Tiles tiles) {
+        boolean small = tiles instanceof InterpretedTiles;
         int m = 70;
-        int out = 530;
-        int in = 2060;
+        int out = small ? 200 : 530;
+        int in = small ? 40 : 2060;
         MemorySegment w = normal((long) out * in);
         MemorySegment x = normal((long) m * in);
-        PackedBf16 packed = pack(w, out, in);
+        PackedBf16 packed = pack(w, out, in, tiles);
         float[] expected = null;
         for (int threads : new int[] {1, 2, 4}) {
             MemorySegment y = arena.allocate(4L * m * out, 64);

@@ -1,0 +1,198 @@
+package dev.loran.kernels;
+
+import dev.loran.engine.BackendException;
+import dev.loran.engine.HostBuffer;
+import dev.loran.kernels.Assembler.Gp;
+import dev.loran.kernels.Assembler.Mem;
+import java.lang.foreign.FunctionDescriptor;
+import java.lang.foreign.Linker;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.lang.invoke.MethodHandle;
+import org.jspecify.annotations.Nullable;
+
+/// AVX512-BF16 in machine code of our own, for the Vector API knows no such instruction: a lane of 32 bits holds a pair
+/// along k of a row of A, or of a column of B, and both products are added to an F32.
+final class Avx512Tiles implements Bf16Tiles.Native {
+    /// Rows of a tile: 8 x 3 accumulators, 3 vectors of B and one of A are 28 of 32 registers.
+    private static final int ROWS = 8;
+
+    private static final int VECTORS = 3;
+    private static final int V = 16;
+
+    /// A panel of a block of k takes 96 KiB.
+    private static final Sizes SIZES = new Sizes(ROWS, VECTORS * V, V, 2, 1024, 2);
+
+    /// What stands in the way on this machine; null if nothing does.
+    static @Nullable String obstacle() {
+        return MachineCode.obstacle("avx512f", "avx512_bf16");
+    }
+
+    @Override
+    public Sizes sizes() {
+        return SIZES;
+    }
+
+    /// Made when a product is first asked for. Where the code begins: tiles by vectors and whether they add to C.
+    private static final class Code {
+        @SuppressWarnings("restricted")
+        private static final MethodHandle TILES = Linker.nativeLinker()
+                .downcallHandle(
+                        FunctionDescriptor.ofVoid(
+                                ValueLayout.JAVA_LONG,
+                                ValueLayout.JAVA_LONG,
+                                ValueLayout.JAVA_LONG,
+                                ValueLayout.JAVA_LONG,
+                                ValueLayout.JAVA_LONG,
+                                ValueLayout.JAVA_LONG,
+                                ValueLayout.JAVA_LONG),
+                        Linker.Option.critical(false));
+
+        @SuppressWarnings("restricted")
+        private static final MethodHandle ROUND = Linker.nativeLinker()
+                .downcallHandle(
+                        FunctionDescriptor.ofVoid(ValueLayout.JAVA_LONG, ValueLayout.JAVA_LONG, ValueLayout.JAVA_LONG),
+                        Linker.Option.critical(false));
+
+        private static final MemorySegment[] TILE = new MemorySegment[2 * (VECTORS + 1)];
+        private static final MemorySegment ROUND_CODE = MachineCode.load(round());
+
+        static {
+            for (int vectors = 1; vectors <= VECTORS; vectors++) {
+                TILE[2 * vectors] = MachineCode.load(tiles(vectors, false));
+                TILE[2 * vectors + 1] = MachineCode.load(tiles(vectors, true));
+            }
+        }
+    }
+
+    /// `void tiles(float *c, long ldc, bf16 *a, long lda, bf16 *b, long pairs, long count)`: `count` tiles of 8 rows, one
+    /// below the other, c = a · b or c += a · b; `ldc` and `lda` in bytes, `pairs` of k, at least 1.
+    static byte[] tiles(int vectors, boolean onto) {
+        Assembler asm = new Assembler();
+        int columnsOfB = ROWS * vectors;
+        int rowOfA = columnsOfB + vectors;
+        asm.push(Gp.RBX);
+        asm.push(Gp.RBP);
+        // count is the seventh argument: above two saved registers and the return address.
+        asm.move(Gp.R10, Mem.at(Gp.RSP, 24));
+        asm.address(Gp.RAX, Mem.at(Gp.RCX, Gp.RCX, 2));
+        asm.address(Gp.RBX, Mem.at(Gp.RCX, Gp.RCX, 4));
+        asm.address(Gp.RBP, Mem.at(Gp.RBX, Gp.RCX, 2));
+        Mem[] rows = {
+            Mem.at(Gp.RDX),
+            Mem.at(Gp.RDX, Gp.RCX, 1),
+            Mem.at(Gp.RDX, Gp.RCX, 2),
+            Mem.at(Gp.RDX, Gp.RAX, 1),
+            Mem.at(Gp.RDX, Gp.RCX, 4),
+            Mem.at(Gp.RDX, Gp.RBX, 1),
+            Mem.at(Gp.RDX, Gp.RAX, 2),
+            Mem.at(Gp.RDX, Gp.RBP, 1)
+        };
+        int tile = asm.here();
+        asm.push(Gp.RDI);
+        for (int i = 0; i < ROWS; i++) {
+            for (int j = 0; j < vectors; j++) {
+                if (onto) {
+                    asm.load(i * vectors + j, Mem.at(Gp.RDI, 64 * j));
+                } else {
+                    asm.zero(i * vectors + j);
+                }
+            }
+            asm.address(Gp.RDI, Mem.at(Gp.RDI, Gp.RSI, 1));
+        }
+        asm.pop(Gp.RDI);
+        asm.push(Gp.RDX);
+        asm.push(Gp.R8);
+        asm.move(Gp.R11, Gp.R9);
+        int pair = asm.here();
+        for (int j = 0; j < vectors; j++) {
+            asm.load(columnsOfB + j, Mem.at(Gp.R8, 64 * j));
+        }
+        for (int i = 0; i < ROWS; i++) {
+            asm.broadcast(rowOfA, rows[i]);
+            for (int j = 0; j < vectors; j++) {
+                asm.dotBf16(i * vectors + j, rowOfA, columnsOfB + j);
+            }
+        }
+        asm.add(Gp.RDX, 4);
+        asm.add(Gp.R8, 64 * vectors);
+        asm.decrement(Gp.R11);
+        asm.jumpIfNotZero(pair);
+        asm.pop(Gp.R8);
+        asm.pop(Gp.RDX);
+        for (int i = 0; i < ROWS; i++) {
+            for (int j = 0; j < vectors; j++) {
+                asm.store(Mem.at(Gp.RDI, 64 * j), i * vectors + j);
+            }
+            asm.address(Gp.RDI, Mem.at(Gp.RDI, Gp.RSI, 1));
+        }
+        asm.address(Gp.RDX, Mem.at(Gp.RDX, Gp.RCX, 8));
+        asm.decrement(Gp.R10);
+        asm.jumpIfNotZero(tile);
+        asm.vzeroupper();
+        asm.pop(Gp.RBP);
+        asm.pop(Gp.RBX);
+        asm.ret();
+        return asm.bytes();
+    }
+
+    /// `void round(bf16 *y, float *x, long n)`: 16 · n elements, n at least 1.
+    static byte[] round() {
+        Assembler asm = new Assembler();
+        int loop = asm.here();
+        asm.toBf16(0, Mem.at(Gp.RSI));
+        asm.storeHalf(Mem.at(Gp.RDI), 0);
+        asm.add(Gp.RSI, 64);
+        asm.add(Gp.RDI, 32);
+        asm.decrement(Gp.RDX);
+        asm.jumpIfNotZero(loop);
+        asm.vzeroupper();
+        asm.ret();
+        return asm.bytes();
+    }
+
+    @Override
+    public void run(
+            MemorySegment c,
+            long co,
+            long ldc,
+            MemorySegment a,
+            long ao,
+            long lda,
+            MemorySegment b,
+            long bo,
+            int width,
+            int tiles,
+            int k,
+            boolean onto) {
+        try {
+            Code.TILES.invokeExact(
+                    Code.TILE[2 * width / V + (onto ? 1 : 0)],
+                    c.address() + co,
+                    ldc,
+                    a.address() + ao,
+                    lda,
+                    b.address() + bo,
+                    k / 2L,
+                    (long) tiles);
+        } catch (Throwable e) {
+            throw new BackendException("gemmBf16: " + e, e);
+        }
+    }
+
+    /// y ← x rounded to BF16, to nearest even; subnormals become zero.
+    static void round(MemorySegment y, long yOff, MemorySegment x, long xOff, int n) {
+        int whole = n - n % V;
+        if (whole > 0) {
+            try {
+                Code.ROUND.invokeExact(Code.ROUND_CODE, y.address() + yOff, x.address() + xOff, (long) whole / V);
+            } catch (Throwable e) {
+                throw new BackendException("gemmBf16: " + e, e);
+            }
+        }
+        for (int i = whole; i < n; i++) {
+            float value = x.get(ValueLayout.JAVA_FLOAT_UNALIGNED, xOff + 4L * i);
+            y.set(ValueLayout.JAVA_SHORT_UNALIGNED, yOff + 2L * i, HostBuffer.toBf16(value));
+        }
+    }
+}

@@ -1,0 +1,263 @@
+package dev.loran.kernels;
+
+import static dev.loran.kernels.Vectors.I;
+import static dev.loran.kernels.Vectors.V;
+
+import dev.loran.engine.HostBuffer;
+import dev.loran.kernels.GemmSimd.Matrix;
+import dev.loran.kernels.Workspace.Slot;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.nio.ByteOrder;
+import jdk.incubator.vector.IntVector;
+import jdk.incubator.vector.ShortVector;
+import jdk.incubator.vector.VectorMask;
+import jdk.incubator.vector.VectorOperators;
+import jdk.incubator.vector.VectorShape;
+import jdk.incubator.vector.VectorSpecies;
+
+/// The right-hand matrix (k, n) of a product in BF16, as [Bf16Tiles] read it: panels of columns, one block of k after
+/// another; for each pair along k the pairs of a panel's columns lie next to each other, 32 bits each. Padded with zeros to
+/// whole units of columns and steps of k.
+record Bf16Panels(MemorySegment memory, int k, int n, Bf16Tiles tiles) {
+    private static final ByteOrder ORDER = ByteOrder.nativeOrder();
+    private static final VectorSpecies<Short> HALF =
+            VectorSpecies.of(short.class, VectorShape.forBitSize(I.vectorBitSize() / 2));
+    private static final ValueLayout.OfInt INT = ValueLayout.JAVA_INT_UNALIGNED;
+    private static final ValueLayout.OfShort SHORT = ValueLayout.JAVA_SHORT_UNALIGNED;
+    private static final int UPPER = 0xffff0000;
+
+    static long bytes(int k, int n, Bf16Tiles tiles) {
+        return 2 * up(k, tiles.sizes().step()) * up(n, tiles.sizes().unit());
+    }
+
+    private static long up(int size, int unit) {
+        return (long) Math.ceilDiv(size, unit) * unit;
+    }
+
+    int count() {
+        return Math.ceilDiv(n, tiles.sizes().columns());
+    }
+
+    int blocks() {
+        return Math.ceilDiv(k, tiles.sizes().kBlock());
+    }
+
+    int blockLength(int block) {
+        return Math.min(tiles.sizes().kBlock(), k - block * tiles.sizes().kBlock());
+    }
+
+    int paddedLength(int block) {
+        return (int) up(blockLength(block), tiles.sizes().step());
+    }
+
+    /// The columns of a panel that there is memory for, and those that the matrix has.
+    int width(int panel) {
+        return (int) up(columns(panel), tiles.sizes().unit());
+    }
+
+    int columns(int panel) {
+        return Math.min(tiles.sizes().columns(), n - panel * tiles.sizes().columns());
+    }
+
+    /// Byte offset of a block of a panel.
+    long at(int panel, int block) {
+        long before =
+                (long) block * tiles.sizes().kBlock() * up(n, tiles.sizes().unit());
+        return 2 * (before + (long) panel * tiles.sizes().columns() * paddedLength(block));
+    }
+
+    // ---- packing
+
+    /// Fills all panels with op(b), F32, rounded to nearest even: b is (n, k) in memory where transposed, else (k, n).
+    Bf16Panels pack(Parallel parallel, Matrix b) {
+        int panels = count();
+        parallel.parallelFor(panels * blocks(), task -> {
+            int panel = task % panels;
+            int block = task / panels;
+            if (b.transposed()) {
+                packColumns(parallel.workspace(), panel, block, b);
+            } else {
+                packRows(parallel.workspace(), panel, block, b);
+            }
+        });
+        return this;
+    }
+
+    /// A column of a panel is half a row of b: a transposition of pairs.
+    private void packColumns(Workspace workspace, int panel, int block, Matrix b) {
+        int columns = columns(panel);
+        int length = blockLength(block);
+        int pairs = paddedLength(block) / 2;
+        MemorySegment rows = workspace.segment(Slot.ROWS, 4L * columns * pairs);
+        for (int j = 0; j < columns; j++) {
+            long from = b.at(
+                    (long) block * tiles.sizes().kBlock(),
+                    (long) panel * tiles.sizes().columns() + j);
+            long to = 4L * j * pairs;
+            round(rows, to, b.memory(), from, length);
+            clear(rows, to + 2L * length, 2 * pairs - length);
+        }
+        GemmPacking.transpose(memory, at(panel, block), width(panel), rows, 0, pairs, columns, pairs);
+        clearColumns(panel, block);
+    }
+
+    /// A row of a panel is two rows of b, interleaved.
+    private void packRows(Workspace workspace, int panel, int block, Matrix b) {
+        int columns = columns(panel);
+        int length = blockLength(block);
+        int stride = (int) up(columns, 2 * GemmPacking.LANES);
+        MemorySegment rows = workspace.segment(Slot.ROWS, 4L * stride);
+        for (int p = 0; p < paddedLength(block); p++) {
+            long to = 2L * stride * (p % 2);
+            if (p < length) {
+                long k0 = (long) block * tiles.sizes().kBlock();
+                round(
+                        rows,
+                        to,
+                        b.memory(),
+                        b.at(k0 + p, (long) panel * tiles.sizes().columns()),
+                        columns);
+                clear(rows, to + 2L * columns, stride - columns);
+            } else {
+                clear(rows, to, stride);
+            }
+            if (p % 2 == 1) {
+                interleave(panel, block, p / 2, rows, 0, 2L * stride);
+            }
+        }
+    }
+
+    /// Fills all panels with the transposed matrix of another set of panels, which hold an (n, k) one.
+    Bf16Panels packTransposed(Parallel parallel, Bf16Panels other) {
+        int panels = count();
+        parallel.parallelFor(panels * blocks(), task -> {
+            int panel = task % panels;
+            int block = task / panels;
+            int first = panel * tiles.sizes().columns();
+            int stride = (int) up(columns(panel), 2 * GemmPacking.LANES);
+            // As many rows as the other's panels are wide, an even number: no pair is cut in two.
+            int most = tiles.sizes().columns();
+            MemorySegment rows = parallel.workspace().segment(Slot.ROWS, 2L * most * stride);
+            int start = block * tiles.sizes().kBlock();
+            int end = start + blockLength(block);
+            int paddedEnd = start + paddedLength(block);
+            for (int p = start; p < paddedEnd; ) {
+                int next = Math.min(paddedEnd, p - p % most + most);
+                int whole = Math.max(0, Math.min(end, next) - p);
+                rows.asSlice(0, 2L * (next - p) * stride).fill((byte) 0);
+                other.unpackRows(rows, 0, stride, p, whole, first, columns(panel));
+                for (int q = p; q < next; q += 2) {
+                    interleave(panel, block, (q - start) / 2, rows, 2L * (q - p) * stride, 2L * (q + 1 - p) * stride);
+                }
+                p = next;
+            }
+        });
+        return this;
+    }
+
+    /// The transposed matrix's rows `j` … `j + rows`, which lie in one panel, elements `p` … `p + length` of each, in BF16.
+    ///
+    /// @param p even
+    private void unpackRows(MemorySegment to, long toOff, int stride, int j, int rows, int p, int length) {
+        int panel = j / tiles.sizes().columns();
+        int column = j - panel * tiles.sizes().columns();
+        int width = width(panel);
+        for (int q = p; q < p + length; ) {
+            int block = q / tiles.sizes().kBlock();
+            int inside = q - block * tiles.sizes().kBlock();
+            int next = Math.min(p + length, (block + 1) * tiles.sizes().kBlock());
+            long from = at(panel, block) + 4L * ((long) (inside / 2) * width + column);
+            int pairs = Math.ceilDiv(next - q, 2);
+            GemmPacking.transpose(to, toOff + 2L * (q - p), stride / 2, memory, from, width, pairs, rows);
+            q = next;
+        }
+    }
+
+    private void clearColumns(int panel, int block) {
+        int width = width(panel);
+        for (int j = columns(panel); j < width; j++) {
+            for (int p = 0; p < paddedLength(block) / 2; p++) {
+                memory.set(INT, at(panel, block) + 4L * (p * width + j), 0);
+            }
+        }
+    }
+
+    private static void clear(MemorySegment s, long at, int shorts) {
+        for (int i = 0; i < shorts; i++) {
+            s.set(SHORT, at + 2L * i, (short) 0);
+        }
+    }
+
+    /// A row of pairs ← two rows of BF16, each as long as there are whole double vectors in the panel.
+    private void interleave(int panel, int block, int pair, MemorySegment rows, long even, long odd) {
+        int width = width(panel);
+        GemmPacking.interleaveHalves(memory, at(panel, block) + 4L * pair * width, rows, even, odd, width);
+    }
+
+    // ---- reading
+
+    /// y (k) ← column `j`, in F32.
+    void column(MemorySegment y, long yOff, int j) {
+        int panel = j / tiles.sizes().columns();
+        int width = width(panel);
+        for (int block = 0; block < blocks(); block++) {
+            long from = at(panel, block) + 4L * (j - panel * tiles.sizes().columns());
+            long to = yOff + 4L * block * tiles.sizes().kBlock();
+            int length = blockLength(block);
+            for (int p = 0; p < length; p++) {
+                int pair = memory.get(INT, from + 4L * (p / 2) * width);
+                y.set(INT, to + 4L * p, p % 2 == 0 ? pair << 16 : pair & UPPER);
+            }
+        }
+    }
+
+    // ---- between F32 and BF16
+
+    /// x's upper half is the float rounded to BF16, to nearest even; what its lower half holds is undefined.
+    private static IntVector rounded(IntVector x) {
+        VectorMask<Integer> nan = x.and(0x7fffffff).compare(VectorOperators.GT, 0x7f800000);
+        IntVector even = x.lanewise(VectorOperators.LSHR, 16).and(1).add(0x7fff);
+        return x.add(even).blend(x.or(0x400000), nan);
+    }
+
+    /// y ← x rounded to BF16.
+    static void round(MemorySegment y, long yOff, MemorySegment x, long xOff, int n) {
+        int i = 0;
+        for (; i < Vectors.bound(n); i += V) {
+            IntVector bits = rounded(IntVector.fromMemorySegment(I, x, xOff + 4L * i, ORDER));
+            ShortVector upper =
+                    (ShortVector) bits.lanewise(VectorOperators.LSHR, 16).convertShape(VectorOperators.I2S, HALF, 0);
+            upper.intoMemorySegment(y, yOff + 2L * i, ORDER);
+        }
+        for (; i < n; i++) {
+            y.set(SHORT, yOff + 2L * i, HostBuffer.toBf16(Vectors.get(x, xOff + 4L * i)));
+        }
+    }
+
+    /// y ← x rounded to BF16, in F32.
+    static void roundInF32(MemorySegment y, long yOff, MemorySegment x, long xOff, int n) {
+        int i = 0;
+        for (; i < Vectors.bound(n); i += V) {
+            rounded(IntVector.fromMemorySegment(I, x, xOff + 4L * i, ORDER))
+                    .and(UPPER)
+                    .intoMemorySegment(y, yOff + 4L * i, ORDER);
+        }
+        for (; i < n; i++) {
+            y.set(INT, yOff + 4L * i, HostBuffer.toBf16(Vectors.get(x, xOff + 4L * i)) << 16);
+        }
+    }
+
+    /// y (2 · pairs, width) ← a block of a panel in F32; width is a multiple of vectors.
+    static void widen(MemorySegment y, MemorySegment panel, long at, int width, int pairs) {
+        for (int p = 0; p < pairs; p++) {
+            long from = at + 4L * p * width;
+            long to = 8L * p * width;
+            for (int j = 0; j < Vectors.bound(width); j += V) {
+                IntVector pair = IntVector.fromMemorySegment(I, panel, from + 4L * j, ORDER);
+                pair.lanewise(VectorOperators.LSHL, 16).intoMemorySegment(y, to + 4L * j, ORDER);
+                pair.and(UPPER).intoMemorySegment(y, to + 4L * (width + j), ORDER);
+            }
+        }
+    }
+}

@@ -1,0 +1,98 @@
+package dev.loran.kernels;
+
+import dev.loran.kernels.Workspace.Slot;
+import java.lang.foreign.MemorySegment;
+
+/// The innermost loops of a product with BF16 panels ([Bf16Panels]), as one kind of processor does them: [AmxTiles],
+/// [Avx512Tiles], or [WidenedTiles] on the Vector API.
+interface Bf16Tiles {
+    /// What a kind of tiles asks of the layout. All sums are over k in order, in blocks of `kBlock`.
+    ///
+    /// @param rows rows of a whole tile of C
+    /// @param columns columns of a whole panel
+    /// @param unit a panel has 1, 2 … units of columns
+    /// @param step elements of k that are multiplied at a time: rows of A and panels are padded with zeros to these
+    /// @param kBlock the longest block of k; whole steps
+    /// @param bytesOfA of an element of A as [#packRow] leaves it
+    record Sizes(int rows, int columns, int unit, int step, int kBlock, int bytesOfA) {}
+
+    Sizes sizes();
+
+    /// `n` elements of A, rounded to BF16, to nearest even, in the form that [#panel] reads.
+    void packRow(MemorySegment to, long toOff, MemorySegment x, long xOff, int n);
+
+    /// c = a · b, or c += a · b where `onto`, for `rows` rows by `columns` columns; nothing else of c is written.
+    ///
+    /// @param ldc bytes from row to row of c, as `lda` of a
+    /// @param a packed rows: whole tiles of memory, where rows beyond `rows` may hold anything
+    /// @param b one block of a panel of `width` columns
+    /// @param k whole steps
+    void panel(
+            Workspace workspace,
+            MemorySegment c,
+            long co,
+            long ldc,
+            MemorySegment a,
+            long ao,
+            long lda,
+            MemorySegment b,
+            long bo,
+            int width,
+            int rows,
+            int columns,
+            int k,
+            boolean onto);
+
+    /// Tiles in machine code, which know only whole rows and units: those at the edges go by way of scratch memory.
+    interface Native extends Bf16Tiles {
+        /// `tiles` tiles of c, one below the other, = a · b, or += a · b where `onto`; arguments as for [#panel].
+        void run(
+                MemorySegment c,
+                long co,
+                long ldc,
+                MemorySegment a,
+                long ao,
+                long lda,
+                MemorySegment b,
+                long bo,
+                int width,
+                int tiles,
+                int k,
+                boolean onto);
+
+        @Override
+        default void packRow(MemorySegment to, long toOff, MemorySegment x, long xOff, int n) {
+            Avx512Tiles.round(to, toOff, x, xOff, n);
+        }
+
+        @Override
+        default void panel(
+                Workspace workspace,
+                MemorySegment c,
+                long co,
+                long ldc,
+                MemorySegment a,
+                long ao,
+                long lda,
+                MemorySegment b,
+                long bo,
+                int width,
+                int rows,
+                int columns,
+                int k,
+                boolean onto) {
+            int each = sizes().rows();
+            int whole = columns == width ? rows / each : 0;
+            if (whole > 0) {
+                run(c, co, ldc, a, ao, lda, b, bo, width, whole, k, onto);
+            }
+            int done = whole * each;
+            if (done < rows) {
+                int tiles = Math.ceilDiv(rows - done, each);
+                MemorySegment tile = workspace.segment(Slot.TILE, 4L * tiles * each * width);
+                run(tile, 0, 4L * width, a, ao + done * lda, lda, b, bo, width, tiles, k, false);
+                GemmTiles.merge(c, co + done * ldc, ldc, tile, 0, 4L * width, rows - done, columns, onto);
+            }
+        }
+    }
+}

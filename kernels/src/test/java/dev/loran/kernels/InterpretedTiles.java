@@ -1,0 +1,135 @@
+package dev.loran.kernels;
+
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.util.List;
+
+/// Tiles in machine code, run by [Interpreter] instead of the processor; memory beyond what a kernel was given is out of
+/// bounds to it.
+sealed interface InterpretedTiles extends Bf16Tiles.Native {
+    @Override
+    default void packRow(MemorySegment to, long toOff, MemorySegment x, long xOff, int n) {
+        round(to, toOff, x, xOff, n);
+    }
+
+    /// As [Avx512Tiles#round(MemorySegment, long, MemorySegment, long, int)].
+    static void round(MemorySegment y, long yOff, MemorySegment x, long xOff, int n) {
+        int whole = n - n % 16;
+        if (whole > 0) {
+            MemorySegment to = y.asSlice(yOff, 2L * whole);
+            MemorySegment from = x.asSlice(xOff, 4L * whole);
+            Interpreter.call(Avx512Tiles.round(), List.of(to, from), to.address(), from.address(), whole / 16);
+        }
+        Bf16Panels.round(y, yOff + 2L * whole, x, xOff + 4L * whole, n - whole);
+    }
+
+    /// What rows of memory take, from the first element to the last.
+    private static MemorySegment rows(MemorySegment s, long at, long stride, int rows, long bytes) {
+        return s.asSlice(at, (rows - 1) * stride + bytes);
+    }
+
+    final class Avx512 implements InterpretedTiles {
+        private static final Bf16Tiles REAL = new Avx512Tiles();
+
+        @Override
+        public Sizes sizes() {
+            return REAL.sizes();
+        }
+
+        @Override
+        public void run(
+                MemorySegment c,
+                long co,
+                long ldc,
+                MemorySegment a,
+                long ao,
+                long lda,
+                MemorySegment b,
+                long bo,
+                int width,
+                int tiles,
+                int k,
+                boolean onto) {
+            MemorySegment to = rows(c, co, ldc, 8 * tiles, 4L * width);
+            MemorySegment left = rows(a, ao, lda, 8 * tiles, 2L * k);
+            MemorySegment right = b.asSlice(bo, 2L * k * width);
+            Interpreter.call(
+                    Avx512Tiles.tiles(width / 16, onto),
+                    List.of(to, left, right),
+                    to.address(),
+                    ldc,
+                    left.address(),
+                    lda,
+                    right.address(),
+                    k / 2,
+                    tiles);
+        }
+    }
+
+    final class Amx implements InterpretedTiles {
+        @Override
+        public Sizes sizes() {
+            return AmxTiles.SIZES;
+        }
+
+        @Override
+        public void run(
+                MemorySegment c,
+                long co,
+                long ldc,
+                MemorySegment a,
+                long ao,
+                long lda,
+                MemorySegment b,
+                long bo,
+                int width,
+                int tiles,
+                int k,
+                boolean onto) {
+            MemorySegment to = rows(c, co, ldc, 32 * tiles, 4L * width);
+            MemorySegment left = rows(a, ao, lda, 32 * tiles, 2L * k);
+            MemorySegment right = b.asSlice(bo, 2L * k * width);
+            try (Arena arena = Arena.ofConfined()) {
+                MemorySegment config = AmxTiles.config(arena);
+                Interpreter.call(
+                        AmxTiles.tiles(width / 16, onto),
+                        List.of(to, left, right, config),
+                        to.address(),
+                        ldc,
+                        left.address(),
+                        lda,
+                        right.address(),
+                        k / 32,
+                        tiles,
+                        config.address());
+            }
+        }
+    }
+
+    /// Leaves the last step of k out.
+    final class Wrong implements InterpretedTiles {
+        private final Amx right = new Amx();
+
+        @Override
+        public Sizes sizes() {
+            return right.sizes();
+        }
+
+        @Override
+        public void run(
+                MemorySegment c,
+                long co,
+                long ldc,
+                MemorySegment a,
+                long ao,
+                long lda,
+                MemorySegment b,
+                long bo,
+                int width,
+                int tiles,
+                int k,
+                boolean onto) {
+            right.run(c, co, ldc, a, ao, lda, b, bo, width, tiles, k - 32, onto);
+        }
+    }
+}
