@@ -311,10 +311,18 @@ public final class SimdBackend implements Backend {
 
     @Override
     public void linear(Buffer y, Buffer x, Buffer w, @Nullable Buffer bias, int n, int in, int out) {
+        linear(y, x, w, bias, n, in, out, false);
+    }
+
+    private void linear(
+            Buffer y, Buffer x, Buffer w, @Nullable Buffer bias, int n, int in, int out, boolean accumulate) {
         if (w instanceof PreparedBuffer p) {
-            p.weight().linear(parallel, f32(y), 0, out, f32(x), 0, in, optional(bias), 0, n, 0);
-        } else {
-            Backend.super.linear(y, x, w, bias, n, in, out);
+            p.weight().linear(parallel, f32(y), 0, out, f32(x), 0, in, optional(bias), 0, n, accumulate ? 1 : 0);
+            return;
+        }
+        gemm(y, out, 0, x, in, 0, false, w, in, 0, true, 1, n, out, in, 1, accumulate ? 1 : 0);
+        if (bias != null) {
+            binary(BinaryFn.ADD, y, y, bias, new int[] {n, out}, new int[] {out, 1}, new int[] {0, 1});
         }
     }
 
@@ -342,9 +350,9 @@ public final class SimdBackend implements Backend {
             int out,
             int r,
             double scaling) {
-        linear(y, x, w, bias, n, in, out);
         LoraLinearSimd.forward(
                 parallel, f32(y), f32(t), f32(x), f32(a), f32(b), keep(mask), n, in, out, r, (float) scaling);
+        linear(y, x, w, bias, n, in, out, true);
     }
 
     @Override
@@ -367,9 +375,6 @@ public final class SimdBackend implements Backend {
             boolean accumulateX,
             boolean accumulateA,
             boolean accumulateB) {
-        if (dx != null) {
-            linearBackwardInput(dx, dy, w, n, in, out, accumulateX);
-        }
         LoraLinearSimd.backward(
                 parallel,
                 optional(dx),
@@ -386,8 +391,12 @@ public final class SimdBackend implements Backend {
                 out,
                 r,
                 (float) scaling,
+                accumulateX,
                 accumulateA,
                 accumulateB);
+        if (dx != null) {
+            linearBackwardInput(dx, dy, w, n, in, out, true);
+        }
     }
 
     // ---- normalisation

@@ -33,7 +33,9 @@ final class Workspace implements AutoCloseable {
         /// A block of dropout(x), or of what is to be dropped.
         DROPPED,
         /// The gradient of the inner side of a low-rank product.
-        LOW_RANK_GRADIENT
+        LOW_RANK_GRADIENT,
+        /// The sums that tasks make of their rows of it.
+        LOW_RANK_SUMS
     }
 
     private static final int SLOTS = Slot.values().length;
