@@ -144,6 +144,43 @@ public interface Backend extends AutoCloseable {
     /// y (1, of a floating dtype) ← the number of entries of `ids` (n) that are not `ignore`.
     void countValid(Buffer y, Buffer ids, int n, int ignore);
 
+    // ---- gates
+
+    /// y = fn(gate) · up. Shazeer, "GLU Variants Improve Transformer", 2020, equation 6.
+    default void gated(UnaryFn fn, Buffer y, Buffer gate, Buffer up) {
+        unary(fn, y, gate);
+        multiply(y, y, up);
+    }
+
+    /// Gradients of [#gated]: dGate ← dy · up · fn′(gate), dUp ← dy · fn(gate) (or +=); each may be null.
+    default void gatedBackward(
+            UnaryFn fn,
+            @Nullable Buffer dGate,
+            @Nullable Buffer dUp,
+            Buffer dy,
+            Buffer gate,
+            Buffer up,
+            boolean accumulateGate,
+            boolean accumulateUp) {
+        try (Scratch scratch = new Scratch(this)) {
+            Buffer work = scratch.like(dy);
+            if (dUp != null) {
+                unary(fn, work, gate);
+                multiply(work, work, dy);
+                axpby(dUp, work, 1, accumulateUp ? 1 : 0);
+            }
+            if (dGate != null) {
+                multiply(work, dy, up);
+                unaryBackward(fn, dGate, work, gate, accumulateGate);
+            }
+        }
+    }
+
+    private void multiply(Buffer y, Buffer a, Buffer b) {
+        int n = Math.toIntExact(y.size());
+        binary(BinaryFn.MUL, y, a, b, new int[] {n}, new int[] {1}, new int[] {1});
+    }
+
     // ---- linear
 
     /// y (n, out) = x (n, in) · wᵀ + bias; w is (out, in), row-major or prepared.

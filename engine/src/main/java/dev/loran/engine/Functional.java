@@ -92,6 +92,12 @@ public final class Functional {
         return unary(UnaryFn.SIGMOID, x);
     }
 
+    /// fn(gate) · up, both of one shape: with silu the SwiGLU of gated feed-forward networks. **Saved for backward**: gate and
+    /// up. **Paper**: Shazeer, "GLU Variants Improve Transformer", 2020, equation 6.
+    public static Tensor gated(UnaryFn fn, Tensor gate, Tensor up) {
+        return GatedOp.forward(fn, gate, up);
+    }
+
     /// Softmax over the last dimension. **Saved for backward**: the result.
     public static Tensor softmax(Tensor x) {
         return SoftmaxOp.forward(x);

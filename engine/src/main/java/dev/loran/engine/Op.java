@@ -16,6 +16,7 @@ public sealed interface Op
                 DivOp,
                 DropoutOp,
                 EmbeddingOp,
+                GatedOp,
                 LayerNormOp,
                 LinearCrossEntropyOp,
                 LinearOp,

@@ -307,6 +307,34 @@ public final class SimdBackend implements Backend {
         ReductionSimd.countValid(f32(y), i32(ids), n, ignore);
     }
 
+    // ---- gates
+
+    @Override
+    public void gated(UnaryFn fn, Buffer y, Buffer gate, Buffer up) {
+        if (fn == UnaryFn.SILU) {
+            GatedSimd.forward(parallel, f32(y), f32(gate), f32(up), y.size());
+        } else {
+            Backend.super.gated(fn, y, gate, up);
+        }
+    }
+
+    @Override
+    public void gatedBackward(
+            UnaryFn fn,
+            @Nullable Buffer dGate,
+            @Nullable Buffer dUp,
+            Buffer dy,
+            Buffer gate,
+            Buffer up,
+            boolean accumulateGate,
+            boolean accumulateUp) {
+        if (fn == UnaryFn.SILU && dGate != null && dUp != null && !accumulateGate && !accumulateUp) {
+            GatedSimd.backward(parallel, f32(dGate), f32(dUp), f32(dy), f32(gate), f32(up), dy.size());
+        } else {
+            Backend.super.gatedBackward(fn, dGate, dUp, dy, gate, up, accumulateGate, accumulateUp);
+        }
+    }
+
     // ---- linear
 
     @Override

@@ -56,6 +56,7 @@ public final class OpCases {
                 binary("mul", Tensor::mul, new int[] {n, c}, new int[] {c}),
                 unary(UnaryFn.GELU, n, 4 * c),
                 unary(UnaryFn.SILU, n, 4 * c),
+                gated(UnaryFn.SILU, trainable("gate", n, 4 * c), trainable("up", n, 4 * c)),
                 LinearCases.matmul(64, 128, 64, 128, false, true, false),
                 LinearCases.linear(n, c, 4 * c, Role.PREPARED, true),
                 LinearCases.loraLinear(n, c, c, 16, Role.PREPARED, Role.TRAINABLE, false, true),
@@ -120,8 +121,32 @@ public final class OpCases {
                 cases.add(unary(fn, s));
             }
             cases.add(dropout(s));
+            for (UnaryFn fn : List.of(UnaryFn.SILU, UnaryFn.GELU)) {
+                cases.add(gated(fn, trainable("gate", s), trainable("up", s)));
+                cases.add(gated(fn, constant("gate", s), trainable("up", s)));
+                cases.add(gated(fn, trainable("gate", s), constant("up", s)));
+            }
         }
+        // Both gradients into one tensor, the second added to the first.
+        cases.add(OpCase.of(
+                        "gated",
+                        "silu, gate and up the same",
+                        Shape.of(7, 33),
+                        in -> Functional.gated(UnaryFn.SILU, in.get("x"), in.get("x")))
+                .with(trainable("x", 7, 33))
+                .composed(in -> Functional.silu(in.get("x")).mul(in.get("x"))));
         return cases;
+    }
+
+    /// Both inputs have the shape of `gate`.
+    private static OpCase gated(UnaryFn fn, Input gate, Input up) {
+        Shape s = gate.shape();
+        String variant = fn.name().toLowerCase(Locale.ROOT) + " " + s + ", gate " + LinearCases.name(gate.role())
+                + ", up " + LinearCases.name(up.role());
+        return OpCase.of("gated", variant, s, in -> Functional.gated(fn, in.get("gate"), in.get("up")))
+                .with(gate, up)
+                .composed(in -> Functional.unary(fn, in.get("gate")).mul(in.get("up")))
+                .flops(2 * s.size(), 5 * s.size());
     }
 
     /// `b` keeps away from 0, for div.

@@ -214,7 +214,7 @@ public final class LlamaModel extends Model {
         }
 
         private Tensor feedForward(Tensor x) {
-            return down.forward(Functional.unary(activation, gate.forward(x)).mul(up.forward(x)));
+            return down.forward(Functional.gated(activation, gate.forward(x), up.forward(x)));
         }
     }
 

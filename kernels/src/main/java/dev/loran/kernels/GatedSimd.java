@@ -1,0 +1,91 @@
+package dev.loran.kernels;
+
+import static dev.loran.kernels.Vectors.V;
+import static dev.loran.kernels.Vectors.bound;
+import static dev.loran.kernels.Vectors.load;
+import static dev.loran.kernels.Vectors.store;
+
+import dev.loran.kernels.Workspace.Slot;
+import java.lang.foreign.MemorySegment;
+import jdk.incubator.vector.FloatVector;
+import jdk.incubator.vector.VectorOperators;
+
+/// silu(gate) · up, the gate of Llama's feed-forward network, and both its gradients in one pass (Shazeer, 2020).
+final class GatedSimd {
+    /// Bytes of a vector.
+    private static final long VB = 4L * V;
+
+    private GatedSimd() {}
+
+    /// y = silu(gate) · up, `n` elements.
+    static void forward(Parallel parallel, MemorySegment y, MemorySegment gate, MemorySegment up, long n) {
+        long whole = n - n % V;
+        Vectors.forChunks(parallel, whole, (at, size) -> forward(y, gate, up, at, size));
+        if (whole < n) {
+            MemorySegment last = rest(parallel, 4 * whole, 4 * n, gate, up);
+            forward(last, last, last.asSlice(VB), 0, V);
+            MemorySegment.copy(last, 0, y, 4 * whole, 4 * (n - whole));
+        }
+    }
+
+    private static void forward(MemorySegment y, MemorySegment gate, MemorySegment up, long at, int n) {
+        for (int i = 0; i < bound(n); i += V) {
+            long a = at + 4L * i;
+            FloatVector g = load(gate, a);
+            store(y, a, g.mul(VectorMath.sigmoid(g)).mul(load(up, a)));
+        }
+    }
+
+    /// dGate ← dy · up · silu′(gate) and dUp ← dy · silu(gate), `n` elements.
+    static void backward(
+            Parallel parallel,
+            MemorySegment dGate,
+            MemorySegment dUp,
+            MemorySegment dy,
+            MemorySegment gate,
+            MemorySegment up,
+            long n) {
+        long whole = n - n % V;
+        Vectors.forChunks(parallel, whole, (at, size) -> backward(dGate, dUp, dy, gate, up, at, size));
+        if (whole < n) {
+            MemorySegment last = rest(parallel, 4 * whole, 4 * n, gate, up, dy);
+            backward(last, last.asSlice(VB), last.asSlice(2 * VB), last, last.asSlice(VB), 0, V);
+            MemorySegment.copy(last, 0, dGate, 4 * whole, 4 * (n - whole));
+            MemorySegment.copy(last, VB, dUp, 4 * whole, 4 * (n - whole));
+        }
+    }
+
+    /// With e = e^−|gate| the one exponential of both: silu′ = σ(g) · (1 + g · σ(−g)).
+    private static void backward(
+            MemorySegment dGate,
+            MemorySegment dUp,
+            MemorySegment dy,
+            MemorySegment gate,
+            MemorySegment up,
+            long at,
+            int n) {
+        for (int i = 0; i < bound(n); i += V) {
+            long a = at + 4L * i;
+            FloatVector g = load(gate, a);
+            FloatVector e = VectorMath.expOfMinusAbs(g);
+            FloatVector of = VectorMath.ONE.div(e.add(VectorMath.ONE));
+            FloatVector ofMinus = e.mul(of);
+            var negative = g.compare(VectorOperators.LT, VectorMath.ZERO);
+            FloatVector sigmoid = of.blend(ofMinus, negative);
+            FloatVector slope = sigmoid.mul(ofMinus.blend(of, negative).fma(g, VectorMath.ONE));
+            FloatVector d = load(dy, a);
+            FloatVector dGateHere = d.mul(load(up, a)).mul(slope);
+            store(dUp, a, d.mul(g.mul(sigmoid)));
+            store(dGate, a, dGateHere);
+        }
+    }
+
+    /// The elements from byte `from` to byte `to` of each, a vector apart.
+    private static MemorySegment rest(Parallel parallel, long from, long to, MemorySegment... parts) {
+        MemorySegment memory = parallel.workspace().segment(Slot.TILE, parts.length * VB);
+        for (int i = 0; i < parts.length; i++) {
+            MemorySegment.copy(parts[i], from, memory, i * VB, to - from);
+        }
+        return memory;
+    }
+}
