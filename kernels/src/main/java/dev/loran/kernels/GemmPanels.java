@@ -152,6 +152,16 @@ record GemmPanels(MemorySegment memory, long offset, int k, int n, int kBlock, i
         }
     }
 
+    /// Writes row `i` of the packed matrix to `n` floats: a run of memory a panel, where a column is a line an element.
+    void unpackRow(MemorySegment dst, long dstOff, int i) {
+        int block = i / kBlock;
+        for (int panel = 0; panel < count(); panel++) {
+            int column = panel * GemmTiles.COLUMNS;
+            long from = at(panel, block) + 4L * (i - block * kBlock) * width(panel);
+            MemorySegment.copy(memory, from, dst, dstOff + 4L * column, 4L * Math.min(GemmTiles.COLUMNS, n - column));
+        }
+    }
+
     /// Writes the matrix back, bit for bit, as the transposed row-major matrix (n, k) at `dst`.
     void unpackTransposed(Parallel parallel, MemorySegment dst, long dstOff, int dstLd) {
         int panels = count();

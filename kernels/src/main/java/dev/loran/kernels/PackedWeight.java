@@ -13,7 +13,7 @@ final class PackedWeight implements FrozenWeight {
     private final int in;
     private final LongFunction<MemorySegment> allocator;
     private final GemmPanels forward;
-    private @Nullable GemmPanels backward;
+    private volatile @Nullable GemmPanels backward;
 
     /// Packs the row-major weight `w`.
     ///
@@ -99,7 +99,12 @@ final class PackedWeight implements FrozenWeight {
 
     @Override
     public void row(MemorySegment y, long yOff, int j) {
-        forward.unpackColumn(y, yOff, j);
+        GemmPanels rows = backward;
+        if (rows != null) {
+            rows.unpackRow(y, yOff, j);
+        } else {
+            forward.unpackColumn(y, yOff, j);
+        }
     }
 
     @Override

@@ -51,6 +51,31 @@ final class PackedWeightTest {
     }
 
     @Test
+    void rowsFromEitherSetOfPanels() {
+        for (int[] s : SHAPES) {
+            int out = s[1];
+            int in = s[2];
+            MemorySegment w = normal((long) out * in);
+            PackedWeight packed = pack(w, out, in);
+            for (boolean backward : new boolean[] {false, true}) {
+                if (backward) {
+                    packed.linearBackward(parallel, normal(in), 0, in, normal(out), 0, out, 1, 0);
+                }
+                for (int j : new int[] {0, out / 2, out - 1}) {
+                    MemorySegment row = normal(in + 2L);
+                    float[] before = row.toArray(FLOAT);
+                    packed.row(row, 4, j);
+                    assertThat(row.asSlice(4, 4L * in).mismatch(w.asSlice(4L * j * in, 4L * in)))
+                            .as("row %d of %d x %d, backward panels %s", j, out, in, backward)
+                            .isEqualTo(-1);
+                    assertThat(row.getAtIndex(FLOAT, 0)).isEqualTo(before[0]);
+                    assertThat(row.getAtIndex(FLOAT, in + 1L)).isEqualTo(before[in + 1]);
+                }
+            }
+        }
+    }
+
+    @Test
     void linear() {
         for (int[] s : SHAPES) {
             int m = s[0];
