@@ -1,5 +1,7 @@
 package dev.loran.kernels;
 
+import static dev.loran.kernels.AttentionBlock.HIGH;
+import static dev.loran.kernels.AttentionBlock.QUERIES;
 import static dev.loran.kernels.Vectors.V;
 import static dev.loran.kernels.Vectors.get;
 import static dev.loran.kernels.Vectors.getInt;
@@ -8,6 +10,7 @@ import static dev.loran.kernels.Vectors.set;
 import static dev.loran.kernels.Vectors.splat;
 import static dev.loran.kernels.Vectors.store;
 
+import dev.loran.kernels.AttentionBlock.Scratch;
 import dev.loran.kernels.Workspace.Slot;
 import java.lang.foreign.MemorySegment;
 import jdk.incubator.vector.FloatVector;
@@ -17,18 +20,16 @@ import org.jspecify.annotations.Nullable;
 /// Scaled dot-product attention, blockwise (Dao et al., "FlashAttention", 2022): a block of queries meets block after
 /// block of keys, with a running maximum and sum (the online softmax), so that scores exist for one pair of blocks only.
 ///
-/// Scores are kept **transposed, a row a key**: the lanes of a vector are queries. A maximum or sum over keys is then a
-/// vertical one, a hidden key is a row, and what a causal query may not see is the beginning of a row. The products are
-/// tiles of [GemmTiles]; a key and a value are read where they lie.
+/// Products are tiles of [GemmTiles] where lanes are queries and of [AttentionTiles] where they are elements of a head.
 final class AttentionSimd {
-    /// Queries of a block and keys of a block: whole tiles on every width; all scratch of a block stays in the
-    /// second-level cache.
-    private static final int QUERIES = 96;
-
-    private static final int KEYS = 48;
-
     /// The running maximum before any key was seen: below every real score, and finite, so that nothing becomes NaN.
-    private static final float NONE = -1e30f;
+    static final float NONE = -1e30f;
+
+    /// Tasks for each thread: enough that a slow one does not leave the others without work.
+    private static final int TASKS = 4;
+
+    /// Bytes of a cache line.
+    private static final long LINE = 64;
 
     private AttentionSimd() {}
 
@@ -49,9 +50,29 @@ final class AttentionSimd {
             int d,
             boolean causal,
             float scale) {
-        /// Columns of scratch matrices: d in whole units of a tile.
-        int padded() {
-            return Math.ceilDiv(d, GemmTiles.UNIT) * GemmTiles.UNIT;
+        /// Columns of scratch matrices: whole tiles.
+        int columns() {
+            return AttentionBlock.up(d, AttentionTiles.UNIT);
+        }
+
+        /// Bytes from row to row of scratch where a row is a query or a key: an odd number of cache lines again.
+        long wide() {
+            return 64L * (Math.ceilDiv(d, 16) | 1);
+        }
+
+        /// Prefix and real keys.
+        int keys() {
+            return p + s;
+        }
+
+        /// Query i sees the keys up to i + lead.
+        int lead() {
+            return causal ? keys() - t : keys();
+        }
+
+        /// Query heads that read one key head.
+        int group() {
+            return heads / kvHeads;
         }
 
         long queryStride() {
@@ -66,6 +87,14 @@ final class AttentionSimd {
             return ((long) b * t + i) * queryStride() + 4L * h * d;
         }
 
+        long key(int b, int i, int kvHead) {
+            return ((long) b * s + i) * keyStride() + 4L * kvHead * d;
+        }
+
+        long prefixKey(int b, int i, int kvHead) {
+            return ((long) (sharesPrefix() ? 0 : b) * p + i) * keyStride() + 4L * kvHead * d;
+        }
+
         long statistics(int b, int i, int h) {
             return 4 * (((long) b * heads + h) * t + i);
         }
@@ -74,153 +103,164 @@ final class AttentionSimd {
             return prefixK != null && prefixK.byteSize() == p * keyStride();
         }
 
-        Keys real(int b, int kvHead) {
-            return new Keys(
-                    k, v, (long) b * s * keyStride() + 4L * kvHead * d, s, (long) b * (p + s) + p, causal ? s - t : s);
-        }
-
-        @Nullable
-        Keys prefix(int b, int kvHead) {
-            if (prefixK == null || prefixV == null) {
-                return null;
-            }
-            long row = sharesPrefix() ? 0 : (long) b * p * keyStride();
-            return new Keys(prefixK, prefixV, row + 4L * kvHead * d, p, (long) b * (p + s), p);
+        boolean hides(int b, int key) {
+            return mask != null && getInt(mask, 4 * ((long) b * keys() + key)) == 0;
         }
     }
 
-    /// Keys and values of one head of one row of the batch: the prefix, or the real ones.
-    ///
-    /// @param at byte offset of the first
-    /// @param hidden index of its entry in the mask
-    /// @param lead query i sees the keys up to i + lead
-    record Keys(MemorySegment k, MemorySegment v, long at, int count, long hidden, int lead) {
-        /// How many of the keys the queries before `end` may see.
-        int seenBy(int end) {
-            return Math.max(0, Math.min(count, end + lead));
-        }
+    // ---- tasks
+
+    /// What a task does for `count` key heads from `kvHead` on, and the query heads that read them, of row `b` of the batch.
+    @FunctionalInterface
+    private interface Heads {
+        void accept(int b, int kvHead, int count);
     }
 
-    /// Byte offsets into a thread's scratch memory.
-    private record Scratch(
-            MemorySegment tile,
-            MemorySegment m,
-            long q,
-            long qt,
-            long g,
-            long gt,
-            long scores,
-            long other,
-            long turned,
-            long sum,
-            long rows,
-            long max,
-            long total,
-            long factor) {
-        static Scratch of(Parallel parallel, int padded) {
-            long matrix = 4L * QUERIES * padded;
-            long pair = 4L * QUERIES * KEYS;
-            long perKey = 4L * KEYS * padded;
-            long one = 4L * QUERIES;
-            long at = 5 * matrix + 3 * pair + perKey;
-            MemorySegment m = parallel.workspace().segment(Slot.ATTENTION, at + 3 * one);
-            return new Scratch(
-                    parallel.workspace().segment(Slot.TILE, GemmTiles.TILE_BYTES),
-                    m,
-                    0,
-                    matrix,
-                    2 * matrix,
-                    3 * matrix,
-                    5 * matrix,
-                    5 * matrix + pair,
-                    5 * matrix + 2 * pair,
-                    4 * matrix,
-                    5 * matrix + 3 * pair,
-                    at,
-                    at + one,
-                    at + 2 * one);
+    /// A task is a row of the batch, or some heads of it where rows are few: a thread that reads all heads of a row
+    /// reads memory in order. No sum depends on the division.
+    private static void forHeads(Parallel parallel, Problem a, Heads body) {
+        int parts = Math.clamp(Math.ceilDiv(TASKS * parallel.threads(), Math.max(1, a.batch)), 1, a.kvHeads);
+        while (a.kvHeads % parts != 0) {
+            parts++;
         }
+        int each = a.kvHeads / parts;
+        int all = parts;
+        parallel.parallelFor(a.batch * all, task -> body.accept(task / all, task % all * each, each));
+    }
+
+    /// Reads all heads' part of x once: the heads are worked on one after the other, and each one's rows are short and far
+    /// apart, where no prefetcher looks.
+    private static void fetch(Scratch w, MemorySegment x, long at, long stride, int rows, long bytes) {
+        int seen = 0;
+        for (int i = 0; i < rows; i++) {
+            seen |= fetch(x, at + i * stride, bytes);
+        }
+        // Or else nothing would have to be read.
+        set(w.m(), w.factor(), seen);
+    }
+
+    private static int fetch(MemorySegment x, long at, long bytes) {
+        int seen = 0;
+        for (int i = 0; i < (int) (bytes / LINE); i++) {
+            seen |= getInt(x, at + LINE * i);
+        }
+        return seen;
+    }
+
+    private static void fetchKeys(Problem a, Scratch w, int b, int kvHead, int count) {
+        fetch(w, a.k, a.key(b, 0, kvHead), a.keyStride(), a.s, 4L * count * a.d);
+        fetch(w, a.v, a.key(b, 0, kvHead), a.keyStride(), a.s, 4L * count * a.d);
+    }
+
+    private static void fetchQueries(Problem a, Scratch w, MemorySegment x, int b, int kvHead, int count) {
+        fetch(w, x, a.query(b, 0, kvHead * a.group()), a.queryStride(), a.t, 4L * count * a.group() * a.d);
     }
 
     // ---- forward
 
-    /// out (batch, t, heads, d) and lse (batch, heads, t). A task is a block of queries of one head.
+    /// out (batch, t, heads, d) and lse (batch, heads, t).
     static void forward(Parallel parallel, MemorySegment out, MemorySegment lse, Problem a) {
-        int blocks = Math.ceilDiv(a.t, QUERIES);
-        parallel.parallelFor(a.batch * a.heads * blocks, task -> {
-            int h = task / blocks % a.heads;
-            int b = task / blocks / a.heads;
-            forwardBlock(out, lse, a, Scratch.of(parallel, a.padded()), b, h, task % blocks * QUERIES);
+        if (a.t == 1) {
+            AttentionDecode.forward(parallel, out, lse, a);
+            return;
+        }
+        int size = AttentionBlock.queriesOf(a);
+        forHeads(parallel, a, (b, kvHead, count) -> {
+            Scratch w = Scratch.of(parallel, a);
+            fetchQueries(a, w, a.q, b, kvHead, count);
+            fetchKeys(a, w, b, kvHead, count);
+            for (int h = kvHead * a.group(); h < (kvHead + count) * a.group(); h++) {
+                for (int first = 0; first < a.t; first += size) {
+                    forwardQueries(out, lse, a, w, b, h, first, Math.min(size, a.t - first));
+                }
+            }
         });
     }
 
-    private static void forwardBlock(
-            MemorySegment out, MemorySegment lse, Problem a, Scratch w, int b, int h, int first) {
-        int n = Math.min(QUERIES, a.t - first);
-        int width = paddedQueries(n);
-        loadQueries(w.m, w.q, w.qt, a.q, a.query(b, first, h), a, n, a.scale);
-        CopySimd.fill(w.m, w.sum, QUERIES * a.padded(), 0f);
-        CopySimd.fill(w.m, w.max, QUERIES, NONE);
-        CopySimd.fill(w.m, w.total, QUERIES, 0f);
-        int kvHead = h / (a.heads / a.kvHeads);
-        Keys prefix = a.prefix(b, kvHead);
-        if (prefix != null) {
-            forwardKeys(a, w, prefix, first, n, width);
+    private static void forwardQueries(
+            MemorySegment out, MemorySegment lse, Problem a, Scratch w, int b, int h, int first, int n) {
+        MemorySegment m = w.m();
+        long at = a.query(b, first, h);
+        AttentionBlock.turn(a, m, w.qt(), a.q, at, (long) a.heads * a.d, n, a.scale);
+        CopySimd.fill(m, w.max(), QUERIES, NONE);
+        CopySimd.fill(m, w.total(), QUERIES, 0f);
+        int end = Math.min(a.keys(), first + n + a.lead());
+        for (int from = 0; from < end; from += AttentionBlock.keysOf(a)) {
+            forwardKeys(AttentionBlock.of(a, w, b, h / a.group(), first, n, from));
         }
-        forwardKeys(a, w, a.real(b, kvHead), first, n, width);
-        finish(w.m, w.factor, w.max, w.total, width);
-        MemorySegment.copy(w.m, w.max, lse, a.statistics(b, first, h), 4L * n);
+        finish(m, w.factor(), w.max(), w.total());
+        MemorySegment.copy(m, w.max(), lse, a.statistics(b, first, h), 4L * n);
+        scaleRows(a, w, n);
+        AttentionBlock.keepRows(a, out, at, a.queryStride(), m, w.sum(), n, 1f);
+    }
+
+    private static void forwardKeys(AttentionBlock pair) {
+        Scratch w = pair.w();
+        MemorySegment m = w.m();
+        pair.scores(w.scores(), w.k(), w.qt());
+        for (int lane = 0; lane < pair.width(); lane += V) {
+            pair.hide(w.scores(), lane, Float.NEGATIVE_INFINITY);
+            int count = pair.tilesBefore(lane + V);
+            long at = 4L * lane;
+            highest(m, w.scores() + at, count, w.max() + at, w.factor() + at);
+            rescale(m, w.total() + at, w.factor() + at);
+            weights(m, w.scores() + at, count, w.max() + at, w.total() + at);
+        }
+        if (pair.from() > 0) {
+            scaleRows(pair.a(), w, pair.n());
+        }
+        pair.timesKeys(w.scores(), w.v());
+    }
+
+    /// Each row of the sum times its query's factor.
+    private static void scaleRows(Problem a, Scratch w, int n) {
         for (int i = 0; i < n; i++) {
-            BinarySimd.mulScalar(
-                    out, a.query(b, first + i, h), w.m, w.sum + 4L * i * a.padded(), get(w.m, w.factor + 4L * i), a.d);
+            long row = w.sum() + i * a.wide();
+            BinarySimd.mulScalar(w.m(), row, w.m(), row, get(w.m(), w.factor() + 4L * i), a.columns());
         }
     }
 
-    private static void forwardKeys(Problem a, Scratch w, Keys keys, int first, int n, int width) {
-        int seen = keys.seenBy(first + n);
-        long wide = 4L * a.padded();
-        for (int j = 0; j < seen; j += KEYS) {
-            int count = Math.min(KEYS, seen - j);
-            scores(a, w, keys, j, count, first, width);
-            for (int lane = 0; lane < width; lane += V) {
-                online(w.m, w.scores + 4L * lane, count, w.max + 4L * lane, w.total + 4L * lane, w.factor + 4L * lane);
-            }
-            GemmPacking.transpose(w.m, w.turned, KEYS, w.m, w.scores, QUERIES, count, width);
-            for (int i = 0; i < n; i++) {
-                float factor = get(w.m, w.factor + 4L * i);
-                if (factor != 1f) {
-                    BinarySimd.mulScalar(w.m, w.sum + i * wide, w.m, w.sum + i * wide, factor, a.padded());
-                }
-            }
-            timesRows(w.m, w.sum, w.turned, keys.v, keys.at + j * a.keyStride(), a, w, n, count);
-        }
+    private static void rescale(MemorySegment m, long total, long factor) {
+        store(m, total, load(m, total).mul(load(m, factor)));
     }
 
-    /// One step of the online softmax for the queries of one vector: scores become exp(score − maximum), the maximum and
-    /// the sum move on, and `factor` says by how much what was summed before shrinks.
-    private static void online(MemorySegment m, long scores, int count, long max, long total, long factor) {
+    /// max ← the maximum of it and the scores of one vector of queries; factor ← exp(the old one − the new one), by which what
+    /// was summed before shrinks.
+    private static void highest(MemorySegment m, long scores, int count, long max, long factor) {
         FloatVector before = load(m, max);
-        FloatVector now = before;
-        for (int j = 0; j < count; j++) {
-            FloatVector s = load(m, scores + 4L * QUERIES * j);
-            now = now.blend(s, s.compare(VectorOperators.GT, now));
+        FloatVector even = before;
+        FloatVector odd = before;
+        // Two maxima, for one would wait for itself.
+        for (int j = 0; j < count - 1; j += 2) {
+            FloatVector x = load(m, scores + HIGH * j);
+            FloatVector y = load(m, scores + HIGH * j + HIGH);
+            even = even.blend(x, x.compare(VectorOperators.GT, even));
+            odd = odd.blend(y, y.compare(VectorOperators.GT, odd));
         }
-        FloatVector shrink = VectorMath.expOfNegative(before.sub(now));
-        FloatVector sum = load(m, total).mul(shrink);
+        if (count % 2 == 1) {
+            FloatVector x = load(m, scores + HIGH * (count - 1));
+            even = even.blend(x, x.compare(VectorOperators.GT, even));
+        }
+        FloatVector now = even.blend(odd, odd.compare(VectorOperators.GT, even));
+        store(m, max, now);
+        store(m, factor, VectorMath.expOfNegative(before.sub(now)));
+    }
+
+    /// Scores become exp(score − max) for the queries of one vector; their sum is added to `total`.
+    private static void weights(MemorySegment m, long scores, int count, long max, long total) {
+        FloatVector now = load(m, max);
+        FloatVector sum = load(m, total);
         for (int j = 0; j < count; j++) {
-            FloatVector e =
-                    VectorMath.expOfNegative(load(m, scores + 4L * QUERIES * j).sub(now));
-            store(m, scores + 4L * QUERIES * j, e);
+            FloatVector e = VectorMath.expOfNegative(load(m, scores + HIGH * j).sub(now));
+            store(m, scores + HIGH * j, e);
             sum = sum.add(e);
         }
-        store(m, max, now);
         store(m, total, sum);
-        store(m, factor, shrink);
     }
 
     /// factor ← 1 / total, max ← max + log(total), the lse; 0 and NONE for a query that saw no key.
-    private static void finish(MemorySegment m, long factor, long max, long total, int width) {
-        for (int lane = 0; lane < width; lane += V) {
+    private static void finish(MemorySegment m, long factor, long max, long total) {
+        for (int lane = 0; lane < QUERIES; lane += V) {
             FloatVector sum = load(m, total + 4L * lane);
             var nothing = sum.compare(VectorOperators.EQ, 0f);
             store(m, factor + 4L * lane, splat(1f).div(sum).blend(0f, nothing));
@@ -231,7 +271,7 @@ final class AttentionSimd {
 
     // ---- backward
 
-    /// Where the gradients go; each may be absent. A shared prefix is summed over the batch in `prefixPartial`, which holds
+    /// Where the gradients go; each may be absent. A shared prefix is summed over the batch in scratch memory that holds
     /// (2, batch, p, kvHeads, d).
     record Gradients(
             @Nullable MemorySegment dq,
@@ -240,54 +280,31 @@ final class AttentionSimd {
             @Nullable MemorySegment dPrefixK,
             @Nullable MemorySegment dPrefixV) {}
 
-    /// dQ, dK, dV and the prefix' two, from P = exp(scores − lse) made again. A task is one key head of one row of the
-    /// batch, with all query heads that read it: the sums over queries have one owner and one order.
+    /// dQ, dK, dV and the prefix' two, from P = exp(scores − lse) made again. A key head and all query heads that read it
+    /// belong to one task: the sums over queries have one owner and one order.
     static void backward(
             Parallel parallel, Gradients to, MemorySegment dOut, MemorySegment out, MemorySegment lse, Problem a) {
         boolean partial = a.sharesPrefix() && a.batch > 1 && to.dPrefixK != null && to.dPrefixV != null;
         long prefixBytes = a.p * a.keyStride();
         MemorySegment sums =
                 partial ? parallel.workspace().segment(Slot.PARTIAL, 2L * a.batch * prefixBytes) : MemorySegment.NULL;
-        parallel.parallelFor(a.batch * a.kvHeads, task -> {
-            int b = task / a.kvHeads;
-            int kvHead = task % a.kvHeads;
-            Scratch w = Scratch.of(parallel, a.padded());
-            long realRows = rowsOf(a.s);
-            long bytes = 4L * a.padded() * (realRows + rowsOf(a.p));
-            MemorySegment keySums = parallel.workspace().segment(Slot.KEY_GRADIENTS, 2 * bytes);
-            keySums.asSlice(0, 2 * bytes).fill((byte) 0);
-            Keys prefix = a.prefix(b, kvHead);
-            Keys real = a.real(b, kvHead);
-            int group = a.heads / a.kvHeads;
-            for (int h = kvHead * group; h < (kvHead + 1) * group; h++) {
-                for (int first = 0; first < a.t; first += QUERIES) {
-                    int n = Math.min(QUERIES, a.t - first);
-                    loadGradients(a, w, dOut, out, lse, b, h, first, n);
-                    backwardKeys(a, w, real, keySums, 0, bytes, first, n);
-                    if (prefix != null) {
-                        backwardKeys(a, w, prefix, keySums, 4L * a.padded() * realRows, bytes, first, n);
-                    }
-                    if (to.dq != null) {
-                        for (int i = 0; i < n; i++) {
-                            BinarySimd.mulScalar(
-                                    to.dq, a.query(b, first + i, h), w.m, w.sum + 4L * i * a.padded(), a.scale, a.d);
-                        }
-                    }
-                }
-            }
-            keepKeys(to.dk, real.at, keySums, 0, a, a.s);
-            keepKeys(to.dv, real.at, keySums, bytes, a, a.s);
-            if (prefix != null && a.p > 0) {
-                long from = 4L * a.padded() * realRows;
-                long at = partial ? b * prefixBytes + prefix.at : prefix.at;
-                keepKeys(partial ? sums : to.dPrefixK, at, keySums, from, a, a.p);
-                keepKeys(
-                        partial ? sums : to.dPrefixV,
-                        partial ? at + a.batch * prefixBytes : at,
-                        keySums,
-                        bytes + from,
-                        a,
-                        a.p);
+        long values = a.wide() * (a.keys() + AttentionTiles.ROWS);
+        forHeads(parallel, a, (b, firstHead, heads) -> {
+            Scratch w = Scratch.of(parallel, a);
+            fetchQueries(a, w, a.q, b, firstHead, heads);
+            fetchQueries(a, w, dOut, b, firstHead, heads);
+            fetchQueries(a, w, out, b, firstHead, heads);
+            fetchKeys(a, w, b, firstHead, heads);
+            MemorySegment keySums = parallel.workspace().segment(Slot.KEY_GRADIENTS, 2 * values);
+            for (int kvHead = firstHead; kvHead < firstHead + heads; kvHead++) {
+                backwardHead(to, dOut, out, lse, a, w, keySums, b, kvHead);
+                long real = a.p * a.wide();
+                keepKeys(a, to.dk, a.key(b, 0, kvHead), keySums, real, a.s, a.scale);
+                keepKeys(a, to.dv, a.key(b, 0, kvHead), keySums, values + real, a.s, 1f);
+                long at = partial ? b * prefixBytes + 4L * kvHead * a.d : a.prefixKey(b, 0, kvHead);
+                keepKeys(a, partial ? sums : to.dPrefixK, at, keySums, 0, a.p, a.scale);
+                long atValues = partial ? at + a.batch * prefixBytes : at;
+                keepKeys(a, partial ? sums : to.dPrefixV, atValues, keySums, values, a.p, 1f);
             }
         });
         if (partial && to.dPrefixK != null && to.dPrefixV != null) {
@@ -296,12 +313,40 @@ final class AttentionSimd {
         }
     }
 
-    /// Rows of scratch for `count` keys: room for whole tiles.
-    private static long rowsOf(int count) {
-        return count + GemmTiles.ROWS;
+    /// dQ of the query heads that read one key head; its dK, not yet scaled, and dV as the two halves of `keySums`.
+    private static void backwardHead(
+            Gradients to,
+            MemorySegment dOut,
+            MemorySegment out,
+            MemorySegment lse,
+            Problem a,
+            Scratch w,
+            MemorySegment keySums,
+            int b,
+            int kvHead) {
+        long values = a.wide() * (a.keys() + AttentionTiles.ROWS);
+        CopySimd.fill(keySums, 0, Math.toIntExact(2 * values / 4), 0f);
+        int size = AttentionBlock.queriesOf(a);
+        for (int h = kvHead * a.group(); h < (kvHead + 1) * a.group(); h++) {
+            for (int first = 0; first < a.t; first += size) {
+                int n = Math.min(size, a.t - first);
+                loadGradients(a, w, dOut, out, lse, b, h, first, n);
+                int end = Math.min(a.keys(), first + n + a.lead());
+                boolean onto = first > 0 || h % a.group() > 0;
+                for (int from = 0; from < end; from += AttentionBlock.keysOf(a)) {
+                    AttentionBlock pair = AttentionBlock.of(a, w, b, kvHead, first, n, from);
+                    backwardKeys(pair, keySums, from * a.wide(), values, onto);
+                }
+                if (to.dq != null) {
+                    long at = a.query(b, first, h);
+                    AttentionBlock.keepRows(a, to.dq, at, a.queryStride(), w.m(), w.sum(), n, a.scale);
+                }
+            }
+        }
     }
 
-    /// Queries, their gradients (both as rows and transposed), lse, and D = Σ dOut · out, kept in `total`.
+    /// Queries, their gradients (both as rows and transposed), lse, and D = Σ dOut · out, kept in
+    /// `total`.
     private static void loadGradients(
             Problem a,
             Scratch w,
@@ -312,56 +357,38 @@ final class AttentionSimd {
             int h,
             int first,
             int n) {
+        MemorySegment m = w.m();
         long at = a.query(b, first, h);
-        loadQueries(w.m, w.q, w.qt, a.q, at, a, n, a.scale);
-        loadQueries(w.m, w.g, w.gt, dOut, at, a, n, 1f);
-        CopySimd.fill(w.m, w.sum, QUERIES * a.padded(), 0f);
+        AttentionBlock.copyRows(a, m, w.q(), a.q, at, a.queryStride(), n);
+        AttentionBlock.copyRows(a, m, w.g(), dOut, at, a.queryStride(), n);
+        AttentionBlock.turn(a, m, w.qt(), m, w.q(), a.wide() / 4, n, a.scale);
+        AttentionBlock.turn(a, m, w.gt(), m, w.g(), a.wide() / 4, n, 1f);
         // A lane without a query: exp(score − ∞) = 0.
-        CopySimd.fill(w.m, w.max, QUERIES, Float.POSITIVE_INFINITY);
-        CopySimd.fill(w.m, w.total, QUERIES, 0f);
-        MemorySegment.copy(lse, a.statistics(b, first, h), w.m, w.max, 4L * n);
+        CopySimd.fill(m, w.max(), QUERIES, Float.POSITIVE_INFINITY);
+        CopySimd.fill(m, w.total(), QUERIES, 0f);
+        MemorySegment.copy(lse, a.statistics(b, first, h), m, w.max(), 4L * n);
+        AttentionBlock.copyRows(a, m, w.sum(), out, at, a.queryStride(), n);
         for (int i = 0; i < n; i++) {
-            long row = at + i * a.queryStride();
-            set(w.m, w.total + 4L * i, ReductionSimd.dot(dOut, row, out, row, a.d));
+            set(m, w.total() + 4L * i, ReductionSimd.dot(m, w.g() + i * a.wide(), m, w.sum() + i * a.wide(), a.d));
         }
     }
 
-    /// Adds what `n` queries from `first` on give to dQ (in `sum`), and to dK and dV (at `dKeys` and `dValues` bytes after
-    /// it in `keySums`).
-    private static void backwardKeys(
-            Problem a, Scratch w, Keys keys, MemorySegment keySums, long dKeys, long dValues, int first, int n) {
-        int width = paddedQueries(n);
-        int seen = keys.seenBy(first + n);
-        long wide = 4L * a.padded();
-        long high = 4L * QUERIES;
-        for (int j = 0; j < seen; j += KEYS) {
-            int count = Math.min(KEYS, seen - j);
-            long at = keys.at + j * a.keyStride();
-            scores(a, w, keys, j, count, first, width);
-            product(w.tile, w.m, w.other, high, keys.v, at, a.keyStride(), w.m, w.gt, high, count, width, a.d, false);
-            for (int lane = 0; lane < width; lane += V) {
-                slopes(w.m, w.scores + 4L * lane, w.other + 4L * lane, count, w.max + 4L * lane, w.total + 4L * lane);
-            }
-            long to = dKeys + j * wide;
-            product(
-                    w.tile,
-                    keySums,
-                    to + dValues,
-                    wide,
-                    w.m,
-                    w.scores,
-                    high,
-                    w.m,
-                    w.g,
-                    wide,
-                    count,
-                    a.padded(),
-                    width,
-                    true);
-            product(w.tile, keySums, to, wide, w.m, w.other, high, w.m, w.q, wide, count, a.padded(), width, true);
-            GemmPacking.transpose(w.m, w.turned, KEYS, w.m, w.other, QUERIES, count, width);
-            timesRows(w.m, w.sum, w.turned, keys.k, at, a, w, n, count);
+    /// What a pair of blocks gives to dQ (in the sum of scratch), and to dK and, `values` bytes after it, to dV.
+    private static void backwardKeys(AttentionBlock pair, MemorySegment keySums, long to, long values, boolean onto) {
+        Scratch w = pair.w();
+        pair.scores(w.scores(), w.k(), w.qt());
+        pair.scores(w.slopes(), w.v(), w.gt());
+        for (int lane = 0; lane < pair.width(); lane += V) {
+            pair.hide(w.scores(), lane, Float.NEGATIVE_INFINITY);
+            // What was not computed may be anything, and NaN times a weight of 0 is NaN.
+            pair.hide(w.slopes(), lane, 0f);
+            int count = pair.tilesBefore(lane + V);
+            long at = 4L * lane;
+            slopes(w.m(), w.scores() + at, w.slopes() + at, count, w.max() + at, w.total() + at);
         }
+        pair.timesQueries(keySums, to + values, w.scores(), w.g(), onto);
+        pair.timesQueries(keySums, to, w.slopes(), w.q(), onto);
+        pair.timesKeys(w.slopes(), w.k());
     }
 
     /// scores ← P = exp(scores − lse) and dP ← dS = P · (dP − D), for the queries of one vector.
@@ -369,20 +396,17 @@ final class AttentionSimd {
         FloatVector norm = load(m, lse);
         FloatVector mean = load(m, d);
         for (int j = 0; j < count; j++) {
-            long row = 4L * QUERIES * j;
-            FloatVector p = VectorMath.expOfNegative(load(m, scores + row).sub(norm));
-            store(m, scores + row, p);
-            store(m, dP + row, load(m, dP + row).sub(mean).mul(p));
+            FloatVector p = VectorMath.expOfNegative(load(m, scores + HIGH * j).sub(norm));
+            store(m, scores + HIGH * j, p);
+            store(m, dP + HIGH * j, load(m, dP + HIGH * j).sub(mean).mul(p));
         }
     }
 
-    /// Rows of scratch to rows of a gradient, if it is asked for.
+    /// Rows of scratch, scaled, to rows of a gradient, if it is asked for.
     private static void keepKeys(
-            @Nullable MemorySegment to, long at, MemorySegment from, long fromAt, Problem a, int count) {
+            Problem a, @Nullable MemorySegment to, long at, MemorySegment from, long fromAt, int count, float factor) {
         if (to != null) {
-            for (int i = 0; i < count; i++) {
-                MemorySegment.copy(from, fromAt + 4L * i * a.padded(), to, at + i * a.keyStride(), 4L * a.d);
-            }
+            AttentionBlock.keepRows(a, to, at, a.keyStride(), from, fromAt, count, factor);
         }
     }
 
@@ -390,92 +414,6 @@ final class AttentionSimd {
         MemorySegment.copy(partial, at, to, 0, bytes);
         for (int b = 1; b < batch; b++) {
             CopySimd.add(to, 0, partial, at + b * bytes, Math.toIntExact(bytes / 4));
-        }
-    }
-
-    // ---- both
-
-    private static int paddedQueries(int n) {
-        return Math.ceilDiv(n, GemmTiles.UNIT) * GemmTiles.UNIT;
-    }
-
-    /// `n` rows of d elements from `at` on, times `factor`, as rows of scratch, and transposed; zeros around them.
-    private static void loadQueries(
-            MemorySegment m, long rows, long turned, MemorySegment x, long at, Problem a, int n, float factor) {
-        int padded = a.padded();
-        int width = paddedQueries(n);
-        GemmPacking.copyRows(m, rows, padded, x, at, a.queryStride() / 4, n, a.d);
-        CopySimd.fill(m, rows + 4L * n * padded, (width - n) * padded, 0f);
-        if (factor != 1f) {
-            BinarySimd.mulScalar(m, rows, m, rows, factor, n * padded);
-        }
-        GemmPacking.transpose(m, turned, QUERIES, m, rows, padded, width, a.d);
-    }
-
-    /// scores (count, width) ← keys · queriesᵀ from key `j` on, −∞ where a query does not see a key.
-    private static void scores(Problem a, Scratch w, Keys keys, int j, int count, int first, int width) {
-        long high = 4L * QUERIES;
-        long at = keys.at + j * a.keyStride();
-        product(w.tile, w.m, w.scores, high, keys.k, at, a.keyStride(), w.m, w.qt, high, count, width, a.d, false);
-        for (int i = 0; i < count; i++) {
-            boolean masked = a.mask != null && getInt(a.mask, 4 * (keys.hidden + j + i)) == 0;
-            // Queries from here on see key j + i.
-            int from = masked ? width : Math.min(width, j + i - keys.lead - first);
-            if (from > 0) {
-                CopySimd.fill(w.m, w.scores + i * high, from, Float.NEGATIVE_INFINITY);
-            }
-        }
-    }
-
-    /// sum (n, d) += x (n, count) · rows (count, d), rows of `keys` from `at` on, x being rows of KEYS elements.
-    private static void timesRows(
-            MemorySegment m, long sum, long x, MemorySegment keys, long at, Problem a, Scratch w, int n, int count) {
-        long wide = 4L * a.padded();
-        if (a.d == a.padded()) {
-            product(w.tile, m, sum, wide, m, x, 4L * KEYS, keys, at, a.keyStride(), n, a.d, count, true);
-        } else {
-            GemmPacking.copyRows(m, w.rows, a.padded(), keys, at, a.keyStride() / 4, count, a.d);
-            product(w.tile, m, sum, wide, m, x, 4L * KEYS, m, w.rows, wide, n, a.padded(), count, true);
-        }
-    }
-
-    /// c (rows, cols) ← a · b (or +=) in tiles; all strides in bytes, cols whole units.
-    private static void product(
-            MemorySegment tile,
-            MemorySegment c,
-            long co,
-            long ldc,
-            MemorySegment a,
-            long ao,
-            long lda,
-            MemorySegment b,
-            long bo,
-            long ldb,
-            int rows,
-            int cols,
-            int k,
-            boolean onto) {
-        for (int j = 0; j < cols; j += GemmTiles.COLUMNS) {
-            int width = Math.min(GemmTiles.COLUMNS, cols - j);
-            for (int i = 0; i < rows; i += GemmTiles.ROWS) {
-                GemmTiles.product(
-                        tile,
-                        c,
-                        co + i * ldc + 4L * j,
-                        ldc,
-                        a,
-                        ao + i * lda,
-                        lda,
-                        b,
-                        bo + 4L * j,
-                        ldb,
-                        width,
-                        0,
-                        Math.min(GemmTiles.ROWS, rows - i),
-                        width,
-                        k,
-                        onto);
-            }
         }
     }
 }

@@ -30,7 +30,7 @@ final class SoftmaxSimd {
     }
 
     /// y ← exp(x − max); returns the sum.
-    private static float expInto(MemorySegment y, MemorySegment x, long at, int n, float max) {
+    static float expInto(MemorySegment y, MemorySegment x, long at, int n, float max) {
         FloatVector sums = splat(0f);
         int i = 0;
         for (; i < bound(n); i += V) {

@@ -1,6 +1,10 @@
 package dev.loran.kernels;
 
+import static org.assertj.core.api.Assertions.assertThat;
+
 import dev.loran.engine.Buffer;
+import dev.loran.engine.DType;
+import java.util.Arrays;
 import java.util.Random;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
@@ -38,6 +42,14 @@ class AttentionSimdTest {
         "3, 65, 65, 5, 2, 1, 24, false, true, false",
         "3, 65, 65, 5, 3, 3, 65, false, false, true",
         "1, 200, 200, 0, 1, 1, 128, true, false, false",
+        // One query, of whose head the vectors are four, one, and part of one.
+        "2, 1, 33, 7, 4, 2, 80, true, true, true",
+        "3, 1, 5, 2, 2, 2, 8, false, false, true",
+        // More than one block of queries and of keys, in both directions and with the lead of a cache.
+        "1, 129, 129, 0, 4, 2, 80, true, false, false",
+        "1, 300, 333, 20, 2, 1, 8, true, false, false",
+        "2, 289, 289, 0, 2, 2, 16, false, false, true",
+        "1, 160, 417, 0, 1, 1, 33, true, false, true",
     })
     void agreesWithComposed(
             int batch,
@@ -102,6 +114,46 @@ class AttentionSimdTest {
                             causal,
                             scale);
         });
+    }
+
+    /// What a mask hides at the end of a block is not computed, and its gradients are zeros, not what memory held.
+    @Test
+    void hiddenKeysGetNoGradient() {
+        int keys = 150;
+        int d = 16;
+        int[] shown = new int[keys];
+        Arrays.fill(shown, 0, 85, 1);
+        Arrays.fill(shown, 100, 101, 1);
+        try (SimdBackend backend = new SimdBackend(1)) {
+            double[] nan = new double[keys * d];
+            Arrays.fill(nan, Double.NaN);
+            // Leaves NaN in scratch memory.
+            hiddenGradient(backend, nan, shown, keys, d);
+            double[] x = new Random(7).doubles((long) keys * d, -1, 1).toArray();
+            double[] dk = hiddenGradient(backend, x, shown, keys, d);
+            assertThat(Arrays.copyOfRange(dk, 0, 85 * d)).doesNotContain(0.0);
+            assertThat(Arrays.copyOfRange(dk, 85 * d, 100 * d)).containsOnly(0.0);
+            assertThat(Arrays.copyOfRange(dk, 100 * d, 101 * d)).doesNotContain(0.0);
+            assertThat(Arrays.copyOfRange(dk, 101 * d, keys * d)).containsOnly(0.0);
+        }
+    }
+
+    private static double[] hiddenGradient(SimdBackend backend, double[] x, int[] shown, int keys, int d) {
+        Buffer q = backend.of(DType.F32, x);
+        Buffer mask = backend.ofInts(shown);
+        Buffer out = backend.allocate(DType.F32, (long) keys * d);
+        Buffer lse = backend.allocate(DType.F32, keys);
+        Buffer dk = backend.allocate(DType.F32, (long) keys * d);
+        Buffer dv = backend.allocate(DType.F32, (long) keys * d);
+        backend.attention(out, lse, q, q, q, null, null, mask, 1, keys, keys, 0, 1, 1, d, false, 0.25);
+        backend.attentionBackward(
+                null, dk, dv, null, null, q, out, lse, q, q, q, null, null, mask, 1, keys, keys, 0, 1, 1, d, false,
+                0.25);
+        double[] gradient = KernelCheck.read(dk);
+        for (Buffer b : new Buffer[] {q, mask, out, lse, dk, dv}) {
+            b.release();
+        }
+        return gradient;
     }
 
     @Test

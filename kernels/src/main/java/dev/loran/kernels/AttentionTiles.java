@@ -1,0 +1,274 @@
+package dev.loran.kernels;
+
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.nio.ByteOrder;
+import jdk.incubator.vector.FloatVector;
+import jdk.incubator.vector.VectorSpecies;
+
+/// The products of attention with a matrix of scores, which they read as it is or turned: unlike those of [GemmTiles], a
+/// has a stride for k as it has one for rows.
+final class AttentionTiles {
+    private static final VectorSpecies<Float> S = GemmTiles.S;
+
+    private static final int V = GemmTiles.V;
+
+    private static final long VB = 4L * V;
+
+    /// 16 registers leave room for half as many rows.
+    private static final boolean WIDE = GemmTiles.ROWS == 8;
+
+    /// Rows of a tile; c and a must have whole tiles of them.
+    static final int ROWS = WIDE ? 8 : 4;
+
+    /// Columns of a whole tile.
+    static final int COLUMNS = 2 * V;
+
+    /// Columns of c and b come in multiples of this: whole tiles, or half of one where vectors have 512 bits.
+    static final int UNIT = 16;
+
+    private static final ByteOrder ORDER = ByteOrder.nativeOrder();
+    private static final ValueLayout.OfFloat FLOAT = ValueLayout.JAVA_FLOAT_UNALIGNED;
+
+    private AttentionTiles() {}
+
+    /// c (ROWS, columns) ← a (ROWS, k) · b (k, columns), or += where `onto`.
+    ///
+    /// @param tile scratch memory of [GemmTiles#TILE_BYTES]
+    /// @param ldc bytes from row to row of c, as `ldb` of b
+    /// @param row bytes from row to row of a
+    /// @param step bytes from one k to the next in a
+    /// @param columns [#COLUMNS], or half of it with vectors of 512 bits
+    static void product(
+            MemorySegment tile,
+            MemorySegment c,
+            long co,
+            long ldc,
+            MemorySegment a,
+            long ao,
+            long row,
+            long step,
+            MemorySegment b,
+            long bo,
+            long ldb,
+            int columns,
+            int k,
+            boolean onto) {
+        // Tiles that begin with what c holds would save the way through memory, but so many more vectors in one method
+        // are
+        // more than the JVM's first compiler can bear, and then the second is never reached.
+        MemorySegment to = onto ? tile : c;
+        long at = onto ? 0 : co;
+        long ld = onto ? 4L * columns : ldc;
+        if (columns == V) {
+            tile8x1(to, at, ld, a, ao, row, step, b, bo, ldb, k);
+        } else if (WIDE) {
+            tile8x2(to, at, ld, a, ao, row, step, b, bo, ldb, k);
+        } else {
+            tile4x2(to, at, ld, a, ao, row, step, b, bo, ldb, k);
+        }
+        if (onto && columns == V) {
+            GemmTiles.merge(c, co, ldc, tile, 0, ld, ROWS, columns, true);
+        } else if (onto) {
+            addTile(c, co, ldc, tile);
+        }
+    }
+
+    /// c += tile for a dense tile of 2 vectors a row.
+    private static void addTile(MemorySegment c, long co, long ldc, MemorySegment tile) {
+        for (int i = 0; i < ROWS; i++) {
+            long at = co + i * ldc;
+            long from = 2L * i * VB;
+            FloatVector x = FloatVector.fromMemorySegment(S, c, at, ORDER);
+            FloatVector y = FloatVector.fromMemorySegment(S, c, at + VB, ORDER);
+            x.add(FloatVector.fromMemorySegment(S, tile, from, ORDER)).intoMemorySegment(c, at, ORDER);
+            y.add(FloatVector.fromMemorySegment(S, tile, from + VB, ORDER)).intoMemorySegment(c, at + VB, ORDER);
+        }
+    }
+
+    /// 16 accumulators, 2 vectors of b and 1 of a: 19 of 32 registers.
+    private static void tile8x2(
+            MemorySegment c,
+            long co,
+            long ldc,
+            MemorySegment a,
+            long a0,
+            long row,
+            long step,
+            MemorySegment b,
+            long bo,
+            long ldb,
+            int k) {
+        long a1 = a0 + row;
+        long a2 = a1 + row;
+        long a3 = a2 + row;
+        long a4 = a3 + row;
+        long a5 = a4 + row;
+        long a6 = a5 + row;
+        long a7 = a6 + row;
+        FloatVector zero = FloatVector.zero(S);
+        FloatVector c00 = zero, c01 = zero;
+        FloatVector c10 = zero, c11 = zero;
+        FloatVector c20 = zero, c21 = zero;
+        FloatVector c30 = zero, c31 = zero;
+        FloatVector c40 = zero, c41 = zero;
+        FloatVector c50 = zero, c51 = zero;
+        FloatVector c60 = zero, c61 = zero;
+        FloatVector c70 = zero, c71 = zero;
+        for (int p = 0; p < k; p++) {
+            long q = bo + p * ldb;
+            long x = p * step;
+            FloatVector b0 = FloatVector.fromMemorySegment(S, b, q, ORDER);
+            FloatVector b1 = FloatVector.fromMemorySegment(S, b, q + VB, ORDER);
+            FloatVector y = FloatVector.broadcast(S, a.get(FLOAT, a0 + x));
+            c00 = y.fma(b0, c00);
+            c01 = y.fma(b1, c01);
+            y = FloatVector.broadcast(S, a.get(FLOAT, a1 + x));
+            c10 = y.fma(b0, c10);
+            c11 = y.fma(b1, c11);
+            y = FloatVector.broadcast(S, a.get(FLOAT, a2 + x));
+            c20 = y.fma(b0, c20);
+            c21 = y.fma(b1, c21);
+            y = FloatVector.broadcast(S, a.get(FLOAT, a3 + x));
+            c30 = y.fma(b0, c30);
+            c31 = y.fma(b1, c31);
+            y = FloatVector.broadcast(S, a.get(FLOAT, a4 + x));
+            c40 = y.fma(b0, c40);
+            c41 = y.fma(b1, c41);
+            y = FloatVector.broadcast(S, a.get(FLOAT, a5 + x));
+            c50 = y.fma(b0, c50);
+            c51 = y.fma(b1, c51);
+            y = FloatVector.broadcast(S, a.get(FLOAT, a6 + x));
+            c60 = y.fma(b0, c60);
+            c61 = y.fma(b1, c61);
+            y = FloatVector.broadcast(S, a.get(FLOAT, a7 + x));
+            c70 = y.fma(b0, c70);
+            c71 = y.fma(b1, c71);
+        }
+        c00.intoMemorySegment(c, co, ORDER);
+        c01.intoMemorySegment(c, co + VB, ORDER);
+        c10.intoMemorySegment(c, co + ldc, ORDER);
+        c11.intoMemorySegment(c, co + ldc + VB, ORDER);
+        c20.intoMemorySegment(c, co + 2 * ldc, ORDER);
+        c21.intoMemorySegment(c, co + 2 * ldc + VB, ORDER);
+        c30.intoMemorySegment(c, co + 3 * ldc, ORDER);
+        c31.intoMemorySegment(c, co + 3 * ldc + VB, ORDER);
+        c40.intoMemorySegment(c, co + 4 * ldc, ORDER);
+        c41.intoMemorySegment(c, co + 4 * ldc + VB, ORDER);
+        c50.intoMemorySegment(c, co + 5 * ldc, ORDER);
+        c51.intoMemorySegment(c, co + 5 * ldc + VB, ORDER);
+        c60.intoMemorySegment(c, co + 6 * ldc, ORDER);
+        c61.intoMemorySegment(c, co + 6 * ldc + VB, ORDER);
+        c70.intoMemorySegment(c, co + 7 * ldc, ORDER);
+        c71.intoMemorySegment(c, co + 7 * ldc + VB, ORDER);
+    }
+
+    /// For the last 16 columns, where that is one vector.
+    private static void tile8x1(
+            MemorySegment c,
+            long co,
+            long ldc,
+            MemorySegment a,
+            long a0,
+            long row,
+            long step,
+            MemorySegment b,
+            long bo,
+            long ldb,
+            int k) {
+        long a1 = a0 + row;
+        long a2 = a1 + row;
+        long a3 = a2 + row;
+        long a4 = a3 + row;
+        long a5 = a4 + row;
+        long a6 = a5 + row;
+        long a7 = a6 + row;
+        FloatVector zero = FloatVector.zero(S);
+        FloatVector c00 = zero;
+        FloatVector c10 = zero;
+        FloatVector c20 = zero;
+        FloatVector c30 = zero;
+        FloatVector c40 = zero;
+        FloatVector c50 = zero;
+        FloatVector c60 = zero;
+        FloatVector c70 = zero;
+        for (int p = 0; p < k; p++) {
+            long q = bo + p * ldb;
+            long x = p * step;
+            FloatVector b0 = FloatVector.fromMemorySegment(S, b, q, ORDER);
+            FloatVector y = FloatVector.broadcast(S, a.get(FLOAT, a0 + x));
+            c00 = y.fma(b0, c00);
+            y = FloatVector.broadcast(S, a.get(FLOAT, a1 + x));
+            c10 = y.fma(b0, c10);
+            y = FloatVector.broadcast(S, a.get(FLOAT, a2 + x));
+            c20 = y.fma(b0, c20);
+            y = FloatVector.broadcast(S, a.get(FLOAT, a3 + x));
+            c30 = y.fma(b0, c30);
+            y = FloatVector.broadcast(S, a.get(FLOAT, a4 + x));
+            c40 = y.fma(b0, c40);
+            y = FloatVector.broadcast(S, a.get(FLOAT, a5 + x));
+            c50 = y.fma(b0, c50);
+            y = FloatVector.broadcast(S, a.get(FLOAT, a6 + x));
+            c60 = y.fma(b0, c60);
+            y = FloatVector.broadcast(S, a.get(FLOAT, a7 + x));
+            c70 = y.fma(b0, c70);
+        }
+        c00.intoMemorySegment(c, co, ORDER);
+        c10.intoMemorySegment(c, co + ldc, ORDER);
+        c20.intoMemorySegment(c, co + 2 * ldc, ORDER);
+        c30.intoMemorySegment(c, co + 3 * ldc, ORDER);
+        c40.intoMemorySegment(c, co + 4 * ldc, ORDER);
+        c50.intoMemorySegment(c, co + 5 * ldc, ORDER);
+        c60.intoMemorySegment(c, co + 6 * ldc, ORDER);
+        c70.intoMemorySegment(c, co + 7 * ldc, ORDER);
+    }
+
+    /// 8 accumulators, 2 vectors of b and 1 of a: 11 of 16 registers.
+    private static void tile4x2(
+            MemorySegment c,
+            long co,
+            long ldc,
+            MemorySegment a,
+            long a0,
+            long row,
+            long step,
+            MemorySegment b,
+            long bo,
+            long ldb,
+            int k) {
+        long a1 = a0 + row;
+        long a2 = a1 + row;
+        long a3 = a2 + row;
+        FloatVector zero = FloatVector.zero(S);
+        FloatVector c00 = zero, c01 = zero;
+        FloatVector c10 = zero, c11 = zero;
+        FloatVector c20 = zero, c21 = zero;
+        FloatVector c30 = zero, c31 = zero;
+        for (int p = 0; p < k; p++) {
+            long q = bo + p * ldb;
+            long x = p * step;
+            FloatVector b0 = FloatVector.fromMemorySegment(S, b, q, ORDER);
+            FloatVector b1 = FloatVector.fromMemorySegment(S, b, q + VB, ORDER);
+            FloatVector y = FloatVector.broadcast(S, a.get(FLOAT, a0 + x));
+            c00 = y.fma(b0, c00);
+            c01 = y.fma(b1, c01);
+            y = FloatVector.broadcast(S, a.get(FLOAT, a1 + x));
+            c10 = y.fma(b0, c10);
+            c11 = y.fma(b1, c11);
+            y = FloatVector.broadcast(S, a.get(FLOAT, a2 + x));
+            c20 = y.fma(b0, c20);
+            c21 = y.fma(b1, c21);
+            y = FloatVector.broadcast(S, a.get(FLOAT, a3 + x));
+            c30 = y.fma(b0, c30);
+            c31 = y.fma(b1, c31);
+        }
+        c00.intoMemorySegment(c, co, ORDER);
+        c01.intoMemorySegment(c, co + VB, ORDER);
+        c10.intoMemorySegment(c, co + ldc, ORDER);
+        c11.intoMemorySegment(c, co + ldc + VB, ORDER);
+        c20.intoMemorySegment(c, co + 2 * ldc, ORDER);
+        c21.intoMemorySegment(c, co + 2 * ldc + VB, ORDER);
+        c30.intoMemorySegment(c, co + 3 * ldc, ORDER);
+        c31.intoMemorySegment(c, co + 3 * ldc + VB, ORDER);
+    }
+}
