@@ -1,6 +1,7 @@
 package dev.loran.benchmarks;
 
 import dev.loran.engine.Backend;
+import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.Tensor;
 import dev.loran.kernels.Backends;
@@ -19,7 +20,7 @@ import picocli.CommandLine.Spec;
 @Command(
         name = "gemm",
         mixinStandardHelpOptions = true,
-        description = "Times one F32 product of an (m, k) and a transposed (n, k) matrix.")
+        description = "Times one product of an (m, k) and a transposed (n, k) matrix.")
 final class GemmCommand implements Callable<Integer> {
     @Option(names = "--m", defaultValue = "1024", description = "rows of the result (default: ${DEFAULT-VALUE})")
     private int m;
@@ -36,7 +37,11 @@ final class GemmCommand implements Callable<Integer> {
             description = "threads; 0 for all processors (default: ${DEFAULT-VALUE})")
     private int threads;
 
-    @Option(names = "--dtype", defaultValue = "f32", description = "f32 (default: ${DEFAULT-VALUE})")
+    @Option(
+            names = "--dtype",
+            defaultValue = "f32",
+            description =
+                    "operands: f32, or bf16, which are rounded in the timed call and summed in F32 (default: ${DEFAULT-VALUE})")
     private String dtype;
 
     @Option(names = "--prepared", description = "w is prepared once, outside the timed call")
@@ -59,13 +64,16 @@ final class GemmCommand implements Callable<Integer> {
         if (m < 1 || n < 1 || k < 1 || repeats < 1 || threads < 0) {
             throw new ParameterException(spec.commandLine(), "bench gemm: sizes and repeats must be at least 1");
         }
-        if (!dtype.equals("f32")) {
-            throw new ParameterException(
-                    spec.commandLine(), "bench gemm: --dtype " + dtype + " is not supported; choose f32");
-        }
+        DType operands = switch (dtype) {
+            case "f32" -> DType.F32;
+            case "bf16" -> DType.BF16;
+            default ->
+                throw new ParameterException(
+                        spec.commandLine(), "bench gemm: --dtype " + dtype + " is not supported; choose f32 or bf16");
+        };
         int used = threads == 0 ? Runtime.getRuntime().availableProcessors() : threads;
         SplittableRandom random = new SplittableRandom(1);
-        try (Backend backend = Backends.best(used);
+        try (Backend backend = Backends.best(used, operands);
                 Tensor x = Tensor.uniform(backend, DType.F32, random, 1, m, k);
                 Tensor w = Tensor.uniform(backend, DType.F32, random, 1, n, k);
                 Tensor y = Tensor.empty(backend, DType.F32, m, n);
@@ -74,7 +82,7 @@ final class GemmCommand implements Callable<Integer> {
                 w.prepare();
             }
             List<Runnable> tasks = new ArrayList<>();
-            tasks.add(() -> backend.linear(y.buffer(), x.buffer(), w.buffer(), null, m, k, n));
+            tasks.add(() -> multiply(backend, y, x, w, operands));
             if (openBlas) {
                 tasks.add(() -> peer.gemm(true));
             }
@@ -83,16 +91,27 @@ final class GemmCommand implements Callable<Integer> {
         return 0;
     }
 
+    /// y = x · wᵀ. A weight becomes BF16 by being prepared and in no other way.
+    private void multiply(Backend backend, Tensor y, Tensor x, Tensor w, DType operands) {
+        boolean rounds = operands == DType.BF16 && !prepared;
+        Buffer weight = rounds ? backend.prepare(w.buffer(), n, k) : w.buffer();
+        backend.linear(y.buffer(), x.buffer(), weight, null, m, k, n);
+        if (rounds) {
+            weight.release();
+        }
+    }
+
     private void report(List<Timing> timings, int used) {
         double flops = 2.0 * m * n * k;
         Timing ours = timings.getFirst();
         double gflops = flops / ours.medianMs() / 1e6;
         System.out.printf(
                 Locale.ROOT,
-                "%d x %d x %d on %d threads: %.3f ms (best %.3f), %.1f GFLOP/s%n",
+                "%d x %d x %d in %s on %d threads: %.3f ms (best %.3f), %.1f GFLOP/s%n",
                 m,
                 n,
                 k,
+                dtype,
                 used,
                 ours.medianMs(),
                 ours.bestMs(),
