@@ -26,7 +26,7 @@ final class PackedBf16Test {
     private static final ValueLayout.OfFloat FLOAT = ValueLayout.JAVA_FLOAT;
 
     private static final int[][] SHAPES = {
-        {1, 7, 33}, {8, 48, 16}, {33, 49, 130}, {65, 130, 1}, {3, 129, 600}, {32, 32, 32}, {17, 17, 65}
+        {1, 7, 33}, {2, 50, 70}, {8, 48, 16}, {33, 49, 130}, {65, 130, 1}, {3, 129, 600}, {32, 32, 32}, {17, 17, 65}
     };
 
     /// More than one block of k: for what is not interpreted.
