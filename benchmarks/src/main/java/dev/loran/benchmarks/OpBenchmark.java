@@ -46,6 +46,7 @@ public class OpBenchmark {
         "mul",
         "gelu",
         "silu",
+        "gated",
         "matmul",
         "linear",
         "loraLinear",
