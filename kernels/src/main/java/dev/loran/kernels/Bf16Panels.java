@@ -212,6 +212,30 @@ record Bf16Panels(MemorySegment memory, int k, int n, Bf16Tiles tiles) {
         }
     }
 
+    /// y (n) ← row `i`, in F32: a run of memory a panel, where a column is a line a pair.
+    void row(MemorySegment y, long yOff, int i) {
+        int block = i / tiles.sizes().kBlock();
+        int inside = i - block * tiles.sizes().kBlock();
+        for (int panel = 0; panel < count(); panel++) {
+            long from = at(panel, block) + 4L * (inside / 2) * width(panel);
+            row(y, yOff + 4L * panel * tiles.sizes().columns(), memory, from, columns(panel), 16 - inside % 2 * 16);
+        }
+    }
+
+    /// y (n) ← the halves of `n` pairs that are in the upper place after a shift to the left.
+    private static void row(MemorySegment y, long yOff, MemorySegment pairs, long from, int n, int shift) {
+        int j = 0;
+        for (; j < Vectors.bound(n); j += V) {
+            IntVector.fromMemorySegment(I, pairs, from + 4L * j, ORDER)
+                    .lanewise(VectorOperators.LSHL, shift)
+                    .and(UPPER)
+                    .intoMemorySegment(y, yOff + 4L * j, ORDER);
+        }
+        for (; j < n; j++) {
+            y.set(INT, yOff + 4L * j, pairs.get(INT, from + 4L * j) << shift & UPPER);
+        }
+    }
+
     // ---- between F32 and BF16
 
     /// x's upper half is the float rounded to BF16, to nearest even; what its lower half holds is undefined.

@@ -13,7 +13,7 @@ final class PackedBf16 implements FrozenWeight {
     private final LongFunction<MemorySegment> allocator;
     private final Bf16Tiles tiles;
     private final Bf16Panels forward;
-    private @Nullable Bf16Panels backward;
+    private volatile @Nullable Bf16Panels backward;
 
     /// Packs the row-major weight `w` for `tiles`. `allocator` is as for [PackedWeight].
     PackedBf16(
@@ -94,7 +94,12 @@ final class PackedBf16 implements FrozenWeight {
 
     @Override
     public void row(MemorySegment y, long yOff, int j) {
-        forward.column(y, yOff, j);
+        Bf16Panels rows = backward;
+        if (rows != null) {
+            rows.row(y, yOff, j);
+        } else {
+            forward.column(y, yOff, j);
+        }
     }
 
     @Override

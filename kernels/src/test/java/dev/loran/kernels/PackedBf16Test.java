@@ -237,6 +237,7 @@ final class PackedBf16Test {
                 .startsWith("their product of two small matrices is wrong: ");
     }
 
+    /// From the panels of the forward product, and from those of the backward one once there are any.
     @ParameterizedTest
     @MethodSource("tiles")
     void unpackGivesTheRoundedWeightBack(Bf16Tiles tiles) {
@@ -244,16 +245,22 @@ final class PackedBf16Test {
             int out = s[1];
             int in = s[2];
             MemorySegment w = normal((long) out * in);
-            MemorySegment back = arena.allocate(4L * out * (in + 1), 64).fill((byte) 5);
-            pack(w, out, in, tiles).unpack(parallel, back, 0, in + 1);
-            for (int i = 0; i < out; i++) {
-                for (int j = 0; j < in; j++) {
-                    assertThat((double) back.getAtIndex(FLOAT, i * (in + 1L) + j))
-                            .isEqualTo(rounded(w, (long) i * in + j));
-                }
-                assertThat(back.getAtIndex(ValueLayout.JAVA_INT, i * (in + 1L) + in))
-                        .isEqualTo(0x05050505);
+            PackedBf16 packed = pack(w, out, in, tiles);
+            checkUnpacked(packed, w, out, in);
+            packed.linearBackward(parallel, normal(in), 0, in, normal(out), 0, out, 1, 0);
+            checkUnpacked(packed, w, out, in);
+        }
+    }
+
+    private void checkUnpacked(PackedBf16 packed, MemorySegment w, int out, int in) {
+        MemorySegment back = arena.allocate(4L * out * (in + 1), 64).fill((byte) 5);
+        packed.unpack(parallel, back, 0, in + 1);
+        for (int i = 0; i < out; i++) {
+            for (int j = 0; j < in; j++) {
+                assertThat((double) back.getAtIndex(FLOAT, i * (in + 1L) + j)).isEqualTo(rounded(w, (long) i * in + j));
             }
+            assertThat(back.getAtIndex(ValueLayout.JAVA_INT, i * (in + 1L) + in))
+                    .isEqualTo(0x05050505);
         }
     }
 
