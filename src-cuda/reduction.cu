@@ -47,24 +47,6 @@ __device__ inline void row_max(T *y, const T *x, int cols) {
     if (threadIdx.x == 0) narrow(y[blockIdx.x], max);
 }
 
-// partial (blocks) <- sums of squares of x, a block's share each.
-template <class T>
-__device__ inline void squares(float *partial, const T *x, long long n) {
-    float sum = 0;
-    for (long long i = flat_thread(); i < n; i += flat_threads()) sum += widen(x[i]) * widen(x[i]);
-    sum = block_reduce(sum, Add());
-    if (threadIdx.x == 0) partial[blockIdx.x] = sum;
-}
-
-// y (1) <- the sum of x (n) floats (or +=), by one block.
-template <class T>
-__device__ inline void finish(T *y, const float *x, int n, int accumulate) {
-    float sum = 0;
-    for (int i = threadIdx.x; i < n; i += blockDim.x) sum += x[i];
-    sum = block_reduce(sum, Add());
-    if (threadIdx.x == 0) put(y[0], sum, accumulate);
-}
-
 // y (1) <- how many of ids (n) are not `ignore`.
 template <class T>
 __device__ inline void count_valid(T *y, const int *ids, int n, int ignore) {
@@ -97,10 +79,6 @@ __device__ inline void inverse_of_valid(T *y, const int *ids, int n, int ignore)
         sum_columns(y, x, n, inner, 1, accumulate); \
     } \
     extern "C" __global__ void row_max_##S(T *y, const T *x, int cols) { row_max(y, x, cols); } \
-    extern "C" __global__ void squares_##S(float *partial, const T *x, long long n) { squares(partial, x, n); } \
-    extern "C" __global__ void finish_##S(T *y, const float *x, int n, int accumulate) { \
-        finish(y, x, n, accumulate); \
-    } \
     extern "C" __global__ void count_valid_##S(T *y, const int *ids, int n, int ignore) { \
         count_valid(y, ids, n, ignore); \
     } \

@@ -3,6 +3,7 @@ package dev.loran.engine;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.util.List;
 import org.jspecify.annotations.Nullable;
 
 /// The kernels' contract: buffers, sizes and scalars; no autograd, no modules, no configuration.
@@ -623,12 +624,15 @@ public interface Backend extends AutoCloseable {
 
     // ---- optimisation
 
-    /// y (1) ← Σ x² (or +=), accumulated in at least F32.
-    default void sumOfSquares(Buffer y, Buffer x, boolean accumulate) {
-        try (Scratch scratch = new Scratch(this)) {
-            Buffer squares = scratch.like(x);
-            unary(UnaryFn.SQUARE, squares, x);
-            sum(y, squares, 1, Math.toIntExact(x.size()), 1, accumulate);
+    /// y (1) ← Σ x² over the elements of all of `xs`, accumulated in at least F32.
+    default void sumOfSquares(Buffer y, List<Buffer> xs) {
+        fill(y, 0);
+        for (Buffer x : xs) {
+            try (Scratch scratch = new Scratch(this)) {
+                Buffer squares = scratch.like(x);
+                unary(UnaryFn.SQUARE, squares, x);
+                sum(y, squares, 1, Math.toIntExact(x.size()), 1, true);
+            }
         }
     }
 
@@ -646,15 +650,15 @@ public interface Backend extends AutoCloseable {
         }
     }
 
-    /// One AdamW step over a tensor (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019, algorithm
+    /// One AdamW step over each of several tensors (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019, algorithm
     /// 2), in torch's form: with ĝ = gScale · g, m ← β₁m + (1 − β₁)ĝ, v ← β₂v + (1 − β₂)ĝ², p ← p − lr · weightDecay ·
     /// p − lr / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + eps). lr, gScale (null: 1) and t (I32, from 1) are one-element
-    /// buffers; p, m, v are updated in place.
+    /// buffers; p, m, v, lists in one order, are updated in place.
     void adamW(
-            Buffer p,
-            Buffer m,
-            Buffer v,
-            Buffer g,
+            List<Buffer> p,
+            List<Buffer> m,
+            List<Buffer> v,
+            List<Buffer> g,
             Buffer lr,
             Buffer t,
             @Nullable Buffer gScale,

@@ -2,6 +2,7 @@ package dev.loran.engine;
 
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
+import java.util.List;
 import org.jspecify.annotations.Nullable;
 
 /// The specification: scalar loops in the order of [Backend], one element at a time, every sum in double precision, for
@@ -394,10 +395,10 @@ public class ReferenceBackend implements Backend {
 
     @Override
     public void adamW(
-            Buffer p,
-            Buffer m,
-            Buffer v,
-            Buffer g,
+            List<Buffer> p,
+            List<Buffer> m,
+            List<Buffer> v,
+            List<Buffer> g,
             Buffer lr,
             Buffer t,
             @Nullable Buffer gScale,
@@ -405,21 +406,23 @@ public class ReferenceBackend implements Backend {
             double beta2,
             double eps,
             double weightDecay) {
-        View vp = View.of(p);
-        View vm = View.of(m);
-        View vv = View.of(v);
-        View vg = View.of(g);
         double rate = View.of(lr).get(0);
         double step = View.of(t).get(0);
         double scale = gScale == null ? 1 : View.of(gScale).get(0);
         double correction1 = 1 - Math.pow(beta1, step);
         double correction2 = Math.sqrt(1 - Math.pow(beta2, step));
-        for (long i = 0; i < p.size(); i++) {
-            double gradient = scale * vg.get(i);
-            vm.set(i, beta1 * vm.get(i) + (1 - beta1) * gradient);
-            vv.set(i, beta2 * vv.get(i) + (1 - beta2) * gradient * gradient);
-            double decayed = vp.get(i) * (1 - rate * weightDecay);
-            vp.set(i, decayed - rate / correction1 * vm.get(i) / (Math.sqrt(vv.get(i)) / correction2 + eps));
+        for (int k = 0; k < p.size(); k++) {
+            View vp = View.of(p.get(k));
+            View vm = View.of(m.get(k));
+            View vv = View.of(v.get(k));
+            View vg = View.of(g.get(k));
+            for (long i = 0; i < p.get(k).size(); i++) {
+                double gradient = scale * vg.get(i);
+                vm.set(i, beta1 * vm.get(i) + (1 - beta1) * gradient);
+                vv.set(i, beta2 * vv.get(i) + (1 - beta2) * gradient * gradient);
+                double decayed = vp.get(i) * (1 - rate * weightDecay);
+                vp.set(i, decayed - rate / correction1 * vm.get(i) / (Math.sqrt(vv.get(i)) / correction2 + eps));
+            }
         }
     }
 

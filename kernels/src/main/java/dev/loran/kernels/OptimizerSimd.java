@@ -13,22 +13,22 @@ import java.lang.foreign.MemorySegment;
 import jdk.incubator.vector.FloatVector;
 import org.jspecify.annotations.Nullable;
 
-/// One step of an optimizer over a tensor, in one pass.
+/// One step of an optimizer, in one pass.
 final class OptimizerSimd {
     private OptimizerSimd() {}
 
-    /// AdamW (Loshchilov and Hutter, 2019, algorithm 2) on `n` parameters: the corrections of the step are made once in
-    /// double precision.
+    /// AdamW (Loshchilov and Hutter, 2019, algorithm 2) on tensors of `sizes` parameters: the corrections of the step are
+    /// made once in double precision.
     static void adamW(
             Parallel parallel,
-            MemorySegment p,
-            MemorySegment m,
-            MemorySegment v,
-            MemorySegment g,
+            MemorySegment[] p,
+            MemorySegment[] m,
+            MemorySegment[] v,
+            MemorySegment[] g,
             MemorySegment lr,
             MemorySegment t,
             @Nullable MemorySegment gScale,
-            long n,
+            long[] sizes,
             double beta1,
             double beta2,
             double eps,
@@ -41,7 +41,10 @@ final class OptimizerSimd {
         float root = (float) (1 / Math.sqrt(1 - Math.pow(beta2, step)));
         Moments moments =
                 new Moments((float) beta1, (float) (1 - beta1), (float) beta2, (float) (1 - beta2), (float) eps);
-        Vectors.forChunks(parallel, n, (at, size) -> adamW(p, m, v, g, at, size, moments, scale, decay, stride, root));
+        Vectors.forChunks(
+                parallel,
+                sizes,
+                (chunk, k, at, size) -> adamW(p[k], m[k], v[k], g[k], at, size, moments, scale, decay, stride, root));
     }
 
     private record Moments(float beta1, float rest1, float beta2, float rest2, float eps) {}

@@ -53,7 +53,7 @@ final class ReductionSimd {
     private static void sumRows(
             Parallel parallel, MemorySegment y, MemorySegment x, int rows, int n, boolean accumulate) {
         if (rows == 1 && n > Vectors.CHUNK) {
-            putSum(y, total(parallel, x, n, false), accumulate);
+            putSum(y, total(parallel, x, n), accumulate);
             return;
         }
         Vectors.forRows(parallel, rows, n, (from, to) -> {
@@ -67,22 +67,40 @@ final class ReductionSimd {
         });
     }
 
-    /// y (1) ← Σ x² (or +=).
-    static void sumOfSquares(Parallel parallel, MemorySegment y, MemorySegment x, long n, boolean accumulate) {
-        putSum(y, total(parallel, x, n, true), accumulate);
+    /// y (1) ← Σ x² over arrays of `sizes` floats: each one's sum as [#total] makes it, added up in F32.
+    static void sumOfSquares(Parallel parallel, MemorySegment y, MemorySegment[] xs, long[] sizes) {
+        long chunks = 0;
+        for (long n : sizes) {
+            chunks += Math.ceilDiv(n, (long) Vectors.CHUNK);
+        }
+        MemorySegment partial = parallel.workspace().segment(Slot.PARTIAL, 8L * chunks);
+        Vectors.forChunks(
+                parallel,
+                sizes,
+                (chunk, array, at, size) ->
+                        partial.setAtIndex(ValueLayout.JAVA_DOUBLE, chunk, sumOfSquares(xs[array], at, size)));
+        float all = 0;
+        int chunk = 0;
+        for (long n : sizes) {
+            double sum = 0;
+            for (long at = 0; at < n; at += Vectors.CHUNK) {
+                sum += partial.getAtIndex(ValueLayout.JAVA_DOUBLE, chunk++);
+            }
+            all = (float) (all + sum);
+        }
+        set(y, 0, all);
     }
 
     private static void putSum(MemorySegment y, double sum, boolean accumulate) {
         set(y, 0, (float) (accumulate ? get(y, 0) + sum : sum));
     }
 
-    /// Σ x or Σ x² over flat memory: a partial sum a chunk, then those in order.
-    private static double total(Parallel parallel, MemorySegment x, long n, boolean squares) {
+    /// Σ x over flat memory: a partial sum a chunk, then those in order.
+    private static double total(Parallel parallel, MemorySegment x, long n) {
         int chunks = Math.toIntExact(Math.ceilDiv(n, (long) Vectors.CHUNK));
         MemorySegment partial = parallel.workspace().segment(Slot.PARTIAL, 8L * chunks);
         Vectors.forChunks(parallel, n, (at, size) -> {
-            double sum = squares ? sumOfSquares(x, at, size) : sum(x, at, size);
-            partial.setAtIndex(ValueLayout.JAVA_DOUBLE, at / (4L * Vectors.CHUNK), sum);
+            partial.setAtIndex(ValueLayout.JAVA_DOUBLE, at / (4L * Vectors.CHUNK), sum(x, at, size));
         });
         double sum = 0;
         for (int i = 0; i < chunks; i++) {

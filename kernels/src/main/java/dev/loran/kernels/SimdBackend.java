@@ -9,6 +9,7 @@ import dev.loran.engine.DropoutMask;
 import dev.loran.engine.HostBuffer;
 import dev.loran.engine.UnaryFn;
 import java.lang.foreign.MemorySegment;
+import java.util.List;
 import org.jspecify.annotations.Nullable;
 
 /// F32 on the CPU by the Vector API, on a fixed number of threads; the kernels stand in the `…Simd` files, in the order
@@ -143,6 +144,14 @@ public final class SimdBackend implements Backend {
     /// The memory of a floating argument.
     private static MemorySegment f32(Buffer b) {
         return memory(b, DType.F32);
+    }
+
+    private static MemorySegment[] f32(List<Buffer> buffers) {
+        return buffers.stream().map(SimdBackend::f32).toArray(MemorySegment[]::new);
+    }
+
+    private static long[] sizes(List<Buffer> buffers) {
+        return buffers.stream().mapToLong(Buffer::size).toArray();
     }
 
     private static MemorySegment i32(Buffer b) {
@@ -637,16 +646,16 @@ public final class SimdBackend implements Backend {
     // ---- optimisation
 
     @Override
-    public void sumOfSquares(Buffer y, Buffer x, boolean accumulate) {
-        ReductionSimd.sumOfSquares(parallel, f32(y), f32(x), x.size(), accumulate);
+    public void sumOfSquares(Buffer y, List<Buffer> xs) {
+        ReductionSimd.sumOfSquares(parallel, f32(y), f32(xs), sizes(xs));
     }
 
     @Override
     public void adamW(
-            Buffer p,
-            Buffer m,
-            Buffer v,
-            Buffer g,
+            List<Buffer> p,
+            List<Buffer> m,
+            List<Buffer> v,
+            List<Buffer> g,
             Buffer lr,
             Buffer t,
             @Nullable Buffer gScale,
@@ -663,7 +672,7 @@ public final class SimdBackend implements Backend {
                 f32(lr),
                 i32(t),
                 optional(gScale),
-                p.size(),
+                sizes(p),
                 beta1,
                 beta2,
                 eps,

@@ -113,6 +113,34 @@ final class Vectors {
         });
     }
 
+    /// What a task does with its part of one of several arrays.
+    @FunctionalInterface
+    interface Part {
+        /// Chunk number `chunk` of all: `size` floats of array `array`, from byte `at` on.
+        void accept(int chunk, int array, long at, int size);
+    }
+
+    /// Cuts arrays of `sizes` floats into chunks, one task each, counted through all arrays in their order.
+    static void forChunks(Parallel parallel, long[] sizes, Part body) {
+        int[] first = new int[sizes.length + 1];
+        for (int i = 0; i < sizes.length; i++) {
+            first[i + 1] = first[i] + Math.toIntExact(Math.ceilDiv(sizes[i], (long) CHUNK));
+        }
+        parallel.parallelFor(first[sizes.length], chunk -> {
+            int array = 0;
+            for (int after = sizes.length; after - array > 1; ) {
+                int middle = (array + after) >>> 1;
+                if (first[middle] <= chunk) {
+                    array = middle;
+                } else {
+                    after = middle;
+                }
+            }
+            long from = (long) (chunk - first[array]) * CHUNK;
+            body.accept(chunk, array, 4 * from, (int) Math.min(CHUNK, sizes[array] - from));
+        });
+    }
+
     /// What a task does with its part of the rows of a matrix.
     @FunctionalInterface
     interface Rows {

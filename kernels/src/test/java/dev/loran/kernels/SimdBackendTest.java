@@ -18,6 +18,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardOpenOption;
 import java.util.Arrays;
+import java.util.List;
 import java.util.Random;
 import java.util.concurrent.atomic.AtomicInteger;
 import org.junit.jupiter.api.Test;
@@ -49,7 +50,7 @@ class SimdBackendTest {
         backend.fill(w, 0.5);
         backend.linear(y, x, w, null, 33, 64, 64);
         backend.softmax(y, y, 33, 64);
-        backend.sumOfSquares(sum, y, false);
+        backend.sumOfSquares(sum, List.of(y));
         backend.clipScale(sum, sum, sum, 1);
         for (Buffer b : new Buffer[] {x, w, y, sum}) {
             b.release();

@@ -7,6 +7,8 @@ import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.DropoutMask;
 import dev.loran.engine.UnaryFn;
+import java.util.ArrayList;
+import java.util.List;
 import java.util.Random;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
@@ -172,7 +174,7 @@ class SimdKernelsTest {
                         "sum of " + n, m -> m.backend().sum(m.out("y", 1, accumulate), m.in(n), 1, n, 1, accumulate));
                 check.agree(
                         "sum of squares of " + n,
-                        m -> m.backend().sumOfSquares(m.out("y", 1, accumulate), m.in(n), accumulate));
+                        m -> m.backend().sumOfSquares(m.out("y", 1), List.of(m.in(n), m.in(0), m.in(7), m.in(n))));
                 check.agree(
                         "row sums", m -> m.backend().sum(m.out("y", 3, accumulate), m.in(3L * n), 3, n, 1, accumulate));
             }
@@ -359,11 +361,18 @@ class SimdKernelsTest {
     void optimizers(int n) {
         for (boolean scaled : BOTH) {
             check.agree("adamW", m -> {
-                Buffer p = m.changed("p", m.in(n));
-                Buffer first = m.changed("m", m.in(n));
-                Buffer second = m.changed("v", m.between(n, 0, 1));
+                List<Buffer> p = new ArrayList<>();
+                List<Buffer> first = new ArrayList<>();
+                List<Buffer> second = new ArrayList<>();
+                List<Buffer> g = new ArrayList<>();
+                for (int size : new int[] {n, 0, 7, n}) {
+                    p.add(m.changed("p", m.in(size)));
+                    first.add(m.changed("m", m.in(size)));
+                    second.add(m.changed("v", m.between(size, 0, 1)));
+                    g.add(m.in(size));
+                }
                 Buffer scale = scaled ? m.of(0.25) : null;
-                m.backend().adamW(p, first, second, m.in(n), m.of(0.01), m.ints(3), scale, 0.9, 0.999, 1e-8, 0.1);
+                m.backend().adamW(p, first, second, g, m.of(0.01), m.ints(3), scale, 0.9, 0.999, 1e-8, 0.1);
             });
             for (boolean momentum : BOTH) {
                 check.agree("sgd", m -> {

@@ -3,7 +3,6 @@ package dev.loran.engine.optim;
 import dev.loran.engine.Backend;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
-import dev.loran.engine.Tensor;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
@@ -46,18 +45,18 @@ public final class AdamW extends Optimizer {
 
     @Override
     protected void update(
-            Buffer p,
-            Buffer g,
-            List<Tensor> moments,
+            List<Buffer> p,
+            List<Buffer> g,
+            List<List<Buffer>> moments,
             Buffer lr,
             Buffer t,
             @Nullable Buffer gradScale,
             double weightDecay) {
-        p.backend()
+        lr.backend()
                 .adamW(
                         p,
-                        moments.get(0).buffer(),
-                        moments.get(1).buffer(),
+                        moments.get(0),
+                        moments.get(1),
                         g,
                         lr,
                         t,

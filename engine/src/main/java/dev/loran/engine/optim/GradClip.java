@@ -6,7 +6,9 @@ import dev.loran.engine.DType;
 import dev.loran.engine.DTypeException;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
+import java.util.ArrayList;
 import java.util.Collection;
+import java.util.List;
 
 /// Clipping by the global norm of all gradients, as torch's `clip_grad_norm_`: gradients are scaled by
 /// min(1, maxNorm / (norm + 10⁻⁶)). They are not rewritten: the scale stays in a one-element buffer, and
@@ -36,8 +38,7 @@ public final class GradClip implements AutoCloseable {
     ///
     /// @throws DTypeException if a gradient has another dtype than this was made for
     public Tensor norm(Collection<Tensor> parameters) {
-        Backend backend = norm.backend();
-        backend.fill(norm.buffer(), 0);
+        List<Buffer> grads = new ArrayList<>();
         for (Tensor p : parameters) {
             Tensor grad = p.grad();
             if (grad == null) {
@@ -47,8 +48,10 @@ public final class GradClip implements AutoCloseable {
                 throw new DTypeException(
                         "gradClip: a gradient " + grad.shape() + " is " + grad.dtype() + ", needs " + norm.dtype());
             }
-            backend.sumOfSquares(norm.buffer(), grad.buffer(), true);
+            grads.add(grad.buffer());
         }
+        Backend backend = norm.backend();
+        backend.sumOfSquares(norm.buffer(), grads);
         backend.clipScale(norm.buffer(), scale.buffer(), norm.buffer(), maxNorm);
         norm.markWritten();
         scale.markWritten();

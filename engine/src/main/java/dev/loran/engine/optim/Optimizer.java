@@ -67,6 +67,32 @@ public abstract class Optimizer implements AutoCloseable {
         }
     }
 
+    /// Parameters of one group that missed the same number of steps.
+    private static final class Together {
+        final int group;
+        final int missed;
+        final List<Buffer> p = new ArrayList<>();
+        final List<Buffer> g = new ArrayList<>();
+        final List<List<Buffer>> moments = new ArrayList<>();
+
+        Together(State first, int moments) {
+            this.group = first.group;
+            this.missed = first.missed;
+            for (int i = 0; i < moments; i++) {
+                this.moments.add(new ArrayList<>());
+            }
+        }
+
+        void add(Tensor parameter, Tensor grad, State s) {
+            p.add(parameter.buffer());
+            g.add(grad.buffer());
+            for (int i = 0; i < moments.size(); i++) {
+                moments.get(i).add(s.moments.get(i).buffer());
+            }
+            parameter.markWritten();
+        }
+    }
+
     /// @param op opens the messages
     /// @param dtype of parameters, gradients and moments: F32, or F64
     /// @param weightDecay of parameters in no group
@@ -99,16 +125,17 @@ public abstract class Optimizer implements AutoCloseable {
         }
     }
 
-    /// One parameter's step: p and moments are updated in place.
+    /// The step of parameters that share rate, step number and decay: p and moments are updated in place.
     ///
-    /// @param g the gradient, to be multiplied by `gradScale` (1), null for 1
+    /// @param p the parameters; one list of gradients and one a moment are in the same order
+    /// @param g gradients, to be multiplied by `gradScale` (1), null for 1
     /// @param moments in the order of their names, zeros before the first step
     /// @param lr (1): the learning rate, the group's factor included
     /// @param t (1) I32: the number of this step, from 1
     protected abstract void update(
-            Buffer p,
-            Buffer g,
-            List<Tensor> moments,
+            List<Buffer> p,
+            List<Buffer> g,
+            List<List<Buffer>> moments,
             Buffer lr,
             Buffer t,
             @Nullable Buffer gradScale,
@@ -156,6 +183,7 @@ public abstract class Optimizer implements AutoCloseable {
         for (State s : states.values()) {
             s.stepped = false;
         }
+        Map<List<Integer>, Together> all = new LinkedHashMap<>();
         for (Map.Entry<String, Tensor> e : parameters.entrySet()) {
             Tensor p = e.getValue();
             Tensor grad = p.grad();
@@ -164,18 +192,21 @@ public abstract class Optimizer implements AutoCloseable {
                 s.missed -= s.live ? 0 : 1;
                 s.live = true;
                 s.stepped = true;
-                Count count = count(s.missed);
-                count.used = true;
-                update(
-                        p.buffer(),
-                        grad.buffer(),
-                        s.moments,
-                        rates.get(s.group).buffer(),
-                        count.t.buffer(),
-                        gradScale,
-                        groups.get(s.group).weightDecay());
-                p.markWritten();
+                all.computeIfAbsent(List.of(s.group, s.missed), k -> new Together(s, momentNames.size()))
+                        .add(p, grad, s);
             }
+        }
+        for (Together same : all.values()) {
+            Count count = count(same.missed);
+            count.used = true;
+            update(
+                    same.p,
+                    same.g,
+                    same.moments,
+                    rates.get(same.group).buffer(),
+                    count.t.buffer(),
+                    gradScale,
+                    groups.get(same.group).weightDecay());
         }
         for (State s : states.values()) {
             if (s.live && !s.stepped) {

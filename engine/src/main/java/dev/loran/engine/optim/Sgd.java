@@ -3,7 +3,6 @@ package dev.loran.engine.optim;
 import dev.loran.engine.Backend;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
-import dev.loran.engine.Tensor;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
@@ -35,14 +34,16 @@ public final class Sgd extends Optimizer {
 
     @Override
     protected void update(
-            Buffer p,
-            Buffer g,
-            List<Tensor> moments,
+            List<Buffer> p,
+            List<Buffer> g,
+            List<List<Buffer>> moments,
             Buffer lr,
             Buffer t,
             @Nullable Buffer gradScale,
             double weightDecay) {
-        Buffer velocity = moments.isEmpty() ? null : moments.getFirst().buffer();
-        p.backend().sgd(p, velocity, g, lr, gradScale, momentum, weightDecay);
+        for (int i = 0; i < p.size(); i++) {
+            Buffer velocity = moments.isEmpty() ? null : moments.getFirst().get(i);
+            lr.backend().sgd(p.get(i), velocity, g.get(i), lr, gradScale, momentum, weightDecay);
+        }
     }
 }

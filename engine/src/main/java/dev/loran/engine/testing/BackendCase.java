@@ -12,10 +12,14 @@ import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.UnaryFn;
 import java.lang.foreign.MemorySegment;
+import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Random;
 import java.util.function.Function;
 import java.util.stream.DoubleStream;
+import java.util.stream.IntStream;
+import java.util.stream.Stream;
 
 /// A method of [Backend] that no operation reaches, or a promise that none relies on: optimizer steps, norms,
 /// conversions, strides, work in place. What operations do reach, their [OpCase] compares.
@@ -244,8 +248,11 @@ public record BackendCase(String name, Function<Memory, List<Buffer>> run) {
                     m.backend().linearCrossEntropy(loss, m.empty(0), dw, none, m.random(15), m.ints(), 0, 3, 5, -100);
                     return List.of(loss, dw);
                 }),
-                new BackendCase("adamW, three steps", m -> adamW(m, 1000, false)),
-                new BackendCase("adamW, scaled gradient", m -> adamW(m, 33, true)),
+                new BackendCase("adamW, three steps", m -> adamW(m, false, 1000)),
+                new BackendCase("adamW, scaled gradients", m -> adamW(m, true, 33, 0, 9000, 1, 64)),
+                new BackendCase(
+                        "adamW, more tensors than one launch takes",
+                        m -> adamW(m, true, IntStream.range(0, 170).toArray())),
                 new BackendCase("sgd", m -> sgd(m, 33, false, false)),
                 new BackendCase("sgd, momentum, scaled gradient", m -> sgd(m, 1000, true, true)));
     }
@@ -307,22 +314,28 @@ public record BackendCase(String name, Function<Memory, List<Buffer>> run) {
         Buffer norm = m.empty(1);
         Buffer above = m.empty(1);
         Buffer below = m.empty(1);
-        m.backend().sumOfSquares(square, m.random(33), false);
-        m.backend().sumOfSquares(square, m.random(7), true);
+        m.backend().sumOfSquares(square, List.of(m.random(33), m.random(0), m.random(7), m.random(9000)));
         m.backend().clipScale(norm, above, square, 0.5);
         m.backend().clipScale(square, below, square, 1000);
         return List.of(norm, above, square, below);
     }
 
-    private static List<Buffer> adamW(Memory m, int n, boolean scaled) {
-        Buffer p = m.random(n);
-        Buffer mean = m.random(n);
-        Buffer variance = m.positive(n);
+    /// Three steps over tensors of `sizes`, one of them read from where no wide access begins.
+    private static List<Buffer> adamW(Memory m, boolean scaled, int... sizes) {
+        List<Buffer> p = new ArrayList<>();
+        List<Buffer> mean = new ArrayList<>();
+        List<Buffer> variance = new ArrayList<>();
+        for (int n : sizes) {
+            p.add(m.random(n + 1).slice(n % 2, n));
+            mean.add(m.random(n));
+            variance.add(m.positive(n));
+        }
         Buffer scale = scaled ? m.of(0.125) : null;
         for (int t = 1; t <= 3; t++) {
-            m.backend().adamW(p, mean, variance, m.random(n), m.of(0.01 * t), m.ints(t), scale, 0.9, 0.98, 1e-6, 0.05);
+            List<Buffer> g = Arrays.stream(sizes).mapToObj(m::random).toList();
+            m.backend().adamW(p, mean, variance, g, m.of(0.01 * t), m.ints(t), scale, 0.9, 0.98, 1e-6, 0.05);
         }
-        return List.of(p, mean, variance);
+        return Stream.of(p, mean, variance).flatMap(List::stream).toList();
     }
 
     private static List<Buffer> sgd(Memory m, int n, boolean momentum, boolean scaled) {

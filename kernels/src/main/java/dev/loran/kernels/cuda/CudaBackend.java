@@ -11,6 +11,7 @@ import dev.loran.engine.Scratch;
 import dev.loran.engine.UnaryFn;
 import java.lang.foreign.MemorySegment;
 import java.nio.file.Path;
+import java.util.List;
 import jcuda.cudaDataType;
 import jcuda.jcublas.cublasComputeType;
 import org.jspecify.annotations.Nullable;
@@ -775,11 +776,12 @@ public final class CudaBackend implements Backend {
     // ---- optimisation
 
     @Override
-    public void sumOfSquares(Buffer y, Buffer x, boolean accumulate) {
+    public void sumOfSquares(Buffer y, List<Buffer> xs) {
         DType t = floating(y);
+        long[] sizes = sizes(xs);
         try (Scratch scratch = new Scratch(this)) {
-            long partial = address(scratch.allocate(DType.F32, ReductionCuda.squares(x.size())));
-            ReductionCuda.sumOfSquares(device, t, address(y), address(x, t), partial, x.size(), accumulate);
+            long partial = address(scratch.allocate(DType.F32, OptimizerCuda.shares(sizes)));
+            OptimizerCuda.sumOfSquares(device, t, address(y), partial, addresses(xs, t), sizes);
         }
     }
 
@@ -791,10 +793,10 @@ public final class CudaBackend implements Backend {
 
     @Override
     public void adamW(
-            Buffer p,
-            Buffer m,
-            Buffer v,
-            Buffer g,
+            List<Buffer> p,
+            List<Buffer> m,
+            List<Buffer> v,
+            List<Buffer> g,
             Buffer lr,
             Buffer t,
             @Nullable Buffer gScale,
@@ -802,22 +804,27 @@ public final class CudaBackend implements Backend {
             double beta2,
             double eps,
             double weightDecay) {
-        DType type = floating(p);
+        DType type = floating(lr);
         OptimizerCuda.adamW(
                 device,
                 type,
-                address(p),
-                address(m, type),
-                address(v, type),
-                address(g, type),
-                address(lr, type),
+                List.of(addresses(p, type), addresses(m, type), addresses(v, type), addresses(g, type)),
+                sizes(p),
+                address(lr),
                 address(t, DType.I32),
                 optional(gScale, type),
-                p.size(),
                 beta1,
                 beta2,
                 eps,
                 weightDecay);
+    }
+
+    private long[] addresses(List<Buffer> buffers, DType dtype) {
+        return buffers.stream().mapToLong(b -> address(b, dtype)).toArray();
+    }
+
+    private static long[] sizes(List<Buffer> buffers) {
+        return buffers.stream().mapToLong(Buffer::size).toArray();
     }
 
     @Override

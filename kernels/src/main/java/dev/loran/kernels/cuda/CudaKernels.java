@@ -21,8 +21,8 @@ import jcuda.driver.JCudaDriver;
 /// Arguments go through one block of memory outside of the heap, values and table of their addresses: a tree of JCuda's
 /// pointers would cost more than the launch.
 final class CudaKernels {
-    /// Arguments of one launch, a struct counted by its 8-byte words.
-    private static final int MAX_ARGUMENTS = 64;
+    /// Arguments of one launch, a struct counted by its 8-byte words: what the driver takes at most.
+    private static final int MAX_ARGUMENTS = 512;
 
     private final Map<String, CUmodule> modules = new HashMap<>();
     private final Map<String, CUfunction> functions = new HashMap<>();

@@ -9,7 +9,6 @@ final class ReductionCuda {
     private static final int PART = 256;
 
     private static final int MAX_PARTS = 64;
-    private static final int MAX_SQUARES = 512;
 
     private ReductionCuda() {}
 
@@ -58,18 +57,6 @@ final class ReductionCuda {
 
     static void rowMax(CudaDevice device, DType type, long y, long x, int rows, int cols) {
         device.launch("reduction", "row_max" + Grid.suffix(type), new int[] {rows}, Grid.row(cols), y, x, cols);
-    }
-
-    /// How many partial sums a sum of squares of `n` elements takes.
-    static int squares(long n) {
-        return Math.clamp(Grid.flat(n)[0], 1, MAX_SQUARES);
-    }
-
-    static void sumOfSquares(CudaDevice device, DType type, long y, long x, long partial, long n, boolean accumulate) {
-        String s = Grid.suffix(type);
-        int parts = squares(n);
-        device.launch("reduction", "squares" + s, new int[] {parts}, Grid.FLAT_BLOCK, partial, x, n);
-        device.launch("reduction", "finish" + s, new int[] {1}, Grid.row(parts), y, partial, parts, accumulate ? 1 : 0);
     }
 
     static void inverseOfValid(CudaDevice device, DType type, long y, long ids, int n, int ignore) {

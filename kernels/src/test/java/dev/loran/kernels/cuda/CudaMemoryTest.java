@@ -71,7 +71,7 @@ class CudaMemoryTest {
         backend.fill(w, 0.5);
         backend.linear(y, x, w, null, 7, 33, 33);
         backend.softmax(y, y, 7, 33);
-        backend.sumOfSquares(sum, y, false);
+        backend.sumOfSquares(sum, List.of(y));
         backend.clipScale(sum, sum, sum, 1);
         for (Buffer b : new Buffer[] {x, w, y, sum}) {
             b.release();
