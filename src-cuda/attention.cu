@@ -5,7 +5,7 @@
 // A warp takes ROWS queries (backward also: ROWS keys) past tiles of 32 keys (queries). While scores are computed a lane
 // has a key; while rows of v are added up it has every 32nd column of the head. Nothing is added up by atomics: gradients
 // of keys come from blocks that own the keys.
-#include "common.cuh"
+#include "attention.cuh"
 
 constexpr int WARPS = 4;
 constexpr int ROWS = 2;
@@ -14,29 +14,6 @@ constexpr int OWN = WARPS * ROWS;
 constexpr int TILE = WARP;
 // Columns of a lane: heads of at most 128.
 constexpr int COLUMNS = 4;
-
-// The letters of Backend.attention.
-struct Problem {
-    int batch, t, s, p, heads, kvHeads, d, causal, sharedPrefix;
-    float scale;
-};
-
-__device__ inline bool visible(const Problem &a, const int *mask, int b, int i, int j) {
-    if (a.causal && j >= a.p && j - a.p > i + a.s - a.t) return false;
-    return !mask || mask[(long long)b * (a.p + a.s) + j] != 0;
-}
-
-// Row i of head h of q, out and their gradients.
-__device__ inline long long query_at(const Problem &a, int b, int i, int h) {
-    return (((long long)b * a.t + i) * a.heads + h) * a.d;
-}
-
-// Row j of the prefix followed by the keys (or values).
-template <class T>
-__device__ inline T *key_row(T *keys, T *prefix, const Problem &a, int b, int j, int kvHead) {
-    long long row = j < a.p ? (a.sharedPrefix ? 0 : (long long)b * a.p) + j : (long long)b * a.s + j - a.p;
-    return (j < a.p ? prefix : keys) + (row * a.kvHeads + kvHead) * a.d;
-}
 
 // rows of `tile`, d + 1 floats apart, <- those that `row` points at; zeros where it says null.
 template <class F>
@@ -73,15 +50,9 @@ __device__ inline void store(T *row, const float *sums, float scale, int d, int 
     }
 }
 
-// The first key that no query of [.., end) sees.
-__device__ inline int end_of_keys(const Problem &a, int end) {
-    int n = a.p + a.s;
-    return a.causal ? min(n, a.p + max(0, min(end, a.t) + a.s - a.t)) : n;
-}
-
 // out, and lse (batch, heads, t) for backward; grid (queries / OWN, heads, batch).
 template <class T>
-__device__ inline void attention(T *out, T *lse, const T *q, const T *k, const T *v, const T *prefixK, const T *prefixV,
+__device__ inline void attention(T *out, float *lse, const T *q, const T *k, const T *v, const T *prefixK, const T *prefixV,
                                  const int *mask, const Problem &a) {
     int d = a.d, b = blockIdx.z, h = blockIdx.y, first = blockIdx.x * OWN, n = a.p + a.s;
     int kvHead = h / (a.heads / a.kvHeads);
@@ -125,7 +96,7 @@ __device__ inline void attention(T *out, T *lse, const T *q, const T *k, const T
         if (i >= a.t) break;
         // A query that sees no key gives zeros.
         store(out + query_at(a, b, i, h), sums[r], sum[r] > 0 ? 1 / sum[r] : 0, d, lane);
-        if (lane == 0) narrow(lse[((long long)b * a.heads + h) * a.t + i], sum[r] > 0 ? top[r] + logf(sum[r]) : 0);
+        if (lane == 0) lse[((long long)b * a.heads + h) * a.t + i] = sum[r] > 0 ? top[r] + logf(sum[r]) : 0;
     }
 }
 
@@ -142,7 +113,7 @@ __device__ inline void attention_row_dot(float *rowDot, const T *dOut, const T *
 
 // dq, with P = exp(scores - lse) made again and dS = P * (dOut . v - rowDot); grid as forward.
 template <class T>
-__device__ inline void attention_backward_queries(T *dq, const T *dOut, const T *lse, const float *rowDot, const T *q,
+__device__ inline void attention_backward_queries(T *dq, const T *dOut, const float *lse, const float *rowDot, const T *q,
                                                   const T *k, const T *v, const T *prefixK, const T *prefixV,
                                                   const int *mask, const Problem &a) {
     int d = a.d, b = blockIdx.z, h = blockIdx.y, first = blockIdx.x * OWN, n = a.p + a.s;
@@ -169,7 +140,7 @@ __device__ inline void attention_backward_queries(T *dq, const T *dOut, const T 
             long long row = ((long long)b * a.heads + h) * a.t + i;
             float dS = 0;
             if (j < n && visible(a, mask, b, i, j)) {
-                float weight = expf(a.scale * dot(queries + own * (d + 1), keys + lane * (d + 1), d) - widen(lse[row]));
+                float weight = expf(a.scale * dot(queries + own * (d + 1), keys + lane * (d + 1), d) - lse[row]);
                 dS = weight * (dot(grads + own * (d + 1), values + lane * (d + 1), d) - rowDot[row]);
             }
             weights[lane] = dS;
@@ -188,7 +159,7 @@ __device__ inline void attention_backward_queries(T *dq, const T *dOut, const T 
 // kvHeads, batch), or a single block in place of the batch that adds up the gradients of a prefix shared by it. The
 // query heads that share a key head are added up one after another.
 template <class T>
-__device__ inline void attention_backward_keys(T *dk, T *dv, T *dPrefixK, T *dPrefixV, const T *dOut, const T *lse,
+__device__ inline void attention_backward_keys(T *dk, T *dv, T *dPrefixK, T *dPrefixV, const T *dOut, const float *lse,
                                                const float *rowDot, const T *q, const T *k, const T *v,
                                                const T *prefixK, const T *prefixV, const int *mask, int from, int to,
                                                const Problem &a) {
@@ -223,7 +194,7 @@ __device__ inline void attention_backward_keys(T *dk, T *dv, T *dPrefixK, T *dPr
                     float weight = 0, dS = 0;
                     if (i < a.t && visible(a, mask, b, i, j)) {
                         long long row = ((long long)b * a.heads + h) * a.t + i;
-                        weight = expf(a.scale * dot(queries + lane * (d + 1), keys + own * (d + 1), d) - widen(lse[row]));
+                        weight = expf(a.scale * dot(queries + lane * (d + 1), keys + own * (d + 1), d) - lse[row]);
                         dS = weight * (dot(grads + lane * (d + 1), values + own * (d + 1), d) - rowDot[row]);
                     }
                     weights[lane] = weight;
@@ -245,7 +216,7 @@ __device__ inline void attention_backward_keys(T *dk, T *dv, T *dPrefixK, T *dPr
 }
 
 #define KERNELS(S, T) \
-    extern "C" __global__ void attention_##S(T *out, T *lse, const T *q, const T *k, const T *v, const T *prefixK, \
+    extern "C" __global__ void attention_##S(T *out, float *lse, const T *q, const T *k, const T *v, const T *prefixK, \
                                              const T *prefixV, const int *mask, Problem a) { \
         attention(out, lse, q, k, v, prefixK, prefixV, mask, a); \
     } \
@@ -253,12 +224,12 @@ __device__ inline void attention_backward_keys(T *dk, T *dv, T *dPrefixK, T *dPr
         attention_row_dot(rowDot, dOut, out, a); \
     } \
     extern "C" __global__ void attention_backward_queries_##S( \
-        T *dq, const T *dOut, const T *lse, const float *rowDot, const T *q, const T *k, const T *v, const T *prefixK, \
+        T *dq, const T *dOut, const float *lse, const float *rowDot, const T *q, const T *k, const T *v, const T *prefixK, \
         const T *prefixV, const int *mask, Problem a) { \
         attention_backward_queries(dq, dOut, lse, rowDot, q, k, v, prefixK, prefixV, mask, a); \
     } \
     extern "C" __global__ void attention_backward_keys_##S( \
-        T *dk, T *dv, T *dPrefixK, T *dPrefixV, const T *dOut, const T *lse, const float *rowDot, const T *q, const T *k, \
+        T *dk, T *dv, T *dPrefixK, T *dPrefixV, const T *dOut, const float *lse, const float *rowDot, const T *q, const T *k, \
         const T *v, const T *prefixK, const T *prefixV, const int *mask, int from, int to, Problem a) { \
         attention_backward_keys(dk, dv, dPrefixK, dPrefixV, dOut, lse, rowDot, q, k, v, prefixK, prefixV, mask, from, to, \
                                 a); \

@@ -54,6 +54,49 @@ __device__ inline bool aligned(const T *p) {
     return (reinterpret_cast<unsigned long long>(p) & 15) == 0;
 }
 
+// As many neighbours as 16 bytes hold, widened: what a thread has of a row at a time.
+template <class T>
+struct Few {
+    float v[Pack<T>::SIZE];
+};
+
+// The neighbours from p on, of which there are `left`; zeros where there are fewer.
+template <class T>
+__device__ inline Few<T> take(const T *p, int left) {
+    Few<T> f;
+    if (left >= Pack<T>::SIZE && aligned(p)) {
+        Pack<T> pack = *reinterpret_cast<const Pack<T> *>(p);
+        for (int k = 0; k < Pack<T>::SIZE; k++) f.v[k] = widen(pack.v[k]);
+    } else {
+        for (int k = 0; k < Pack<T>::SIZE; k++) f.v[k] = k < left ? widen(p[k]) : 0;
+    }
+    return f;
+}
+
+// The reverse (or +=).
+template <class T>
+__device__ inline void give(T *p, Few<T> f, int left, bool accumulate = false) {
+    if (left >= Pack<T>::SIZE && aligned(p)) {
+        Pack<T> pack;
+        if (accumulate) pack = *reinterpret_cast<const Pack<T> *>(p);
+        for (int k = 0; k < Pack<T>::SIZE; k++) put(pack.v[k], f.v[k], accumulate);
+        *reinterpret_cast<Pack<T> *>(p) = pack;
+    } else {
+        for (int k = 0; k < Pack<T>::SIZE; k++) {
+            if (k < left) put(p[k], f.v[k], accumulate);
+        }
+    }
+}
+
+// f(j, left) for every P-th column j of a row that this thread has: f takes and gives the P columns from there on, `left`
+// of which exist.
+template <class T, class F>
+__device__ inline void along_row(int cols, F f) {
+    constexpr int P = Pack<T>::SIZE;
+#pragma unroll 1
+    for (int j = threadIdx.x * P; j < cols; j += blockDim.x * P) f(j, cols - j);
+}
+
 __device__ inline long long flat_thread() { return (long long)blockIdx.x * blockDim.x + threadIdx.x; }
 __device__ inline long long flat_threads() { return (long long)gridDim.x * blockDim.x; }
 

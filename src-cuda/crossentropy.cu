@@ -1,51 +1,100 @@
-// Cross-entropy of logits (n, v) with integer labels: a block a row, one pass forward, one backward.
-#include "common.cuh"
+// Cross-entropy of logits (n, v) with integer labels: a block a row. Forward and backward apart, one pass each; or both at
+// once for a loss whose gradient is wanted in any case.
+#include "exponentials.cuh"
+
+// Whether the row's label counts; complains about one that is out of range.
+__device__ inline bool counts(int label, Complaint *c, int v, int ignore) {
+    bool valid = label >= 0 && label < v;
+    if (label != ignore && !valid && threadIdx.x == 0) complain(c, LABEL_OUT_OF_RANGE, label, v);
+    return label != ignore && valid;
+}
 
 // losses (n) <- lse - logit of the label, 0 where it is `ignore`; lse (n) <- log of the sum of exp of the row.
 template <class T>
-__device__ inline void cross_entropy(T *losses, T *lse, const T *logits, const int *labels, Complaint *c, int v,
+__device__ inline void cross_entropy(float *losses, float *lse, const T *logits, const int *labels, Complaint *c, int v,
                                      int ignore) {
     const T *row = logits + (long long)blockIdx.x * v;
-    // The online softmax: a thread's maximum so far, and its sum of exp(x - maximum).
-    float max = -INFINITY, sum = 0;
-    for (int j = threadIdx.x; j < v; j += blockDim.x) {
-        float x = widen(row[j]), larger = Max()(x, max);
-        sum = sum * expf(max - larger) + expf(x - larger);
-        max = larger;
-    }
-    float top = block_reduce(max, Max());
-    // A thread without elements: exp(-inf - top) is 0.
-    sum = block_reduce(sum * expf(max - top), Add());
+    Exponentials e = exponentials(row, v);
     if (threadIdx.x == 0) {
-        float logSum = top + logf(sum);
         int label = labels[blockIdx.x];
-        narrow(lse[blockIdx.x], logSum);
-        bool valid = label >= 0 && label < v;
-        if (label != ignore && !valid) complain(c, LABEL_OUT_OF_RANGE, label, v);
-        narrow(losses[blockIdx.x], label == ignore || !valid ? 0 : logSum - widen(row[label]));
+        float logSum = e.top + logf(e.sum);
+        lse[blockIdx.x] = logSum;
+        losses[blockIdx.x] = counts(label, c, v, ignore) ? logSum - widen(row[label]) : 0;
     }
+}
+
+template <class T>
+__device__ inline void give_slopes(T *to, Few<T> slopes, int left, bool accumulate) {
+    give(to, slopes, left, accumulate);
+}
+
+__device__ inline void give_slopes(__nv_bfloat16 *to, Few<float> slopes, int left, bool) {
+    struct __align__(8) Half {
+        __nv_bfloat16 v[4];
+    } half;
+    for (int k = 0; k < 4; k++) narrow(half.v[k], slopes.v[k]);
+    if (left >= 4 && reinterpret_cast<unsigned long long>(to) % 8 == 0) {
+        *reinterpret_cast<Half *>(to) = half;
+    } else {
+        for (int k = 0; k < 4; k++) {
+            if (k < left) to[k] = half.v[k];
+        }
+    }
+}
+
+// A row of dLogits <- g * (exp(logits - logSum) - [column is the label]), or zeros where no label is valid (or +=).
+template <class G, class T>
+__device__ inline void slopes(G *dLogits, const T *logits, float g, float logSum, int label, bool valid, int v,
+                              bool accumulate) {
+    along_row<T>(v, [&](int j, int left) {
+        Few<T> x = take(logits + j, left);
+        for (int k = 0; k < Pack<T>::SIZE; k++) {
+            x.v[k] = valid ? g * (expf(x.v[k] - logSum) - (j + k == label ? 1 : 0)) : 0;
+        }
+        give_slopes(dLogits + j, x, left, accumulate);
+    });
 }
 
 // dLogits <- g * (exp(logits - lse) - [column is the label]), zeros where the label is `ignore` (or +=).
 template <class T>
-__device__ inline void cross_entropy_backward(T *dLogits, const T *g, const T *logits, const T *lse, const int *labels,
-                                              int v, int ignore, int accumulate) {
+__device__ inline void cross_entropy_backward(T *dLogits, const float *g, const T *logits, const float *lse,
+                                              const int *labels, int v, int ignore, int accumulate) {
     long long at = (long long)blockIdx.x * v;
     int label = labels[blockIdx.x];
-    float factor = widen(g[0]), logSum = widen(lse[blockIdx.x]);
-    for (int j = threadIdx.x; j < v; j += blockDim.x) {
-        float p = expf(widen(logits[at + j]) - logSum) - (j == label ? 1 : 0);
-        put(dLogits[at + j], label == ignore ? 0 : factor * p, accumulate);
-    }
+    slopes(dLogits + at, logits + at, g[0], lse[blockIdx.x], label, label != ignore, v, accumulate);
 }
 
+// The losses, and g times their gradients: dLogits, of its own type, may be logits if that is the same.
+template <class G, class T>
+__device__ inline void cross_entropy_both(G *dLogits, float *losses, const float *g, const T *logits, const int *labels,
+                                          Complaint *c, int v, int ignore) {
+    long long at = (long long)blockIdx.x * v;
+    int label = labels[blockIdx.x];
+    bool valid = counts(label, c, v, ignore);
+    // Read before anybody overwrites it: the sums below wait for all threads.
+    float chosen = valid ? widen(logits[at + label]) : 0;
+    Exponentials e = exponentials(logits + at, v);
+    float logSum = e.top + logf(e.sum);
+    if (threadIdx.x == 0) losses[blockIdx.x] = valid ? logSum - chosen : 0;
+    __syncthreads();
+    slopes(dLogits + at, logits + at, g[0], logSum, label, valid, v, false);
+}
+
+#define BOTH(S, G, T) \
+    extern "C" __global__ void cross_entropy_both_##S(G *dLogits, float *losses, const float *g, const T *logits, \
+                                                      const int *labels, Complaint *c, int v, int ignore) { \
+        cross_entropy_both(dLogits, losses, g, logits, labels, c, v, ignore); \
+    }
 #define KERNELS(S, T) \
-    extern "C" __global__ void cross_entropy_##S(T *losses, T *lse, const T *logits, const int *labels, Complaint *c, \
-                                                 int v, int ignore) { \
+    extern "C" __global__ void cross_entropy_##S(float *losses, float *lse, const T *logits, const int *labels, \
+                                                 Complaint *c, int v, int ignore) { \
         cross_entropy(losses, lse, logits, labels, c, v, ignore); \
     } \
-    extern "C" __global__ void cross_entropy_backward_##S(T *dLogits, const T *g, const T *logits, const T *lse, \
+    extern "C" __global__ void cross_entropy_backward_##S(T *dLogits, const float *g, const T *logits, const float *lse, \
                                                           const int *labels, int v, int ignore, int accumulate) { \
         cross_entropy_backward(dLogits, g, logits, lse, labels, v, ignore, accumulate); \
-    }
+    } \
+    BOTH(S, T, T)
 FLOATING(KERNELS)
+// F32 logits, and a gradient that the next product wants in BF16.
+BOTH(f32_bf16, __nv_bfloat16, float)

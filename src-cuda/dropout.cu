@@ -1,21 +1,23 @@
 // y = x * [kept] / (1 - p). Backward is the same function of dy: the mask is made again.
 #include "philox.cuh"
 
-// A thread makes four neighbours of a row.
+// A thread makes neighbours of a row, by four to a draw.
 template <class T>
 __device__ inline void dropout(T *y, const T *x, const int *step, int rows, int cols, int accumulate, const Mask &m) {
-    int groups = (cols + 3) / 4;
+    constexpr int P = Pack<T>::SIZE;
+    int groups = (cols + P - 1) / P;
     long long n = (long long)rows * groups;
     for (long long i = flat_thread(); i < n; i += flat_threads()) {
-        int row = i / groups, group = i % groups;
-        uint4 w = words(m, *step, row, group);
-        unsigned word[4] = {w.x, w.y, w.z, w.w};
-        long long at = (long long)row * cols + group * 4;
+        int row = i / groups, column = i % groups * P;
+        long long at = (long long)row * cols + column;
+        Few<T> v = take(x + at, cols - column);
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
-            if (group * 4 + j >= cols) break;
-            put(y[at + j], word[j] >= m.threshold ? widen(x[at + j]) * m.scale : 0, accumulate);
+        for (int j = 0; j < P; j += 4) {
+            uint4 w = words(m, *step, row, (column + j) / 4);
+            unsigned word[4] = {w.x, w.y, w.z, w.w};
+            for (int k = 0; k < 4; k++) v.v[j + k] = word[k] >= m.threshold ? v.v[j + k] * m.scale : 0;
         }
+        give(y + at, v, cols - column, accumulate);
     }
 }
 

@@ -11,13 +11,11 @@ __device__ inline void gather(T *y, const T *table, const int *ids, Complaint *c
     }
     T *to = y + (long long)blockIdx.x * cols;
     const T *from = table + (long long)max(id, 0) * cols;
-    for (int j = threadIdx.x; j < cols; j += blockDim.x) {
-        if (id < 0) {
-            narrow(to[j], 0);
-        } else {
-            to[j] = from[j];
-        }
-    }
+    along_row<T>(cols, [&](int j, int left) {
+        Few<T> v = {};
+        if (id >= 0) v = take(from + j, left);
+        give(to + j, v, left);
+    });
 }
 
 // dTable[ids[i]] += dy[i] for i = 0 ... n - 1, in that order. A block an i: the first i of an id adds up all of them, the

@@ -4,47 +4,61 @@
 
 // y = (x - mean) * rstd * weight + bias; mean and rstd (rows) are outputs.
 template <class T>
-__device__ inline void norm(T *y, T *mean, T *rstd, const T *x, const T *weight, const T *bias, int cols, float eps) {
+__device__ inline void norm(T *y, float *mean, float *rstd, const T *x, const T *weight, const T *bias, int cols,
+                            float eps) {
+    constexpr int P = Pack<T>::SIZE;
     const T *row = x + (long long)blockIdx.x * cols;
     T *to = y + (long long)blockIdx.x * cols;
-    float m = 0;
+    float m = 0, squares = 0;
     if (mean) {
-        for (int j = threadIdx.x; j < cols; j += blockDim.x) m += widen(row[j]);
+        along_row<T>(cols, [&](int j, int left) {
+            Few<T> v = take(row + j, left);
+            for (int k = 0; k < P; k++) m += v.v[k];
+        });
         m = block_reduce(m, Add()) / cols;
     }
-    float squares = 0;
-    for (int j = threadIdx.x; j < cols; j += blockDim.x) squares += (widen(row[j]) - m) * (widen(row[j]) - m);
+    along_row<T>(cols, [&](int j, int left) {
+        Few<T> v = take(row + j, left);
+        for (int k = 0; k < P; k++) squares += k < left ? (v.v[k] - m) * (v.v[k] - m) : 0;
+    });
     float r = 1 / sqrtf(block_reduce(squares, Add()) / cols + eps);
     if (threadIdx.x == 0) {
-        if (mean) narrow(mean[blockIdx.x], m);
-        narrow(rstd[blockIdx.x], r);
+        if (mean) mean[blockIdx.x] = m;
+        rstd[blockIdx.x] = r;
     }
-    for (int j = threadIdx.x; j < cols; j += blockDim.x) {
-        float v = (widen(row[j]) - m) * r * widen(weight[j]);
-        narrow(to[j], bias ? v + widen(bias[j]) : v);
-    }
+    along_row<T>(cols, [&](int j, int left) {
+        Few<T> v = take(row + j, left), w = take(weight + j, left), b = {};
+        if (bias) b = take(bias + j, left);
+        for (int k = 0; k < P; k++) v.v[k] = (v.v[k] - m) * r * w.v[k] + b.v[k];
+        give(to + j, v, left);
+    });
 }
 
 // With xHat = (x - mean) * rstd and g = dy * weight: dx = rstd * (g - mean(g) - xHat * mean(g * xHat)) (or +=); without a
 // mean, mean(g) falls away.
 template <class T>
-__device__ inline void norm_backward(T *dx, const T *dy, const T *x, const T *mean, const T *rstd, const T *weight,
-                                     int cols, int accumulate) {
+__device__ inline void norm_backward(T *dx, const T *dy, const T *x, const float *mean, const float *rstd,
+                                     const T *weight, int cols, int accumulate) {
+    constexpr int P = Pack<T>::SIZE;
     long long at = (long long)blockIdx.x * cols;
-    float m = mean ? widen(mean[blockIdx.x]) : 0, r = widen(rstd[blockIdx.x]);
+    float m = mean ? mean[blockIdx.x] : 0, r = rstd[blockIdx.x];
     float g = 0, gx = 0;
-    for (int j = threadIdx.x; j < cols; j += blockDim.x) {
-        // Rounded, not fused into a sum, so that it cancels exactly below where it has to.
-        float dj = __fmul_rn(widen(dy[at + j]), widen(weight[j]));
-        g += dj;
-        gx += dj * (widen(x[at + j]) - m) * r;
-    }
+    along_row<T>(cols, [&](int j, int left) {
+        Few<T> d = take(dy + at + j, left), w = take(weight + j, left), v = take(x + at + j, left);
+        for (int k = 0; k < P; k++) {
+            // Rounded, not fused into a sum, so that it cancels exactly below where it has to.
+            float dj = __fmul_rn(d.v[k], w.v[k]);
+            g += dj;
+            gx += dj * (v.v[k] - m) * r;
+        }
+    });
     g = mean ? block_reduce(g, Add()) / cols : 0;
     gx = block_reduce(gx, Add()) / cols;
-    for (int j = threadIdx.x; j < cols; j += blockDim.x) {
-        float dj = __fmul_rn(widen(dy[at + j]), widen(weight[j])), xHat = (widen(x[at + j]) - m) * r;
-        put(dx[at + j], r * (dj - g - xHat * gx), accumulate);
-    }
+    along_row<T>(cols, [&](int j, int left) {
+        Few<T> d = take(dy + at + j, left), w = take(weight + j, left), v = take(x + at + j, left);
+        for (int k = 0; k < P; k++) v.v[k] = r * (__fmul_rn(d.v[k], w.v[k]) - g - (v.v[k] - m) * r * gx);
+        give(dx + at + j, v, left, accumulate);
+    });
 }
 
 // partial (parts, cols) <- sums over a part of the rows of dy * xHat: 32 columns and 8 rows of threads a block, a block
@@ -52,7 +66,7 @@ __device__ inline void norm_backward(T *dx, const T *dy, const T *x, const T *me
 constexpr int ROWS = 8;
 
 template <class T>
-__device__ inline void norm_backward_weight(float *partial, const T *dy, const T *x, const T *mean, const T *rstd,
+__device__ inline void norm_backward_weight(float *partial, const T *dy, const T *x, const float *mean, const float *rstd,
                                             int rows, int cols) {
     __shared__ float sums[ROWS][WARP + 1];
     int column = blockIdx.x * WARP + threadIdx.x;
@@ -62,7 +76,7 @@ __device__ inline void norm_backward_weight(float *partial, const T *dy, const T
     if (column < cols) {
         for (int i = blockIdx.y * length + threadIdx.y; i < end; i += ROWS) {
             long long at = (long long)i * cols + column;
-            sum += widen(dy[at]) * (widen(x[at]) - (mean ? widen(mean[i]) : 0)) * widen(rstd[i]);
+            sum += widen(dy[at]) * (widen(x[at]) - (mean ? mean[i] : 0)) * rstd[i];
         }
     }
     sums[threadIdx.y][threadIdx.x] = sum;
@@ -74,16 +88,16 @@ __device__ inline void norm_backward_weight(float *partial, const T *dy, const T
 }
 
 #define KERNELS(S, T) \
-    extern "C" __global__ void norm_##S(T *y, T *mean, T *rstd, const T *x, const T *weight, const T *bias, int cols, \
+    extern "C" __global__ void norm_##S(T *y, float *mean, float *rstd, const T *x, const T *weight, const T *bias, int cols, \
                                         float eps) { \
         norm(y, mean, rstd, x, weight, bias, cols, eps); \
     } \
-    extern "C" __global__ void norm_backward_##S(T *dx, const T *dy, const T *x, const T *mean, const T *rstd, \
+    extern "C" __global__ void norm_backward_##S(T *dx, const T *dy, const T *x, const float *mean, const float *rstd, \
                                                  const T *weight, int cols, int accumulate) { \
         norm_backward(dx, dy, x, mean, rstd, weight, cols, accumulate); \
     } \
-    extern "C" __global__ void norm_backward_weight_##S(float *partial, const T *dy, const T *x, const T *mean, \
-                                                        const T *rstd, int rows, int cols) { \
+    extern "C" __global__ void norm_backward_weight_##S(float *partial, const T *dy, const T *x, const float *mean, \
+                                                        const float *rstd, int rows, int cols) { \
         norm_backward_weight(partial, dy, x, mean, rstd, rows, cols); \
     }
 FLOATING(KERNELS)

@@ -2,25 +2,30 @@
 // other way: sign -1.
 #include "common.cuh"
 
-// x and y (batch, t, heads, d), cos and sin (t, d / 2); a thread turns a pair. y may be x.
+// x and y (rows, d) with rows = batch * t * heads, cos and sin (t, d / 2); a thread turns neighbouring pairs. y may be x.
 template <class T>
-__device__ inline void rope(T *y, const T *x, const T *cos, const T *sin, long long pairs, int t, int heads, int half,
+__device__ inline void rope(T *y, const T *x, const T *cos, const T *sin, long long rows, int t, int heads, int half,
                             int sign) {
-    for (long long i = flat_thread(); i < pairs; i += flat_threads()) {
-        int j = i % half;
-        long long row = i / half;
-        int position = row / heads % t;
-        long long first = row * 2 * half + j, second = first + half;
-        float c = widen(cos[position * half + j]), s = sign * widen(sin[position * half + j]);
-        float x1 = widen(x[first]), x2 = widen(x[second]);
-        narrow(y[first], x1 * c - x2 * s);
-        narrow(y[second], x2 * c + x1 * s);
+    constexpr int P = Pack<T>::SIZE;
+    int groups = (half + P - 1) / P;
+    for (long long i = flat_thread(); i < rows * groups; i += flat_threads()) {
+        int j = i % groups * P, left = half - j, position = i / groups / heads % t;
+        long long first = i / groups * 2 * half + j, second = first + half, angle = (long long)position * half + j;
+        Few<T> c = take(cos + angle, left), s = take(sin + angle, left), x1 = take(x + first, left),
+               x2 = take(x + second, left);
+        for (int k = 0; k < P; k++) {
+            float v = x1.v[k];
+            x1.v[k] = v * c.v[k] - x2.v[k] * sign * s.v[k];
+            x2.v[k] = x2.v[k] * c.v[k] + v * sign * s.v[k];
+        }
+        give(y + first, x1, left);
+        give(y + second, x2, left);
     }
 }
 
 #define KERNELS(S, T) \
-    extern "C" __global__ void rope_##S(T *y, const T *x, const T *cos, const T *sin, long long pairs, int t, int heads, \
+    extern "C" __global__ void rope_##S(T *y, const T *x, const T *cos, const T *sin, long long rows, int t, int heads, \
                                         int half, int sign) { \
-        rope(y, x, cos, sin, pairs, t, heads, half, sign); \
+        rope(y, x, cos, sin, rows, t, heads, half, sign); \
     }
 FLOATING(KERNELS)

@@ -1,32 +1,35 @@
 // Softmax of each row: a block a row.
-#include "common.cuh"
+#include "exponentials.cuh"
 
 // y = exp(x - max) / sum. y may be x: a thread writes only what it alone has read.
 template <class T>
 __device__ inline void softmax(T *y, const T *x, int cols) {
+    constexpr int P = Pack<T>::SIZE;
     long long at = (long long)blockIdx.x * cols;
-    // The online softmax: a thread's maximum so far, and its sum of exp(x - maximum).
-    float max = -INFINITY, sum = 0;
-    for (int j = threadIdx.x; j < cols; j += blockDim.x) {
-        float v = widen(x[at + j]), larger = Max()(v, max);
-        sum = sum * expf(max - larger) + expf(v - larger);
-        max = larger;
-    }
-    float top = block_reduce(max, Max());
-    sum = block_reduce(sum * expf(max - top), Add());
-    for (int j = threadIdx.x; j < cols; j += blockDim.x) narrow(y[at + j], expf(widen(x[at + j]) - top) / sum);
+    Exponentials e = exponentials(x + at, cols);
+    along_row<T>(cols, [&](int j, int left) {
+        Few<T> v = take(x + at + j, left);
+        for (int k = 0; k < P; k++) v.v[k] = expf(v.v[k] - e.top) / e.sum;
+        give(y + at + j, v, left);
+    });
 }
 
 // dx = y * (dy - sum of dy * y) (or +=).
 template <class T>
 __device__ inline void softmax_backward(T *dx, const T *dy, const T *y, int cols, int accumulate) {
+    constexpr int P = Pack<T>::SIZE;
     long long at = (long long)blockIdx.x * cols;
     float sum = 0;
-    for (int j = threadIdx.x; j < cols; j += blockDim.x) sum += widen(dy[at + j]) * widen(y[at + j]);
+    along_row<T>(cols, [&](int j, int left) {
+        Few<T> d = take(dy + at + j, left), v = take(y + at + j, left);
+        for (int k = 0; k < P; k++) sum += d.v[k] * v.v[k];
+    });
     sum = block_reduce(sum, Add());
-    for (int j = threadIdx.x; j < cols; j += blockDim.x) {
-        put(dx[at + j], widen(y[at + j]) * (widen(dy[at + j]) - sum), accumulate);
-    }
+    along_row<T>(cols, [&](int j, int left) {
+        Few<T> d = take(dy + at + j, left), v = take(y + at + j, left);
+        for (int k = 0; k < P; k++) v.v[k] *= d.v[k] - sum;
+        give(dx + at + j, v, left, accumulate);
+    });
 }
 
 #define KERNELS(S, T) \

@@ -217,6 +217,7 @@ struct __half {
     uint16_t bits;
 };
 
+inline unsigned short __bfloat16_as_ushort(__nv_bfloat16 v) { return v.bits; }
 inline float __bfloat162float(__nv_bfloat16 v) { return __builtin_bit_cast(float, unsigned(v.bits) << 16); }
 inline __nv_bfloat16 __float2bfloat16_rn(float x) {
     unsigned bits = __builtin_bit_cast(unsigned, x);

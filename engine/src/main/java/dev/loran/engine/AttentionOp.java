@@ -33,7 +33,7 @@ record AttentionOp(
         try (Scratch scratch = new Scratch(q.backend())) {
             Buffer y = scratch.like(q.buffer());
             Shape perQuery = Shape.of(s.dim(0), s.dim(2), s.dim(1));
-            Buffer lse = scratch.allocate(q.dtype(), perQuery.size());
+            Buffer lse = scratch.allocate(q.dtype().accumulator(), perQuery.size());
             q.backend()
                     .attention(
                             y,

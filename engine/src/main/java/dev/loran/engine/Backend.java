@@ -17,7 +17,8 @@ import org.jspecify.annotations.Nullable;
 /// - Outputs are overwritten; where a method takes `accumulate`, true adds to what is there (the memory must then hold
 ///   numbers), false overwrites (whatever was there, NaN too, vanishes).
 /// - Floating arguments of one call have one dtype unless the method says otherwise; a backend never casts implicitly.
-///   Labels, ids and masks are I32.
+///   Labels, ids and masks are I32. Statistics kept for backward and losses have the dtype's [DType#accumulator]: F32
+///   beside BF16 and F16.
 /// - What changes from step to step (learning rate, step, Philox counter, norms) lives in one-element buffers, and no
 ///   method returns a number: [#read] is the only synchronisation.
 /// - The same arguments give the same bits, for any number of threads.
@@ -575,10 +576,10 @@ public interface Backend extends AutoCloseable {
             int ignore) {
         int chunk = Math.min(n, Math.max(32, (1 << 20) / v));
         try (Scratch scratch = new Scratch(this)) {
-            Buffer inverseCount = scratch.allocate(x.dtype(), 1);
+            Buffer inverseCount = scratch.like(loss);
             Buffer logits = scratch.allocate(x.dtype(), (long) chunk * v);
-            Buffer losses = scratch.allocate(x.dtype(), chunk);
-            Buffer lse = scratch.allocate(x.dtype(), chunk);
+            Buffer losses = scratch.allocate(loss.dtype(), chunk);
+            Buffer lse = scratch.like(losses);
             inverseOfValid(inverseCount, labels, n, ignore);
             fill(loss, 0);
             if (dw != null && n == 0) {
@@ -617,9 +618,15 @@ public interface Backend extends AutoCloseable {
         }
     }
 
-    /// y (n) ← y · factor, a one-element buffer.
+    /// y (n) ← y · factor, a one-element buffer of y's dtype or its accumulator's.
     default void scaleBy(Buffer y, Buffer factor, int n) {
-        binary(BinaryFn.MUL, y, y, factor, new int[] {n}, new int[] {1}, new int[] {0});
+        try (Scratch scratch = new Scratch(this)) {
+            Buffer f = factor.dtype() == y.dtype() ? factor : scratch.allocate(y.dtype(), 1);
+            if (f != factor) {
+                cast(f, factor);
+            }
+            binary(BinaryFn.MUL, y, y, f, new int[] {n}, new int[] {1}, new int[] {0});
+        }
     }
 
     // ---- optimisation
@@ -666,6 +673,26 @@ public interface Backend extends AutoCloseable {
             double beta2,
             double eps,
             double weightDecay);
+
+    /// AdaLoRA's smoothed importance of every entry (Zhang et al., "AdaLoRA", 2023, equations 8 to 10): with I = |gScale · p
+    /// · g|, smooth ← β₁ · smooth + (1 − β₁) · I and then spread ← β₂ · spread + (1 − β₂) · |I − smooth|. gScale has one
+    /// element (null: 1); smooth and spread are updated in place.
+    default void importance(
+            Buffer smooth, Buffer spread, Buffer p, Buffer g, @Nullable Buffer gScale, double beta1, double beta2) {
+        int n = Math.toIntExact(p.size());
+        try (Scratch scratch = new Scratch(this)) {
+            Buffer now = scratch.like(p);
+            binary(BinaryFn.MUL, now, p, g, new int[] {n}, new int[] {1}, new int[] {1});
+            if (gScale != null) {
+                scaleBy(now, gScale, n);
+            }
+            unary(UnaryFn.ABS, now, now);
+            axpby(smooth, now, 1 - beta1, beta1);
+            axpby(now, smooth, -1, 1);
+            unary(UnaryFn.ABS, now, now);
+            axpby(spread, now, 1 - beta2, beta2);
+        }
+    }
 
     /// One SGD step in torch's form: with ĝ = gScale · g + weightDecay · p, velocity ← momentum · velocity + ĝ (absent:
     /// ĝ itself), p ← p − lr · velocity.

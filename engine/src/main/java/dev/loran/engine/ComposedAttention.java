@@ -46,11 +46,13 @@ final class ComposedAttention {
             visible(scratch, sees, max, rows);
             be.binary(BinaryFn.SUB, scores, scores, max, shape, dense, perRow);
             be.unary(UnaryFn.EXP, scores, scores);
-            be.sum(lse, scores, rows, keys, 1, false);
-            be.binary(BinaryFn.DIV, scores, scores, lse, shape, dense, perRow);
+            Buffer sums = scratch.like(max);
+            be.sum(sums, scores, rows, keys, 1, false);
+            be.binary(BinaryFn.DIV, scores, scores, sums, shape, dense, perRow);
             be.binary(BinaryFn.MUL, scores, scores, sees, shape, dense, perRow);
-            be.unary(UnaryFn.LOG, lse, lse);
-            be.axpby(lse, max, 1, 1);
+            be.unary(UnaryFn.LOG, sums, sums);
+            be.axpby(sums, max, 1, 1);
+            be.cast(lse, sums);
             products(qh, scores, false, vh, false, batch * heads, t, d, keys, 1);
             be.permute(out, qh, new int[] {batch, heads, t, d}, new int[] {0, 2, 1, 3});
         }
@@ -94,8 +96,10 @@ final class ComposedAttention {
             Buffer dOh = byHead(scratch, dOut, batch, t, heads, d);
             Buffer probs = scores(scratch, qh, kh, mask, batch, t, s, p, heads, d, causal, scale);
             Buffer sees = scratch.allocate(q.dtype(), rows);
-            visible(scratch, sees, lse, rows);
-            be.binary(BinaryFn.SUB, probs, probs, lse, shape, dense, perRow);
+            Buffer sums = scratch.like(sees);
+            be.cast(sums, lse);
+            visible(scratch, sees, sums, rows);
+            be.binary(BinaryFn.SUB, probs, probs, sums, shape, dense, perRow);
             be.unary(UnaryFn.EXP, probs, probs);
             be.binary(BinaryFn.MUL, probs, probs, sees, shape, dense, perRow);
             Buffer dKeys = scratch.allocate(q.dtype(), (long) n * keys * d);

@@ -11,11 +11,12 @@ record CrossEntropyOp(Tensor logits, Tensor labels, Tensor lse, Tensor inverseCo
         int v = logits.shape().cols();
         Checks.ints("crossEntropy", "labels", labels, n, "logits", logits);
         Backend be = logits.backend();
+        DType sums = logits.dtype().accumulator();
         try (Scratch scratch = new Scratch(be)) {
-            Tensor lse = Tensor.own(Shape.of(n), scratch.allocate(logits.dtype(), n));
-            Tensor inverse = Tensor.own(Shape.of(), scratch.allocate(logits.dtype(), 1));
-            Buffer losses = scratch.allocate(logits.dtype(), n);
-            Buffer loss = scratch.allocate(logits.dtype(), 1);
+            Tensor lse = Tensor.own(Shape.of(n), scratch.allocate(sums, n));
+            Tensor inverse = Tensor.own(Shape.of(), scratch.allocate(sums, 1));
+            Buffer losses = scratch.allocate(sums, n);
+            Buffer loss = scratch.allocate(sums, 1);
             be.crossEntropy(losses, lse.buffer(), logits.buffer(), labels.buffer(), n, v, ignoreIndex);
             be.inverseOfValid(inverse.buffer(), labels.buffer(), n, ignoreIndex);
             be.sum(loss, losses, 1, n, 1, false);
@@ -39,7 +40,7 @@ record CrossEntropyOp(Tensor logits, Tensor labels, Tensor lse, Tensor inverseCo
     public void backward(Tensor gradOut, Gradients gradients) {
         Backend be = logits.backend();
         try (Scratch scratch = new Scratch(be)) {
-            Buffer g = scratch.allocate(logits.dtype(), 1);
+            Buffer g = scratch.like(gradOut.buffer());
             be.axpby(g, gradOut.buffer(), 1, 0);
             be.scaleBy(g, inverseCount.buffer(), 1);
             Gradients.Target d = gradients.into(logits);

@@ -21,6 +21,11 @@ public enum DType {
         return bytes;
     }
 
+    /// The type that sums over elements of this one, statistics and losses are kept in: F64 for F64, else F32.
+    public DType accumulator() {
+        return this == F64 ? F64 : F32;
+    }
+
     /// True for F64, F32, BF16 and F16: the types that may carry a gradient.
     public boolean isFloating() {
         return this != I8 && this != I32;

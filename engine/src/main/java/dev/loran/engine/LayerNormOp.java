@@ -13,8 +13,8 @@ record LayerNormOp(Tensor x, Tensor weight, Tensor bias, Tensor mean, Tensor rst
         Backend be = x.backend();
         try (Scratch scratch = new Scratch(be)) {
             Buffer y = scratch.like(x.buffer());
-            Tensor mean = Tensor.own(Shape.of(rows), scratch.allocate(x.dtype(), rows));
-            Tensor rstd = Tensor.own(Shape.of(rows), scratch.allocate(x.dtype(), rows));
+            Tensor mean = Tensor.own(Shape.of(rows), scratch.allocate(x.dtype().accumulator(), rows));
+            Tensor rstd = Tensor.own(Shape.of(rows), scratch.allocate(x.dtype().accumulator(), rows));
             be.layerNorm(y, mean.buffer(), rstd.buffer(), x.buffer(), weight.buffer(), bias.buffer(), rows, cols, eps);
             return Autograd.record(new LayerNormOp(x, weight, bias, mean, rstd), x.shape(), y.retain());
         }

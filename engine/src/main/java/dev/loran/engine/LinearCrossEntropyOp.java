@@ -20,7 +20,7 @@ record LinearCrossEntropyOp(
         try (Scratch scratch = new Scratch(be)) {
             Buffer dx = recording && x.requiresGrad() ? scratch.like(x.buffer()) : null;
             Buffer dw = recording && weight.requiresGrad() ? scratch.like(weight.buffer()) : null;
-            Buffer loss = scratch.allocate(x.dtype(), 1);
+            Buffer loss = scratch.allocate(x.dtype().accumulator(), 1);
             be.linearCrossEntropy(
                     loss,
                     dx,

@@ -12,7 +12,7 @@ record RmsNormOp(Tensor x, Tensor weight, Tensor rstd) implements Op {
         Backend be = x.backend();
         try (Scratch scratch = new Scratch(be)) {
             Buffer y = scratch.like(x.buffer());
-            Tensor rstd = Tensor.own(Shape.of(rows), scratch.allocate(x.dtype(), rows));
+            Tensor rstd = Tensor.own(Shape.of(rows), scratch.allocate(x.dtype().accumulator(), rows));
             be.rmsNorm(y, rstd.buffer(), x.buffer(), weight.buffer(), rows, cols, eps);
             return Autograd.record(new RmsNormOp(x, weight, rstd), x.shape(), y.retain());
         }

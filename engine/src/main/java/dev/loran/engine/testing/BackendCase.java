@@ -56,6 +56,13 @@ public record BackendCase(String name, Function<Memory, List<Buffer>> run) {
             return b;
         }
 
+        /// `size` elements of NaN of the type that statistics and losses have.
+        public Buffer statistics(int size) {
+            Buffer b = scratch.allocate(dtype.accumulator(), size);
+            backend.fill(b, Double.NaN);
+            return b;
+        }
+
         /// `size` draws from N(0, 1).
         public Buffer random(int size) {
             return of(DoubleStream.generate(random::nextGaussian).limit(size).toArray());
@@ -220,9 +227,11 @@ public record BackendCase(String name, Function<Memory, List<Buffer>> run) {
                 new BackendCase("crossEntropyBackward, in place", m -> {
                     Buffer x = m.random(3 * 7);
                     Buffer labels = m.ints(6, -100, 0);
-                    Buffer lse = m.empty(3);
-                    m.backend().crossEntropy(m.empty(3), lse, x, labels, 3, 7, -100);
-                    m.backend().crossEntropyBackward(x, m.of(0.5), x, lse, labels, 3, 7, -100, false);
+                    Buffer lse = m.statistics(3);
+                    Buffer g = m.statistics(1);
+                    m.backend().fill(g, 0.5);
+                    m.backend().crossEntropy(m.statistics(3), lse, x, labels, 3, 7, -100);
+                    m.backend().crossEntropyBackward(x, g, x, lse, labels, 3, 7, -100, false);
                     return List.of(x);
                 }),
                 new BackendCase("countValid, inverseOfValid", m -> {
@@ -242,7 +251,7 @@ public record BackendCase(String name, Function<Memory, List<Buffer>> run) {
                 }),
                 new BackendCase("sumOfSquares, clipScale", BackendCase::clip),
                 new BackendCase("linearCrossEntropy, no rows", m -> {
-                    Buffer loss = m.empty(1);
+                    Buffer loss = m.statistics(1);
                     Buffer dw = m.empty(5 * 3);
                     Buffer none = m.random(0);
                     m.backend().linearCrossEntropy(loss, m.empty(0), dw, none, m.random(15), m.ints(), 0, 3, 5, -100);
@@ -253,6 +262,8 @@ public record BackendCase(String name, Function<Memory, List<Buffer>> run) {
                 new BackendCase(
                         "adamW, more tensors than one launch takes",
                         m -> adamW(m, true, IntStream.range(0, 170).toArray())),
+                new BackendCase("importance", m -> importance(m, 33, false)),
+                new BackendCase("importance, scaled gradient", m -> importance(m, 1000, true)),
                 new BackendCase("sgd", m -> sgd(m, 33, false, false)),
                 new BackendCase("sgd, momentum, scaled gradient", m -> sgd(m, 1000, true, true)));
     }
@@ -336,6 +347,16 @@ public record BackendCase(String name, Function<Memory, List<Buffer>> run) {
             m.backend().adamW(p, mean, variance, g, m.of(0.01 * t), m.ints(t), scale, 0.9, 0.98, 1e-6, 0.05);
         }
         return Stream.of(p, mean, variance).flatMap(List::stream).toList();
+    }
+
+    /// Two steps: what the first leaves is what the second starts from.
+    private static List<Buffer> importance(Memory m, int n, boolean scaled) {
+        Buffer smooth = m.positive(n);
+        Buffer spread = m.positive(n);
+        for (int i = 0; i < 2; i++) {
+            m.backend().importance(smooth, spread, m.random(n), m.random(n), scaled ? m.of(0.5) : null, 0.75, 0.875);
+        }
+        return List.of(smooth, spread);
     }
 
     private static List<Buffer> sgd(Memory m, int n, boolean momentum, boolean scaled) {

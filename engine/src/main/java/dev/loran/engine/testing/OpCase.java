@@ -310,7 +310,7 @@ public record OpCase(
         double[] accumulate() {
             try (Tensor y = forward()) {
                 if (y.requiresGrad()) {
-                    y.backward(gradOut);
+                    backward(y);
                 }
                 return y.toDoubles();
             }
@@ -319,9 +319,21 @@ public record OpCase(
         /// One forward and one backward pass; the gradients are dropped. What a benchmark times.
         public void step() {
             try (Tensor y = forward()) {
-                y.backward(gradOut);
+                backward(y);
             }
             arguments.values().forEach(Tensor::zeroGrad);
+        }
+
+        /// A loss is wider than the logits that it is of.
+        private void backward(Tensor y) {
+            if (y.dtype() == gradOut.dtype()) {
+                y.backward(gradOut);
+            } else {
+                try (Tensor wide =
+                        Tensor.empty(y.backend(), y.dtype(), y.shape().dims()).copyFrom(gradOut)) {
+                    y.backward(wide);
+                }
+            }
         }
 
         @Override

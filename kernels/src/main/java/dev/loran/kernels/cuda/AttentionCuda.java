@@ -38,7 +38,7 @@ final class AttentionCuda {
             boolean sharedPrefix,
             double scale) {
 
-        private int[] words() {
+        int[] words() {
             return new int[] {
                 batch,
                 t,

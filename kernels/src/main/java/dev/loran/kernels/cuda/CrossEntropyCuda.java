@@ -22,6 +22,36 @@ final class CrossEntropyCuda {
                 ignore);
     }
 
+    /// The losses of logits of `type`, and `g` times their gradients, of `gradType`: the same as `type`, in place if wanted,
+    /// or BF16 of F32.
+    static void both(
+            CudaDevice device,
+            DType gradType,
+            DType type,
+            long dLogits,
+            long losses,
+            long g,
+            long logits,
+            long labels,
+            int n,
+            int v,
+            int ignore) {
+        String suffix = Grid.suffix(type) + (gradType == type ? "" : Grid.suffix(gradType));
+        device.launch(
+                "crossentropy",
+                "cross_entropy_both" + suffix,
+                new int[] {n},
+                Grid.row(v),
+                dLogits,
+                losses,
+                g,
+                logits,
+                labels,
+                device.complaint(),
+                v,
+                ignore);
+    }
+
     static void backward(
             CudaDevice device,
             DType type,

@@ -23,6 +23,11 @@ import org.jspecify.annotations.Nullable;
 /// a label out of range is complained about there, not at the call. The same arguments give the same bits on the same
 /// kind of GPU. Memory may be released on any thread; operations are called from one thread at a time, any thread.
 public final class CudaBackend implements Backend {
+    /// Logits of a chunk of [#linearCrossEntropy], at least so many rows of them.
+    private static final int CHUNK = 1 << 24;
+
+    private static final int CHUNK_ROWS = 32;
+
     private final CudaDevice device;
     private final CudaMemory memory;
     private final String description;
@@ -34,14 +39,15 @@ public final class CudaBackend implements Backend {
             throw new DTypeException("cuda: operands are F32 or BF16, not " + operands);
         }
         this.operands = operands;
+        allowTf32(operands == DType.BF16);
         device = new CudaDevice(ordinal);
         memory = new CudaMemory(device);
         description = device.name() + ", " + libraries.cublas().describe();
     }
 
-    /// GPU number `ordinal`, counted from 0. Products with prepared weights take operands of type `operands`, F32 or BF16,
-    /// and sum in F32; all else is F32. With BF16, [#prepare] rounds the weight for good, and a product rounds the other
-    /// operand.
+    /// GPU number `ordinal`, counted from 0. Products with prepared weights, and attention, take operands of type
+    /// `operands`, F32 or BF16, and sum in F32; what lies between them keeps its dtype. With BF16, [#prepare] rounds an F32
+    /// weight for good, a product rounds the other operand, and all other products of F32 may be of TF32 ([#allowTf32]).
     ///
     /// @throws BackendException saying what is missing and what to do about it
     public static CudaBackend open(int ordinal, DType operands) {
@@ -64,8 +70,8 @@ public final class CudaBackend implements Backend {
         return description;
     }
 
-    /// Whether F32 products may round their operands to TF32 (ten bits of fraction), which is several times as fast; not
-    /// allowed at first.
+    /// Whether F32 products may round their operands to TF32 (ten bits of fraction), which is several times as fast;
+    /// allowed at first where operands are BF16, which are coarser still.
     public void allowTf32(boolean allowed) {
         f32Compute = allowed ? cublasComputeType.CUBLAS_COMPUTE_32F_FAST_TF32 : cublasComputeType.CUBLAS_COMPUTE_32F;
     }
@@ -79,7 +85,7 @@ public final class CudaBackend implements Backend {
 
     @Override
     public boolean supports(DType dtype) {
-        return dtype == DType.F32;
+        return dtype == DType.F32 || dtype == DType.BF16 || dtype == DType.F16;
     }
 
     @Override
@@ -123,7 +129,7 @@ public final class CudaBackend implements Backend {
 
     @Override
     public Buffer prepare(Buffer w, int out, int in) {
-        if (operands == DType.F32) {
+        if (operands == DType.F32 || w.dtype() != DType.F32) {
             return w.retain();
         }
         Buffer rounded = allocate(DType.BF16, w.size());
@@ -322,6 +328,14 @@ public final class CudaBackend implements Backend {
     public void gatherRows(Buffer y, Buffer table, Buffer ids, int n, int cols) {
         DType t = floating(y);
         long rows = table.size() / Math.max(1, cols);
+        if (table instanceof CudaWeight weight) {
+            try (Scratch scratch = new Scratch(this)) {
+                Buffer narrow = scratch.allocate(DType.BF16, (long) n * cols);
+                gatherRows(narrow, weight.rounded(), ids, n, cols);
+                cast(y.slice(0, narrow.size()), narrow);
+            }
+            return;
+        }
         EmbeddingCuda.forward(device, t, address(y), address(table, t), address(ids, DType.I32), n, rows, cols);
     }
 
@@ -375,30 +389,36 @@ public final class CudaBackend implements Backend {
         try (Scratch scratch = new Scratch(this)) {
             Buffer narrow = scratch.allocate(DType.BF16, (long) n * k);
             cast(narrow, x.slice(0, (long) n * k));
-            int ldw = transpose ? k : cols;
-            int bf16 = type(DType.BF16);
-            device.gemm(
-                    transpose,
-                    false,
-                    cols,
-                    n,
-                    k,
-                    1,
-                    address(w.rounded()),
-                    ldw,
-                    0,
-                    address(narrow),
-                    k,
-                    0,
-                    bf16,
-                    beta,
-                    address(y, DType.F32),
-                    cols,
-                    0,
-                    type(DType.F32),
-                    1,
-                    cublasComputeType.CUBLAS_COMPUTE_32F);
+            multiply(y, narrow, w, transpose, n, k, cols, beta);
         }
+    }
+
+    /// As [#rounded], of an x that is BF16 already.
+    private void multiply(Buffer y, Buffer x, CudaWeight w, boolean transpose, int n, int k, int cols, double beta) {
+        int ldw = transpose ? k : cols;
+        int bf16 = type(DType.BF16);
+        int f32 = type(DType.F32);
+        device.gemm(
+                transpose,
+                false,
+                cols,
+                n,
+                k,
+                1,
+                address(w.rounded()),
+                ldw,
+                0,
+                address(x, DType.BF16),
+                k,
+                0,
+                bf16,
+                beta,
+                address(y, DType.F32),
+                cols,
+                0,
+                f32,
+                1,
+                cublasComputeType.CUBLAS_COMPUTE_32F);
     }
 
     @Override
@@ -478,6 +498,39 @@ public final class CudaBackend implements Backend {
         }
     }
 
+    // ---- gates
+
+    @Override
+    public void gated(UnaryFn fn, Buffer y, Buffer gate, Buffer up) {
+        DType t = floating(y);
+        GatedCuda.forward(device, fn, t, address(y), address(gate, t), address(up, t), y.size());
+    }
+
+    @Override
+    public void gatedBackward(
+            UnaryFn fn,
+            @Nullable Buffer dGate,
+            @Nullable Buffer dUp,
+            Buffer dy,
+            Buffer gate,
+            Buffer up,
+            boolean accumulateGate,
+            boolean accumulateUp) {
+        DType t = floating(dy);
+        GatedCuda.backward(
+                device,
+                fn,
+                t,
+                optional(dGate, t),
+                optional(dUp, t),
+                address(dy),
+                address(gate, t),
+                address(up, t),
+                dy.size(),
+                accumulateGate,
+                accumulateUp);
+    }
+
     // ---- normalisation
 
     @Override
@@ -488,8 +541,8 @@ public final class CudaBackend implements Backend {
                 device,
                 t,
                 address(y),
-                address(mean, t),
-                address(rstd, t),
+                address(mean, DType.F32),
+                address(rstd, DType.F32),
                 address(x, t),
                 address(weight, t),
                 address(bias, t),
@@ -523,7 +576,17 @@ public final class CudaBackend implements Backend {
     public void rmsNorm(Buffer y, Buffer rstd, Buffer x, Buffer weight, int rows, int cols, double eps) {
         DType t = floating(y);
         NormCuda.forward(
-                device, t, address(y), 0, address(rstd, t), address(x, t), address(weight, t), 0, rows, cols, eps);
+                device,
+                t,
+                address(y),
+                0,
+                address(rstd, DType.F32),
+                address(x, t),
+                address(weight, t),
+                0,
+                rows,
+                cols,
+                eps);
     }
 
     @Override
@@ -556,8 +619,8 @@ public final class CudaBackend implements Backend {
         DType t = floating(dy);
         long ady = address(dy);
         long ax = address(x, t);
-        long am = optional(mean, t);
-        long ar = address(rstd, t);
+        long am = optional(mean, DType.F32);
+        long ar = address(rstd, DType.F32);
         if (dx != null) {
             long aw = address(weight, t);
             NormCuda.backward(device, t, address(dx, t), ady, ax, am, ar, aw, rows, cols, accumulateX);
@@ -622,15 +685,22 @@ public final class CudaBackend implements Backend {
             boolean causal,
             double scale) {
         if (d > AttentionCuda.MAX_HEAD) {
+            if (q.dtype() == DType.F16) {
+                // The composed form marks hidden keys by numbers that F16 has not.
+                throw new DTypeException("attention: heads have " + d + " columns, in F16 at most "
+                        + AttentionCuda.MAX_HEAD + "; use BF16");
+            }
             Backend.super.attention(
                     out, lse, q, k, v, prefixK, prefixV, mask, batch, t, s, p, heads, kvHeads, d, causal, scale);
             return;
         }
-        AttentionCuda.forward(
-                device,
-                address(out, q.dtype()),
-                address(lse, q.dtype()),
-                problem(q, k, v, prefixK, prefixV, mask, batch, t, s, p, heads, kvHeads, d, causal, scale));
+        AttentionCuda.Problem a =
+                problem(q, k, v, prefixK, prefixV, mask, batch, t, s, p, heads, kvHeads, d, causal, scale);
+        if (onTensorCores(a.type())) {
+            AttentionMmaCuda.forward(device, address(out, a.type()), address(lse, DType.F32), a);
+        } else {
+            AttentionCuda.forward(device, address(out, a.type()), address(lse, DType.F32), a);
+        }
     }
 
     @Override
@@ -668,24 +738,32 @@ public final class CudaBackend implements Backend {
                 problem(q, k, v, prefixK, prefixV, mask, batch, t, s, p, heads, kvHeads, d, causal, scale);
         DType type = a.type();
         long ady = address(dOut, type);
-        long al = address(lse, type);
+        long al = address(lse, DType.F32);
         try (Scratch scratch = new Scratch(this)) {
             long rowDot = address(scratch.allocate(DType.F32, (long) batch * heads * t));
-            AttentionCuda.rowDot(device, rowDot, ady, address(out, type), a);
-            if (dq != null) {
-                AttentionCuda.backwardQueries(device, address(dq, type), ady, al, rowDot, a);
+            long adk = optional(dk, type);
+            long adv = optional(dv, type);
+            long adpk = optional(dPrefixK, type);
+            long adpv = optional(dPrefixV, type);
+            if (onTensorCores(type)) {
+                AttentionMmaCuda.rowDot(device, rowDot, ady, address(out, type), a);
+                if (dq != null) {
+                    AttentionMmaCuda.backwardQueries(device, address(dq, type), ady, al, rowDot, a);
+                }
+                AttentionMmaCuda.backwardKeys(device, adk, adv, adpk, adpv, ady, al, rowDot, a);
+            } else {
+                AttentionCuda.rowDot(device, rowDot, ady, address(out, type), a);
+                if (dq != null) {
+                    AttentionCuda.backwardQueries(device, address(dq, type), ady, al, rowDot, a);
+                }
+                AttentionCuda.backwardKeys(device, adk, adv, adpk, adpv, ady, al, rowDot, a);
             }
-            AttentionCuda.backwardKeys(
-                    device,
-                    optional(dk, type),
-                    optional(dv, type),
-                    optional(dPrefixK, type),
-                    optional(dPrefixV, type),
-                    ady,
-                    al,
-                    rowDot,
-                    a);
         }
+    }
+
+    /// Whether attention over `type` goes through products of BF16.
+    private boolean onTensorCores(DType type) {
+        return type == DType.BF16 || type == DType.F32 && operands == DType.BF16;
     }
 
     private AttentionCuda.Problem problem(
@@ -729,13 +807,13 @@ public final class CudaBackend implements Backend {
 
     @Override
     public void crossEntropy(Buffer losses, Buffer lse, Buffer logits, Buffer labels, int n, int v, int ignore) {
-        DType t = floating(losses);
+        DType t = floating(logits);
         CrossEntropyCuda.forward(
                 device,
                 t,
-                address(losses),
-                address(lse, t),
-                address(logits, t),
+                address(losses, DType.F32),
+                address(lse, DType.F32),
+                address(logits),
                 address(labels, DType.I32),
                 n,
                 v,
@@ -758,14 +836,77 @@ public final class CudaBackend implements Backend {
                 device,
                 t,
                 address(dLogits),
-                address(g, t),
+                address(g, DType.F32),
                 address(logits, t),
-                address(lse, t),
+                address(lse, DType.F32),
                 address(labels, DType.I32),
                 n,
                 v,
                 ignore,
                 accumulate);
+    }
+
+    /// {@inheritDoc}
+    ///
+    /// One launch a chunk between the two products: losses and gradient of the logits at once, the gradient in the type that
+    /// the second product takes.
+    @Override
+    public void linearCrossEntropy(
+            Buffer loss,
+            @Nullable Buffer dx,
+            @Nullable Buffer dw,
+            Buffer x,
+            Buffer w,
+            Buffer labels,
+            int n,
+            int c,
+            int v,
+            int ignore) {
+        if (dx == null && dw == null || n == 0) {
+            Backend.super.linearCrossEntropy(loss, dx, dw, x, w, labels, n, c, v, ignore);
+            return;
+        }
+        DType t = floating(x);
+        CudaWeight narrow = w instanceof CudaWeight weight ? weight : null;
+        int chunk = Math.min(n, Math.max(CHUNK_ROWS, CHUNK / v));
+        try (Scratch scratch = new Scratch(this)) {
+            Buffer inverseCount = scratch.like(loss);
+            Buffer losses = scratch.allocate(DType.F32, n);
+            Buffer logits = scratch.allocate(t, (long) chunk * v);
+            Buffer slopes = narrow == null ? logits : scratch.allocate(DType.BF16, logits.size());
+            inverseOfValid(inverseCount, labels, n, ignore);
+            for (int from = 0; from < n; from += chunk) {
+                int rows = Math.min(chunk, n - from);
+                Buffer xs = x.slice((long) from * c, (long) rows * c);
+                Buffer dLogits = slopes.slice(0, (long) rows * v);
+                linear(logits.slice(0, (long) rows * v), xs, w, null, rows, c, v);
+                CrossEntropyCuda.both(
+                        device,
+                        slopes.dtype(),
+                        t,
+                        address(dLogits),
+                        address(losses.slice(from, rows)),
+                        address(inverseCount),
+                        address(logits),
+                        address(labels.slice(from, rows), DType.I32),
+                        rows,
+                        v,
+                        ignore);
+                if (dx != null) {
+                    Buffer dxs = dx.slice((long) from * c, (long) rows * c);
+                    if (narrow == null) {
+                        linearBackwardInput(dxs, dLogits, w, rows, c, v, false);
+                    } else {
+                        multiply(dxs, dLogits, narrow, false, rows, v, c, 0);
+                    }
+                }
+                if (dw != null) {
+                    linearBackwardWeight(dw, dLogits, xs, rows, c, v, from > 0);
+                }
+            }
+            sum(loss, losses, 1, n, 1, false);
+            scaleBy(loss, inverseCount, 1);
+        }
     }
 
     @Override
@@ -825,6 +966,23 @@ public final class CudaBackend implements Backend {
 
     private static long[] sizes(List<Buffer> buffers) {
         return buffers.stream().mapToLong(Buffer::size).toArray();
+    }
+
+    @Override
+    public void importance(
+            Buffer smooth, Buffer spread, Buffer p, Buffer g, @Nullable Buffer gScale, double beta1, double beta2) {
+        DType t = floating(p);
+        ImportanceCuda.importance(
+                device,
+                t,
+                address(smooth, t),
+                address(spread, t),
+                address(p),
+                address(g, t),
+                optional(gScale, t),
+                p.size(),
+                beta1,
+                beta2);
     }
 
     @Override

@@ -22,9 +22,10 @@ final class Grid {
         return new int[] {(int) Math.min((n + perBlock - 1) / perBlock, MAX_FLAT)};
     }
 
-    /// A block for a row of `cols` elements: whole warps, no more threads than elements.
+    /// A block for a row of `cols` elements: whole warps, a thread for every four elements at most.
     static int[] row(int cols) {
-        return new int[] {Math.min(ROW_THREADS, Math.max(WARP, (cols + WARP - 1) / WARP * WARP))};
+        int threads = (cols + PER_THREAD - 1) / PER_THREAD;
+        return new int[] {Math.min(ROW_THREADS, Math.max(WARP, (threads + WARP - 1) / WARP * WARP))};
     }
 
     /// What kernels are called for elements of `dtype`.

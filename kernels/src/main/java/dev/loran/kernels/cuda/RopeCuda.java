@@ -18,17 +18,17 @@ final class RopeCuda {
             int heads,
             int d,
             int sign) {
-        long pairs = (long) batch * t * heads * (d / 2);
+        long rows = (long) batch * t * heads;
         device.launch(
                 "rope",
                 "rope" + Grid.suffix(type),
-                Grid.flat(pairs),
+                Grid.flat(rows * (d / 2)),
                 Grid.FLAT_BLOCK,
                 y,
                 x,
                 cos,
                 sin,
-                pairs,
+                rows,
                 t,
                 heads,
                 d / 2,

@@ -26,8 +26,8 @@ final class UnaryCuda {
                 accumulate ? 1 : 0);
     }
 
-    /// The function's place in the enum of unary.cu.
-    private static int code(UnaryFn fn) {
+    /// The function's place in the enum of functions.cuh.
+    static int code(UnaryFn fn) {
         return switch (fn) {
             case NEG -> 0;
             case ABS -> 1;

@@ -4,7 +4,6 @@ import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Autograd;
 import dev.loran.engine.Backend;
-import dev.loran.engine.BinaryFn;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.DropoutMask;
@@ -504,28 +503,24 @@ public record AdaLoraConfig(
             return (int) ((initial - target) * (left * left * left) + target);
         }
 
-        /// I = |p · g|, Ī ← β₁Ī + (1 − β₁)I, Ū ← β₂Ū + (1 − β₂)|I − Ī|.
+        /// See [Backend#importance].
         private void updateImportance(@Nullable Buffer gradScale) {
             parametersOfLayers().forEach((name, p) -> {
                 Tensor grad = p.grad();
                 if (grad == null) {
                     return;
                 }
-                Backend be = p.backend();
-                int n = Math.toIntExact(p.shape().size());
                 Tensor smooth = sensitivity.computeIfAbsent(name, k -> zeros(p));
                 Tensor spread = uncertainty.computeIfAbsent(name, k -> zeros(p));
-                Buffer now = be.allocate(p.dtype(), n);
-                be.binary(BinaryFn.MUL, now, p.buffer(), grad.buffer(), new int[] {n}, new int[] {1}, new int[] {1});
-                if (gradScale != null) {
-                    be.scaleBy(now, gradScale, n);
-                }
-                be.unary(UnaryFn.ABS, now, now);
-                be.axpby(smooth.buffer(), now, 1 - config.beta1, config.beta1);
-                be.axpby(now, smooth.buffer(), -1, 1);
-                be.unary(UnaryFn.ABS, now, now);
-                be.axpby(spread.buffer(), now, 1 - config.beta2, config.beta2);
-                now.release();
+                p.backend()
+                        .importance(
+                                smooth.buffer(),
+                                spread.buffer(),
+                                p.buffer(),
+                                grad.buffer(),
+                                gradScale,
+                                config.beta1,
+                                config.beta2);
             });
         }
 

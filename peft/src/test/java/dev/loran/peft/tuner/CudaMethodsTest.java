@@ -28,19 +28,21 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.Arguments;
 import org.junit.jupiter.params.provider.MethodSource;
 
-/// Every method trained on CudaBackend, on the CPU stand-in, beside the reference; with `-Dloran.test.gpu=true` on a real
-/// GPU.
+/// Every method trained on CudaBackend, with operands of F32 and of BF16, on the CPU stand-in, beside the reference; with
+/// `-Dloran.test.gpu=true` on a real GPU.
 @TestInstance(TestInstance.Lifecycle.PER_CLASS)
 class CudaMethodsTest {
     private static final int STEPS = 20;
     private static final Path STAND_IN = Path.of("..", "kernels", "target", "standin");
 
     private CudaBackend cuda;
+    private CudaBackend bf16;
 
     @BeforeAll
     void open() throws IOException {
         if (Boolean.getBoolean("loran.test.gpu")) {
             cuda = CudaBackend.open(0, DType.F32);
+            bf16 = CudaBackend.open(0, DType.BF16);
             return;
         }
         Path reason = STAND_IN.resolve("why-not");
@@ -49,12 +51,15 @@ class CudaMethodsTest {
                 Files.exists(reason) ? Files.readString(reason).strip() : "");
         assumeTrue(Files.isDirectory(STAND_IN), "the build made no CPU stand-in: JCuda has no natives for this system");
         cuda = CudaBackend.standIn(STAND_IN, DType.F32);
+        bf16 = CudaBackend.standIn(STAND_IN, DType.BF16);
     }
 
     @AfterAll
     void close() {
-        if (cuda != null) {
-            cuda.close();
+        for (CudaBackend backend : new CudaBackend[] {cuda, bf16}) {
+            if (backend != null) {
+                backend.close();
+            }
         }
     }
 
@@ -75,12 +80,19 @@ class CudaMethodsTest {
     @MethodSource("cases")
     void lossesOfTwentyStepsAreTheCpus(String family, String method, PeftConfig config) {
         List<Double> expected = losses(family, config, new ReferenceBackend());
-        long before = cuda.liveBytes();
         List<Double> actual = losses(family, config, cuda);
-        assertThat(cuda.liveBytes()).as("bytes never released").isEqualTo(before);
+        compare(expected, actual, 1e-4);
+        assertThat(cuda.liveBytes()).as("bytes never released").isZero();
+        List<Double> mixed = losses(family, config, bf16);
+        compare(expected, mixed, 2e-2);
+        assertThat(bf16.liveBytes()).as("bytes never released").isZero();
+        assertThat(mixed).as("operands were rounded").isNotEqualTo(actual);
+    }
+
+    private static void compare(List<Double> expected, List<Double> actual, double bound) {
         assertThat(actual).hasSize(STEPS);
         for (int i = 0; i < STEPS; i++) {
-            assertThat(actual.get(i)).as("step " + i).isCloseTo(expected.get(i), within(1e-4 * expected.get(i)));
+            assertThat(actual.get(i)).as("step " + i).isCloseTo(expected.get(i), within(bound * expected.get(i)));
         }
         assertThat(actual.getLast()).as("it learns").isLessThan(actual.getFirst());
     }
@@ -92,6 +104,7 @@ class CudaMethodsTest {
         try (Model model = Subjects.model(family, backend, DType.F32)) {
             Batch batch = batch(model.task() == TaskType.SEQ_CLS);
             try (PeftTrainer trainer = new PeftTrainer(model, config, options)) {
+                model.prepare();
                 for (int i = 0; i < STEPS; i++) {
                     losses.add(trainer.trainStep(batch).get("loss"));
                 }
