@@ -62,6 +62,18 @@ public interface Backend extends AutoCloseable {
     /// Makes the current [#liveBytes] the peak.
     void resetPeak();
 
+    /// A backend that counts memory as this one does and has none: its floating buffers have sizes but no contents, and its
+    /// operations ask for all the memory that they need and compute nothing. So the peak of a step is known before it is
+    /// run. Null where there is no such thing. Closed by the caller.
+    default @Nullable Backend hollow() {
+        return null;
+    }
+
+    /// Whether this is a [#hollow] backend: what is drawn or computed for it is of no use.
+    default boolean isHollow() {
+        return false;
+    }
+
     /// Packs a frozen weight (`out`, `in`) once into the form this backend multiplies fastest by; the result stands in
     /// for the row-major buffer in `w` of [#linear], [#linearBackwardInput], [#loraLinear], [#loraLinearBackward],
     /// [#linearCrossEntropy], in `table` of [#gatherRows], and nowhere else. It takes its own count: the caller then releases the row-major one.

@@ -31,16 +31,26 @@ final class BufferPool implements AutoCloseable {
 
     private final NavigableMap<Long, ArrayDeque<Block>> free = new TreeMap<>();
     private final Set<Long> retired = new HashSet<>();
+    private final @Nullable HollowMemory hollow;
     private long liveBytes;
     private long peakBytes;
     private long freeBytes;
     private long systemAllocations;
     private boolean closed;
 
+    /// @param hollow where memory comes from that nobody uses; null for real memory
+    BufferPool(@Nullable HollowMemory hollow) {
+        this.hollow = hollow;
+    }
+
     /// A block of at least `bytes` bytes, contents undefined.
     ///
     /// @throws BackendException if the system has none left
     synchronized Block take(long bytes) {
+        if (hollow != null) {
+            count(bytes);
+            return new Block(Arena.global(), hollow.segment(bytes));
+        }
         long size = sizeClass(bytes);
         Block block = fromFree(size);
         if (block == null) {
@@ -93,6 +103,9 @@ final class BufferPool implements AutoCloseable {
     /// Takes back a block of which `bytes` bytes had been asked for.
     synchronized void give(Block block, long bytes) {
         uncount(bytes);
+        if (hollow != null) {
+            return;
+        }
         if (retired.remove(block.memory.address()) || closed) {
             block.arena.close();
         } else {

@@ -26,7 +26,9 @@ public final class Parallel implements AutoCloseable {
     private static final long COUNT_MASK = (1L << COUNT_BITS) - 1;
 
     private final List<Worker> workers = new ArrayList<>();
-    private final Workspace workspace = new Workspace();
+    private final Workspace workspace;
+    /// Whether loops are not run at all: what they would read and write is not there.
+    private final boolean idle;
     private final AtomicInteger busy = new AtomicInteger();
 
     /// Number of the current loop (high bits) and its unclaimed tasks (low bits), in one word: a thread that comes late
@@ -49,11 +51,19 @@ public final class Parallel implements AutoCloseable {
         if (threads < 1) {
             throw new IllegalArgumentException("Parallel: threads must be at least 1 but is " + threads);
         }
+        idle = false;
+        workspace = new Workspace(null);
         for (int i = 1; i < threads; i++) {
             Worker worker = new Worker("loran-" + i);
             workers.add(worker);
             worker.start();
         }
+    }
+
+    /// A pool that runs nothing, with scratch memory that is not there.
+    Parallel(HollowMemory memory) {
+        idle = true;
+        workspace = new Workspace(memory);
     }
 
     /// How many threads share the work, the calling one included.
@@ -70,7 +80,7 @@ public final class Parallel implements AutoCloseable {
     /// Where tasks throw, the exception of the lowest index comes out once all have ended; in a loop that runs on the
     /// calling thread alone, the tasks after it are not started.
     public void parallelFor(int tasks, IntConsumer body) {
-        if (tasks <= 0) {
+        if (tasks <= 0 || idle) {
             return;
         }
         if (closed) {

@@ -8,6 +8,7 @@ import dev.loran.engine.DTypeException;
 import dev.loran.engine.DropoutMask;
 import dev.loran.engine.HostBuffer;
 import dev.loran.engine.UnaryFn;
+import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
@@ -20,7 +21,9 @@ import org.jspecify.annotations.Nullable;
 public final class SimdBackend implements Backend {
     private final Parallel parallel;
     private final DType operands;
-    private final BufferPool pool = new BufferPool();
+    private final BufferPool pool;
+    /// The memory of a [#hollow] backend.
+    private final @Nullable HollowMemory hollow;
 
     /// A backend of `threads` threads, the calling one included.
     public SimdBackend(int threads) {
@@ -38,6 +41,29 @@ public final class SimdBackend implements Backend {
         }
         this.operands = operands;
         parallel = new Parallel(threads);
+        pool = new BufferPool(null);
+        hollow = null;
+    }
+
+    private SimdBackend(DType operands, HollowMemory memory) {
+        this.operands = operands;
+        parallel = new Parallel(memory);
+        pool = new BufferPool(memory);
+        hollow = memory;
+    }
+
+    /// {@inheritDoc}
+    ///
+    /// This very code over a pool of threads that runs no loop and over memory that is not there: an operation added here
+    /// is counted right without being told.
+    @Override
+    public Backend hollow() {
+        return new SimdBackend(operands, new HollowMemory());
+    }
+
+    @Override
+    public boolean isHollow() {
+        return hollow != null;
     }
 
     // ---- memory
@@ -55,13 +81,20 @@ public final class SimdBackend implements Backend {
     @Override
     public Buffer allocate(DType dtype, long size) {
         long bytes = size * dtype.bytes();
+        if (hollow != null && !dtype.isFloating()) {
+            // Kernels look at ids before they run a loop.
+            pool.count(bytes);
+            return new HostBuffer(this, dtype, Arena.ofAuto().allocate(bytes, dtype.bytes()), b -> pool.uncount(bytes));
+        }
         BufferPool.Block block = pool.take(bytes);
         return new HostBuffer(this, dtype, block.memory().asSlice(0, bytes), b -> pool.give(block, bytes));
     }
 
     @Override
     public void write(Buffer dst, MemorySegment src) {
-        HostBuffer.segment(dst).copyFrom(src);
+        if (hollow == null || !dst.dtype().isFloating()) {
+            HostBuffer.segment(dst).copyFrom(src);
+        }
     }
 
     @Override
@@ -139,6 +172,9 @@ public final class SimdBackend implements Backend {
     public void close() {
         parallel.close();
         pool.close();
+        if (hollow != null) {
+            hollow.close();
+        }
     }
 
     /// The memory of a floating argument.

@@ -4,6 +4,7 @@ import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.util.Arrays;
 import java.util.concurrent.atomic.AtomicLong;
+import org.jspecify.annotations.Nullable;
 
 /// Scratch memory of the kernels: one growing native segment for each thread and purpose.
 ///
@@ -45,9 +46,15 @@ final class Workspace implements AutoCloseable {
     private static final long ALIGNMENT = 64;
 
     private final Arena arena = Arena.ofShared();
+    private final @Nullable HollowMemory hollow;
     private final ThreadLocal<MemorySegment[]> segments = ThreadLocal.withInitial(Workspace::none);
 
     private final AtomicLong allocated = new AtomicLong();
+
+    /// @param hollow where memory comes from that nobody uses; null for real memory
+    Workspace(@Nullable HollowMemory hollow) {
+        this.hollow = hollow;
+    }
 
     /// What all threads together have been given since the start, in bytes.
     long allocatedBytes() {
@@ -67,7 +74,7 @@ final class Workspace implements AutoCloseable {
         MemorySegment segment = mine[slot.ordinal()];
         if (segment.byteSize() < bytes) {
             long size = Math.max(SMALLEST, Long.highestOneBit(Math.max(1, bytes - 1)) << 1);
-            segment = arena.allocate(size, ALIGNMENT);
+            segment = hollow == null ? arena.allocate(size, ALIGNMENT) : hollow.segment(size);
             allocated.addAndGet(size);
             mine[slot.ordinal()] = segment;
         }

@@ -22,7 +22,7 @@ class BufferPoolTest {
 
     @Test
     void memoryIsUsedAgainAndCountedExactly() {
-        try (BufferPool pool = new BufferPool()) {
+        try (BufferPool pool = new BufferPool(null)) {
             BufferPool.Block a = pool.take(1000);
             assertThat(a.memory().address() % 64).isZero();
             assertThat(pool.liveBytes()).isEqualTo(1000);
@@ -44,7 +44,7 @@ class BufferPoolTest {
 
     @Test
     void shorterRowsLiveInTheMemoryOfLongerOnes() {
-        try (BufferPool pool = new BufferPool()) {
+        try (BufferPool pool = new BufferPool(null)) {
             BufferPool.Block large = pool.take(64 << 10);
             BufferPool.Block medium = pool.take(20 << 10);
             pool.give(large, 64 << 10);
@@ -65,7 +65,7 @@ class BufferPoolTest {
 
     @Test
     void trimGivesFreeMemoryBack() {
-        try (BufferPool pool = new BufferPool()) {
+        try (BufferPool pool = new BufferPool(null)) {
             BufferPool.Block free = pool.take(1 << 20);
             BufferPool.Block live = pool.take(1 << 20);
             pool.give(free, 1 << 20);
@@ -78,7 +78,7 @@ class BufferPoolTest {
 
     @Test
     void retiredMemoryGoesBackToTheSystem() {
-        try (BufferPool pool = new BufferPool()) {
+        try (BufferPool pool = new BufferPool(null)) {
             BufferPool.Block weight = pool.take(1 << 20);
             pool.retire(weight.memory().address());
             assertThat(weight.arena().scope().isAlive()).isTrue();
@@ -89,7 +89,7 @@ class BufferPoolTest {
 
     @Test
     void whatIsOutWhenThePoolClosesIsFreedLater() {
-        BufferPool pool = new BufferPool();
+        BufferPool pool = new BufferPool(null);
         BufferPool.Block block = pool.take(100);
         pool.close();
         assertThat(block.arena().scope().isAlive()).isTrue();
@@ -99,7 +99,7 @@ class BufferPoolTest {
 
     @Test
     void tooMuchIsAnErrorThatSaysHowMuch() {
-        try (BufferPool pool = new BufferPool()) {
+        try (BufferPool pool = new BufferPool(null)) {
             BufferPool.Block block = pool.take(100);
             assertThatThrownBy(() -> pool.take(1L << 60))
                     .isInstanceOf(BackendException.class)

@@ -58,15 +58,20 @@ final class Residual implements AutoCloseable {
             throw new InputException("init_lora_weights " + init.name() + ": the scaling of " + module + " is "
                     + scaling + ", must be positive; choose a positive lora_alpha");
         }
-        DMatrixRMaj matrix = new DMatrixRMaj(out, in, true, w.toDoubles());
-        LowRank cut =
-                init.isPissa() ? principal(matrix, r, scaling, init.iterations(), random) : orthonormal(matrix, r);
+        LowRank cut = w.backend().isHollow()
+                ? new LowRank(new DMatrixRMaj(out, r), new DMatrixRMaj(r, in))
+                : cut(w, init, r, scaling, random);
         this(w, module, r, scaling);
         try (Tensor a = Tensor.of(w.backend(), w.dtype(), cut.a().data, r, in);
                 Tensor b = Tensor.of(w.backend(), w.dtype(), cut.b().data, out, r)) {
             learn(a, b);
         }
         weight(w);
+    }
+
+    private static LowRank cut(Tensor w, LoraInit init, int r, double scaling, RandomGenerator random) {
+        DMatrixRMaj matrix = new DMatrixRMaj(w.shape().dim(0), w.shape().dim(1), true, w.toDoubles());
+        return init.isPissa() ? principal(matrix, r, scaling, init.iterations(), random) : orthonormal(matrix, r);
     }
 
     /// For a cut that is not known yet: a file will tell ([#learn]).
