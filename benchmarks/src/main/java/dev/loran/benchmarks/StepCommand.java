@@ -34,6 +34,7 @@ import picocli.CommandLine.Spec;
         mixinStandardHelpOptions = true,
         description = "Times a whole training step of a Llama-shaped model with random weights.")
 final class StepCommand implements Callable<Integer> {
+    private static final double MIB = 1 << 20;
     private static final Map<String, Object> PROJECTIONS =
             Map.of("lora_dropout", 0.1, "target_modules", List.of("q_proj", "k_proj", "v_proj", "o_proj"));
 
@@ -124,8 +125,24 @@ final class StepCommand implements Callable<Integer> {
         int used = threads == 0 ? Runtime.getRuntime().availableProcessors() : threads;
         LlamaModel.Config config = LlamaModel.Config.of(vocab, hidden, mlp, layers, heads, seq + 64);
         DType frozen = DType.valueOf(dtype.toUpperCase(Locale.ROOT));
-        try (Backend backend = device.equals("cuda") ? Backends.cuda(frozen) : Backends.best(used, frozen);
-                LlamaModel model = LlamaModel.random(config, backend, DType.F32, 1);
+        try (Backend backend = device.equals("cuda") ? Backends.cuda(frozen) : Backends.best(used, frozen)) {
+            Double planned = null;
+            try (Backend hollow = backend.hollow()) {
+                if (hollow != null) {
+                    times(hollow, config, 1);
+                    planned = hollow.peakBytes() / MIB;
+                    System.out.printf(Locale.ROOT, "planned: %.1f MiB of tensors%n", planned);
+                }
+            }
+            List<Double> times = times(backend, config, steps);
+            report(times, used, planned, backend.peakBytes() / MIB);
+        }
+        return 0;
+    }
+
+    /// Milliseconds of `timed` steps, after as many that are not timed.
+    private List<Double> times(Backend backend, LlamaModel.Config config, int timed) {
+        try (LlamaModel model = LlamaModel.random(config, backend, DType.F32, 1);
                 PeftModel peft = new PeftModel(model, 1)) {
             Map<String, Object> options = options();
             Tuner tuner = null;
@@ -137,9 +154,8 @@ final class StepCommand implements Callable<Integer> {
             }
             model.train(true);
             model.prepare();
-            report(new Step(peft, tuner).times(), used);
+            return new Step(peft, tuner).times(timed);
         }
-        return 0;
     }
 
     /// The method's options; null for full fine-tuning.
@@ -192,12 +208,12 @@ final class StepCommand implements Callable<Integer> {
             Arrays.fill(mask, 1);
         }
 
-        List<Double> times() {
+        List<Double> times(int timed) {
             Backend backend = peft.model().backend();
             List<Double> times = new ArrayList<>();
             try (AdamW adamW = new AdamW(backend, DType.F32, AdamW.Config.of(0.01));
                     GradClip clip = new GradClip(backend, DType.F32, 1)) {
-                for (int i = 0; i < 2 * steps; i++) {
+                for (int i = 0; i < 2 * timed; i++) {
                     long start = System.nanoTime();
                     peft.microStep(i);
                     try (Scope scope = Scope.open()) {
@@ -217,7 +233,7 @@ final class StepCommand implements Callable<Integer> {
                         adamW.zeroGrad(parameters);
                         loss.item();
                     }
-                    if (i >= steps) {
+                    if (i >= timed) {
                         times.add((System.nanoTime() - start) / 1e6);
                     }
                 }
@@ -226,13 +242,13 @@ final class StepCommand implements Callable<Integer> {
         }
     }
 
-    private void report(List<Double> times, int used) {
+    private void report(List<Double> times, int used, @Nullable Double planned, double peak) {
         Collections.sort(times);
         double median = times.get(times.size() / 2);
         double tokens = batch * seq / median * 1e3;
         System.out.printf(
                 Locale.ROOT,
-                "%s step of %d x %d tokens on %s: %.1f ms (best %.1f), %.0f tokens/s, peak %.0f MiB%n",
+                "%s step of %d x %d tokens on %s: %.1f ms (best %.1f), %.0f tokens/s, peak %.0f MiB, of tensors %.1f MiB%n",
                 method,
                 batch,
                 seq,
@@ -240,15 +256,19 @@ final class StepCommand implements Callable<Integer> {
                 median,
                 times.getFirst(),
                 tokens,
-                Timing.peakMemoryMib());
+                Timing.peakMemoryMib(),
+                peak);
         if (json) {
             System.out.printf(
                     Locale.ROOT,
-                    "{\"median_ms\":%.3f,\"best_ms\":%.3f,\"tokens_per_second\":%.1f,\"peak_memory_mib\":%.1f}%n",
+                    "{\"median_ms\":%.3f,\"best_ms\":%.3f,\"tokens_per_second\":%.1f,\"peak_memory_mib\":%.1f,"
+                            + "\"peak_tensor_mib\":%.3f,\"planned_tensor_mib\":%s}%n",
                     median,
                     times.getFirst(),
                     tokens,
-                    Timing.peakMemoryMib());
+                    Timing.peakMemoryMib(),
+                    peak,
+                    planned == null ? "null" : String.format(Locale.ROOT, "%.3f", planned));
         }
     }
 }

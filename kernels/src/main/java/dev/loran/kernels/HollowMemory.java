@@ -43,7 +43,8 @@ final class HollowMemory implements AutoCloseable {
                 throw new BackendException("hollow: the system has no addresses for a block of " + bytes + " bytes");
             }
             long skipped = -block.address() & (ALIGNMENT - 1);
-            return block.reinterpret(bytes + ALIGNMENT, arena, b -> free(free, b)).asSlice(skipped, bytes);
+            return block.reinterpret(bytes + ALIGNMENT, arena, b -> free(free, b))
+                    .asSlice(skipped, bytes);
         } catch (RuntimeException | Error e) {
             throw e;
         } catch (Throwable e) {

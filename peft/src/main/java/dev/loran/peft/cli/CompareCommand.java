@@ -12,6 +12,7 @@ import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.InputException;
 import dev.loran.peft.data.Task;
 import dev.loran.peft.train.Evaluation;
+import dev.loran.peft.train.MemoryPlan;
 import dev.loran.peft.train.RunFolder;
 import dev.loran.peft.train.TaskCard;
 import dev.loran.peft.train.TaskModel;
@@ -173,6 +174,7 @@ final class CompareCommand implements Callable<Integer> {
         try (OpenModel open = OpenModel.of(model)) {
             int steps = config.stepsOver(rowsToTrainOn.size());
             PeftConfig adapter = method.config(training, open.model().task(), steps);
+            MemoryPlan plan = training.plan(open, adapter, data.card, config, data.rows);
             try (Subject subject = Subject.of(open.model(), adapter, data.card, model.seed)) {
                 TaskModel learner = subject.learner();
                 ParameterCount count = learner.parameterCount();
@@ -198,6 +200,7 @@ final class CompareCommand implements Callable<Integer> {
                         .put("trainable_percentage", count.trainablePercentage())
                         .put("adapter_bytes", bytes(folder.last()))
                         .put("peak_tensor_mib", peak / (double) (1 << 20))
+                        .put("planned_tensor_mib", plan == null ? null : (Double) plan.totalMib())
                         .put("tokens_per_second", report.tokensPerSecond())
                         .put("latency_ms", latency(learner, data.heldOut()))
                         .put("latency_merged_ms", merged(method, subject, data.heldOut()))

@@ -9,6 +9,7 @@ import dev.loran.engine.ReferenceBackend;
 import dev.loran.kernels.Backends;
 import dev.loran.kernels.cuda.CudaBackend;
 import dev.loran.peft.data.Catalogue;
+import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.InputException;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Tokenizer;
@@ -16,8 +17,12 @@ import dev.loran.peft.model.HfModels;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.SeoTransformer;
 import dev.loran.peft.model.TransformerConfig;
+import dev.loran.peft.train.MemoryPlan;
+import dev.loran.peft.train.MemoryPlan.Largest;
 import dev.loran.peft.train.TaskCard;
+import dev.loran.peft.train.TrainerConfig;
 import dev.loran.peft.tuner.AdapterFiles;
+import dev.loran.peft.tuner.PeftConfig;
 import dev.loran.peft.tuner.PeftModel;
 import java.io.IOException;
 import java.nio.file.Files;
@@ -139,6 +144,28 @@ record OpenModel(
             peft.loadAdapter(PeftModel.DEFAULT_ADAPTER, adapter);
         }
         return card;
+    }
+
+    /// The memory that training this model will take; null where that cannot be known.
+    ///
+    /// @param method null where the whole model trains
+    @Nullable
+    MemoryPlan plan(@Nullable PeftConfig method, TaskCard card, TrainerConfig config, TaskRows rows) {
+        boolean checkpointing = model.gradientCheckpointing();
+        Examples heldOut = rows.heldOut();
+        return MemoryPlan.of(
+                backend,
+                b -> {
+                    Model same = HfModels.load(folder, b, DType.F32);
+                    same.gradientCheckpointing(checkpointing);
+                    return same;
+                },
+                method,
+                card,
+                config,
+                config.stepsOver(rows.train().size()),
+                Largest.of(rows.train(), config.batchSize()),
+                heldOut == null ? null : Largest.of(heldOut, config.batchSize()));
     }
 
     /// What an adapter's card says of it.

@@ -6,6 +6,7 @@ import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.InputException;
 import dev.loran.peft.data.Task;
 import dev.loran.peft.train.Evaluation;
+import dev.loran.peft.train.MemoryPlan;
 import dev.loran.peft.train.RunFolder;
 import dev.loran.peft.train.TaskCard;
 import dev.loran.peft.train.TaskModel;
@@ -139,8 +140,9 @@ final class TrainCommand implements Callable<Integer> {
             TaskCard card = rows.card(open, reading, Pooling.named(pooling));
             int steps = config.stepsOver(rows.train().size());
             PeftConfig adapter = methodKind.config(training, open.model().task(), steps);
+            MemoryPlan plan = training.plan(open, adapter, card, config, rows);
             try (Subject subject = Subject.of(open.model(), adapter, card, model.seed)) {
-                run(open, subject.learner(), config, rows.train(), rows.heldOut());
+                run(open, subject.learner(), config, plan, rows.train(), rows.heldOut());
             }
             return Main.DONE;
         }
@@ -172,7 +174,12 @@ final class TrainCommand implements Callable<Integer> {
     }
 
     private void run(
-            OpenModel open, TaskModel learner, TrainerConfig config, Examples rows, @Nullable Examples heldOut) {
+            OpenModel open,
+            TaskModel learner,
+            TrainerConfig config,
+            @Nullable MemoryPlan plan,
+            Examples rows,
+            @Nullable Examples heldOut) {
         ParameterCount count = learner.parameterCount();
         int truncated = rows.truncated() + (heldOut == null ? 0 : heldOut.truncated());
         TrainingReport report;
@@ -195,6 +202,9 @@ final class TrainCommand implements Callable<Integer> {
                             count.trainableParameters(),
                             count.totalParameters(),
                             count.trainablePercentage()));
+            if (plan != null) {
+                opening.add("tensors: %s; at most %,.1f MiB at once".formatted(plan, plan.totalMib()));
+            }
             if (truncated > 0) {
                 opening.add("%,d texts are longer than %d tokens and were cut".formatted(truncated, model.maxLength));
             }
@@ -206,7 +216,7 @@ final class TrainCommand implements Callable<Integer> {
             keepTokenizer(open, folder, report.best() != null);
         }
         output.result(
-                result(count, report, open)
+                result(count, report, plan, open)
                         .put("truncated", truncated)
                         .put("out", folder.path().toString()),
                 common.json);
@@ -221,7 +231,7 @@ final class TrainCommand implements Callable<Integer> {
         }
     }
 
-    private ObjectNode result(ParameterCount count, TrainingReport report, OpenModel open) {
+    private ObjectNode result(ParameterCount count, TrainingReport report, @Nullable MemoryPlan plan, OpenModel open) {
         ObjectNode result = new ObjectMapper()
                 .createObjectNode()
                 .put("method", method)
@@ -235,6 +245,7 @@ final class TrainCommand implements Callable<Integer> {
                 .put("trainable_percentage", count.trainablePercentage())
                 .put("peak_memory_mib", ProcessMemory.peakMib(open.backend().peakBytes()))
                 .put("peak_tensor_mib", open.backend().peakBytes() / (double) (1 << 20))
+                .put("planned_tensor_mib", plan == null ? null : (Double) plan.totalMib())
                 .put("train_loss", report.trainLoss());
         Evaluation best = report.best();
         result.put("eval_loss", best == null ? null : (Double) best.loss());

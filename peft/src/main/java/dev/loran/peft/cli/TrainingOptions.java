@@ -1,9 +1,12 @@
 package dev.loran.peft.cli;
 
 import dev.loran.peft.data.InputException;
+import dev.loran.peft.train.MemoryPlan;
+import dev.loran.peft.train.TaskCard;
 import dev.loran.peft.train.TrainerConfig;
 import dev.loran.peft.train.TrainerConfig.Rate;
 import dev.loran.peft.train.TrainerConfig.Schedule;
+import dev.loran.peft.tuner.PeftConfig;
 import dev.loran.peft.tuner.PromptEncoderConfig;
 import dev.loran.peft.tuner.Targets;
 import java.util.List;
@@ -82,6 +85,24 @@ final class TrainingOptions {
             paramLabel = "E",
             description = "what makes p-tuning's virtual tokens: mlp, lstm or transformer (${DEFAULT-VALUE})")
     String encoder = "mlp";
+
+    @Option(
+            names = "--ignore-memory",
+            description = "train although the tensors are planned to need more memory than there is")
+    boolean ignoreMemory;
+
+    /// What training `open` will take, known before it; null where that cannot be known.
+    ///
+    /// @param method null where the whole model trains
+    /// @throws InputException if there is not so much memory here
+    @Nullable
+    MemoryPlan plan(OpenModel open, @Nullable PeftConfig method, TaskCard card, TrainerConfig config, TaskRows rows) {
+        MemoryPlan plan = open.plan(method, card, config, rows);
+        if (plan != null && !ignoreMemory) {
+            ProcessMemory.requireRoom(plan, ProcessMemory.totalBytes(), config.batchSize(), card.maxLength());
+        }
+        return plan;
+    }
 
     /// Fills in what was not said.
     void resolve(int usualEpochs, double usualLr) {

@@ -151,15 +151,14 @@ public record MemoryPlan(long weights, long activations, long training, long tot
         return total / MIB;
     }
 
-    /// One line.
+    /// The parts, by name.
     @Override
     public String toString() {
         return String.format(
                 Locale.ROOT,
-                "tensors: weights %,.1f MiB, activations %,.1f MiB, gradients and optimizer %,.1f MiB; at most %,.1f MiB at once",
+                "weights %,.1f MiB, activations %,.1f MiB, gradients and optimizer %,.1f MiB",
                 weights / MIB,
                 activations / MIB,
-                training / MIB,
-                totalMib());
+                training / MIB);
     }
 }

@@ -109,6 +109,7 @@ class MainTest {
                         "trainable_percentage",
                         "peak_memory_mib",
                         "peak_tensor_mib",
+                        "planned_tensor_mib",
                         "train_loss",
                         "eval_loss",
                         "eval_accuracy",
@@ -123,8 +124,11 @@ class MainTest {
         assertThat(json.get("train_loss").doubleValue()).isBetween(0.0, 0.6);
         assertThat(json.get("peak_memory_mib").doubleValue()).isGreaterThan(10);
         assertThat(json.get("peak_tensor_mib").doubleValue()).isBetween(0.01, 100.0);
+        double planned = json.get("planned_tensor_mib").doubleValue();
+        assertThat(json.get("peak_tensor_mib").doubleValue()).isBetween(0.9 * planned, planned);
         assertThat(json.get("truncated").intValue()).isZero();
-        assertThat(result.err()).contains("lora on 48 rows, 72 steps; 546 of ", "step 72/72");
+        assertThat(result.err())
+                .contains("lora on 48 rows, 72 steps; 546 of ", "tensors: weights 0.", "at once", "step 72/72");
 
         Path run = folder.resolve("run");
         for (String part : List.of("best", "last")) {
