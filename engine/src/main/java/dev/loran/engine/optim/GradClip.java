@@ -9,6 +9,7 @@ import dev.loran.engine.Tensor;
 import java.util.ArrayList;
 import java.util.Collection;
 import java.util.List;
+import org.jspecify.annotations.Nullable;
 
 /// Clipping by the global norm of all gradients, as torch's `clip_grad_norm_`: gradients are scaled by
 /// min(1, maxNorm / (norm + 10⁻⁶)). They are not rewritten: the scale stays in a one-element buffer, and
@@ -38,6 +39,12 @@ public final class GradClip implements AutoCloseable {
     ///
     /// @throws DTypeException if a gradient has another dtype than this was made for
     public Tensor norm(Collection<Tensor> parameters) {
+        return norm(parameters, null);
+    }
+
+    /// As [#norm(Collection)], of gradients that are to be multiplied by `factor` (1) wherever they are read, null for 1;
+    /// [#scale] has it in it.
+    public Tensor norm(Collection<Tensor> parameters, @Nullable Buffer factor) {
         List<Buffer> grads = new ArrayList<>();
         for (Tensor p : parameters) {
             Tensor grad = p.grad();
@@ -52,7 +59,15 @@ public final class GradClip implements AutoCloseable {
         }
         Backend backend = norm.backend();
         backend.sumOfSquares(norm.buffer(), grads);
+        if (factor != null) {
+            // Σ (f·g)² is f²·Σ g².
+            backend.scaleBy(norm.buffer(), factor, 1);
+            backend.scaleBy(norm.buffer(), factor, 1);
+        }
         backend.clipScale(norm.buffer(), scale.buffer(), norm.buffer(), maxNorm);
+        if (factor != null) {
+            backend.scaleBy(scale.buffer(), factor, 1);
+        }
         norm.markWritten();
         scale.markWritten();
         return norm;

@@ -56,6 +56,14 @@ final class TrainingOptions {
             description = "gradients are clipped to this norm (${DEFAULT-VALUE})")
     double maxGradNorm = 1;
 
+    @Option(
+            names = "--loss-scale",
+            paramLabel = "X",
+            description =
+                    "first scale of the loss, for types in which small gradients vanish, 65536 as a rule; 0 for none,"
+                            + " which f32 and bf16 need (${DEFAULT-VALUE})")
+    double lossScale;
+
     @Option(names = "--rank", paramLabel = "N", description = "rank of lora and adalora (${DEFAULT-VALUE})")
     int rank = 8;
 
@@ -133,6 +141,7 @@ final class TrainingOptions {
                 rate,
                 weightDecay,
                 maxGradNorm,
+                lossScale,
                 0,
                 0,
                 model.seed,

@@ -8,6 +8,7 @@ import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.optim.AdamW;
 import dev.loran.engine.optim.GradClip;
+import dev.loran.engine.optim.GradScaler;
 import dev.loran.engine.optim.LrSchedule;
 import dev.loran.engine.optim.ParameterGroup;
 import dev.loran.peft.data.Batch;
@@ -43,13 +44,14 @@ import org.jspecify.annotations.Nullable;
 /// ```
 ///
 /// The same seed, data and shapes give the same bits, also where a run was killed and goes on from a checkpoint. Nothing
-/// in a step waits for the backend. Not safe for several threads. Closing gives back the optimizer's memory and leaves the
+/// in a step waits for the backend, but where losses are scaled. Not safe for several threads. Closing gives back the optimizer's memory and leaves the
 /// model as it is.
 public final class Trainer implements AutoCloseable {
     private static final ObjectMapper JSON = new ObjectMapper();
     private static final String STEP = "trainer.step";
     private static final String MICRO_STEP = "trainer.micro_step";
     private static final String TOTAL_STEPS = "trainer.total_steps";
+    private static final String SCALER = "scaler.";
     private static final String LEARNER = "learner.";
     private static final String PARAMETER = "parameter.";
 
@@ -60,6 +62,7 @@ public final class Trainer implements AutoCloseable {
     private final Map<String, Tensor> parameters;
     private final AdamW optimizer;
     private final GradClip clip;
+    private final @Nullable GradScaler scaler;
     private final StepResult.Slot[] slots;
     private @Nullable LrSchedule schedule;
     private int totalSteps;
@@ -80,6 +83,9 @@ public final class Trainer implements AutoCloseable {
         ParameterGroup head = new ParameterGroup(learner::isHead, config.rate().headFactor(), decay);
         this.optimizer = new AdamW(backend, dtype, AdamW.Config.of(decay, head));
         this.clip = new GradClip(backend, dtype, config.maxGradNorm());
+        this.scaler = config.lossScale() == 0
+                ? null
+                : new GradScaler(backend, dtype, GradScaler.Config.of(config.lossScale()));
         this.slots = new StepResult.Slot[] {new StepResult.Slot(backend, dtype), new StepResult.Slot(backend, dtype)};
     }
 
@@ -128,15 +134,20 @@ public final class Trainer implements AutoCloseable {
         }
         StepResult.Slot slot = slots[step % 2];
         slot.vacate();
-        optimizer.advance(learningRate);
         for (int i = 0; i < microBatches.size(); i++) {
             Batch b = microBatches.get(i);
             // Rows without anything to predict have a loss of 0, whatever they weigh.
             forwardBackward(b, b.lossTerms() == terms ? 1 : (double) b.lossTerms() / terms, i == 0, slot);
         }
-        Tensor norm = clip.norm(parameters.values());
+        Tensor norm = clip.norm(parameters.values(), scaler == null ? null : scaler.inverse());
         backend.copy(slot.at(StepResult.NORM), 1, norm.buffer(), 1, 1, 1, false);
-        optimizer.step(parameters, clip.scale());
+        if (scaler == null || scaler.update(norm)) {
+            optimizer.advance(learningRate);
+            optimizer.step(parameters, clip.scale());
+        } else {
+            // The step is left out; to the method it is one without gradients.
+            optimizer.zeroGrad(parameters);
+        }
         step++;
         learner.afterStep(step, clip.scale(), optimizer);
         optimizer.zeroGrad(parameters);
@@ -158,7 +169,7 @@ public final class Trainer implements AutoCloseable {
                     backend.axpby(slot.at(StepResult.PENALTY), penalty.buffer(), 1, 0);
                 }
             }
-            loss.backward();
+            (scaler == null ? loss : scaler.scale(loss)).backward();
         }
     }
 
@@ -340,12 +351,16 @@ public final class Trainer implements AutoCloseable {
             }
             unread = null;
             double loss = result.loss();
-            if (!Double.isFinite(loss)) {
+            // A lower scale may still help where there is one.
+            boolean hopeless = scaler == null || scaler.value() < 1;
+            if (!Double.isFinite(loss) && hopeless) {
                 throw new InputException("the loss is " + loss + " at step " + result.step()
                         + "; lower the learning rate (" + config.rate().peak() + ")");
             }
-            lossOfEpoch += loss;
-            stepsOfEpoch++;
+            if (Double.isFinite(loss)) {
+                lossOfEpoch += loss;
+                stepsOfEpoch++;
+            }
             tokens += result.tokens();
             double seconds = (nanos + System.nanoTime() - started) / 1e9;
             listeners.forEach(l -> l.step(result, totalSteps, seconds));
@@ -382,6 +397,9 @@ public final class Trainer implements AutoCloseable {
     public Map<String, Tensor> state() {
         Map<String, Tensor> all = new LinkedHashMap<>(optimizer.state());
         parameters.forEach((name, t) -> all.put(PARAMETER + name, t));
+        if (scaler != null) {
+            scaler.state().forEach((name, t) -> all.put(SCALER + name, t));
+        }
         learner.trainingState().forEach((name, t) -> all.put(LEARNER + name, t));
         all.put(STEP, Tensor.ofInts(backend, new int[] {step}));
         all.put(MICRO_STEP, Tensor.ofInts(backend, new int[] {microStep}));
@@ -397,6 +415,7 @@ public final class Trainer implements AutoCloseable {
         int steps = take(moments, STEP);
         int microSteps = take(moments, MICRO_STEP);
         int total = take(moments, TOTAL_STEPS);
+        Map<String, Tensor> ofScaler = takeAll(moments, SCALER);
         Map<String, Tensor> ofLearner = takeAll(moments, LEARNER);
         Map<String, Tensor> values = takeAll(moments, PARAMETER);
         if (!values.keySet().equals(parameters.keySet())) {
@@ -404,6 +423,9 @@ public final class Trainer implements AutoCloseable {
                     "trainer: state is of parameters " + values.keySet() + " but " + parameters.keySet() + " train");
         }
         optimizer.load(moments);
+        if (scaler != null) {
+            scaler.load(ofScaler);
+        }
         begin(total);
         // Before the parameters: some of them change their shape while training.
         learner.loadTrainingState(ofLearner);
@@ -437,6 +459,9 @@ public final class Trainer implements AutoCloseable {
             slot.close();
         }
         clip.close();
+        if (scaler != null) {
+            scaler.close();
+        }
         optimizer.close();
     }
 }

@@ -14,6 +14,8 @@ import org.jspecify.annotations.Nullable;
 /// @param rate the learning rate over the run
 /// @param weightDecay decoupled, of all that trains
 /// @param maxGradNorm gradients are scaled down to this global norm; infinity for no clipping
+/// @param lossScale the first scale of [dev.loran.engine.optim.GradScaler], for types in which small gradients vanish: 65536
+///     as a rule; 0 for no scaling, which F32 and BF16 need none of
 /// @param evalEvery steps between evaluations; 0 for one after each epoch. There is always one after the last step
 /// @param patience evaluations without a better loss after which training stops; 0 for never
 /// @param seed of the order of the rows
@@ -26,6 +28,7 @@ public record TrainerConfig(
         Rate rate,
         double weightDecay,
         double maxGradNorm,
+        double lossScale,
         int evalEvery,
         int patience,
         long seed,
@@ -38,6 +41,7 @@ public record TrainerConfig(
         check(accumulation >= 1, "accumulation", accumulation, "at least 1");
         check(weightDecay >= 0 && weightDecay < 1e6, "weight decay", weightDecay, "at least 0");
         check(maxGradNorm > 0, "largest gradient norm", maxGradNorm, "positive");
+        check(lossScale >= 0 && lossScale <= Float.MAX_VALUE, "loss scale", lossScale, "positive, or 0 for none");
         check(evalEvery >= 0, "steps between evaluations", evalEvery, "at least 1, or 0 for one after each epoch");
         check(patience >= 0, "patience", patience, "at least 1, or 0 to never stop early");
     }
@@ -51,7 +55,7 @@ public record TrainerConfig(
     /// Three epochs of batches of 16 rows, [Rate#defaults], weight decay 0.01, gradients clipped at 1, an evaluation
     /// after each epoch, no early stopping, seed 42, [Checkpoints#defaults].
     public static TrainerConfig defaults() {
-        return new TrainerConfig(3, 0, 16, 1, Rate.defaults(), 0.01, 1, 0, 0, 42, Checkpoints.defaults());
+        return new TrainerConfig(3, 0, 16, 1, Rate.defaults(), 0.01, 1, 0, 0, 0, 42, Checkpoints.defaults());
     }
 
     /// The number of optimizer steps of a run over `rows` rows.
@@ -69,6 +73,7 @@ public record TrainerConfig(
                 rate,
                 weightDecay,
                 maxGradNorm,
+                lossScale,
                 evalEvery,
                 patience,
                 seed,
@@ -84,6 +89,7 @@ public record TrainerConfig(
                 rate,
                 weightDecay,
                 maxGradNorm,
+                lossScale,
                 evalEvery,
                 patience,
                 seed,
@@ -100,6 +106,7 @@ public record TrainerConfig(
                 rate,
                 weightDecay,
                 maxGradNorm,
+                lossScale,
                 evalEvery,
                 patience,
                 seed,
@@ -115,6 +122,7 @@ public record TrainerConfig(
                 next,
                 weightDecay,
                 maxGradNorm,
+                lossScale,
                 evalEvery,
                 patience,
                 seed,
@@ -130,6 +138,7 @@ public record TrainerConfig(
                 rate,
                 decay,
                 maxGradNorm,
+                lossScale,
                 evalEvery,
                 patience,
                 seed,
@@ -145,6 +154,23 @@ public record TrainerConfig(
                 rate,
                 weightDecay,
                 norm,
+                lossScale,
+                evalEvery,
+                patience,
+                seed,
+                checkpoints);
+    }
+
+    public TrainerConfig withLossScale(double first) {
+        return new TrainerConfig(
+                epochs,
+                steps,
+                batchSize,
+                accumulation,
+                rate,
+                weightDecay,
+                maxGradNorm,
+                first,
                 evalEvery,
                 patience,
                 seed,
@@ -160,6 +186,7 @@ public record TrainerConfig(
                 rate,
                 weightDecay,
                 maxGradNorm,
+                lossScale,
                 everySteps,
                 evaluationsToWait,
                 seed,
@@ -175,6 +202,7 @@ public record TrainerConfig(
                 rate,
                 weightDecay,
                 maxGradNorm,
+                lossScale,
                 evalEvery,
                 patience,
                 number,
@@ -190,6 +218,7 @@ public record TrainerConfig(
                 rate,
                 weightDecay,
                 maxGradNorm,
+                lossScale,
                 evalEvery,
                 patience,
                 seed,

@@ -21,11 +21,14 @@ import dev.loran.peft.train.TrainerConfig.Rate;
 import dev.loran.peft.train.TrainerConfig.Schedule;
 import dev.loran.peft.tuner.LoraConfig;
 import dev.loran.peft.tuner.PeftModel;
+import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
+import java.util.Set;
+import java.util.concurrent.atomic.AtomicInteger;
 import java.util.function.Consumer;
 import org.junit.jupiter.api.Test;
 
@@ -416,5 +419,135 @@ class TrainerTest {
                 .hasMessage("patience is -1, must be at least 1, or 0 to never stop early");
         assertThatThrownBy(() -> Schedule.named("step"))
                 .hasMessage("schedule \"step\" is not known; choose constant, linear or cosine");
+    }
+
+    // ---- loss scaling
+
+    /// A task model whose loss is infinite in some micro-steps.
+    private record Overflowing(TaskModel model, Set<Integer> when, AtomicInteger microStep) implements Learner {
+        Overflowing(TaskModel model, Integer... when) {
+            this(model, Set.of(when), new AtomicInteger());
+        }
+
+        @Override
+        public Task task() {
+            return model.task();
+        }
+
+        @Override
+        public Backend backend() {
+            return model.backend();
+        }
+
+        @Override
+        public DType dtype() {
+            return model.dtype();
+        }
+
+        @Override
+        public Map<String, Tensor> parameters() {
+            return model.parameters();
+        }
+
+        @Override
+        public void microStep(int number) {
+            microStep.set(number);
+        }
+
+        @Override
+        public Tensor loss(Batch batch) {
+            Tensor loss = model.loss(batch);
+            return when.contains(microStep.get()) ? loss.scale(Double.POSITIVE_INFINITY) : loss;
+        }
+
+        @Override
+        public Tensor logits(Batch batch) {
+            return model.logits(batch);
+        }
+
+        @Override
+        public void save(Path folder) {
+            model.save(folder);
+        }
+    }
+
+    @Test
+    void scalingTheLossByAPowerOfTwoChangesNoBit() {
+        List<Map<String, double[]>> results = new ArrayList<>();
+        for (double scale : new double[] {0, 65536}) {
+            withClassifier(new SimdBackend(1), DType.F32, 0.1, model -> {
+                try (Trainer trainer = new Trainer(model, CONFIG.withLossScale(scale))) {
+                    TrainingReport report = trainer.train(Tiny.examples(20, 1), null, null, new TrainingListener() {});
+                    assertThat(report.trainLoss()).isBetween(0.1, 2.0);
+                }
+                results.add(values(model.parameters()));
+            });
+        }
+        assertClose(results.get(1), results.get(0), 0);
+    }
+
+    @Test
+    void aStepWithInfiniteGradientsIsLeftOutAndTheScaleIsHalved() {
+        List<Batch> batches = batches(Tiny.examples(32, 1), 8);
+        List<Map<String, double[]>> results = new ArrayList<>();
+        withClassifier(new ReferenceBackend(), DType.F32, 0, model -> {
+            try (Trainer trainer = new Trainer(new Overflowing(model, 1), CONFIG.withLossScale(1024))) {
+                trainer.trainStep(batches.get(0));
+                Map<String, double[]> before = values(model.parameters());
+                StepResult left = trainer.trainStep(batches.get(1));
+                assertThat(left.loss()).isEqualTo(Double.POSITIVE_INFINITY);
+                assertThat(left.gradNorm()).isNaN();
+                assertClose(values(model.parameters()), before, 0);
+                try (Scope scope = Scope.open()) {
+                    assertThat(Objects.requireNonNull(trainer.state().get("scaler.scale"))
+                                    .item())
+                            .isEqualTo(512);
+                }
+                trainer.trainStep(batches.get(2));
+                trainer.trainStep(batches.get(3));
+            }
+            results.add(values(model.parameters()));
+        });
+        // Moments and their step numbers are those of a run that never met the batch.
+        withClassifier(new ReferenceBackend(), DType.F32, 0, model -> {
+            try (Trainer trainer = new Trainer(new Overflowing(model), CONFIG)) {
+                for (int i : new int[] {0, 2, 3}) {
+                    trainer.trainStep(batches.get(i));
+                }
+            }
+            results.add(values(model.parameters()));
+        });
+        assertClose(results.get(0), results.get(1), 0);
+    }
+
+    @Test
+    void theScaleIsPartOfTheState() {
+        List<Batch> batches = batches(Tiny.examples(16, 1), 8);
+        List<Double> scales = new ArrayList<>();
+        withClassifier(new ReferenceBackend(), DType.F32, 0, model -> {
+            try (Scope scope = Scope.open();
+                    Trainer one = new Trainer(new Overflowing(model, 0), CONFIG.withLossScale(64));
+                    Trainer other = new Trainer(model, CONFIG.withLossScale(64))) {
+                one.trainStep(batches.get(0));
+                one.trainStep(batches.get(1));
+                other.load(one.state());
+                scales.add(Objects.requireNonNull(other.state().get("scaler.scale"))
+                        .item());
+                assertThat(other.step()).isEqualTo(2);
+            }
+        });
+        assertThat(scales).containsExactly(32.0);
+    }
+
+    @Test
+    void aLossThatStaysInfiniteEndsTheRunOnceTheScaleIsSmall() {
+        withClassifier(new ReferenceBackend(), DType.F32, 0, model -> {
+            try (Trainer trainer = new Trainer(new Overflowing(model, 0, 1, 2, 3, 4, 5), CONFIG.withLossScale(4))) {
+                assertThatThrownBy(() -> trainer.train(Tiny.examples(20, 1), null, null, new TrainingListener() {}))
+                        .isInstanceOf(InputException.class)
+                        .hasMessageStartingWith("the loss is Infinity at step ");
+                assertThat(trainer.step()).isGreaterThan(2);
+            }
+        });
     }
 }
