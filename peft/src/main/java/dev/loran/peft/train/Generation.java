@@ -10,7 +10,6 @@ import java.util.Arrays;
 import java.util.BitSet;
 import java.util.List;
 import java.util.SplittableRandom;
-import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 
 /// Text from a causal model, token by token, for several prompts at a time. Each token costs its own forward alone: see
@@ -141,7 +140,7 @@ public final class Generation {
 
     // ---- one token
 
-    /// The likeliest token, or one drawn from [#candidates]. Overwrites `logits`.
+    /// The likeliest token, or one drawn from [Candidates]. Overwrites `logits`.
     static int choose(float[] logits, BitSet seen, GenerationConfig config, SplittableRandom random) {
         penalise(logits, seen, config.repetitionPenalty());
         if (!config.doSample()) {
@@ -151,54 +150,11 @@ public final class Generation {
             }
             return best;
         }
-        Candidates c = candidates(logits, config);
-        double left = random.nextDouble();
-        int i = 0;
-        while (i < c.ids.length - 1 && left >= c.probabilities[i]) {
-            left -= c.probabilities[i++];
-        }
-        return c.ids[i];
+        return new Candidates(logits, config).draw(random);
     }
 
     static void penalise(float[] logits, BitSet seen, double penalty) {
         seen.stream()
                 .forEach(id -> logits[id] = (float) (logits[id] < 0 ? logits[id] * penalty : logits[id] / penalty));
-    }
-
-    /// The tokens that may be drawn, the likeliest first, with probabilities whose sum is 1.
-    record Candidates(int[] ids, double[] probabilities) {}
-
-    /// Temperature, then topK, then topP, as Hugging Face orders them. Of equal logits that of the smaller id comes first.
-    static Candidates candidates(float[] logits, GenerationConfig config) {
-        int[] ids = likeliest(logits, config.topK() == 0 ? logits.length : Math.min(config.topK(), logits.length));
-        double[] p = new double[ids.length];
-        for (int i = 0; i < p.length; i++) {
-            p[i] = Math.exp((logits[ids[i]] - (double) logits[ids[0]]) / config.temperature());
-        }
-        double sum = Arrays.stream(p).sum();
-        // A token is kept as long as those before it have not reached topP.
-        int kept = 1;
-        for (double before = p[0]; kept < p.length && before < config.topP() * sum; kept++) {
-            before += p[kept];
-        }
-        double whole = Arrays.stream(p, 0, kept).sum();
-        return new Candidates(
-                Arrays.copyOf(ids, kept),
-                IntStream.range(0, kept).mapToDouble(i -> p[i] / whole).toArray());
-    }
-
-    /// The ids of the `count` largest logits, the largest first.
-    private static int[] likeliest(float[] logits, int count) {
-        long[] keys = new long[logits.length];
-        for (int i = 0; i < keys.length; i++) {
-            int bits = Float.floatToIntBits(logits[i]);
-            // Ascending as the floats are, and among equals descending by id.
-            int ordered = bits ^ (bits >> 31 & Integer.MAX_VALUE);
-            keys[i] = (long) ordered << 32 | ~i & 0xffffffffL;
-        }
-        Arrays.sort(keys);
-        int[] ids = new int[count];
-        Arrays.setAll(ids, i -> ~(int) keys[keys.length - 1 - i]);
-        return ids;
     }
 }

@@ -19,7 +19,6 @@ import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.model.HfModels;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.train.Generation.Answer;
-import dev.loran.peft.train.Generation.Candidates;
 import dev.loran.peft.tuner.PeftModel;
 import java.io.IOException;
 import java.net.URISyntaxException;
@@ -27,6 +26,7 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.BitSet;
+import java.util.Comparator;
 import java.util.List;
 import java.util.Objects;
 import java.util.SplittableRandom;
@@ -90,7 +90,7 @@ class GenerationTest {
                             d.get("top_k").intValue(),
                             d.get("top_p").doubleValue(),
                             1);
-            Candidates drawn = Generation.candidates(logits, config);
+            Candidates drawn = new Candidates(logits, config);
             double[] p = new double[logits.length];
             for (int i = 0; i < drawn.ids().length; i++) {
                 p[drawn.ids()[i]] = drawn.probabilities()[i];
@@ -134,7 +134,7 @@ class GenerationTest {
     void tokensAreDrawnAsOftenAsTheirProbabilitiesSay() {
         float[] logits = {0.5f, -1, 2, 1.5f, -3, 0, 1};
         GenerationConfig config = GenerationConfig.greedy(1).withSampling(1.3, 6, 0.9, 1);
-        Candidates allowed = Generation.candidates(logits, config);
+        Candidates allowed = new Candidates(logits, config);
         int draws = 20_000;
         int[] count = new int[logits.length];
         SplittableRandom random = new SplittableRandom(11);
@@ -169,8 +169,55 @@ class GenerationTest {
         assertThat(candidates(new float[] {0, half, 0}, 0, 0.76).ids()).containsExactly(1, 0, 2);
     }
 
+    /// The plain form: all tokens sorted, whatever is asked of them.
+    private static int drawnFromAllSorted(float[] logits, GenerationConfig config, SplittableRandom random) {
+        int[] ids = IntStream.range(0, logits.length)
+                .boxed()
+                .sorted(Comparator.comparing((Integer id) -> -logits[id]).thenComparing(id -> id))
+                .mapToInt(id -> id)
+                .limit(config.topK() == 0 ? logits.length : config.topK())
+                .toArray();
+        double[] p = Arrays.stream(ids)
+                .mapToDouble(id -> Math.exp((logits[id] - (double) logits[ids[0]]) / config.temperature()))
+                .toArray();
+        double sum = Arrays.stream(p).sum();
+        int kept = 1;
+        for (double before = p[0]; kept < p.length && before < config.topP() * sum; kept++) {
+            before += p[kept];
+        }
+        double whole = Arrays.stream(p, 0, kept).sum();
+        double left = random.nextDouble();
+        int i = 0;
+        while (i < kept - 1 && left >= p[i] / whole) {
+            left -= p[i++] / whole;
+        }
+        return ids[i];
+    }
+
+    @Test
+    void drawsAsIfAllTokensWereSorted() {
+        SplittableRandom values = new SplittableRandom(21);
+        for (int vocabulary : new int[] {1, 7, 33, 1000}) {
+            for (int topK : new int[] {0, 1, 5, 2000}) {
+                for (double topP : new double[] {0.05, 0.9, 1}) {
+                    GenerationConfig config = GenerationConfig.greedy(1).withSampling(0.7, topK, topP, 1);
+                    for (int seed = 0; seed < 30; seed++) {
+                        float[] logits = new float[vocabulary];
+                        for (int i = 0; i < vocabulary; i++) {
+                            // Rounded, so that there are equal ones.
+                            logits[i] = Math.round(8 * values.nextGaussian()) / 4f;
+                        }
+                        assertThat(Generation.choose(logits.clone(), new BitSet(), config, new SplittableRandom(seed)))
+                                .as("%d tokens, %s, seed %d", vocabulary, config, seed)
+                                .isEqualTo(drawnFromAllSorted(logits, config, new SplittableRandom(seed)));
+                    }
+                }
+            }
+        }
+    }
+
     private static Candidates candidates(float[] logits, int topK, double topP) {
-        return Generation.candidates(logits, GenerationConfig.greedy(1).withSampling(1, topK, topP, 1));
+        return new Candidates(logits, GenerationConfig.greedy(1).withSampling(1, topK, topP, 1));
     }
 
     @Test
