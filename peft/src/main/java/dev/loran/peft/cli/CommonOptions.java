@@ -4,10 +4,12 @@ import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import dev.loran.peft.data.InputException;
+import dev.loran.peft.data.Nearest;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Map;
 import java.util.TreeSet;
 import org.jspecify.annotations.Nullable;
@@ -37,9 +39,11 @@ final class CommonOptions {
     static void readConfig(CommandSpec spec, Path file) {
         Map<String, String> values = read(file);
         TreeSet<String> unknown = new TreeSet<>(values.keySet());
-        spec.options().forEach(option -> unknown.remove(name(option)));
+        List<String> known = spec.options().stream().map(CommonOptions::name).toList();
+        unknown.removeAll(known);
         if (!unknown.isEmpty()) {
-            throw new InputException(file + ": " + unknown + " are no options of " + spec.qualifiedName());
+            throw new InputException(file + ": " + unknown + " are no options of " + spec.qualifiedName()
+                    + Nearest.hint(unknown, known));
         }
         spec.defaultValueProvider(argument -> argument instanceof OptionSpec option ? values.get(name(option)) : null);
     }

@@ -1,6 +1,7 @@
 package dev.loran.peft.cli;
 
 import dev.loran.peft.data.InputException;
+import dev.loran.peft.data.Nearest;
 import dev.loran.peft.model.TaskType;
 import dev.loran.peft.tuner.AdaLoraConfig;
 import dev.loran.peft.tuner.BitFitConfig;
@@ -13,8 +14,9 @@ import dev.loran.peft.tuner.PrefixTuningConfig;
 import dev.loran.peft.tuner.PromptEncoderConfig;
 import dev.loran.peft.tuner.PromptTuningConfig;
 import java.util.Arrays;
+import java.util.List;
 import java.util.Locale;
-import java.util.stream.Collectors;
+import java.util.Map;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 
@@ -43,6 +45,18 @@ enum Method {
     IA3(5e-3, "1e-3 to 1e-2", 3, "few examples; free once merged"),
     LN_TUNING(1e-3, "5e-4 to 5e-3", 3, "texts of another kind; free once merged"),
     BITFIT(1e-3, "5e-4 to 5e-3", 3, "few examples; free once merged");
+
+    /// What others call them.
+    private static final Map<String, String> ALIASES = Map.of(
+            "houlsby", "adapter",
+            "pfeiffer", "adapter",
+            "bottleneck", "adapter",
+            "fine-tuning", "full",
+            "sft", "full",
+            "qlora", "lora",
+            "layernorm", "ln-tuning",
+            "soft-prompt", "prompt",
+            "bias", "bitfit");
 
     final double learningRate;
     final int epochs;
@@ -94,8 +108,11 @@ enum Method {
                 return m;
             }
         }
-        throw new InputException("method \"" + name + "\" is not known; choose one of "
-                + Arrays.stream(values()).map(Method::toString).collect(Collectors.joining(", ")));
+        List<String> known = Arrays.stream(values()).map(Method::toString).toList();
+        List<String> meant =
+                List.of(ALIASES.getOrDefault(name.toLowerCase(Locale.ROOT).replace('_', '-'), name));
+        throw new InputException("method \"" + name + "\" is not known; choose one of " + String.join(", ", known)
+                + Nearest.hint(meant, known));
     }
 
     /// As it is typed.

@@ -4,6 +4,7 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.peft.data.InputException;
+import dev.loran.peft.data.Nearest;
 import dev.loran.peft.model.TaskType;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
@@ -214,6 +215,7 @@ public final class ConfigJson {
     /// Fails if a key nobody read holds anything but null, false, 0 or nothing.
     void finish() {
         List<String> unknown = new ArrayList<>();
+        List<String> keys = new ArrayList<>();
         for (Map.Entry<String, JsonNode> e : node.properties()) {
             JsonNode v = e.getValue();
             boolean empty = v.isNull()
@@ -222,11 +224,13 @@ public final class ConfigJson {
                     || (v.isTextual() ? v.textValue().isEmpty() : v.isContainerNode() && v.isEmpty());
             if (!empty && !read.contains(e.getKey()) && !HARMLESS.contains(e.getKey())) {
                 unknown.add(e.getKey() + " = " + v);
+                keys.add(e.getKey());
             }
         }
         if (!unknown.isEmpty()) {
             throw error("this version does not know what to do with " + String.join(", ", unknown)
-                    + "; the file was written by another version of peft, or for a feature that Loran lacks");
+                    + "; the file was written by another version of peft, or for a feature that Loran lacks"
+                    + Nearest.hint(keys, read));
         }
     }
 

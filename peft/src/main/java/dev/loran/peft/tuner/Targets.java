@@ -4,13 +4,15 @@ import dev.loran.engine.nn.AdaptedLayer;
 import dev.loran.engine.nn.Layer;
 import dev.loran.engine.nn.Linear;
 import dev.loran.peft.data.InputException;
+import dev.loran.peft.data.Nearest;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.TaskType;
 import java.util.ArrayList;
-import java.util.Comparator;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
+import java.util.Set;
 import java.util.TreeSet;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
@@ -23,6 +25,19 @@ import org.jspecify.annotations.Nullable;
 public final class Targets {
     private static final String ALL_LINEAR = "all-linear";
     private static final Pattern LAYER_INDEX = Pattern.compile("\\.(\\d+)\\.");
+
+    /// Names of one thing in different families of models, ours and others.
+    private static final List<List<String>> SAME = List.of(
+            List.of("q_proj", "query", "w_q", "q_lin", "query_proj", "q", "c_attn"),
+            List.of("k_proj", "key", "w_k", "k_lin", "key_proj", "k", "c_attn"),
+            List.of("v_proj", "value", "w_v", "v_lin", "value_proj", "v", "c_attn"),
+            List.of("qkv_proj", "query_key_value", "qkv", "c_attn", "q_proj", "query", "w_q"),
+            List.of("o_proj", "out_proj", "attention.output.dense", "w_o", "out_lin", "attn.c_proj"),
+            List.of("up_proj", "fc1", "intermediate.dense", "c_fc", "mlp.up", "lin1", "w1"),
+            List.of("down_proj", "fc2", "output.dense", "mlp.c_proj", "mlp.down", "lin2", "w2"),
+            List.of("embed_tokens", "word_embeddings", "wte", "token_embedding"),
+            List.of("lm_head", "embed_out", "output_layer"),
+            List.of("score", "classifier"));
 
     private final @Nullable List<String> names;
     private final @Nullable String regex;
@@ -190,35 +205,48 @@ public final class Targets {
         return all;
     }
 
-    /// "did you mean …" with the module name that takes the fewest edits, and all there are.
+    /// "did you mean …" with what each name is called here, and all names there are.
     private static String nearest(Iterable<String> wrong, Map<String, AdaptedLayer<?>> candidates) {
         TreeSet<String> known = new TreeSet<>();
-        candidates.keySet().forEach(n -> known.add(n.substring(n.lastIndexOf('.') + 1)));
+        candidates.keySet().forEach(n -> known.add(lastParts(n, 1)));
         List<String> suggestions = new ArrayList<>();
         for (String w : wrong) {
-            known.stream().min(Comparator.comparingInt(k -> distance(w, k))).ifPresent(suggestions::add);
+            meant(w, candidates.keySet()).filter(m -> !suggestions.contains(m)).ifPresent(suggestions::add);
         }
         return (suggestions.isEmpty() ? "" : "did you mean " + String.join(", ", suggestions) + "? ") + "(modules: "
                 + String.join(", ", known) + ")";
     }
 
-    /// Levenshtein's distance.
-    private static int distance(String a, String b) {
-        int[] row = new int[b.length() + 1];
-        for (int j = 0; j < row.length; j++) {
-            row[j] = j;
-        }
-        for (int i = 1; i <= a.length(); i++) {
-            int diagonal = row[0];
-            row[0] = i;
-            for (int j = 1; j < row.length; j++) {
-                int above = row[j];
-                int cost = a.charAt(i - 1) == b.charAt(j - 1) ? 0 : 1;
-                row[j] = Math.min(Math.min(row[j] + 1, row[j - 1] + 1), diagonal + cost);
-                diagonal = above;
+    /// What other families call `wrong`, under its name here; else the nearest name, compared with the ends of the modules'
+    /// names that have as many parts, and then by the last part alone.
+    private static Optional<String> meant(String wrong, Set<String> modules) {
+        for (List<String> names : SAME) {
+            if (names.contains(wrong) || names.contains(lastParts(wrong, 1))) {
+                Optional<String> here = names.stream()
+                        .filter(n -> modules.stream().anyMatch(m -> matching(List.of(n), m) != null))
+                        .findFirst();
+                if (here.isPresent()) {
+                    return here;
+                }
             }
         }
-        return row[b.length()];
+        int parts = wrong.split("\\.", -1).length;
+        return Nearest.to(wrong, ends(modules, parts)).or(() -> Nearest.to(lastParts(wrong, 1), ends(modules, 1)));
+    }
+
+    private static Set<String> ends(Set<String> modules, int parts) {
+        Set<String> ends = new TreeSet<>();
+        modules.forEach(m -> ends.add(lastParts(m, parts)));
+        return ends;
+    }
+
+    /// The last `parts` parts of a dotted name.
+    private static String lastParts(String name, int parts) {
+        int at = name.length();
+        for (int i = 0; i < parts && at >= 0; i++) {
+            at = name.lastIndexOf('.', at - 1);
+        }
+        return name.substring(at + 1);
     }
 
     @Override

@@ -454,6 +454,9 @@ class MainTest {
         assertRefused(
                 loran("train", "--task", "sing", "--train", train),
                 "loran: task \"sing\" is not known; choose classify, generate or lm");
+        assertThat(train("--method", "prefix_tunig").err()).endsWith("bitfit; did you mean prefix?\n");
+        assertThat(train("--method", "houlsby").err()).endsWith("bitfit; did you mean adapter?\n");
+        assertThat(train("--epoch", 3).err()).contains("--epochs");
         assertRefused(
                 loran("train", "--task", "classify", "--train", train),
                 "loran: --model is missing: a model folder, minilm, bge-small, e5-small, or seo");

@@ -316,6 +316,15 @@ class AdapterFilesTest {
                         Arguments.of(
                                 Targets.of("up_prj", "q_proj", "dwn_proj"),
                                 "target_modules [dwn_proj, up_prj] match no module; did you mean down_proj, up_proj?"),
+                        // As other families call them.
+                        Arguments.of(
+                                Targets.of("query", "attn.c_proj", "w_v"),
+                                "target_modules [attn.c_proj, query, w_v] match no module; did you mean o_proj, q_proj, v_proj?"),
+                        Arguments.of(
+                                Targets.of("self_atn.k_proj", "mlp.gateproj"),
+                                "target_modules [mlp.gateproj, self_atn.k_proj] match no module; did you mean "
+                                        + "mlp.gate_proj, k_proj?"),
+                        Arguments.of(Targets.of("zzzzzzz"), "target_modules [zzzzzzz] match no module;"),
                         Arguments.of(
                                 Targets.regex(".*w_q"),
                                 "target_modules \".*w_q\" match no module that may be adapted;"),
