@@ -44,9 +44,10 @@ import picocli.CommandLine.Option;
         description = {
             "Trains a model by several methods, each with its own usual learning rate and duration, and puts side",
             "by side what they cost and what they gain: trainable parameters, size of the file, most memory that",
-            "tensors took, speed of training, time to answer one text (with the adapter beside the weights, and",
-            "merged into them where that can be), loss and accuracy on held-out rows. A new head learns at one rate",
-            "for all methods (--head-lr, 5e-3)."
+            "tensors took, and the process with them (what the JVM took for the methods before stays in it; - where",
+            "the system does not count it), speed of training, time to answer one text (with the adapter beside the",
+            "weights, and merged into them where that can be), loss and accuracy on held-out rows. A new head learns",
+            "at one rate for all methods (--head-lr, 5e-3)."
         },
         sortOptions = false,
         footer = {"", "Example: loran compare --methods lora,adalora,prefix"})
@@ -171,6 +172,7 @@ final class CompareCommand implements Callable<Integer> {
         TrainerConfig config = training.config(model, method);
         RunFolder folder = RunFolder.create(out.resolve(method.toString()));
         folder.options(Map.of("method", method.toString(), "lr", config.rate().peak(), "epochs", config.epochs()));
+        boolean counted = ProcessMemory.resetPeak();
         try (OpenModel open = OpenModel.of(model)) {
             int steps = config.stepsOver(rowsToTrainOn.size());
             PeftConfig adapter = method.config(training, open.model().task(), steps);
@@ -190,6 +192,7 @@ final class CompareCommand implements Callable<Integer> {
                     report = trainer.train(rowsToTrainOn, null, folder, progress);
                 }
                 long peak = open.backend().peakBytes();
+                double process = ProcessMemory.peakMib(peak);
                 Evaluation e = Evaluation.of(learner, data.heldOut(), config.batchSize());
                 ObjectNode result = JSON.createObjectNode()
                         .put("method", method.toString())
@@ -199,6 +202,7 @@ final class CompareCommand implements Callable<Integer> {
                         .put("trainable_parameters", count.trainableParameters())
                         .put("trainable_percentage", count.trainablePercentage())
                         .put("adapter_bytes", bytes(folder.last()))
+                        .put("peak_memory_mib", counted ? (Double) process : null)
                         .put("peak_tensor_mib", peak / (double) (1 << 20))
                         .put("planned_tensor_mib", plan == null ? null : (Double) plan.totalMib())
                         .put("tokens_per_second", report.tokensPerSecond())
@@ -267,7 +271,8 @@ final class CompareCommand implements Callable<Integer> {
                 "trainable",
                 "%",
                 "bytes",
-                "peak MiB",
+                "tensors MiB",
+                "process MiB",
                 "tokens/s",
                 "ms",
                 "ms merged",
@@ -281,6 +286,7 @@ final class CompareCommand implements Callable<Integer> {
                     rounded(r.path("trainable_percentage"), 2),
                     Output.shown(r.path("adapter_bytes")),
                     rounded(r.path("peak_tensor_mib"), 0),
+                    rounded(r.path("peak_memory_mib"), 0),
                     rounded(r.path("tokens_per_second"), 0),
                     rounded(r.path("latency_ms"), 2),
                     rounded(r.path("latency_merged_ms"), 2),

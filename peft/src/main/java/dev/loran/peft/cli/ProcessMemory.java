@@ -40,6 +40,18 @@ final class ProcessMemory {
         }
     }
 
+    /// Makes what is resident now the high-water mark, where the kernel can (Linux).
+    ///
+    /// @return whether it did
+    static boolean resetPeak() {
+        try {
+            Files.writeString(Path.of("/proc/self/clear_refs"), "5");
+            return true;
+        } catch (IOException e) {
+            return false;
+        }
+    }
+
     /// The high-water mark of resident memory in MiB, as the kernel counts it (`VmHWM`). Where there is no such count (not
     /// Linux): the peaks of the JVM's own pools and `tensorBytes` together, which leaves out code and mapped files.
     static double peakMib(long tensorBytes) {

@@ -80,6 +80,10 @@ class CompareCommandTest {
                     .as(method.toString())
                     .isEqualTo(method.merges());
             assertThat(m.get("peak_tensor_mib").doubleValue()).isBetween(0.01, 100.0);
+            double planned = m.get("planned_tensor_mib").doubleValue();
+            assertThat(m.get("peak_tensor_mib").doubleValue()).isBetween(0.8 * planned, planned);
+            assertThat(m.get("peak_memory_mib").doubleValue())
+                    .isGreaterThan(m.get("peak_tensor_mib").doubleValue());
         }
         // Query and value of two layers by rank 8, and the head; F32 on the disk, with names before it.
         JsonNode lora = Objects.requireNonNull(byName.get("lora"));

@@ -6,7 +6,10 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import dev.loran.peft.data.InputException;
 import dev.loran.peft.train.MemoryPlan;
+import java.util.Arrays;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.condition.EnabledOnOs;
+import org.junit.jupiter.api.condition.OS;
 
 class ProcessMemoryTest {
     private static final long MIB = 1 << 20;
@@ -23,6 +26,17 @@ class ProcessMemoryTest {
                                 + " and optimizer 5.0 MiB), and there are 1,000 MiB here; lower --batch-size (16) or --max-length"
                                 + " (128), keep less with --gradient-checkpointing, or halve the weights with --dtype bf16;"
                                 + " --ignore-memory tries all the same");
+    }
+
+    @Test
+    @EnabledOnOs(OS.LINUX)
+    void countsFromAReset() {
+        byte[] large = new byte[64 << 20];
+        Arrays.fill(large, (byte) 1);
+        double before = ProcessMemory.peakMib(0);
+        assertThat(ProcessMemory.resetPeak()).isTrue();
+        assertThat(ProcessMemory.peakMib(0)).isLessThanOrEqualTo(before);
+        assertThat(large[large.length - 1]).isEqualTo((byte) 1);
     }
 
     @Test
