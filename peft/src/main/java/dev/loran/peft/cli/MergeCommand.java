@@ -9,15 +9,21 @@ import dev.loran.peft.train.RunFolder;
 import dev.loran.peft.train.TaskCard;
 import dev.loran.peft.train.TextClassifier;
 import dev.loran.peft.tuner.AdapterFiles;
+import dev.loran.peft.tuner.Combination;
 import dev.loran.peft.tuner.MergeReport;
 import dev.loran.peft.tuner.PeftModel;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.Collections;
 import java.util.Comparator;
 import java.util.List;
+import java.util.Locale;
+import java.util.Map;
 import java.util.concurrent.Callable;
 import java.util.stream.Stream;
+import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Option;
@@ -27,22 +33,61 @@ import picocli.CommandLine.Option;
         name = "merge",
         description = {
             "Writes a model with an adapter's changes in its own weights: a plain Hugging Face folder, which answers",
-            "as model and adapter do together, at the cost of the model alone."
+            "as model and adapter do together, at the cost of the model alone.",
+            "With --adapters: makes one adapter of several, by weights, and says how far each layer is from their",
+            "weighted sum."
         },
         sortOptions = false,
-        footer = {"", "Example: loran merge --model minilm --adapter run --out merged"})
+        footer = {
+            "",
+            "Example: loran merge --model minilm --adapter run --out merged",
+            "Example: loran merge --model minilm --adapters run-a,run-b --weights 0.7,0.3 --combination svd --out both"
+        })
 final class MergeCommand implements Callable<Integer> {
     private final Output output;
 
     @Option(names = "--model", required = true, paramLabel = "M", description = "the model that the adapter is for")
     private String model;
 
+    @Option(names = "--adapter", paramLabel = "DIR", description = "an adapter's folder, or a run's (its best adapter)")
+    private @Nullable Path adapter;
+
     @Option(
-            names = "--adapter",
-            required = true,
-            paramLabel = "DIR",
-            description = "an adapter's folder, or a run's (its best adapter)")
-    private Path adapter;
+            names = "--adapters",
+            paramLabel = "LIST",
+            split = ",",
+            description = "low-rank adapters to make one of, with commas between; an adapter is written, not a model")
+    private List<Path> adapters = List.of();
+
+    @Option(
+            names = "--weights",
+            paramLabel = "LIST",
+            split = ",",
+            description = "their weights, negative ones take away (equal ones, whose sum is 1)")
+    private List<Double> weights = List.of();
+
+    @Option(
+            names = "--combination",
+            paramLabel = "C",
+            description =
+                    "linear, cat, svd, or ties, dare_linear, dare_ties, magnitude_prune, each of them on A and B or, with"
+                            + " _svd behind, on the updates (${DEFAULT-VALUE})")
+    private String combination = "svd";
+
+    @Option(
+            names = "--density",
+            paramLabel = "X",
+            description = "share of the elements that ties, dare and magnitude_prune keep (${DEFAULT-VALUE})")
+    private double density = 0.5;
+
+    @Option(
+            names = "--rank",
+            paramLabel = "N",
+            description = "rank of the result of svd and _svd; 0 for the largest of the adapters' (${DEFAULT-VALUE})")
+    private int rank;
+
+    @Option(names = "--seed", paramLabel = "N", description = "of what dare drops (${DEFAULT-VALUE})")
+    private long seed = 42;
 
     @Option(names = "--out", required = true, paramLabel = "DIR", description = "a new or empty folder")
     private Path out;
@@ -63,14 +108,95 @@ final class MergeCommand implements Callable<Integer> {
 
     @Override
     public Integer call() {
+        if ((adapter == null) == adapters.isEmpty()) {
+            throw new InputException(
+                    "merge takes either --adapter, to make it part of the model, or --adapters, to make"
+                            + " one of them");
+        }
         DType written = dtype();
+        requireEmpty(out);
+        ModelOptions options = new ModelOptions();
+        options.model = model;
+        if (adapter == null) {
+            combine(options);
+        } else {
+            merge(options, folder(adapter), written);
+        }
+        return Main.DONE;
+    }
+
+    private static Path folder(Path adapter) {
         Path folder = RunFolder.adapter(adapter);
         if (!Files.isRegularFile(folder.resolve(AdapterFiles.CONFIG))) {
             throw new InputException(folder + ": is a whole model and no adapter; there is nothing to merge");
         }
-        requireEmpty(out);
-        ModelOptions options = new ModelOptions();
-        options.model = model;
+        return folder;
+    }
+
+    private void combine(ModelOptions options) {
+        List<Path> folders = adapters.stream().map(MergeCommand::folder).toList();
+        List<Double> shares = weights.isEmpty() ? Collections.nCopies(folders.size(), 1.0 / folders.size()) : weights;
+        Combination how = Combination.named(combination, density, rank, seed);
+        try (OpenModel open = OpenModel.of(options);
+                PeftModel peft = new PeftModel(open.model(), 0)) {
+            List<String> names = new ArrayList<>();
+            for (Path folder : folders) {
+                names.add("adapter " + (names.size() + 1));
+                open.load(peft, names.getLast(), folder);
+            }
+            Map<String, Double> errors = peft.addWeightedAdapter(PeftModel.DEFAULT_ADAPTER, names, shares, how);
+            peft.setAdapter(PeftModel.DEFAULT_ADAPTER);
+            peft.savePretrained(out);
+            List<List<String>> table = new ArrayList<>(List.of(List.of("layer", "relative error")));
+            errors.forEach((layer, error) -> table.add(List.of(layer, String.format(Locale.ROOT, "%.4f", error))));
+            output.table(table);
+            boolean sameHead = sameHead(folders);
+            if (sameHead) {
+                copyTask(folders.getFirst());
+            } else {
+                output.say("the adapters have different heads, which are not combined: train one on the new adapter");
+            }
+            output.result(
+                    new ObjectMapper()
+                            .createObjectNode()
+                            .put("combination", combination)
+                            .put("layers", errors.size())
+                            .put(
+                                    "mean_error",
+                                    errors.values().stream()
+                                            .mapToDouble(e -> e)
+                                            .average()
+                                            .orElse(0))
+                            .put(
+                                    "largest_error",
+                                    errors.values().stream()
+                                            .mapToDouble(e -> e)
+                                            .max()
+                                            .orElse(0))
+                            .put("head", sameHead && Files.isRegularFile(out.resolve(TextClassifier.FILE)))
+                            .put("out", out.toString()),
+                    common.json);
+        }
+    }
+
+    /// Whether all have the same head of their own, or none has one.
+    private static boolean sameHead(List<Path> folders) {
+        try {
+            Path first = folders.getFirst().resolve(TextClassifier.FILE);
+            for (Path folder : folders) {
+                Path head = folder.resolve(TextClassifier.FILE);
+                if (Files.exists(head) != Files.exists(first)
+                        || Files.exists(head) && Files.mismatch(head, first) != -1) {
+                    return false;
+                }
+            }
+            return true;
+        } catch (IOException e) {
+            throw new InputException("merge: a head cannot be read (" + e.getMessage() + ")", e);
+        }
+    }
+
+    private void merge(ModelOptions options, Path folder, DType written) {
         try (OpenModel open = OpenModel.of(options);
                 PeftModel peft = new PeftModel(open.model(), 0)) {
             open.load(peft, folder);
@@ -81,7 +207,6 @@ final class MergeCommand implements Callable<Integer> {
             copyTask(folder);
             output.result(result(report), common.json);
         }
-        return Main.DONE;
     }
 
     private DType dtype() {

@@ -136,12 +136,18 @@ record OpenModel(
     /// @throws InputException if the adapter is for another base, or does not fit
     @Nullable
     TaskCard load(PeftModel peft, Path adapter) {
+        return load(peft, PeftModel.DEFAULT_ADAPTER, adapter);
+    }
+
+    /// As above, under a name.
+    @Nullable
+    TaskCard load(PeftModel peft, String as, Path adapter) {
         TaskCard card = TaskCard.isIn(adapter) ? TaskCard.read(adapter) : null;
         if (Files.isRegularFile(adapter.resolve(AdapterFiles.CONFIG))) {
             if (card != null) {
                 card.requireBase(base(), adapter);
             }
-            peft.loadAdapter(PeftModel.DEFAULT_ADAPTER, adapter);
+            peft.loadAdapter(as, adapter);
         }
         return card;
     }

@@ -188,4 +188,73 @@ class MergeCommandTest {
                 .startsWith("loran: " + run.resolve("last") + ": the adapter was trained on " + base + " (SHA-256 ")
                 .contains("not on " + folder.resolve("other"));
     }
+
+    @Test
+    void severalAdaptersBecomeOne() throws IOException {
+        train("lora");
+        Path other = folder.resolve("other-run");
+        Files.move(run, other);
+        train("lora");
+        String both = run + "," + other;
+        Path one = folder.resolve("one");
+        Result exact = loran(
+                "merge",
+                "--model",
+                base,
+                "--adapters",
+                both,
+                "--weights",
+                "0.7,0.3",
+                "--combination",
+                "cat",
+                "--out",
+                one,
+                "--json");
+        assertThat(exact.code()).as(exact.err()).isZero();
+        assertThat(exact.json().get("layers").intValue()).isEqualTo(4);
+        assertThat(exact.json().get("largest_error").doubleValue()).isZero();
+        // Both runs are the same: with weights whose sum is 1 their sum is one of them, head included.
+        assertThat(exact.json().get("head").booleanValue()).isTrue();
+        assertThat(exact.err() + exact.out()).contains("encoder.layer.1.attention.self.value", "0.0000");
+        try (ReferenceBackend backend = new ReferenceBackend();
+                Model model = HfModels.load(base, backend);
+                PeftModel peft = new PeftModel(model, 1);
+                TaskModel learner = TaskModel.load(peft, one)) {
+            assertThat(largest(logits(learner), withAdapter())).isLessThan(1e-5);
+        }
+        Result factors = loran(
+                "merge",
+                "--model",
+                base,
+                "--adapters",
+                both,
+                "--weights",
+                "1,-0.5",
+                "--combination",
+                "dare_linear",
+                "--out",
+                merged,
+                "--json");
+        assertThat(factors.code()).as(factors.err()).isZero();
+        assertThat(factors.json().get("largest_error").doubleValue())
+                .isGreaterThanOrEqualTo(factors.json().get("mean_error").doubleValue())
+                .isGreaterThan(0.1);
+    }
+
+    @Test
+    void severalAdaptersThatDoNotFitAreRefused() {
+        train("lora");
+        assertRefused(
+                loran("merge", "--model", base, "--out", merged),
+                "loran: merge takes either --adapter, to make it part of the model, or --adapters, to make one of them");
+        assertRefused(
+                loran("merge", "--model", base, "--adapters", run + "," + run, "--weights", "1", "--out", merged),
+                "loran: addWeightedAdapter: adapters are [adapter 1, adapter 2] but weights are [1.0]; needs one weight an"
+                        + " adapter, and at least one");
+        assertRefused(
+                loran("merge", "--model", base, "--adapters", run + "," + run, "--combination", "sum", "--out", merged),
+                "loran: Combination: sum is none; known are linear, cat, svd, and ties, dare_linear, dare_ties,"
+                        + " magnitude_prune with or without _svd");
+        assertThat(merged).doesNotExist();
+    }
 }
