@@ -18,7 +18,7 @@ public final class Nearest {
         String plain = plain(name);
         return known.stream()
                 .filter(k -> isNear(plain, plain(k)))
-                .min(Comparator.comparingInt(k -> edits(plain, plain(k))));
+                .min(Comparator.comparingInt(k -> distance(plain, plain(k))));
     }
 
     /// `; did you mean …?` with the nearest of each name, or nothing where none is near.
@@ -36,6 +36,11 @@ public final class Nearest {
         boolean part = Math.min(a.length(), b.length()) > 2
                 && (a.startsWith(b) || a.endsWith(b) || b.startsWith(a) || b.endsWith(a));
         return part || edits(a, b) * 2 <= Math.max(a.length(), b.length());
+    }
+
+    /// A longer or shorter form of a name is nearer than any other name.
+    private static int distance(String a, String b) {
+        return a.startsWith(b) || b.startsWith(a) ? Math.min(1, edits(a, b)) : edits(a, b);
     }
 
     /// Letters to insert, to take away, to replace, or to swap with the next one: Damerau, "A technique for computer
