@@ -173,7 +173,7 @@ class GenerationTest {
     private static int drawnFromAllSorted(float[] logits, GenerationConfig config, SplittableRandom random) {
         int[] ids = IntStream.range(0, logits.length)
                 .boxed()
-                .sorted(Comparator.comparing((Integer id) -> -logits[id]).thenComparing(id -> id))
+                .sorted(Comparator.comparingDouble((Integer id) -> -logits[id]).thenComparing(id -> id))
                 .mapToInt(id -> id)
                 .limit(config.topK() == 0 ? logits.length : config.topK())
                 .toArray();
