@@ -2,6 +2,7 @@ package dev.loran.peft.cli;
 
 import dev.loran.engine.io.SafeTensorsException;
 import dev.loran.peft.data.InputException;
+import dev.loran.peft.data.Nearest;
 import dev.loran.peft.train.RunFolder;
 import java.io.Console;
 import java.io.PrintStream;
@@ -9,6 +10,7 @@ import java.io.PrintWriter;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
 import java.util.Arrays;
+import java.util.List;
 import java.util.Optional;
 import java.util.stream.Stream;
 import picocli.CommandLine;
@@ -17,6 +19,7 @@ import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Model.UsageMessageSpec;
 import picocli.CommandLine.ParameterException;
 import picocli.CommandLine.Spec;
+import picocli.CommandLine.UnmatchedArgumentException;
 
 /// The entry point.
 ///
@@ -119,8 +122,20 @@ public final class Main implements Runnable {
 
     private static int usageError(ParameterException e, Output output) {
         String command = e.getCommandLine().getCommandSpec().qualifiedName();
-        output.problem(command + ": " + oneLine(e) + " (see " + command + " --help)");
+        output.problem(command + ": " + oneLine(e) + hint(e) + " (see " + command + " --help)");
         return INPUT_ERROR;
+    }
+
+    /// The options that those which do not exist were meant to be.
+    private static String hint(ParameterException e) {
+        if (!(e instanceof UnmatchedArgumentException unmatched)) {
+            return "";
+        }
+        List<String> wrong = unmatched.getUnmatched().stream()
+                .filter(a -> a.startsWith("--"))
+                .toList();
+        return Nearest.hint(
+                wrong, e.getCommandLine().getCommandSpec().optionsMap().keySet());
     }
 
     private static int failure(Exception e, Output output) {

@@ -220,18 +220,20 @@ public final class Targets {
     /// What other families call `wrong`, under its name here; else the nearest name, compared with the ends of the modules'
     /// names that have as many parts, and then by the last part alone.
     private static Optional<String> meant(String wrong, Set<String> modules) {
-        for (List<String> names : SAME) {
-            if (names.contains(wrong) || names.contains(lastParts(wrong, 1))) {
-                Optional<String> here = names.stream()
-                        .filter(n -> modules.stream().anyMatch(m -> matching(List.of(n), m) != null))
-                        .findFirst();
-                if (here.isPresent()) {
-                    return here;
-                }
-            }
-        }
         int parts = wrong.split("\\.", -1).length;
-        return Nearest.to(wrong, ends(modules, parts)).or(() -> Nearest.to(lastParts(wrong, 1), ends(modules, 1)));
+        List<String> elsewhere = SAME.stream().flatMap(List::stream).toList();
+        return calledHere(wrong, modules)
+                .or(() -> Nearest.to(wrong, ends(modules, parts)))
+                .or(() -> Nearest.to(lastParts(wrong, 1), ends(modules, 1)))
+                .or(() -> Nearest.to(wrong, elsewhere).flatMap(name -> calledHere(name, modules)));
+    }
+
+    private static Optional<String> calledHere(String elsewhere, Set<String> modules) {
+        return SAME.stream()
+                .filter(names -> names.contains(elsewhere) || names.contains(lastParts(elsewhere, 1)))
+                .flatMap(List::stream)
+                .filter(n -> modules.stream().anyMatch(m -> matching(List.of(n), m) != null))
+                .findFirst();
     }
 
     private static Set<String> ends(Set<String> modules, int parts) {

@@ -174,7 +174,8 @@ class MainTest {
                 .hasSameBinaryContentAs(folder.resolve("run/last/head.safetensors"));
         Files.writeString(options, "{\"ranks\": 4}");
         assertRefused(
-                loran("train", "--config", options), "loran: " + options + ": [ranks] are no options of loran train");
+                loran("train", "--config", options),
+                "loran: " + options + ": [ranks] are no options of loran train; did you mean rank?");
     }
 
     @Test
@@ -456,7 +457,7 @@ class MainTest {
                 "loran: task \"sing\" is not known; choose classify, generate or lm");
         assertThat(train("--method", "prefix_tunig").err()).endsWith("bitfit; did you mean prefix?\n");
         assertThat(train("--method", "houlsby").err()).endsWith("bitfit; did you mean adapter?\n");
-        assertThat(train("--epoch", 3).err()).contains("--epochs");
+        assertThat(train("--epoch", 3).err()).contains("; did you mean --epochs? (see loran train --help)");
         assertRefused(
                 loran("train", "--task", "classify", "--train", train),
                 "loran: --model is missing: a model folder, minilm, bge-small, e5-small, or seo");
@@ -526,7 +527,7 @@ class MainTest {
         assertThat(result.code()).isEqualTo(2);
         assertThat(result.err())
                 .hasLineCount(1)
-                .startsWith("loran: target_modules [q_prj] match no module; did you mean ")
+                .startsWith("loran: target_modules [q_prj] match no module; did you mean query? (modules: ")
                 .contains("query");
     }
 
