@@ -10,8 +10,10 @@
 
 #include <sys/mman.h>
 
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -44,8 +46,13 @@ struct Graph {
     std::vector<Work> nodes;
 };
 struct Stream {
-    std::vector<Work> queue;
+    std::deque<Work> queue;
     std::unique_ptr<Graph> capture;
+};
+struct Event {
+    Stream *stream = nullptr;
+    int pending = 0;
+    std::chrono::steady_clock::time_point passed{};
 };
 struct Module {
     std::string ptx;
@@ -112,7 +119,7 @@ std::map<std::string, emu::Thread (*)(void **)> &kernels() {
 Stream *stream_of(void *handle) { return handle ? static_cast<Stream *>(handle) : &null_stream; }
 
 void drain(Stream *s) {
-    std::vector<Work> work;
+    std::deque<Work> work;
     work.swap(s->queue);
     for (Work &w : work) w();
 }
@@ -388,6 +395,49 @@ API cuGraphExecDestroy(void *exec) {
 }
 API cuGraphDestroy(void *graph) {
     delete static_cast<Graph *>(graph);
+    return SUCCESS;
+}
+
+// ---- events
+
+API cuEventCreate(void **event, unsigned) {
+    NEEDS_CONTEXT;
+    *event = new Event;
+    return SUCCESS;
+}
+API cuEventRecord(void *event, void *stream) {
+    NEEDS_CONTEXT;
+    auto *e = static_cast<Event *>(event);
+    e->stream = stream_of(stream);
+    e->pending++;
+    emu::enqueue(stream, [e] {
+        e->pending--;
+        e->passed = std::chrono::steady_clock::now();
+    });
+    return SUCCESS;
+}
+// Does the work before the event, and none after it.
+API cuEventSynchronize(void *event) {
+    NEEDS_CONTEXT;
+    auto *e = static_cast<Event *>(event);
+    if (e->stream && e->stream->capture) return CAPTURE_UNSUPPORTED;
+    while (e->pending > 0) {
+        Work w = std::move(e->stream->queue.front());
+        e->stream->queue.pop_front();
+        w();
+    }
+    return take_error();
+}
+API cuEventElapsedTime(float *milliseconds, void *from, void *to) {
+    *milliseconds = std::chrono::duration<float, std::milli>(static_cast<Event *>(to)->passed -
+                                                             static_cast<Event *>(from)->passed)
+                        .count();
+    return SUCCESS;
+}
+API cuEventDestroy_v2(void *event) {
+    LOCKED;
+    drain_all();
+    delete static_cast<Event *>(event);
     return SUCCESS;
 }
 

@@ -4,6 +4,7 @@ import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.List;
+import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 
 /// The kernels' contract: buffers, sizes and scalars; no autograd, no modules, no configuration.
@@ -32,6 +33,11 @@ public interface Backend extends AutoCloseable {
     /// Whether floating tensors of `dtype` can be computed with.
     boolean supports(DType dtype);
 
+    /// What products with prepared weights ([#prepare]) round F32 operands to: BF16, or F32 where nothing is rounded.
+    default DType operands() {
+        return DType.F32;
+    }
+
     /// Uninitialised memory with one count.
     ///
     /// @throws BackendException if there is none left: how much was asked for, held and free
@@ -42,6 +48,15 @@ public interface Backend extends AutoCloseable {
 
     /// Copies `src` into `dst` (same number of bytes); waits for all work that `src` depends on.
     void read(MemorySegment dst, Buffer src);
+
+    /// Begins to read `src` as the work handed over so far leaves it. The result is asked for once it is needed: it waits
+    /// for that work and not for what is handed over later.
+    default Supplier<MemorySegment> readLater(Buffer src) {
+        long[] words = new long[Math.toIntExact((src.bytes() + 7) / 8)];
+        MemorySegment copy = MemorySegment.ofArray(words).asSlice(0, src.bytes());
+        read(copy, src);
+        return () -> copy;
+    }
 
     /// A buffer over existing native memory, used in place where the backend can, else a copy. For memory-mapped model
     /// files: never written to. `onFree` is run once, when `memory` may go away: with the buffer's last count, or
@@ -89,6 +104,32 @@ public interface Backend extends AutoCloseable {
 
     @Override
     void close();
+
+    // ---- recorded work
+
+    /// Work that [#capture] recorded.
+    interface Replay extends AutoCloseable {
+        /// Does all of it again, on what its buffers hold now. False, with nothing done, if the backend gave it up: because
+        /// a buffer it uses was released, or for want of memory.
+        boolean run();
+
+        @Override
+        void close();
+    }
+
+    /// Whether [#capture] records.
+    default boolean captures() {
+        return false;
+    }
+
+    /// Runs `step` to record what it asks of this backend; nothing of that is done before [Replay#run], which costs one
+    /// call where the step made hundreds. What `step` allocates it must release; what it writes from host memory is kept
+    /// as it is; it reads nothing.
+    ///
+    /// @throws BackendException if `step` does otherwise, or this backend does not record
+    default Replay capture(Runnable step) {
+        throw new BackendException(name() + ": records no work; run the step itself");
+    }
 
     // ---- primitives
 

@@ -79,6 +79,11 @@ public final class SimdBackend implements Backend {
     }
 
     @Override
+    public DType operands() {
+        return operands;
+    }
+
+    @Override
     public Buffer allocate(DType dtype, long size) {
         long bytes = size * dtype.bytes();
         if (hollow != null && !dtype.isFloating()) {

@@ -12,6 +12,7 @@ import dev.loran.engine.UnaryFn;
 import java.lang.foreign.MemorySegment;
 import java.nio.file.Path;
 import java.util.List;
+import java.util.function.Supplier;
 import jcuda.cudaDataType;
 import jcuda.jcublas.cublasComputeType;
 import org.jspecify.annotations.Nullable;
@@ -89,6 +90,11 @@ public final class CudaBackend implements Backend {
     }
 
     @Override
+    public DType operands() {
+        return operands;
+    }
+
+    @Override
     public Buffer allocate(DType dtype, long size) {
         return new CudaBuffer(this, dtype, size, memory.take(size * dtype.bytes()), memory);
     }
@@ -103,6 +109,11 @@ public final class CudaBackend implements Backend {
     public void read(MemorySegment dst, Buffer src) {
         checkBytes("read", src, dst);
         device.read(dst, address(src));
+    }
+
+    @Override
+    public Supplier<MemorySegment> readLater(Buffer src) {
+        return device.readLater(address(src), src.bytes());
     }
 
     private static void checkBytes(String op, Buffer b, MemorySegment s) {
@@ -158,6 +169,27 @@ public final class CudaBackend implements Backend {
         memory.trim();
     }
 
+    /// How often the driver was handed work so far: each launch, product or copy counts, and so does a replay of however many.
+    public long submissions() {
+        return device.submissions();
+    }
+
+    // ---- recorded work
+
+    @Override
+    public boolean captures() {
+        return true;
+    }
+
+    /// {@inheritDoc}
+    ///
+    /// As a CUDA graph. Memory that `step` allocates stays set aside for recorded steps, which share it, until the last of
+    /// them is closed; where memory runs out they are given up first.
+    @Override
+    public Replay capture(Runnable step) {
+        return CudaGraph.of(device, memory, step);
+    }
+
     /// Waits for all work, then gives everything back to the device, live buffers too.
     @Override
     public void close() {
@@ -174,6 +206,7 @@ public final class CudaBackend implements Backend {
             throw new BackendException("buffer: used after its last release (" + b.dtype() + ", " + b.size()
                     + " elements); keep it in a scope or retain it");
         }
+        memory.use(c.block());
         return c.address();
     }
 

@@ -5,6 +5,7 @@ import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.charset.StandardCharsets;
+import java.util.List;
 import java.util.concurrent.ArrayBlockingQueue;
 import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.CompletableFuture;
@@ -15,6 +16,10 @@ import jcuda.driver.CUcontext;
 import jcuda.driver.CUdevice;
 import jcuda.driver.CUdevice_attribute;
 import jcuda.driver.CUdeviceptr;
+import jcuda.driver.CUevent;
+import jcuda.driver.CUevent_flags;
+import jcuda.driver.CUgraph;
+import jcuda.driver.CUgraphExec;
 import jcuda.driver.CUresult;
 import jcuda.driver.CUstream;
 import jcuda.driver.CUstream_flags;
@@ -32,8 +37,8 @@ final class CudaDevice implements AutoCloseable {
     private static final int MIN_DRIVER = 12000;
     private static final int MIN_CAPABILITY = 8;
     private static final int QUEUE = 1024;
-    private static final long STAGING = 1 << 20;
     private static final int HOST_ALLOC_DEVICE_MAP = 2;
+    private static final int CAPTURE_RELAXED = 2;
 
     /// A launch or a copy.
     interface Work {
@@ -62,14 +67,16 @@ final class CudaDevice implements AutoCloseable {
     private final CUstream stream = new CUstream();
     private final cublasHandle blas = new cublasHandle();
     private final CudaKernels kernels = new CudaKernels(arena);
+    private final CudaStaging staging = new CudaStaging(this);
     private String name = "";
+    private volatile boolean capturing;
+    private volatile long submissions;
+
+    /// What products work in: cuBLAS must not ask the driver for memory while a step is recorded.
+    private long workspace;
 
     private final MemorySegment scalars = arena.allocate(8, 8);
 
-    /// Page-locked memory that small host values travel through, used from front to end and then again.
-    private MemorySegment staging = MemorySegment.NULL;
-
-    private long stagingUsed;
     /// Where kernels say what was wrong with their arguments: `Complaint` of common.cuh.
     private MemorySegment complaint = MemorySegment.NULL;
 
@@ -199,14 +206,21 @@ final class CudaDevice implements AutoCloseable {
         check("cuStreamCreate", JCudaDriver.cuStreamCreate(stream, CUstream_flags.CU_STREAM_NON_BLOCKING));
         checkBlas("cublasCreate", JCublas2.cublasCreate(blas));
         checkBlas("cublasSetStream", JCublas2.cublasSetStream(blas, new cudaStream_t(stream)));
-        Address pinned = new Address(0);
-        check("cuMemHostAlloc", JCudaDriver.cuMemHostAlloc(pinned, STAGING + 64, HOST_ALLOC_DEVICE_MAP));
-        MemorySegment all = MemorySegment.ofAddress(pinned.value()).reinterpret(STAGING + 64);
-        staging = all.asSlice(0, STAGING);
-        complaint = all.asSlice(STAGING, 64).fill((byte) 0);
+        // What NVIDIA recommends for Hopper and newer, and before.
+        long workspaceBytes = (capability >= 9 ? 32L : 4L) << 20;
+        workspace = allocate(workspaceBytes);
+        if (workspace == 0) {
+            throw new BackendException("cuda: no memory for the " + workspaceBytes
+                    + " bytes that cuBLAS works in; other processes hold the device's");
+        }
+        checkBlas("cublasSetWorkspace", JCublas2.cublasSetWorkspace(blas, new Address(workspace), workspaceBytes));
+        complaint = pinned(64).fill((byte) 0);
         CUdeviceptr seen = new CUdeviceptr();
-        check("cuMemHostGetDevicePointer", JCudaDriver.cuMemHostGetDevicePointer(seen, pinned, 0));
-        complaintAddress = address(seen) + STAGING;
+        check(
+                "cuMemHostGetDevicePointer",
+                JCudaDriver.cuMemHostGetDevicePointer(seen, new Address(complaint.address()), 0));
+        complaintAddress = address(seen);
+        staging.open();
     }
 
     private int attribute(int which) {
@@ -231,7 +245,9 @@ final class CudaDevice implements AutoCloseable {
                 JCudaDriver.cuStreamSynchronize(stream);
                 JCublas2.cublasDestroy(blas);
                 kernels.unload();
-                JCudaDriver.cuMemFreeHost(new Address(staging.address()));
+                JCudaDriver.cuMemFree(pointer(workspace));
+                unpin(complaint);
+                staging.close();
                 JCudaDriver.cuStreamDestroy(stream);
                 JCudaDriver.cuDevicePrimaryCtxRelease(device);
                 return true;
@@ -297,72 +313,78 @@ final class CudaDevice implements AutoCloseable {
         }
     }
 
-    // ---- copies; on any thread
-
-    /// Copies `src` to the device; returns when `src` may be changed. What fits the staging memory is not waited for.
-    void write(long address, MemorySegment src) {
-        long bytes = src.byteSize();
-        if (bytes == 0) {
-            return;
-        }
-        if (bytes <= STAGING / 4) {
-            byte[] copy = src.toArray(ValueLayout.JAVA_BYTE);
-            execute(() -> {
-                if (stagingUsed + bytes > STAGING) {
-                    check("cuStreamSynchronize", JCudaDriver.cuStreamSynchronize(stream));
-                    stagingUsed = 0;
-                }
-                MemorySegment slot = staging.asSlice(stagingUsed, bytes);
-                slot.copyFrom(MemorySegment.ofArray(copy));
-                stagingUsed += bytes + 7 & -8;
-                copyToDevice(address, slot);
-            });
-            return;
-        }
-        try (Arena temporary = Arena.ofShared()) {
-            MemorySegment host =
-                    src.isNative() ? src : temporary.allocate(bytes).copyFrom(src);
-            call(() -> {
-                copyToDevice(address, host);
-                check("cuStreamSynchronize", JCudaDriver.cuStreamSynchronize(stream));
-                return true;
-            });
-        }
+    /// Page-locked memory, which the device copies from and to by itself.
+    @SuppressWarnings("restricted")
+    MemorySegment pinned(long bytes) {
+        Address p = new Address(0);
+        check("cuMemHostAlloc", JCudaDriver.cuMemHostAlloc(p, bytes, HOST_ALLOC_DEVICE_MAP));
+        return MemorySegment.ofAddress(p.value()).reinterpret(bytes);
     }
 
-    private void copyToDevice(long address, MemorySegment host) {
+    void unpin(MemorySegment pinned) {
+        JCudaDriver.cuMemFreeHost(new Address(pinned.address()));
+    }
+
+    /// An event after all work handed over so far, for [#await(CUevent)].
+    void record(CUevent event) {
+        check("cuEventRecord", JCudaDriver.cuEventRecord(event, stream));
+    }
+
+    static CUevent event(boolean timing) {
+        CUevent event = new CUevent();
+        check(
+                "cuEventCreate",
+                JCudaDriver.cuEventCreate(
+                        event, timing ? CUevent_flags.CU_EVENT_DEFAULT : CUevent_flags.CU_EVENT_DISABLE_TIMING));
+        return event;
+    }
+
+    static void await(CUevent event) {
+        check("cuEventSynchronize", JCudaDriver.cuEventSynchronize(event));
+    }
+
+    void copyToDevice(long address, MemorySegment host) {
+        submitted();
         check(
                 "cuMemcpyHtoDAsync",
                 JCudaDriver.cuMemcpyHtoDAsync(pointer(address), new Address(host.address()), host.byteSize(), stream));
+    }
+
+    void copyToHost(MemorySegment host, long address) {
+        submitted();
+        check(
+                "cuMemcpyDtoHAsync",
+                JCudaDriver.cuMemcpyDtoHAsync(new Address(host.address()), pointer(address), host.byteSize(), stream));
+    }
+
+    // ---- copies; on any thread
+
+    /// Copies `src` to the device; returns when `src` may be changed, which is before it has arrived.
+    void write(long address, MemorySegment src) {
+        staging.write(address, src);
     }
 
     /// Copies from the device; waits for all work handed over before.
     ///
     /// @throws BackendException if any of that work failed, or a kernel complained about its arguments
     void read(MemorySegment dst, long address) {
-        try (Arena temporary = Arena.ofShared()) {
-            long bytes = dst.byteSize();
-            MemorySegment host = dst.isNative() ? dst : temporary.allocate(Math.max(bytes, 1));
-            execute(() -> {
-                if (bytes > 0) {
-                    check(
-                            "cuMemcpyDtoHAsync",
-                            JCudaDriver.cuMemcpyDtoHAsync(
-                                    new Address(host.address()), pointer(address), bytes, stream));
-                }
-            });
-            synchronize();
-            if (!dst.isNative()) {
-                dst.copyFrom(host.asSlice(0, bytes));
-            }
-        }
+        staging.read(dst, address);
+    }
+
+    /// Begins to copy from the device; what is returned waits for the work handed over before.
+    Supplier<MemorySegment> readLater(long address, long bytes) {
+        return staging.readLater(address, bytes);
     }
 
     /// Copies within the device.
     void copy(long to, long from, long bytes) {
         if (bytes > 0) {
-            execute(() -> check(
-                    "cuMemcpyDtoDAsync", JCudaDriver.cuMemcpyDtoDAsync(pointer(to), pointer(from), bytes, stream)));
+            execute(() -> {
+                submitted();
+                check(
+                        "cuMemcpyDtoDAsync",
+                        JCudaDriver.cuMemcpyDtoDAsync(pointer(to), pointer(from), bytes, stream));
+            });
         }
     }
 
@@ -370,13 +392,27 @@ final class CudaDevice implements AutoCloseable {
     ///
     /// @throws BackendException if any of it failed, or a kernel complained about its arguments
     void synchronize() {
+        await(() -> check("cuStreamSynchronize", JCudaDriver.cuStreamSynchronize(stream)));
+    }
+
+    /// Does `work`, which waits for work handed over before.
+    ///
+    /// @throws BackendException if any of that failed, or a kernel complained about its arguments
+    void await(Work work) {
+        refuseWhileCapturing();
         String said = call(() -> {
-            check("cuStreamSynchronize", JCudaDriver.cuStreamSynchronize(stream));
+            work.run();
             return takeComplaint();
         });
         throwFailure();
         if (!said.isEmpty()) {
             throw new BackendException(said);
+        }
+    }
+
+    void refuseWhileCapturing() {
+        if (capturing) {
+            throw new BackendException("cuda: a step that is being recorded reads nothing; read before or after it");
         }
     }
 
@@ -412,7 +448,89 @@ final class CudaDevice implements AutoCloseable {
                 return;
             }
         }
-        execute(() -> kernels.launch(stream, file, name, grid, block, shared, arguments));
+        execute(() -> {
+            submitted();
+            kernels.launch(stream, file, name, grid, block, shared, arguments);
+        });
+    }
+
+    // ---- recording; on any thread
+
+    /// From here on work is recorded, and not done.
+    void beginCapture() {
+        call(() -> {
+            // Relaxed, for memory may be asked for in between; nothing recorded waits for it.
+            check("cuStreamBeginCapture", JCudaDriver.cuStreamBeginCapture(stream, CAPTURE_RELAXED));
+            return true;
+        });
+        capturing = true;
+    }
+
+    boolean isCapturing() {
+        return capturing;
+    }
+
+    /// Ends what [#beginCapture] began; without `keep`, and where work failed, what was recorded is dropped.
+    CUgraphExec endCapture(boolean keep) {
+        try {
+            CUgraphExec recorded = call(() -> {
+                CUgraph graph = new CUgraph();
+                CUgraphExec exec = new CUgraphExec();
+                check("cuStreamEndCapture", JCudaDriver.cuStreamEndCapture(stream, graph));
+                try {
+                    if (keep) {
+                        check("cuGraphInstantiate", JCudaDriver.cuGraphInstantiate(exec, graph, 0));
+                    }
+                } finally {
+                    JCudaDriver.cuGraphDestroy(graph);
+                }
+                return exec;
+            });
+            if (keep) {
+                throwFailure();
+            }
+            return recorded;
+        } finally {
+            capturing = false;
+        }
+    }
+
+    void launch(CUgraphExec recorded) {
+        execute(() -> {
+            submitted();
+            check("cuGraphLaunch", JCudaDriver.cuGraphLaunch(recorded, stream));
+        });
+    }
+
+    /// Drops recorded work, once it is done, and the page-locked memory it copies from.
+    void drop(@Nullable CUgraphExec recorded, List<MemorySegment> constants) {
+        execute(() -> {
+            check("cuStreamSynchronize", JCudaDriver.cuStreamSynchronize(stream));
+            if (recorded != null) {
+                JCudaDriver.cuGraphExecDestroy(recorded);
+            }
+            constants.forEach(this::unpin);
+        });
+    }
+
+    /// What writes that were recorded since the last call copy from.
+    List<MemorySegment> takeConstants() {
+        return staging.takeConstants();
+    }
+
+    boolean isClosed() {
+        return closed;
+    }
+
+    private void submitted() {
+        // By the owner thread alone.
+        submissions++;
+    }
+
+    /// How often the driver was handed a launch, a product, a copy or recorded work.
+    long submissions() {
+        call(() -> true);
+        return submissions;
     }
 
     /// A float as an argument.
@@ -452,6 +570,7 @@ final class CudaDevice implements AutoCloseable {
             int batch,
             int compute) {
         execute(() -> {
+            submitted();
             scalars.set(ValueLayout.JAVA_FLOAT, 0, (float) alpha);
             scalars.set(ValueLayout.JAVA_FLOAT, 4, (float) beta);
             // The forms without _new take the compute type for a data type, and refuse some without an exception.

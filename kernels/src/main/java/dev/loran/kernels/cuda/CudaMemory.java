@@ -4,14 +4,17 @@ import dev.loran.engine.BackendException;
 import java.util.ArrayDeque;
 import java.util.HashMap;
 import java.util.HashSet;
+import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import org.jspecify.annotations.Nullable;
 
 /// Device memory that is used again: what is given back waits in a list of its size class for the next request, so that
 /// a training step, once it has run at its largest shape, asks the driver for nothing (which would wait for the device).
 ///
 /// What is given back may still be read by work that was handed over before; all work goes through one stream, so the
-/// next owner's comes later. Classes are four to a power of two up to 64 MiB, multiples of 2 MiB above. The counters
+/// next owner's comes later. What recorded work allocated on its way is set aside for such work alone, which writes there
+/// whenever it is replayed: one after the other, so that all of it shares that memory. Classes are four to a power of two up to 64 MiB, multiples of 2 MiB above. The counters
 /// speak of the exact sizes asked for. Safe for several threads.
 final class CudaMemory implements AutoCloseable {
     /// What cuMemAlloc promises, and more than any access of a kernel needs.
@@ -23,14 +26,77 @@ final class CudaMemory implements AutoCloseable {
     private final CudaDevice device;
     private final Map<Long, ArrayDeque<Long>> free = new HashMap<>();
     private final Set<Long> addresses = new HashSet<>();
+    /// What is set aside, and what of it is free while more is recorded.
+    private final Set<Long> reserved = new HashSet<>();
+
+    private final Map<Long, ArrayDeque<Long>> freeReserved = new HashMap<>();
+    private final Set<Recording> recordings = new HashSet<>();
+    private volatile @Nullable Recording current;
+    private long liveReserved;
     private long liveBytes;
     private long peakBytes;
     private long heldBytes;
     private long freeBytes;
     private boolean closed;
 
+    /// The memory that recorded work uses and does not own: when some of that is given back, it is lost.
+    static final class Recording {
+        private final Set<Long> uses = new HashSet<>();
+        private volatile boolean lost;
+
+        boolean isLost() {
+            return lost;
+        }
+    }
+
     CudaMemory(CudaDevice device) {
         this.device = device;
+    }
+
+    // ---- recording
+
+    synchronized Recording beginRecording() {
+        if (current != null) {
+            throw new BackendException("cuda: a step is being recorded already");
+        }
+        Recording recording = new Recording();
+        recordings.add(recording);
+        current = recording;
+        liveReserved = 0;
+        return recording;
+    }
+
+    /// How many bytes that were allocated while recording are live.
+    synchronized long endRecording(Recording recording) {
+        current = null;
+        return liveReserved;
+    }
+
+    /// Notes that the work being recorded, if any, uses the block at `address`.
+    void use(long address) {
+        if (current != null) {
+            synchronized (this) {
+                if (current != null && !reserved.contains(address)) {
+                    current.uses.add(address);
+                }
+            }
+        }
+    }
+
+    /// Forgets recorded work; with the last of it what was set aside waits for reuse by all.
+    synchronized void drop(Recording recording) {
+        recording.lost = true;
+        if (current == recording) {
+            current = null;
+        }
+        if (recordings.remove(recording) && recordings.isEmpty()) {
+            freeReserved.forEach((size, list) -> {
+                freeBytes += size * list.size();
+                free.computeIfAbsent(size, s -> new ArrayDeque<>()).addAll(list);
+            });
+            freeReserved.clear();
+            reserved.clear();
+        }
     }
 
     /// The address of at least `bytes` bytes, contents undefined.
@@ -39,11 +105,22 @@ final class CudaMemory implements AutoCloseable {
     synchronized long take(long bytes) {
         long size = sizeClass(bytes);
         ArrayDeque<Long> list = free.get(size);
-        Long address = list == null ? null : list.poll();
+        Long address = null;
+        if (current != null) {
+            ArrayDeque<Long> own = freeReserved.get(size);
+            address = own == null ? null : own.poll();
+            liveReserved += bytes;
+        }
         if (address == null) {
-            address = fromDevice(bytes, size);
-        } else {
-            freeBytes -= size;
+            address = list == null ? null : list.poll();
+            if (address == null) {
+                address = fromDevice(bytes, size);
+            } else {
+                freeBytes -= size;
+            }
+            if (current != null) {
+                reserved.add(address);
+            }
         }
         liveBytes += bytes;
         peakBytes = Math.max(peakBytes, liveBytes);
@@ -53,6 +130,11 @@ final class CudaMemory implements AutoCloseable {
     private long fromDevice(long bytes, long size) {
         long address = device.call(() -> device.allocate(size));
         if (address == 0) {
+            if (current == null) {
+                for (Recording recording : List.copyOf(recordings)) {
+                    drop(recording);
+                }
+            }
             long waiting = freeBytes;
             trim();
             address = device.call(() -> device.allocate(size));
@@ -73,6 +155,14 @@ final class CudaMemory implements AutoCloseable {
         liveBytes -= bytes;
         if (!closed) {
             long size = sizeClass(bytes);
+            if (reserved.contains(address)) {
+                freeReserved.computeIfAbsent(size, s -> new ArrayDeque<>()).push(address);
+                liveReserved -= bytes;
+                return;
+            }
+            for (Recording recording : recordings) {
+                recording.lost |= recording.uses.contains(address);
+            }
             free.computeIfAbsent(size, s -> new ArrayDeque<>()).push(address);
             freeBytes += size;
         }
@@ -114,6 +204,10 @@ final class CudaMemory implements AutoCloseable {
             addresses.forEach(address -> device.execute(() -> device.free(address)));
             addresses.clear();
             free.clear();
+            freeReserved.clear();
+            reserved.clear();
+            recordings.forEach(recording -> recording.lost = true);
+            recordings.clear();
             heldBytes = 0;
             freeBytes = 0;
         }

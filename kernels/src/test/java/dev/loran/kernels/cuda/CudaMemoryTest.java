@@ -102,7 +102,7 @@ class CudaMemoryTest {
         assertThatThrownBy(() -> backend.allocate(DType.I8, 300 * MIB))
                 .isInstanceOf(BackendException.class)
                 .hasMessage("cuda: no memory for " + 300 * MIB + " bytes; live buffers hold " + 300 * MIB + ", " + MIB
-                        + " that waited for reuse were given back, " + 212 * MIB + " of the device's " + 512 * MIB
+                        + " that waited for reuse were given back, " + 208 * MIB + " of the device's " + 512 * MIB
                         + " are free. Use smaller batches or shorter sequences");
         assertThat(backend.liveBytes()).isEqualTo(300 * MIB);
         first.release();

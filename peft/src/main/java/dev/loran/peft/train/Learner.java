@@ -34,6 +34,32 @@ public interface Learner {
     /// The mean over the batch's `lossTerms`, a scalar; recorded.
     Tensor loss(Batch batch);
 
+    /// Batches of one shape in memory of their own: what a recorded step reads, whichever of them it is replayed for.
+    interface Inputs extends AutoCloseable {
+        /// Writes another batch of that shape there.
+        void write(Batch batch);
+
+        /// As [Learner#loss], of the batch written last. The work must be the same whatever that holds, so nothing is read
+        /// back.
+        Tensor loss();
+
+        @Override
+        void close();
+    }
+
+    /// Memory for batches of the shape of `batch`, which is in it. Null, as here, for a loss that does something of its own
+    /// on the host: its steps are never recorded.
+    default @Nullable Inputs inputs(Batch batch) {
+        return null;
+    }
+
+    /// Whether optimizer step `step` (from 1), [#afterStep] included, asks the backend for the same work as the one before:
+    /// it may then be recorded once and replayed ([Backend#capture]), which runs none of the code that asks. Asked only of
+    /// learners that have [#inputs].
+    default boolean repeats(int step) {
+        return true;
+    }
+
     /// The scores of the classes (B, labels), for [Task#CLASSIFY].
     Tensor logits(Batch batch);
 

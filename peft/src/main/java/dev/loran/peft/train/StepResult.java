@@ -1,65 +1,41 @@
 package dev.loran.peft.train;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
-import dev.loran.engine.Shape;
-import dev.loran.engine.Tensor;
+import dev.loran.engine.HostBuffer;
+import java.lang.foreign.MemorySegment;
+import java.util.function.Supplier;
+import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 
 /// What an optimizer step found. Its numbers lie with the backend until they are asked for: asking for those of the step
-/// just made waits for it, asking a step later waits for nothing.
+/// just made waits for it, asking once the next one was handed over costs next to nothing.
 public final class StepResult {
     static final int LOSS = 0;
     static final int PENALTY = 1;
     static final int NORM = 2;
+    static final int NUMBERS = 3;
 
     private final int step;
     private final double learningRate;
     private final int tokens;
-    private final Slot slot;
+    private final DType dtype;
+    private final Supplier<MemorySegment> pending;
     private double @Nullable [] numbers;
 
-    /// Three numbers on the backend. The next result that is written there first makes the one before read its own.
-    static final class Slot implements AutoCloseable {
-        private final Tensor numbers;
-        private @Nullable StepResult occupant;
-
-        Slot(Backend backend, DType dtype) {
-            numbers = Tensor.own(Shape.of(3), backend.allocate(dtype, 3));
-            backend.fill(numbers.buffer(), 0);
-        }
-
-        /// The place of number `i`.
-        Buffer at(int i) {
-            return numbers.buffer().slice(i, 1);
-        }
-
-        void vacate() {
-            if (occupant != null) {
-                occupant.numbers();
-                occupant = null;
-            }
-        }
-
-        @Override
-        public void close() {
-            vacate();
-            numbers.close();
-        }
-    }
-
-    StepResult(int step, double learningRate, int tokens, Slot slot) {
+    StepResult(int step, double learningRate, int tokens, DType dtype, Supplier<MemorySegment> pending) {
         this.step = step;
         this.learningRate = learningRate;
         this.tokens = tokens;
-        this.slot = slot;
-        slot.occupant = this;
+        this.dtype = dtype;
+        this.pending = pending;
     }
 
     private double[] numbers() {
         if (numbers == null) {
-            numbers = slot.numbers.toDoubles();
+            MemorySegment read = pending.get();
+            numbers = IntStream.range(0, NUMBERS)
+                    .mapToDouble(i -> HostBuffer.get(read, dtype, i))
+                    .toArray();
         }
         return numbers;
     }

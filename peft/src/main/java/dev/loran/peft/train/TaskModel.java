@@ -19,6 +19,7 @@ import dev.loran.peft.model.Model;
 import dev.loran.peft.model.TaskType;
 import dev.loran.peft.tuner.PeftModel;
 import dev.loran.peft.tuner.PeftModel.ParameterCount;
+import java.lang.foreign.MemorySegment;
 import java.nio.file.Path;
 import java.util.LinkedHashMap;
 import java.util.Map;
@@ -157,46 +158,137 @@ public final class TaskModel implements Learner, AutoCloseable {
     @Override
     public Tensor loss(Batch batch) {
         try (Scope scope = Scope.open()) {
-            Tensor labels = batch.labels().length == batch.batchSize()
-                    ? Tensor.ofInts(backend(), batch.labels(), batch.batchSize())
-                    : Tensor.ofInts(backend(), batch.labels(), batch.batchSize(), batch.length());
-            Tensor ids = ids(batch);
-            Tensor mask = mask(batch);
-            return scope.keep(
-                    classifier == null
-                            ? model.loss(ids, mask, labels)
-                            : Functional.crossEntropy(classifier.logits(batch, ids, mask), labels, Batch.IGNORE));
+            return scope.keep(new OnBackend(batch).loss());
         }
+    }
+
+    @Override
+    public Inputs inputs(Batch batch) {
+        try (Scope scope = Scope.open()) {
+            return new OnBackend(batch).outliving();
+        }
+    }
+
+    @Override
+    public boolean repeats(int step) {
+        return peft == null || peft.active().repeats(step);
     }
 
     @Override
     public Tensor logits(Batch batch) {
         try (Scope scope = Scope.open()) {
-            Tensor ids = ids(batch);
-            Tensor mask = mask(batch);
-            return scope.keep(classifier == null ? model.logits(ids, mask) : classifier.logits(batch, ids, mask));
+            OnBackend b = new OnBackend(batch);
+            return scope.keep(classifier == null ? model.logits(b.ids, b.mask) : classifier.logits(b.pooled()));
         }
     }
 
     /// The vectors (B, C) that the [TextClassifier] sees.
     Tensor pooled(Batch batch) {
-        if (classifier == null) {
-            throw new IllegalStateException("pooled: the model classifies by a head of its own");
-        }
         try (Scope scope = Scope.open()) {
-            return scope.keep(classifier.pooled(batch, ids(batch), mask(batch)));
+            return scope.keep(new OnBackend(batch).pooled());
         }
     }
 
-    private Tensor ids(Batch batch) {
-        return Tensor.ofInts(backend(), batch.inputIds(), batch.batchSize(), batch.length());
-    }
+    /// The arrays of a batch as tensors.
+    private final class OnBackend implements Inputs {
+        private final Tensor ids;
+        /// Null where nothing is padded.
+        private final @Nullable Tensor mask;
 
-    /// Null where nothing is padded.
-    private @Nullable Tensor mask(Batch batch) {
-        return batch.tokens() == batch.inputIds().length
-                ? null
-                : Tensor.ofInts(backend(), batch.attentionMask(), batch.batchSize(), batch.length());
+        private final Tensor labels;
+        private Batch batch;
+        /// Of the positions, for the [TextClassifier]; how many there are is known once the model has run.
+        private @Nullable Tensor weights;
+
+        private boolean outlives;
+
+        OnBackend(Batch batch) {
+            int b = batch.batchSize();
+            int t = batch.length();
+            this.batch = batch;
+            ids = Tensor.ofInts(backend(), batch.inputIds(), b, t);
+            mask = batch.tokens() == batch.inputIds().length
+                    ? null
+                    : Tensor.ofInts(backend(), batch.attentionMask(), b, t);
+            labels = batch.labels().length == b
+                    ? Tensor.ofInts(backend(), batch.labels(), b)
+                    : Tensor.ofInts(backend(), batch.labels(), b, t);
+        }
+
+        /// Until closed, not until the scope's end.
+        OnBackend outliving() {
+            ids.detachFromScope();
+            labels.detachFromScope();
+            if (mask != null) {
+                mask.detachFromScope();
+            }
+            outlives = true;
+            return this;
+        }
+
+        @Override
+        public void write(Batch next) {
+            batch = next;
+            overwrite(ids, next.inputIds());
+            overwrite(labels, next.labels());
+            if (mask != null) {
+                overwrite(mask, next.attentionMask());
+            }
+            if (weights != null && classifier != null) {
+                int positions = weights.shape().dim(-1);
+                try (Tensor w = Tensor.of(
+                        backend(),
+                        dtype(),
+                        classifier.weights(next, positions),
+                        weights.shape().dims())) {
+                    weights.copyFrom(w);
+                }
+            }
+        }
+
+        private static void overwrite(Tensor to, int[] values) {
+            to.backend().write(to.buffer(), MemorySegment.ofArray(values));
+            to.markWritten();
+        }
+
+        @Override
+        public Tensor loss() {
+            try (Scope scope = Scope.open()) {
+                return scope.keep(
+                        classifier == null
+                                ? model.loss(ids, mask, labels)
+                                : Functional.crossEntropy(classifier.logits(pooled()), labels, Batch.IGNORE));
+            }
+        }
+
+        Tensor pooled() {
+            if (classifier == null) {
+                throw new IllegalStateException("pooled: the model classifies by a head of its own");
+            }
+            Tensor hidden = model.hidden(ids, mask);
+            Tensor w = weights;
+            if (w == null) {
+                int positions = hidden.shape().dim(1);
+                double[] values = classifier.weights(batch, positions);
+                w = Tensor.of(backend(), dtype(), values, batch.batchSize(), 1, positions);
+                if (outlives) {
+                    weights = w.detachFromScope();
+                }
+            }
+            return classifier.pooled(hidden, w);
+        }
+
+        @Override
+        public void close() {
+            ids.close();
+            labels.close();
+            if (mask != null) {
+                mask.close();
+            }
+            if (weights != null) {
+                weights.close();
+            }
+        }
     }
 
     @Override
@@ -246,6 +338,7 @@ public final class TaskModel implements Learner, AutoCloseable {
     @Override
     public ObjectNode identity() {
         ObjectNode json = card.toJson().put("dtype", model.dtype().toString());
+        json.put("operands", backend().operands().toString());
         if (peft != null) {
             json.set("method", peft.active().config().toJson());
         }

@@ -73,21 +73,19 @@ public final class TextClassifier extends Layer {
         return head;
     }
 
-    /// The scores of the classes, (B, labels).
-    Tensor logits(Batch batch, Tensor ids, @Nullable Tensor mask) {
-        return head.forward(pooled(batch, ids, mask));
+    /// The scores of the classes, (B, labels), from [#pooled].
+    Tensor logits(Tensor pooled) {
+        return head.forward(pooled);
     }
 
-    /// The vectors of a batch's texts, (B, C): a product with the weight that each position has.
-    Tensor pooled(Batch batch, Tensor ids, @Nullable Tensor mask) {
-        Tensor hidden = model.hidden(ids, mask);
+    /// The vectors of texts, (B, C): a product of their hidden states (B, P + T, C) with the weight that each position has.
+    Tensor pooled(Tensor hidden, Tensor weights) {
         Shape s = hidden.shape();
-        Tensor weights = Tensor.of(hidden.backend(), hidden.dtype(), weights(batch, s.dim(1)), s.dim(0), 1, s.dim(1));
         return weights.matmul(hidden).reshape(s.dim(0), s.dim(2));
     }
 
-    /// (B, P + T) from the mask (B, T).
-    private double[] weights(Batch batch, int positions) {
+    /// (B, 1, P + T) from the mask (B, T).
+    double[] weights(Batch batch, int positions) {
         int virtual = positions - batch.length();
         double[] weights = new double[batch.batchSize() * positions];
         for (int row = 0; row < batch.batchSize(); row++) {

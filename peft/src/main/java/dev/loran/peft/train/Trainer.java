@@ -3,8 +3,10 @@ package dev.loran.peft.train;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Backend;
+import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.Scope;
+import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.optim.AdamW;
 import dev.loran.engine.optim.GradClip;
@@ -23,6 +25,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
+import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 
 /// The training loop: forward and backward over micro-batches, clipping, AdamW, schedule, evaluation.
@@ -63,7 +66,10 @@ public final class Trainer implements AutoCloseable {
     private final AdamW optimizer;
     private final GradClip clip;
     private final @Nullable GradScaler scaler;
-    private final StepResult.Slot[] slots;
+    /// Loss, penalty and norm of the step.
+    private final Tensor numbers;
+
+    private final @Nullable RecordedSteps recorded;
     private @Nullable LrSchedule schedule;
     private int totalSteps;
     private int step;
@@ -86,7 +92,10 @@ public final class Trainer implements AutoCloseable {
         this.scaler = config.lossScale() == 0
                 ? null
                 : new GradScaler(backend, dtype, GradScaler.Config.of(config.lossScale()));
-        this.slots = new StepResult.Slot[] {new StepResult.Slot(backend, dtype), new StepResult.Slot(backend, dtype)};
+        this.numbers = Tensor.own(Shape.of(StepResult.NUMBERS), backend.allocate(dtype, StepResult.NUMBERS));
+        backend.fill(numbers.buffer(), 0);
+        // Scaled losses are looked at before the step is taken, which no recording can.
+        this.recorded = backend.captures() && scaler == null ? new RecordedSteps(learner, backend) : null;
     }
 
     /// Optimizer steps done.
@@ -132,45 +141,70 @@ public final class Trainer implements AutoCloseable {
             terms += b.lossTerms();
             tokens += b.tokens();
         }
-        StepResult.Slot slot = slots[step % 2];
-        slot.vacate();
-        for (int i = 0; i < microBatches.size(); i++) {
-            Batch b = microBatches.get(i);
-            // Rows without anything to predict have a loss of 0, whatever they weigh.
-            forwardBackward(b, b.lossTerms() == terms ? 1 : (double) b.lossTerms() / terms, i == 0, slot);
-        }
-        Tensor norm = clip.norm(parameters.values(), scaler == null ? null : scaler.inverse());
-        backend.copy(slot.at(StepResult.NORM), 1, norm.buffer(), 1, 1, 1, false);
-        if (scaler == null || scaler.update(norm)) {
+        if (recorded != null && microBatches.size() == 1 && learner.repeats(step + 1)) {
+            learner.microStep(microStep++);
             optimizer.advance(learningRate);
-            optimizer.step(parameters, clip.scale());
+            recorded.step(microBatches.getFirst(), loss -> {
+                forwardBackward(loss, 1, true);
+                norm();
+                update();
+            });
+            // A replay runs none of the code that would have said so.
+            parameters.values().forEach(Tensor::markWritten);
         } else {
-            // The step is left out; to the method it is one without gradients.
-            optimizer.zeroGrad(parameters);
+            for (int i = 0; i < microBatches.size(); i++) {
+                Batch b = microBatches.get(i);
+                learner.microStep(microStep++);
+                // Rows without anything to predict have a loss of 0, whatever they weigh.
+                double weight = b.lossTerms() == terms ? 1 : (double) b.lossTerms() / terms;
+                forwardBackward(() -> learner.loss(b), weight, i == 0);
+            }
+            Tensor norm = norm();
+            if (scaler == null || scaler.update(norm)) {
+                optimizer.advance(learningRate);
+                update();
+            } else {
+                // The step is left out; to the method it is one without gradients.
+                optimizer.zeroGrad(parameters);
+                learner.afterStep(step + 1, clip.scale(), optimizer);
+            }
         }
         step++;
-        learner.afterStep(step, clip.scale(), optimizer);
-        optimizer.zeroGrad(parameters);
-        return new StepResult(step, learningRate, tokens, slot);
+        return new StepResult(step, learningRate, tokens, dtype, backend.readLater(numbers.buffer()));
     }
 
-    private void forwardBackward(Batch batch, double weight, boolean first, StepResult.Slot slot) {
-        learner.microStep(microStep++);
+    private void forwardBackward(Supplier<Tensor> of, double weight, boolean first) {
         try (Scope scope = Scope.open()) {
-            Tensor loss = learner.loss(batch);
+            Tensor loss = of.get();
             if (weight != 1) {
                 loss = loss.mul(Tensor.full(backend, dtype, weight));
             }
-            backend.axpby(slot.at(StepResult.LOSS), loss.buffer(), 1, first ? 0 : 1);
+            backend.axpby(number(StepResult.LOSS), loss.buffer(), 1, first ? 0 : 1);
             if (first) {
                 Tensor penalty = learner.penalty();
                 if (penalty != null) {
                     loss = loss.add(penalty.reshape(loss.shape().dims()));
-                    backend.axpby(slot.at(StepResult.PENALTY), penalty.buffer(), 1, 0);
+                    backend.axpby(number(StepResult.PENALTY), penalty.buffer(), 1, 0);
                 }
             }
             (scaler == null ? loss : scaler.scale(loss)).backward();
         }
+    }
+
+    private Tensor norm() {
+        Tensor norm = clip.norm(parameters.values(), scaler == null ? null : scaler.inverse());
+        backend.copy(number(StepResult.NORM), 1, norm.buffer(), 1, 1, 1, false);
+        return norm;
+    }
+
+    private void update() {
+        optimizer.step(parameters, clip.scale());
+        learner.afterStep(step + 1, clip.scale(), optimizer);
+        optimizer.zeroGrad(parameters);
+    }
+
+    private Buffer number(int which) {
+        return numbers.buffer().slice(which, 1);
     }
 
     /// Runs the longest batch there can be once and drops what it gives: whatever memory a step takes is then with the
@@ -455,9 +489,10 @@ public final class Trainer implements AutoCloseable {
 
     @Override
     public void close() {
-        for (StepResult.Slot slot : slots) {
-            slot.close();
+        if (recorded != null) {
+            recorded.close();
         }
+        numbers.close();
         clip.close();
         if (scaler != null) {
             scaler.close();

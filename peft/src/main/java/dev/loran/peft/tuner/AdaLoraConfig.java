@@ -469,6 +469,17 @@ public record AdaLoraConfig(
             checkSchedule(config.tinit, config.tfinal, total);
         }
 
+        /// All but those that allocate, and those that read a mask back.
+        @Override
+        public boolean repeats(int step) {
+            int last = total - config.tfinal;
+            return compacted || step < last && !allocates(step);
+        }
+
+        private boolean allocates(int step) {
+            return step > config.tinit && step % config.deltaT == 0;
+        }
+
         @Override
         public void afterStep(int step, @Nullable Buffer gradScale, Optimizer optimizer) {
             int last = total - config.tfinal;
@@ -477,7 +488,7 @@ public record AdaLoraConfig(
             }
             if (step < last) {
                 updateImportance(gradScale);
-                if (step > config.tinit && step % config.deltaT == 0) {
+                if (allocates(step)) {
                     allocate(budget(step));
                 }
             } else if (step == last) {

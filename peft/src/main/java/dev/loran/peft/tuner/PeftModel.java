@@ -466,9 +466,7 @@ public final class PeftModel implements AutoCloseable {
 
     /// Says which forward this is: dropout draws its masks from it. The trainer calls this before each micro-batch.
     public void microStep(int number) {
-        Buffer value = model.backend().ofInts(number);
-        model.backend().copy(microStep, 1, value, 1, 1, 1, false);
-        value.release();
+        model.backend().fill(microStep, number);
     }
 
     /// Mean cross-entropy of a batch; see [Model#loss].

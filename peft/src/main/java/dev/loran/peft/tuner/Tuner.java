@@ -209,6 +209,13 @@ public class Tuner implements AutoCloseable {
     /// @param optimizer holds the moments, which move with a parameter that changes its shape
     public void afterStep(int step, @Nullable Buffer gradScale, Optimizer optimizer) {}
 
+    /// Whether step `step` (from 1), [#afterStep] included, asks the backend for the same work as the one before, and reads
+    /// nothing back: it may then be recorded once and replayed ([dev.loran.engine.Backend#capture]). Methods of your own
+    /// say so themselves.
+    public boolean repeats(int step) {
+        return !(config instanceof CustomPeft);
+    }
+
     /// Positions that this method takes from the text: virtual tokens, or a prefix.
     public int virtualTokens() {
         return 0;

@@ -1,0 +1,79 @@
+package dev.loran.kernels.cuda;
+
+import dev.loran.engine.Backend;
+import dev.loran.engine.BackendException;
+import java.lang.foreign.MemorySegment;
+import java.util.List;
+import jcuda.driver.CUgraphExec;
+
+/// Work of one device, recorded as a CUDA graph: launches, products and copies with the addresses they had. Its memory is
+/// set aside by [CudaMemory] while it lives.
+final class CudaGraph implements Backend.Replay {
+    private final CudaDevice device;
+    private final CudaMemory memory;
+    private final CudaMemory.Recording recording;
+    private final CUgraphExec work;
+    private final List<MemorySegment> constants;
+    private boolean closed;
+
+    private CudaGraph(
+            CudaDevice device,
+            CudaMemory memory,
+            CudaMemory.Recording recording,
+            CUgraphExec work,
+            List<MemorySegment> constants) {
+        this.device = device;
+        this.memory = memory;
+        this.recording = recording;
+        this.work = work;
+        this.constants = constants;
+    }
+
+    /// Runs `step` and records its work.
+    static CudaGraph of(CudaDevice device, CudaMemory memory, Runnable step) {
+        CudaMemory.Recording recording = memory.beginRecording();
+        boolean recorded = false;
+        try {
+            device.beginCapture();
+            CUgraphExec work;
+            try {
+                step.run();
+                recorded = true;
+            } finally {
+                work = device.endCapture(recorded);
+            }
+            CudaGraph graph = new CudaGraph(device, memory, recording, work, device.takeConstants());
+            long left = memory.endRecording(recording);
+            if (left > 0) {
+                graph.close();
+                throw new BackendException("cuda: the recorded step left " + left
+                        + " bytes behind that it allocated; allocate what outlives a step before recording it");
+            }
+            return graph;
+        } catch (RuntimeException | Error e) {
+            memory.drop(recording);
+            device.drop(null, device.takeConstants());
+            throw e;
+        }
+    }
+
+    @Override
+    public boolean run() {
+        if (closed || recording.isLost()) {
+            return false;
+        }
+        device.launch(work);
+        return true;
+    }
+
+    @Override
+    public void close() {
+        if (!closed) {
+            closed = true;
+            if (!device.isClosed()) {
+                device.drop(work, constants);
+            }
+            memory.drop(recording);
+        }
+    }
+}

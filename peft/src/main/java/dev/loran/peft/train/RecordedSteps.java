@@ -1,0 +1,96 @@
+package dev.loran.peft.train;
+
+import dev.loran.engine.Backend;
+import dev.loran.engine.Backend.Replay;
+import dev.loran.engine.Tensor;
+import dev.loran.peft.data.Batch;
+import java.util.LinkedHashMap;
+import java.util.Map;
+import java.util.function.Consumer;
+import java.util.function.Supplier;
+import org.jspecify.annotations.Nullable;
+
+/// Whole training steps as the backend recorded them, one for each shape of batch. A shape's first step is done as any
+/// other, which makes whatever is made once; its second is recorded; from there on it is replayed. Shapes that were not
+/// met for longest are given up for new ones.
+final class RecordedSteps implements AutoCloseable {
+    private static final int SHAPES = 16;
+
+    /// What the work of a step depends on.
+    private record Key(int rows, int length, int labels, boolean padded) {
+        static Key of(Batch b) {
+            return new Key(
+                    b.batchSize(), b.length(), b.labels().length, b.tokens() != b.inputIds().length);
+        }
+    }
+
+    private static final class Recorded {
+        final Learner.Inputs inputs;
+        @Nullable Replay replay;
+
+        Recorded(Learner.Inputs inputs) {
+            this.inputs = inputs;
+        }
+
+        void drop() {
+            if (replay != null) {
+                replay.close();
+                replay = null;
+            }
+        }
+    }
+
+    private final Learner learner;
+    private final Backend backend;
+    private final Map<Key, Recorded> all = new LinkedHashMap<>(SHAPES, 0.75f, true);
+
+    RecordedSteps(Learner learner, Backend backend) {
+        this.learner = learner;
+        this.backend = backend;
+    }
+
+    /// One step on `batch`.
+    ///
+    /// @param work all of it, given where its loss comes from
+    void step(Batch batch, Consumer<Supplier<Tensor>> work) {
+        Key key = Key.of(batch);
+        Recorded r = all.get(key);
+        if (r == null) {
+            first(key, batch, work);
+            return;
+        }
+        r.inputs.write(batch);
+        if (r.replay == null) {
+            r.replay = backend.capture(() -> work.accept(r.inputs::loss));
+        }
+        if (!r.replay.run()) {
+            // Something it uses has changed: the next step is recorded anew.
+            r.drop();
+            work.accept(r.inputs::loss);
+        }
+    }
+
+    private void first(Key key, Batch batch, Consumer<Supplier<Tensor>> work) {
+        Learner.Inputs inputs = learner.inputs(batch);
+        if (inputs == null) {
+            work.accept(() -> learner.loss(batch));
+            return;
+        }
+        if (all.size() == SHAPES) {
+            Recorded eldest = all.remove(all.keySet().iterator().next());
+            eldest.drop();
+            eldest.inputs.close();
+        }
+        all.put(key, new Recorded(inputs));
+        work.accept(inputs::loss);
+    }
+
+    @Override
+    public void close() {
+        for (Recorded r : all.values()) {
+            r.drop();
+            r.inputs.close();
+        }
+        all.clear();
+    }
+}

@@ -1,0 +1,347 @@
+package dev.loran.peft.train;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.assertj.core.api.Assertions.within;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
+
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.engine.Backend;
+import dev.loran.engine.Buffer;
+import dev.loran.engine.DType;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.optim.Optimizer;
+import dev.loran.kernels.Backends;
+import dev.loran.kernels.cuda.CudaBackend;
+import dev.loran.peft.data.Batch;
+import dev.loran.peft.data.DataLoader;
+import dev.loran.peft.data.Examples;
+import dev.loran.peft.data.InputException;
+import dev.loran.peft.data.Task;
+import dev.loran.peft.model.Model;
+import dev.loran.peft.train.TrainerConfig.Rate;
+import dev.loran.peft.train.TrainerConfig.Schedule;
+import dev.loran.peft.tuner.AdaLoraConfig;
+import dev.loran.peft.tuner.LoraConfig;
+import dev.loran.peft.tuner.PeftConfig;
+import dev.loran.peft.tuner.PeftModel;
+import dev.loran.peft.tuner.PromptTuningConfig;
+import dev.loran.peft.tuner.Targets;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.function.Function;
+import java.util.stream.Stream;
+import org.jspecify.annotations.Nullable;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.TestInstance;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.Arguments;
+import org.junit.jupiter.params.provider.MethodSource;
+
+/// The trainer on CudaBackend: steps recorded and replayed, runs that change the device, memory over many steps. On the CPU
+/// stand-in; with `-Dloran.test.gpu=true` on a real GPU.
+@TestInstance(TestInstance.Lifecycle.PER_CLASS)
+class CudaTrainerTest {
+    private static final Path STAND_IN = Path.of("..", "kernels", "target", "standin");
+    private static final TaskCard CLASSIFY = TaskCard.classify(Tiny.LABELS, Tiny.POSITIONS);
+    private static final TaskCard LM = TaskCard.of(Task.LM, Tiny.POSITIONS);
+
+    @TempDir
+    Path folder;
+
+    private CudaBackend cuda;
+
+    @BeforeAll
+    void open() throws IOException {
+        cuda = cuda(DType.F32);
+    }
+
+    private static CudaBackend cuda(DType operands) throws IOException {
+        if (Boolean.getBoolean("loran.test.gpu")) {
+            return CudaBackend.open(0, operands);
+        }
+        Path reason = STAND_IN.resolve("why-not");
+        assumeTrue(
+                !Files.exists(reason),
+                Files.exists(reason) ? Files.readString(reason).strip() : "");
+        assumeTrue(Files.isDirectory(STAND_IN), "the build made no CPU stand-in: JCuda has no natives for this system");
+        return CudaBackend.standIn(STAND_IN, operands);
+    }
+
+    @AfterAll
+    void close() {
+        if (cuda != null) {
+            cuda.close();
+        }
+    }
+
+    private static TrainerConfig config(int steps) {
+        return TrainerConfig.defaults()
+                .withSteps(steps)
+                .withBatch(4, 1)
+                .withRate(new Rate(1e-2, 5, Schedule.LINEAR, 2))
+                .withCheckpoints(new TrainerConfig.Checkpoints(5, 2));
+    }
+
+    private static <R> R withModel(Backend backend, TaskCard card, PeftConfig config, Function<TaskModel, R> use) {
+        try (Model base = card == LM ? Tiny.causal(backend, DType.F32) : Tiny.encoder(backend, DType.F32);
+                PeftModel peft = new PeftModel(base, 7)) {
+            peft.addAdapter("default", config);
+            try (TaskModel model = TaskModel.of(peft, card, 11)) {
+                return use.apply(model);
+            }
+        }
+    }
+
+    // ---- recorded steps
+
+    /// What a run leaves behind, and what each step handed to the driver.
+    private record Trace(List<Double> numbers, Map<String, double[]> parameters, List<Long> submissions) {}
+
+    static Stream<Arguments> methods() {
+        LoraConfig lora = LoraConfig.defaults().withRank(3, 6).withDropout(0.2);
+        return Stream.of(
+                Arguments.of("lora, classify", CLASSIFY, lora),
+                Arguments.of("lora, lm", LM, lora),
+                Arguments.of("prompt, classify", CLASSIFY, PromptTuningConfig.of(3)),
+                Arguments.of(
+                        "adalora, lm",
+                        LM,
+                        AdaLoraConfig.defaults().withRanks(4, 2).withSchedule(4, 5, 4)));
+    }
+
+    /// Batches of several shapes, again and again.
+    private Trace trace(TaskCard card, PeftConfig method, boolean recorded) {
+        Examples examples = card == LM ? Tiny.texts(16, 3) : Tiny.examples(16, 3);
+        List<Batch> batches = new DataLoader(examples, DataLoader.Options.training(4, 5)).epoch(0);
+        return withModel(cuda, card, method, model -> {
+            Trace trace = new Trace(new ArrayList<>(), new LinkedHashMap<>(), new ArrayList<>());
+            try (Trainer trainer = new Trainer(recorded ? model : new Unrecorded(model), config(20))) {
+                for (int i = 0; i < 20; i++) {
+                    long before = cuda.submissions();
+                    StepResult result = trainer.trainStep(batches.get(i % 2));
+                    trace.submissions.add(cuda.submissions() - before);
+                    trace.numbers.addAll(List.of(result.loss(), result.penalty(), result.gradNorm()));
+                }
+            }
+            model.parameters().forEach((name, t) -> trace.parameters.put(name, t.toDoubles()));
+            return trace;
+        });
+    }
+
+    @ParameterizedTest(name = "{0}")
+    @MethodSource("methods")
+    void recordedStepsGiveTheBitsOfStepsThatAreNot(String name, TaskCard card, PeftConfig method) {
+        long live = cuda.liveBytes();
+        Trace expected = trace(card, method, false);
+        Trace actual = trace(card, method, true);
+        assertThat(actual.numbers).isEqualTo(expected.numbers);
+        assertThat(actual.parameters.keySet()).isEqualTo(expected.parameters.keySet());
+        actual.parameters.forEach(
+                (key, values) -> assertThat(values).as(key).isEqualTo(expected.parameters.get(key)));
+        assertThat(cuda.liveBytes()).as("bytes never released").isEqualTo(live);
+        // A few numbers and inputs to the device, one launch, three numbers back.
+        assertThat(actual.submissions.get(3)).isLessThanOrEqualTo(12);
+        assertThat(expected.submissions.get(3)).isGreaterThan(100);
+        long replays = actual.submissions.stream().filter(s -> s <= 12).count();
+        assertThat(replays).isGreaterThanOrEqualTo(method instanceof AdaLoraConfig ? 8 : 18);
+    }
+
+    @Test
+    void moreShapesThanAreKeptStillTrain() {
+        LoraConfig lora = LoraConfig.defaults().withRank(2, 4);
+        Examples texts = Tiny.texts(40, 1);
+        List<Double> losses = withModel(cuda, LM, lora, model -> {
+            List<Double> all = new ArrayList<>();
+            try (Trainer trainer = new Trainer(model, config(60))) {
+                for (int round = 0; round < 3; round++) {
+                    for (int rows = 1; rows <= 20; rows++) {
+                        Batch batch = new DataLoader(texts, new DataLoader.Options(rows, false, 0, false, false, 1))
+                                .epoch(0)
+                                .getFirst();
+                        all.add(trainer.trainStep(batch).loss());
+                    }
+                }
+            }
+            return all;
+        });
+        assertThat(losses.getLast()).isLessThan(losses.get(19));
+    }
+
+    @Test
+    void aThousandStepsKeepMemoryConstant() {
+        LoraConfig lora = LoraConfig.defaults().withRank(2, 4).withTargets(Targets.of("w_q"));
+        Batch batch = new DataLoader(Tiny.texts(2, 1), DataLoader.Options.evaluation(2))
+                .epoch(0)
+                .getFirst();
+        long live = cuda.liveBytes();
+        withModel(cuda, LM, lora, model -> {
+            try (Trainer trainer = new Trainer(model, config(1000))) {
+                for (int i = 0; i < 3; i++) {
+                    trainer.trainStep(batch).loss();
+                }
+                long held = cuda.heldBytes();
+                long inUse = cuda.liveBytes();
+                for (int i = 3; i < 1000; i++) {
+                    trainer.trainStep(batch);
+                }
+                assertThat(cuda.heldBytes()).isEqualTo(held);
+                assertThat(cuda.liveBytes()).isEqualTo(inUse);
+            }
+            return true;
+        });
+        assertThat(cuda.liveBytes()).as("a closed model holds nothing").isEqualTo(live);
+    }
+
+    // ---- one run on two devices
+
+    /// A training run of ten steps with a checkpoint after the fifth, ended there if asked to: the losses by their steps.
+    private Map<Integer, Double> run(Backend backend, Path run, boolean resume, int until) {
+        Map<Integer, Double> losses = new LinkedHashMap<>();
+        LoraConfig lora = LoraConfig.defaults().withRank(3, 6).withDropout(0.1);
+        withModel(backend, CLASSIFY, lora, model -> {
+            try (Trainer trainer = new Trainer(model, config(10))) {
+                trainer.train(
+                        Tiny.examples(17, 2),
+                        null,
+                        resume ? RunFolder.resume(run) : RunFolder.create(run),
+                        new TrainingListener() {
+                            @Override
+                            public void step(StepResult result, int totalSteps, double seconds) {
+                                losses.put(result.step(), result.loss());
+                                if (result.step() == until) {
+                                    throw new Ended();
+                                }
+                            }
+                        });
+            } catch (Ended e) {
+                assertThat(trainerStopped(losses)).isEqualTo(until);
+            }
+            return true;
+        });
+        return losses;
+    }
+
+    private static int trainerStopped(Map<Integer, Double> losses) {
+        return losses.keySet().stream().mapToInt(i -> i).max().orElse(0);
+    }
+
+    private static final class Ended extends RuntimeException {
+        private static final long serialVersionUID = 1;
+    }
+
+    @Test
+    void aRunBegunOnOneDeviceGoesOnOnTheOther() {
+        try (Backend cpu = Backends.simd(2)) {
+            Map<Integer, Double> whole = run(cpu, folder.resolve("whole"), false, 0);
+            assertThat(whole).hasSize(10);
+            List<List<Backend>> changes = List.of(List.of(cpu, cuda), List.of(cuda, cpu));
+            for (int i = 0; i < changes.size(); i++) {
+                Path run = folder.resolve("changed-" + i);
+                // The sixth step's numbers come after the fifth's checkpoint.
+                Map<Integer, Double> losses = new LinkedHashMap<>(
+                        run(changes.get(i).get(0), run, false, 6));
+                Map<Integer, Double> rest = run(changes.get(i).get(1), run, true, 0);
+                assertThat(rest.keySet()).containsExactly(6, 7, 8, 9, 10);
+                losses.putAll(rest);
+                whole.forEach((step, loss) -> assertThat(losses.get(step))
+                        .as("step " + step)
+                        .isCloseTo(loss, within(1e-4 * loss)));
+            }
+        }
+    }
+
+    @Test
+    void aRunDoesNotGoOnWithOtherOperands() throws IOException {
+        try (Backend cpu = Backends.simd(1);
+                CudaBackend bf16 = cuda(DType.BF16)) {
+            Path run = folder.resolve("operands");
+            run(cpu, run, false, 6);
+            assertThatThrownBy(() -> run(bf16, run, true, 0))
+                    .isInstanceOf(InputException.class)
+                    .hasMessageContaining("is of a run with learner.operands F32, not BF16; resume with what the run was"
+                            + " begun with, or begin another one");
+        }
+    }
+
+    /// A learner that offers no inputs, so that its steps are never recorded.
+    private record Unrecorded(TaskModel model) implements Learner {
+        @Override
+        public Task task() {
+            return model.task();
+        }
+
+        @Override
+        public Backend backend() {
+            return model.backend();
+        }
+
+        @Override
+        public DType dtype() {
+            return model.dtype();
+        }
+
+        @Override
+        public Map<String, Tensor> parameters() {
+            return model.parameters();
+        }
+
+        @Override
+        public boolean isHead(String name) {
+            return model.isHead(name);
+        }
+
+        @Override
+        public Tensor loss(Batch batch) {
+            return model.loss(batch);
+        }
+
+        @Override
+        public Tensor logits(Batch batch) {
+            return model.logits(batch);
+        }
+
+        @Override
+        public @Nullable Tensor penalty() {
+            return model.penalty();
+        }
+
+        @Override
+        public void train(boolean mode) {
+            model.train(mode);
+        }
+
+        @Override
+        public void microStep(int number) {
+            model.microStep(number);
+        }
+
+        @Override
+        public void beginTraining(int totalSteps) {
+            model.beginTraining(totalSteps);
+        }
+
+        @Override
+        public void afterStep(int step, Buffer gradScale, Optimizer optimizer) {
+            model.afterStep(step, gradScale, optimizer);
+        }
+
+        @Override
+        public ObjectNode identity() {
+            return model.identity();
+        }
+
+        @Override
+        public void save(Path folder) {
+            model.save(folder);
+        }
+    }
+}
