@@ -21,24 +21,30 @@ import time
 from pathlib import Path
 
 LORAN = Path(__file__).resolve().parents[2] / "loran"
-BATCH, SEQ, VOCAB, STEPS = 8, 128, 10000, 12
+STEPS = 12
+# As `loran bench step` has them, and takes as options.
+SIZES = dict(
+    batch=8, seq=128, hidden=512, layers=6, heads=8, kv_heads=0, mlp=2048, vocab=10000, rank=16, steps=STEPS
+)
 
 
-def peer(method, dtype, threads):
+def peer(method, dtype, threads, size):
     import torch
     from peft import AdaLoraConfig, LoraConfig, PrefixTuningConfig, PromptEncoderConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.set_num_threads(threads)
     torch.manual_seed(1)
+    on_gpu = size.device == "cuda"
     model = LlamaForCausalLM(
         LlamaConfig(
-            hidden_size=512,
-            intermediate_size=2048,
-            num_hidden_layers=6,
-            num_attention_heads=8,
-            vocab_size=VOCAB,
-            max_position_embeddings=SEQ + 64,
+            hidden_size=size.hidden,
+            intermediate_size=size.mlp,
+            num_hidden_layers=size.layers,
+            num_attention_heads=size.heads,
+            num_key_value_heads=size.kv_heads or size.heads,
+            vocab_size=size.vocab,
+            max_position_embeddings=size.seq + 64,
             tie_word_embeddings=True,
             use_cache=False,
         )
@@ -47,7 +53,7 @@ def peer(method, dtype, threads):
     configs = {
         "full": lambda: None,
         "lora": lambda: LoraConfig(
-            r=16, lora_alpha=32, lora_dropout=0.1, target_modules=targets, task_type="CAUSAL_LM"
+            r=size.rank, lora_alpha=2 * size.rank, lora_dropout=0.1, target_modules=targets, task_type="CAUSAL_LM"
         ),
         "adalora": lambda: AdaLoraConfig(
             init_r=12,
@@ -62,7 +68,7 @@ def peer(method, dtype, threads):
             total_step=1000,
         ),
         "p-tuning": lambda: PromptEncoderConfig(
-            num_virtual_tokens=20, encoder_hidden_size=512, task_type="CAUSAL_LM"
+            num_virtual_tokens=20, encoder_hidden_size=size.hidden, task_type="CAUSAL_LM"
         ),
         "prefix": lambda: PrefixTuningConfig(num_virtual_tokens=20, task_type="CAUSAL_LM"),
     }
@@ -71,15 +77,16 @@ def peer(method, dtype, threads):
         model = get_peft_model(model, config)
     if dtype == "bf16":
         model = model.to(torch.bfloat16)
+    model.to(size.device)
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.01)
-    ids = torch.randint(0, VOCAB, (BATCH, SEQ))
+    ids = torch.randint(0, size.vocab, (size.batch, size.seq), device=size.device)
     mask = torch.ones_like(ids)
     times = []
-    for step in range(2 * STEPS):
+    for step in range(2 * size.steps):
         start = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "autocast"):
+        with torch.autocast(size.device, torch.bfloat16, enabled=dtype == "autocast"):
             loss = model(input_ids=ids, attention_mask=mask, labels=ids).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -88,10 +95,18 @@ def peer(method, dtype, threads):
             model.base_model.update_and_allocate(step)
         optimizer.zero_grad()
         loss.item()
-        if step >= STEPS:
+        if step >= size.steps:
             times.append((time.perf_counter() - start) * 1e3)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"median_ms": statistics.median(times), "best_ms": min(times), "peak_memory_mib": peak}))
+    if on_gpu:
+        peak = torch.cuda.max_memory_reserved() / 2**20
+    median = statistics.median(times)
+    tokens = size.batch * size.seq / median * 1e3
+    print(
+        json.dumps(
+            {"median_ms": median, "best_ms": min(times), "tokens_per_second": tokens, "peak_memory_mib": peak}
+        )
+    )
 
 
 def last_line(command, environment=None):
@@ -136,7 +151,11 @@ def row(method, threads, result):
 
 def main():
     if sys.argv[1:2] == ["--peer"]:
-        peer(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+        size = argparse.ArgumentParser()
+        size.add_argument("--device", default="cpu")
+        for name, value in SIZES.items():
+            size.add_argument("--" + name.replace("_", "-"), type=int, default=value)
+        peer(sys.argv[2], sys.argv[3], int(sys.argv[4]), size.parse_args(sys.argv[5:]))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", default="lora,adalora,p-tuning,prefix,full")

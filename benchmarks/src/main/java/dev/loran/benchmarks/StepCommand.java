@@ -1,12 +1,14 @@
 package dev.loran.benchmarks;
 
 import dev.loran.engine.Backend;
+import dev.loran.engine.Backend.Replay;
 import dev.loran.engine.DType;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.optim.AdamW;
 import dev.loran.engine.optim.GradClip;
 import dev.loran.kernels.Backends;
+import dev.loran.kernels.cuda.CudaBackend;
 import dev.loran.peft.Peft;
 import dev.loran.peft.model.LlamaModel;
 import dev.loran.peft.tuner.PeftModel;
@@ -73,6 +75,12 @@ final class StepCommand implements Callable<Integer> {
     private int heads;
 
     @Option(
+            names = "--kv-heads",
+            defaultValue = "0",
+            description = "heads of keys and values; 0 for as many as of queries (default: ${DEFAULT-VALUE})")
+    private int kvHeads;
+
+    @Option(
             names = "--mlp",
             defaultValue = "2048",
             description = "inner size of the feed-forward network (default: ${DEFAULT-VALUE})")
@@ -123,9 +131,10 @@ final class StepCommand implements Callable<Integer> {
                     spec.commandLine(), "bench step: batch and steps must be at least 1, seq at least 2");
         }
         int used = threads == 0 ? Runtime.getRuntime().availableProcessors() : threads;
-        LlamaModel.Config config = LlamaModel.Config.of(vocab, hidden, mlp, layers, heads, seq + 64);
+        LlamaModel.Config config =
+                LlamaModel.Config.of(vocab, hidden, mlp, layers, heads, kvHeads == 0 ? heads : kvHeads, seq + 64);
         DType frozen = DType.valueOf(dtype.toUpperCase(Locale.ROOT));
-        try (Backend backend = device.equals("cuda") ? Backends.cuda(frozen) : Backends.best(used, frozen)) {
+        try (Backend backend = device.equals("cuda") ? GpuCommand.open(frozen) : Backends.best(used, frozen)) {
             Double planned = null;
             try (Backend hollow = backend.hollow()) {
                 if (hollow != null) {
@@ -135,7 +144,7 @@ final class StepCommand implements Callable<Integer> {
                 }
             }
             List<Double> times = times(backend, config, steps);
-            report(times, used, planned, backend.peakBytes() / MIB);
+            report(times, used, planned, backend);
         }
         return 0;
     }
@@ -211,41 +220,64 @@ final class StepCommand implements Callable<Integer> {
         List<Double> times(int timed) {
             Backend backend = peft.model().backend();
             List<Double> times = new ArrayList<>();
+            Replay replay = null;
             try (AdamW adamW = new AdamW(backend, DType.F32, AdamW.Config.of(0.01));
-                    GradClip clip = new GradClip(backend, DType.F32, 1)) {
+                    GradClip clip = new GradClip(backend, DType.F32, 1);
+                    Tensor value = Tensor.full(backend, DType.F32, 0, 1);
+                    Tensor text = Tensor.ofInts(backend, ids, batch, seq);
+                    Tensor shown = Tensor.ofInts(backend, mask, batch, seq)) {
                 for (int i = 0; i < 2 * timed; i++) {
+                    int number = i + 1;
+                    Runnable step = () -> step(number, text, shown, value, adamW, clip);
+                    // Where the backend records work, as the trainer does it: a step like the one before is replayed.
+                    boolean repeats = i > 0 && backend.captures() && (tuner == null || tuner.repeats(number));
                     long start = System.nanoTime();
                     peft.microStep(i);
-                    try (Scope scope = Scope.open()) {
-                        Tensor text = Tensor.ofInts(backend, ids, batch, seq);
-                        Tensor loss = peft.loss(text, Tensor.ofInts(backend, mask, batch, seq), text);
-                        Tensor penalty = tuner == null ? null : tuner.penalty();
-                        (penalty == null
-                                        ? loss
-                                        : loss.add(penalty.reshape(loss.shape().dims())))
-                                .backward();
-                        clip.norm(parameters.values());
-                        adamW.advance(1e-4);
-                        adamW.step(parameters, clip.scale());
-                        if (tuner != null) {
-                            tuner.afterStep(i + 1, clip.scale(), adamW);
-                        }
-                        adamW.zeroGrad(parameters);
-                        loss.item();
+                    adamW.advance(1e-4);
+                    if (repeats && replay == null) {
+                        replay = backend.capture(step);
                     }
+                    if (!repeats || replay == null || !replay.run()) {
+                        step.run();
+                    }
+                    value.item();
                     if (i >= timed) {
                         times.add((System.nanoTime() - start) / 1e6);
                     }
                 }
+            } finally {
+                if (replay != null) {
+                    replay.close();
+                }
             }
             return times;
         }
+
+        /// Writes the loss to `value`.
+        private void step(int number, Tensor text, Tensor shown, Tensor value, AdamW adamW, GradClip clip) {
+            try (Scope scope = Scope.open()) {
+                Tensor loss = peft.loss(text, shown, text);
+                Tensor penalty = tuner == null ? null : tuner.penalty();
+                Tensor all =
+                        penalty == null ? loss : loss.add(penalty.reshape(loss.shape().dims()));
+                all.backward();
+                clip.norm(parameters.values());
+                adamW.step(parameters, clip.scale());
+                if (tuner != null) {
+                    tuner.afterStep(number, clip.scale(), adamW);
+                }
+                adamW.zeroGrad(parameters);
+                loss.backend().axpby(value.buffer(), loss.buffer(), 1, 0);
+            }
+        }
     }
 
-    private void report(List<Double> times, int used, @Nullable Double planned, double peak) {
+    private void report(List<Double> times, int used, @Nullable Double planned, Backend backend) {
         Collections.sort(times);
         double median = times.get(times.size() / 2);
         double tokens = batch * seq / median * 1e3;
+        // On a GPU, what it holds, in place of the process.
+        double peak = backend instanceof CudaBackend gpu ? gpu.heldBytes() / MIB : Timing.peakMemoryMib();
         System.out.printf(
                 Locale.ROOT,
                 "%s step of %d x %d tokens on %s: %.1f ms (best %.1f), %.0f tokens/s, peak %.0f MiB, of tensors %.1f MiB%n",
@@ -256,8 +288,8 @@ final class StepCommand implements Callable<Integer> {
                 median,
                 times.getFirst(),
                 tokens,
-                Timing.peakMemoryMib(),
-                peak);
+                peak,
+                backend.peakBytes() / MIB);
         if (json) {
             System.out.printf(
                     Locale.ROOT,
@@ -266,8 +298,8 @@ final class StepCommand implements Callable<Integer> {
                     median,
                     times.getFirst(),
                     tokens,
-                    Timing.peakMemoryMib(),
                     peak,
+                    backend.peakBytes() / MIB,
                     planned == null ? "null" : String.format(Locale.ROOT, "%.3f", planned));
         }
     }

@@ -44,7 +44,7 @@ final class OptimizerSimd {
         Vectors.forChunks(
                 parallel,
                 sizes,
-                (chunk, k, at, size) -> adamW(p[k], m[k], v[k], g[k], at, size, moments, scale, decay, stride, root));
+                (_, k, at, size) -> adamW(p[k], m[k], v[k], g[k], at, size, moments, scale, decay, stride, root));
     }
 
     private record Moments(float beta1, float rest1, float beta2, float rest2, float eps) {}

@@ -174,6 +174,11 @@ public final class CudaBackend implements Backend {
         return device.submissions();
     }
 
+    /// Milliseconds of the device, by its own clock, for what `work` hands over; waits for it.
+    public double milliseconds(Runnable work) {
+        return device.milliseconds(work);
+    }
+
     // ---- recorded work
 
     @Override

@@ -70,7 +70,7 @@ final class CudaDevice implements AutoCloseable {
     private final CudaStaging staging = new CudaStaging(this);
     private String name = "";
     private volatile boolean capturing;
-    private volatile long submissions;
+    private long submissions;
 
     /// What products work in: cuBLAS must not ask the driver for memory while a step is recorded.
     private long workspace;
@@ -180,7 +180,6 @@ final class CudaDevice implements AutoCloseable {
 
     // ---- opening and closing
 
-    @SuppressWarnings("restricted")
     private void open(int ordinal) {
         int status = JCudaDriver.cuInit(0);
         if (status != CUresult.CUDA_SUCCESS) {
@@ -343,6 +342,22 @@ final class CudaDevice implements AutoCloseable {
         check("cuEventSynchronize", JCudaDriver.cuEventSynchronize(event));
     }
 
+    double milliseconds(Runnable work) {
+        CUevent begin = call(() -> event(true));
+        CUevent end = call(() -> event(true));
+        execute(() -> record(begin));
+        work.run();
+        execute(() -> record(end));
+        float[] elapsed = new float[1];
+        await(() -> {
+            await(end);
+            check("cuEventElapsedTime", JCudaDriver.cuEventElapsedTime(elapsed, begin, end));
+            JCudaDriver.cuEventDestroy(begin);
+            JCudaDriver.cuEventDestroy(end);
+        });
+        return elapsed[0];
+    }
+
     void copyToDevice(long address, MemorySegment host) {
         submitted();
         check(
@@ -381,9 +396,7 @@ final class CudaDevice implements AutoCloseable {
         if (bytes > 0) {
             execute(() -> {
                 submitted();
-                check(
-                        "cuMemcpyDtoDAsync",
-                        JCudaDriver.cuMemcpyDtoDAsync(pointer(to), pointer(from), bytes, stream));
+                check("cuMemcpyDtoDAsync", JCudaDriver.cuMemcpyDtoDAsync(pointer(to), pointer(from), bytes, stream));
             });
         }
     }
@@ -522,15 +535,14 @@ final class CudaDevice implements AutoCloseable {
         return closed;
     }
 
+    /// On the owner thread.
     private void submitted() {
-        // By the owner thread alone.
         submissions++;
     }
 
     /// How often the driver was handed a launch, a product, a copy or recorded work.
     long submissions() {
-        call(() -> true);
-        return submissions;
+        return call(() -> submissions);
     }
 
     /// A float as an argument.

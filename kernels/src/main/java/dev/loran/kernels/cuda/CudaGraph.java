@@ -43,7 +43,7 @@ final class CudaGraph implements Backend.Replay {
                 work = device.endCapture(recorded);
             }
             CudaGraph graph = new CudaGraph(device, memory, recording, work, device.takeConstants());
-            long left = memory.endRecording(recording);
+            long left = memory.endRecording();
             if (left > 0) {
                 graph.close();
                 throw new BackendException("cuda: the recorded step left " + left

@@ -66,18 +66,19 @@ final class CudaMemory implements AutoCloseable {
         return recording;
     }
 
-    /// How many bytes that were allocated while recording are live.
-    synchronized long endRecording(Recording recording) {
+    /// Ends the recording: how many bytes that were allocated on the way are live.
+    synchronized long endRecording() {
         current = null;
         return liveReserved;
     }
 
     /// Notes that the work being recorded, if any, uses the block at `address`.
     void use(long address) {
-        if (current != null) {
+        Recording recording = current;
+        if (recording != null) {
             synchronized (this) {
-                if (current != null && !reserved.contains(address)) {
-                    current.uses.add(address);
+                if (!reserved.contains(address)) {
+                    recording.uses.add(address);
                 }
             }
         }
@@ -161,7 +162,9 @@ final class CudaMemory implements AutoCloseable {
                 return;
             }
             for (Recording recording : recordings) {
-                recording.lost |= recording.uses.contains(address);
+                if (recording.uses.contains(address)) {
+                    recording.lost = true;
+                }
             }
             free.computeIfAbsent(size, s -> new ArrayDeque<>()).push(address);
             freeBytes += size;

@@ -68,7 +68,9 @@ class CudaReplayTest {
         work(y, x, mask);
         backend.fill(y, -1);
         try (Replay replay = backend.capture(() -> work(y, x, mask))) {
-            assertThat(Arrays.stream(elements(y)).distinct()).as("nothing was done yet").containsExactly(-1.0);
+            assertThat(Arrays.stream(elements(y)).distinct())
+                    .as("nothing was done yet")
+                    .containsExactly(-1.0);
             double[] before = new double[49];
             for (int i = 1; i <= 3; i++) {
                 int seed = i;
@@ -189,8 +191,10 @@ class CudaReplayTest {
         for (int i : new int[] {99, 0, 50, 50, 1, 98}) {
             assertThat(HostBuffer.get(reads.get(i).get(), DType.F32, 1)).isEqualTo(i);
         }
-        Buffer large = backend.of(DType.F32, IntStream.range(0, 1000).asDoubleStream().toArray());
-        assertThat(HostBuffer.get(backend.readLater(large).get(), DType.F32, 999)).isEqualTo(999);
+        Buffer large =
+                backend.of(DType.F32, IntStream.range(0, 1000).asDoubleStream().toArray());
+        assertThat(HostBuffer.get(backend.readLater(large).get(), DType.F32, 999))
+                .isEqualTo(999);
         release(x, large);
     }
 

@@ -73,6 +73,18 @@ public final class LlamaModel extends Model {
         /// biases, tied head, theta 10000, norm eps 1e-5.
         public static Config of(
                 int vocabSize, int hiddenSize, int intermediateSize, int layers, int heads, int maxPositions) {
+            return of(vocabSize, hiddenSize, intermediateSize, layers, heads, heads, maxPositions);
+        }
+
+        /// As above, with fewer heads of keys and values, each for several of the queries.
+        public static Config of(
+                int vocabSize,
+                int hiddenSize,
+                int intermediateSize,
+                int layers,
+                int heads,
+                int keyValueHeads,
+                int maxPositions) {
             HfConfig.divides("num_attention_heads", heads, "hidden_size", hiddenSize);
             return new Config(
                     vocabSize,
@@ -80,7 +92,7 @@ public final class LlamaModel extends Model {
                     intermediateSize,
                     layers,
                     heads,
-                    heads,
+                    keyValueHeads,
                     hiddenSize / heads,
                     maxPositions,
                     "silu",

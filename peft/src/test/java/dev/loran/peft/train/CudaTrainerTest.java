@@ -145,8 +145,7 @@ class CudaTrainerTest {
         Trace actual = trace(card, method, true);
         assertThat(actual.numbers).isEqualTo(expected.numbers);
         assertThat(actual.parameters.keySet()).isEqualTo(expected.parameters.keySet());
-        actual.parameters.forEach(
-                (key, values) -> assertThat(values).as(key).isEqualTo(expected.parameters.get(key)));
+        actual.parameters.forEach((key, values) -> assertThat(values).as(key).isEqualTo(expected.parameters.get(key)));
         assertThat(cuda.liveBytes()).as("bytes never released").isEqualTo(live);
         // A few numbers and inputs to the device, one launch, three numbers back.
         assertThat(actual.submissions.get(3)).isLessThanOrEqualTo(12);
@@ -247,14 +246,13 @@ class CudaTrainerTest {
             for (int i = 0; i < changes.size(); i++) {
                 Path run = folder.resolve("changed-" + i);
                 // The sixth step's numbers come after the fifth's checkpoint.
-                Map<Integer, Double> losses = new LinkedHashMap<>(
-                        run(changes.get(i).get(0), run, false, 6));
+                Map<Integer, Double> losses =
+                        new LinkedHashMap<>(run(changes.get(i).get(0), run, false, 6));
                 Map<Integer, Double> rest = run(changes.get(i).get(1), run, true, 0);
                 assertThat(rest.keySet()).containsExactly(6, 7, 8, 9, 10);
                 losses.putAll(rest);
-                whole.forEach((step, loss) -> assertThat(losses.get(step))
-                        .as("step " + step)
-                        .isCloseTo(loss, within(1e-4 * loss)));
+                whole.forEach((step, loss) ->
+                        assertThat(losses.get(step)).as("step " + step).isCloseTo(loss, within(1e-4 * loss)));
             }
         }
     }
@@ -267,8 +265,9 @@ class CudaTrainerTest {
             run(cpu, run, false, 6);
             assertThatThrownBy(() -> run(bf16, run, true, 0))
                     .isInstanceOf(InputException.class)
-                    .hasMessageContaining("is of a run with learner.operands F32, not BF16; resume with what the run was"
-                            + " begun with, or begin another one");
+                    .hasMessageContaining(
+                            "is of a run with learner.operands F32, not BF16; resume with what the run was"
+                                    + " begun with, or begin another one");
         }
     }
 

@@ -1,0 +1,286 @@
+package dev.loran.benchmarks;
+
+import dev.loran.engine.Backend.Replay;
+import dev.loran.engine.BinaryFn;
+import dev.loran.engine.Buffer;
+import dev.loran.engine.DType;
+import dev.loran.engine.DropoutMask;
+import dev.loran.engine.Scratch;
+import dev.loran.engine.UnaryFn;
+import dev.loran.kernels.Backends;
+import dev.loran.kernels.cuda.CudaBackend;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Locale;
+import java.util.concurrent.Callable;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Option;
+
+/// `./loran bench gpu`: what each kernel of a GPU takes, beside the least it could take: the bytes it must move at the
+/// speed of copying, or its arithmetic at the speed of a large product, both measured in the same run.
+///
+/// Each kernel is recorded several times over and replayed, timed by the device's own events: neither the host nor its calls
+/// are in the figures.
+@Command(
+        name = "gpu",
+        mixinStandardHelpOptions = true,
+        description = "Measures every kernel of the GPU and its share of the measured copy and product speed.")
+final class GpuCommand implements Callable<Integer> {
+    private static final int REPEATS = 10;
+    private static final int ROUNDS = 5;
+    private static final int HEAD = 128;
+
+    @Option(names = "--tokens", defaultValue = "8192", description = "tokens (default: ${DEFAULT-VALUE})")
+    private int tokens;
+
+    @Option(names = "--seq", defaultValue = "2048", description = "tokens of a row (default: ${DEFAULT-VALUE})")
+    private int seq;
+
+    @Option(names = "--hidden", defaultValue = "4096", description = "hidden size (default: ${DEFAULT-VALUE})")
+    private int hidden;
+
+    @Option(names = "--vocab", defaultValue = "32000", description = "vocabulary (default: ${DEFAULT-VALUE})")
+    private int vocab;
+
+    @Option(names = "--rank", defaultValue = "16", description = "rank of LoRA (default: ${DEFAULT-VALUE})")
+    private int rank;
+
+    @Option(names = "--parameters", defaultValue = "41900000", description = "of AdamW (default: ${DEFAULT-VALUE})")
+    private int parameters;
+
+    @Option(names = "--json", description = "the last line of the output is a JSON object")
+    private boolean json;
+
+    private double gigabytes;
+    private double gflops;
+    private final StringBuilder rows = new StringBuilder();
+
+    /// The GPU, or the CPU stand-in for tests that the system property `loran.standin` names the folder of: for trying the
+    /// benchmarks themselves, whose figures then mean nothing.
+    static CudaBackend open(DType operands) {
+        String standIn = System.getProperty("loran.standin");
+        return standIn == null
+                ? (CudaBackend) Backends.cuda(operands)
+                : CudaBackend.standIn(Path.of(standIn), operands);
+    }
+
+    @Override
+    public Integer call() {
+        String device;
+        try (CudaBackend gpu = open(DType.F32)) {
+            device = gpu.describe();
+            System.out.println(device);
+            roofs(gpu);
+            System.out.printf(
+                    Locale.ROOT,
+                    "copying %.1f GB/s (read and written), F32 products %.1f GFLOP/s%n%n%-34s %10s %9s %10s %6s%n",
+                    gigabytes,
+                    gflops,
+                    "F32",
+                    "ms",
+                    "GB/s",
+                    "GFLOP/s",
+                    "share");
+            elementwise(gpu);
+            rowwise(gpu);
+            attention(gpu);
+            lora(gpu);
+            optimizer(gpu);
+        }
+        if (json) {
+            System.out.printf(
+                    Locale.ROOT,
+                    "{\"device\":\"%s\",\"copy_gigabytes_per_second\":%.2f,\"product_gflops\":%.2f,\"kernels\":[%s]}%n",
+                    device,
+                    gigabytes,
+                    gflops,
+                    rows);
+        }
+        return 0;
+    }
+
+    private void roofs(CudaBackend gpu) {
+        int n = tokens * hidden;
+        try (Scratch scratch = new Scratch(gpu)) {
+            Buffer x = random(gpu, scratch, n);
+            Buffer y = scratch.like(x);
+            Buffer w = random(gpu, scratch, hidden * hidden);
+            gigabytes = 8.0 * n / best(gpu, () -> gpu.copy(y, n, x, n, 1, n, false)) / 1e6;
+            Runnable product = () -> gpu.linear(y, x, w, null, tokens, hidden, hidden);
+            gflops = 2.0 * n * hidden / best(gpu, product) / 1e6;
+        }
+    }
+
+    private static Buffer random(CudaBackend gpu, Scratch scratch, int n) {
+        Buffer x = scratch.allocate(DType.F32, n);
+        gpu.fill(x, 0.5);
+        // Nothing but a cheap way to numbers that differ.
+        gpu.dropout(x, x, 1, n, new DropoutMask(0.5, 1, 1, scratch.hold(gpu.ofInts(n))), false);
+        return x;
+    }
+
+    /// Milliseconds of one call, the best of a few rounds.
+    private static double best(CudaBackend gpu, Runnable work) {
+        work.run();
+        double best = Double.POSITIVE_INFINITY;
+        try (Replay replay = gpu.capture(() -> {
+            for (int i = 0; i < REPEATS; i++) {
+                work.run();
+            }
+        })) {
+            for (int i = 0; i < ROUNDS; i++) {
+                best = Math.min(best, gpu.milliseconds(replay::run));
+            }
+        }
+        return best / REPEATS;
+    }
+
+    /// A line of the table: `floats` read and written at least, and `flops` done.
+    private void measure(CudaBackend gpu, String name, double floats, double flops, Runnable work) {
+        double ms = best(gpu, work);
+        double moved = 4 * floats / ms / 1e6;
+        double done = flops / ms / 1e6;
+        double share = Math.max(moved / gigabytes, done / gflops);
+        System.out.printf(Locale.ROOT, "%-34s %10.4f %9.1f %10.1f %6.2f%n", name, ms, moved, done, share);
+        rows.append(rows.isEmpty() ? "" : ",")
+                .append(String.format(
+                        Locale.ROOT,
+                        "{\"kernel\":\"%s\",\"ms\":%.5f,\"gigabytes_per_second\":%.2f,\"gflops\":%.2f,\"share\":%.4f}",
+                        name,
+                        ms,
+                        moved,
+                        done,
+                        share));
+    }
+
+    private void elementwise(CudaBackend gpu) {
+        int n = tokens * hidden;
+        try (Scratch scratch = new Scratch(gpu)) {
+            Buffer a = random(gpu, scratch, n);
+            Buffer b = random(gpu, scratch, n);
+            Buffer y = scratch.like(a);
+            Buffer half = scratch.allocate(DType.BF16, n);
+            int[] dense = {1};
+            measure(gpu, "add", 3.0 * n, n, () -> gpu.binary(BinaryFn.ADD, y, a, b, new int[] {n}, dense, dense));
+            measure(gpu, "axpby", 3.0 * n, 3.0 * n, () -> gpu.axpby(y, a, 2, 0.5));
+            measure(gpu, "silu", 2.0 * n, n, () -> gpu.unary(UnaryFn.SILU, y, a));
+            measure(gpu, "silu backward", 3.0 * n, n, () -> gpu.unaryBackward(UnaryFn.SILU, y, b, a, false));
+            measure(gpu, "cast to bf16", 1.5 * n, n, () -> gpu.cast(half, a));
+            measure(gpu, "permute", 2.0 * n, 0, () -> gpu.permute(y, a, new int[] {tokens, hidden}, new int[] {1, 0}));
+            DropoutMask mask = new DropoutMask(0.1, 1, 2, scratch.hold(gpu.ofInts(3)));
+            measure(gpu, "dropout", 2.0 * n, n, () -> gpu.dropout(y, a, tokens, hidden, mask, false));
+        }
+    }
+
+    private void rowwise(CudaBackend gpu) {
+        int n = tokens * hidden;
+        try (Scratch scratch = new Scratch(gpu)) {
+            Buffer x = random(gpu, scratch, n);
+            Buffer dy = random(gpu, scratch, n);
+            Buffer y = scratch.like(x);
+            Buffer w = random(gpu, scratch, hidden);
+            Buffer dw = scratch.like(w);
+            Buffer rstd = scratch.allocate(DType.F32, tokens);
+            measure(gpu, "rmsNorm", 2.0 * n, 4.0 * n, () -> gpu.rmsNorm(y, rstd, x, w, tokens, hidden, 1e-5));
+            Runnable dx = () -> gpu.rmsNormBackward(y, null, dy, x, rstd, w, tokens, hidden, false, false);
+            measure(gpu, "rmsNorm backward, dx", 3.0 * n, 6.0 * n, dx);
+            Runnable weight = () -> gpu.rmsNormBackward(null, dw, dy, x, rstd, w, tokens, hidden, false, false);
+            measure(gpu, "rmsNorm backward, dw", 2.0 * n, 3.0 * n, weight);
+            measure(gpu, "softmax", 2.0 * n, 4.0 * n, () -> gpu.softmax(y, x, tokens, hidden));
+            measure(gpu, "sum of rows", n, n, () -> gpu.sum(rstd, x, tokens, hidden, 1, false));
+            measure(gpu, "sum of columns", n, n, () -> gpu.sum(dw, x, 1, tokens, hidden, false));
+            Buffer ids = scratch.hold(gpu.ofInts(new int[tokens]));
+            measure(gpu, "embedding", 2.0 * n, 0, () -> gpu.gatherRows(y, x, ids, tokens, hidden));
+        }
+        int few = Math.min(tokens, 1024);
+        int n2 = few * vocab;
+        try (Scratch scratch = new Scratch(gpu)) {
+            Buffer logits = random(gpu, scratch, n2);
+            Buffer losses = scratch.allocate(DType.F32, few);
+            Buffer lse = scratch.allocate(DType.F32, few);
+            Buffer g = scratch.hold(gpu.of(DType.F32, 1));
+            Buffer labels = scratch.hold(gpu.ofInts(new int[few]));
+            measure(gpu, "crossEntropy", n2, 3.0 * n2, () -> gpu.crossEntropy(losses, lse, logits, labels, few, vocab, -1));
+            Buffer d = scratch.like(logits);
+            Runnable backward = () -> gpu.crossEntropyBackward(d, g, logits, lse, labels, few, vocab, -1, false);
+            measure(gpu, "crossEntropy backward", 2.0 * n2, 3.0 * n2, backward);
+        }
+    }
+
+    private void attention(CudaBackend gpu) {
+        int d = Math.min(HEAD, hidden);
+        int heads = hidden / d;
+        int batch = Math.max(1, tokens / seq);
+        int n = batch * seq * hidden;
+        double flops = 4.0 * batch * heads * seq * seq / 2 * d;
+        double scale = 1 / Math.sqrt(d);
+        try (Scratch scratch = new Scratch(gpu)) {
+            Buffer q = random(gpu, scratch, n);
+            Buffer k = random(gpu, scratch, n);
+            Buffer v = random(gpu, scratch, n);
+            Buffer out = scratch.like(q);
+            Buffer lse = scratch.allocate(DType.F32, batch * heads * seq);
+            Runnable forward = () -> gpu.attention(
+                    out, lse, q, k, v, null, null, null, batch, seq, seq, 0, heads, heads, d, true, scale);
+            measure(gpu, "attention, causal", 4.0 * n, flops, forward);
+            Buffer dOut = random(gpu, scratch, n);
+            Buffer dq = scratch.like(q);
+            Buffer dk = scratch.like(k);
+            Buffer dv = scratch.like(v);
+            Runnable backward = () -> gpu.attentionBackward(
+                    dq, dk, dv, null, null, dOut, out, lse, q, k, v, null, null, null, batch, seq, seq, 0, heads, heads,
+                    d, true, scale);
+            measure(gpu, "attention, causal, backward", 8.0 * n, 2.5 * flops, backward);
+            Buffer cos = random(gpu, scratch, seq * d / 2);
+            measure(gpu, "rope", 2.0 * n, 6.0 * n, () -> gpu.rope(out, q, cos, cos, batch, seq, heads, d, 1));
+        }
+    }
+
+    private void lora(CudaBackend gpu) {
+        int n = tokens * hidden;
+        double product = 2.0 * n * hidden;
+        double small = 4.0 * n * rank;
+        try (Scratch scratch = new Scratch(gpu)) {
+            Buffer x = random(gpu, scratch, n);
+            Buffer y = scratch.like(x);
+            Buffer dx = scratch.like(x);
+            Buffer w = random(gpu, scratch, hidden * hidden);
+            Buffer a = random(gpu, scratch, rank * hidden);
+            Buffer b = random(gpu, scratch, rank * hidden);
+            Buffer da = scratch.like(a);
+            Buffer db = scratch.like(b);
+            Buffer t = scratch.allocate(DType.F32, tokens * rank);
+            double floats = 2.0 * n + (double) hidden * hidden;
+            DropoutMask mask = new DropoutMask(0.1, 1, 2, scratch.hold(gpu.ofInts(3)));
+            Runnable forward =
+                    () -> gpu.loraLinear(y, t, x, w, null, a, b, mask, tokens, hidden, hidden, rank, 2);
+            measure(gpu, "loraLinear, dropout", floats, product + small, forward);
+            Runnable backward = () -> gpu.loraLinearBackward(
+                    dx, da, db, y, x, t, w, a, b, mask, tokens, hidden, hidden, rank, 2, false, false, false);
+            measure(gpu, "loraLinear, dropout, backward", floats + n, product + 2 * small, backward);
+        }
+    }
+
+    private void optimizer(CudaBackend gpu) {
+        int tensors = 64;
+        int each = parameters / tensors;
+        double n = (double) tensors * each;
+        try (Scratch scratch = new Scratch(gpu)) {
+            List<List<Buffer>> pmvg = new ArrayList<>();
+            for (int i = 0; i < 4; i++) {
+                Buffer[] buffers = new Buffer[tensors];
+                Arrays.setAll(buffers, j -> random(gpu, scratch, each));
+                pmvg.add(List.of(buffers));
+            }
+            Buffer lr = scratch.hold(gpu.of(DType.F32, 1e-4));
+            Buffer t = scratch.hold(gpu.ofInts(3));
+            Buffer sum = scratch.allocate(DType.F32, 1);
+            Runnable adamW = () -> gpu.adamW(
+                    pmvg.get(0), pmvg.get(1), pmvg.get(2), pmvg.get(3), lr, t, null, 0.9, 0.999, 1e-8, 0.01);
+            measure(gpu, "adamW, " + tensors + " tensors", 7 * n, 12 * n, adamW);
+            measure(gpu, "sum of squares of gradients", n, 2 * n, () -> gpu.sumOfSquares(sum, pmvg.get(3)));
+        }
+    }
+}
