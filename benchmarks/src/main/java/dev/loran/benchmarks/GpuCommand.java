@@ -202,7 +202,12 @@ final class GpuCommand implements Callable<Integer> {
             Buffer lse = scratch.allocate(DType.F32, few);
             Buffer g = scratch.hold(gpu.of(DType.F32, 1));
             Buffer labels = scratch.hold(gpu.ofInts(new int[few]));
-            measure(gpu, "crossEntropy", n2, 3.0 * n2, () -> gpu.crossEntropy(losses, lse, logits, labels, few, vocab, -1));
+            measure(
+                    gpu,
+                    "crossEntropy",
+                    n2,
+                    3.0 * n2,
+                    () -> gpu.crossEntropy(losses, lse, logits, labels, few, vocab, -1));
             Buffer d = scratch.like(logits);
             Runnable backward = () -> gpu.crossEntropyBackward(d, g, logits, lse, labels, few, vocab, -1, false);
             measure(gpu, "crossEntropy backward", 2.0 * n2, 3.0 * n2, backward);
@@ -254,8 +259,7 @@ final class GpuCommand implements Callable<Integer> {
             Buffer t = scratch.allocate(DType.F32, tokens * rank);
             double floats = 2.0 * n + (double) hidden * hidden;
             DropoutMask mask = new DropoutMask(0.1, 1, 2, scratch.hold(gpu.ofInts(3)));
-            Runnable forward =
-                    () -> gpu.loraLinear(y, t, x, w, null, a, b, mask, tokens, hidden, hidden, rank, 2);
+            Runnable forward = () -> gpu.loraLinear(y, t, x, w, null, a, b, mask, tokens, hidden, hidden, rank, 2);
             measure(gpu, "loraLinear, dropout", floats, product + small, forward);
             Runnable backward = () -> gpu.loraLinearBackward(
                     dx, da, db, y, x, t, w, a, b, mask, tokens, hidden, hidden, rank, 2, false, false, false);
@@ -277,8 +281,8 @@ final class GpuCommand implements Callable<Integer> {
             Buffer lr = scratch.hold(gpu.of(DType.F32, 1e-4));
             Buffer t = scratch.hold(gpu.ofInts(3));
             Buffer sum = scratch.allocate(DType.F32, 1);
-            Runnable adamW = () -> gpu.adamW(
-                    pmvg.get(0), pmvg.get(1), pmvg.get(2), pmvg.get(3), lr, t, null, 0.9, 0.999, 1e-8, 0.01);
+            Runnable adamW = () ->
+                    gpu.adamW(pmvg.get(0), pmvg.get(1), pmvg.get(2), pmvg.get(3), lr, t, null, 0.9, 0.999, 1e-8, 0.01);
             measure(gpu, "adamW, " + tensors + " tensors", 7 * n, 12 * n, adamW);
             measure(gpu, "sum of squares of gradients", n, 2 * n, () -> gpu.sumOfSquares(sum, pmvg.get(3)));
         }

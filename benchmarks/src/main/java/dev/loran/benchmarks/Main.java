@@ -15,7 +15,13 @@ import picocli.CommandLine.Unmatched;
         name = "loran bench",
         mixinStandardHelpOptions = true,
         description = "Measures kernels and whole training steps; answers beside peers.",
-        subcommands = {GemmCommand.class, StepCommand.class, RooflineCommand.class, GpuCommand.class, AnswersCommand.class, Main.Jmh.class
+        subcommands = {
+            GemmCommand.class,
+            StepCommand.class,
+            RooflineCommand.class,
+            GpuCommand.class,
+            AnswersCommand.class,
+            Main.Jmh.class
         })
 public final class Main implements Runnable {
     @Spec

@@ -258,8 +258,9 @@ final class StepCommand implements Callable<Integer> {
             try (Scope scope = Scope.open()) {
                 Tensor loss = peft.loss(text, shown, text);
                 Tensor penalty = tuner == null ? null : tuner.penalty();
-                Tensor all =
-                        penalty == null ? loss : loss.add(penalty.reshape(loss.shape().dims()));
+                Tensor all = penalty == null
+                        ? loss
+                        : loss.add(penalty.reshape(loss.shape().dims()));
                 all.backward();
                 clip.norm(parameters.values());
                 adamW.step(parameters, clip.scale());

@@ -19,14 +19,15 @@ final class RecordedSteps implements AutoCloseable {
     /// What the work of a step depends on.
     private record Key(int rows, int length, int labels, boolean padded) {
         static Key of(Batch b) {
-            return new Key(
-                    b.batchSize(), b.length(), b.labels().length, b.tokens() != b.inputIds().length);
+            return new Key(b.batchSize(), b.length(), b.labels().length, b.tokens() != b.inputIds().length);
         }
     }
 
     private static final class Recorded {
         final Learner.Inputs inputs;
-        @Nullable Replay replay;
+
+        @Nullable
+        Replay replay;
 
         Recorded(Learner.Inputs inputs) {
             this.inputs = inputs;

@@ -15,7 +15,6 @@ import java.util.Arrays;
 import java.util.Locale;
 import java.util.Map;
 import java.util.random.RandomGenerator;
-import org.jspecify.annotations.Nullable;
 
 /// A linear head over the pooled hidden states of a model that has no classes of its own:
 /// logits = pool(hidden)·weightᵀ + bias. Owns the head, not the model.
