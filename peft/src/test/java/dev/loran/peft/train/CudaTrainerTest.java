@@ -148,10 +148,10 @@ class CudaTrainerTest {
         actual.parameters.forEach((key, values) -> assertThat(values).as(key).isEqualTo(expected.parameters.get(key)));
         assertThat(cuda.liveBytes()).as("bytes never released").isEqualTo(live);
         // A few numbers and inputs to the device, one launch, three numbers back.
-        assertThat(actual.submissions.get(3)).isLessThanOrEqualTo(12);
-        assertThat(expected.submissions.get(3)).isGreaterThan(100);
+        assertThat(actual.submissions.get(5)).isLessThanOrEqualTo(12);
+        assertThat(expected.submissions.get(5)).isGreaterThan(100);
         long replays = actual.submissions.stream().filter(s -> s <= 12).count();
-        assertThat(replays).isGreaterThanOrEqualTo(method instanceof AdaLoraConfig ? 8 : 18);
+        assertThat(replays).isGreaterThanOrEqualTo(method instanceof AdaLoraConfig ? 8 : 16);
     }
 
     @Test
