@@ -226,7 +226,7 @@ final class GpuCommand implements Callable<Integer> {
             Buffer k = random(gpu, scratch, n);
             Buffer v = random(gpu, scratch, n);
             Buffer out = scratch.like(q);
-            Buffer lse = scratch.allocate(DType.F32, batch * heads * seq);
+            Buffer lse = scratch.allocate(DType.F32, Math.multiplyExact(batch * heads, seq));
             Runnable forward = () -> gpu.attention(
                     out, lse, q, k, v, null, null, null, batch, seq, seq, 0, heads, heads, d, true, scale);
             measure(gpu, "attention, causal", 4.0 * n, flops, forward);
@@ -256,7 +256,7 @@ final class GpuCommand implements Callable<Integer> {
             Buffer b = random(gpu, scratch, rank * hidden);
             Buffer da = scratch.like(a);
             Buffer db = scratch.like(b);
-            Buffer t = scratch.allocate(DType.F32, tokens * rank);
+            Buffer t = scratch.allocate(DType.F32, Math.multiplyExact(tokens, rank));
             double floats = 2.0 * n + (double) hidden * hidden;
             DropoutMask mask = new DropoutMask(0.1, 1, 2, scratch.hold(gpu.ofInts(3)));
             Runnable forward = () -> gpu.loraLinear(y, t, x, w, null, a, b, mask, tokens, hidden, hidden, rank, 2);

@@ -24,7 +24,7 @@ final class RunTests {
         SummaryGeneratingListener listener = new SummaryGeneratingListener();
         LauncherFactory.create().execute(request, listener);
         TestExecutionSummary summary = listener.getSummary();
-        PrintWriter out = new PrintWriter(System.out, true);
+        PrintWriter out = new PrintWriter(System.out, true, System.out.charset());
         summary.getFailures().forEach(f -> {
             out.println("FAILED " + f.getTestIdentifier().getUniqueId());
             f.getException().printStackTrace(out);

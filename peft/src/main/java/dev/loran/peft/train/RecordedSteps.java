@@ -5,7 +5,6 @@ import dev.loran.engine.Backend.Replay;
 import dev.loran.engine.Tensor;
 import dev.loran.peft.data.Batch;
 import java.util.LinkedHashMap;
-import java.util.Map;
 import java.util.function.Consumer;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
@@ -43,7 +42,7 @@ final class RecordedSteps implements AutoCloseable {
 
     private final Learner learner;
     private final Backend backend;
-    private final Map<Key, Recorded> all = new LinkedHashMap<>(SHAPES, 0.75f, true);
+    private final LinkedHashMap<Key, Recorded> all = new LinkedHashMap<>(SHAPES, 0.75f, true);
 
     RecordedSteps(Learner learner, Backend backend) {
         this.learner = learner;
@@ -78,9 +77,7 @@ final class RecordedSteps implements AutoCloseable {
             return;
         }
         if (all.size() == SHAPES) {
-            Recorded eldest = all.remove(all.keySet().iterator().next());
-            eldest.drop();
-            eldest.inputs.close();
+            close(all.pollFirstEntry().getValue());
         }
         all.put(key, new Recorded(inputs));
         work.accept(inputs::loss);
@@ -88,10 +85,12 @@ final class RecordedSteps implements AutoCloseable {
 
     @Override
     public void close() {
-        for (Recorded r : all.values()) {
-            r.drop();
-            r.inputs.close();
-        }
+        all.values().forEach(RecordedSteps::close);
         all.clear();
+    }
+
+    private static void close(Recorded r) {
+        r.drop();
+        r.inputs.close();
     }
 }

@@ -22,7 +22,6 @@ public final class TextClassifier extends Layer {
     /// The file of the head in an adapter folder: `weight` (labels, C) and `bias` (labels).
     public static final String FILE = "head.safetensors";
 
-    private final Model model;
     private final Pooling pooling;
     private final Linear head;
 
@@ -55,7 +54,6 @@ public final class TextClassifier extends Layer {
 
     /// With a new head.
     public TextClassifier(Model model, int labels, Pooling pooling, RandomGenerator random) {
-        this.model = model;
         this.pooling = pooling;
         int width = model.facts().hiddenSize();
         this.head = child("head", newHead(model.backend(), model.dtype(), width, labels, random));
