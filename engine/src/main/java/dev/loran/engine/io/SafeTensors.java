@@ -111,7 +111,7 @@ public final class SafeTensors implements AutoCloseable {
         }
         if (!Files.exists(index)) {
             throw new SafeTensorsException(
-                    folder + ": holds neither model.safetensors nor model.safetensors.index.json");
+                    folder + ": holds neither model.safetensors nor model.safetensors.index.json" + pickled(folder));
         }
         Map<Path, FileChannel> channels = new HashMap<>();
         return closingOnFailure(channels, () -> openShards(folder, index, channels));
@@ -146,6 +146,13 @@ public final class SafeTensors implements AutoCloseable {
         } catch (IOException e) {
             throw unreadable(index, e);
         }
+    }
+
+    private static String pickled(Path folder) {
+        String pickle = "pytorch_model.bin";
+        return Files.exists(folder.resolve(pickle))
+                ? "; " + pickle + " is a pickle, which could run anything when read: save the model as safetensors"
+                : "";
     }
 
     private static Path inside(Path folder, Path index, String fileName) {

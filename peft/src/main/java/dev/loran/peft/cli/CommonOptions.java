@@ -1,16 +1,13 @@
 package dev.loran.peft.cli;
 
-import com.fasterxml.jackson.core.JsonProcessingException;
-import com.fasterxml.jackson.databind.JsonNode;
-import com.fasterxml.jackson.databind.ObjectMapper;
 import dev.loran.peft.data.InputException;
+import dev.loran.peft.data.JsonFile;
 import dev.loran.peft.data.Nearest;
-import java.io.IOException;
-import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.TreeSet;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Model.CommandSpec;
@@ -38,35 +35,32 @@ final class CommonOptions {
     /// Options of `--config` that were not typed take their values from there.
     static void readConfig(CommandSpec spec, Path file) {
         Map<String, String> values = read(file);
-        TreeSet<String> unknown = new TreeSet<>(values.keySet());
         List<String> known = spec.options().stream().map(CommonOptions::name).toList();
+        requireKnown(file + ": ", values.keySet(), known, "options of " + spec.qualifiedName());
+        spec.defaultValueProvider(argument -> argument instanceof OptionSpec option ? values.get(name(option)) : null);
+    }
+
+    /// @throws InputException with the nearest of those that are known, for `names` that are not among them
+    static void requireKnown(String where, Set<String> names, List<String> known, String what) {
+        TreeSet<String> unknown = new TreeSet<>(names);
         unknown.removeAll(known);
         if (!unknown.isEmpty()) {
-            throw new InputException(file + ": " + unknown + " are no options of " + spec.qualifiedName()
-                    + Nearest.hint(unknown, known));
+            throw new InputException(where + unknown + " are no " + what + Nearest.hint(unknown, known));
         }
-        spec.defaultValueProvider(argument -> argument instanceof OptionSpec option ? values.get(name(option)) : null);
     }
 
     /// What such a file says, by the options' names.
     static Map<String, String> read(Path file) {
-        try {
-            JsonNode json = new ObjectMapper().readTree(Files.readString(file));
-            if (!json.isObject()) {
-                throw new InputException(file + ": is no JSON object");
+        Map<String, String> values = new LinkedHashMap<>();
+        JsonFile.read(file).properties().forEach(e -> {
+            if (!e.getValue().isValueNode()) {
+                throw new InputException(file + ": " + e.getKey() + " is " + e.getValue() + ", needs one value");
             }
-            Map<String, String> values = new LinkedHashMap<>();
-            json.properties().forEach(e -> {
-                if (!e.getValue().isNull()) {
-                    values.put(e.getKey(), e.getValue().asText());
-                }
-            });
-            return values;
-        } catch (JsonProcessingException e) {
-            throw new InputException(file + ": is no JSON (" + e.getOriginalMessage() + ")", e);
-        } catch (IOException e) {
-            throw new InputException(file + ": cannot be read", e);
-        }
+            if (!e.getValue().isNull()) {
+                values.put(e.getKey(), e.getValue().asText());
+            }
+        });
+        return values;
     }
 
     /// All options of a command that have a value, by name: what `run.json` holds, and `--config` takes.
@@ -85,7 +79,8 @@ final class CommonOptions {
         return values;
     }
 
-    private static String name(OptionSpec option) {
+    /// As it is typed, without the dashes.
+    static String name(OptionSpec option) {
         return option.longestName().substring(2);
     }
 }

@@ -10,6 +10,7 @@ import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.DataLoader;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.InputException;
+import dev.loran.peft.data.JsonFile;
 import dev.loran.peft.data.Task;
 import dev.loran.peft.train.Evaluation;
 import dev.loran.peft.train.MemoryPlan;
@@ -136,7 +137,7 @@ final class CompareCommand implements Callable<Integer> {
         for (Method method : compared) {
             results.add(measured(method, data));
         }
-        write(report);
+        JsonFile.write(out.resolve("report.json"), report);
         output.table(table(results));
         if (common.json) {
             output.out().println(report);
@@ -253,15 +254,6 @@ final class CompareCommand implements Callable<Integer> {
         }
         Arrays.sort(milliseconds);
         return milliseconds[TIMED / 2];
-    }
-
-    private void write(ObjectNode report) {
-        Path file = out.resolve("report.json");
-        try {
-            Files.writeString(file, report.toPrettyString() + "\n");
-        } catch (IOException e) {
-            throw new InputException(file + ": cannot be written (" + e.getMessage() + ")", e);
-        }
     }
 
     private static List<List<String>> table(ArrayNode results) {

@@ -13,12 +13,9 @@ import dev.loran.peft.train.Evaluation;
 import dev.loran.peft.train.Generation;
 import dev.loran.peft.train.GenerationConfig;
 import dev.loran.peft.train.RougeL;
-import dev.loran.peft.train.RunFolder;
 import dev.loran.peft.train.TaskCard;
 import dev.loran.peft.train.TaskModel;
-import dev.loran.peft.tuner.AdapterFiles;
 import dev.loran.peft.tuner.PeftModel;
-import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.concurrent.Callable;
@@ -36,11 +33,8 @@ import picocli.CommandLine.Option;
 final class EvalCommand implements Callable<Integer> {
     private final Output output;
 
-    @Option(
-            names = "--adapter",
-            paramLabel = "DIR",
-            description = "an adapter's folder, or a run's (its best adapter); without it the model as it is")
-    private @Nullable Path adapter;
+    @Mixin
+    private AdapterOptions trained;
 
     @Option(
             names = "--task",
@@ -69,17 +63,13 @@ final class EvalCommand implements Callable<Integer> {
 
     @Override
     public Integer call() {
-        Path folder = adapter == null ? null : RunFolder.adapter(adapter);
-        if (folder != null && !Files.isRegularFile(folder.resolve(AdapterFiles.CONFIG))) {
-            // All parameters were trained: the folder is the model.
-            model.model = folder.toString();
-        }
+        Path folder = trained.folder(model);
         try (OpenModel open = OpenModel.of(model);
                 PeftModel peft = new PeftModel(open.model(), model.seed)) {
             TaskCard known = folder == null ? null : open.load(peft, folder);
             TaskCard card = known == null ? card(open) : known;
             if (task != null && card.task() != Task.named(task)) {
-                throw new InputException(adapter + ": was trained for task " + card.task() + ", not " + task);
+                throw new InputException(trained.adapter + ": was trained for task " + card.task() + ", not " + task);
             }
             int virtualTokens = peft.activeAdapter() == null ? 0 : peft.active().virtualTokens();
             int maxLength = model.maxLength(open, virtualTokens, card.maxLength());
@@ -104,16 +94,29 @@ final class EvalCommand implements Callable<Integer> {
         if (asked != Task.CLASSIFY) {
             return TaskCard.of(asked, 0);
         }
+        return classes(open, trained);
+    }
+
+    /// The classes that a model without `loran.json` tells apart, if its config names them.
+    static TaskCard classes(OpenModel open, AdapterOptions trained) {
         Labels labels = open.model().task() == TaskType.SEQ_CLS ? open.namedLabels() : null;
         if (labels == null) {
             throw new InputException("--task classify: nothing says which classes " + open.name()
-                    + " tells apart; give --adapter with the folder of a run, or a model whose config.json names them");
+                    + " tells apart; give "
+                    + (trained.adapter == null
+                            ? "--adapter with the folder of a run"
+                            : "an adapter with its " + TaskCard.FILE)
+                    + ", or a model whose config.json names them");
         }
         return TaskCard.classify(labels, 0);
     }
 
     private ObjectNode evaluate(OpenModel open, TaskModel learner, Examples rows, int maxLength) {
         Evaluation e = Evaluation.of(learner, rows, model.batchSize());
+        if (Double.isNaN(e.loss())) {
+            throw new InputException((trained.adapter == null ? open.name() : trained.adapter)
+                    + ": answers with what is no number (NaN); its weights are damaged, or its training diverged");
+        }
         ObjectNode result =
                 new ObjectMapper().createObjectNode().put("rows", e.rows()).put("loss", e.loss());
         switch (e.task()) {

@@ -7,11 +7,8 @@ import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.model.TaskType;
 import dev.loran.peft.train.Generation;
 import dev.loran.peft.train.GenerationConfig;
-import dev.loran.peft.train.RunFolder;
 import dev.loran.peft.train.TaskCard;
-import dev.loran.peft.tuner.AdapterFiles;
 import dev.loran.peft.tuner.PeftModel;
-import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.concurrent.Callable;
@@ -29,11 +26,8 @@ import picocli.CommandLine.Option;
 final class GenerateCommand implements Callable<Integer> {
     private final Output output;
 
-    @Option(
-            names = "--adapter",
-            paramLabel = "DIR",
-            description = "an adapter's folder, or a run's (its best adapter); without it the model as it is")
-    private @Nullable Path adapter;
+    @Mixin
+    private AdapterOptions trained;
 
     @Option(
             names = "--prompt",
@@ -85,11 +79,7 @@ final class GenerateCommand implements Callable<Integer> {
 
     @Override
     public Integer call() {
-        Path folder = adapter == null ? null : RunFolder.adapter(adapter);
-        if (folder != null && !Files.isRegularFile(folder.resolve(AdapterFiles.CONFIG))) {
-            // All parameters were trained: the folder is the model.
-            model.model = folder.toString();
-        }
+        Path folder = trained.folder(model);
         try (OpenModel open = OpenModel.of(model);
                 PeftModel peft = new PeftModel(open.model(), model.seed)) {
             if (open.model().task() != TaskType.CAUSAL_LM) {

@@ -1,12 +1,12 @@
 package dev.loran.peft.cli;
 
-import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.io.SafeTensors;
 import dev.loran.peft.data.Catalogue;
 import dev.loran.peft.data.InputException;
+import dev.loran.peft.data.JsonFile;
 import dev.loran.peft.train.RunFolder;
 import dev.loran.peft.train.TaskCard;
 import dev.loran.peft.tuner.AdapterFiles;
@@ -72,7 +72,7 @@ final class InspectCommand implements Callable<Integer> {
     }
 
     private void model(Path folder, ObjectNode result) {
-        result.put("kind", "model").set("config", read(folder.resolve("config.json")));
+        result.put("kind", "model").set("config", JsonFile.read(folder.resolve("config.json")));
         result.put("tokenizer", Files.isRegularFile(folder.resolve("tokenizer.json")));
         try (SafeTensors files = SafeTensors.openModel(folder)) {
             add(files, result, tensors);
@@ -81,7 +81,7 @@ final class InspectCommand implements Callable<Integer> {
     }
 
     private void adapter(Path folder, ObjectNode result) {
-        result.put("kind", "adapter").set("config", read(folder.resolve(AdapterFiles.CONFIG)));
+        result.put("kind", "adapter").set("config", JsonFile.read(folder.resolve(AdapterFiles.CONFIG)));
         try (SafeTensors file = SafeTensors.open(folder.resolve(AdapterFiles.WEIGHTS))) {
             add(file, result, tensors);
         }
@@ -90,12 +90,12 @@ final class InspectCommand implements Callable<Integer> {
 
     private static void card(Path folder, ObjectNode result) {
         if (TaskCard.isIn(folder)) {
-            result.set("trained_for", read(folder.resolve(TaskCard.FILE)));
+            result.set("trained_for", JsonFile.read(folder.resolve(TaskCard.FILE)));
         }
     }
 
     private static void run(Path folder, ObjectNode result) {
-        result.put("kind", "run").set("options", read(folder.resolve("run.json")));
+        result.put("kind", "run").set("options", JsonFile.read(folder.resolve("run.json")));
         Path metrics = folder.resolve("metrics.jsonl");
         try {
             List<String> lines = Files.isRegularFile(metrics) ? Files.readAllLines(metrics) : List.of();
@@ -108,7 +108,10 @@ final class InspectCommand implements Callable<Integer> {
                 }
             }
         } catch (IOException e) {
-            throw new InputException(metrics + ": cannot be read (" + e.getMessage() + ")", e);
+            throw InputException.io(metrics, "cannot be read", e);
+        }
+        if (Files.isRegularFile(folder.resolve(RunFolder.RESULT))) {
+            result.set("result", JsonFile.read(folder.resolve(RunFolder.RESULT)));
         }
         for (Path part : List.of(new RunFolder(folder).best(), new RunFolder(folder).last())) {
             result.put(part.getFileName().toString(), Files.isDirectory(part));
@@ -135,16 +138,6 @@ final class InspectCommand implements Callable<Integer> {
         }
         if (all) {
             result.setAll(each);
-        }
-    }
-
-    private static JsonNode read(Path file) {
-        try {
-            return JSON.readTree(Files.readString(file));
-        } catch (JsonProcessingException e) {
-            throw new InputException(file + ": is no JSON (" + e.getOriginalMessage() + ")", e);
-        } catch (IOException e) {
-            throw new InputException(file + ": cannot be read", e);
         }
     }
 }

@@ -7,10 +7,12 @@ import dev.loran.peft.train.RunFolder;
 import java.io.Console;
 import java.io.PrintStream;
 import java.io.PrintWriter;
+import java.io.UncheckedIOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.List;
+import java.util.Objects;
 import java.util.Optional;
 import java.util.stream.Stream;
 import picocli.CommandLine;
@@ -70,7 +72,9 @@ public final class Main implements Runnable {
         CommandLine loran = new CommandLine(new Main());
         loran.addSubcommand(new QuickstartCommand(output));
         loran.addSubcommand(new TrainCommand(output));
+        loran.addSubcommand(new SweepCommand(output));
         loran.addSubcommand(new EvalCommand(output));
+        loran.addSubcommand(new PredictCommand(output));
         loran.addSubcommand(new GenerateCommand(output));
         loran.addSubcommand(new CompareCommand(output));
         loran.addSubcommand(new MergeCommand(output));
@@ -90,19 +94,29 @@ public final class Main implements Runnable {
         loran.setParameterExceptionHandler((e, arguments) -> usageError(e, output));
         loran.setExecutionExceptionHandler((e, command, parsed) -> failure(e, output));
         try {
-            readConfig(loran, args);
+            CommandLine command =
+                    args.length == 0 ? null : loran.getSubcommands().get(args[0]);
+            // A sweep has no such options of its own: those that it passes on are read by each run.
+            if (command != null && !(command.getCommand() instanceof SweepCommand)) {
+                readConfig(command, Arrays.asList(args).subList(1, args.length));
+            }
         } catch (InputException e) {
             return failure(e, output);
         }
-        return loran.execute(args);
+        try {
+            return loran.execute(args);
+        } catch (OutOfMemoryError e) {
+            output.problem("loran: %s; the heap may take %,d MiB: JAVA_OPTS=-Xmx4g gives it 4 GiB"
+                    .formatted(e.getMessage(), Runtime.getRuntime().maxMemory() >> 20));
+            return FAILED;
+        }
     }
 
     /// A file given by `--config`, or the options of the run given by `--resume`, must be known before the rest is parsed.
-    private static void readConfig(CommandLine loran, String... args) {
-        CommandLine command = args.length == 0 ? null : loran.getSubcommands().get(args[0]);
-        for (int i = 1; command != null && i < args.length; i++) {
-            String[] option = args[i].split("=", 2);
-            String value = option.length == 2 ? option[1] : i + 1 < args.length ? args[i + 1] : null;
+    static void readConfig(CommandLine command, List<String> args) {
+        for (int i = 0; i < args.size(); i++) {
+            String[] option = args.get(i).split("=", 2);
+            String value = option.length == 2 ? option[1] : i + 1 < args.size() ? args.get(i + 1) : null;
             if (value != null && option[0].equals("--config")) {
                 CommonOptions.readConfig(command.getCommandSpec(), Path.of(value));
             } else if (value != null && option[0].equals("--resume")) {
@@ -131,16 +145,29 @@ public final class Main implements Runnable {
         if (!(e instanceof UnmatchedArgumentException unmatched)) {
             return "";
         }
-        List<String> wrong = unmatched.getUnmatched().stream()
-                .filter(a -> a.startsWith("--"))
-                .toList();
-        return Nearest.hint(
-                wrong, e.getCommandLine().getCommandSpec().optionsMap().keySet());
+        CommandSpec command = e.getCommandLine().getCommandSpec();
+        boolean isName =
+                command.parent() == null && unmatched.getUnmatched().getFirst().matches("[a-z].*");
+        return isName
+                ? Nearest.hint(
+                        List.of(unmatched.getUnmatched().getFirst()),
+                        command.subcommands().keySet())
+                : Nearest.hint(
+                        unmatched.getUnmatched().stream()
+                                .filter(a -> a.startsWith("--"))
+                                .toList(),
+                        command.optionsMap().keySet());
     }
 
     private static int failure(Exception e, Output output) {
         if (e instanceof InputException || e instanceof SafeTensorsException) {
             output.problem("loran: " + oneLine(e));
+            return INPUT_ERROR;
+        }
+        if (e instanceof UncheckedIOException io) {
+            String message = oneLine(e);
+            String reason = InputException.reason(Objects.requireNonNull(io.getCause()));
+            output.problem("loran: " + message + (message.contains(reason) ? "" : " (" + reason + ")"));
             return INPUT_ERROR;
         }
         output.problem("loran: this should not have happened");

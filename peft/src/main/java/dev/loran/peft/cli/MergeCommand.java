@@ -192,7 +192,7 @@ final class MergeCommand implements Callable<Integer> {
             }
             return true;
         } catch (IOException e) {
-            throw new InputException("merge: a head cannot be read (" + e.getMessage() + ")", e);
+            throw new InputException("merge: a head cannot be read (" + InputException.reason(e) + ")", e);
         }
     }
 
@@ -228,7 +228,7 @@ final class MergeCommand implements Callable<Integer> {
                         folder + ": holds files already; choose a new or empty folder for the merged model");
             }
         } catch (IOException e) {
-            throw new InputException(folder + ": cannot be read (" + e.getMessage() + ")", e);
+            throw InputException.io(folder, "cannot be read", e);
         }
     }
 
@@ -241,7 +241,7 @@ final class MergeCommand implements Callable<Integer> {
                 }
             }
         } catch (IOException e) {
-            throw new InputException(out + ": the head cannot be copied there (" + e.getMessage() + ")", e);
+            throw InputException.io(out, "the head cannot be copied there", e);
         }
     }
 

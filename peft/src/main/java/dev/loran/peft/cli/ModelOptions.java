@@ -105,13 +105,18 @@ final class ModelOptions {
     /// @param virtualTokens positions that the method takes from the text
     /// @throws InputException if more was asked for than the model has
     int maxLength(OpenModel open, int virtualTokens, int usual) {
-        int room = open.model().facts().maxPositions() - virtualTokens;
+        int positions = open.model().facts().maxPositions();
+        int room = positions - virtualTokens;
+        if (room < 1) {
+            throw new InputException("--virtual-tokens " + virtualTokens + " leave no room for a text: " + open.name()
+                    + " has " + positions + " positions");
+        }
         if (maxLength == null) {
             maxLength = Math.min(room, usual > 0 ? usual : MAX_LENGTH);
         }
         if (maxLength > room || maxLength < 1) {
             throw new InputException("--max-length " + maxLength + " must be from 1 to " + room + ": " + open.name()
-                    + " has " + open.model().facts().maxPositions() + " positions"
+                    + " has " + positions + " positions"
                     + (virtualTokens == 0 ? "" : ", of which virtual tokens take " + virtualTokens));
         }
         return maxLength;

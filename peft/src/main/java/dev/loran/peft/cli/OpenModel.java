@@ -1,7 +1,6 @@
 package dev.loran.peft.cli;
 
 import com.fasterxml.jackson.databind.JsonNode;
-import com.fasterxml.jackson.databind.ObjectMapper;
 import dev.loran.engine.Backend;
 import dev.loran.engine.BackendException;
 import dev.loran.engine.DType;
@@ -11,7 +10,9 @@ import dev.loran.kernels.cuda.CudaBackend;
 import dev.loran.peft.data.Catalogue;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.InputException;
+import dev.loran.peft.data.JsonFile;
 import dev.loran.peft.data.Labels;
+import dev.loran.peft.data.Nearest;
 import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.model.HfModels;
 import dev.loran.peft.model.Model;
@@ -32,6 +33,7 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Objects;
 import java.util.Optional;
+import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 
 /// A model with its tokenizer, on a backend.
@@ -39,10 +41,19 @@ import org.jspecify.annotations.Nullable;
 /// @param name what the user called it
 /// @param folder where its files are
 /// @param textPrefix what it wants before a text to classify; usually empty
+/// @param draft whether it is a new one, whose folder goes when it is closed
 record OpenModel(
-        String name, Path folder, String textPrefix, int threads, Backend backend, Model model, Tokenizer tokenizer)
+        String name,
+        Path folder,
+        String textPrefix,
+        int threads,
+        Backend backend,
+        Model model,
+        Tokenizer tokenizer,
+        boolean draft)
         implements AutoCloseable {
     static final String FRESH = "seo";
+    private static final List<String> BUILT_IN = List.of("minilm", "bge-small", "e5-small", FRESH);
 
     /// All that a tokenizer's folder may hold; Loran itself reads the first two.
     private static final List<String> TOKENIZER_FILES = List.of(
@@ -69,12 +80,13 @@ record OpenModel(
                             + "base/ in the run's folder");
         }
         return entry.isPresent()
-                ? of(options, Catalogue.folder(entry.get()), entry.get().textPrefix())
-                : of(options, Path.of(name), "");
+                ? of(options, Catalogue.folder(entry.get()), entry.get().textPrefix(), false)
+                : of(options, Path.of(name), "", false);
     }
 
-    /// Makes a new [SeoTransformer] with random weights, keeps it with its tokenizer in `base`, and opens it.
-    static OpenModel fresh(ModelOptions options, Path base) {
+    /// Makes a new [SeoTransformer] with random weights and opens it: its files, and its tokenizer's, are gone when it is
+    /// closed, but where [#keep] put them.
+    static OpenModel fresh(ModelOptions options) {
         Path given = options.tokenizer;
         if (given == null) {
             throw new InputException("--model seo needs --tokenizer: a folder with tokenizer.json, or the file");
@@ -82,11 +94,49 @@ record OpenModel(
         try (Backend scratch = new ReferenceBackend();
                 Tokenizer tokenizer = tokenizer(given);
                 Model model = SeoTransformer.random(sizes(options, tokenizer), scratch, DType.F32, options.seed)) {
-            HfModels.save(model, base);
+            Path draft = Files.createTempDirectory("loran-" + FRESH);
+            boolean done = false;
+            try {
+                HfModels.save(model, draft);
+                copyTokenizer(given, draft);
+                options.tokenizer = null;
+                OpenModel open = of(options, draft, "", true);
+                done = true;
+                return open;
+            } finally {
+                if (!done) {
+                    delete(draft);
+                }
+            }
+        } catch (IOException e) {
+            throw new InputException("--model seo: cannot be written (" + InputException.reason(e) + ")", e);
         }
-        copyTokenizer(given, base);
-        options.tokenizer = null;
-        return of(options, base, "");
+    }
+
+    /// Copies a model that nobody keeps, with its tokenizer, to the folder `place`; does nothing for any other.
+    void keep(Path place) {
+        if (!draft) {
+            return;
+        }
+        try (Stream<Path> files = Files.list(folder)) {
+            Files.createDirectories(place);
+            for (Path file : files.toList()) {
+                Files.copy(file, place.resolve(file.getFileName()), StandardCopyOption.REPLACE_EXISTING);
+            }
+        } catch (IOException e) {
+            throw InputException.io(place, "the new model cannot be kept there", e);
+        }
+    }
+
+    private static void delete(Path folder) {
+        try (Stream<Path> files = Files.list(folder)) {
+            for (Path file : files.toList()) {
+                Files.delete(file);
+            }
+            Files.delete(folder);
+        } catch (IOException e) {
+            throw InputException.io(folder, "cannot be removed", e);
+        }
     }
 
     private static TransformerConfig sizes(ModelOptions options, Tokenizer tokenizer) {
@@ -97,10 +147,10 @@ record OpenModel(
         }
     }
 
-    private static OpenModel of(ModelOptions options, Path folder, String textPrefix) {
+    private static OpenModel of(ModelOptions options, Path folder, String textPrefix, boolean draft) {
         if (!Files.isDirectory(folder)) {
-            throw new InputException(
-                    "--model " + folder + ": no such folder, and not one of minilm, bge-small, e5-small, seo");
+            throw new InputException("--model " + folder + ": no such folder, and not one of "
+                    + String.join(", ", BUILT_IN) + Nearest.hint(List.of(folder.toString()), BUILT_IN));
         }
         Backend backend = backend(options);
         Tokenizer tokenizer = null;
@@ -116,7 +166,7 @@ record OpenModel(
             }
             done = true;
             return new OpenModel(
-                    options.requireModel(), folder, textPrefix, options.threads(), backend, model, tokenizer);
+                    options.requireModel(), folder, textPrefix, options.threads(), backend, model, tokenizer, draft);
         } finally {
             if (!done) {
                 if (model != null) {
@@ -182,18 +232,12 @@ record OpenModel(
     /// The classes that `config.json` names; null if it names none, or only numbers them (`LABEL_0`).
     @Nullable
     Labels namedLabels() {
-        try {
-            JsonNode names = new ObjectMapper()
-                    .readTree(Files.readString(folder.resolve("config.json")))
-                    .path("id2label");
-            List<String> labels = new ArrayList<>();
-            for (int i = 0; i < names.size(); i++) {
-                labels.add(names.path(String.valueOf(i)).asText());
-            }
-            return labels.size() < 2 || labels.getFirst().equals("LABEL_0") ? null : new Labels(labels);
-        } catch (IOException e) {
-            throw new InputException(folder + ": config.json cannot be read", e);
+        JsonNode names = JsonFile.read(folder.resolve("config.json")).path("id2label");
+        List<String> labels = new ArrayList<>();
+        for (int i = 0; i < names.size(); i++) {
+            labels.add(names.path(String.valueOf(i)).asText());
         }
+        return labels.size() < 2 || labels.getFirst().equals("LABEL_0") ? null : new Labels(labels);
     }
 
     /// The backend that `options` ask for.
@@ -221,7 +265,7 @@ record OpenModel(
         try {
             return Tokenizer.of(Files.readAllBytes(given), given.toString());
         } catch (IOException e) {
-            throw new InputException("--tokenizer " + given + ": cannot be read", e);
+            throw InputException.io(given, "cannot be read", e);
         }
     }
 
@@ -238,7 +282,7 @@ record OpenModel(
                 }
             }
         } catch (IOException e) {
-            throw new InputException(to + ": the tokenizer cannot be copied there (" + e.getMessage() + ")", e);
+            throw InputException.io(to, "the tokenizer cannot be copied there", e);
         }
     }
 
@@ -257,5 +301,8 @@ record OpenModel(
         model.close();
         tokenizer.close();
         backend.close();
+        if (draft) {
+            delete(folder);
+        }
     }
 }

@@ -168,9 +168,7 @@ final class TrainCommand implements Callable<Integer> {
     }
 
     private OpenModel open() {
-        return OpenModel.FRESH.equals(model.model)
-                ? OpenModel.fresh(model, RunFolder.create(out).path().resolve("base"))
-                : OpenModel.of(model);
+        return OpenModel.FRESH.equals(model.model) ? OpenModel.fresh(model) : OpenModel.of(model);
     }
 
     private void run(
@@ -188,6 +186,7 @@ final class TrainCommand implements Callable<Integer> {
             int steps = trainer.plan(rows);
             if (resume == null) {
                 folder = RunFolder.create(out);
+                open.keep(folder.path().resolve("base"));
                 folder.options(CommonOptions.resolved(spec));
             } else {
                 folder = RunFolder.resume(out);
@@ -215,11 +214,11 @@ final class TrainCommand implements Callable<Integer> {
         if (Method.FULL.toString().equals(method)) {
             keepTokenizer(open, folder, report.best() != null);
         }
-        output.result(
-                result(count, report, plan, open)
-                        .put("truncated", truncated)
-                        .put("out", folder.path().toString()),
-                common.json);
+        ObjectNode result = result(count, report, plan, open)
+                .put("truncated", truncated)
+                .put("out", folder.path().toString());
+        folder.result(result);
+        output.result(result, common.json);
     }
 
     /// A whole model is of use with its tokenizer only.

@@ -155,9 +155,14 @@ final class TrainingOptions {
         if (targets.length() > 1 && targets.startsWith("/") && targets.endsWith("/")) {
             return Targets.regex(targets.substring(1, targets.length() - 1));
         }
-        return targets.equals("all-linear")
-                ? Targets.allLinear()
-                : Targets.of(List.of(targets.strip().split("\\s*,\\s*")));
+        if (targets.equals("all-linear")) {
+            return Targets.allLinear();
+        }
+        List<String> names = List.of(targets.strip().split("\\s*,\\s*", -1));
+        if (names.contains("")) {
+            throw new InputException("--targets \"" + targets + "\" has an empty name; part names by one comma each");
+        }
+        return Targets.of(names);
     }
 
     /// What [#encoder] names.

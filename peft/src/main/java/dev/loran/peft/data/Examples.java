@@ -100,6 +100,14 @@ public final class Examples {
         return builder.build("rows");
     }
 
+    /// Texts to classify whose classes nobody knows: their labels are [Batch#IGNORE].
+    public static Examples unlabelled(List<String> texts, Tokenizer tokenizer, Options options) {
+        Builder builder = new Builder(Task.CLASSIFY, tokenizer, options, null);
+        texts.forEach(
+                text -> builder.keep(tokenizer.encode(options.textPrefix + text, options.maxLength), Batch.IGNORE));
+        return new Examples(builder, null);
+    }
+
     public Task task() {
         return task;
     }
@@ -118,7 +126,7 @@ public final class Examples {
         return ids[row].length;
     }
 
-    /// The class id of a row of [Task#CLASSIFY].
+    /// The class id of a row of [Task#CLASSIFY]; [Batch#IGNORE] where it has none.
     public int label(int row) {
         return marks[row];
     }
@@ -130,7 +138,7 @@ public final class Examples {
 
     /// The classes, for [Task#CLASSIFY].
     ///
-    /// @throws IllegalStateException for another task
+    /// @throws IllegalStateException for another task, and for unlabelled rows
     public Labels labels() {
         if (labels == null) {
             throw new IllegalStateException("labels: rows of task " + task + " have none");

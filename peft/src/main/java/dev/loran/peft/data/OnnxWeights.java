@@ -138,7 +138,7 @@ public final class OnnxWeights implements AutoCloseable {
             this.weights = ordered(found);
         } catch (IOException e) {
             arena.close();
-            throw new InputException(file + ": cannot be read (" + e.getMessage() + ")", e);
+            throw InputException.io(path, "cannot be read", e);
         } catch (RuntimeException e) {
             arena.close();
             throw e;

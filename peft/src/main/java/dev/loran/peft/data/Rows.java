@@ -16,7 +16,6 @@ import java.nio.CharBuffer;
 import java.nio.charset.CharacterCodingException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
-import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
@@ -63,10 +62,8 @@ public final class Rows {
     public static void forEach(Path file, Task task, Visitor visitor) {
         try (InputStream in = Files.newInputStream(file)) {
             forEach(in, file.toString(), task, visitor);
-        } catch (NoSuchFileException e) {
-            throw new InputException(file + ": no such file", e);
         } catch (IOException e) {
-            throw new InputException(file + ": cannot be read (" + e.getMessage() + ")", e);
+            throw InputException.io(file, "cannot be read", e);
         }
     }
 
@@ -80,6 +77,34 @@ public final class Rows {
                 name,
                 "a row of task " + task + " is " + task.form(),
                 fields -> visitor.row(fields.row(task), fields.line));
+    }
+
+    /// Shows the visitor every text of a file: field `text` of JSON Lines, or where the file's name ends in `.txt` a line
+    /// each. Blank lines are passed over.
+    ///
+    /// @throws InputException for a file that is missing or without texts and for the first bad line
+    public static void texts(Path file, Consumer<String> visitor) {
+        String form = "a text is a line of a .txt file, or {\"text\"}";
+        String name = file.toString();
+        try (InputStream in = Files.newInputStream(file)) {
+            if (!name.endsWith(".txt")) {
+                forEachObject(in, name, form, fields -> visitor.accept(fields.text("text")));
+                return;
+            }
+            Lines lines = new Lines(in, name);
+            boolean empty = true;
+            for (String text = lines.next(); text != null; text = lines.next()) {
+                if (!text.isBlank()) {
+                    visitor.accept(text.strip());
+                    empty = false;
+                }
+            }
+            if (empty) {
+                throw new InputException(name + ": no texts; expected one a line");
+            }
+        } catch (IOException e) {
+            throw InputException.io(file, "cannot be read", e);
+        }
     }
 
     /// Shows the visitor the fields of every line.
@@ -153,8 +178,9 @@ public final class Rows {
                 this.object = JSON.readTree(text);
             } catch (JsonProcessingException e) {
                 int column = e.getLocation() == null ? 1 : e.getLocation().getColumnNr();
-                String problem = e.getOriginalMessage().lines().findFirst().orElse("");
-                throw new InputException(name + ":" + line + ": not JSON at column " + column + ": " + problem, e);
+                throw new InputException(
+                        "%s:%d: not JSON at column %d: %s; %s".formatted(name, line, column, JsonFile.problem(e), form),
+                        e);
             }
             if (!object.isObject()) {
                 throw bad("a JSON " + kind(object) + ", not an object; " + form);

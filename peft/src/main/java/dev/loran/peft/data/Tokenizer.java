@@ -89,7 +89,7 @@ public final class Tokenizer implements AutoCloseable {
         } catch (NoSuchFileException e) {
             throw new InputException(file + ": no such file; a model folder needs its tokenizer.json", e);
         } catch (IOException e) {
-            throw new InputException(file + ": cannot be read (" + e.getMessage() + ")", e);
+            throw InputException.io(file, "cannot be read", e);
         }
     }
 
@@ -236,7 +236,7 @@ public final class Tokenizer implements AutoCloseable {
             }
             return node;
         } catch (JsonProcessingException e) {
-            throw new InputException(name + ": not JSON (" + firstLine(e) + ")", e);
+            throw new InputException(name + ": not JSON (" + JsonFile.problem(e) + ")", e);
         } catch (IOException e) {
             throw new InputException(name + ": cannot be read (" + firstLine(e) + ")", e);
         }

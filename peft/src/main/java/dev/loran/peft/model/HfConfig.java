@@ -1,14 +1,12 @@
 package dev.loran.peft.model;
 
-import com.fasterxml.jackson.core.JacksonException;
 import com.fasterxml.jackson.databind.JsonNode;
-import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.UnaryFn;
 import dev.loran.peft.data.InputException;
-import java.io.IOException;
+import dev.loran.peft.data.JsonFile;
 import java.nio.file.Files;
-import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.Set;
@@ -17,28 +15,17 @@ import org.jspecify.annotations.Nullable;
 /// A Hugging Face `config.json`, or an object inside one: typed reading, and refusal of values that would change what
 /// the model computes. A JSON null counts as absent. Every failure names the file, the key and the value.
 record HfConfig(String where, ObjectNode json) {
-    private static final ObjectMapper MAPPER = new ObjectMapper();
-
     /// Reads `folder/config.json`.
     static HfConfig read(Path folder) {
         Path file = folder.resolve("config.json");
-        try {
-            JsonNode json = MAPPER.readTree(Files.readString(file));
-            if (json instanceof ObjectNode object) {
-                return new HfConfig(file.toString(), object);
-            }
-            throw new InputException(file + ": is no JSON object");
-        } catch (NoSuchFileException e) {
-            throw new InputException(file + ": no such file; a Hugging Face model folder holds one", e);
-        } catch (JacksonException e) {
-            throw new InputException(file + ": is no JSON (" + e.getOriginalMessage() + ")", e);
-        } catch (IOException e) {
-            throw new InputException(file + ": cannot be read (" + e.getMessage() + ")", e);
+        if (!Files.exists(file)) {
+            throw new InputException(file + ": no such file; a Hugging Face model folder holds one");
         }
+        return new HfConfig(file.toString(), JsonFile.read(file));
     }
 
     static ObjectNode object() {
-        return MAPPER.createObjectNode();
+        return JsonNodeFactory.instance.objectNode();
     }
 
     /// The value of `key`; null if absent.

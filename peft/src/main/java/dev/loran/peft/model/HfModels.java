@@ -13,13 +13,12 @@ import dev.loran.engine.nn.AdaptedLayer;
 import dev.loran.engine.nn.Layer;
 import dev.loran.engine.nn.Linear;
 import dev.loran.peft.data.InputException;
+import dev.loran.peft.data.JsonFile;
 import java.io.IOException;
 import java.io.InputStream;
 import java.io.OutputStream;
-import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.nio.file.StandardCopyOption;
 import java.security.DigestInputStream;
 import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
@@ -91,7 +90,7 @@ public final class HfModels {
         } catch (NoSuchAlgorithmException e) {
             throw new IllegalStateException("every Java platform has SHA-256", e);
         } catch (IOException e) {
-            throw new InputException(folder + ": its weights cannot be read (" + e.getMessage() + ")", e);
+            throw InputException.io(folder, "its weights cannot be read", e);
         }
     }
 
@@ -289,15 +288,9 @@ public final class HfModels {
         try {
             Files.createDirectories(folder);
             SafeTensors.writeParts(folder.resolve("model.safetensors"), parts, SafeTensors.PYTORCH);
-            Path draft = folder.resolve("config.json.part");
-            Files.writeString(draft, configToWrite(model, dtype).toPrettyString() + "\n");
-            Files.move(
-                    draft,
-                    folder.resolve("config.json"),
-                    StandardCopyOption.ATOMIC_MOVE,
-                    StandardCopyOption.REPLACE_EXISTING);
+            JsonFile.write(folder.resolve("config.json"), configToWrite(model, dtype));
         } catch (IOException e) {
-            throw new UncheckedIOException("save: " + folder + " cannot be written", e);
+            throw InputException.io(folder, "cannot be written", e);
         }
     }
 

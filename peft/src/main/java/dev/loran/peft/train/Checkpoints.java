@@ -11,7 +11,6 @@ import dev.loran.engine.io.SafeTensorsException;
 import dev.loran.peft.data.InputException;
 import java.io.File;
 import java.io.IOException;
-import java.io.UncheckedIOException;
 import java.nio.channels.FileChannel;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -92,7 +91,7 @@ record Checkpoints(Path folder, TrainerConfig.Checkpoints options, ObjectNode ru
                 remove(old);
             }
         } catch (IOException e) {
-            throw new UncheckedIOException("checkpoint " + place + " cannot be written", e);
+            throw InputException.io(place, "the checkpoint cannot be written", e);
         }
     }
 
@@ -175,7 +174,7 @@ record Checkpoints(Path folder, TrainerConfig.Checkpoints options, ObjectNode ru
             }
             return null;
         } catch (IOException e) {
-            throw new UncheckedIOException(folder + ": cannot be read", e);
+            throw InputException.io(folder, "cannot be read", e);
         }
     }
 

@@ -3,9 +3,9 @@ package dev.loran.peft.train;
 import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.peft.data.InputException;
 import dev.loran.peft.data.Task;
 import java.io.IOException;
-import java.io.UncheckedIOException;
 import java.io.Writer;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -28,7 +28,7 @@ final class MetricsFile implements TrainingListener, AutoCloseable {
             }
             out = Files.newBufferedWriter(file, StandardOpenOption.CREATE, StandardOpenOption.APPEND);
         } catch (IOException e) {
-            throw new UncheckedIOException(e);
+            throw InputException.io(file, "cannot be written", e);
         }
     }
 
@@ -82,7 +82,7 @@ final class MetricsFile implements TrainingListener, AutoCloseable {
             out.write(line + "\n");
             out.flush();
         } catch (IOException e) {
-            throw new UncheckedIOException(file + " cannot be written", e);
+            throw InputException.io(file, "cannot be written", e);
         }
     }
 
@@ -91,7 +91,7 @@ final class MetricsFile implements TrainingListener, AutoCloseable {
         try {
             out.close();
         } catch (IOException e) {
-            throw new UncheckedIOException(e);
+            throw InputException.io(file, "cannot be written", e);
         }
     }
 }

@@ -1,7 +1,9 @@
 package dev.loran.peft.train;
 
+import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import dev.loran.peft.data.InputException;
+import dev.loran.peft.data.JsonFile;
 import dev.loran.peft.tuner.AdapterFiles;
 import java.io.IOException;
 import java.nio.file.Files;
@@ -11,10 +13,14 @@ import java.util.Map;
 import java.util.stream.Stream;
 
 /// Where a run leaves what it made: `run.json` (its options), `metrics.jsonl` (a line a step and a line an evaluation),
-/// `best/` (after the evaluation with the lowest loss), `last/`, and `checkpoints/step-N/` to go on from.
+/// `result.json` (what it came to, once it is over), `best/` (after the evaluation with the lowest loss), `last/`, and
+/// `checkpoints/step-N/` to go on from.
 public record RunFolder(Path path) {
     static final String OPTIONS = "run.json";
     static final String METRICS = "metrics.jsonl";
+
+    /// What a finished run came to; there is none before.
+    public static final String RESULT = "result.json";
 
     /// Makes the folder. What an earlier run left there is removed.
     ///
@@ -30,10 +36,11 @@ public record RunFolder(Path path) {
                 Checkpoints.delete(part);
             }
             Files.deleteIfExists(path.resolve(METRICS));
+            Files.deleteIfExists(path.resolve(RESULT));
             run.options(Map.of());
             return run;
         } catch (IOException e) {
-            throw new InputException(path + ": cannot be made a run's folder (" + e.getMessage() + ")", e);
+            throw InputException.io(path, "cannot be made a run's folder", e);
         }
     }
 
@@ -50,10 +57,16 @@ public record RunFolder(Path path) {
 
     /// Writes `run.json`.
     public void options(Map<String, ?> values) {
-        TaskCard.writeJson(optionsFile(), new ObjectMapper().valueToTree(values));
+        JsonFile.write(optionsFile(), new ObjectMapper().valueToTree(values));
     }
 
-    private static boolean isEmpty(Path folder) throws IOException {
+    /// Writes `result.json`: the run is over.
+    public void result(JsonNode values) {
+        JsonFile.write(path.resolve(RESULT), values);
+    }
+
+    /// Whether `folder` is a folder without files.
+    public static boolean isEmpty(Path folder) throws IOException {
         if (!Files.isDirectory(folder)) {
             return false;
         }
@@ -79,7 +92,10 @@ public record RunFolder(Path path) {
                 return folder;
             }
         }
-        throw new InputException(given + ": holds neither an adapter (" + AdapterFiles.CONFIG + ") nor a finished run");
+        throw new InputException(given
+                + (Files.exists(given)
+                        ? ": holds neither an adapter (" + AdapterFiles.CONFIG + ") nor a finished run"
+                        : ": no such folder"));
     }
 
     /// `run.json`.

@@ -1,19 +1,15 @@
 package dev.loran.peft.train;
 
-import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.databind.JsonNode;
-import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.peft.data.InputException;
+import dev.loran.peft.data.JsonFile;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Task;
 import dev.loran.peft.train.TextClassifier.Pooling;
-import java.io.IOException;
-import java.io.UncheckedIOException;
 import java.nio.file.Files;
-import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
-import java.nio.file.StandardCopyOption;
 import java.util.ArrayList;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
@@ -33,8 +29,6 @@ public record TaskCard(
         int maxLength,
         @Nullable Base base) {
     public static final String FILE = "loran.json";
-
-    private static final ObjectMapper JSON = new ObjectMapper();
 
     public TaskCard {
         if ((task == Task.CLASSIFY) != (labels != null)) {
@@ -58,6 +52,10 @@ public record TaskCard(
 
     public TaskCard withTextPrefix(String prefix) {
         return new TaskCard(task, labels, pooling, prefix, maxLength, base);
+    }
+
+    public TaskCard withMaxLength(int tokens) {
+        return new TaskCard(task, labels, pooling, textPrefix, tokens, base);
     }
 
     public TaskCard withBase(@Nullable Base model) {
@@ -89,11 +87,14 @@ public record TaskCard(
     /// @throws InputException if there is none, or it is damaged
     public static TaskCard read(Path folder) {
         Path file = folder.resolve(FILE);
+        if (!isIn(folder)) {
+            throw new InputException(file + ": no such file; it says what the adapter was trained for");
+        }
+        ObjectNode json = JsonFile.read(file);
+        JsonNode base = json.path("base");
+        List<String> names = new ArrayList<>();
+        json.path("labels").forEach(label -> names.add(label.asText()));
         try {
-            JsonNode json = JSON.readTree(Files.readString(file));
-            JsonNode base = json.path("base");
-            List<String> names = new ArrayList<>();
-            json.path("labels").forEach(label -> names.add(label.asText()));
             return new TaskCard(
                     Task.named(json.path("task").asText()),
                     names.isEmpty() ? null : new Labels(names),
@@ -105,12 +106,6 @@ public record TaskCard(
                                     base.path("name").asText(),
                                     base.path("sha256").asText())
                             : null);
-        } catch (NoSuchFileException e) {
-            throw new InputException(file + ": no such file; it says what the adapter was trained for", e);
-        } catch (JsonProcessingException e) {
-            throw new InputException(file + ": is no JSON (" + e.getOriginalMessage() + ")", e);
-        } catch (IOException e) {
-            throw new UncheckedIOException(e);
         } catch (InputException e) {
             throw new InputException(file + ": " + e.getMessage(), e);
         }
@@ -118,12 +113,12 @@ public record TaskCard(
 
     /// Writes the card into `folder`, whole or not at all.
     void write(Path folder) {
-        writeJson(folder.resolve(FILE), toJson());
+        JsonFile.write(folder.resolve(FILE), toJson());
     }
 
     /// What the file holds.
     ObjectNode toJson() {
-        ObjectNode json = JSON.createObjectNode().put("task", task.toString());
+        ObjectNode json = JsonNodeFactory.instance.objectNode().put("task", task.toString());
         if (labels != null) {
             labels.names().forEach(json.putArray("labels")::add);
         }
@@ -132,16 +127,5 @@ public record TaskCard(
             json.putObject("base").put("name", base.name).put("sha256", base.sha256);
         }
         return json;
-    }
-
-    /// Writes `json` to `file`, whole or not at all.
-    static void writeJson(Path file, JsonNode json) {
-        try {
-            Path draft = Files.createTempFile(file.toAbsolutePath().getParent(), ".loran", ".json");
-            Files.writeString(draft, json.toPrettyString() + "\n");
-            Files.move(draft, file, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
-        } catch (IOException e) {
-            throw new UncheckedIOException(file + " cannot be written", e);
-        }
     }
 }

@@ -23,6 +23,7 @@ import java.lang.foreign.MemorySegment;
 import java.nio.file.Path;
 import java.util.LinkedHashMap;
 import java.util.Map;
+import java.util.Objects;
 import java.util.SplittableRandom;
 import org.jspecify.annotations.Nullable;
 
@@ -187,6 +188,21 @@ public final class TaskModel implements Learner, AutoCloseable {
         try (Scope scope = Scope.open()) {
             return scope.keep(new OnBackend(batch).pooled());
         }
+    }
+
+    /// Whether a [TextClassifier] pools hidden states: whether the model has no head of its own.
+    public boolean hasPooling() {
+        return classifier != null;
+    }
+
+    /// The scores (B, labels) of vectors (B, C) of [#pooled].
+    Tensor classify(Tensor pooled) {
+        return Objects.requireNonNull(classifier, "no head").logits(pooled);
+    }
+
+    /// Positions that the adapter takes from the text.
+    int virtualTokens() {
+        return peft == null || peft.activeAdapter() == null ? 0 : peft.active().virtualTokens();
     }
 
     /// The arrays of a batch as tensors.

@@ -39,7 +39,7 @@ public record TrainerConfig(
         check(steps >= 0, "steps", steps, "at least 1, or 0 to go by epochs");
         check(batchSize >= 1, "batch size", batchSize, "at least 1");
         check(accumulation >= 1, "accumulation", accumulation, "at least 1");
-        check(weightDecay >= 0 && weightDecay < 1e6, "weight decay", weightDecay, "at least 0");
+        check(weightDecay >= 0 && weightDecay < 1e6, "weight decay", weightDecay, "at least 0 and less than 1e6");
         check(maxGradNorm > 0, "largest gradient norm", maxGradNorm, "positive");
         check(lossScale >= 0 && lossScale <= Float.MAX_VALUE, "loss scale", lossScale, "positive, or 0 for none");
         check(evalEvery >= 0, "steps between evaluations", evalEvery, "at least 1, or 0 for one after each epoch");
@@ -255,8 +255,12 @@ public record TrainerConfig(
         private static final int WARMUP = 20;
 
         public Rate {
-            check(peak > 0 && peak < 1e6, "learning rate", peak, "positive");
-            check(headFactor >= 0 && headFactor < 1e6, "factor of the head's learning rate", headFactor, "at least 0");
+            check(peak > 0 && peak < 1e6, "learning rate", peak, "positive and less than 1e6");
+            check(
+                    headFactor >= 0 && headFactor < 1e6,
+                    "factor of the head's learning rate",
+                    headFactor,
+                    "at least 0 and less than 1e6");
             check(
                     warmupSteps == null || warmupSteps >= 0,
                     "number of warm-up steps",

@@ -1,7 +1,5 @@
 package dev.loran.peft.tuner;
 
-import com.fasterxml.jackson.core.JsonProcessingException;
-import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.SerializationFeature;
 import com.fasterxml.jackson.databind.node.ObjectNode;
@@ -12,12 +10,11 @@ import dev.loran.engine.Tensor;
 import dev.loran.engine.io.SafeTensors;
 import dev.loran.engine.io.SafeTensorsException;
 import dev.loran.peft.data.InputException;
+import dev.loran.peft.data.JsonFile;
 import dev.loran.peft.model.Model;
 import java.io.IOException;
-import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.nio.file.StandardCopyOption;
 import java.util.LinkedHashMap;
 import java.util.Map;
 
@@ -29,6 +26,7 @@ public final class AdapterFiles {
     /// What training needs and peft's file does not hold: the encoders of prompt methods. peft takes no notice of it.
     public static final String TRAINING = "training.safetensors";
 
+    private static final String PICKLED = "adapter_model.bin";
     private static final String BASE = "base_model";
     private static final String BASE_SHA256 = "base_model_sha256";
 
@@ -47,16 +45,16 @@ public final class AdapterFiles {
             throw new InputException(file + ": no such file; " + folder + " is no adapter folder");
         }
         try {
-            JsonNode node = JSON.readTree(file.toFile());
-            if (!(node instanceof ObjectNode object)) {
-                throw new InputException(file + ": holds no JSON object");
-            }
-            return PeftConfig.fromJson(new ConfigJson(file.toString(), object));
-        } catch (JsonProcessingException e) {
-            throw new InputException(file + ": no JSON: " + e.getOriginalMessage(), e);
-        } catch (IOException e) {
-            throw new UncheckedIOException(e);
+            return PeftConfig.fromJson(new ConfigJson(file.toString(), JsonFile.read(file)));
+        } catch (InputException e) {
+            throw of(file, e);
         }
+    }
+
+    /// What is wrong, with the file that said so.
+    static InputException of(Path file, InputException e) {
+        String message = String.valueOf(e.getMessage());
+        return message.startsWith(file.toString()) ? e : new InputException(file + ": " + message, e);
     }
 
     /// Writes the adapter as it stands, each file whole or not at all.
@@ -86,15 +84,9 @@ public final class AdapterFiles {
             } else {
                 SafeTensors.write(folder.resolve(TRAINING), saved.training());
             }
-            Path temporary = Files.createTempFile(folder, CONFIG, ".tmp");
-            Files.writeString(temporary, JSON.writeValueAsString(JSON.treeToValue(config, Map.class)) + "\n");
-            Files.move(
-                    temporary,
-                    folder.resolve(CONFIG),
-                    StandardCopyOption.ATOMIC_MOVE,
-                    StandardCopyOption.REPLACE_EXISTING);
+            JsonFile.write(folder.resolve(CONFIG), JSON.writeValueAsString(JSON.treeToValue(config, Map.class)));
         } catch (IOException e) {
-            throw new UncheckedIOException("adapter " + folder + " could not be written", e);
+            throw InputException.io(folder, "the adapter cannot be written", e);
         }
     }
 
@@ -132,6 +124,10 @@ public final class AdapterFiles {
 
     private static void loadWeights(Tuner tuner, Path folder) {
         Path file = folder.resolve(WEIGHTS);
+        if (!Files.exists(file) && Files.exists(folder.resolve(PICKLED))) {
+            throw new InputException(folder + ": holds " + PICKLED + ", a pickle, which could run anything when read; "
+                    + "save the adapter as safetensors (" + WEIGHTS + ")");
+        }
         try (Scope scope = Scope.open();
                 SafeTensors weights = SafeTensors.open(file)) {
             checkBase(folder, weights.metadata(), tuner.attachment().model());

@@ -135,7 +135,12 @@ public final class PeftModel implements AutoCloseable {
     ///     model: made on other weights, or tensors missing, unknown or of another shape
     public Tuner loadAdapter(String name, Path folder) {
         PeftConfig config = AdapterFiles.config(folder);
-        Tuner tuner = addAdapter(name, config, true);
+        Tuner tuner;
+        try {
+            tuner = addAdapter(name, config, true);
+        } catch (InputException e) {
+            throw AdapterFiles.of(folder.resolve(AdapterFiles.CONFIG), e);
+        }
         try {
             AdapterFiles.load(tuner, folder);
         } catch (RuntimeException e) {

@@ -186,10 +186,10 @@ public final class Targets {
             }
         });
         if (!unmatched.isEmpty() && !partial) {
-            throw new InputException(option + " " + unmatched + " match no module; " + nearest(unmatched, candidates));
+            throw new InputException(option + " " + unmatched + " match no module" + nearest(unmatched, candidates));
         }
         if (found.isEmpty()) {
-            throw new InputException(option + " " + this + " match no module that may be adapted; "
+            throw new InputException(option + " " + this + " match no module that may be adapted"
                     + nearest(names == null ? List.of() : names, candidates));
         }
         return found;
@@ -213,7 +213,7 @@ public final class Targets {
         for (String w : wrong) {
             meant(w, candidates.keySet()).filter(m -> !suggestions.contains(m)).ifPresent(suggestions::add);
         }
-        return (suggestions.isEmpty() ? "" : "did you mean " + String.join(", ", suggestions) + "? ") + "(modules: "
+        return (suggestions.isEmpty() ? " " : "; did you mean " + String.join(", ", suggestions) + "? ") + "(modules: "
                 + String.join(", ", known) + ")";
     }
 

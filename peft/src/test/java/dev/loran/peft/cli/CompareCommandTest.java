@@ -1,14 +1,14 @@
 package dev.loran.peft.cli;
 
-import static dev.loran.peft.cli.MainTest.assertRefused;
-import static dev.loran.peft.cli.MainTest.loran;
+import static dev.loran.peft.cli.CommandLineTest.assertRefused;
+import static dev.loran.peft.cli.CommandLineTest.loran;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import dev.loran.engine.DType;
 import dev.loran.engine.ReferenceBackend;
-import dev.loran.peft.cli.MainTest.Result;
+import dev.loran.peft.cli.CommandLineTest.Result;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.train.Tiny;
 import java.io.IOException;

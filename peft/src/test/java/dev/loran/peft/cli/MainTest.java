@@ -6,87 +6,19 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import dev.loran.engine.DType;
 import dev.loran.engine.ReferenceBackend;
-import dev.loran.engine.io.SafeTensors;
 import dev.loran.peft.data.TinyTokenizers;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.train.Tiny;
-import java.io.ByteArrayOutputStream;
 import java.io.IOException;
-import java.io.PrintStream;
-import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
-import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
-import org.junit.jupiter.api.io.TempDir;
 
 /// Command lines from end to end, in this process, over tiny models.
-class MainTest {
+class MainTest extends CommandLineTest {
     private static final ObjectMapper JSON = new ObjectMapper();
-
-    @TempDir
-    Path folder;
-
-    private Path encoder = Path.of("");
-    private Path causal = Path.of("");
-    private Path train = Path.of("");
-    private Path held = Path.of("");
-
-    /// What a command line printed, and its exit code.
-    record Result(int code, String out, String err) {
-        JsonNode json() throws IOException {
-            return JSON.readTree(out.lines().reduce((a, b) -> b).orElseThrow());
-        }
-    }
-
-    static Result loran(Object... arguments) {
-        String[] args = new String[arguments.length];
-        for (int i = 0; i < args.length; i++) {
-            args[i] = arguments[i].toString();
-        }
-        ByteArrayOutputStream out = new ByteArrayOutputStream();
-        ByteArrayOutputStream err = new ByteArrayOutputStream();
-        int code = Main.run(
-                args,
-                new PrintStream(out, true, StandardCharsets.UTF_8),
-                new PrintStream(err, true, StandardCharsets.UTF_8));
-        return new Result(code, out.toString(StandardCharsets.UTF_8), err.toString(StandardCharsets.UTF_8));
-    }
-
-    /// Exit code 2, this one line, and nothing else.
-    static void assertRefused(Result result, String line) {
-        assertThat(result.err().strip()).isEqualTo(line);
-        assertThat(result.code()).isEqualTo(2);
-        assertThat(result.out()).isEmpty();
-    }
-
-    @BeforeEach
-    void models() {
-        try (ReferenceBackend backend = new ReferenceBackend();
-                Model bert = Tiny.encoder(backend, DType.F32);
-                Model seo = Tiny.causal(backend, DType.F32)) {
-            encoder = Tiny.save(bert, folder.resolve("encoder"));
-            causal = Tiny.save(seo, folder.resolve("causal"));
-        }
-        train = Tiny.write(folder.resolve("train.jsonl"), Tiny.rows(48, 1));
-        held = Tiny.write(folder.resolve("held.jsonl"), Tiny.rows(20, 2));
-    }
-
-    private Result train(Object... more) {
-        List<Object> args = new ArrayList<>(List.of(
-                "train", "--model", encoder, "--task", "classify", "--train", train, "--out", folder.resolve("run")));
-        args.addAll(List.of("--json", "--threads", 1, "--batch-size", 8, "--max-length", 24));
-        args.addAll(List.of(more));
-        return loran(args.toArray());
-    }
-
-    private Result eval(Object... more) {
-        List<Object> args = new ArrayList<>(List.of("eval", "--json", "--threads", 1));
-        args.addAll(List.of(more));
-        return loran(args.toArray());
-    }
 
     // ---- what works
 
@@ -424,201 +356,22 @@ class MainTest {
 
     @Test
     void everyCommandHasHelp() {
-        for (String command :
-                List.of("quickstart", "train", "eval", "generate", "compare", "merge", "inspect", "doctor")) {
+        for (String command : List.of(
+                "quickstart",
+                "train",
+                "sweep",
+                "eval",
+                "predict",
+                "generate",
+                "compare",
+                "merge",
+                "inspect",
+                "doctor")) {
             Result result = loran(command, "--help");
             assertThat(result.code()).isZero();
             assertThat(result.out()).startsWith("Usage: loran " + command).contains("--json");
         }
         assertThat(loran("--help").out())
                 .contains("quickstart", "train", "eval", "generate", "compare", "merge", "inspect", "doctor");
-    }
-
-    // ---- what is refused: exit code 2, one line
-
-    @Test
-    void commandLinesThatAreWrong() {
-        assertRefused(
-                loran(),
-                "loran: which command? quickstart, train, eval, generate, compare, merge, inspect, doctor (see loran --help)");
-        assertRefused(loran("trian"), "loran: Unmatched argument at index 0: 'trian' (see loran --help)");
-        assertRefused(
-                loran("train", "--task", "classify"),
-                "loran train: Missing required option: '--train=FILE' (see loran train --help)");
-        assertRefused(
-                train("--rank", "many"),
-                "loran train: Invalid value for option '--rank': 'many' is not an int (see loran train --help)");
-        assertRefused(
-                train("--method", "magic"),
-                "loran: method \"magic\" is not known; choose one of full, lora, dora, adalora, "
-                        + "p-tuning, prompt, prefix, adapter, ia3, ln-tuning, bitfit");
-        assertRefused(
-                loran("train", "--task", "sing", "--train", train),
-                "loran: task \"sing\" is not known; choose classify, generate or lm");
-        assertThat(train("--method", "prefix_tunig").err()).endsWith("bitfit; did you mean prefix?\n");
-        assertThat(train("--method", "houlsby").err()).endsWith("bitfit; did you mean adapter?\n");
-        assertThat(train("--epoch", 3).err()).contains("; did you mean --epochs? (see loran train --help)");
-        assertRefused(
-                loran("train", "--task", "classify", "--train", train),
-                "loran: --model is missing: a model folder, minilm, bge-small, e5-small, or seo");
-        assertRefused(train("--device", "tpu"), "loran: --device tpu is not known; choose auto, cpu or cuda");
-        assertRefused(train("--dtype", "f8"), "loran: --dtype f8 is not known; choose f32 or bf16");
-        assertRefused(train("--rank", 0), "loran: LoraConfig: r is 0, must be at least 1");
-        assertRefused(
-                loran(
-                        "train",
-                        "--model",
-                        encoder,
-                        "--task",
-                        "classify",
-                        "--train",
-                        train,
-                        "--method",
-                        "p-tuning",
-                        "--max-length",
-                        20,
-                        "--virtual-tokens",
-                        4,
-                        "--encoder",
-                        "cnn"),
-                "loran: --encoder cnn is not known; choose mlp, lstm or transformer");
-        assertRefused(train("--epochs", 0), "loran: epochs is 0, must be at least 1");
-        assertRefused(
-                train("--steps", 10, "--warmup", 10),
-                "loran: a warm-up of 10 steps does not fit a run of 10; warm up for fewer, or train longer");
-    }
-
-    @Test
-    void modelsThatAreMissingOrDamaged() throws IOException {
-        Path missing = folder.resolve("missing");
-        assertRefused(
-                eval("--model", missing, "--task", "lm", "--data", train),
-                "loran: --model " + missing + ": no such folder, and not one of minilm, bge-small, e5-small, seo");
-        Path weights = encoder.resolve("model.safetensors");
-        byte[] bytes = Files.readAllBytes(weights);
-        Files.write(weights, java.util.Arrays.copyOf(bytes, bytes.length - 100));
-        Result truncated = train();
-        assertThat(truncated.err())
-                .startsWith("loran: " + weights + ": ")
-                .doesNotContain("\tat ")
-                .hasLineCount(1);
-        assertThat(truncated.code()).isEqualTo(2);
-        Files.delete(weights);
-        assertRefused(
-                train(), "loran: " + encoder + ": holds neither model.safetensors nor model.safetensors.index.json");
-    }
-
-    @Test
-    void aTensorOfTheWrongShape() throws IOException {
-        Path config = encoder.resolve("config.json");
-        Files.writeString(
-                config,
-                Files.readString(config).replaceAll("\"intermediate_size\" : \\d+", "\"intermediate_size\" : 32"));
-        assertRefused(
-                train(),
-                "loran: " + encoder
-                        + ": tensor encoder.layer.0.intermediate.dense.weight is (64, 16) but config.json asks"
-                        + " for (32, 16)");
-    }
-
-    @Test
-    void targetsThatMatchNothing() {
-        Result result = train("--targets", "q_prj,value");
-        assertThat(result.code()).isEqualTo(2);
-        assertThat(result.err())
-                .hasLineCount(1)
-                .startsWith("loran: target_modules [q_prj] match no module; did you mean query? (modules: ")
-                .contains("query");
-    }
-
-    @Test
-    void rowsThatAreWrong() throws IOException {
-        Path empty = Files.writeString(folder.resolve("empty.jsonl"), "\n");
-        Path words = Files.writeString(
-                folder.resolve("words.jsonl"), "{\"text\": \"red\", \"label\": \"sport\"}\nred shoes\n");
-        Path lacking = Files.writeString(folder.resolve("lacking.jsonl"), "{\"text\": \"red\"}\n");
-        Path other = Files.writeString(folder.resolve("other.jsonl"), "{\"text\": \"red\", \"label\": \"food\"}\n");
-        String form = "a row of task classify is {\"text\",\"label\"}";
-        Result noRows = loran("train", "--model", encoder, "--task", "classify", "--train", empty);
-        assertRefused(noRows, "loran: " + empty + ": no rows; expected one JSON object a line: " + form);
-        Result noJson = loran("train", "--model", encoder, "--task", "classify", "--train", words);
-        assertThat(noJson.code()).isEqualTo(2);
-        assertThat(noJson.err())
-                .startsWith("loran: " + words + ":2: not JSON at column ")
-                .hasLineCount(1);
-        Result noField = loran("train", "--model", encoder, "--task", "classify", "--train", lacking);
-        assertRefused(noField, "loran: " + lacking + ":1: field \"label\" is missing; " + form);
-        assertRefused(
-                loran("train", "--model", encoder, "--task", "classify", "--train", folder.resolve("none.jsonl")),
-                "loran: " + folder.resolve("none.jsonl") + ": no such file");
-        assertRefused(
-                train("--eval", other),
-                "loran: " + other + ":1: field \"label\": label \"food\" is not one of the 2 labels of the model: "
-                        + "purchase, sport");
-        train("--steps", 1);
-        assertRefused(
-                eval("--model", encoder, "--adapter", folder.resolve("run"), "--data", other),
-                "loran: " + other + ":1: field \"label\": label \"food\" is not one of the 2 labels of the model: "
-                        + "purchase, sport");
-    }
-
-    @Test
-    void moreTokensThanPositions() {
-        Result result = loran("train", "--model", encoder, "--task", "classify", "--train", train, "--max-length", 25);
-        assertRefused(result, "loran: --max-length 25 must be from 1 to 24: " + encoder + " has 24 positions");
-        Result prompt = loran(
-                "train",
-                "--model",
-                causal,
-                "--task",
-                "lm",
-                "--method",
-                "p-tuning",
-                "--virtual-tokens",
-                10,
-                "--train",
-                train,
-                "--max-length",
-                15);
-        assertRefused(
-                prompt,
-                "loran: --max-length 15 must be from 1 to 14: " + causal
-                        + " has 24 positions, of which virtual tokens take 10");
-    }
-
-    @Test
-    void adaptersThatDoNotFit() throws IOException {
-        train("--steps", 1);
-        Path adapter = folder.resolve("run/last");
-        // Another model of the same shape.
-        try (ReferenceBackend backend = new ReferenceBackend();
-                SafeTensors weights = SafeTensors.open(encoder.resolve("model.safetensors"));
-                Model other = Tiny.causal(backend, DType.F32)) {
-            assertThat(weights.names()).isNotEmpty();
-            Tiny.save(other, folder.resolve("other"));
-        }
-        Result wrongBase = eval("--model", folder.resolve("other"), "--adapter", adapter, "--data", held);
-        assertThat(wrongBase.code()).isEqualTo(2);
-        assertThat(wrongBase.err())
-                .hasLineCount(1)
-                .startsWith("loran: " + adapter + ": the adapter was trained on " + encoder + " (SHA-256 ")
-                .contains("not on " + folder.resolve("other"));
-        assertRefused(
-                eval("--model", encoder, "--adapter", adapter, "--task", "lm", "--data", held),
-                "loran: " + adapter + ": was trained for task classify, not lm");
-        assertRefused(
-                eval("--model", encoder, "--adapter", folder, "--data", held),
-                "loran: " + folder + ": holds neither an adapter (adapter_config.json) nor a finished run");
-        Result noHead = eval("--model", encoder, "--task", "classify", "--data", held);
-        assertThat(noHead.err())
-                .startsWith("loran: --task classify: nothing says which classes ")
-                .hasLineCount(1);
-        Files.delete(adapter.resolve("head.safetensors"));
-        assertRefused(
-                eval("--model", encoder, "--adapter", adapter, "--data", held),
-                "loran: " + adapter.resolve("head.safetensors") + ": no such file");
-        assertRefused(
-                loran("inspect", folder.resolve("nowhere")),
-                "loran: " + folder.resolve("nowhere") + ": no such file or folder");
     }
 }

@@ -1,13 +1,13 @@
 package dev.loran.peft.cli;
 
-import static dev.loran.peft.cli.MainTest.assertRefused;
-import static dev.loran.peft.cli.MainTest.loran;
+import static dev.loran.peft.cli.CommandLineTest.assertRefused;
+import static dev.loran.peft.cli.CommandLineTest.loran;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import dev.loran.engine.DType;
 import dev.loran.engine.ReferenceBackend;
 import dev.loran.engine.Scope;
-import dev.loran.peft.cli.MainTest.Result;
+import dev.loran.peft.cli.CommandLineTest.Result;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.DataLoader;
 import dev.loran.peft.model.HfModels;

@@ -411,10 +411,12 @@ class TrainerTest {
                 .hasMessage("epochs is 0, must be at least 1");
         assertThatThrownBy(() -> CONFIG.withBatch(0, 1)).hasMessage("batch size is 0, must be at least 1");
         assertThatThrownBy(() -> CONFIG.withBatch(1, 0)).hasMessage("accumulation is 0, must be at least 1");
-        assertThatThrownBy(() -> CONFIG.withWeightDecay(-1)).hasMessage("weight decay is -1.0, must be at least 0");
+        assertThatThrownBy(() -> CONFIG.withWeightDecay(-1))
+                .hasMessage("weight decay is -1.0, must be at least 0 and less than 1e6");
         assertThatThrownBy(() -> CONFIG.withMaxGradNorm(0))
                 .hasMessage("largest gradient norm is 0.0, must be positive");
-        assertThatThrownBy(() -> Rate.of(Double.NaN)).hasMessage("learning rate is NaN, must be positive");
+        assertThatThrownBy(() -> Rate.of(Double.NaN))
+                .hasMessage("learning rate is NaN, must be positive and less than 1e6");
         assertThatThrownBy(() -> CONFIG.withEvaluation(0, -1))
                 .hasMessage("patience is -1, must be at least 1, or 0 to never stop early");
         assertThatThrownBy(() -> Schedule.named("step"))

@@ -274,23 +274,25 @@ class AdapterFilesTest {
                         "{}/adapter_config.json: peft_type LOHA is not supported; known are LORA, ADALORA, P_TUNING,"
                                 + " PROMPT_TUNING, PREFIX_TUNING, BOTTLENECK, IA3, LN_TUNING, BITFIT"),
                 Arguments.of("{\"r\": 8}", "{}/adapter_config.json: peft_type is missing"),
-                Arguments.of("[]", "{}/adapter_config.json: holds no JSON object"),
+                Arguments.of("[]", "{}/adapter_config.json: is no JSON object"),
                 Arguments.of(
                         "{\"peft_type\": \"LORA\", \"r\": \"many\"}",
                         "{}/adapter_config.json: r is \"many\", needs a whole number"),
-                Arguments.of("{\"peft_type\": \"LORA\", \"r\": 0}", "LoraConfig: r is 0, must be at least 1"),
+                Arguments.of(
+                        "{\"peft_type\": \"LORA\", \"r\": 0}",
+                        "{}/adapter_config.json: LoraConfig: r is 0, must be at least 1"),
                 Arguments.of(
                         "{\"peft_type\": \"PREFIX_TUNING\", \"num_virtual_tokens\": 4, \"num_layers\": 3}",
-                        "num_layers is 3 but the model has 2; the adapter was made for another base model"),
+                        "{}/adapter_config.json: num_layers is 3 but the model has 2; the adapter was made for another base model"),
                 Arguments.of(
                         "{\"peft_type\": \"PREFIX_TUNING\", \"num_virtual_tokens\": 4, \"token_dim\": 24}",
-                        "token_dim is 24 but the model needs 12; the adapter was made for another base model"),
+                        "{}/adapter_config.json: token_dim is 24 but the model needs 12; the adapter was made for another base model"),
                 Arguments.of(
                         "{\"peft_type\": \"PREFIX_TUNING\", \"num_virtual_tokens\": 16}",
-                        "num_virtual_tokens is 16 but the model has 16 positions"),
+                        "{}/adapter_config.json: num_virtual_tokens is 16 but the model has 16 positions"),
                 Arguments.of(
                         "{\"peft_type\": \"LORA\", \"target_modules\": [\"q_prj\"]}",
-                        "target_modules [q_prj] match no module that may be adapted; did you mean q_proj? (modules: "
+                        "{}/adapter_config.json: target_modules [q_prj] match no module that may be adapted; did you mean q_proj? (modules: "
                                 + "down_proj, embed_tokens, gate_proj, input_layernorm, k_proj, lm_head, norm, o_proj, "
                                 + "post_attention_layernorm, q_proj, up_proj, v_proj)"));
     }
@@ -324,10 +326,9 @@ class AdapterFilesTest {
                                 Targets.of("self_atn.k_proj", "mlp.gateproj"),
                                 "target_modules [mlp.gateproj, self_atn.k_proj] match no module; did you mean "
                                         + "mlp.gate_proj, k_proj?"),
-                        Arguments.of(Targets.of("zzzzzzz"), "target_modules [zzzzzzz] match no module;"),
+                        Arguments.of(Targets.of("zzzzzzz"), "target_modules [zzzzzzz] match no module"),
                         Arguments.of(
-                                Targets.regex(".*w_q"),
-                                "target_modules \".*w_q\" match no module that may be adapted;"),
+                                Targets.regex(".*w_q"), "target_modules \".*w_q\" match no module that may be adapted"),
                         Arguments.of(
                                 Targets.regex("(q"), "target_modules: \"(q\" is no regular expression: Unclosed group"))
                 .map(a -> Arguments.of(

@@ -1,0 +1,57 @@
+package dev.loran.peft.data;
+
+import com.fasterxml.jackson.core.JacksonException;
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.StandardCopyOption;
+
+/// Files that hold one JSON object, such as configurations.
+public final class JsonFile {
+    private static final ObjectMapper JSON = new ObjectMapper();
+
+    private JsonFile() {}
+
+    /// The object in `file`.
+    ///
+    /// @throws InputException naming the file, if there is none, or it holds anything else
+    public static ObjectNode read(Path file) {
+        try {
+            if (JSON.readTree(Files.readAllBytes(file)) instanceof ObjectNode object) {
+                return object;
+            }
+            throw new InputException(file + ": is no JSON object");
+        } catch (JacksonException e) {
+            throw new InputException(file + ": is no JSON (" + problem(e) + ")", e);
+        } catch (IOException e) {
+            throw InputException.io(file, "cannot be read", e);
+        }
+    }
+
+    /// Writes `json` to `file`, whole or not at all.
+    ///
+    /// @throws InputException if it cannot be written
+    public static void write(Path file, JsonNode json) {
+        write(file, json.toPrettyString());
+    }
+
+    /// As above, of a text and a line break.
+    public static void write(Path file, String json) {
+        Path draft = file.resolveSibling("." + file.getFileName() + ".part");
+        try {
+            Files.writeString(draft, json + "\n");
+            Files.move(draft, file, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
+        } catch (IOException e) {
+            throw InputException.io(file, "cannot be written", e);
+        }
+    }
+
+    /// What is wrong with a text, in one line, without the library's notes on itself.
+    static String problem(JacksonException e) {
+        String first = e.getOriginalMessage().lines().findFirst().orElse("");
+        return first.replaceAll(" \\([^()]*\\[Source: [^\\]]*\\]\\)?", "");
+    }
+}

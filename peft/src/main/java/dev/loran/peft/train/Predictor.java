@@ -1,0 +1,143 @@
+package dev.loran.peft.train;
+
+import dev.loran.engine.Autograd;
+import dev.loran.engine.Scope;
+import dev.loran.engine.Tensor;
+import dev.loran.peft.data.Batch;
+import dev.loran.peft.data.DataLoader;
+import dev.loran.peft.data.Examples;
+import dev.loran.peft.data.Labels;
+import dev.loran.peft.data.Tokenizer;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Objects;
+import java.util.function.Consumer;
+
+/// The classes of many texts that nobody has labelled, with the vectors they were told from.
+///
+/// Texts come one by one and wait until there are 50 batches of them; batches are made of texts of like length, so that
+/// little is padded, and the answers leave in the order in which the texts came. What waits is all that is in memory: a
+/// stream may be of any length. An answer does not depend on the texts beside its own but for rounding.
+///
+/// ```java
+/// Predictor predictor = new Predictor(classifier, tokenizer, 32, answer -> System.out.println(answer.label()));
+/// texts.forEach(predictor::add);
+/// predictor.finish();
+/// ```
+public final class Predictor {
+    private static final int WAITING_BATCHES = 50;
+
+    private final TaskModel model;
+    private final Labels labels;
+    private final Tokenizer tokenizer;
+    private final Examples.Options reading;
+    private final int batchSize;
+    private final Consumer<Answer> each;
+    private final List<String> waiting = new ArrayList<>();
+    private int truncated;
+
+    /// @param label the likeliest class
+    /// @param probability of it
+    /// @param probabilities of all classes, in the order of the labels' ids; their sum is 1
+    /// @param embedding the pooled vector that the head saw, (C); empty where the model classifies by a head of its own
+    public record Answer(String text, String label, double probability, double[] probabilities, float[] embedding) {}
+
+    /// @param model is for [dev.loran.peft.data.Task#CLASSIFY]; its card says how texts are read
+    /// @param batchSize texts that pass at once
+    /// @param each takes the answers
+    /// @throws IllegalArgumentException if the model is for another task
+    public Predictor(TaskModel model, Tokenizer tokenizer, int batchSize, Consumer<Answer> each) {
+        TaskCard card = model.card();
+        if (card.labels() == null) {
+            throw new IllegalArgumentException("predictor: the model is for task " + card.task() + ", not classify");
+        }
+        int room = model.model().facts().maxPositions() - model.virtualTokens();
+        this.model = model;
+        this.labels = card.labels();
+        this.tokenizer = tokenizer;
+        this.reading = Examples.Options.of(card.maxLength() > 0 ? Math.min(card.maxLength(), room) : room)
+                .withTextPrefix(card.textPrefix());
+        this.batchSize = batchSize;
+        this.each = each;
+    }
+
+    /// All answers to a few texts.
+    public static List<Answer> answers(TaskModel model, Tokenizer tokenizer, List<String> texts, int batchSize) {
+        List<Answer> answers = new ArrayList<>();
+        Predictor predictor = new Predictor(model, tokenizer, batchSize, answers::add);
+        texts.forEach(predictor::add);
+        predictor.finish();
+        return answers;
+    }
+
+    /// Takes a text in. May answer it, and those before it, at once.
+    public void add(String text) {
+        waiting.add(text);
+        if (waiting.size() == (long) WAITING_BATCHES * batchSize) {
+            finish();
+        }
+    }
+
+    /// Answers all texts that wait. The model is in evaluation mode afterwards.
+    public void finish() {
+        if (waiting.isEmpty()) {
+            return;
+        }
+        Examples texts = Examples.unlabelled(waiting, tokenizer, reading);
+        truncated += texts.truncated();
+        Answer[] answers = new Answer[texts.size()];
+        model.train(false);
+        try (Autograd.Mode mode = Autograd.noGrad()) {
+            for (Batch batch : new DataLoader(texts, DataLoader.Options.evaluation(batchSize)).epoch(0)) {
+                answer(batch, answers);
+            }
+        }
+        waiting.clear();
+        for (Answer answer : answers) {
+            each.accept(Objects.requireNonNull(answer));
+        }
+    }
+
+    /// How many texts were longer than what the model reads and were cut.
+    public int truncated() {
+        return truncated;
+    }
+
+    private void answer(Batch batch, Answer[] answers) {
+        float[] vectors = new float[0];
+        double[] logits;
+        try (Scope scope = Scope.open()) {
+            if (model.hasPooling()) {
+                Tensor pooled = model.pooled(batch);
+                vectors = pooled.toFloats();
+                logits = model.classify(pooled).toDoubles();
+            } else {
+                logits = model.logits(batch).toDoubles();
+            }
+        }
+        int classes = labels.size();
+        int width = vectors.length / batch.batchSize();
+        for (int i = 0; i < batch.batchSize(); i++) {
+            double[] probabilities = softmax(Arrays.copyOfRange(logits, i * classes, (i + 1) * classes));
+            int best = 0;
+            for (int c = 1; c < classes; c++) {
+                best = probabilities[c] > probabilities[best] ? c : best;
+            }
+            int row = batch.rows()[i];
+            answers[row] = new Answer(
+                    waiting.get(row),
+                    labels.names().get(best),
+                    probabilities[best],
+                    probabilities,
+                    Arrays.copyOfRange(vectors, i * width, (i + 1) * width));
+        }
+    }
+
+    private static double[] softmax(double[] logits) {
+        double max = Arrays.stream(logits).max().orElse(0);
+        double[] e = Arrays.stream(logits).map(x -> Math.exp(x - max)).toArray();
+        double sum = Arrays.stream(e).sum();
+        return Arrays.stream(e).map(x -> x / sum).toArray();
+    }
+}

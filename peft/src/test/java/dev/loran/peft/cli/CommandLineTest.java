@@ -1,0 +1,86 @@
+package dev.loran.peft.cli;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import dev.loran.engine.DType;
+import dev.loran.engine.ReferenceBackend;
+import dev.loran.peft.model.Model;
+import dev.loran.peft.train.Tiny;
+import java.io.ByteArrayOutputStream;
+import java.io.IOException;
+import java.io.PrintStream;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.io.TempDir;
+
+/// Runs command lines in this process, over tiny models and rows that they can learn.
+abstract class CommandLineTest {
+    static final ObjectMapper JSON = new ObjectMapper();
+
+    @TempDir
+    Path folder;
+
+    Path encoder = Path.of("");
+    Path causal = Path.of("");
+    Path train = Path.of("");
+    Path held = Path.of("");
+
+    /// What a command line printed, and its exit code.
+    record Result(int code, String out, String err) {
+        JsonNode json() throws IOException {
+            return JSON.readTree(out.lines().reduce((a, b) -> b).orElseThrow());
+        }
+    }
+
+    static Result loran(Object... arguments) {
+        String[] args = new String[arguments.length];
+        for (int i = 0; i < args.length; i++) {
+            args[i] = arguments[i].toString();
+        }
+        ByteArrayOutputStream out = new ByteArrayOutputStream();
+        ByteArrayOutputStream err = new ByteArrayOutputStream();
+        int code = Main.run(
+                args,
+                new PrintStream(out, true, StandardCharsets.UTF_8),
+                new PrintStream(err, true, StandardCharsets.UTF_8));
+        return new Result(code, out.toString(StandardCharsets.UTF_8), err.toString(StandardCharsets.UTF_8));
+    }
+
+    /// Exit code 2, this one line, and nothing else.
+    static void assertRefused(Result result, String line) {
+        assertThat(result.err().strip()).isEqualTo(line);
+        assertThat(result.code()).isEqualTo(2);
+        assertThat(result.out()).isEmpty();
+    }
+
+    @BeforeEach
+    void models() {
+        try (ReferenceBackend backend = new ReferenceBackend();
+                Model bert = Tiny.encoder(backend, DType.F32);
+                Model seo = Tiny.causal(backend, DType.F32)) {
+            encoder = Tiny.save(bert, folder.resolve("encoder"));
+            causal = Tiny.save(seo, folder.resolve("causal"));
+        }
+        train = Tiny.write(folder.resolve("train.jsonl"), Tiny.rows(48, 1));
+        held = Tiny.write(folder.resolve("held.jsonl"), Tiny.rows(20, 2));
+    }
+
+    Result train(Object... more) {
+        List<Object> args = new ArrayList<>(List.of(
+                "train", "--model", encoder, "--task", "classify", "--train", train, "--out", folder.resolve("run")));
+        args.addAll(List.of("--json", "--threads", 1, "--batch-size", 8, "--max-length", 24));
+        args.addAll(List.of(more));
+        return loran(args.toArray());
+    }
+
+    Result eval(Object... more) {
+        List<Object> args = new ArrayList<>(List.of("eval", "--json", "--threads", 1));
+        args.addAll(List.of(more));
+        return loran(args.toArray());
+    }
+}

@@ -1,0 +1,99 @@
+package dev.loran.peft.cli;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.within;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import dev.loran.peft.data.Row;
+import dev.loran.peft.train.Tiny;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import org.junit.jupiter.api.Test;
+
+class PredictCommandTest extends CommandLineTest {
+    private Result predict(Object... more) {
+        List<Object> args = new ArrayList<>(List.of("predict", "--threads", 1, "--json", "--batch-size", 3));
+        args.addAll(List.of("--out", folder.resolve("answers.jsonl")));
+        args.addAll(List.of(more));
+        return loran(args.toArray());
+    }
+
+    private List<JsonNode> answers() throws IOException {
+        List<JsonNode> answers = new ArrayList<>();
+        for (String line : Files.readAllLines(folder.resolve("answers.jsonl"))) {
+            answers.add(JSON.readTree(line));
+        }
+        return answers;
+    }
+
+    @Test
+    void aTrainedClassifierAnswersTextsWithoutLabels() throws IOException {
+        JsonNode trained = train("--eval", held, "--epochs", 8, "--lr", 1e-2).json();
+        List<Row.Classify> rows = Tiny.rows(20, 2);
+        // Labelled rows are read for their texts alone.
+        Result fromRows = predict("--model", encoder, "--adapter", folder.resolve("run"), "--data", held);
+        assertThat(fromRows.code()).as(fromRows.err()).isZero();
+        assertThat(fromRows.json().get("texts").intValue()).isEqualTo(20);
+        List<JsonNode> answers = answers();
+        int right = 0;
+        for (int i = 0; i < rows.size(); i++) {
+            JsonNode a = answers.get(i);
+            assertThat(a.get("text").asText()).isEqualTo(rows.get(i).text());
+            double sport = a.at("/probabilities/sport").doubleValue();
+            assertThat(sport + a.at("/probabilities/purchase").doubleValue()).isCloseTo(1, within(1e-9));
+            assertThat(a.get("label").asText()).isEqualTo(sport > 0.5 ? "sport" : "purchase");
+            assertThat(a.has("embedding")).isFalse();
+            right += a.get("label").asText().equals(rows.get(i).label()) ? 1 : 0;
+        }
+        assertThat(right / 20.0).isEqualTo(trained.get("eval_accuracy").doubleValue());
+
+        Path lines = Files.writeString(
+                folder.resolve("texts.txt"),
+                "\ufeff" + rows.get(0).text() + "\r\n\n  " + rows.get(1).text() + "\n"
+                        + rows.get(2).text());
+        Result fromLines =
+                predict("--model", encoder, "--adapter", folder.resolve("run/best"), "--data", lines, "--embeddings");
+        assertThat(fromLines.code()).as(fromLines.err()).isZero();
+        assertThat(answers()).hasSize(3);
+        for (int i = 0; i < 3; i++) {
+            JsonNode a = answers().get(i);
+            assertThat(a.get("text")).isEqualTo(answers.get(i).get("text"));
+            assertThat(a.get("probability").doubleValue())
+                    .isCloseTo(answers.get(i).get("probability").doubleValue(), within(1e-5));
+            assertThat(a.get("embedding")).hasSize(16);
+        }
+    }
+
+    @Test
+    void aModelThatWasTrainedWholeNeedsNoOther() throws IOException {
+        train("--method", "full", "--steps", 1);
+        Result result = predict("--adapter", folder.resolve("run"), "--data", held);
+        assertThat(result.code()).as(result.err()).isZero();
+        assertThat(answers()).hasSize(20);
+    }
+
+    @Test
+    void whatCannotBeAnsweredLeavesNoFile() throws IOException {
+        train("--steps", 1);
+        Path bad = Files.writeString(folder.resolve("bad.jsonl"), "{\"text\": \"red\"}\n{\"txt\": \"red\"}\n");
+        String form = "a text is a line of a .txt file, or {\"text\"}";
+        assertRefused(
+                predict("--model", encoder, "--adapter", folder.resolve("run"), "--data", bad),
+                "loran: " + bad + ":2: field \"text\" is missing; " + form);
+        Path empty = Files.writeString(folder.resolve("empty.txt"), "\n \n");
+        assertRefused(
+                predict("--model", encoder, "--adapter", folder.resolve("run"), "--data", empty),
+                "loran: " + empty + ": no texts; expected one a line");
+        assertThat(folder).isDirectoryNotContaining("glob:**answers*");
+        Path nowhere = folder.resolve("nowhere/answers.jsonl");
+        assertThat(predict("--model", encoder, "--adapter", folder.resolve("run"), "--data", held, "--out", nowhere)
+                        .err())
+                .startsWith("loran: " + nowhere + ": cannot be written (")
+                .endsWith(" does not exist)\n");
+        Result noClasses = predict("--model", encoder, "--data", held);
+        assertThat(noClasses.err()).startsWith("loran: --task classify: nothing says which classes " + encoder);
+    }
+}
