@@ -18,6 +18,9 @@ final class Progress implements TrainingListener, AutoCloseable {
     private final Output output;
     private final List<String> opening;
     private @Nullable ProgressBar bar;
+    private double secondsOfFirstHalf;
+    private double seconds;
+    private long tokensOfSecondHalf;
 
     /// @param opening lines said as soon as nothing speaks against the run
     Progress(Output output, List<String> opening) {
@@ -35,6 +38,12 @@ final class Progress implements TrainingListener, AutoCloseable {
 
     @Override
     public void step(StepResult result, int totalSteps, double seconds) {
+        if (result.step() <= totalSteps / 2) {
+            secondsOfFirstHalf = seconds;
+        } else {
+            tokensOfSecondHalf += result.tokens();
+        }
+        this.seconds = seconds;
         if (output.terminal()) {
             ProgressBar b = bar(totalSteps);
             b.setExtraMessage(String.format(Locale.ROOT, "loss %.4f", result.loss()));
@@ -53,6 +62,11 @@ final class Progress implements TrainingListener, AutoCloseable {
                     result.step() / seconds,
                     left));
         }
+    }
+
+    /// Of the second half of the steps: in the first one the JVM still compiles.
+    double tokensPerSecond() {
+        return tokensOfSecondHalf / (seconds - secondsOfFirstHalf);
     }
 
     private ProgressBar bar(int totalSteps) {
