@@ -103,11 +103,14 @@ int retained = 0;
 int error = SUCCESS;
 thread_local void *context = nullptr;
 
+// What a test asks of the device by the environment.
+long setting(const char *variable, long otherwise) {
+    const char *value = getenv(variable);
+    return value ? atol(value) : otherwise;
+}
+
 size_t total() {
-    static const size_t bytes = [] {
-        const char *mib = getenv("LORAN_STANDIN_MIB");
-        return size_t(mib ? atol(mib) : 512) << 20;
-    }();
+    static const size_t bytes = size_t(setting("LORAN_STANDIN_MIB", 512)) << 20;
     return bytes;
 }
 
@@ -187,10 +190,10 @@ API cuInit(unsigned) {
         fprintf(stderr, "loran stand-in: this is no GPU: CUDA calls run on the CPU, for tests\n");
         initialized = true;
     }
-    return SUCCESS;
+    return setting("LORAN_STANDIN_INIT", SUCCESS);
 }
 API cuDriverGetVersion(int *version) {
-    *version = 12000;
+    *version = setting("LORAN_STANDIN_DRIVER", 12000);
     return SUCCESS;
 }
 API cuDeviceGetCount(int *count) {
@@ -215,7 +218,7 @@ API cuDeviceGetAttribute(int *value, int attribute, int) {
         case 8: *value = 48 << 10; break;            // shared memory of a block
         case 10: *value = 32; break;                 // lanes of a warp
         case 16: *value = 4; break;                  // multiprocessors
-        case 75: *value = 8; break;                  // compute capability
+        case 75: *value = setting("LORAN_STANDIN_CAPABILITY", 8); break;
         case 76: *value = 0; break;
         case 97: *value = 163 << 10; break;          // shared memory of a block that asks for it
         default: *value = 0;

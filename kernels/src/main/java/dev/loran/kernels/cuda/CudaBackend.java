@@ -52,12 +52,7 @@ public final class CudaBackend implements Backend {
     ///
     /// @throws BackendException saying what is missing and what to do about it
     public static CudaBackend open(int ordinal, DType operands) {
-        try {
-            return new CudaBackend(CudaLibraries.load(), ordinal, operands);
-        } catch (NoClassDefFoundError e) {
-            throw new BackendException(
-                    "cuda: JCuda is not on the class path; add org.jcuda:jcuda and org.jcuda:jcublas", e);
-        }
+        return new CudaBackend(CudaLibraries.load(), ordinal, operands);
     }
 
     /// The CPU stand-in for tests, built from `src-cuda/standin` into `folder`. It runs the same kernels and knows nothing

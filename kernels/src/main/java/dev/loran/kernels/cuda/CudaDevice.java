@@ -181,10 +181,7 @@ final class CudaDevice implements AutoCloseable {
     // ---- opening and closing
 
     private void open(int ordinal) {
-        int status = JCudaDriver.cuInit(0);
-        if (status != CUresult.CUDA_SUCCESS) {
-            check("cuInit (is there a GPU, and may this process use it?)", status);
-        }
+        checkInit(JCudaDriver.cuInit(0));
         int[] number = new int[1];
         check("cuDriverGetVersion", JCudaDriver.cuDriverGetVersion(number));
         if (number[0] < MIN_DRIVER) {
@@ -220,6 +217,19 @@ final class CudaDevice implements AutoCloseable {
                 JCudaDriver.cuMemHostGetDevicePointer(seen, new Address(complaint.address()), 0));
         complaintAddress = address(seen);
         staging.open();
+    }
+
+    private static void checkInit(int status) {
+        switch (status) {
+            case CUresult.CUDA_ERROR_NO_DEVICE ->
+                throw new BackendException("cuda: the driver sees no GPU that this process may use; see what nvidia-smi"
+                        + " lists, and whether CUDA_VISIBLE_DEVICES hides it");
+            case CUresult.CUDA_ERROR_SYSTEM_DRIVER_MISMATCH ->
+                throw new BackendException(
+                        "cuda: libcuda.so.1 and the kernel's NVIDIA driver are of different versions;"
+                                + " restart the machine after an update of the driver");
+            default -> check("cuInit", status);
+        }
     }
 
     private int attribute(int which) {

@@ -1,6 +1,7 @@
 package dev.loran.kernels.cuda;
 
 import dev.loran.engine.BackendException;
+import dev.loran.kernels.cuda.CublasSearch.Cublas;
 import java.io.IOException;
 import java.io.InputStream;
 import java.lang.foreign.Arena;
@@ -8,10 +9,8 @@ import java.lang.foreign.SymbolLookup;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
-import java.nio.file.DirectoryStream;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Locale;
@@ -23,10 +22,8 @@ import org.slf4j.LoggerFactory;
 
 /// Loads the driver, cuBLAS and JCuda's natives into this process, once.
 ///
-/// cuBLAS is looked for in this order, 12 before 13 at each place: the file named by the system property `loran.cublas`,
-/// then by the environment variable `LORAN_CUBLAS`; the folders of `CUDA_HOME` and `CUDA_PATH`; `/usr/local/cuda*`; what
-/// the system's loader knows; the `nvidia` packages of Python installations. JCuda's native is bound to version 12; where
-/// there is only 13, which has every function of 12, the copy we extract is bound to that instead.
+/// JCuda's native is bound to cuBLAS 12; where [CublasSearch] finds only 13, which has every function of 12, the copy we
+/// extract is bound to that instead.
 ///
 /// JCuda's own extraction writes to a fixed name in the shared temporary folder and takes whatever it finds there; so we
 /// extract into a private folder, and let it find its files there.
@@ -49,13 +46,6 @@ final class CudaLibraries {
         this.standIn = standIn;
     }
 
-    /// Version 12 or 13, by its path; null where the system's loader finds it by name.
-    record Cublas(int major, @Nullable Path path) {
-        String describe() {
-            return "cuBLAS " + major + (path == null ? "" : " (" + path + ")");
-        }
-    }
-
     Cublas cublas() {
         return cublas;
     }
@@ -68,18 +58,12 @@ final class CudaLibraries {
             throw new BackendException("cuda: this process runs on the CPU stand-in");
         }
         if (loaded == null) {
-            requirePlatform();
-            if (!byName(DRIVER)) {
-                throw new BackendException("cuda: no NVIDIA driver (" + DRIVER
-                        + " is not on the library path); install one, version 525 or newer");
-            }
-            Cublas cublas = findCublas();
-            if (cublas == null) {
-                throw new BackendException("cuda: no cuBLAS; install the CUDA toolkit 12 or 13, or name the file by"
-                        + " -Dloran.cublas=/path/to/" + CUBLAS_12);
-            }
-            if (cublas.path != null) {
-                preload(cublas.path);
+            warnOfNativeAccess();
+            Cublas cublas = require(
+                    system(),
+                    new CublasSearch(System::getProperty, System::getenv, Path.of("/"), CudaLibraries::byName));
+            if (cublas.path() != null) {
+                preload(cublas.path());
             }
             loaded = loadNatives(cublas, false);
         }
@@ -92,7 +76,7 @@ final class CudaLibraries {
             throw new BackendException("cuda: this process runs on the installed driver, not on a stand-in");
         }
         if (loaded == null) {
-            requirePlatform();
+            requirePlatform(system());
             load(folder.resolve(DRIVER));
             boolean is12 = Files.exists(folder.resolve(CUBLAS_12));
             Path cublas = folder.resolve(is12 ? CUBLAS_12 : CUBLAS_13);
@@ -102,95 +86,37 @@ final class CudaLibraries {
         return loaded;
     }
 
-    private static void requirePlatform() {
-        String system = System.getProperty("os.name", "") + " on " + System.getProperty("os.arch", "");
+    private static String system() {
+        return System.getProperty("os.name", "") + " on " + System.getProperty("os.arch", "");
+    }
+
+    private static void requirePlatform(String system) {
         if (!system.toLowerCase(Locale.ROOT).matches("linux on (amd64|x86_64)")) {
             throw new BackendException("cuda: JCuda has no natives for " + system + ", only for Linux on x86-64");
         }
+    }
+
+    private static void warnOfNativeAccess() {
         if (!CudaLibraries.class.getModule().isNativeAccessEnabled()) {
             LOG.warn("cuda: start the JVM with --enable-native-access=ALL-UNNAMED");
         }
     }
 
-    // ---- cuBLAS
-
-    /// The first cuBLAS of the search; null if there is none.
-    static @Nullable Cublas findCublas() {
-        for (String named : new String[] {System.getProperty("loran.cublas"), System.getenv("LORAN_CUBLAS")}) {
-            if (named != null && !named.isBlank()) {
-                Path file = Path.of(named).toAbsolutePath();
-                if (!Files.isRegularFile(file)) {
-                    throw new BackendException("cuda: " + file + ", named as cuBLAS, is no file");
-                }
-                return new Cublas(file.getFileName().toString().contains(".so.13") ? 13 : 12, file);
-            }
+    /// What a GPU needs beside itself, in the order in which people install it: a system that JCuda knows, a driver, cuBLAS.
+    ///
+    /// @throws BackendException saying what is missing and what to do about it
+    static Cublas require(String system, CublasSearch search) {
+        requirePlatform(system);
+        if (!search.loaderKnows().test(DRIVER)) {
+            throw new BackendException("cuda: no NVIDIA driver (" + DRIVER
+                    + " is not on the library path); install one, version 525 or newer");
         }
-        List<Path> folders = new ArrayList<>();
-        for (String home : new String[] {System.getenv("CUDA_HOME"), System.getenv("CUDA_PATH")}) {
-            if (home != null && !home.isBlank()) {
-                folders.add(Path.of(home, "lib64"));
-            }
+        Cublas cublas = search.find();
+        if (cublas == null) {
+            throw new BackendException("cuda: no cuBLAS; install the CUDA toolkit 12 or 13, or name the file by"
+                    + " -Dloran.cublas=/path/to/" + CUBLAS_12);
         }
-        children(Path.of("/usr/local"), "cuda*").forEach(cuda -> folders.add(cuda.resolve("lib64")));
-        Cublas found = in(folders);
-        if (found != null) {
-            return found;
-        }
-        if (byName(CUBLAS_12)) {
-            return new Cublas(12, null);
-        }
-        if (byName(CUBLAS_13)) {
-            return new Cublas(13, null);
-        }
-        return in(pythonFolders());
-    }
-
-    private static @Nullable Cublas in(List<Path> folders) {
-        for (Path folder : folders) {
-            for (int major = 12; major <= 13; major++) {
-                Path file = folder.resolve("libcublas.so." + major);
-                if (Files.isRegularFile(file)) {
-                    return new Cublas(major, file);
-                }
-            }
-        }
-        return null;
-    }
-
-    /// Where `pip install nvidia-cublas…` puts libraries: site-packages/nvidia/NAME/lib.
-    private static List<Path> pythonFolders() {
-        List<Path> prefixes = new ArrayList<>();
-        for (String prefix : new String[] {System.getenv("VIRTUAL_ENV"), System.getenv("CONDA_PREFIX")}) {
-            if (prefix != null && !prefix.isBlank()) {
-                prefixes.add(Path.of(prefix, "lib"));
-            }
-        }
-        prefixes.add(Path.of(System.getProperty("user.home", "/"), ".local", "lib"));
-        prefixes.add(Path.of("/usr/local/lib"));
-        prefixes.add(Path.of("/usr/lib"));
-        List<Path> folders = new ArrayList<>();
-        for (Path prefix : prefixes) {
-            for (Path python : children(prefix, "python3*")) {
-                for (Path packages : children(python, "{site,dist}-packages")) {
-                    children(packages.resolve("nvidia"), "*").forEach(p -> folders.add(p.resolve("lib")));
-                }
-            }
-        }
-        return folders;
-    }
-
-    private static List<Path> children(Path folder, String glob) {
-        List<Path> all = new ArrayList<>();
-        if (Files.isDirectory(folder)) {
-            try (DirectoryStream<Path> stream = Files.newDirectoryStream(folder, glob)) {
-                stream.forEach(all::add);
-            } catch (IOException e) {
-                // A folder that may not be read holds nothing for us.
-                LOG.debug("cuda: {} cannot be listed", folder, e);
-            }
-        }
-        all.sort(null);
-        return all;
+        return cublas;
     }
 
     @SuppressWarnings("restricted")
@@ -205,7 +131,7 @@ final class CudaLibraries {
     // ---- natives
 
     /// The loader resolves later references to a library of the same name by what is loaded already.
-    private static void preload(Path cublas) {
+    static void preload(Path cublas) {
         Path light = cublas.resolveSibling(cublas.getFileName().toString().replace("cublas", "cublasLt"));
         if (Files.isRegularFile(light)) {
             load(light);
@@ -227,9 +153,9 @@ final class CudaLibraries {
             // Readable by this user alone.
             Path folder = Files.createTempDirectory("loran-cuda-");
             List<Path> files = List.of(
-                    extract(folder, "JCudaDriver", cublas.major),
-                    extract(folder, "JCudaRuntime", cublas.major),
-                    extract(folder, "JCublas2", cublas.major));
+                    extract(folder, "JCudaDriver", cublas.major()),
+                    extract(folder, "JCudaRuntime", cublas.major()),
+                    extract(folder, "JCublas2", cublas.major()));
             String before = System.getProperty("java.io.tmpdir");
             // JCuda reads this when it loads, and takes a file that is there already.
             System.setProperty("java.io.tmpdir", folder.toString());
