@@ -2,12 +2,23 @@
 // mean: its `mean` and `bias` are null.
 #include "common.cuh"
 
-// y = (x - mean) * rstd * weight + bias; mean and rstd (rows) are outputs.
+// y = (x - mean) * rstd * weight + bias; mean and rstd (rows) are outputs. With a residual x is x + residual, rounded to
+// T: that is the output `sum`, whose elements each thread reads back as it wrote them.
 template <class T>
-__device__ inline void norm(T *y, float *mean, float *rstd, const T *x, const T *weight, const T *bias, int cols,
-                            float eps) {
+__device__ inline void norm(T *y, T *sum, float *mean, float *rstd, const T *x, const T *residual, const T *weight,
+                            const T *bias, int cols, float eps) {
     constexpr int P = Pack<T>::SIZE;
     const T *row = x + (long long)blockIdx.x * cols;
+    if (residual) {
+        const T *other = residual + (long long)blockIdx.x * cols;
+        T *total = sum + (long long)blockIdx.x * cols;
+        along_row<T>(cols, [&](int j, int left) {
+            Few<T> v = take(row + j, left), r = take(other + j, left);
+            for (int k = 0; k < P; k++) v.v[k] += r.v[k];
+            give(total + j, v, left);
+        });
+        row = total;
+    }
     T *to = y + (long long)blockIdx.x * cols;
     float m = 0, squares = 0;
     if (mean) {
@@ -88,9 +99,9 @@ __device__ inline void norm_backward_weight(float *partial, const T *dy, const T
 }
 
 #define KERNELS(S, T) \
-    extern "C" __global__ void norm_##S(T *y, float *mean, float *rstd, const T *x, const T *weight, const T *bias, int cols, \
-                                        float eps) { \
-        norm(y, mean, rstd, x, weight, bias, cols, eps); \
+    extern "C" __global__ void norm_##S(T *y, T *sum, float *mean, float *rstd, const T *x, const T *residual, \
+                                        const T *weight, const T *bias, int cols, float eps) { \
+        norm(y, sum, mean, rstd, x, residual, weight, bias, cols, eps); \
     } \
     extern "C" __global__ void norm_backward_##S(T *dx, const T *dy, const T *x, const float *mean, const float *rstd, \
                                                  const T *weight, int cols, int accumulate) { \

@@ -7,6 +7,7 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
+import java.util.Objects;
 import java.util.regex.MatchResult;
 import java.util.regex.Pattern;
 import org.junit.jupiter.api.Test;
@@ -44,7 +45,7 @@ class GpuScriptTest {
         String script = script().replace("\\\n", " ");
         CommandLine main = new CommandLine(new Main());
         for (String name : List.of("gpu", "step")) {
-            CommandLine command = main.getSubcommands().get(name);
+            CommandLine command = Objects.requireNonNull(main.getSubcommands().get(name));
             List<String> lines = script.lines()
                     .filter(l ->
                             l.contains("benchmarks.Main " + name) || l.strip().startsWith(name + " '"))

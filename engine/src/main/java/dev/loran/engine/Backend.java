@@ -358,6 +358,28 @@ public interface Backend extends AutoCloseable {
         }
     }
 
+    /// sum = x + residual, of which the rest is the [#layerNorm].
+    default void addLayerNorm(
+            Buffer y,
+            Buffer sum,
+            Buffer mean,
+            Buffer rstd,
+            Buffer x,
+            Buffer residual,
+            Buffer weight,
+            Buffer bias,
+            int rows,
+            int cols,
+            double eps) {
+        addRows(sum, x, residual, rows, cols);
+        layerNorm(y, mean, rstd, sum, weight, bias, rows, cols, eps);
+    }
+
+    private void addRows(Buffer sum, Buffer x, Buffer residual, int rows, int cols) {
+        int[] dense = {cols, 1};
+        binary(BinaryFn.ADD, sum, x, residual, new int[] {rows, cols}, dense, dense);
+    }
+
     /// Gradients of [#layerNorm]: with x̂ = (x − mean) · rstd and g = dy · weight, dx = rstd · (g − mean(g) − x̂ ·
     /// mean(g · x̂)); dWeight = Σ rows dy · x̂; dBias = Σ rows dy. Each may be null.
     default void layerNormBackward(
@@ -394,6 +416,21 @@ public interface Backend extends AutoCloseable {
         inverseRoot(rstd, 1.0 / cols, eps);
         binary(BinaryFn.MUL, y, x, rstd, new int[] {rows, cols}, new int[] {cols, 1}, new int[] {1, 0});
         binary(BinaryFn.MUL, y, y, weight, new int[] {rows, cols}, new int[] {cols, 1}, new int[] {0, 1});
+    }
+
+    /// sum = x + residual, of which the rest is the [#rmsNorm].
+    default void addRmsNorm(
+            Buffer y,
+            Buffer sum,
+            Buffer rstd,
+            Buffer x,
+            Buffer residual,
+            Buffer weight,
+            int rows,
+            int cols,
+            double eps) {
+        addRows(sum, x, residual, rows, cols);
+        rmsNorm(y, rstd, sum, weight, rows, cols, eps);
     }
 
     /// Gradients of [#rmsNorm]: with x̂ = x · rstd and g = dy · weight, dx = rstd · (g − x̂ · mean(g · x̂)); dWeight =

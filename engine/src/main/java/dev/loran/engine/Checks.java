@@ -47,6 +47,15 @@ final class Checks {
         same(op, name, t, xName, x);
     }
 
+    /// `t` is readable, and of the dtype, backend and shape of `x`.
+    static void like(String op, String name, Tensor t, String xName, Tensor x) {
+        operand(op, name, t, xName, x);
+        if (!t.shape().equals(x.shape())) {
+            throw new ShapeException(op + ": " + name + " is " + t.shape() + " but " + xName + " is " + x.shape()
+                    + "; they must have one shape");
+        }
+    }
+
     /// `t` is of the dtype and backend of `x`.
     static void same(String op, String name, Tensor t, String xName, Tensor x) {
         open(op, name, t);

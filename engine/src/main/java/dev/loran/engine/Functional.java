@@ -117,6 +117,21 @@ public final class Functional {
         return RmsNormOp.forward(x, weight, eps);
     }
 
+    /// What [#addLayerNorm] and [#addRmsNorm] give: x + residual, and its norm; both of x's shape.
+    public record NormedSum(Tensor sum, Tensor norm) {}
+
+    /// [#layerNorm] of x + residual, two tensors of one shape, and that sum: what a residual stream and the layer after it
+    /// need, in one pass. Gradients as of `x.add(residual)` and its norm. **Saved for backward**: the sum, weight, and mean
+    /// and 1 / √(variance + eps) of each row.
+    public static NormedSum addLayerNorm(Tensor x, Tensor residual, Tensor weight, Tensor bias, double eps) {
+        return LayerNormOp.forward(x, residual, weight, bias, eps);
+    }
+
+    /// As [#addLayerNorm] with [#rmsNorm].
+    public static NormedSum addRmsNorm(Tensor x, Tensor residual, Tensor weight, double eps) {
+        return RmsNormOp.forward(x, residual, weight, eps);
+    }
+
     /// Rotary position embedding in rotate-half layout of x (B, T, H, D), D even, by tables cos and sin (T, D / 2); row
     /// t of the tables belongs to position t of x. **Paper**: Su et al., "RoFormer", 2021, equation 34.
     public static Tensor rope(Tensor x, Tensor cos, Tensor sin) {

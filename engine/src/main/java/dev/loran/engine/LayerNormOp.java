@@ -20,6 +20,30 @@ record LayerNormOp(Tensor x, Tensor weight, Tensor bias, Tensor mean, Tensor rst
         }
     }
 
+    /// As [RmsNormOp#forward(Tensor, Tensor, Tensor, double)].
+    static Functional.NormedSum forward(Tensor x, Tensor residual, Tensor weight, Tensor bias, double eps) {
+        int cols = x.shape().cols();
+        Checks.operand("addLayerNorm", "x", x);
+        Checks.like("addLayerNorm", "residual", residual, "x", x);
+        Checks.vector("addLayerNorm", "weight", weight, cols, x);
+        Checks.vector("addLayerNorm", "bias", bias, cols, x);
+        int rows = x.shape().rows();
+        Backend be = x.backend();
+        try (Scratch scratch = new Scratch(be)) {
+            Buffer y = scratch.like(x.buffer());
+            Buffer total = scratch.like(x.buffer());
+            Tensor mean = Tensor.own(Shape.of(rows), scratch.allocate(x.dtype().accumulator(), rows));
+            Tensor rstd = Tensor.own(Shape.of(rows), scratch.allocate(x.dtype().accumulator(), rows));
+            Buffer w = weight.buffer();
+            Buffer b = bias.buffer();
+            be.addLayerNorm(
+                    y, total, mean.buffer(), rstd.buffer(), x.buffer(), residual.buffer(), w, b, rows, cols, eps);
+            Tensor sum = Autograd.record(new AddOp(x, residual, 1), x.shape(), total.retain());
+            Tensor norm = Autograd.record(new LayerNormOp(sum, weight, bias, mean, rstd), x.shape(), y.retain());
+            return new Functional.NormedSum(sum, norm);
+        }
+    }
+
     @Override
     public List<Tensor> inputs() {
         return List.of(x, weight, bias);

@@ -18,6 +18,26 @@ record RmsNormOp(Tensor x, Tensor weight, Tensor rstd) implements Op {
         }
     }
 
+    /// The norm of x + residual: one pass of the backend, recorded as the addition and the norm that it is. In backward the
+    /// norm adds to the sum's gradient, and the addition passes that on.
+    static Functional.NormedSum forward(Tensor x, Tensor residual, Tensor weight, double eps) {
+        int cols = x.shape().cols();
+        Checks.operand("addRmsNorm", "x", x);
+        Checks.like("addRmsNorm", "residual", residual, "x", x);
+        Checks.vector("addRmsNorm", "weight", weight, cols, x);
+        int rows = x.shape().rows();
+        Backend be = x.backend();
+        try (Scratch scratch = new Scratch(be)) {
+            Buffer y = scratch.like(x.buffer());
+            Buffer total = scratch.like(x.buffer());
+            Tensor rstd = Tensor.own(Shape.of(rows), scratch.allocate(x.dtype().accumulator(), rows));
+            be.addRmsNorm(y, total, rstd.buffer(), x.buffer(), residual.buffer(), weight.buffer(), rows, cols, eps);
+            Tensor sum = Autograd.record(new AddOp(x, residual, 1), x.shape(), total.retain());
+            Tensor norm = Autograd.record(new RmsNormOp(sum, weight, rstd), x.shape(), y.retain());
+            return new Functional.NormedSum(sum, norm);
+        }
+    }
+
     @Override
     public List<Tensor> inputs() {
         return List.of(x, weight);

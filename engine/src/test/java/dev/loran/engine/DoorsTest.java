@@ -214,6 +214,18 @@ class DoorsTest {
                         "rmsNorm: weight is F64 but x is F32; copyFrom() converts",
                         m -> Functional.rmsNorm(m.f(2, 3), m.f64(3), 1e-5)),
                 shape(
+                        "addRmsNorm: residual is (3) but x is (2, 3); they must have one shape",
+                        m -> Functional.addRmsNorm(m.f(2, 3), m.f(3), m.f(3), 1e-5)
+                                .sum()),
+                shape(
+                        "addLayerNorm: residual is (2, 4) but x is (2, 3); they must have one shape",
+                        m -> Functional.addLayerNorm(m.f(2, 3), m.f(2, 4), m.f(3), m.f(3), 1e-5)
+                                .sum()),
+                dtype(
+                        "addRmsNorm: residual is F64 but x is F32; copyFrom() converts",
+                        m -> Functional.addRmsNorm(m.f(2, 3), m.f64(2, 3), m.f(3), 1e-5)
+                                .sum()),
+                shape(
                         "sum: dimension 2 does not exist in (2, 3)",
                         m -> m.f(2, 3).sum(2)),
                 shape(

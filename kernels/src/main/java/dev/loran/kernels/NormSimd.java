@@ -32,27 +32,57 @@ final class NormSimd {
             int rows,
             int cols,
             double eps) {
+        forward(parallel, y, x, mean, rstd, x, null, weight, bias, rows, cols, eps);
+    }
+
+    /// As above of x + residual, which is the output `sum`; without a residual `sum` is x itself.
+    static void forward(
+            Parallel parallel,
+            MemorySegment y,
+            MemorySegment sum,
+            @Nullable MemorySegment mean,
+            MemorySegment rstd,
+            MemorySegment x,
+            @Nullable MemorySegment residual,
+            MemorySegment weight,
+            @Nullable MemorySegment bias,
+            int rows,
+            int cols,
+            double eps) {
         Vectors.forRows(parallel, rows, cols, (from, to) -> {
             for (int i = from; i < to; i++) {
                 long at = 4L * i * cols;
+                if (residual != null) {
+                    add(sum, x, residual, at, cols);
+                }
                 float m = 0;
                 double squares;
                 if (mean == null) {
-                    squares = ReductionSimd.sumOfSquares(x, at, cols);
+                    squares = ReductionSimd.sumOfSquares(sum, at, cols);
                 } else {
-                    m = ReductionSimd.sum(x, at, cols) / cols;
+                    m = ReductionSimd.sum(sum, at, cols) / cols;
                     set(mean, 4L * i, m);
-                    squares = squaredDistance(x, at, cols, m);
+                    squares = squaredDistance(sum, at, cols, m);
                 }
                 float r = (float) (1 / Math.sqrt(squares / cols + eps));
                 set(rstd, 4L * i, r);
                 if (bias == null) {
-                    scale(y, x, at, weight, cols, m, r);
+                    scale(y, sum, at, weight, cols, m, r);
                 } else {
-                    scaleAndShift(y, x, at, weight, bias, cols, m, r);
+                    scaleAndShift(y, sum, at, weight, bias, cols, m, r);
                 }
             }
         });
+    }
+
+    private static void add(MemorySegment sum, MemorySegment x, MemorySegment residual, long at, int n) {
+        int i = 0;
+        for (; i < bound(n); i += V) {
+            store(sum, at + 4L * i, load(x, at + 4L * i).add(load(residual, at + 4L * i)));
+        }
+        for (; i < n; i++) {
+            set(sum, at + 4L * i, get(x, at + 4L * i) + get(residual, at + 4L * i));
+        }
     }
 
     /// Σ (x − m)²

@@ -486,6 +486,34 @@ public final class SimdBackend implements Backend {
     }
 
     @Override
+    public void addLayerNorm(
+            Buffer y,
+            Buffer sum,
+            Buffer mean,
+            Buffer rstd,
+            Buffer x,
+            Buffer residual,
+            Buffer weight,
+            Buffer bias,
+            int rows,
+            int cols,
+            double eps) {
+        NormSimd.forward(
+                parallel,
+                f32(y),
+                f32(sum),
+                f32(mean),
+                f32(rstd),
+                f32(x),
+                f32(residual),
+                f32(weight),
+                f32(bias),
+                rows,
+                cols,
+                eps);
+    }
+
+    @Override
     public void layerNormBackward(
             @Nullable Buffer dx,
             @Nullable Buffer dWeight,
@@ -521,6 +549,21 @@ public final class SimdBackend implements Backend {
     @Override
     public void rmsNorm(Buffer y, Buffer rstd, Buffer x, Buffer weight, int rows, int cols, double eps) {
         NormSimd.forward(parallel, f32(y), null, f32(rstd), f32(x), f32(weight), null, rows, cols, eps);
+    }
+
+    @Override
+    public void addRmsNorm(
+            Buffer y,
+            Buffer sum,
+            Buffer rstd,
+            Buffer x,
+            Buffer residual,
+            Buffer weight,
+            int rows,
+            int cols,
+            double eps) {
+        NormSimd.forward(
+                parallel, f32(y), f32(sum), null, f32(rstd), f32(x), f32(residual), f32(weight), null, rows, cols, eps);
     }
 
     @Override

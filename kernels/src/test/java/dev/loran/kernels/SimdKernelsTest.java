@@ -272,6 +272,34 @@ class SimdKernelsTest {
                 "rms norm",
                 m -> m.backend()
                         .rmsNorm(m.out("y", n), m.out("rstd", rows), m.in(n, 2, 1), m.in(cols), rows, cols, 1e-6));
+        check.agree(
+                "layer norm of a sum",
+                m -> m.backend()
+                        .addLayerNorm(
+                                m.out("y", n),
+                                m.out("sum", n),
+                                m.out("mean", rows),
+                                m.out("rstd", rows),
+                                m.in(n, 2, 5),
+                                m.in(n),
+                                m.in(cols),
+                                m.in(cols),
+                                rows,
+                                cols,
+                                1e-5));
+        check.agree(
+                "rms norm of a sum",
+                m -> m.backend()
+                        .addRmsNorm(
+                                m.out("y", n),
+                                m.out("sum", n),
+                                m.out("rstd", rows),
+                                m.in(n, 2, 1),
+                                m.in(n),
+                                m.in(cols),
+                                rows,
+                                cols,
+                                1e-6));
         for (boolean accumulate : BOTH) {
             for (boolean weights : BOTH) {
                 check.agree("norm backward", m -> {

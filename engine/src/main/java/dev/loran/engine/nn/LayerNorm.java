@@ -21,6 +21,15 @@ public final class LayerNorm extends AdaptedLayer<LayerNorm> {
         return Functional.layerNorm(x, weight, bias, eps);
     }
 
+    /// x + residual, and what [#forward] makes of it; in one pass where no adapter takes part.
+    public Functional.NormedSum forward(Tensor x, Tensor residual) {
+        if (adapter() == null) {
+            return Functional.addLayerNorm(x, residual, weight, bias, eps);
+        }
+        Tensor sum = x.add(residual);
+        return new Functional.NormedSum(sum, forward(sum));
+    }
+
     @Override
     public LayerNorm self() {
         return this;

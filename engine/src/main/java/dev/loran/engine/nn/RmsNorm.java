@@ -19,6 +19,15 @@ public final class RmsNorm extends AdaptedLayer<RmsNorm> {
         return Functional.rmsNorm(x, weight, eps);
     }
 
+    /// x + residual, and what [#forward] makes of it; in one pass where no adapter takes part.
+    public Functional.NormedSum forward(Tensor x, Tensor residual) {
+        if (adapter() == null) {
+            return Functional.addRmsNorm(x, residual, weight, eps);
+        }
+        Tensor sum = x.add(residual);
+        return new Functional.NormedSum(sum, forward(sum));
+    }
+
     @Override
     public RmsNorm self() {
         return this;

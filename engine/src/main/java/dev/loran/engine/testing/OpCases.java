@@ -208,6 +208,8 @@ public final class OpCases {
             cases.add(softmax(s[0], s[1]));
             cases.add(layerNorm(s[0], s[1]));
             cases.add(rmsNorm(s[0], s[1]));
+            cases.add(addLayerNorm(s[0], s[1]));
+            cases.add(addRmsNorm(s[0], s[1]));
         }
         for (int axis : new int[] {0, 1, 2, -1}) {
             cases.add(sum(axis, 3, 7, 5));
@@ -260,6 +262,40 @@ public final class OpCases {
                 .with(trainable("x", n, c), trainable("weight", c))
                 .composed(in -> normalised(in.get("x"), in.get("x")).mul(in.get("weight")))
                 .flops(4L * n * c, 10L * n * c);
+    }
+
+    private static OpCase addLayerNorm(int n, int c) {
+        return OpCase.of(
+                        "addLayerNorm",
+                        n + "x" + c,
+                        Shape.of(n, c),
+                        in -> both(Functional.addLayerNorm(
+                                in.get("x"), in.get("residual"), in.get("weight"), in.get("bias"), EPS)))
+                .with(trainable("x", n, c), trainable("residual", n, c), trainable("weight", c), trainable("bias", c))
+                .composed(in -> {
+                    Tensor sum = in.get("x").add(in.get("residual"));
+                    return sum.add(Functional.layerNorm(sum, in.get("weight"), in.get("bias"), EPS));
+                })
+                .flops(10L * n * c, 16L * n * c);
+    }
+
+    private static OpCase addRmsNorm(int n, int c) {
+        return OpCase.of(
+                        "addRmsNorm",
+                        n + "x" + c,
+                        Shape.of(n, c),
+                        in -> both(Functional.addRmsNorm(in.get("x"), in.get("residual"), in.get("weight"), EPS)))
+                .with(trainable("x", n, c), trainable("residual", n, c), trainable("weight", c))
+                .composed(in -> {
+                    Tensor sum = in.get("x").add(in.get("residual"));
+                    return sum.add(Functional.rmsNorm(sum, in.get("weight"), EPS));
+                })
+                .flops(6L * n * c, 12L * n * c);
+    }
+
+    /// One tensor that both results of a norm with a residual reach.
+    private static Tensor both(Functional.NormedSum of) {
+        return of.sum().add(of.norm());
     }
 
     /// x / √(mean over columns of of² + EPS).

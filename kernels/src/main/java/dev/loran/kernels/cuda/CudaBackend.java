@@ -569,16 +569,49 @@ public final class CudaBackend implements Backend {
     @Override
     public void layerNorm(
             Buffer y, Buffer mean, Buffer rstd, Buffer x, Buffer weight, Buffer bias, int rows, int cols, double eps) {
+        norm(y, null, mean, rstd, x, null, weight, bias, rows, cols, eps);
+    }
+
+    @Override
+    public void addLayerNorm(
+            Buffer y,
+            Buffer sum,
+            Buffer mean,
+            Buffer rstd,
+            Buffer x,
+            Buffer residual,
+            Buffer weight,
+            Buffer bias,
+            int rows,
+            int cols,
+            double eps) {
+        norm(y, sum, mean, rstd, x, residual, weight, bias, rows, cols, eps);
+    }
+
+    private void norm(
+            Buffer y,
+            @Nullable Buffer sum,
+            @Nullable Buffer mean,
+            Buffer rstd,
+            Buffer x,
+            @Nullable Buffer residual,
+            Buffer weight,
+            @Nullable Buffer bias,
+            int rows,
+            int cols,
+            double eps) {
         DType t = floating(y);
         NormCuda.forward(
                 device,
                 t,
                 address(y),
-                address(mean, DType.F32),
+                optional(sum, t),
+                optional(mean, DType.F32),
                 address(rstd, DType.F32),
                 address(x, t),
+                optional(residual, t),
                 address(weight, t),
-                address(bias, t),
+                optional(bias, t),
                 rows,
                 cols,
                 eps);
@@ -607,19 +640,21 @@ public final class CudaBackend implements Backend {
 
     @Override
     public void rmsNorm(Buffer y, Buffer rstd, Buffer x, Buffer weight, int rows, int cols, double eps) {
-        DType t = floating(y);
-        NormCuda.forward(
-                device,
-                t,
-                address(y),
-                0,
-                address(rstd, DType.F32),
-                address(x, t),
-                address(weight, t),
-                0,
-                rows,
-                cols,
-                eps);
+        norm(y, null, null, rstd, x, null, weight, null, rows, cols, eps);
+    }
+
+    @Override
+    public void addRmsNorm(
+            Buffer y,
+            Buffer sum,
+            Buffer rstd,
+            Buffer x,
+            Buffer residual,
+            Buffer weight,
+            int rows,
+            int cols,
+            double eps) {
+        norm(y, sum, null, rstd, x, residual, weight, null, rows, cols, eps);
     }
 
     @Override

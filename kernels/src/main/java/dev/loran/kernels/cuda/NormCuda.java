@@ -8,13 +8,16 @@ final class NormCuda {
 
     private NormCuda() {}
 
+    /// With a `residual` of what x + residual is, the output `sum`; both 0 without.
     static void forward(
             CudaDevice device,
             DType type,
             long y,
+            long sum,
             long mean,
             long rstd,
             long x,
+            long residual,
             long weight,
             long bias,
             int rows,
@@ -26,9 +29,11 @@ final class NormCuda {
                 new int[] {rows},
                 Grid.row(cols),
                 y,
+                sum,
                 mean,
                 rstd,
                 x,
+                residual,
                 weight,
                 bias,
                 cols,

@@ -215,10 +215,11 @@ public final class BertModel extends Model {
         @Override
         protected Tensor forward(Tensor x, @Nullable Tensor mask, @Nullable Prefix prefix) {
             try (Scope scope = Scope.open()) {
-                Tensor attended = attentionNorm.forward(
-                        adaptAttention(attention(x, mask, prefix), x).add(x));
+                Tensor attended = attentionNorm
+                        .forward(adaptAttention(attention(x, mask, prefix), x), x)
+                        .norm();
                 Tensor fed = adaptFeedForward(feedForward(attended), attended);
-                return scope.keep(outputNorm.forward(fed.add(attended)));
+                return scope.keep(outputNorm.forward(fed, attended).norm());
             }
         }
 

@@ -4,6 +4,7 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Backend;
 import dev.loran.engine.DType;
 import dev.loran.engine.Functional;
+import dev.loran.engine.Functional.NormedSum;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.Embedding;
@@ -77,9 +78,9 @@ public final class SeoTransformer extends Model {
         protected Tensor forward(Tensor x, @Nullable Tensor mask, @Nullable Prefix prefix) {
             try (Scope scope = Scope.open()) {
                 Tensor a = attentionNorm.forward(x);
-                Tensor attended = x.add(adaptAttention(attention(a, mask, prefix), a));
-                Tensor m = mlpNorm.forward(attended);
-                return scope.keep(attended.add(adaptFeedForward(feedForward(m), m)));
+                NormedSum attended = mlpNorm.forward(x, adaptAttention(attention(a, mask, prefix), a));
+                Tensor m = attended.norm();
+                return scope.keep(attended.sum().add(adaptFeedForward(feedForward(m), m)));
             }
         }
 
