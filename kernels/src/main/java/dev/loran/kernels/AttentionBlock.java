@@ -41,7 +41,7 @@ record AttentionBlock(Problem a, Scratch w, int b, int first, int n, int from, i
     /// Byte offsets into a thread's scratch memory: queries and their gradients as rows and transposed, the sum over keys,
     /// packed keys and values, scores and their slopes, and three statistics of each query.
     record Scratch(
-            MemorySegment tile,
+            float[] tile,
             MemorySegment m,
             long q,
             long g,
@@ -65,7 +65,7 @@ record AttentionBlock(Problem a, Scratch w, int b, int first, int n, int from, i
             long scores = k + 2 * perKey;
             long max = scores + 2 * pair;
             return new Scratch(
-                    parallel.workspace().segment(Slot.TILE, GemmTiles.TILE_BYTES),
+                    parallel.workspace().tile(),
                     parallel.workspace().segment(Slot.ATTENTION, max + 3 * HIGH),
                     0,
                     perQuery,
@@ -160,7 +160,8 @@ record AttentionBlock(Problem a, Scratch w, int b, int first, int n, int from, i
             int columns;
             for (int c = seeing / GemmTiles.UNIT * GemmTiles.UNIT; c < width; c += columns) {
                 columns = evenly(width - c, GemmTiles.COLUMNS, GemmTiles.UNIT);
-                GemmTiles.multiply(
+                GemmTiles.product(
+                        w.tile,
                         w.m,
                         y + i * HIGH + 4L * c,
                         HIGH,
@@ -170,9 +171,12 @@ record AttentionBlock(Problem a, Scratch w, int b, int first, int n, int from, i
                         w.m,
                         turned + 4L * c,
                         HIGH,
+                        columns,
+                        0,
                         Math.min(GemmTiles.ROWS, count - i),
                         columns,
-                        a.d());
+                        a.d(),
+                        false);
             }
         }
     }

@@ -13,6 +13,7 @@ import static dev.loran.kernels.Vectors.store;
 import dev.loran.kernels.AttentionBlock.Scratch;
 import dev.loran.kernels.Workspace.Slot;
 import java.lang.foreign.MemorySegment;
+import java.nio.ByteOrder;
 import jdk.incubator.vector.FloatVector;
 import jdk.incubator.vector.VectorOperators;
 import org.jspecify.annotations.Nullable;
@@ -265,7 +266,8 @@ final class AttentionSimd {
             var nothing = sum.compare(VectorOperators.EQ, 0f);
             store(m, factor + 4L * lane, splat(1f).div(sum).blend(0f, nothing));
             FloatVector lse = load(m, max + 4L * lane).add(VectorMath.log(sum));
-            store(m, max + 4L * lane, lse.blend(NONE, nothing));
+            // Not by a method of our own: with the logarithm this one has grown too large for C2 to inline another.
+            lse.blend(NONE, nothing).intoMemorySegment(m, max + 4L * lane, ByteOrder.nativeOrder());
         }
     }
 

@@ -34,13 +34,13 @@ final class AttentionTiles {
 
     /// c (ROWS, columns) ← a (ROWS, k) · b (k, columns), or += where `onto`.
     ///
-    /// @param tile scratch memory of [GemmTiles#TILE_BYTES]
+    /// @param tile scratch of [GemmTiles#TILE] elements
     /// @param ldc bytes from row to row of c, as `ldb` of b
     /// @param row bytes from row to row of a
     /// @param step bytes from one k to the next in a
     /// @param columns [#COLUMNS], or half of it with vectors of 512 bits
     static void product(
-            MemorySegment tile,
+            float[] tile,
             MemorySegment c,
             long co,
             long ldc,
@@ -54,51 +54,19 @@ final class AttentionTiles {
             int columns,
             int k,
             boolean onto) {
-        // Tiles that begin with what c holds would save the way through memory, but so many more vectors in one method
-        // are
-        // more than the JVM's first compiler can bear, and then the second is never reached.
-        MemorySegment to = onto ? tile : c;
-        long at = onto ? 0 : co;
-        long ld = onto ? 4L * columns : ldc;
         if (columns == V) {
-            tile8x1(to, at, ld, a, ao, row, step, b, bo, ldb, k);
+            tile8x1(tile, a, ao, row, step, b, bo, ldb, k);
         } else if (WIDE) {
-            tile8x2(to, at, ld, a, ao, row, step, b, bo, ldb, k);
+            tile8x2(tile, a, ao, row, step, b, bo, ldb, k);
         } else {
-            tile4x2(to, at, ld, a, ao, row, step, b, bo, ldb, k);
+            tile4x2(tile, a, ao, row, step, b, bo, ldb, k);
         }
-        if (onto && columns == V) {
-            GemmTiles.merge(c, co, ldc, tile, 0, ld, ROWS, columns, true);
-        } else if (onto) {
-            addTile(c, co, ldc, tile);
-        }
-    }
-
-    /// c += tile for a dense tile of 2 vectors a row.
-    private static void addTile(MemorySegment c, long co, long ldc, MemorySegment tile) {
-        for (int i = 0; i < ROWS; i++) {
-            long at = co + i * ldc;
-            long from = 2L * i * VB;
-            FloatVector x = FloatVector.fromMemorySegment(S, c, at, ORDER);
-            FloatVector y = FloatVector.fromMemorySegment(S, c, at + VB, ORDER);
-            x.add(FloatVector.fromMemorySegment(S, tile, from, ORDER)).intoMemorySegment(c, at, ORDER);
-            y.add(FloatVector.fromMemorySegment(S, tile, from + VB, ORDER)).intoMemorySegment(c, at + VB, ORDER);
-        }
+        GemmTiles.put(c, co, ldc, tile, 0, columns, ROWS, columns, onto);
     }
 
     /// 16 accumulators, 2 vectors of b and 1 of a: 19 of 32 registers.
     private static void tile8x2(
-            MemorySegment c,
-            long co,
-            long ldc,
-            MemorySegment a,
-            long a0,
-            long row,
-            long step,
-            MemorySegment b,
-            long bo,
-            long ldb,
-            int k) {
+            float[] c, MemorySegment a, long a0, long row, long step, MemorySegment b, long bo, long ldb, int k) {
         long a1 = a0 + row;
         long a2 = a1 + row;
         long a3 = a2 + row;
@@ -145,37 +113,27 @@ final class AttentionTiles {
             c70 = y.fma(b0, c70);
             c71 = y.fma(b1, c71);
         }
-        c00.intoMemorySegment(c, co, ORDER);
-        c01.intoMemorySegment(c, co + VB, ORDER);
-        c10.intoMemorySegment(c, co + ldc, ORDER);
-        c11.intoMemorySegment(c, co + ldc + VB, ORDER);
-        c20.intoMemorySegment(c, co + 2 * ldc, ORDER);
-        c21.intoMemorySegment(c, co + 2 * ldc + VB, ORDER);
-        c30.intoMemorySegment(c, co + 3 * ldc, ORDER);
-        c31.intoMemorySegment(c, co + 3 * ldc + VB, ORDER);
-        c40.intoMemorySegment(c, co + 4 * ldc, ORDER);
-        c41.intoMemorySegment(c, co + 4 * ldc + VB, ORDER);
-        c50.intoMemorySegment(c, co + 5 * ldc, ORDER);
-        c51.intoMemorySegment(c, co + 5 * ldc + VB, ORDER);
-        c60.intoMemorySegment(c, co + 6 * ldc, ORDER);
-        c61.intoMemorySegment(c, co + 6 * ldc + VB, ORDER);
-        c70.intoMemorySegment(c, co + 7 * ldc, ORDER);
-        c71.intoMemorySegment(c, co + 7 * ldc + VB, ORDER);
+        c00.intoArray(c, 0);
+        c01.intoArray(c, V);
+        c10.intoArray(c, 2 * V);
+        c11.intoArray(c, 3 * V);
+        c20.intoArray(c, 4 * V);
+        c21.intoArray(c, 5 * V);
+        c30.intoArray(c, 6 * V);
+        c31.intoArray(c, 7 * V);
+        c40.intoArray(c, 8 * V);
+        c41.intoArray(c, 9 * V);
+        c50.intoArray(c, 10 * V);
+        c51.intoArray(c, 11 * V);
+        c60.intoArray(c, 12 * V);
+        c61.intoArray(c, 13 * V);
+        c70.intoArray(c, 14 * V);
+        c71.intoArray(c, 15 * V);
     }
 
     /// For the last 16 columns, where that is one vector.
     private static void tile8x1(
-            MemorySegment c,
-            long co,
-            long ldc,
-            MemorySegment a,
-            long a0,
-            long row,
-            long step,
-            MemorySegment b,
-            long bo,
-            long ldb,
-            int k) {
+            float[] c, MemorySegment a, long a0, long row, long step, MemorySegment b, long bo, long ldb, int k) {
         long a1 = a0 + row;
         long a2 = a1 + row;
         long a3 = a2 + row;
@@ -213,29 +171,19 @@ final class AttentionTiles {
             y = FloatVector.broadcast(S, a.get(FLOAT, a7 + x));
             c70 = y.fma(b0, c70);
         }
-        c00.intoMemorySegment(c, co, ORDER);
-        c10.intoMemorySegment(c, co + ldc, ORDER);
-        c20.intoMemorySegment(c, co + 2 * ldc, ORDER);
-        c30.intoMemorySegment(c, co + 3 * ldc, ORDER);
-        c40.intoMemorySegment(c, co + 4 * ldc, ORDER);
-        c50.intoMemorySegment(c, co + 5 * ldc, ORDER);
-        c60.intoMemorySegment(c, co + 6 * ldc, ORDER);
-        c70.intoMemorySegment(c, co + 7 * ldc, ORDER);
+        c00.intoArray(c, 0);
+        c10.intoArray(c, V);
+        c20.intoArray(c, 2 * V);
+        c30.intoArray(c, 3 * V);
+        c40.intoArray(c, 4 * V);
+        c50.intoArray(c, 5 * V);
+        c60.intoArray(c, 6 * V);
+        c70.intoArray(c, 7 * V);
     }
 
     /// 8 accumulators, 2 vectors of b and 1 of a: 11 of 16 registers.
     private static void tile4x2(
-            MemorySegment c,
-            long co,
-            long ldc,
-            MemorySegment a,
-            long a0,
-            long row,
-            long step,
-            MemorySegment b,
-            long bo,
-            long ldb,
-            int k) {
+            float[] c, MemorySegment a, long a0, long row, long step, MemorySegment b, long bo, long ldb, int k) {
         long a1 = a0 + row;
         long a2 = a1 + row;
         long a3 = a2 + row;
@@ -262,13 +210,13 @@ final class AttentionTiles {
             c30 = y.fma(b0, c30);
             c31 = y.fma(b1, c31);
         }
-        c00.intoMemorySegment(c, co, ORDER);
-        c01.intoMemorySegment(c, co + VB, ORDER);
-        c10.intoMemorySegment(c, co + ldc, ORDER);
-        c11.intoMemorySegment(c, co + ldc + VB, ORDER);
-        c20.intoMemorySegment(c, co + 2 * ldc, ORDER);
-        c21.intoMemorySegment(c, co + 2 * ldc + VB, ORDER);
-        c30.intoMemorySegment(c, co + 3 * ldc, ORDER);
-        c31.intoMemorySegment(c, co + 3 * ldc + VB, ORDER);
+        c00.intoArray(c, 0);
+        c01.intoArray(c, V);
+        c10.intoArray(c, 2 * V);
+        c11.intoArray(c, 3 * V);
+        c20.intoArray(c, 4 * V);
+        c21.intoArray(c, 5 * V);
+        c30.intoArray(c, 6 * V);
+        c31.intoArray(c, 7 * V);
     }
 }

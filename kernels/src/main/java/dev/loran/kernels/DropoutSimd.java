@@ -128,18 +128,19 @@ final class DropoutSimd {
             k0 += W0;
             k1 += W1;
         }
-        return Long.expand(kept(c0, keep), EVERY_4TH)
-                | Long.expand(kept(c1, keep), EVERY_4TH << 1)
-                | Long.expand(kept(c2, keep), EVERY_4TH << 2)
-                | Long.expand(kept(c3, keep), EVERY_4TH << 3);
+        // Spelt out: C2 no longer inlines methods of our own in a method grown as large as this one.
+        long bits0 = c0.and(LOW).compare(VectorOperators.GE, keep.threshold).toLong();
+        long bits1 = c1.and(LOW).compare(VectorOperators.GE, keep.threshold).toLong();
+        long bits2 = c2.and(LOW).compare(VectorOperators.GE, keep.threshold).toLong();
+        long bits3 = c3.and(LOW).compare(VectorOperators.GE, keep.threshold).toLong();
+        return Long.expand(bits0, EVERY_4TH)
+                | Long.expand(bits1, EVERY_4TH << 1)
+                | Long.expand(bits2, EVERY_4TH << 2)
+                | Long.expand(bits3, EVERY_4TH << 3);
     }
 
     private static LongVector high(LongVector product) {
         return product.lanewise(VectorOperators.LSHR, 32);
-    }
-
-    private static long kept(LongVector word, Keep keep) {
-        return word.and(LOW).compare(VectorOperators.GE, keep.threshold).toLong();
     }
 
     /// `y ← x · bit · scale` for one row (or +=).

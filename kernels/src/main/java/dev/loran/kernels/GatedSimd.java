@@ -67,14 +67,15 @@ final class GatedSimd {
         for (int i = 0; i < bound(n); i += V) {
             long a = at + 4L * i;
             FloatVector g = load(gate, a);
+            FloatVector u = load(up, a);
+            FloatVector d = load(dy, a);
             FloatVector e = VectorMath.expOfMinusAbs(g);
             FloatVector of = VectorMath.ONE.div(e.add(VectorMath.ONE));
             FloatVector ofMinus = e.mul(of);
             var negative = g.compare(VectorOperators.LT, VectorMath.ZERO);
             FloatVector sigmoid = of.blend(ofMinus, negative);
             FloatVector slope = sigmoid.mul(ofMinus.blend(of, negative).fma(g, VectorMath.ONE));
-            FloatVector d = load(dy, a);
-            FloatVector dGateHere = d.mul(load(up, a)).mul(slope);
+            FloatVector dGateHere = d.mul(u).mul(slope);
             store(dUp, a, d.mul(g.mul(sigmoid)));
             store(dGate, a, dGateHere);
         }

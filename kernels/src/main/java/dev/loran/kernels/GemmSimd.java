@@ -285,7 +285,7 @@ public final class GemmSimd {
             float alpha,
             float beta,
             @Nullable Matrix bias) {
-        MemorySegment tile = workspace.segment(Slot.TILE, GemmTiles.TILE_BYTES);
+        float[] tile = workspace.tile();
         boolean copies = a.transposed() || alpha != 1f || panel1 - panel0 >= TASK_PANELS;
         boolean onto = beta != 0f || bias != null;
         if (bias != null || beta != 0f && beta != 1f) {
@@ -311,7 +311,7 @@ public final class GemmSimd {
 
     /// One row of tiles over a few panels.
     private static void run(
-            MemorySegment tile,
+            float[] tile,
             Matrix c,
             int i,
             Matrix left,

@@ -11,6 +11,12 @@ import jdk.incubator.vector.VectorSpecies;
 /// The form is the one that C2 compiles to loads, broadcasts and fused multiply-adds alone: a constant species, every
 /// accumulator a local variable, an offset for each row of A, all with one index, whose bounds checks then leave
 /// the loop, strides of B as a parameter. Rows of A run along k; a row of B is the tile's columns for one k.
+///
+/// A finished tile goes to an array first, and from there to C or onto what C holds. Vectors that are stored to memory of either
+/// kind, as interpreted conversions of vectors do, teach the JVM to expect both at every store: 24 such stores in one
+/// method are more than its first compiler can bear, after which the second is never reached, or more than the second one
+/// inlines, after which every accumulator is an object in every round of k. Both happened, by chance, to one process
+/// in four. What is stored to an array is never anything else.
 final class GemmTiles {
     static final VectorSpecies<Float> S = FloatVector.SPECIES_PREFERRED;
 
@@ -28,7 +34,7 @@ final class GemmTiles {
 
     static final int COLUMNS = WIDE && V >= 8 ? 3 * V : 2 * V;
 
-    static final long TILE_BYTES = 4L * ROWS * COLUMNS;
+    static final int TILE = ROWS * COLUMNS;
 
     /// Tiles may be 1, 2 … units wide up to [#COLUMNS]: whole vectors, and at least the 8 that packing moves at a time.
     static final int UNIT = Math.max(V, 8);
@@ -41,14 +47,14 @@ final class GemmTiles {
     /// c = a * b, or c += a * b where `onto`, for one tile or a part of one. Nothing outside c's `rows` and `columns` is
     /// written.
     ///
-    /// @param tile scratch memory of [#TILE_BYTES]
+    /// @param tile scratch of [#TILE] elements
     /// @param ldc bytes from row to row of c, as `lda` of a and `ldb` of b
     /// @param width columns of b to read: a multiple of [#UNIT], at most [#COLUMNS]
     /// @param skipped the first columns of b that are not c's
     /// @param rows 1 to [#ROWS]
     /// @param columns of c, at most `width - skipped`
     static void product(
-            MemorySegment tile,
+            float[] tile,
             MemorySegment c,
             long co,
             long ldc,
@@ -64,69 +70,70 @@ final class GemmTiles {
             int columns,
             int k,
             boolean onto) {
-        if (!onto && rows == ROWS && columns == width) {
-            multiply(c, co, ldc, a, ao, lda, b, bo, ldb, rows, width, k);
-            return;
-        }
-        // Tiles that begin with what c holds would save the way through memory, but 24 more vectors in one method are
-        // more than the JVM's first compiler can bear, and then the second is never reached.
-        multiply(tile, 0, 4L * width, a, ao, lda, b, bo, ldb, rows, width, k);
-        if (onto && rows == ROWS && columns == 3 * V) {
-            addWhole(c, co, ldc, tile);
+        int vectors = width / V;
+        if (WIDE) {
+            if (vectors == 1) {
+                tile8x1(tile, a, ao, lda, b, bo, ldb, rows, k);
+            } else if (vectors == 2) {
+                tile8x2(tile, a, ao, lda, b, bo, ldb, rows, k);
+            } else if (rows <= 4) {
+                tile4x3(tile, a, ao, lda, b, bo, ldb, rows, k);
+            } else {
+                tile8x3(tile, a, ao, lda, b, bo, ldb, rows, k);
+            }
+        } else if (vectors == 1) {
+            tile6x1(tile, a, ao, lda, b, bo, ldb, rows, k);
         } else {
-            merge(c, co, ldc, tile, 4L * skipped, 4L * width, rows, columns, onto);
+            tile6x2(tile, a, ao, lda, b, bo, ldb, rows, k);
+        }
+        if (onto || columns < 3 * V) {
+            put(c, co, ldc, tile, skipped, width, rows, columns, onto);
+        } else {
+            putWhole(c, co, ldc, tile, rows);
         }
     }
 
-    /// c = a * b for one tile of [#ROWS] rows and `columns` columns; of the rows from `rows`
-    /// on, c holds nonsense afterwards.
+    /// [#put] of a tile of 3 vectors a row. Without an inner loop: it would cost more than the stores.
+    private static void putWhole(MemorySegment c, long co, long ldc, float[] tile, int rows) {
+        for (int i = 0; i < rows; i++) {
+            long at = co + i * ldc;
+            int from = 3 * i * V;
+            FloatVector.fromArray(S, tile, from).intoMemorySegment(c, at, ORDER);
+            FloatVector.fromArray(S, tile, from + V).intoMemorySegment(c, at + VB, ORDER);
+            FloatVector.fromArray(S, tile, from + 2 * V).intoMemorySegment(c, at + 2 * VB, ORDER);
+        }
+    }
+
+    /// c = tile, or c += tile where `onto`, but for the tile's first `skipped` columns.
     ///
-    /// @param rows 1 to [#ROWS]
-    /// @param columns a multiple of [#UNIT], at most [#COLUMNS]
-    /// @param ldc bytes from row to row of c, as `lda` of a and `ldb` of b
-    static void multiply(
+    /// @param ldc bytes from row to row of c
+    /// @param width elements from row to row of the tile
+    static void put(
             MemorySegment c,
             long co,
             long ldc,
-            MemorySegment a,
-            long ao,
-            long lda,
-            MemorySegment b,
-            long bo,
-            long ldb,
+            float[] tile,
+            int skipped,
+            int width,
             int rows,
             int columns,
-            int k) {
-        int vectors = columns / V;
-        if (WIDE) {
-            if (vectors == 1) {
-                tile8x1(c, co, ldc, a, ao, lda, b, bo, ldb, rows, k);
-            } else if (vectors == 2) {
-                tile8x2(c, co, ldc, a, ao, lda, b, bo, ldb, rows, k);
-            } else if (rows <= 4) {
-                tile4x3(c, co, ldc, a, ao, lda, b, bo, ldb, rows, k);
-            } else {
-                tile8x3(c, co, ldc, a, ao, lda, b, bo, ldb, rows, k);
-            }
-        } else if (vectors == 1) {
-            tile6x1(c, co, ldc, a, ao, lda, b, bo, ldb, rows, k);
-        } else {
-            tile6x2(c, co, ldc, a, ao, lda, b, bo, ldb, rows, k);
-        }
-    }
-
-    /// c += tile for a dense tile of 3 vectors a row. Without inner loops: they would cost more than the additions.
-    private static void addWhole(MemorySegment c, long co, long ldc, MemorySegment tile) {
-        for (int i = 0; i < ROWS; i++) {
+            boolean onto) {
+        int whole = columns - columns % V;
+        for (int i = 0; i < rows; i++) {
+            int from = i * width + skipped;
             long at = co + i * ldc;
-            long from = 3L * i * VB;
-            FloatVector x = FloatVector.fromMemorySegment(S, c, at, ORDER);
-            FloatVector y = FloatVector.fromMemorySegment(S, c, at + VB, ORDER);
-            FloatVector z = FloatVector.fromMemorySegment(S, c, at + 2 * VB, ORDER);
-            x.add(FloatVector.fromMemorySegment(S, tile, from, ORDER)).intoMemorySegment(c, at, ORDER);
-            y.add(FloatVector.fromMemorySegment(S, tile, from + VB, ORDER)).intoMemorySegment(c, at + VB, ORDER);
-            z.add(FloatVector.fromMemorySegment(S, tile, from + 2 * VB, ORDER))
-                    .intoMemorySegment(c, at + 2 * VB, ORDER);
+            for (int j = 0; j <= whole - V; j += V) {
+                FloatVector sum = FloatVector.fromArray(S, tile, from + j);
+                if (onto) {
+                    sum = FloatVector.fromMemorySegment(S, c, at + 4L * j, ORDER)
+                            .add(sum);
+                }
+                sum.intoMemorySegment(c, at + 4L * j, ORDER);
+            }
+            for (int j = whole; j < columns; j++) {
+                float sum = tile[from + j];
+                c.set(FLOAT, at + 4L * j, onto ? c.get(FLOAT, at + 4L * j) + sum : sum);
+            }
         }
     }
 
@@ -173,19 +180,10 @@ final class GemmTiles {
         }
     }
 
-    /// 24 accumulators, 3 vectors of B and 1 of A: 28 of 32 registers.
+    /// 24 accumulators, 3 vectors of B and 1 of A: 28 of 32 registers. The last row of A is read first: reading ends in a plain
+    /// method, and those C2 does not inline any more where a method has grown to 18,000 nodes, about there.
     private static void tile8x3(
-            MemorySegment c,
-            long co,
-            long ldc,
-            MemorySegment a,
-            long a0,
-            long lda,
-            MemorySegment b,
-            long bo,
-            long ldb,
-            int rows,
-            int k) {
+            float[] c, MemorySegment a, long a0, long lda, MemorySegment b, long bo, long ldb, int rows, int k) {
         long a1 = a0 + Math.min(1, rows - 1) * lda;
         long a2 = a0 + Math.min(2, rows - 1) * lda;
         long a3 = a0 + Math.min(3, rows - 1) * lda;
@@ -207,6 +205,7 @@ final class GemmTiles {
             FloatVector b0 = FloatVector.fromMemorySegment(S, b, q, ORDER);
             FloatVector b1 = FloatVector.fromMemorySegment(S, b, q + VB, ORDER);
             FloatVector b2 = FloatVector.fromMemorySegment(S, b, q + 2 * VB, ORDER);
+            float x7 = a.get(FLOAT, a7 + p * 4L);
             FloatVector x = FloatVector.broadcast(S, a.get(FLOAT, a0 + p * 4L));
             c00 = x.fma(b0, c00);
             c01 = x.fma(b1, c01);
@@ -235,50 +234,40 @@ final class GemmTiles {
             c60 = x.fma(b0, c60);
             c61 = x.fma(b1, c61);
             c62 = x.fma(b2, c62);
-            x = FloatVector.broadcast(S, a.get(FLOAT, a7 + p * 4L));
+            x = FloatVector.broadcast(S, x7);
             c70 = x.fma(b0, c70);
             c71 = x.fma(b1, c71);
             c72 = x.fma(b2, c72);
         }
-        c00.intoMemorySegment(c, co, ORDER);
-        c01.intoMemorySegment(c, co + VB, ORDER);
-        c02.intoMemorySegment(c, co + 2 * VB, ORDER);
-        c10.intoMemorySegment(c, co + ldc, ORDER);
-        c11.intoMemorySegment(c, co + ldc + VB, ORDER);
-        c12.intoMemorySegment(c, co + ldc + 2 * VB, ORDER);
-        c20.intoMemorySegment(c, co + 2 * ldc, ORDER);
-        c21.intoMemorySegment(c, co + 2 * ldc + VB, ORDER);
-        c22.intoMemorySegment(c, co + 2 * ldc + 2 * VB, ORDER);
-        c30.intoMemorySegment(c, co + 3 * ldc, ORDER);
-        c31.intoMemorySegment(c, co + 3 * ldc + VB, ORDER);
-        c32.intoMemorySegment(c, co + 3 * ldc + 2 * VB, ORDER);
-        c40.intoMemorySegment(c, co + 4 * ldc, ORDER);
-        c41.intoMemorySegment(c, co + 4 * ldc + VB, ORDER);
-        c42.intoMemorySegment(c, co + 4 * ldc + 2 * VB, ORDER);
-        c50.intoMemorySegment(c, co + 5 * ldc, ORDER);
-        c51.intoMemorySegment(c, co + 5 * ldc + VB, ORDER);
-        c52.intoMemorySegment(c, co + 5 * ldc + 2 * VB, ORDER);
-        c60.intoMemorySegment(c, co + 6 * ldc, ORDER);
-        c61.intoMemorySegment(c, co + 6 * ldc + VB, ORDER);
-        c62.intoMemorySegment(c, co + 6 * ldc + 2 * VB, ORDER);
-        c70.intoMemorySegment(c, co + 7 * ldc, ORDER);
-        c71.intoMemorySegment(c, co + 7 * ldc + VB, ORDER);
-        c72.intoMemorySegment(c, co + 7 * ldc + 2 * VB, ORDER);
+        c00.intoArray(c, 0);
+        c01.intoArray(c, V);
+        c02.intoArray(c, 2 * V);
+        c10.intoArray(c, 3 * V);
+        c11.intoArray(c, 4 * V);
+        c12.intoArray(c, 5 * V);
+        c20.intoArray(c, 6 * V);
+        c21.intoArray(c, 7 * V);
+        c22.intoArray(c, 8 * V);
+        c30.intoArray(c, 9 * V);
+        c31.intoArray(c, 10 * V);
+        c32.intoArray(c, 11 * V);
+        c40.intoArray(c, 12 * V);
+        c41.intoArray(c, 13 * V);
+        c42.intoArray(c, 14 * V);
+        c50.intoArray(c, 15 * V);
+        c51.intoArray(c, 16 * V);
+        c52.intoArray(c, 17 * V);
+        c60.intoArray(c, 18 * V);
+        c61.intoArray(c, 19 * V);
+        c62.intoArray(c, 20 * V);
+        c70.intoArray(c, 21 * V);
+        c71.intoArray(c, 22 * V);
+        c72.intoArray(c, 23 * V);
     }
 
     /// For the columns that 3 vectors do not divide.
     private static void tile8x2(
-            MemorySegment c,
-            long co,
-            long ldc,
-            MemorySegment a,
-            long a0,
-            long lda,
-            MemorySegment b,
-            long bo,
-            long ldb,
-            int rows,
-            int k) {
+            float[] c, MemorySegment a, long a0, long lda, MemorySegment b, long bo, long ldb, int rows, int k) {
         long a1 = a0 + Math.min(1, rows - 1) * lda;
         long a2 = a0 + Math.min(2, rows - 1) * lda;
         long a3 = a0 + Math.min(3, rows - 1) * lda;
@@ -324,37 +313,27 @@ final class GemmTiles {
             c70 = x.fma(b0, c70);
             c71 = x.fma(b1, c71);
         }
-        c00.intoMemorySegment(c, co, ORDER);
-        c01.intoMemorySegment(c, co + VB, ORDER);
-        c10.intoMemorySegment(c, co + ldc, ORDER);
-        c11.intoMemorySegment(c, co + ldc + VB, ORDER);
-        c20.intoMemorySegment(c, co + 2 * ldc, ORDER);
-        c21.intoMemorySegment(c, co + 2 * ldc + VB, ORDER);
-        c30.intoMemorySegment(c, co + 3 * ldc, ORDER);
-        c31.intoMemorySegment(c, co + 3 * ldc + VB, ORDER);
-        c40.intoMemorySegment(c, co + 4 * ldc, ORDER);
-        c41.intoMemorySegment(c, co + 4 * ldc + VB, ORDER);
-        c50.intoMemorySegment(c, co + 5 * ldc, ORDER);
-        c51.intoMemorySegment(c, co + 5 * ldc + VB, ORDER);
-        c60.intoMemorySegment(c, co + 6 * ldc, ORDER);
-        c61.intoMemorySegment(c, co + 6 * ldc + VB, ORDER);
-        c70.intoMemorySegment(c, co + 7 * ldc, ORDER);
-        c71.intoMemorySegment(c, co + 7 * ldc + VB, ORDER);
+        c00.intoArray(c, 0);
+        c01.intoArray(c, V);
+        c10.intoArray(c, 2 * V);
+        c11.intoArray(c, 3 * V);
+        c20.intoArray(c, 4 * V);
+        c21.intoArray(c, 5 * V);
+        c30.intoArray(c, 6 * V);
+        c31.intoArray(c, 7 * V);
+        c40.intoArray(c, 8 * V);
+        c41.intoArray(c, 9 * V);
+        c50.intoArray(c, 10 * V);
+        c51.intoArray(c, 11 * V);
+        c60.intoArray(c, 12 * V);
+        c61.intoArray(c, 13 * V);
+        c70.intoArray(c, 14 * V);
+        c71.intoArray(c, 15 * V);
     }
 
     /// For the columns of at most one vector.
     private static void tile8x1(
-            MemorySegment c,
-            long co,
-            long ldc,
-            MemorySegment a,
-            long a0,
-            long lda,
-            MemorySegment b,
-            long bo,
-            long ldb,
-            int rows,
-            int k) {
+            float[] c, MemorySegment a, long a0, long lda, MemorySegment b, long bo, long ldb, int rows, int k) {
         long a1 = a0 + Math.min(1, rows - 1) * lda;
         long a2 = a0 + Math.min(2, rows - 1) * lda;
         long a3 = a0 + Math.min(3, rows - 1) * lda;
@@ -391,29 +370,19 @@ final class GemmTiles {
             x = FloatVector.broadcast(S, a.get(FLOAT, a7 + p * 4L));
             c70 = x.fma(b0, c70);
         }
-        c00.intoMemorySegment(c, co, ORDER);
-        c10.intoMemorySegment(c, co + ldc, ORDER);
-        c20.intoMemorySegment(c, co + 2 * ldc, ORDER);
-        c30.intoMemorySegment(c, co + 3 * ldc, ORDER);
-        c40.intoMemorySegment(c, co + 4 * ldc, ORDER);
-        c50.intoMemorySegment(c, co + 5 * ldc, ORDER);
-        c60.intoMemorySegment(c, co + 6 * ldc, ORDER);
-        c70.intoMemorySegment(c, co + 7 * ldc, ORDER);
+        c00.intoArray(c, 0);
+        c10.intoArray(c, V);
+        c20.intoArray(c, 2 * V);
+        c30.intoArray(c, 3 * V);
+        c40.intoArray(c, 4 * V);
+        c50.intoArray(c, 5 * V);
+        c60.intoArray(c, 6 * V);
+        c70.intoArray(c, 7 * V);
     }
 
     /// For the last rows, and for products of few rows.
     private static void tile4x3(
-            MemorySegment c,
-            long co,
-            long ldc,
-            MemorySegment a,
-            long a0,
-            long lda,
-            MemorySegment b,
-            long bo,
-            long ldb,
-            int rows,
-            int k) {
+            float[] c, MemorySegment a, long a0, long lda, MemorySegment b, long bo, long ldb, int rows, int k) {
         long a1 = a0 + Math.min(1, rows - 1) * lda;
         long a2 = a0 + Math.min(2, rows - 1) * lda;
         long a3 = a0 + Math.min(3, rows - 1) * lda;
@@ -444,33 +413,23 @@ final class GemmTiles {
             c31 = x.fma(b1, c31);
             c32 = x.fma(b2, c32);
         }
-        c00.intoMemorySegment(c, co, ORDER);
-        c01.intoMemorySegment(c, co + VB, ORDER);
-        c02.intoMemorySegment(c, co + 2 * VB, ORDER);
-        c10.intoMemorySegment(c, co + ldc, ORDER);
-        c11.intoMemorySegment(c, co + ldc + VB, ORDER);
-        c12.intoMemorySegment(c, co + ldc + 2 * VB, ORDER);
-        c20.intoMemorySegment(c, co + 2 * ldc, ORDER);
-        c21.intoMemorySegment(c, co + 2 * ldc + VB, ORDER);
-        c22.intoMemorySegment(c, co + 2 * ldc + 2 * VB, ORDER);
-        c30.intoMemorySegment(c, co + 3 * ldc, ORDER);
-        c31.intoMemorySegment(c, co + 3 * ldc + VB, ORDER);
-        c32.intoMemorySegment(c, co + 3 * ldc + 2 * VB, ORDER);
+        c00.intoArray(c, 0);
+        c01.intoArray(c, V);
+        c02.intoArray(c, 2 * V);
+        c10.intoArray(c, 3 * V);
+        c11.intoArray(c, 4 * V);
+        c12.intoArray(c, 5 * V);
+        c20.intoArray(c, 6 * V);
+        c21.intoArray(c, 7 * V);
+        c22.intoArray(c, 8 * V);
+        c30.intoArray(c, 9 * V);
+        c31.intoArray(c, 10 * V);
+        c32.intoArray(c, 11 * V);
     }
 
     /// 12 accumulators, 2 vectors of B and 1 of A: 15 of 16 registers.
     private static void tile6x2(
-            MemorySegment c,
-            long co,
-            long ldc,
-            MemorySegment a,
-            long a0,
-            long lda,
-            MemorySegment b,
-            long bo,
-            long ldb,
-            int rows,
-            int k) {
+            float[] c, MemorySegment a, long a0, long lda, MemorySegment b, long bo, long ldb, int rows, int k) {
         long a1 = a0 + Math.min(1, rows - 1) * lda;
         long a2 = a0 + Math.min(2, rows - 1) * lda;
         long a3 = a0 + Math.min(3, rows - 1) * lda;
@@ -506,33 +465,23 @@ final class GemmTiles {
             c50 = x.fma(b0, c50);
             c51 = x.fma(b1, c51);
         }
-        c00.intoMemorySegment(c, co, ORDER);
-        c01.intoMemorySegment(c, co + VB, ORDER);
-        c10.intoMemorySegment(c, co + ldc, ORDER);
-        c11.intoMemorySegment(c, co + ldc + VB, ORDER);
-        c20.intoMemorySegment(c, co + 2 * ldc, ORDER);
-        c21.intoMemorySegment(c, co + 2 * ldc + VB, ORDER);
-        c30.intoMemorySegment(c, co + 3 * ldc, ORDER);
-        c31.intoMemorySegment(c, co + 3 * ldc + VB, ORDER);
-        c40.intoMemorySegment(c, co + 4 * ldc, ORDER);
-        c41.intoMemorySegment(c, co + 4 * ldc + VB, ORDER);
-        c50.intoMemorySegment(c, co + 5 * ldc, ORDER);
-        c51.intoMemorySegment(c, co + 5 * ldc + VB, ORDER);
+        c00.intoArray(c, 0);
+        c01.intoArray(c, V);
+        c10.intoArray(c, 2 * V);
+        c11.intoArray(c, 3 * V);
+        c20.intoArray(c, 4 * V);
+        c21.intoArray(c, 5 * V);
+        c30.intoArray(c, 6 * V);
+        c31.intoArray(c, 7 * V);
+        c40.intoArray(c, 8 * V);
+        c41.intoArray(c, 9 * V);
+        c50.intoArray(c, 10 * V);
+        c51.intoArray(c, 11 * V);
     }
 
     /// For the columns of at most one vector.
     private static void tile6x1(
-            MemorySegment c,
-            long co,
-            long ldc,
-            MemorySegment a,
-            long a0,
-            long lda,
-            MemorySegment b,
-            long bo,
-            long ldb,
-            int rows,
-            int k) {
+            float[] c, MemorySegment a, long a0, long lda, MemorySegment b, long bo, long ldb, int rows, int k) {
         long a1 = a0 + Math.min(1, rows - 1) * lda;
         long a2 = a0 + Math.min(2, rows - 1) * lda;
         long a3 = a0 + Math.min(3, rows - 1) * lda;
@@ -561,11 +510,11 @@ final class GemmTiles {
             x = FloatVector.broadcast(S, a.get(FLOAT, a5 + p * 4L));
             c50 = x.fma(b0, c50);
         }
-        c00.intoMemorySegment(c, co, ORDER);
-        c10.intoMemorySegment(c, co + ldc, ORDER);
-        c20.intoMemorySegment(c, co + 2 * ldc, ORDER);
-        c30.intoMemorySegment(c, co + 3 * ldc, ORDER);
-        c40.intoMemorySegment(c, co + 4 * ldc, ORDER);
-        c50.intoMemorySegment(c, co + 5 * ldc, ORDER);
+        c00.intoArray(c, 0);
+        c10.intoArray(c, V);
+        c20.intoArray(c, 2 * V);
+        c30.intoArray(c, 3 * V);
+        c40.intoArray(c, 4 * V);
+        c50.intoArray(c, 5 * V);
     }
 }

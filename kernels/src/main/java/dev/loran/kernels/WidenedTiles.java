@@ -58,7 +58,7 @@ final class WidenedTiles implements Bf16Tiles {
         }
         MemorySegment wide = workspace.segment(Slot.WIDENED, 4L * k * width);
         Bf16Panels.widen(wide, b, bo, width, k / 2);
-        MemorySegment tile = workspace.segment(Slot.TILE, GemmTiles.TILE_BYTES);
+        float[] tile = workspace.tile();
         for (int i = 0; i < rows; i += GemmTiles.ROWS) {
             int count = Math.min(GemmTiles.ROWS, rows - i);
             long to = co + i * ldc;

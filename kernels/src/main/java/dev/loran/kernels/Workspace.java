@@ -21,7 +21,7 @@ final class Workspace implements AutoCloseable {
         ROWS,
         /// A block of a panel of BF16, widened.
         WIDENED,
-        /// One tile of the result, where the destination has no room for whole vectors.
+        /// A few vectors, where memory has no room for whole ones.
         TILE,
         /// Partial sums of chunks of k.
         PARTIAL,
@@ -48,6 +48,7 @@ final class Workspace implements AutoCloseable {
     private final Arena arena = Arena.ofShared();
     private final @Nullable HollowMemory hollow;
     private final ThreadLocal<MemorySegment[]> segments = ThreadLocal.withInitial(Workspace::none);
+    private final ThreadLocal<float[]> tiles = ThreadLocal.withInitial(() -> new float[GemmTiles.TILE]);
 
     private final AtomicLong allocated = new AtomicLong();
 
@@ -79,6 +80,11 @@ final class Workspace implements AutoCloseable {
             mine[slot.ordinal()] = segment;
         }
         return segment;
+    }
+
+    /// One tile of a product, contents undefined, until the same thread asks again.
+    float[] tile() {
+        return tiles.get();
     }
 
     /// Frees everything; segments handed out before must not be used afterwards.
