@@ -27,17 +27,20 @@ import org.jspecify.annotations.Nullable;
 /// |---|---|---|---|
 /// | full | 5e-5 | 1e-5 to 1e-4 | 3 |
 /// | lora, dora | 5e-4 | 1e-4 to 5e-4 | 3 |
-/// | adalora | 3e-4 | 1e-4 to 3e-4 | 5: a fifth of it before the ranks are cut, a fifth after |
+/// | adalora | 3e-3 | 1e-3 to 5e-3 | 5: a fifth of it before the ranks are cut, a fifth after |
 /// | p-tuning, prefix | 3e-3 | 1e-3 to 5e-3 | 6: they start from random vectors before the text |
 /// | prompt | 5e-3 | 1e-3 to 5e-3 | 6 |
 /// | adapter | 5e-4 | 1e-4 to 1e-3 | 3 |
 /// | ia3 | 5e-3 | 1e-3 to 1e-2 | 3 |
 /// | ln-tuning, bitfit | 1e-3 | 5e-4 to 5e-3 | 3 |
+///
+/// AdaLoRA's singular values start at zero between vectors of unit length or less, and each step moves them by the rate alone: at
+/// 3e-4 a run of 1,000 steps ends where they are still small, 4 points below LoRA on the shipped task, at 3e-3 beside it.
 enum Method {
     FULL(5e-5, "1e-5 to 1e-4", 3, "the baseline: all there is to gain, where memory and disk allow"),
     LORA(5e-4, "1e-4 to 5e-4", 3, "most tasks; free once merged"),
     DORA(5e-4, "1e-4 to 5e-4", 3, "small ranks; slower steps than lora"),
-    ADALORA(3e-4, "1e-4 to 3e-4", 5, "a tight budget spread over many layers; long runs"),
+    ADALORA(3e-3, "1e-3 to 5e-3", 5, "a tight budget spread over many layers; long runs"),
     P_TUNING(3e-3, "1e-3 to 5e-3", 6, "many tasks on one frozen model; long runs"),
     PROMPT(5e-3, "1e-3 to 5e-3", 6, "the smallest files; large models"),
     PREFIX(3e-3, "1e-3 to 5e-3", 6, "generation; many tasks on one frozen model"),

@@ -15,6 +15,8 @@ import picocli.CommandLine.Option;
 
 /// How to train, and the sizes of the method.
 final class TrainingOptions {
+    private static final double HIGHEST_HEAD_RATE = 2.5e-3;
+
     @Option(names = "--epochs", paramLabel = "N", description = "passes over the data (the method's)")
     @Nullable
     Integer epochs;
@@ -30,7 +32,10 @@ final class TrainingOptions {
     @Nullable
     Double lr;
 
-    @Option(names = "--head-lr", paramLabel = "X", description = "highest learning rate of the head (5 times --lr)")
+    @Option(
+            names = "--head-lr",
+            paramLabel = "X",
+            description = "highest learning rate of the head (5 times --lr, at most 2.5e-3)")
     @Nullable
     Double headLr;
 
@@ -121,14 +126,20 @@ final class TrainingOptions {
             lr = usualLr;
         }
         if (headLr == null) {
-            headLr = 5 * lr;
+            headLr = headRate(lr);
         }
+    }
+
+    /// A head starts from random weights and learns faster than the rest, but not five times as fast as what needs a high rate of
+    /// its own, as AdaLoRA's singular values and virtual tokens do: on the shipped task that costs more than a point.
+    private static double headRate(double lr) {
+        return Math.min(5 * lr, HIGHEST_HEAD_RATE);
     }
 
     /// The trainer's configuration, with the method's own rate and duration where nothing else was said.
     TrainerConfig config(ModelOptions model, Method method) {
         double peak = lr == null ? method.learningRate : lr;
-        double head = headLr == null ? 5 : headLr / peak;
+        double head = (headLr == null ? headRate(peak) : headLr) / peak;
         if (steps != null && steps < 1) {
             throw new InputException("--steps " + steps + " must be at least 1");
         }

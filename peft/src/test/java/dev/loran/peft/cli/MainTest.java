@@ -71,7 +71,7 @@ class MainTest extends CommandLineTest {
         }
         JsonNode options = JSON.readTree(Files.readString(run.resolve("run.json")));
         assertThat(options.get("lr").doubleValue()).isEqualTo(1e-2);
-        assertThat(options.get("head-lr").doubleValue()).isEqualTo(5e-2);
+        assertThat(options.get("head-lr").doubleValue()).isEqualTo(2.5e-3);
         assertThat(options.get("dropout").doubleValue()).isEqualTo(0.05);
         assertThat(options.get("pooling").asText()).isEqualTo("mean");
         assertThat(options.has("json")).isFalse();
@@ -130,8 +130,8 @@ class MainTest extends CommandLineTest {
         String point = "loran: " + run.resolve("checkpoints/step-6") + ": is of a run with ";
         String advice = "; resume with what the run was begun with, or begin another one";
         assertRefused(
-                loran("train", "--resume", run, "--lr", 0.5, "--head-lr", 2.5),
-                point + "trainer.rate.peak 0.003, not 0.5" + advice);
+                loran("train", "--resume", run, "--lr", 6e-3, "--head-lr", 5e-3),
+                point + "trainer.rate.peak 0.003, not 0.006" + advice);
         assertRefused(loran("train", "--resume", run, "--rank", 16), point + "learner.method.r 8, not 16" + advice);
         try (ReferenceBackend backend = new ReferenceBackend();
                 Model other = Tiny.encoder(backend, DType.F32)) {
