@@ -163,7 +163,9 @@ def main():
         ratio = f"  {r['seconds'] / peers[best]:.2f} of {best}'s time" if name not in peers else ""
         print(f"{name:14} {r['seconds']:7.1f} s  accuracy {r['accuracy']:.3f}{ratio}")
     if options.out:
-        Path(options.out).write_text(json.dumps({"medians": middle, "runs": results}, indent=1) + "\n")
+        from machine import keep
+
+        keep(options.out, {"medians": middle, "runs": results})
 
 
 if __name__ == "__main__":

@@ -110,7 +110,9 @@ def main():
         print(f"{name}: geometric mean {mean:.2f}, worst {worst:.2f}", flush=True)
         results += group
     if options.out:
-        Path(options.out).write_text(json.dumps(results, indent=1) + "\n")
+        from machine import keep
+
+        keep(options.out, results)
 
 
 if __name__ == "__main__":

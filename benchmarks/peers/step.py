@@ -180,7 +180,9 @@ def main():
             row(method, threads, result)
             results.append({"method": method, "threads": threads, "sides": result})
     if options.out:
-        Path(options.out).write_text(json.dumps(results, indent=1) + "\n")
+        from machine import keep
+
+        keep(options.out, results)
 
 
 if __name__ == "__main__":
