@@ -1,8 +1,12 @@
 package dev.loran.kernels.cuda;
 
+import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
+import dev.loran.engine.Scratch;
+import org.jspecify.annotations.Nullable;
 
-/// Launches `attention.cu`: blockwise attention, forward and backward.
+/// Launches `attention.cu`: blockwise attention, forward and backward; where products are of BF16 it leaves them to
+/// [AttentionMmaCuda].
 final class AttentionCuda {
     /// Heads of more columns are left to the composed form.
     static final int MAX_HEAD = 128;
@@ -38,6 +42,49 @@ final class AttentionCuda {
             boolean sharedPrefix,
             double scale) {
 
+        static Problem of(
+                CudaBackend cuda,
+                Buffer q,
+                Buffer k,
+                Buffer v,
+                @Nullable Buffer prefixK,
+                @Nullable Buffer prefixV,
+                @Nullable Buffer mask,
+                int batch,
+                int t,
+                int s,
+                int p,
+                int heads,
+                int kvHeads,
+                int d,
+                boolean causal,
+                double scale) {
+            DType type = CudaBackend.floating(q);
+            return new Problem(
+                    type,
+                    cuda.address(q),
+                    cuda.address(k, type),
+                    cuda.address(v, type),
+                    cuda.optional(prefixK, type),
+                    cuda.optional(prefixV, type),
+                    cuda.optional(mask, DType.I32),
+                    batch,
+                    t,
+                    s,
+                    p,
+                    heads,
+                    kvHeads,
+                    d,
+                    causal,
+                    prefixK != null && prefixK.size() == (long) p * kvHeads * d,
+                    scale);
+        }
+
+        /// Whether it goes through products of BF16.
+        private boolean onTensorCores(CudaBackend cuda) {
+            return type == DType.BF16 || type == DType.F32 && cuda.operands() == DType.BF16;
+        }
+
         int[] words() {
             return new int[] {
                 batch,
@@ -63,39 +110,85 @@ final class AttentionCuda {
         }
     }
 
-    static void forward(CudaDevice device, long out, long lse, Problem a) {
+    static void forward(CudaBackend cuda, Buffer out, Buffer lse, Problem a) {
+        CudaDevice device = cuda.device();
+        long to = cuda.address(out, a.type);
+        long al = cuda.address(lse, DType.F32);
+        if (a.onTensorCores(cuda)) {
+            AttentionMmaCuda.forward(device, to, al, a);
+            return;
+        }
         device.launchShared(
                 "attention",
                 a.kernel("attention"),
                 new int[] {(a.t + OWN - 1) / OWN, a.heads, a.batch},
                 BLOCK,
                 a.shared(2 * TILE + OWN, 1),
-                CudaDevice.words(new long[] {out, lse, a.q, a.k, a.v, a.prefixK, a.prefixV, a.mask}, a.words()));
+                CudaKernels.words(new long[] {to, al, a.q, a.k, a.v, a.prefixK, a.prefixV, a.mask}, a.words()));
+    }
+
+    static void backward(
+            CudaBackend cuda,
+            @Nullable Buffer dq,
+            @Nullable Buffer dk,
+            @Nullable Buffer dv,
+            @Nullable Buffer dPrefixK,
+            @Nullable Buffer dPrefixV,
+            Buffer dOut,
+            Buffer out,
+            Buffer lse,
+            Problem a) {
+        CudaDevice device = cuda.device();
+        DType type = a.type;
+        long to = cuda.optional(dq, type);
+        long adk = cuda.optional(dk, type);
+        long adv = cuda.optional(dv, type);
+        long adpk = cuda.optional(dPrefixK, type);
+        long adpv = cuda.optional(dPrefixV, type);
+        long ady = cuda.address(dOut, type);
+        long ay = cuda.address(out, type);
+        long al = cuda.address(lse, DType.F32);
+        try (Scratch scratch = new Scratch(cuda)) {
+            long rowDot = cuda.address(scratch.allocate(DType.F32, (long) a.batch * a.heads * a.t));
+            if (a.onTensorCores(cuda)) {
+                AttentionMmaCuda.rowDot(device, rowDot, ady, ay, a);
+                AttentionMmaCuda.backwardQueries(device, to, ady, al, rowDot, a);
+                AttentionMmaCuda.backwardKeys(device, adk, adv, adpk, adpv, ady, al, rowDot, a);
+            } else {
+                rowDot(device, rowDot, ady, ay, a);
+                backwardQueries(device, to, ady, al, rowDot, a);
+                backwardKeys(device, adk, adv, adpk, adpv, ady, al, rowDot, a);
+            }
+        }
     }
 
     /// rowDot (batch, heads, t) ← Σ dOut · out, in F32: what both halves of backward start from.
-    static void rowDot(CudaDevice device, long rowDot, long dOut, long out, Problem a) {
+    private static void rowDot(CudaDevice device, long rowDot, long dOut, long out, Problem a) {
         device.launch(
                 "attention",
                 a.kernel("attention_row_dot"),
                 new int[] {a.t, a.heads, a.batch},
                 WARP,
-                CudaDevice.words(new long[] {rowDot, dOut, out}, a.words()));
+                CudaKernels.words(new long[] {rowDot, dOut, out}, a.words()));
     }
 
-    static void backwardQueries(CudaDevice device, long dq, long dOut, long lse, long rowDot, Problem a) {
+    /// dq may be 0.
+    private static void backwardQueries(CudaDevice device, long dq, long dOut, long lse, long rowDot, Problem a) {
+        if (dq == 0) {
+            return;
+        }
         device.launchShared(
                 "attention",
                 a.kernel("attention_backward_queries"),
                 new int[] {(a.t + OWN - 1) / OWN, a.heads, a.batch},
                 BLOCK,
                 a.shared(2 * TILE + 2 * OWN, 1),
-                CudaDevice.words(
+                CudaKernels.words(
                         new long[] {dq, dOut, lse, rowDot, a.q, a.k, a.v, a.prefixK, a.prefixV, a.mask}, a.words()));
     }
 
     /// dk and dv, or dPrefixK and dPrefixV, or all four; a pair may be 0.
-    static void backwardKeys(
+    private static void backwardKeys(
             CudaDevice device,
             long dk,
             long dv,
@@ -133,7 +226,7 @@ final class AttentionCuda {
                 new int[] {(to - from + OWN - 1) / OWN, a.kvHeads, rows},
                 BLOCK,
                 a.shared(2 * TILE + 2 * OWN, 2),
-                CudaDevice.words(
+                CudaKernels.words(
                         new long[] {
                             dk, dv, dPrefixK, dPrefixV, dOut, lse, rowDot, a.q, a.k, a.v, a.prefixK, a.prefixV, a.mask,
                             from, to

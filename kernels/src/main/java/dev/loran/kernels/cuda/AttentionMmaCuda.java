@@ -34,7 +34,11 @@ final class AttentionMmaCuda {
                 arguments(a, rowDot, dOut, out, wide(a)));
     }
 
+    /// dq may be 0.
     static void backwardQueries(CudaDevice device, long dq, long dOut, long lse, long rowDot, Problem a) {
+        if (dq == 0) {
+            return;
+        }
         device.launchShared(
                 "attentionmma",
                 kernel("attention_mma_backward_queries", a),
@@ -131,6 +135,6 @@ final class AttentionMmaCuda {
     }
 
     private static long[] arguments(Problem a, long... values) {
-        return CudaDevice.words(values, a.words());
+        return CudaKernels.words(values, a.words());
     }
 }

@@ -1,6 +1,7 @@
 package dev.loran.kernels.cuda;
 
 import dev.loran.engine.BinaryFn;
+import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 
 /// Launches `binary.cu`: y = f(a, b) with broadcasting, and y = alpha · x + beta · y.
@@ -8,40 +9,32 @@ final class BinaryCuda {
     private BinaryCuda() {}
 
     static void binary(
-            CudaDevice device,
-            BinaryFn fn,
-            DType type,
-            long y,
-            long a,
-            long b,
-            long n,
-            int[] shape,
-            int[] aStrides,
-            int[] bStrides) {
+            CudaBackend cuda, BinaryFn fn, Buffer y, Buffer a, Buffer b, int[] shape, int[] aStrides, int[] bStrides) {
+        DType t = CudaBackend.floating(y);
+        long n = y.size();
+        long[] arguments = {cuda.address(y), cuda.address(a, t), cuda.address(b, t), n, code(fn)};
         Dims dims = Dims.of("binary", shape, aStrides, bStrides);
         if (dims.dense()) {
-            device.launch("binary", "binary" + Grid.suffix(type), Grid.flat(n), Grid.FLAT_BLOCK, y, a, b, n, code(fn));
+            cuda.device().launch("binary", "binary" + Grid.suffix(t), Grid.flat(n), Grid.FLAT_BLOCK, arguments);
         } else {
-            device.launch(
-                    "binary",
-                    "binary_broadcast" + Grid.suffix(type),
-                    Grid.flat(n),
-                    Grid.FLAT_BLOCK,
-                    CudaDevice.words(new long[] {y, a, b, n, code(fn)}, dims.words()));
+            long[] with = CudaKernels.words(arguments, dims.words());
+            cuda.device().launch("binary", "binary_broadcast" + Grid.suffix(t), Grid.flat(n), Grid.FLAT_BLOCK, with);
         }
     }
 
-    static void axpby(CudaDevice device, DType type, long y, long x, long n, double alpha, double beta) {
-        device.launch(
-                "binary",
-                "axpby" + Grid.suffix(type),
-                Grid.flat(n),
-                Grid.FLAT_BLOCK,
-                y,
-                x,
-                n,
-                CudaDevice.bits(alpha),
-                CudaDevice.bits(beta));
+    static void axpby(CudaBackend cuda, Buffer y, Buffer x, double alpha, double beta) {
+        DType t = CudaBackend.floating(y);
+        cuda.device()
+                .launch(
+                        "binary",
+                        "axpby" + Grid.suffix(t),
+                        Grid.flat(y.size()),
+                        Grid.FLAT_BLOCK,
+                        cuda.address(y),
+                        cuda.address(x, t),
+                        y.size(),
+                        CudaKernels.bits(alpha),
+                        CudaKernels.bits(beta));
     }
 
     /// The function's place in the enum of binary.cu.

@@ -1,5 +1,6 @@
 package dev.loran.kernels.cuda;
 
+import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.HostBuffer;
 import java.lang.foreign.MemorySegment;
@@ -9,47 +10,38 @@ import java.lang.foreign.ValueLayout;
 final class CopyCuda {
     private CopyCuda() {}
 
-    static void fill(CudaDevice device, DType type, long y, long n, double value) {
+    static void fill(CudaBackend cuda, Buffer y, double value) {
+        if (y.dtype() == DType.F64) {
+            CudaBackend.floating(y);
+        }
         MemorySegment bits = MemorySegment.ofArray(new byte[8]);
-        HostBuffer.set(bits, type, 0, value);
-        device.launch(
-                "copy",
-                "fill_" + type.bytes(),
-                Grid.flat(n),
-                Grid.FLAT_BLOCK,
-                y,
-                n,
-                bits.get(ValueLayout.JAVA_LONG_UNALIGNED, 0));
+        HostBuffer.set(bits, y.dtype(), 0, value);
+        cuda.device()
+                .launch(
+                        "copy",
+                        "fill_" + y.dtype().bytes(),
+                        Grid.flat(y.size()),
+                        Grid.FLAT_BLOCK,
+                        cuda.address(y),
+                        y.size(),
+                        bits.get(ValueLayout.JAVA_LONG_UNALIGNED, 0));
     }
 
     static void copy(
-            CudaDevice device,
-            DType type,
-            long y,
-            int yStride,
-            long x,
-            int xStride,
-            int rows,
-            int cols,
-            boolean accumulate) {
+            CudaBackend cuda, Buffer y, int yStride, Buffer x, int xStride, int rows, int cols, boolean accumulate) {
+        DType t = accumulate ? CudaBackend.floating(y) : y.dtype();
+        long to = cuda.address(y);
+        long from = cuda.address(x, t);
+        long n = (long) rows * cols;
         if (!accumulate && yStride == cols && xStride == cols) {
-            device.copy(y, x, (long) rows * cols * type.bytes());
+            cuda.device().copy(to, from, n * t.bytes());
             return;
         }
-        device.launch(
-                "copy",
-                accumulate ? "add_rows" + Grid.suffix(type) : "copy_rows_" + type.bytes(),
-                Grid.flat((long) rows * cols),
-                Grid.FLAT_BLOCK,
-                y,
-                x,
-                yStride,
-                xStride,
-                rows,
-                cols);
+        String kernel = accumulate ? "add_rows" + Grid.suffix(t) : "copy_rows_" + t.bytes();
+        cuda.device().launch("copy", kernel, Grid.flat(n), Grid.FLAT_BLOCK, to, from, yStride, xStride, rows, cols);
     }
 
-    static void permute(CudaDevice device, DType type, long y, long x, long n, int[] shape, int[] perm) {
+    static void permute(CudaBackend cuda, Buffer y, Buffer x, int[] shape, int[] perm) {
         int[] strides = new int[shape.length];
         int stride = 1;
         for (int d = shape.length - 1; d >= 0; d--) {
@@ -62,24 +54,29 @@ final class CopyCuda {
             to[d] = shape[perm[d]];
             from[d] = strides[perm[d]];
         }
+        long[] arguments = {cuda.address(y), cuda.address(x, y.dtype()), y.size()};
         Dims dims = Dims.of("permute", to, from);
         if (dims.dense()) {
-            device.copy(y, x, n * type.bytes());
+            cuda.device().copy(arguments[0], arguments[1], y.bytes());
             return;
         }
-        device.launch(
-                "copy",
-                "permute_" + type.bytes(),
-                Grid.flat(n),
-                Grid.FLAT_BLOCK,
-                CudaDevice.words(new long[] {y, x, n}, dims.words()));
+        cuda.device()
+                .launch(
+                        "copy",
+                        "permute_" + y.dtype().bytes(),
+                        Grid.flat(y.size()),
+                        Grid.FLAT_BLOCK,
+                        CudaKernels.words(arguments, dims.words()));
     }
 
-    static void cast(CudaDevice device, DType to, long y, DType from, long x, long n) {
-        if (from == to) {
-            device.copy(y, x, n * to.bytes());
+    static void cast(CudaBackend cuda, Buffer y, Buffer x) {
+        long to = cuda.address(y);
+        long from = cuda.address(x);
+        if (x.dtype() == y.dtype()) {
+            cuda.device().copy(to, from, y.bytes());
             return;
         }
-        device.launch("copy", "cast" + Grid.suffix(from) + Grid.suffix(to), Grid.flat(n), Grid.FLAT_BLOCK, y, x, n);
+        String kernel = "cast" + Grid.suffix(x.dtype()) + Grid.suffix(y.dtype());
+        cuda.device().launch("copy", kernel, Grid.flat(y.size()), Grid.FLAT_BLOCK, to, from, y.size());
     }
 }

@@ -5,7 +5,6 @@ import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.charset.StandardCharsets;
-import java.util.List;
 import java.util.concurrent.ArrayBlockingQueue;
 import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.CompletableFuture;
@@ -24,9 +23,6 @@ import jcuda.driver.CUresult;
 import jcuda.driver.CUstream;
 import jcuda.driver.CUstream_flags;
 import jcuda.driver.JCudaDriver;
-import jcuda.jcublas.JCublas2;
-import jcuda.jcublas.cublasHandle;
-import jcuda.runtime.cudaStream_t;
 import org.jspecify.annotations.Nullable;
 
 /// One GPU: a platform thread that owns its context, one stream, a cuBLAS handle, the loaded kernels.
@@ -65,17 +61,12 @@ final class CudaDevice implements AutoCloseable {
     private final CUdevice device = new CUdevice();
     private final CUcontext context = new CUcontext();
     private final CUstream stream = new CUstream();
-    private final cublasHandle blas = new cublasHandle();
     private final CudaKernels kernels = new CudaKernels(arena);
+    private final CublasProducts products = new CublasProducts(this);
     private final CudaStaging staging = new CudaStaging(this);
     private String name = "";
     private volatile boolean capturing;
     private long submissions;
-
-    /// What products work in: cuBLAS must not ask the driver for memory while a step is recorded.
-    private long workspace;
-
-    private final MemorySegment scalars = arena.allocate(8, 8);
 
     /// Where kernels say what was wrong with their arguments: `Complaint` of common.cuh.
     private MemorySegment complaint = MemorySegment.NULL;
@@ -126,6 +117,14 @@ final class CudaDevice implements AutoCloseable {
         put(work);
     }
 
+    /// As [#execute], for work that the driver is handed.
+    void submit(Work work) {
+        execute(() -> {
+            submissions++;
+            work.run();
+        });
+    }
+
     private void put(Work work) {
         try {
             queue.put(work);
@@ -171,13 +170,6 @@ final class CudaDevice implements AutoCloseable {
         }
     }
 
-    private static void checkBlas(String function, int status) {
-        if (status != 0) {
-            throw new BackendException("cuda: " + function + " failed: " + jcuda.jcublas.cublasStatus.stringFor(status)
-                    + " (" + status + ")");
-        }
-    }
-
     // ---- opening and closing
 
     private void open(int ordinal) {
@@ -200,16 +192,8 @@ final class CudaDevice implements AutoCloseable {
         check("cuDevicePrimaryCtxRetain", JCudaDriver.cuDevicePrimaryCtxRetain(context, device));
         check("cuCtxSetCurrent", JCudaDriver.cuCtxSetCurrent(context));
         check("cuStreamCreate", JCudaDriver.cuStreamCreate(stream, CUstream_flags.CU_STREAM_NON_BLOCKING));
-        checkBlas("cublasCreate", JCublas2.cublasCreate(blas));
-        checkBlas("cublasSetStream", JCublas2.cublasSetStream(blas, new cudaStream_t(stream)));
         // What NVIDIA recommends for Hopper and newer, and before.
-        long workspaceBytes = (capability >= 9 ? 32L : 4L) << 20;
-        workspace = allocate(workspaceBytes);
-        if (workspace == 0) {
-            throw new BackendException("cuda: no memory for the " + workspaceBytes
-                    + " bytes that cuBLAS works in; other processes hold the device's");
-        }
-        checkBlas("cublasSetWorkspace", JCublas2.cublasSetWorkspace(blas, new Address(workspace), workspaceBytes));
+        products.open(stream, (capability >= 9 ? 32L : 4L) << 20);
         complaint = pinned(64).fill((byte) 0);
         CUdeviceptr seen = new CUdeviceptr();
         check(
@@ -238,6 +222,14 @@ final class CudaDevice implements AutoCloseable {
         return value[0];
     }
 
+    CublasProducts products() {
+        return products;
+    }
+
+    CudaStaging staging() {
+        return staging;
+    }
+
     /// The device's name, as the driver gives it.
     String name() {
         return name;
@@ -252,9 +244,8 @@ final class CudaDevice implements AutoCloseable {
         try {
             call(() -> {
                 JCudaDriver.cuStreamSynchronize(stream);
-                JCublas2.cublasDestroy(blas);
+                products.close();
                 kernels.unload();
-                JCudaDriver.cuMemFree(pointer(workspace));
                 unpin(complaint);
                 staging.close();
                 JCudaDriver.cuStreamDestroy(stream);
@@ -303,7 +294,7 @@ final class CudaDevice implements AutoCloseable {
         return new long[] {free[0], total[0]};
     }
 
-    private static CUdeviceptr pointer(long address) {
+    static CUdeviceptr pointer(long address) {
         return new CUdeviceptr().withByteOffset(address);
     }
 
@@ -368,15 +359,20 @@ final class CudaDevice implements AutoCloseable {
         return elapsed[0];
     }
 
+    /// Waits until the device has done all that it was handed.
+    void finish() {
+        check("cuStreamSynchronize", JCudaDriver.cuStreamSynchronize(stream));
+    }
+
     void copyToDevice(long address, MemorySegment host) {
-        submitted();
+        submissions++;
         check(
                 "cuMemcpyHtoDAsync",
                 JCudaDriver.cuMemcpyHtoDAsync(pointer(address), new Address(host.address()), host.byteSize(), stream));
     }
 
     void copyToHost(MemorySegment host, long address) {
-        submitted();
+        submissions++;
         check(
                 "cuMemcpyDtoHAsync",
                 JCudaDriver.cuMemcpyDtoHAsync(new Address(host.address()), pointer(address), host.byteSize(), stream));
@@ -384,30 +380,11 @@ final class CudaDevice implements AutoCloseable {
 
     // ---- copies; on any thread
 
-    /// Copies `src` to the device; returns when `src` may be changed, which is before it has arrived.
-    void write(long address, MemorySegment src) {
-        staging.write(address, src);
-    }
-
-    /// Copies from the device; waits for all work handed over before.
-    ///
-    /// @throws BackendException if any of that work failed, or a kernel complained about its arguments
-    void read(MemorySegment dst, long address) {
-        staging.read(dst, address);
-    }
-
-    /// Begins to copy from the device; what is returned waits for the work handed over before.
-    Supplier<MemorySegment> readLater(long address, long bytes) {
-        return staging.readLater(address, bytes);
-    }
-
     /// Copies within the device.
     void copy(long to, long from, long bytes) {
         if (bytes > 0) {
-            execute(() -> {
-                submitted();
-                check("cuMemcpyDtoDAsync", JCudaDriver.cuMemcpyDtoDAsync(pointer(to), pointer(from), bytes, stream));
-            });
+            submit(() -> check(
+                    "cuMemcpyDtoDAsync", JCudaDriver.cuMemcpyDtoDAsync(pointer(to), pointer(from), bytes, stream)));
         }
     }
 
@@ -415,7 +392,7 @@ final class CudaDevice implements AutoCloseable {
     ///
     /// @throws BackendException if any of it failed, or a kernel complained about its arguments
     void synchronize() {
-        await(() -> check("cuStreamSynchronize", JCudaDriver.cuStreamSynchronize(stream)));
+        await(this::finish);
     }
 
     /// Does `work`, which waits for work handed over before.
@@ -459,7 +436,7 @@ final class CudaDevice implements AutoCloseable {
     // ---- launches; on any thread
 
     /// Launches kernel `name` of `file` on `grid` blocks of `block` threads, each up to three numbers. Arguments are
-    /// addresses, integers, or floats by [#bits]; a struct comes last, its words in order ([#words]).
+    /// addresses, integers, or floats by [CudaKernels#bits]; a struct comes last, its words in order ([CudaKernels#words]).
     void launch(String file, String name, int[] grid, int[] block, long... arguments) {
         launchShared(file, name, grid, block, 0, arguments);
     }
@@ -471,10 +448,7 @@ final class CudaDevice implements AutoCloseable {
                 return;
             }
         }
-        execute(() -> {
-            submitted();
-            kernels.launch(stream, file, name, grid, block, shared, arguments);
-        });
+        submit(() -> kernels.launch(stream, file, name, grid, block, shared, arguments));
     }
 
     // ---- recording; on any thread
@@ -518,110 +492,17 @@ final class CudaDevice implements AutoCloseable {
         }
     }
 
+    /// Does again what was recorded.
     void launch(CUgraphExec recorded) {
-        execute(() -> {
-            submitted();
-            check("cuGraphLaunch", JCudaDriver.cuGraphLaunch(recorded, stream));
-        });
-    }
-
-    /// Drops recorded work, once it is done, and the page-locked memory it copies from.
-    void drop(@Nullable CUgraphExec recorded, List<MemorySegment> constants) {
-        execute(() -> {
-            check("cuStreamSynchronize", JCudaDriver.cuStreamSynchronize(stream));
-            if (recorded != null) {
-                JCudaDriver.cuGraphExecDestroy(recorded);
-            }
-            constants.forEach(this::unpin);
-        });
-    }
-
-    /// What writes that were recorded since the last call copy from.
-    List<MemorySegment> takeConstants() {
-        return staging.takeConstants();
+        submit(() -> check("cuGraphLaunch", JCudaDriver.cuGraphLaunch(recorded, stream)));
     }
 
     boolean isClosed() {
         return closed;
     }
 
-    /// On the owner thread.
-    private void submitted() {
-        submissions++;
-    }
-
     /// How often the driver was handed a launch, a product, a copy or recorded work.
     long submissions() {
         return call(() -> submissions);
-    }
-
-    /// A float as an argument.
-    static long bits(double value) {
-        return Float.floatToRawIntBits((float) value) & 0xffffffffL;
-    }
-
-    /// `arguments` followed by a struct of 4-byte members.
-    static long[] words(long[] arguments, int... members) {
-        long[] all = java.util.Arrays.copyOf(arguments, arguments.length + (members.length + 1) / 2);
-        for (int i = 0; i < members.length; i++) {
-            all[arguments.length + i / 2] |= (members[i] & 0xffffffffL) << 32 * (i % 2);
-        }
-        return all;
-    }
-
-    /// `batch` products of column-major matrices, cuBLAS's way; types are CUDA's numbers, of a and b, and of c.
-    void gemm(
-            boolean transA,
-            boolean transB,
-            int m,
-            int n,
-            int k,
-            double alpha,
-            long a,
-            int lda,
-            long strideA,
-            long b,
-            int ldb,
-            long strideB,
-            int type,
-            double beta,
-            long c,
-            int ldc,
-            long strideC,
-            int typeC,
-            int batch,
-            int compute) {
-        execute(() -> {
-            submitted();
-            scalars.set(ValueLayout.JAVA_FLOAT, 0, (float) alpha);
-            scalars.set(ValueLayout.JAVA_FLOAT, 4, (float) beta);
-            // The forms without _new take the compute type for a data type, and refuse some without an exception.
-            checkBlas(
-                    "cublasGemmStridedBatchedEx",
-                    JCublas2.cublasGemmStridedBatchedEx_new(
-                            blas,
-                            transA ? 1 : 0,
-                            transB ? 1 : 0,
-                            m,
-                            n,
-                            k,
-                            new Address(scalars.address()),
-                            new Address(a),
-                            type,
-                            lda,
-                            strideA,
-                            new Address(b),
-                            type,
-                            ldb,
-                            strideB,
-                            new Address(scalars.address() + 4),
-                            new Address(c),
-                            typeC,
-                            ldc,
-                            strideC,
-                            batch,
-                            compute,
-                            -1));
-        });
     }
 }

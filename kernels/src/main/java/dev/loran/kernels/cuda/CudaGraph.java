@@ -5,6 +5,8 @@ import dev.loran.engine.BackendException;
 import java.lang.foreign.MemorySegment;
 import java.util.List;
 import jcuda.driver.CUgraphExec;
+import jcuda.driver.JCudaDriver;
+import org.jspecify.annotations.Nullable;
 
 /// Work of one device, recorded as a CUDA graph: launches, products and copies with the addresses they had. Its memory is
 /// set aside by [CudaMemory] while it lives.
@@ -42,7 +44,8 @@ final class CudaGraph implements Backend.Replay {
             } finally {
                 work = device.endCapture(recorded);
             }
-            CudaGraph graph = new CudaGraph(device, memory, recording, work, device.takeConstants());
+            CudaGraph graph = new CudaGraph(
+                    device, memory, recording, work, device.staging().takeConstants());
             long left = memory.endRecording();
             if (left > 0) {
                 graph.close();
@@ -52,9 +55,20 @@ final class CudaGraph implements Backend.Replay {
             return graph;
         } catch (RuntimeException | Error e) {
             memory.drop(recording);
-            device.drop(null, device.takeConstants());
+            drop(device, null, device.staging().takeConstants());
             throw e;
         }
+    }
+
+    /// Drops recorded work, once it is done, and the page-locked memory it copies from.
+    private static void drop(CudaDevice device, @Nullable CUgraphExec work, List<MemorySegment> constants) {
+        device.execute(() -> {
+            device.finish();
+            if (work != null) {
+                JCudaDriver.cuGraphExecDestroy(work);
+            }
+            constants.forEach(device::unpin);
+        });
     }
 
     @Override
@@ -71,7 +85,7 @@ final class CudaGraph implements Backend.Replay {
         if (!closed) {
             closed = true;
             if (!device.isClosed()) {
-                device.drop(work, constants);
+                drop(device, work, constants);
             }
             memory.drop(recording);
         }

@@ -8,6 +8,7 @@ import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.charset.StandardCharsets;
+import java.util.Arrays;
 import java.util.HashMap;
 import java.util.Map;
 import jcuda.driver.CUfunction;
@@ -55,6 +56,20 @@ final class CudaKernels {
                         stream,
                         new CudaDevice.Address(addresses.address()),
                         null));
+    }
+
+    /// A float as an argument.
+    static long bits(double value) {
+        return Float.floatToRawIntBits((float) value) & 0xffffffffL;
+    }
+
+    /// `arguments` followed by a struct of 4-byte members.
+    static long[] words(long[] arguments, int... members) {
+        long[] all = Arrays.copyOf(arguments, arguments.length + (members.length + 1) / 2);
+        for (int i = 0; i < members.length; i++) {
+            all[arguments.length + i / 2] |= (members[i] & 0xffffffffL) << 32 * (i % 2);
+        }
+        return all;
     }
 
     private static int at(int[] sizes, int i) {

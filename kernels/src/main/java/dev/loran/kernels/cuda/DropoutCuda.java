@@ -1,5 +1,6 @@
 package dev.loran.kernels.cuda;
 
+import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.DropoutMask;
 
@@ -8,21 +9,21 @@ final class DropoutCuda {
     private DropoutCuda() {}
 
     static void forward(
-            CudaDevice device,
-            DType type,
-            long y,
-            long x,
-            long step,
-            int rows,
-            int cols,
-            boolean accumulate,
-            DropoutMask mask) {
-        device.launch(
-                "dropout",
-                "dropout" + Grid.suffix(type),
-                Grid.flat((long) rows * cols),
-                Grid.FLAT_BLOCK,
-                CudaDevice.words(new long[] {y, x, step, rows, cols, accumulate ? 1 : 0}, words(mask)));
+            CudaBackend cuda, Buffer y, Buffer x, int rows, int cols, DropoutMask mask, boolean accumulate) {
+        DType t = CudaBackend.floating(y);
+        long[] arguments = {cuda.address(y), cuda.address(x, t), step(cuda, mask), rows, cols, accumulate ? 1 : 0};
+        cuda.device()
+                .launch(
+                        "dropout",
+                        "dropout" + Grid.suffix(t),
+                        Grid.flat((long) rows * cols),
+                        Grid.FLAT_BLOCK,
+                        CudaKernels.words(arguments, words(mask)));
+    }
+
+    /// Where the mask's micro-step lies.
+    static long step(CudaBackend cuda, DropoutMask mask) {
+        return cuda.address(mask.microStep(), DType.I32);
     }
 
     /// `Mask` of philox.cuh.

@@ -1,37 +1,51 @@
 package dev.loran.kernels.cuda;
 
+import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
+import dev.loran.engine.Scratch;
 
 /// Launches `embedding.cu`: rows of a table by id, and the table's gradient.
 final class EmbeddingCuda {
     private EmbeddingCuda() {}
 
-    static void forward(CudaDevice device, DType type, long y, long table, long ids, int n, long rows, int cols) {
-        device.launch(
-                "embedding",
-                "gather" + Grid.suffix(type),
-                new int[] {n},
-                Grid.row(cols),
-                y,
-                table,
-                ids,
-                device.complaint(),
-                rows,
-                cols);
+    static void forward(CudaBackend cuda, Buffer y, Buffer table, Buffer ids, int n, int cols) {
+        if (table instanceof CudaWeight weight) {
+            try (Scratch scratch = new Scratch(cuda)) {
+                Buffer narrow = scratch.allocate(DType.BF16, (long) n * cols);
+                forward(cuda, narrow, weight.rounded(), ids, n, cols);
+                cuda.cast(y.slice(0, narrow.size()), narrow);
+            }
+            return;
+        }
+        DType t = CudaBackend.floating(y);
+        cuda.device()
+                .launch(
+                        "embedding",
+                        "gather" + Grid.suffix(t),
+                        new int[] {n},
+                        Grid.row(cols),
+                        cuda.address(y),
+                        cuda.address(table, t),
+                        cuda.address(ids, DType.I32),
+                        cuda.device().complaint(),
+                        table.size() / Math.max(1, cols),
+                        cols);
     }
 
-    static void backward(CudaDevice device, DType type, long dTable, long dy, long ids, int n, int rows, int cols) {
-        device.launch(
-                "embedding",
-                "gather_backward" + Grid.suffix(type),
-                new int[] {n},
-                Grid.row(cols),
-                dTable,
-                dy,
-                ids,
-                device.complaint(),
-                n,
-                rows,
-                cols);
+    static void backward(CudaBackend cuda, Buffer dTable, Buffer dy, Buffer ids, int n, int rows, int cols) {
+        DType t = CudaBackend.floating(dTable);
+        cuda.device()
+                .launch(
+                        "embedding",
+                        "gather_backward" + Grid.suffix(t),
+                        new int[] {n},
+                        Grid.row(cols),
+                        cuda.address(dTable),
+                        cuda.address(dy, t),
+                        cuda.address(ids, DType.I32),
+                        cuda.device().complaint(),
+                        n,
+                        rows,
+                        cols);
     }
 }

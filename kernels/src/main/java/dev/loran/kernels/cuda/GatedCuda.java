@@ -1,43 +1,54 @@
 package dev.loran.kernels.cuda;
 
+import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.UnaryFn;
+import org.jspecify.annotations.Nullable;
 
 /// Launches `gated.cu`: y = f(gate) · up, and both gradients at once.
 final class GatedCuda {
     private GatedCuda() {}
 
-    static void forward(CudaDevice device, UnaryFn fn, DType type, long y, long gate, long up, long n) {
-        int code = UnaryCuda.code(fn);
-        device.launch("gated", "gated" + Grid.suffix(type), Grid.flat(n), Grid.FLAT_BLOCK, y, gate, up, n, code);
+    static void forward(CudaBackend cuda, UnaryFn fn, Buffer y, Buffer gate, Buffer up) {
+        DType t = CudaBackend.floating(y);
+        cuda.device()
+                .launch(
+                        "gated",
+                        "gated" + Grid.suffix(t),
+                        Grid.flat(y.size()),
+                        Grid.FLAT_BLOCK,
+                        cuda.address(y),
+                        cuda.address(gate, t),
+                        cuda.address(up, t),
+                        y.size(),
+                        UnaryCuda.code(fn));
     }
 
-    /// dGate or dUp may be 0.
     static void backward(
-            CudaDevice device,
+            CudaBackend cuda,
             UnaryFn fn,
-            DType type,
-            long dGate,
-            long dUp,
-            long dy,
-            long gate,
-            long up,
-            long n,
+            @Nullable Buffer dGate,
+            @Nullable Buffer dUp,
+            Buffer dy,
+            Buffer gate,
+            Buffer up,
             boolean accumulateGate,
             boolean accumulateUp) {
-        device.launch(
-                "gated",
-                "gated_backward" + Grid.suffix(type),
-                Grid.flat(n),
-                Grid.FLAT_BLOCK,
-                dGate,
-                dUp,
-                dy,
-                gate,
-                up,
-                n,
-                UnaryCuda.code(fn),
-                accumulateGate ? 1 : 0,
-                accumulateUp ? 1 : 0);
+        DType t = CudaBackend.floating(dy);
+        cuda.device()
+                .launch(
+                        "gated",
+                        "gated_backward" + Grid.suffix(t),
+                        Grid.flat(dy.size()),
+                        Grid.FLAT_BLOCK,
+                        cuda.optional(dGate, t),
+                        cuda.optional(dUp, t),
+                        cuda.address(dy),
+                        cuda.address(gate, t),
+                        cuda.address(up, t),
+                        dy.size(),
+                        UnaryCuda.code(fn),
+                        accumulateGate ? 1 : 0,
+                        accumulateUp ? 1 : 0);
     }
 }

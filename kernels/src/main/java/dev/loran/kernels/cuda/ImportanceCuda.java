@@ -1,34 +1,36 @@
 package dev.loran.kernels.cuda;
 
+import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
+import org.jspecify.annotations.Nullable;
 
 /// Launches `importance.cu`: AdaLoRA's smoothed importance.
 final class ImportanceCuda {
     private ImportanceCuda() {}
 
     static void importance(
-            CudaDevice device,
-            DType type,
-            long smooth,
-            long spread,
-            long p,
-            long g,
-            long gScale,
-            long n,
+            CudaBackend cuda,
+            Buffer smooth,
+            Buffer spread,
+            Buffer p,
+            Buffer g,
+            @Nullable Buffer gScale,
             double beta1,
             double beta2) {
-        device.launch(
-                "importance",
-                "importance" + Grid.suffix(type),
-                Grid.flat(n),
-                Grid.FLAT_BLOCK,
-                smooth,
-                spread,
-                p,
-                g,
-                gScale,
-                n,
-                CudaDevice.bits(beta1),
-                CudaDevice.bits(beta2));
+        DType t = CudaBackend.floating(p);
+        cuda.device()
+                .launch(
+                        "importance",
+                        "importance" + Grid.suffix(t),
+                        Grid.flat(p.size()),
+                        Grid.FLAT_BLOCK,
+                        cuda.address(smooth, t),
+                        cuda.address(spread, t),
+                        cuda.address(p),
+                        cuda.address(g, t),
+                        cuda.optional(gScale, t),
+                        p.size(),
+                        CudaKernels.bits(beta1),
+                        CudaKernels.bits(beta2));
     }
 }

@@ -1,8 +1,12 @@
 package dev.loran.kernels.cuda;
 
+import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
+import dev.loran.engine.Scratch;
 import java.util.Arrays;
 import java.util.List;
+import java.util.stream.Stream;
+import org.jspecify.annotations.Nullable;
 
 /// Launches `optimizer.cu`: AdamW and SGD, in place, the norm of all gradients, and the scale that clips them.
 final class OptimizerCuda {
@@ -13,21 +17,23 @@ final class OptimizerCuda {
 
     private OptimizerCuda() {}
 
-    static void clipScale(CudaDevice device, DType type, long norm, long scale, long sumOfSquares, double maxNorm) {
+    static void clipScale(CudaBackend cuda, Buffer norm, Buffer scale, Buffer sumOfSquares, double maxNorm) {
+        DType t = CudaBackend.floating(norm);
         int[] one = {1};
-        device.launch(
-                "optimizer",
-                "clip_scale" + Grid.suffix(type),
-                one,
-                one,
-                norm,
-                scale,
-                sumOfSquares,
-                CudaDevice.bits(maxNorm));
+        cuda.device()
+                .launch(
+                        "optimizer",
+                        "clip_scale" + Grid.suffix(t),
+                        one,
+                        one,
+                        cuda.address(norm),
+                        cuda.address(scale, t),
+                        cuda.address(sumOfSquares, t),
+                        CudaKernels.bits(maxNorm));
     }
 
     /// How many partial sums the squares of tensors of `sizes` elements take.
-    static int shares(long[] sizes) {
+    private static int shares(long[] sizes) {
         long shares = 0;
         for (long size : sizes) {
             shares += Math.ceilDiv(size, SHARE);
@@ -35,49 +41,69 @@ final class OptimizerCuda {
         return Math.toIntExact(shares);
     }
 
-    /// y (1) ← Σ of the squares of tensors `xs`; `partial` has room for their [#shares] as floats.
-    static void sumOfSquares(CudaDevice device, DType type, long y, long partial, long[] xs, long[] sizes) {
-        String s = Grid.suffix(type);
+    static void sumOfSquares(CudaBackend cuda, Buffer y, List<Buffer> xs) {
+        DType t = CudaBackend.floating(y);
+        String s = Grid.suffix(t);
+        long[] sizes = sizes(xs);
         int[] done = {0};
-        forTensors(sizes, List.of(xs), (blocks, tensors) -> {
-            device.launch("optimizer", "squares" + s, blocks, Grid.FLAT_BLOCK, then(tensors, partial + 4L * done[0]));
-            done[0] += blocks[0];
-        });
-        device.launch("optimizer", "finish" + s, new int[] {1}, Grid.row(done[0]), y, partial, done[0]);
+        try (Scratch scratch = new Scratch(cuda)) {
+            long partial = cuda.address(scratch.allocate(DType.F32, shares(sizes)));
+            forTensors(sizes, List.of(addresses(cuda, xs, t)), (blocks, tensors) -> {
+                cuda.device()
+                        .launch(
+                                "optimizer",
+                                "squares" + s,
+                                blocks,
+                                Grid.FLAT_BLOCK,
+                                then(tensors, partial + 4L * done[0]));
+                done[0] += blocks[0];
+            });
+            long to = cuda.address(y);
+            cuda.device().launch("optimizer", "finish" + s, new int[] {1}, Grid.row(done[0]), to, partial, done[0]);
+        }
     }
 
-    /// As [dev.loran.engine.Backend#adamW], of addresses; `gScale` may be 0: none.
     static void adamW(
-            CudaDevice device,
-            DType type,
-            List<long[]> pmvg,
-            long[] sizes,
-            long lr,
-            long t,
-            long gScale,
+            CudaBackend cuda,
+            List<Buffer> p,
+            List<Buffer> m,
+            List<Buffer> v,
+            List<Buffer> g,
+            Buffer lr,
+            Buffer t,
+            @Nullable Buffer gScale,
             double beta1,
             double beta2,
             double eps,
             double weightDecay) {
+        DType type = CudaBackend.floating(lr);
+        long[] scalars = {
+            cuda.address(lr),
+            cuda.address(t, DType.I32),
+            cuda.optional(gScale, type),
+            CudaKernels.bits(beta1),
+            CudaKernels.bits(beta2),
+            CudaKernels.bits(Math.log(beta1)),
+            CudaKernels.bits(Math.log(beta2)),
+            CudaKernels.bits(eps),
+            CudaKernels.bits(weightDecay)
+        };
+        List<long[]> pmvg =
+                Stream.of(p, m, v, g).map(list -> addresses(cuda, list, type)).toList();
+        String kernel = "adamw" + Grid.suffix(type);
         forTensors(
-                sizes,
+                sizes(p),
                 pmvg,
-                (blocks, tensors) -> device.launch(
-                        "optimizer",
-                        "adamw" + Grid.suffix(type),
-                        blocks,
-                        Grid.FLAT_BLOCK,
-                        then(
-                                tensors,
-                                lr,
-                                t,
-                                gScale,
-                                CudaDevice.bits(beta1),
-                                CudaDevice.bits(beta2),
-                                CudaDevice.bits(Math.log(beta1)),
-                                CudaDevice.bits(Math.log(beta2)),
-                                CudaDevice.bits(eps),
-                                CudaDevice.bits(weightDecay))));
+                (blocks, tensors) ->
+                        cuda.device().launch("optimizer", kernel, blocks, Grid.FLAT_BLOCK, then(tensors, scalars)));
+    }
+
+    private static long[] addresses(CudaBackend cuda, List<Buffer> buffers, DType dtype) {
+        return buffers.stream().mapToLong(b -> cuda.address(b, dtype)).toArray();
+    }
+
+    private static long[] sizes(List<Buffer> buffers) {
+        return buffers.stream().mapToLong(Buffer::size).toArray();
     }
 
     /// A launch over some of the tensors: `blocks` blocks, and the words of `Tensors`.
@@ -101,7 +127,7 @@ final class OptimizerCuda {
                 blocks += Math.toIntExact(Math.ceilDiv(sizes[from + i], SHARE));
             }
             first[TENSORS] = count;
-            launch.of(new int[] {blocks}, CudaDevice.words(words, first));
+            launch.of(new int[] {blocks}, CudaKernels.words(words, first));
         }
     }
 
@@ -112,30 +138,29 @@ final class OptimizerCuda {
         return all;
     }
 
-    /// `velocity` and `gScale` may be 0: none.
     static void sgd(
-            CudaDevice device,
-            DType type,
-            long p,
-            long velocity,
-            long g,
-            long lr,
-            long gScale,
-            long n,
+            CudaBackend cuda,
+            Buffer p,
+            @Nullable Buffer velocity,
+            Buffer g,
+            Buffer lr,
+            @Nullable Buffer gScale,
             double momentum,
             double weightDecay) {
-        device.launch(
-                "optimizer",
-                "sgd" + Grid.suffix(type),
-                Grid.flat(n),
-                Grid.FLAT_BLOCK,
-                p,
-                velocity,
-                g,
-                lr,
-                gScale,
-                n,
-                CudaDevice.bits(momentum),
-                CudaDevice.bits(weightDecay));
+        DType t = CudaBackend.floating(p);
+        cuda.device()
+                .launch(
+                        "optimizer",
+                        "sgd" + Grid.suffix(t),
+                        Grid.flat(p.size()),
+                        Grid.FLAT_BLOCK,
+                        cuda.address(p),
+                        cuda.optional(velocity, t),
+                        cuda.address(g, t),
+                        cuda.address(lr, t),
+                        cuda.optional(gScale, t),
+                        p.size(),
+                        CudaKernels.bits(momentum),
+                        CudaKernels.bits(weightDecay));
     }
 }

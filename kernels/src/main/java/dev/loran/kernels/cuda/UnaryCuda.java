@@ -1,5 +1,6 @@
 package dev.loran.kernels.cuda;
 
+import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.UnaryFn;
 
@@ -7,23 +8,34 @@ import dev.loran.engine.UnaryFn;
 final class UnaryCuda {
     private UnaryCuda() {}
 
-    static void forward(CudaDevice device, UnaryFn fn, DType type, long y, long x, long n) {
-        device.launch("unary", "unary" + Grid.suffix(type), Grid.flat(n), Grid.FLAT_BLOCK, y, x, n, code(fn));
+    static void forward(CudaBackend cuda, UnaryFn fn, Buffer y, Buffer x) {
+        DType t = CudaBackend.floating(y);
+        cuda.device()
+                .launch(
+                        "unary",
+                        "unary" + Grid.suffix(t),
+                        Grid.flat(y.size()),
+                        Grid.FLAT_BLOCK,
+                        cuda.address(y),
+                        cuda.address(x, t),
+                        y.size(),
+                        code(fn));
     }
 
-    static void backward(
-            CudaDevice device, UnaryFn fn, DType type, long dx, long dy, long x, long n, boolean accumulate) {
-        device.launch(
-                "unary",
-                "unary_backward" + Grid.suffix(type),
-                Grid.flat(n),
-                Grid.FLAT_BLOCK,
-                dx,
-                dy,
-                x,
-                n,
-                code(fn),
-                accumulate ? 1 : 0);
+    static void backward(CudaBackend cuda, UnaryFn fn, Buffer dx, Buffer dy, Buffer x, boolean accumulate) {
+        DType t = CudaBackend.floating(dx);
+        cuda.device()
+                .launch(
+                        "unary",
+                        "unary_backward" + Grid.suffix(t),
+                        Grid.flat(dx.size()),
+                        Grid.FLAT_BLOCK,
+                        cuda.address(dx),
+                        cuda.address(dy, t),
+                        cuda.address(x, t),
+                        dx.size(),
+                        code(fn),
+                        accumulate ? 1 : 0);
     }
 
     /// The function's place in the enum of functions.cuh.

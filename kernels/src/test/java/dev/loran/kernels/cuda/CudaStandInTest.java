@@ -62,7 +62,7 @@ class CudaStandInTest {
     void aMissingBarrierGivesNumbersThatAreNone() {
         device.launchShared("faults", "fault_missing_barrier", new int[] {1}, new int[] {64}, 256, new long[] {memory});
         MemorySegment read = MemorySegment.ofArray(new float[64]);
-        device.read(read, memory);
+        device.staging().read(read, memory);
         assertThat(read.getAtIndex(ValueLayout.JAVA_FLOAT, 0)).isNaN();
     }
 
