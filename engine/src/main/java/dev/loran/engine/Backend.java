@@ -33,7 +33,8 @@ public interface Backend extends AutoCloseable {
     /// Whether floating tensors of `dtype` can be computed with.
     boolean supports(DType dtype);
 
-    /// What products with prepared weights ([#prepare]) round F32 operands to: BF16, or F32 where nothing is rounded.
+    /// What products of linear layers, at least those with prepared weights ([#prepare]), round F32 operands to: BF16, or F32
+    /// where nothing is rounded.
     default DType operands() {
         return DType.F32;
     }
@@ -664,7 +665,10 @@ public interface Backend extends AutoCloseable {
             int c,
             int v,
             int ignore) {
-        int chunk = Math.min(n, Math.max(32, (1 << 20) / v));
+        // With a gradient of w as many logits as it has elements: w, read and added to once a chunk, is then little of
+        // it.
+        long most = Math.max(1 << 20, dw == null ? 0 : dw.size());
+        int chunk = Math.clamp(most / v, Math.min(n, 32), n);
         try (Scratch scratch = new Scratch(this)) {
             Buffer inverseCount = scratch.like(loss);
             Buffer logits = scratch.allocate(x.dtype(), (long) chunk * v);

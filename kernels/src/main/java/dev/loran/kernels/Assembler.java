@@ -53,6 +53,9 @@ final class Assembler {
     private static final int P_66 = 1;
     private static final int P_F3 = 2;
     private static final int P_F2 = 3;
+    /// The bit W of an EVEX prefix, beside those of `P_…`.
+    private static final int WIDE = 0x80;
+
     private static final int BITS_256 = 1;
     private static final int BITS_512 = 2;
 
@@ -129,6 +132,16 @@ final class Assembler {
     /// The lower half of z = 16 floats of memory rounded to BF16, to nearest even; subnormals become zero.
     void toBf16(int z, Mem from) {
         evex(P_F3, MAP_0F38, BITS_512, 0x72, z, from);
+    }
+
+    /// The lower half of z = the floats of `lower`, its upper half those of `upper`, rounded as by [#toBf16(int, Mem)].
+    void toBf16(int z, int upper, int lower) {
+        evex(P_F2, MAP_0F38, BITS_512, 0x72, z, upper, lower);
+    }
+
+    /// z's 16-bit lane i = that of `from` whose number lane i of `index` holds.
+    void permuteHalves(int z, int index, int from) {
+        evex(WIDE | P_66, MAP_0F38, BITS_512, 0x8d, z, index, from);
     }
 
     /// The upper parts of all vectors become zero, as older vector code expects.

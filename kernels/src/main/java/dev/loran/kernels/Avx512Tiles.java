@@ -4,6 +4,7 @@ import dev.loran.engine.BackendException;
 import dev.loran.engine.HostBuffer;
 import dev.loran.kernels.Assembler.Gp;
 import dev.loran.kernels.Assembler.Mem;
+import java.lang.foreign.Arena;
 import java.lang.foreign.FunctionDescriptor;
 import java.lang.foreign.Linker;
 import java.lang.foreign.MemorySegment;
@@ -19,6 +20,9 @@ final class Avx512Tiles implements Bf16Tiles.Native {
 
     private static final int VECTORS = 3;
     private static final int V = 16;
+
+    /// Vectors side by side that rows are paired in, at most.
+    static final int PAIRED = 4;
 
     /// A panel of a block of k takes 96 KiB.
     private static final Sizes SIZES = new Sizes(ROWS, VECTORS * V, V, 2, 1024, 2);
@@ -54,6 +58,21 @@ final class Avx512Tiles implements Bf16Tiles.Native {
                         FunctionDescriptor.ofVoid(ValueLayout.JAVA_LONG, ValueLayout.JAVA_LONG, ValueLayout.JAVA_LONG),
                         Linker.Option.critical(false));
 
+        @SuppressWarnings("restricted")
+        private static final MethodHandle PAIRS = Linker.nativeLinker()
+                .downcallHandle(
+                        FunctionDescriptor.ofVoid(
+                                ValueLayout.JAVA_LONG,
+                                ValueLayout.JAVA_LONG,
+                                ValueLayout.JAVA_LONG,
+                                ValueLayout.JAVA_LONG,
+                                ValueLayout.JAVA_LONG,
+                                ValueLayout.JAVA_LONG),
+                        Linker.Option.critical(false));
+
+        private static final MemorySegment[] PAIRS_CODE = new MemorySegment[PAIRED + 1];
+        private static final MemorySegment INTERLEAVED = interleaved(Arena.global());
+
         private static final MemorySegment[] TILE = new MemorySegment[2 * (VECTORS + 1)];
         private static final MemorySegment ROUND_CODE = MachineCode.load(round());
 
@@ -61,6 +80,9 @@ final class Avx512Tiles implements Bf16Tiles.Native {
             for (int vectors = 1; vectors <= VECTORS; vectors++) {
                 TILE[2 * vectors] = MachineCode.load(tiles(vectors, false));
                 TILE[2 * vectors + 1] = MachineCode.load(tiles(vectors, true));
+            }
+            for (int vectors = 1; vectors <= PAIRED; vectors++) {
+                PAIRS_CODE[vectors] = MachineCode.load(pairs(vectors));
             }
         }
     }
@@ -151,6 +173,39 @@ final class Avx512Tiles implements Bf16Tiles.Native {
         return asm.bytes();
     }
 
+    /// `void pairs(pair *y, long yStep, float *x, long ldx, long pairs, short *interleaved)`: rows of 16 · vectors pairs of
+    /// BF16, each from two rows of x, one below the other; `yStep` and `ldx` in bytes, `pairs` at least 1.
+    static byte[] pairs(int vectors) {
+        Assembler asm = new Assembler();
+        int order = 31;
+        asm.load(order, Mem.at(Gp.R9));
+        int loop = asm.here();
+        asm.address(Gp.R10, Mem.at(Gp.RDX, Gp.RCX, 1));
+        for (int j = 0; j < vectors; j++) {
+            asm.load(2 * j, Mem.at(Gp.RDX, 64 * j));
+            asm.load(2 * j + 1, Mem.at(Gp.R10, 64 * j));
+            asm.toBf16(2 * j, 2 * j + 1, 2 * j);
+            asm.permuteHalves(2 * j, order, 2 * j);
+            asm.store(Mem.at(Gp.RDI, 64 * j), 2 * j);
+        }
+        asm.address(Gp.RDI, Mem.at(Gp.RDI, Gp.RSI, 1));
+        asm.address(Gp.RDX, Mem.at(Gp.R10, Gp.RCX, 1));
+        asm.decrement(Gp.R8);
+        asm.jumpIfNotZero(loop);
+        asm.vzeroupper();
+        asm.ret();
+        return asm.bytes();
+    }
+
+    /// 0, 16, 1, 17 … 15, 31: what interleaves the halves of a vector.
+    static MemorySegment interleaved(Arena arena) {
+        MemorySegment order = arena.allocate(64, 64);
+        for (int i = 0; i < 2 * V; i++) {
+            order.setAtIndex(ValueLayout.JAVA_SHORT, i, (short) (i / 2 + i % 2 * V));
+        }
+        return order;
+    }
+
     @Override
     public void run(
             MemorySegment c,
@@ -180,8 +235,25 @@ final class Avx512Tiles implements Bf16Tiles.Native {
         }
     }
 
+    /// y (pairs, 16 · vectors) ← the pairs of 2 · pairs rows of x, rounded as by [#convert]; strides in bytes.
+    static void convertPairs(
+            MemorySegment y, long yOff, long yStep, MemorySegment x, long xOff, long ldx, int pairs, int vectors) {
+        try {
+            Code.PAIRS.invokeExact(
+                    Code.PAIRS_CODE[vectors],
+                    y.address() + yOff,
+                    yStep,
+                    x.address() + xOff,
+                    ldx,
+                    (long) pairs,
+                    Code.INTERLEAVED.address());
+        } catch (Throwable e) {
+            throw new BackendException("gemmBf16: " + e, e);
+        }
+    }
+
     /// y ← x rounded to BF16, to nearest even; subnormals become zero.
-    static void round(MemorySegment y, long yOff, MemorySegment x, long xOff, int n) {
+    static void convert(MemorySegment y, long yOff, MemorySegment x, long xOff, int n) {
         int whole = n - n % V;
         if (whole > 0) {
             try {

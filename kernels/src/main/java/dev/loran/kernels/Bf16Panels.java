@@ -95,7 +95,7 @@ record Bf16Panels(MemorySegment memory, int k, int n, Bf16Tiles tiles) {
                     (long) block * tiles.sizes().kBlock(),
                     (long) panel * tiles.sizes().columns() + j);
             long to = 4L * j * pairs;
-            round(rows, to, b.memory(), from, length);
+            tiles.round(rows, to, b.memory(), from, length);
             clear(rows, to + 2L * length, 2 * pairs - length);
         }
         GemmPacking.transpose(memory, at(panel, block), width(panel), rows, 0, pairs, columns, pairs);
@@ -106,25 +106,49 @@ record Bf16Panels(MemorySegment memory, int k, int n, Bf16Tiles tiles) {
     private void packRows(Workspace workspace, int panel, int block, Matrix b) {
         int columns = columns(panel);
         int length = blockLength(block);
+        long step = 4L * width(panel);
+        Matrix from = b.from(
+                (long) block * tiles.sizes().kBlock(),
+                (long) panel * tiles.sizes().columns());
+        tiles.pairs(
+                workspace,
+                memory,
+                at(panel, block),
+                step,
+                from.memory(),
+                from.offset(),
+                4L * from.ld(),
+                columns,
+                length);
+        int pairs = Math.ceilDiv(length, 2);
+        memory.asSlice(at(panel, block) + pairs * step, (paddedLength(block) / 2 - pairs) * step)
+                .fill((byte) 0);
+        clearColumns(panel, block);
+    }
+
+    /// What [Bf16Tiles#pairs] does where no instruction does it.
+    static void pairs(
+            Bf16Tiles tiles,
+            Workspace workspace,
+            MemorySegment to,
+            long toOff,
+            long toStep,
+            MemorySegment x,
+            long xOff,
+            long ldx,
+            int columns,
+            int k) {
         int stride = (int) up(columns, 2 * GemmPacking.LANES);
         MemorySegment rows = workspace.segment(Slot.ROWS, 4L * stride);
-        for (int p = 0; p < paddedLength(block); p++) {
-            long to = 2L * stride * (p % 2);
-            if (p < length) {
-                long k0 = (long) block * tiles.sizes().kBlock();
-                round(
-                        rows,
-                        to,
-                        b.memory(),
-                        b.at(k0 + p, (long) panel * tiles.sizes().columns()),
-                        columns);
-                clear(rows, to + 2L * columns, stride - columns);
+        clear(rows, 0, 2 * stride);
+        for (int p = 0; p < k; p += 2) {
+            tiles.round(rows, 0, x, xOff + p * ldx, columns);
+            if (p + 1 < k) {
+                tiles.round(rows, 2L * stride, x, xOff + (p + 1) * ldx, columns);
             } else {
-                clear(rows, to, stride);
+                clear(rows, 2L * stride, columns);
             }
-            if (p % 2 == 1) {
-                interleave(panel, block, p / 2, rows, 0, 2L * stride);
-            }
+            GemmPacking.interleaveHalves(to, toOff + p / 2 * toStep, rows, 0, 2L * stride, columns);
         }
     }
 

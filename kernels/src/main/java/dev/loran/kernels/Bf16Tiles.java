@@ -1,5 +1,6 @@
 package dev.loran.kernels;
 
+import dev.loran.kernels.GemmSimd.Matrix;
 import dev.loran.kernels.Workspace.Slot;
 import java.lang.foreign.MemorySegment;
 
@@ -13,13 +14,38 @@ interface Bf16Tiles {
     /// @param unit a panel has 1, 2 … units of columns
     /// @param step elements of k that are multiplied at a time: rows of A and panels are padded with zeros to these
     /// @param kBlock the longest block of k; whole steps
-    /// @param bytesOfA of an element of A as [#packRow] leaves it
+    /// @param bytesOfA of an element of A as [#packRows] leaves it
     record Sizes(int rows, int columns, int unit, int step, int kBlock, int bytesOfA) {}
 
     Sizes sizes();
 
-    /// `n` elements of A, rounded to BF16, to nearest even, in the form that [#panel] reads.
-    void packRow(MemorySegment to, long toOff, MemorySegment x, long xOff, int n);
+    /// `n` elements of x, rounded to BF16, to nearest even.
+    default void round(MemorySegment to, long toOff, MemorySegment x, long xOff, int n) {
+        Bf16Panels.round(to, toOff, x, xOff, n);
+    }
+
+    /// to (⌈k / 2⌉, columns) ← the rounded pairs along k of x (k, columns), row-major, in 32 bits each; a last row of x
+    /// without another is paired with zeros.
+    ///
+    /// @param toStep bytes from row to row of `to`, as `ldx` of x
+    default void pairs(
+            Workspace workspace,
+            MemorySegment to,
+            long toOff,
+            long toStep,
+            MemorySegment x,
+            long xOff,
+            long ldx,
+            int columns,
+            int k) {
+        Bf16Panels.pairs(this, workspace, to, toOff, toStep, x, xOff, ldx, columns, k);
+    }
+
+    /// The first `rows` rows of op(A), `k` elements of each, rounded to BF16, to nearest even, in the form that [#panel]
+    /// reads.
+    ///
+    /// @param stride bytes from row to row of `to`, a multiple of 4
+    void packRows(Workspace workspace, MemorySegment to, long stride, Matrix a, int rows, int k);
 
     /// c = a · b, or c += a · b where `onto`, for `rows` rows by `columns` columns; nothing else of c is written.
     ///
@@ -45,6 +71,9 @@ interface Bf16Tiles {
 
     /// Tiles in machine code, which know only whole rows and units: those at the edges go by way of scratch memory.
     interface Native extends Bf16Tiles {
+        /// Elements of a vector.
+        int SIDE = 16;
+
         /// `tiles` tiles of c, one below the other, = a · b, or += a · b where `onto`; arguments as for [#panel].
         void run(
                 MemorySegment c,
@@ -61,8 +90,56 @@ interface Bf16Tiles {
                 boolean onto);
 
         @Override
-        default void packRow(MemorySegment to, long toOff, MemorySegment x, long xOff, int n) {
-            Avx512Tiles.round(to, toOff, x, xOff, n);
+        default void round(MemorySegment to, long toOff, MemorySegment x, long xOff, int n) {
+            Avx512Tiles.convert(to, toOff, x, xOff, n);
+        }
+
+        /// The whole vectors of [#pairs]: `pairs` rows of them.
+        default void pairVectors(
+                MemorySegment to,
+                long toOff,
+                long toStep,
+                MemorySegment x,
+                long xOff,
+                long ldx,
+                int pairs,
+                int vectors) {
+            Avx512Tiles.convertPairs(to, toOff, toStep, x, xOff, ldx, pairs, vectors);
+        }
+
+        @Override
+        default void pairs(
+                Workspace workspace,
+                MemorySegment to,
+                long toOff,
+                long toStep,
+                MemorySegment x,
+                long xOff,
+                long ldx,
+                int columns,
+                int k) {
+            int whole = 0;
+            if (columns % SIDE == 0 && columns <= Avx512Tiles.PAIRED * SIDE && k > 1) {
+                whole = k / 2;
+                pairVectors(to, toOff, toStep, x, xOff, ldx, whole, columns / SIDE);
+            }
+            long done = toOff + whole * toStep;
+            Bf16Tiles.super.pairs(workspace, to, done, toStep, x, xOff + 2L * whole * ldx, ldx, columns, k - 2 * whole);
+        }
+
+        @Override
+        default void packRows(Workspace workspace, MemorySegment to, long stride, Matrix a, int rows, int k) {
+            if (!a.transposed()) {
+                for (int row = 0; row < rows; row++) {
+                    round(to, row * stride, a.memory(), a.at(row, 0), k);
+                }
+                return;
+            }
+            int pairs = Math.ceilDiv(k, 2);
+            int width = Math.ceilDiv(rows, SIDE) * SIDE;
+            MemorySegment paired = workspace.segment(Slot.TURNED, 4L * pairs * width);
+            pairs(workspace, paired, 0, 4L * width, a.memory(), a.offset(), 4L * a.ld(), rows, k);
+            GemmPacking.transpose(to, 0, stride / 4, paired, 0, width, pairs, rows);
         }
 
         @Override

@@ -8,7 +8,7 @@ import java.lang.foreign.ValueLayout;
 import java.util.Random;
 import org.jspecify.annotations.Nullable;
 
-/// Products of an F32 matrix, rounded to BF16 on the way, with BF16 panels, summed in F32.
+/// Products of F32 matrices rounded to BF16 on the way, or of one such and BF16 panels, summed in F32.
 ///
 /// Each element of C is summed over k in order, in blocks that k alone decides: the same bits for every number of threads.
 final class GemmBf16 {
@@ -102,7 +102,45 @@ final class GemmBf16 {
 
     // ---- the product
 
-    /// C (m, n) ← A · B + beta · C + bias; A is row-major F32 and bias, where there is one, a row of n.
+    /// B is packed in pieces of at most 32 MiB and so many rows: whole blocks of k.
+    private static final long PACKED_ELEMENTS = 1L << 24;
+
+    private static final int PACKED_ROWS = 4096;
+
+    /// C (m, n) ← op(A) · op(B) + beta · C + bias, both rounded here, B once for all rows.
+    static void product(
+            Parallel parallel,
+            Bf16Tiles tiles,
+            Matrix c,
+            Matrix a,
+            Matrix b,
+            int m,
+            int n,
+            int k,
+            float beta,
+            @Nullable Matrix bias) {
+        if (m == 0 || n == 0) {
+            return;
+        }
+        if (k == 0) {
+            GemmSimd.prepare(c, 0, m, 0, n, beta, bias);
+            return;
+        }
+        int rows = Math.min(k, PACKED_ROWS);
+        int each = tiles.sizes().columns();
+        int columns = (int) Math.min(n, Math.max(1, PACKED_ELEMENTS / rows / each) * each);
+        MemorySegment memory = parallel.workspace().segment(Slot.PANELS, Bf16Panels.bytes(rows, columns, tiles));
+        for (int j = 0; j < n; j += columns) {
+            Matrix row = bias == null ? null : bias.from(0, j);
+            for (int p = 0; p < k; p += rows) {
+                Bf16Panels panels = new Bf16Panels(memory, Math.min(rows, k - p), Math.min(columns, n - j), tiles)
+                        .pack(parallel, b.from(p, j));
+                multiply(parallel, c.from(0, j), a.from(0, p), panels, m, p == 0 ? beta : 1f, p == 0 ? row : null);
+            }
+        }
+    }
+
+    /// C (m, n) ← op(A) · B + beta · C + bias; bias, where there is one, is a row of n.
     static void multiply(
             Parallel parallel, Matrix c, Matrix a, Bf16Panels b, int m, float beta, @Nullable Matrix bias) {
         if (m == 0 || b.n() == 0) {
@@ -178,8 +216,8 @@ final class GemmBf16 {
         long stride = stride(b.paddedLength(block), tiles);
         int whole = Math.ceilDiv(rows, tiles.sizes().rows()) * tiles.sizes().rows();
         MemorySegment left = workspace.segment(Slot.ROWS, whole * stride);
+        tiles.packRows(workspace, left, stride, a.from(i, k0), rows, k);
         for (int row = 0; row < rows; row++) {
-            tiles.packRow(left, row * stride, a.memory(), a.at(i + row, k0), k);
             long end = row * stride + (long) k * tiles.sizes().bytesOfA();
             for (int at = 0; at < padding; at += 2) {
                 left.set(ValueLayout.JAVA_SHORT, end + at, (short) 0);

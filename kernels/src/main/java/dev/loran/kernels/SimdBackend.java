@@ -8,6 +8,7 @@ import dev.loran.engine.DTypeException;
 import dev.loran.engine.DropoutMask;
 import dev.loran.engine.HostBuffer;
 import dev.loran.engine.UnaryFn;
+import dev.loran.kernels.GemmSimd.Matrix;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.util.List;
@@ -19,6 +20,9 @@ import org.jspecify.annotations.Nullable;
 /// The same arguments give the same bits for any number of threads (not on processors with other vectors). Memory may be
 /// released on any thread; operations are called from one thread at a time.
 public final class SimdBackend implements Backend {
+    /// Below this size of a trainable weight or of what it meets, products stay in F32.
+    private static final int ROUNDED_SIZE = 16;
+
     private final Parallel parallel;
     private final DType operands;
     private final BufferPool pool;
@@ -30,9 +34,10 @@ public final class SimdBackend implements Backend {
         this(threads, DType.F32);
     }
 
-    /// A backend whose products with prepared weights take operands of type `operands`, F32 or BF16, and sum in F32; all
-    /// else is F32. With BF16, [#prepare] rounds the weight for good, and a product rounds the other operand, whether the
-    /// processor multiplies BF16 or not ([Backends#describeBf16] says how it is done).
+    /// A backend whose products of linear layers take operands of type `operands`, F32 or BF16, and sum in F32; all else
+    /// is F32. With BF16, [#prepare] rounds the weight for good, and a product rounds the other operand, or, with a
+    /// trainable weight of 16 x 16 or more and as many rows, both; whether the processor multiplies BF16 or not
+    /// ([Backends#describeBf16] says how it is done).
     ///
     /// @throws DTypeException for other operands
     public SimdBackend(int threads, DType operands) {
@@ -398,7 +403,22 @@ public final class SimdBackend implements Backend {
             p.weight().linear(parallel, f32(y), 0, out, f32(x), 0, in, optional(bias), 0, n, accumulate ? 1 : 0);
             return;
         }
-        gemm(y, out, 0, x, in, 0, false, w, in, 0, true, 1, n, out, in, 1, accumulate ? 1 : 0);
+        float beta = accumulate ? 1 : 0;
+        if (rounds(n, in, out)) {
+            GemmBf16.product(
+                    parallel,
+                    GemmBf16.tiles(),
+                    matrix(y, n, out, false),
+                    matrix(x, n, in, false),
+                    matrix(w, out, in, true),
+                    n,
+                    out,
+                    in,
+                    beta,
+                    bias == null ? null : matrix(bias, 1, out, false));
+            return;
+        }
+        gemm(y, out, 0, x, in, 0, false, w, in, 0, true, 1, n, out, in, 1, beta);
         if (bias != null) {
             binary(BinaryFn.ADD, y, y, bias, new int[] {n, out}, new int[] {out, 1}, new int[] {0, 1});
         }
@@ -408,9 +428,52 @@ public final class SimdBackend implements Backend {
     public void linearBackwardInput(Buffer dx, Buffer dy, Buffer w, int n, int in, int out, boolean accumulate) {
         if (w instanceof PreparedBuffer p) {
             p.weight().linearBackward(parallel, f32(dx), 0, in, f32(dy), 0, out, n, accumulate ? 1 : 0);
+        } else if (rounds(n, in, out)) {
+            GemmBf16.product(
+                    parallel,
+                    GemmBf16.tiles(),
+                    matrix(dx, n, in, false),
+                    matrix(dy, n, out, false),
+                    matrix(w, out, in, false),
+                    n,
+                    in,
+                    out,
+                    accumulate ? 1 : 0,
+                    null);
         } else {
             Backend.super.linearBackwardInput(dx, dy, w, n, in, out, accumulate);
         }
+    }
+
+    @Override
+    public void linearBackwardWeight(Buffer dw, Buffer dy, Buffer x, int n, int in, int out, boolean accumulate) {
+        if (rounds(n, in, out)) {
+            GemmBf16.product(
+                    parallel,
+                    GemmBf16.tiles(),
+                    matrix(dw, out, in, false),
+                    matrix(dy, n, out, true),
+                    matrix(x, n, in, false),
+                    out,
+                    in,
+                    n,
+                    accumulate ? 1 : 0,
+                    null);
+        } else {
+            Backend.super.linearBackwardWeight(dw, dy, x, n, in, out, accumulate);
+        }
+    }
+
+    /// Whether the products of a trainable weight (out, in) with n rows take BF16: not the head of a few classes, whose
+    /// products are a few dots.
+    private boolean rounds(int n, int in, int out) {
+        return operands == DType.BF16 && Math.min(n, Math.min(in, out)) >= ROUNDED_SIZE;
+    }
+
+    private static Matrix matrix(Buffer b, int rows, int cols, boolean transposed) {
+        MemorySegment memory = f32(b);
+        GemmSimd.check("linear", memory, 0, cols, rows, cols);
+        return new Matrix(memory, 0, cols, transposed);
     }
 
     @Override

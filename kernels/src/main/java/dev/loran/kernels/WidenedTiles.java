@@ -4,6 +4,7 @@ import static dev.loran.kernels.Vectors.F;
 import static dev.loran.kernels.Vectors.I;
 import static dev.loran.kernels.Vectors.V;
 
+import dev.loran.kernels.GemmSimd.Matrix;
 import dev.loran.kernels.Workspace.Slot;
 import java.lang.foreign.MemorySegment;
 import java.nio.ByteOrder;
@@ -30,8 +31,16 @@ final class WidenedTiles implements Bf16Tiles {
     }
 
     @Override
-    public void packRow(MemorySegment to, long toOff, MemorySegment x, long xOff, int n) {
-        Bf16Panels.roundInF32(to, toOff, x, xOff, n);
+    public void packRows(Workspace workspace, MemorySegment to, long stride, Matrix a, int rows, int k) {
+        Matrix from = a;
+        if (a.transposed()) {
+            MemorySegment turned = workspace.segment(Slot.TURNED, 4L * rows * k);
+            GemmPacking.transpose(turned, 0, k, a.memory(), a.offset(), a.ld(), k, rows);
+            from = new Matrix(turned, 0, k, false);
+        }
+        for (int row = 0; row < rows; row++) {
+            Bf16Panels.roundInF32(to, row * stride, from.memory(), from.at(row, 0), k);
+        }
     }
 
     @Override

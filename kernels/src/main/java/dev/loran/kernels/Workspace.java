@@ -19,6 +19,8 @@ final class Workspace implements AutoCloseable {
         LOW_RANK,
         /// Rows of the left-hand matrix, packed by one task.
         ROWS,
+        /// The same transposed, before they are rounded.
+        TURNED,
         /// A block of a panel of BF16, widened.
         WIDENED,
         /// A few vectors, where memory has no room for whole ones.

@@ -7,13 +7,9 @@ import java.util.List;
 /// Tiles in machine code, run by [Interpreter] instead of the processor; memory beyond what a kernel was given is out of
 /// bounds to it.
 sealed interface InterpretedTiles extends Bf16Tiles.Native {
+    /// As [Avx512Tiles#convert(MemorySegment, long, MemorySegment, long, int)].
     @Override
-    default void packRow(MemorySegment to, long toOff, MemorySegment x, long xOff, int n) {
-        round(to, toOff, x, xOff, n);
-    }
-
-    /// As [Avx512Tiles#round(MemorySegment, long, MemorySegment, long, int)].
-    static void round(MemorySegment y, long yOff, MemorySegment x, long xOff, int n) {
+    default void round(MemorySegment y, long yOff, MemorySegment x, long xOff, int n) {
         int whole = n - n % 16;
         if (whole > 0) {
             MemorySegment to = y.asSlice(yOff, 2L * whole);
@@ -21,6 +17,25 @@ sealed interface InterpretedTiles extends Bf16Tiles.Native {
             Interpreter.call(Avx512Tiles.round(), List.of(to, from), to.address(), from.address(), whole / 16);
         }
         Bf16Panels.round(y, yOff + 2L * whole, x, xOff + 4L * whole, n - whole);
+    }
+
+    @Override
+    default void pairVectors(
+            MemorySegment to, long toOff, long toStep, MemorySegment x, long xOff, long ldx, int pairs, int vectors) {
+        MemorySegment y = rows(to, toOff, toStep, pairs, 64L * vectors);
+        MemorySegment from = rows(x, xOff, ldx, 2 * pairs, 64L * vectors);
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment order = Avx512Tiles.interleaved(arena);
+            Interpreter.call(
+                    Avx512Tiles.pairs(vectors),
+                    List.of(y, from, order),
+                    y.address(),
+                    toStep,
+                    from.address(),
+                    ldx,
+                    pairs,
+                    order.address());
+        }
     }
 
     /// What rows of memory take, from the first element to the last.

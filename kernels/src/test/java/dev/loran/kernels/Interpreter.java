@@ -12,7 +12,7 @@ import java.util.List;
 /// an access outside the memory it was given, and for whatever the processor would refuse.
 ///
 /// **Source**: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2; the operation sections of LDTILECFG,
-/// TILELOADD, TILESTORED, TDPBF16PS, VDPBF16PS and VCVTNEPS2BF16.
+/// TILELOADD, TILESTORED, TDPBF16PS, VDPBF16PS, VCVTNEPS2BF16, VCVTNE2PS2BF16 and VPERMW.
 final class Interpreter {
     private static final ValueLayout.OfLong LONG = ValueLayout.JAVA_LONG_UNALIGNED;
     private static final ValueLayout.OfInt INT = ValueLayout.JAVA_INT_UNALIGNED;
@@ -192,12 +192,14 @@ final class Interpreter {
         int x = (~p0 >> 6 & 1) * 8;
         int b = (~p0 >> 5 & 1) * 8;
         int vvvv = (~p1 >> 3 & 15) + (~p2 >> 3 & 1) * 16;
-        require((p1 & 0x84) == 4 && (p2 & 0x97) == 0, "no masks, no W");
+        boolean wide = (p1 & 0x80) != 0;
+        require((p1 & 4) == 4 && (p2 & 0x97) == 0, "no masks");
         int lanes = p2 >> 5 == 2 ? 16 : 8;
         boolean register = modRm >> 6 == 3;
         int rm = (modRm & 7) + b + 2 * x;
         int operation = (p0 & 7) << 12 | (p1 & 3) << 8 | opcode;
         int[] z = vectors[reg];
+        require(wide == (operation == 0x218d), "W for vpermw only");
         switch (operation) {
             case 0x11ef -> { // vpxord
                 require(register && lanes == 16, "vpxord of registers");
@@ -223,6 +225,24 @@ final class Interpreter {
                     float value = flushed(from.get(FLOAT, 4L * i));
                     short half = HostBuffer.toBf16(value);
                     result[i / 2] |= (half & 0xffff) << 16 * (i % 2);
+                }
+                System.arraycopy(result, 0, z, 0, 16);
+            }
+            case 0x2372 -> { // vcvtne2ps2bf16
+                require(register && lanes == 16, "vcvtne2ps2bf16 of registers");
+                int[] result = new int[16];
+                for (int i = 0; i < 32; i++) {
+                    float value = flushed(Float.intBitsToFloat(vectors[i < 16 ? rm : vvvv][i % 16]));
+                    result[i / 2] |= (HostBuffer.toBf16(value) & 0xffff) << 16 * (i % 2);
+                }
+                System.arraycopy(result, 0, z, 0, 16);
+            }
+            case 0x218d -> { // vpermw
+                require(register && lanes == 16, "vpermw of registers");
+                int[] result = new int[16];
+                for (int i = 0; i < 32; i++) {
+                    int from = vectors[vvvv][i / 2] >> 16 * (i % 2) & 31;
+                    result[i / 2] |= (vectors[rm][from / 2] >> 16 * (from % 2) & 0xffff) << 16 * (i % 2);
                 }
                 System.arraycopy(result, 0, z, 0, 16);
             }

@@ -19,6 +19,7 @@ import org.junit.jupiter.api.Named;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.MethodSource;
+import org.junit.jupiter.params.provider.ValueSource;
 
 /// Products with a weight packed as BF16, against sums in F64 of the rounded operands, with every kind of tiles: those in
 /// machine code natively where the processor has the instructions, and always as [Interpreter] runs their bytes.
@@ -151,6 +152,119 @@ final class PackedBf16Test {
         }
     }
 
+    /// Both operands in all orientations, and rows of memory beside C left alone.
+    @ParameterizedTest
+    @MethodSource("tiles")
+    void product(Bf16Tiles tiles) {
+        for (int[] s : shapes(tiles)) {
+            for (int orientation = 0; orientation < 4; orientation++) {
+                product(tiles, s[0], s[1], s[2], (orientation & 1) != 0, (orientation & 2) != 0);
+            }
+        }
+    }
+
+    private void product(Bf16Tiles tiles, int m, int n, int k, boolean transA, boolean transB) {
+        int lda = (transA ? m : k) + 1;
+        int ldb = (transB ? k : n) + 2;
+        int ldc = n + 3;
+        MemorySegment a = normal((transA ? k : m) * (long) lda);
+        MemorySegment b = normal((transB ? n : k) * (long) ldb);
+        MemorySegment bias = normal(n);
+        for (float beta : new float[] {0, 1, -0.5f}) {
+            MemorySegment c = normal(m * (long) ldc);
+            float[] before = c.toArray(FLOAT);
+            GemmSimd.Matrix row = beta == 1 ? null : new GemmSimd.Matrix(bias, 0, n, false);
+            GemmBf16.product(
+                    parallel,
+                    tiles,
+                    new GemmSimd.Matrix(c, 0, ldc, false),
+                    new GemmSimd.Matrix(a, 0, lda, transA),
+                    new GemmSimd.Matrix(b, 0, ldb, transB),
+                    m,
+                    n,
+                    k,
+                    beta,
+                    row);
+            for (int i = 0; i < m; i++) {
+                for (int j = 0; j < n; j++) {
+                    double expected = beta * before[i * ldc + j] + (row == null ? 0 : bias.getAtIndex(FLOAT, j));
+                    for (int p = 0; p < k; p++) {
+                        long left = transA ? p * (long) lda + i : i * (long) lda + p;
+                        long right = transB ? j * (long) ldb + p : p * (long) ldb + j;
+                        expected += rounded(a, left) * rounded(b, right);
+                    }
+                    double is = c.getAtIndex(FLOAT, i * (long) ldc + j);
+                    // Millions of elements: an assertion is made of the wrong ones only.
+                    if (!(Math.abs(is - expected) <= bound(k))) {
+                        assertThat(is)
+                                .as("%d x %d x %d, a %s, b %s, (%d, %d)", m, n, k, transA, transB, i, j)
+                                .isCloseTo(expected, within(bound(k)));
+                    }
+                }
+                for (int j = n; j < ldc; j++) {
+                    assertThat(c.getAtIndex(FLOAT, i * (long) ldc + j)).isEqualTo(before[i * ldc + j]);
+                }
+            }
+        }
+    }
+
+    /// A trainable weight's three products: rounded where all sizes are 16 or more, exact where one is less.
+    @ParameterizedTest
+    @ValueSource(ints = {15, 16, 33})
+    void aBackendOfBf16OperandsRoundsTheProductsOfTrainableWeights(int out) {
+        int n = 35;
+        int in = 17;
+        try (SimdBackend backend = new SimdBackend(2, DType.BF16)) {
+            MemorySegment w = normal((long) out * in);
+            MemorySegment x = normal((long) n * in);
+            MemorySegment dy = normal((long) n * out);
+            MemorySegment bias = normal(out);
+            boolean rounds = out >= 16;
+            Buffer y = backend.allocate(DType.F32, (long) n * out);
+            Buffer dx = backend.allocate(DType.F32, (long) n * in);
+            Buffer dw = backend.allocate(DType.F32, (long) out * in);
+            List<Buffer> inputs = Stream.of(x, w, dy, bias)
+                    .map(s -> backend.wrap(DType.F32, s, () -> {}))
+                    .toList();
+            backend.linear(y, inputs.get(0), inputs.get(1), inputs.get(3), n, in, out);
+            backend.linearBackwardInput(dx, inputs.get(2), inputs.get(1), n, in, out, false);
+            backend.linearBackwardWeight(dw, inputs.get(2), inputs.get(0), n, in, out, false);
+            for (int i = 0; i < n; i++) {
+                for (int j = 0; j < out; j++) {
+                    double expected = bias.getAtIndex(FLOAT, j);
+                    for (int p = 0; p < in; p++) {
+                        expected += value(x, (long) i * in + p, rounds) * value(w, (long) j * in + p, rounds);
+                    }
+                    assertThat(HostBuffer.segment(y).getAtIndex(FLOAT, (long) i * out + j))
+                            .isCloseTo((float) expected, within((float) bound(in)));
+                }
+                for (int p = 0; p < in; p++) {
+                    double expected = 0;
+                    for (int j = 0; j < out; j++) {
+                        expected += value(dy, (long) i * out + j, rounds) * value(w, (long) j * in + p, rounds);
+                    }
+                    assertThat(HostBuffer.segment(dx).getAtIndex(FLOAT, (long) i * in + p))
+                            .isCloseTo((float) expected, within((float) bound(out)));
+                }
+            }
+            for (int j = 0; j < out; j++) {
+                for (int p = 0; p < in; p++) {
+                    double expected = 0;
+                    for (int i = 0; i < n; i++) {
+                        expected += value(dy, (long) i * out + j, rounds) * value(x, (long) i * in + p, rounds);
+                    }
+                    assertThat(HostBuffer.segment(dw).getAtIndex(FLOAT, (long) j * in + p))
+                            .isCloseTo((float) expected, within((float) bound(n)));
+                }
+            }
+            Stream.of(inputs, List.of(y, dx, dw)).flatMap(List::stream).forEach(Buffer::release);
+        }
+    }
+
+    private static double value(MemorySegment x, long i, boolean rounds) {
+        return rounds ? rounded(x, i) : x.getAtIndex(FLOAT, i);
+    }
+
     private interface Rounding {
         void round(MemorySegment y, long yOff, MemorySegment x, long xOff, int n);
     }
@@ -185,10 +299,10 @@ final class PackedBf16Test {
 
     @Test
     void roundsToNearestEvenInMachineCodeAsInJava() {
-        roundsToNearestEven(InterpretedTiles::round, false, 2);
+        roundsToNearestEven(new InterpretedTiles.Avx512()::round, false, 2);
         String obstacle = Avx512Tiles.obstacle();
         assumeTrue(obstacle == null, () -> "natively not on this machine: " + obstacle);
-        roundsToNearestEven(Avx512Tiles::round, false, 2);
+        roundsToNearestEven(Avx512Tiles::convert, false, 2);
     }
 
     /// Both orders of the operand give the same panels.
