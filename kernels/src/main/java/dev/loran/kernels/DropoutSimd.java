@@ -70,77 +70,68 @@ final class DropoutSimd {
         });
     }
 
-    /// Bit j of the row of bits at `at` ← whether element (row, j) is kept.
+    /// Bit j of the row of bits at `at` ← whether element (row, j) is kept: Philox4x32 for the counters (step, site, row,
+    /// j / 4), whose four words decide on four elements.
+    ///
+    /// What a row's counters have in common after the first three rounds is no vector, which saves four of their six
+    /// products. All is one method, for the ten rounds' keys then stay in registers for the row; and constants that are
+    /// used twice are vectors, for C2 stops inlining where its graph has grown too large.
     static void keepBits(MemorySegment bits, long at, int row, int cols, Keep keep) {
-        Row of = Row.of(row, keep);
+        int k0 = keep.k0 + W0;
+        int k1 = keep.k1 + W1;
+        long step = M0 * (keep.step & LOW);
+        long rows = M1 * (row & LOW);
+        long second = M0 * ((rows >>> 32 ^ keep.site ^ keep.k0) & LOW);
+        long third = M1 * ((second >>> 32 ^ step ^ k1) & LOW);
+        // What words 3 and 0 meet in rounds one and two, then words 0 to 2 after the third or what they still meet.
+        long x3 = (step >>> 32 ^ keep.k1) & LOW;
+        long x0 = (rows ^ k0) & LOW;
+        long y0 = (third >>> 32 ^ (k0 + W0)) & LOW;
+        long y2 = (second ^ (k1 + W1)) & LOW;
+        LongVector low = LongVector.broadcast(L, LOW);
+        // Masked, though they need it not, so that C2 sees that 32 bits are multiplied.
+        LongVector m0 = LongVector.broadcast(L, M0).and(low);
+        LongVector m1 = LongVector.broadcast(L, M1).and(low);
         for (int j = 0; j < cols; j += 64) {
             long word = 0;
             for (int g = 0; g < 64; g += GROUP) {
-                word |= keepBits((j + g) >>> 2, of, keep) << g;
+                LongVector c1 = LongVector.broadcast(L, third);
+                LongVector c3 = LANES.add((j + g) >>> 2)
+                        .lanewise(VectorOperators.XOR, x3)
+                        .and(low)
+                        .mul(m1);
+                LongVector c0 = c3.lanewise(VectorOperators.XOR, y0);
+                c3 = c3.lanewise(VectorOperators.LSHR, 32)
+                        .lanewise(VectorOperators.XOR, x0)
+                        .and(low)
+                        .mul(m0);
+                LongVector c2 = c3.lanewise(VectorOperators.LSHR, 32).lanewise(VectorOperators.XOR, y2);
+                for (int round = 3; round < 10; round++) {
+                    // `and` drops what products leave in the upper halves.
+                    LongVector p0 = c0.and(low).mul(m0);
+                    LongVector p1 = c2.and(low).mul(m1);
+                    c0 = p1.lanewise(VectorOperators.LSHR, 32)
+                            .lanewise(VectorOperators.XOR, c1)
+                            .lanewise(VectorOperators.XOR, k0 + (round - 1) * W0 & LOW);
+                    c2 = p0.lanewise(VectorOperators.LSHR, 32)
+                            .lanewise(VectorOperators.XOR, c3)
+                            .lanewise(VectorOperators.XOR, k1 + (round - 1) * W1 & LOW);
+                    c1 = p1;
+                    c3 = p0;
+                }
+                LongVector threshold = LongVector.broadcast(L, keep.threshold);
+                long bits0 = c0.and(low).compare(VectorOperators.GE, threshold).toLong();
+                long bits1 = c1.and(low).compare(VectorOperators.GE, threshold).toLong();
+                long bits2 = c2.and(low).compare(VectorOperators.GE, threshold).toLong();
+                long bits3 = c3.and(low).compare(VectorOperators.GE, threshold).toLong();
+                word |= (Long.expand(bits0, EVERY_4TH)
+                                | Long.expand(bits1, EVERY_4TH << 1)
+                                | Long.expand(bits2, EVERY_4TH << 2)
+                                | Long.expand(bits3, EVERY_4TH << 3))
+                        << g;
             }
             bits.set(LONG, at + (j >>> 3), word);
         }
-    }
-
-    /// What a row's counters have in common after the first three rounds, which saves four of their six products: x is what
-    /// words 3 and 0 meet in rounds one and two, y are the words after the third or what they still meet, k the next keys.
-    private record Row(long x3, long x0, long y0, long y1, long y2, int k0, int k1) {
-        static Row of(int row, Keep keep) {
-            int k0 = keep.k0 + W0;
-            int k1 = keep.k1 + W1;
-            long step = M0 * (keep.step & LOW);
-            long rows = M1 * (row & LOW);
-            long second = M0 * ((rows >>> 32 ^ keep.site ^ keep.k0) & LOW);
-            long third = M1 * ((second >>> 32 ^ step ^ k1) & LOW);
-            return new Row(
-                    (step >>> 32 ^ keep.k1) & LOW,
-                    (rows ^ k0) & LOW,
-                    (third >>> 32 ^ (k0 + W0)) & LOW,
-                    third,
-                    (second ^ (k1 + W1)) & LOW,
-                    k0 + W0 + W0,
-                    k1 + W1 + W1);
-        }
-    }
-
-    /// The bits of `GROUP` elements: Philox4x32 for the counters (step, site, row, first …).
-    private static long keepBits(int first, Row row, Keep keep) {
-        LongVector m0 = LongVector.broadcast(L, M0).and(LOW);
-        LongVector m1 = LongVector.broadcast(L, M1).and(LOW);
-        LongVector p1 =
-                LANES.add(first).lanewise(VectorOperators.XOR, row.x3).and(LOW).mul(m1);
-        LongVector p0 = high(p1).lanewise(VectorOperators.XOR, row.x0).and(LOW).mul(m0);
-        LongVector c0 = p1.lanewise(VectorOperators.XOR, row.y0);
-        LongVector c1 = LongVector.broadcast(L, row.y1);
-        LongVector c2 = high(p0).lanewise(VectorOperators.XOR, row.y2);
-        LongVector c3 = p0;
-        int k0 = row.k0;
-        int k1 = row.k1;
-        for (int round = 3; round < 10; round++) {
-            // Written this way C2 sees that 32 bits are multiplied; `and` drops what products leave in the upper
-            // halves.
-            p0 = c0.and(LOW).mul(m0);
-            p1 = c2.and(LOW).mul(m1);
-            c0 = high(p1).lanewise(VectorOperators.XOR, c1).lanewise(VectorOperators.XOR, k0 & LOW);
-            c2 = high(p0).lanewise(VectorOperators.XOR, c3).lanewise(VectorOperators.XOR, k1 & LOW);
-            c1 = p1;
-            c3 = p0;
-            k0 += W0;
-            k1 += W1;
-        }
-        // Spelt out: C2 no longer inlines methods of our own in a method grown as large as this one.
-        long bits0 = c0.and(LOW).compare(VectorOperators.GE, keep.threshold).toLong();
-        long bits1 = c1.and(LOW).compare(VectorOperators.GE, keep.threshold).toLong();
-        long bits2 = c2.and(LOW).compare(VectorOperators.GE, keep.threshold).toLong();
-        long bits3 = c3.and(LOW).compare(VectorOperators.GE, keep.threshold).toLong();
-        return Long.expand(bits0, EVERY_4TH)
-                | Long.expand(bits1, EVERY_4TH << 1)
-                | Long.expand(bits2, EVERY_4TH << 2)
-                | Long.expand(bits3, EVERY_4TH << 3);
-    }
-
-    private static LongVector high(LongVector product) {
-        return product.lanewise(VectorOperators.LSHR, 32);
     }
 
     /// `y ← x · bit · scale` for one row (or +=).

@@ -53,6 +53,7 @@ final class GemmDots {
         long cColumn = swapped ? 4L * c.ld() : 4;
         parallel.parallelFor(Math.ceilDiv(n, TASK_ROWS), task -> {
             MemorySegment tile = parallel.workspace().segment(Slot.TILE, 2 * SUMS * VB);
+            float[] sums = parallel.workspace().tile();
             int end = Math.min(n, (task + 1) * TASK_ROWS);
             for (int j = task * TASK_ROWS; j < end; j += MANY) {
                 int columns = Math.min(MANY, end - j);
@@ -60,7 +61,7 @@ final class GemmDots {
                 for (int i = 0; i < m; i += FEW) {
                     int rows = Math.min(FEW, m - i);
                     dots(
-                            tile,
+                            sums,
                             a.memory(),
                             a.at(i, 0),
                             4L * a.ld(),
@@ -70,6 +71,7 @@ final class GemmDots {
                             4L * many.ld(),
                             columns,
                             k);
+                    MemorySegment.copy(sums, 0, tile, FLOAT, 0, SUMS * V);
                     addLanes(tile);
                     for (int s = 0; s < SUMS; s++) {
                         int row = s / MANY;
@@ -98,10 +100,10 @@ final class GemmDots {
         return new Matrix(copy, 0, k, false);
     }
 
-    /// tile (8, V): the products of 2 rows of a and 4 of b, summed over whole vectors, each lane for itself. Rows that do
-    /// not exist repeat the last one.
+    /// sums (8, V): the products of 2 rows of a and 4 of b, summed over whole vectors, each lane for itself. Rows that do
+    /// not exist repeat the last one. An array, for eight stores to memory would make C2's graph too large.
     private static void dots(
-            MemorySegment tile,
+            float[] sums,
             MemorySegment a,
             long a0,
             long lda,
@@ -135,14 +137,14 @@ final class GemmDots {
             c03 = x.fma(z, c03);
             c13 = y.fma(z, c13);
         }
-        c00.intoMemorySegment(tile, 0, ORDER);
-        c01.intoMemorySegment(tile, VB, ORDER);
-        c02.intoMemorySegment(tile, 2 * VB, ORDER);
-        c03.intoMemorySegment(tile, 3 * VB, ORDER);
-        c10.intoMemorySegment(tile, 4 * VB, ORDER);
-        c11.intoMemorySegment(tile, 5 * VB, ORDER);
-        c12.intoMemorySegment(tile, 6 * VB, ORDER);
-        c13.intoMemorySegment(tile, 7 * VB, ORDER);
+        c00.intoArray(sums, 0);
+        c01.intoArray(sums, V);
+        c02.intoArray(sums, 2 * V);
+        c03.intoArray(sums, 3 * V);
+        c10.intoArray(sums, 4 * V);
+        c11.intoArray(sums, 5 * V);
+        c12.intoArray(sums, 6 * V);
+        c13.intoArray(sums, 7 * V);
     }
 
     /// The first 8 elements of tile ← the sums of the lanes of its 8 vectors, always in the same order: that of `reduceLanes` is not defined.

@@ -182,25 +182,11 @@ final class NormSimd {
             float r,
             boolean centred,
             boolean accumulate) {
-        FloatVector gs = splat(0f);
-        FloatVector gxs = gs;
+        float gMean = centred ? ReductionSimd.dot(dy, at, weight, 0, n) / n : 0;
+        float gxMean = sumOfProducts(dy, x, at, weight, n, m) * r / n;
         int i = 0;
-        for (; i < bound(n); i += V) {
-            FloatVector g = load(dy, at + 4L * i).mul(load(weight, 4L * i));
-            gs = gs.add(g);
-            gxs = load(x, at + 4L * i).sub(m).mul(r).fma(g, gxs);
-        }
-        float gMean = Vectors.sum(gs);
-        float gxMean = Vectors.sum(gxs);
-        for (; i < n; i++) {
-            float g = get(dy, at + 4L * i) * get(weight, 4L * i);
-            gMean += g;
-            gxMean += g * (get(x, at + 4L * i) - m) * r;
-        }
-        gMean = centred ? gMean / n : 0;
-        gxMean = gxMean / n;
         FloatVector minusGxMean = splat(-gxMean);
-        for (i = 0; i < bound(n); i += V) {
+        for (; i < bound(n); i += V) {
             FloatVector g = load(dy, at + 4L * i).mul(load(weight, 4L * i));
             FloatVector xHat = load(x, at + 4L * i).sub(m).mul(r);
             FloatVector d = xHat.fma(minusGxMean, g.sub(gMean)).mul(r);
@@ -217,6 +203,22 @@ final class NormSimd {
         }
     }
 
+    /// Σ dy · weight · (x − m)
+    private static float sumOfProducts(
+            MemorySegment dy, MemorySegment x, long at, MemorySegment weight, int n, float m) {
+        FloatVector lanes = splat(0f);
+        int i = 0;
+        for (; i < bound(n); i += V) {
+            FloatVector g = load(dy, at + 4L * i).mul(load(weight, 4L * i));
+            lanes = load(x, at + 4L * i).sub(m).fma(g, lanes);
+        }
+        float sum = Vectors.sum(lanes);
+        for (; i < n; i++) {
+            sum += get(dy, at + 4L * i) * get(weight, 4L * i) * (get(x, at + 4L * i) - m);
+        }
+        return sum;
+    }
+
     /// Columns `from` to `to` of dWeight over all rows, in blocks of rows as [ReductionSimd] does it.
     private static void weightStrip(
             MemorySegment dWeight,
@@ -230,16 +232,11 @@ final class NormSimd {
             int to,
             boolean accumulate) {
         int j = from;
+        for (; j <= to - 2 * V; j += 2 * V) {
+            weightColumns(dWeight, dy, x, mean, rstd, rows, cols, j, V, accumulate);
+        }
         for (; j <= to - V; j += V) {
-            FloatVector sum = splat(0f);
-            for (int row = 0; row < rows; row += COLUMN_BLOCK) {
-                sum = sum.add(weightColumns(dy, x, mean, rstd, row, Math.min(rows, row + COLUMN_BLOCK), cols, j));
-            }
-            if (accumulate) {
-                store(dWeight, 4L * j, load(dWeight, 4L * j).add(sum));
-            } else {
-                store(dWeight, 4L * j, sum);
-            }
+            weightColumns(dWeight, dy, x, mean, rstd, rows, cols, j, 0, accumulate);
         }
         for (; j < to; j++) {
             double sum = 0;
@@ -252,22 +249,39 @@ final class NormSimd {
         }
     }
 
-    private static FloatVector weightColumns(
+    /// The vector of columns from `j` on and the one `apart` columns after it, which may be the same one.
+    private static void weightColumns(
+            MemorySegment dWeight,
             MemorySegment dy,
             MemorySegment x,
             @Nullable MemorySegment mean,
             MemorySegment rstd,
-            int from,
-            int to,
+            int rows,
             int cols,
-            int j) {
-        FloatVector sum = splat(0f);
-        for (int row = from; row < to; row++) {
-            long at = 4 * ((long) row * cols + j);
-            float m = mean == null ? 0 : get(mean, 4L * row);
-            FloatVector xHat = load(x, at).sub(m).mul(get(rstd, 4L * row));
-            sum = load(dy, at).fma(xHat, sum);
+            int j,
+            int apart,
+            boolean accumulate) {
+        FloatVector all0 = splat(0f);
+        FloatVector all1 = all0;
+        for (int block = 0; block < rows; block += COLUMN_BLOCK) {
+            FloatVector sum0 = splat(0f);
+            FloatVector sum1 = sum0;
+            for (int row = block; row < Math.min(rows, block + COLUMN_BLOCK); row++) {
+                long at = 4 * ((long) row * cols + j);
+                float m = mean == null ? 0 : get(mean, 4L * row);
+                float r = get(rstd, 4L * row);
+                sum0 = load(dy, at).fma(load(x, at).sub(m).mul(r), sum0);
+                sum1 = load(dy, at + 4L * apart)
+                        .fma(load(x, at + 4L * apart).sub(m).mul(r), sum1);
+            }
+            all0 = all0.add(sum0);
+            all1 = all1.add(sum1);
         }
-        return sum;
+        if (accumulate) {
+            all0 = load(dWeight, 4L * j).add(all0);
+            all1 = load(dWeight, 4L * (j + apart)).add(all1);
+        }
+        store(dWeight, 4L * j, all0);
+        store(dWeight, 4L * (j + apart), all1);
     }
 }

@@ -13,9 +13,16 @@ import static dev.loran.kernels.Vectors.store;
 import dev.loran.engine.BackendException;
 import java.lang.foreign.MemorySegment;
 import jdk.incubator.vector.FloatVector;
+import jdk.incubator.vector.VectorOperators;
 
 /// Softmax of rows, and the cross-entropy of rows of logits.
 final class SoftmaxSimd {
+    /// Elements of a row of logits that are added up at a time.
+    private static final int BLOCK = 1024;
+
+    /// What an element may exceed that which all are compared with: e²⁰ a thousand times is far from overflow.
+    private static final float MARGIN = 20;
+
     private SoftmaxSimd() {}
 
     /// y = softmax of each row of x (rows, cols). y may be x.
@@ -95,10 +102,10 @@ final class SoftmaxSimd {
             int v,
             int ignore) {
         Vectors.forRows(parallel, n, v, (from, to) -> {
+            float[] found = parallel.workspace().tile();
             for (int i = from; i < to; i++) {
                 long at = 4L * i * v;
-                float max = ReductionSimd.max(logits, at, v);
-                double logSum = max + Math.log(sumExp(logits, at, v, max));
+                double logSum = logSumExp(logits, at, v, found);
                 set(lse, 4L * i, (float) logSum);
                 int label = getInt(labels, 4L * i);
                 if (label == ignore) {
@@ -112,16 +119,46 @@ final class SoftmaxSimd {
         });
     }
 
-    private static float sumExp(MemorySegment x, long at, int n, float max) {
+    /// log Σ exp(x) of a row = m + log Σ exp(x − m), where m need only be near the largest element: it is that of the first
+    /// block, and while a block is added up its own is found. Only a block that holds a much larger one is met again.
+    private static double logSumExp(MemorySegment x, long at, int n, float[] found) {
+        float m = ReductionSimd.max(x, at, Math.min(BLOCK, n));
+        double sum = 0;
+        for (int from = 0; from < n; ) {
+            long block = at + 4L * from;
+            int size = Math.min(BLOCK, n - from);
+            float more = sumExp(x, block, size, m, found);
+            if (found[0] > m + MARGIN) {
+                float largest = ReductionSimd.max(x, block, size);
+                // Of -Infinity alone nothing has been added up yet, and all of it was no number.
+                sum = m == Float.NEGATIVE_INFINITY ? 0 : sum * Math.exp((double) m - largest);
+                m = largest;
+            } else {
+                sum += more;
+                from += BLOCK;
+            }
+        }
+        return m + Math.log(sum);
+    }
+
+    /// Σ exp(x − m); the largest x that is a number goes to `found`.
+    private static float sumExp(MemorySegment x, long at, int n, float m, float[] found) {
         FloatVector lanes = splat(0f);
+        FloatVector largest = splat(Float.NEGATIVE_INFINITY);
         int i = 0;
         for (; i < bound(n); i += V) {
-            lanes = lanes.add(VectorMath.expOfNegative(load(x, at + 4L * i).sub(max)));
+            FloatVector v = load(x, at + 4L * i);
+            largest = largest.blend(v, v.compare(VectorOperators.GT, largest));
+            lanes = lanes.add(VectorMath.expOfNegative(v.sub(m)));
         }
         float sum = Vectors.sum(lanes);
+        float max = largest.reduceLanes(VectorOperators.MAX);
         for (; i < n; i++) {
-            sum += VectorMath.expOfNegative(splat(x, at + 4L * i).sub(max)).lane(0);
+            FloatVector v = splat(x, at + 4L * i);
+            max = Math.max(max, v.lane(0));
+            sum += VectorMath.expOfNegative(v.sub(m)).lane(0);
         }
+        found[0] = max;
         return sum;
     }
 

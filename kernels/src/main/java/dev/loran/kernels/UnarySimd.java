@@ -18,13 +18,6 @@ import jdk.incubator.vector.VectorOperators;
 /// each vector into an object, at five times the cost. They take whole vectors; what is left over at the end is copied into
 /// one.
 final class UnarySimd {
-    /// 2 · √(2 / π) and that times 0.044715: the inner polynomial of [UnaryFn#GELU_TANH], doubled, since
-    /// ½(1 + tanh u) = σ(2u).
-    private static final float TANH_LINEAR = 1.595769f;
-
-    private static final float TANH_CUBIC = 0.07135481f;
-    private static final float INVERSE_ROOT_TWO_PI = 0.3989423f;
-
     /// Bytes of a vector.
     private static final long VB = 4L * V;
 
@@ -272,58 +265,32 @@ final class UnarySimd {
 
     private static void gelu(MemorySegment y, MemorySegment x, long at, int n) {
         for (int i = 0; i < bound(n); i += V) {
-            store(y, at + 4L * i, geluOf(load(x, at + 4L * i)));
+            FloatVector v = load(x, at + 4L * i);
+            store(y, at + 4L * i, v.mul(VectorMath.normalCdf(v)));
         }
-    }
-
-    private static FloatVector geluOf(FloatVector x) {
-        FloatVector z = VectorMath.clampedAbs(x);
-        return x.mul(VectorMath.normalCdf(x, z, VectorMath.gaussian(z)));
     }
 
     private static void geluBackward(
             MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
         for (int i = 0; i < bound(n); i += V) {
             long a = at + 4L * i;
-            put(dx, a, load(dy, a), geluSlope(load(x, a)), accumulate);
+            put(dx, a, load(dy, a), VectorMath.geluSlope(load(x, a)), accumulate);
         }
-    }
-
-    /// Φ(x) + x · φ(x)
-    private static FloatVector geluSlope(FloatVector x) {
-        FloatVector z = VectorMath.clampedAbs(x);
-        FloatVector e = VectorMath.gaussian(z);
-        return x.mul(INVERSE_ROOT_TWO_PI).fma(e, VectorMath.normalCdf(x, z, e));
     }
 
     private static void geluTanh(MemorySegment y, MemorySegment x, long at, int n) {
         for (int i = 0; i < bound(n); i += V) {
-            store(y, at + 4L * i, geluTanhOf(load(x, at + 4L * i)));
+            FloatVector v = load(x, at + 4L * i);
+            store(y, at + 4L * i, v.mul(VectorMath.tanhCdf(v)));
         }
-    }
-
-    private static FloatVector geluTanhOf(FloatVector x) {
-        FloatVector u = x.mul(x).fma(splat(TANH_CUBIC), splat(TANH_LINEAR)).mul(x);
-        return x.mul(VectorMath.sigmoid(u));
     }
 
     private static void geluTanhBackward(
             MemorySegment dx, MemorySegment dy, MemorySegment x, long at, int n, boolean accumulate) {
         for (int i = 0; i < bound(n); i += V) {
             long a = at + 4L * i;
-            put(dx, a, load(dy, a), geluTanhSlope(load(x, a)), accumulate);
+            put(dx, a, load(dy, a), VectorMath.geluTanhSlope(load(x, a)), accumulate);
         }
-    }
-
-    /// σ(u) + x · σ(u)σ(−u) · u′
-    private static FloatVector geluTanhSlope(FloatVector x) {
-        FloatVector square = x.mul(x);
-        FloatVector u = square.fma(splat(TANH_CUBIC), splat(TANH_LINEAR)).mul(x);
-        FloatVector xSlope =
-                square.fma(splat(3 * TANH_CUBIC), splat(TANH_LINEAR)).mul(x);
-        FloatVector e = VectorMath.expOfMinusAbs(u);
-        FloatVector s = VectorMath.sigmoid(u, e);
-        return s.mul(VectorMath.sigmoid(u.neg(), e)).fma(xSlope, s);
     }
 
     private static void silu(MemorySegment y, MemorySegment x, long at, int n) {
@@ -386,8 +353,10 @@ final class UnarySimd {
         }
     }
 
+    /// σ(x)σ(−x) = e / (1 + e)² with e = e^−|x|
     private static FloatVector sigmoidSlope(FloatVector x) {
         FloatVector e = VectorMath.expOfMinusAbs(x);
-        return VectorMath.sigmoid(x, e).mul(VectorMath.sigmoid(x.neg(), e));
+        FloatVector of = VectorMath.ONE.div(e.add(VectorMath.ONE));
+        return e.mul(of).mul(of);
     }
 }
