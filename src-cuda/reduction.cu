@@ -1,12 +1,24 @@
-// Sums along a dimension, row maxima, counts.
+// Sums along a dimension, of elements or of products, row maxima, counts.
 #include "common.cuh"
 
-// y (outer) <- sums of the rows of x (outer, n) (or +=): a block a row.
+// What is summed up: the elements of x, or products of those of a and b; by their place in memory.
 template <class T>
-__device__ inline void sum_rows(T *y, const T *x, int n, int accumulate) {
-    const T *row = x + (long long)blockIdx.x * n;
+struct Elements {
+    const T *x;
+    __device__ float operator()(long long i) const { return widen(x[i]); }
+};
+template <class T>
+struct Products {
+    const T *a, *b;
+    __device__ float operator()(long long i) const { return widen(a[i]) * widen(b[i]); }
+};
+
+// y (outer) <- sums of the rows of x (outer, n) (or +=): a block a row.
+template <class T, class X>
+__device__ inline void sum_rows(T *y, X x, int n, int accumulate) {
+    long long row = (long long)blockIdx.x * n;
     float sum = 0;
-    for (int j = threadIdx.x; j < n; j += blockDim.x) sum += widen(row[j]);
+    for (int j = threadIdx.x; j < n; j += blockDim.x) sum += x(row + j);
     sum = block_reduce(sum, Add());
     if (threadIdx.x == 0) put(y[blockIdx.x], sum, accumulate);
 }
@@ -16,8 +28,8 @@ __device__ inline void sum_rows(T *y, const T *x, int n, int accumulate) {
 // part, y is the result (or +=).
 constexpr int ROWS = 8;
 
-template <class T, class Y>
-__device__ inline void sum_columns(Y *y, const T *x, int n, int inner, int parts, int accumulate) {
+template <class Y, class X>
+__device__ inline void sum_columns(Y *y, X x, int n, int inner, int parts, int accumulate) {
     __shared__ float partial[ROWS][WARP + 1];
     int blocks = (inner + WARP - 1) / WARP;
     int column = blockIdx.x % blocks * WARP + threadIdx.x;
@@ -26,8 +38,8 @@ __device__ inline void sum_columns(Y *y, const T *x, int n, int inner, int parts
     int end = min(n, (part + 1) * length);
     float sum = 0;
     if (column < inner) {
-        const T *at = x + (long long)outer * n * inner + column;
-        for (int j = part * length + threadIdx.y; j < end; j += ROWS) sum += widen(at[(long long)j * inner]);
+        long long at = (long long)outer * n * inner + column;
+        for (int j = part * length + threadIdx.y; j < end; j += ROWS) sum += x(at + (long long)j * inner);
     }
     partial[threadIdx.y][threadIdx.x] = sum;
     __syncthreads();
@@ -67,16 +79,25 @@ __device__ inline void inverse_of_valid(T *y, const int *ids, int n, int ignore)
 
 #define KERNELS(S, T) \
     extern "C" __global__ void sum_rows_##S(T *y, const T *x, int n, int accumulate) { \
-        sum_rows(y, x, n, accumulate); \
+        sum_rows(y, Elements<T>{x}, n, accumulate); \
     } \
     extern "C" __global__ void sum_columns_##S(T *y, const T *x, int n, int inner, int accumulate) { \
-        sum_columns(y, x, n, inner, 1, accumulate); \
+        sum_columns(y, Elements<T>{x}, n, inner, 1, accumulate); \
     } \
     extern "C" __global__ void sum_parts_##S(float *y, const T *x, int n, int inner, int parts) { \
-        sum_columns(y, x, n, inner, parts, 0); \
+        sum_columns(y, Elements<T>{x}, n, inner, parts, 0); \
     } \
     extern "C" __global__ void sum_of_parts_##S(T *y, const float *x, int n, int inner, int accumulate) { \
-        sum_columns(y, x, n, inner, 1, accumulate); \
+        sum_columns(y, Elements<float>{x}, n, inner, 1, accumulate); \
+    } \
+    extern "C" __global__ void product_rows_##S(T *y, const T *a, const T *b, int n, int accumulate) { \
+        sum_rows(y, Products<T>{a, b}, n, accumulate); \
+    } \
+    extern "C" __global__ void product_columns_##S(T *y, const T *a, const T *b, int n, int inner, int accumulate) { \
+        sum_columns(y, Products<T>{a, b}, n, inner, 1, accumulate); \
+    } \
+    extern "C" __global__ void product_parts_##S(float *y, const T *a, const T *b, int n, int inner, int parts) { \
+        sum_columns(y, Products<T>{a, b}, n, inner, parts, 0); \
     } \
     extern "C" __global__ void row_max_##S(T *y, const T *x, int cols) { row_max(y, x, cols); } \
     extern "C" __global__ void count_valid_##S(T *y, const int *ids, int n, int ignore) { \

@@ -232,6 +232,31 @@ public interface Backend extends AutoCloseable {
         }
     }
 
+    /// y (outer, inner) ← Σ over n of a · b, both (outer, n, inner) (or +=), accumulated in at least F32: the gradient of a
+    /// factor that was stretched over n.
+    default void sumOfProducts(Buffer y, Buffer a, Buffer b, int outer, int n, int inner, boolean accumulate) {
+        int most = 1 << 16;
+        long each = Math.max(1, (long) n * inner);
+        int group = Math.clamp(most / each, 1, Math.max(1, outer));
+        int part = each <= most ? n : Math.max(1, most / inner);
+        try (Scratch scratch = new Scratch(this)) {
+            Buffer work = scratch.allocate(a.dtype(), Math.multiplyExact((long) group * part, inner));
+            for (int o = 0; o < outer; o += group) {
+                int outers = Math.min(group, outer - o);
+                Buffer to = y.slice((long) o * inner, (long) outers * inner);
+                int from = 0;
+                do {
+                    int rows = Math.min(part, n - from);
+                    long at = ((long) o * n + from) * inner;
+                    Buffer product = work.slice(0, (long) outers * rows * inner);
+                    multiply(product, a.slice(at, product.size()), b.slice(at, product.size()));
+                    sum(to, product, outers, rows, inner, accumulate || from > 0);
+                    from += part;
+                } while (from < n);
+            }
+        }
+    }
+
     private void multiply(Buffer y, Buffer a, Buffer b) {
         int n = Math.toIntExact(y.size());
         binary(BinaryFn.MUL, y, a, b, new int[] {n}, new int[] {1}, new int[] {1});
@@ -332,6 +357,70 @@ public interface Backend extends AutoCloseable {
                     dropout(dx, dropped, n, in, mask, true);
                 }
             }
+        }
+    }
+
+    // ---- what follows a product
+
+    /// z (rows, cols) ← z + bias in place, and h (rows, cols) = scaling · dropout(fn(z)); bias and mask may be null.
+    default void biasActivation(
+            UnaryFn fn,
+            Buffer h,
+            Buffer z,
+            @Nullable Buffer bias,
+            @Nullable DropoutMask mask,
+            int rows,
+            int cols,
+            double scaling) {
+        if (bias != null) {
+            binary(BinaryFn.ADD, z, z, bias, new int[] {rows, cols}, new int[] {cols, 1}, new int[] {0, 1});
+        }
+        unary(fn, h, z);
+        dropAndScale(h, mask, rows, cols, scaling);
+    }
+
+    /// Gradients of [#biasActivation]: `dz` holds the gradient of h and becomes that of z, dz ← scaling · dropout′(dz) · fn′(z);
+    /// dBias ← Σ rows dz (or +=), null if not wanted.
+    default void biasActivationBackward(
+            UnaryFn fn,
+            Buffer dz,
+            @Nullable Buffer dBias,
+            Buffer z,
+            @Nullable DropoutMask mask,
+            int rows,
+            int cols,
+            double scaling,
+            boolean accumulateBias) {
+        dropAndScale(dz, mask, rows, cols, scaling);
+        unaryBackward(fn, dz, dz, z, false);
+        if (dBias != null) {
+            sum(dBias, dz, 1, rows, cols, accumulateBias);
+        }
+    }
+
+    private void dropAndScale(Buffer y, @Nullable DropoutMask mask, int rows, int cols, double scaling) {
+        if (mask != null) {
+            dropout(y, y, rows, cols, mask, false);
+        }
+        if (scaling != 1) {
+            axpby(y, y, scaling, 0);
+        }
+    }
+
+    /// y (rows, cols) ← y + scaling · bias + residual; bias (cols) and residual (rows, cols) may be null.
+    default void biasResidual(
+            Buffer y, @Nullable Buffer bias, @Nullable Buffer residual, int rows, int cols, double scaling) {
+        if (bias != null) {
+            try (Scratch scratch = new Scratch(this)) {
+                Buffer scaled = scaling == 1 ? bias : scratch.like(bias);
+                if (scaling != 1) {
+                    axpby(scaled, bias, scaling, 0);
+                }
+                binary(BinaryFn.ADD, y, y, scaled, new int[] {rows, cols}, new int[] {cols, 1}, new int[] {0, 1});
+            }
+        }
+        if (residual != null) {
+            axpby(y, residual, 1, 1);
         }
     }
 

@@ -34,6 +34,38 @@ final class Broadcast {
         }
     }
 
+    /// Adds gradient ∘ other, both of `shape`, summed over the dimensions in which `input` was stretched, to the slot of
+    /// `input`: in one pass where those stand side by side.
+    static void reduceProductInto(Gradients gradients, Tensor input, Buffer gradient, Buffer other, Shape shape) {
+        Backend be = input.backend();
+        int[] strides = input.shape().stridesIn(shape);
+        int first = 0;
+        while (first < strides.length && !stretched(strides, shape, first)) {
+            first++;
+        }
+        int end = first;
+        while (end < strides.length && (stretched(strides, shape, end) || shape.dim(end) == 1)) {
+            end++;
+        }
+        if (end > first && input.shape().size() == shape.product(0, first) * shape.product(end, strides.length)) {
+            Gradients.Target t = gradients.into(input);
+            int outer = Math.toIntExact(shape.product(0, first));
+            int n = Math.toIntExact(shape.product(first, end));
+            int inner = Math.toIntExact(shape.product(end, strides.length));
+            be.sumOfProducts(t.buffer(), gradient, other, outer, n, inner, t.accumulate());
+            return;
+        }
+        try (Scratch scratch = new Scratch(be)) {
+            Buffer product = scratch.like(gradient);
+            apply(BinaryFn.MUL, product, gradient, shape, other, shape, shape);
+            reduceInto(gradients, input, product, shape, 1);
+        }
+    }
+
+    private static boolean stretched(int[] strides, Shape shape, int axis) {
+        return strides[axis] == 0 && shape.dim(axis) != 1;
+    }
+
     private static Buffer reduce(Scratch scratch, Buffer gradient, Shape shape, Shape to) {
         int[] strides = to.stridesIn(shape);
         Buffer current = gradient;
@@ -41,7 +73,7 @@ final class Broadcast {
         long inner = 1;
         int axis = shape.rank() - 1;
         while (axis >= 0) {
-            if (strides[axis] != 0 || shape.dim(axis) == 1) {
+            if (!stretched(strides, shape, axis)) {
                 inner *= shape.dim(axis);
                 axis--;
                 continue;

@@ -98,6 +98,31 @@ public final class Functional {
         return GatedOp.forward(fn, gate, up);
     }
 
+    /// A bottleneck adapter: residual + scaling · (dropout(fn(x · downᵀ + downBias)) · upᵀ + upBias).
+    ///
+    /// | argument | shape |
+    /// |---|---|
+    /// | x | (…, in) |
+    /// | residual, result | (…, out); residual may be null, or x itself |
+    /// | down, downBias | (m, in), (m) or null |
+    /// | up, upBias | (out, m), (out) or null |
+    /// | mask | dropout over the rows and columns of fn's result; null for none |
+    ///
+    /// **Saved for backward**: x, down, up, what fn is applied to and what goes into the second product (N, m), each if a
+    /// gradient needs it. **Paper**: Houlsby et al., "Parameter-Efficient Transfer Learning for NLP", 2019, section 2.1.
+    public static Tensor bottleneck(
+            UnaryFn fn,
+            Tensor x,
+            @Nullable Tensor residual,
+            Tensor down,
+            @Nullable Tensor downBias,
+            Tensor up,
+            @Nullable Tensor upBias,
+            double scaling,
+            @Nullable DropoutMask mask) {
+        return BottleneckOp.forward(fn, x, residual, down, downBias, up, upBias, scaling, mask);
+    }
+
     /// Softmax over the last dimension. **Saved for backward**: the result.
     public static Tensor softmax(Tensor x) {
         return SoftmaxOp.forward(x);

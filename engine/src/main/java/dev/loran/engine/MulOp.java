@@ -42,8 +42,12 @@ record MulOp(Tensor a, Tensor b) implements Op {
     }
 
     private static void scaled(Tensor gradOut, Tensor by, Tensor input, Gradients gradients) {
+        Shape shape = gradOut.shape();
+        if (by.shape().equals(shape) && !input.shape().equals(shape)) {
+            Broadcast.reduceProductInto(gradients, input, gradOut.buffer(), by.buffer(), shape);
+            return;
+        }
         try (Scratch scratch = new Scratch(gradOut.backend())) {
-            Shape shape = gradOut.shape();
             Buffer product = scratch.like(gradOut.buffer());
             Broadcast.apply(BinaryFn.MUL, product, gradOut.buffer(), shape, by.buffer(), by.shape(), shape);
             Broadcast.reduceInto(gradients, input, product, shape, 1);

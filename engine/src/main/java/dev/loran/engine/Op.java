@@ -9,6 +9,7 @@ import java.util.List;
 public sealed interface Op
         permits AddOp,
                 AttentionOp,
+                BottleneckOp,
                 CheckpointOp,
                 ConcatOp,
                 CrossEntropyOp,

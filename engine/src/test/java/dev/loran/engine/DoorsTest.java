@@ -6,6 +6,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import java.util.List;
 import java.util.function.Function;
 import java.util.stream.Stream;
+import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.MethodSource;
 
@@ -196,7 +197,27 @@ class DoorsTest {
                                 m.f(3, 5), m.f(4, 5).requiresGrad(true), null, m.f(2, 5), m.f(4, 2), 1, null)),
                 dtype(
                         "loraLinear: loraB is F64 but x is F32; copyFrom() converts",
-                        m -> Functional.loraLinear(m.f(3, 5), m.f(4, 5), null, m.f(2, 5), m.f64(4, 2), 1, null)));
+                        m -> Functional.loraLinear(m.f(3, 5), m.f(4, 5), null, m.f(2, 5), m.f64(4, 2), 1, null)),
+                shape(
+                        "bottleneck: down is (2, 4) as (m, in) and up is (5, 2) as (out, m) but x is (3, 5) as (…, in)",
+                        m -> bottleneck(m.f(3, 5), null, m.f(2, 4), null, m.f(5, 2))),
+                shape(
+                        "bottleneck: down is (2, 5) as (m, in) and up is (5, 3) as (out, m) but x is (3, 5) as (…, in)",
+                        m -> bottleneck(m.f(3, 5), null, m.f(2, 5), null, m.f(5, 3))),
+                shape(
+                        "bottleneck: residual is (3, 4) but the result is (3, 5)",
+                        m -> bottleneck(m.f(3, 5), m.f(3, 4), m.f(2, 5), null, m.f(5, 2))),
+                shape(
+                        "bottleneck: downBias is (5) but x is (3, 5); needs (2)",
+                        m -> bottleneck(m.f(3, 5), null, m.f(2, 5), m.f(5), m.f(5, 2))),
+                dtype(
+                        "bottleneck: up is F64 but x is F32; copyFrom() converts",
+                        m -> bottleneck(m.f(3, 5), null, m.f(2, 5), null, m.f64(5, 2))));
+    }
+
+    private static Tensor bottleneck(
+            Tensor x, @Nullable Tensor residual, Tensor down, @Nullable Tensor downBias, Tensor up) {
+        return Functional.bottleneck(UnaryFn.SILU, x, residual, down, downBias, up, null, 1, null);
     }
 
     private static List<Refusal> rows() {

@@ -7,11 +7,14 @@ import dev.loran.engine.DType;
 import dev.loran.engine.Functional;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.UnaryFn;
+import dev.loran.engine.testing.OpCase.Draw;
 import dev.loran.engine.testing.OpCase.Input;
 import dev.loran.engine.testing.OpCase.Role;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Locale;
+import org.jspecify.annotations.Nullable;
 
 /// Matrix products: plain, by a weight that is trainable, frozen or prepared, and with a low-rank adapter beside it.
 final class LinearCases {
@@ -41,6 +44,7 @@ final class LinearCases {
             cases.add(loraLinear(s[0], s[1], s[2], 8, Role.PREPARED, Role.CONSTANT, true, true));
         }
         cases.add(loraLinear(7, 33, 5, 1, Role.CONSTANT, Role.CONSTANT, false, false));
+        cases.addAll(bottlenecks());
         return cases;
     }
 
@@ -82,6 +86,86 @@ final class LinearCases {
             });
         }
         return bias ? c.with(trainable("bias", out)) : c;
+    }
+
+    private static List<OpCase> bottlenecks() {
+        List<OpCase> cases = new ArrayList<>();
+        int[][] sizes = {{7, 33, 5}, {1, 1, 1}, {33, 7, 33}, {5, 64, 48}};
+        for (UnaryFn fn : List.of(UnaryFn.RELU, UnaryFn.GELU, UnaryFn.SILU)) {
+            for (int[] s : sizes) {
+                for (Residual residual : Residual.values()) {
+                    boolean bias = residual != Residual.NONE;
+                    cases.add(bottleneck(fn, s[0], s[1], s[2], Role.TRAINABLE, residual, bias, !bias, 1));
+                    cases.add(bottleneck(fn, s[0], s[1], s[2], Role.TRAINABLE, residual, !bias, bias, 4));
+                }
+            }
+        }
+        // The first adapter of a model, and a sum in parts.
+        cases.add(bottleneck(UnaryFn.SILU, 7, 33, 5, Role.CONSTANT, Residual.X, true, true, 4));
+        cases.add(bottleneck(UnaryFn.GELU, 300, 7, 5, Role.TRAINABLE, Residual.X, true, true, 1));
+        return cases;
+    }
+
+    /// What a bottleneck's branch is added to.
+    enum Residual {
+        X,
+        OTHER,
+        NONE
+    }
+
+    /// From `d` dimensions to m and back.
+    static OpCase bottleneck(
+            UnaryFn fn, int n, int d, int m, Role x, Residual residual, boolean bias, boolean dropout, double scaling) {
+        String variant = fn.name().toLowerCase(Locale.ROOT) + " " + n + "x" + d + " by " + m + ", x " + name(x)
+                + ", residual " + residual.name().toLowerCase(Locale.ROOT) + (bias ? ", bias" : "")
+                + (dropout ? ", dropout" : "") + ", scaling " + scaling;
+        // No derivative at 0: a unit there would be on for one backend and off for another.
+        boolean kink = fn == UnaryFn.RELU;
+        OpCase c = OpCase.of(
+                        "bottleneck",
+                        variant,
+                        Shape.of(n, d),
+                        t -> Functional.bottleneck(
+                                fn,
+                                t.get("x"),
+                                to(residual, t),
+                                t.get("down"),
+                                t.find("downBias"),
+                                t.get("up"),
+                                t.find("upBias"),
+                                scaling,
+                                dropout ? OpCases.mask(t) : null))
+                .with(new Input(
+                        "x",
+                        Shape.of(n, d),
+                        x,
+                        kink ? signed(d, 1) : trainable("x").draw()))
+                .with(trainable("down", m, d)
+                        .drawn(kink ? signed(d, d) : prepared("down", m, d).draw()))
+                .with(trainable("up", d, m).scaled(1 / Math.sqrt(m)))
+                .composed(t -> {
+                    Tensor h = Functional.unary(fn, Functional.linear(t.get("x"), t.get("down"), t.find("downBias")));
+                    h = dropout ? Functional.dropout(h, OpCases.mask(t)) : h;
+                    Tensor y =
+                            Functional.linear(h, t.get("up"), t.find("upBias")).scale(scaling);
+                    Tensor r = to(residual, t);
+                    return r == null ? y : r.add(y);
+                })
+                .flops(4L * n * d * m, x == Role.TRAINABLE ? 8L * n * d * m : 6L * n * d * m);
+        c = residual == Residual.OTHER ? c.with(trainable("residual", n, d)) : c;
+        c = bias ? c.with(trainable("downBias", m).between(-0.2, 0.2), trainable("upBias", d)) : c;
+        // As above: of a single element.
+        c = n * d == 1 ? c.tolerance(DType.BF16, 0.1) : c;
+        return dropout ? c.with(OpCases.microStep()) : c;
+    }
+
+    /// Elements of one sign a row of `cols`, the next row of the other, around 1 / `by`.
+    private static Draw signed(int cols, double by) {
+        return (random, i) -> (i / cols % 2 == 0 ? 1 : -1) * random.nextDouble(0.5, 1.5) / by;
+    }
+
+    private static @Nullable Tensor to(Residual residual, OpCase.Arguments t) {
+        return residual == Residual.X ? t.get("x") : t.find("residual");
     }
 
     /// A weight (out, in) of elements of N(0, 1 / in).

@@ -109,6 +109,9 @@ public final class OpCases {
             cases.add(binary("div", Tensor::div, s[0], s[1])
                     .composed(in -> in.get("a").mul(Functional.unary(UnaryFn.RECIPROCAL, in.get("b")))));
         }
+        // Long enough for sums in parts, and for the outer ones in groups.
+        cases.add(binary("mul", Tensor::mul, new int[] {300, 257}, new int[] {257}));
+        cases.add(binary("mul", Tensor::mul, new int[] {5, 300, 47}, new int[] {5, 1, 47}));
         for (int[] s : new int[][] {{1}, {7, 33}, {3, 1, 7}}) {
             cases.add(OpCase.of(
                             "scale",

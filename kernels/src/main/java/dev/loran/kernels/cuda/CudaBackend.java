@@ -440,6 +440,46 @@ public final class CudaBackend implements Backend {
         GatedCuda.backward(this, fn, dGate, dUp, dy, gate, up, accumulateGate, accumulateUp);
     }
 
+    @Override
+    public void sumOfProducts(Buffer y, Buffer a, Buffer b, int outer, int n, int inner, boolean accumulate) {
+        ReductionCuda.sumOfProducts(this, y, a, b, outer, n, inner, accumulate);
+    }
+
+    // ---- what follows a product
+
+    @Override
+    public void biasActivation(
+            UnaryFn fn,
+            Buffer h,
+            Buffer z,
+            @Nullable Buffer bias,
+            @Nullable DropoutMask mask,
+            int rows,
+            int cols,
+            double scaling) {
+        BiasCuda.activation(this, fn, h, z, bias, mask, rows, cols, scaling);
+    }
+
+    @Override
+    public void biasActivationBackward(
+            UnaryFn fn,
+            Buffer dz,
+            @Nullable Buffer dBias,
+            Buffer z,
+            @Nullable DropoutMask mask,
+            int rows,
+            int cols,
+            double scaling,
+            boolean accumulateBias) {
+        BiasCuda.activationBackward(this, fn, dz, dBias, z, mask, rows, cols, scaling, accumulateBias);
+    }
+
+    @Override
+    public void biasResidual(
+            Buffer y, @Nullable Buffer bias, @Nullable Buffer residual, int rows, int cols, double scaling) {
+        BiasCuda.residual(this, y, bias, residual, rows, cols, scaling);
+    }
+
     // ---- normalisation
 
     @Override

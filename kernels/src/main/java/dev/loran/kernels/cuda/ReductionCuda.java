@@ -4,7 +4,7 @@ import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.Scratch;
 
-/// Launches `reduction.cu`: sums along a dimension, row maxima, counts.
+/// Launches `reduction.cu`: sums along a dimension, of elements or of products, row maxima, counts.
 final class ReductionCuda {
     private static final int[] COLUMNS_BLOCK = {32, 8};
     /// Rows that one block of a sum over columns takes, before the work is shared.
@@ -21,29 +21,43 @@ final class ReductionCuda {
 
     static void sum(CudaBackend cuda, Buffer y, Buffer x, int outer, int n, int inner, boolean accumulate) {
         DType t = CudaBackend.floating(y);
-        String s = Grid.suffix(t);
+        sum(cuda, "sum", y, new long[] {cuda.address(x, t)}, outer, n, inner, accumulate);
+    }
+
+    static void sumOfProducts(
+            CudaBackend cuda, Buffer y, Buffer a, Buffer b, int outer, int n, int inner, boolean accumulate) {
+        DType t = CudaBackend.floating(y);
+        sum(cuda, "product", y, new long[] {cuda.address(a, t), cuda.address(b, t)}, outer, n, inner, accumulate);
+    }
+
+    private static void sum(
+            CudaBackend cuda, String what, Buffer y, long[] of, int outer, int n, int inner, boolean accumulate) {
+        String s = Grid.suffix(y.dtype());
         int add = accumulate ? 1 : 0;
-        long from = cuda.address(x, t);
-        if (inner == 1) {
-            cuda.device()
-                    .launch("reduction", "sum_rows" + s, new int[] {outer}, Grid.row(n), cuda.address(y), from, n, add);
-            return;
-        }
-        int parts = parts(n);
+        int parts = inner == 1 ? 1 : parts(n);
         int blocks = (inner + COLUMNS_BLOCK[0] - 1) / COLUMNS_BLOCK[0] * outer;
-        if (parts == 1) {
-            int[] grid = {blocks};
-            cuda.device()
-                    .launch("reduction", "sum_columns" + s, grid, COLUMNS_BLOCK, cuda.address(y), from, n, inner, add);
-            return;
+        if (inner == 1) {
+            launch(cuda, what + "_rows" + s, new int[] {outer}, Grid.row(n), cuda.address(y), of, n, add);
+        } else if (parts == 1) {
+            launch(cuda, what + "_columns" + s, new int[] {blocks}, COLUMNS_BLOCK, cuda.address(y), of, n, inner, add);
+        } else {
+            try (Scratch scratch = new Scratch(cuda)) {
+                Buffer partial = scratch.allocate(DType.F32, (long) outer * parts * inner);
+                int[] grid = {blocks, parts};
+                long to = cuda.address(partial);
+                launch(cuda, what + "_parts" + s, grid, COLUMNS_BLOCK, to, of, n, inner, parts);
+                sumOfParts(cuda, y, partial, parts, outer, inner, accumulate);
+            }
         }
-        try (Scratch scratch = new Scratch(cuda)) {
-            Buffer partial = scratch.allocate(DType.F32, (long) outer * parts * inner);
-            int[] grid = {blocks, parts};
-            long to = cuda.address(partial);
-            cuda.device().launch("reduction", "sum_parts" + s, grid, COLUMNS_BLOCK, to, from, n, inner, parts);
-            sumOfParts(cuda, y, partial, parts, outer, inner, accumulate);
-        }
+    }
+
+    private static void launch(
+            CudaBackend cuda, String kernel, int[] grid, int[] block, long y, long[] of, long... sizes) {
+        long[] arguments = new long[1 + of.length + sizes.length];
+        arguments[0] = y;
+        System.arraycopy(of, 0, arguments, 1, of.length);
+        System.arraycopy(sizes, 0, arguments, 1 + of.length, sizes.length);
+        cuda.device().launch("reduction", kernel, grid, block, arguments);
     }
 
     /// y (outer, inner) ← the sum over parts of `partial` (outer, parts, inner), F32 (or +=).

@@ -24,8 +24,15 @@ import org.junit.jupiter.params.provider.MethodSource;
 /// inputs: as close as BF16 is.
 @TestInstance(TestInstance.Lifecycle.PER_CLASS)
 class CudaMixedTest {
-    private static final Set<String> PRODUCTS =
-            Set.of("matmul", "linear", "loraLinear", "attention", "linearCrossEntropy", "embedding", "checkpoint");
+    private static final Set<String> PRODUCTS = Set.of(
+            "matmul",
+            "linear",
+            "loraLinear",
+            "bottleneck",
+            "attention",
+            "linearCrossEntropy",
+            "embedding",
+            "checkpoint");
 
     private CudaBackend backend;
 

@@ -1,9 +1,15 @@
 package dev.loran.kernels.cuda;
 
+import static org.assertj.core.api.Assertions.assertThat;
+
+import dev.loran.engine.DType;
 import dev.loran.engine.testing.BackendCase;
 import dev.loran.engine.testing.OpCase;
 import dev.loran.engine.testing.OpCases;
 import java.util.Collection;
+import java.util.Objects;
+import java.util.Set;
+import java.util.stream.Stream;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.TestInstance;
@@ -36,6 +42,41 @@ class CudaOpCasesTest {
     @MethodSource("operations")
     void agreesWithReference(OpCase c) {
         c.check(backend);
+    }
+
+    /// Of those with a composed form a division is no fused operation, and a checkpoint computes twice on purpose.
+    static Stream<OpCase> fused() {
+        Set<String> others = Set.of("div", "checkpoint");
+        return OpCases.all().stream().filter(c -> c.composed() != null && !others.contains(c.op()));
+    }
+
+    /// What a fused operation is for.
+    @ParameterizedTest(name = "{0}")
+    @MethodSource("fused")
+    void handsOverNoMoreThanItsParts(OpCase c) {
+        long whole = submissions(c);
+        long parts = submissions(new OpCase(
+                c.op(),
+                c.variant(),
+                c.result(),
+                Objects.requireNonNull(c.composed()),
+                null,
+                c.inputs(),
+                c.flops(),
+                c.backwardFlops(),
+                c.tolerances(),
+                c.unsupported()));
+        assertThat(whole)
+                .as("launches, products and copies, forward and backward")
+                .isBetween(1L, parts);
+    }
+
+    private long submissions(OpCase c) {
+        try (OpCase.Run run = c.on(backend, DType.F32)) {
+            long before = backend.submissions();
+            run.step();
+            return backend.submissions() - before;
+        }
     }
 
     static Collection<BackendCase> promises() {

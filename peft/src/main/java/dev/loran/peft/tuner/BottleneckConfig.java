@@ -255,16 +255,16 @@ public record BottleneckConfig(
         /// y + scale · up(f(down(y))), or from x where the adapter stands beside the sublayer.
         @Override
         public Tensor forward(Tensor output, Tensor input) {
-            Tensor from = config.placement == Placement.PARALLEL ? input : output;
-            Tensor inner = Functional.unary(config.nonLinearity.fn, down.forward(from));
-            if (mask != null && model.isTraining()) {
-                inner = Functional.dropout(inner, mask);
-            }
-            Tensor branch = up.forward(inner);
-            if (config.scaling != 1) {
-                branch = branch.scale(config.scaling);
-            }
-            return config.residual ? output.add(branch) : branch;
+            return Functional.bottleneck(
+                    config.nonLinearity.fn,
+                    config.placement == Placement.PARALLEL ? input : output,
+                    config.residual ? output : null,
+                    down.weight(),
+                    down.bias(),
+                    up.weight(),
+                    up.bias(),
+                    config.scaling,
+                    model.isTraining() ? mask : null);
         }
 
         void collect(BiConsumer<String, Tensor> visitor) {
