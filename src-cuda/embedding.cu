@@ -19,7 +19,8 @@ __device__ inline void gather(T *y, const T *table, const int *ids, Complaint *c
 }
 
 // dTable[ids[i]] += dy[i] for i = 0 ... n - 1, in that order. A block an i: the first i of an id adds up all of them, the
-// others have nothing to do, so no two blocks write one row and nothing depends on which comes first.
+// others have nothing to do, so no two blocks write one row and nothing depends on which comes first. Ids are looked
+// through once a block, as many at a time as it has threads.
 template <class T>
 __device__ inline void gather_backward(T *dTable, const T *dy, const int *ids, Complaint *c, int n, int rows, int cols) {
     int first = blockIdx.x, id = ids[first];
@@ -27,12 +28,24 @@ __device__ inline void gather_backward(T *dTable, const T *dy, const int *ids, C
     bool seen = id < 0 || id >= rows;
     for (int i = threadIdx.x; i < first; i += blockDim.x) seen |= ids[i] == id;
     if (__syncthreads_or(seen)) return;
-    for (int j = threadIdx.x; j < cols; j += blockDim.x) {
-        float sum = widen(dTable[(long long)id * cols + j]);
-        for (int i = first; i < n; i++) {
-            if (ids[i] == id) sum += widen(dy[(long long)i * cols + j]);
+    __shared__ unsigned hits[ROW_THREADS / WARP];
+    for (int from = first; from < n; from += blockDim.x) {
+        int at = from + threadIdx.x;
+        unsigned mine = __ballot_sync(ALL, at < n && ids[at] == id);
+        if (threadIdx.x % WARP == 0) hits[threadIdx.x / WARP] = mine;
+        if (!__syncthreads_or(mine != 0)) continue;
+        for (int j = threadIdx.x; j < cols; j += blockDim.x) {
+            float sum = widen(dTable[(long long)id * cols + j]);
+            for (unsigned w = 0; w < blockDim.x / WARP; w++) {
+                for (unsigned left = hits[w]; left != 0; left &= left - 1) {
+                    int i = from + w * WARP + __ffs(left) - 1;
+                    sum += widen(dy[(long long)i * cols + j]);
+                }
+            }
+            narrow(dTable[(long long)id * cols + j], sum);
         }
-        narrow(dTable[(long long)id * cols + j], sum);
+        // The next ids may be written over these.
+        __syncthreads();
     }
 }
 

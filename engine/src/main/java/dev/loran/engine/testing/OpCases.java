@@ -352,6 +352,7 @@ public final class OpCases {
         cases.add(embedding(7, 33, false, 5));
         cases.add(embedding(33, 7, true, 3, 4));
         cases.add(embedding(1, 1, true, 7));
+        cases.add(embedding(7, 5, true, 300));
         return cases;
     }
 
