@@ -85,6 +85,7 @@ final class GpuCommand implements Callable<Integer> {
                     "share");
             elementwise(gpu);
             rowwise(gpu);
+            adapters(gpu);
             attention(gpu);
             lora(gpu);
             optimizer(gpu);
@@ -188,11 +189,37 @@ final class GpuCommand implements Callable<Integer> {
             measure(gpu, "rmsNorm backward, dx", 3.0 * n, 6.0 * n, dx);
             Runnable weight = () -> gpu.rmsNormBackward(null, dw, dy, x, rstd, w, tokens, hidden, false, false);
             measure(gpu, "rmsNorm backward, dw", 2.0 * n, 3.0 * n, weight);
+            Buffer sum = scratch.like(x);
+            Runnable addRms = () -> gpu.addRmsNorm(y, sum, rstd, x, dy, w, tokens, hidden, 1e-5);
+            measure(gpu, "addRmsNorm", 4.0 * n, 5.0 * n, addRms);
+            Buffer mean = scratch.like(rstd);
+            Runnable layer = () -> gpu.layerNorm(y, mean, rstd, x, w, w, tokens, hidden, 1e-5);
+            measure(gpu, "layerNorm", 2.0 * n, 6.0 * n, layer);
+            Runnable addLayer = () -> gpu.addLayerNorm(y, sum, mean, rstd, x, dy, w, w, tokens, hidden, 1e-5);
+            measure(gpu, "addLayerNorm", 4.0 * n, 7.0 * n, addLayer);
+            Runnable layerDx = () ->
+                    gpu.layerNormBackward(y, null, null, dy, x, mean, rstd, w, tokens, hidden, false, false, false);
+            measure(gpu, "layerNorm backward, dx", 3.0 * n, 8.0 * n, layerDx);
             measure(gpu, "softmax", 2.0 * n, 4.0 * n, () -> gpu.softmax(y, x, tokens, hidden));
             measure(gpu, "sum of rows", n, n, () -> gpu.sum(rstd, x, tokens, hidden, 1, false));
             measure(gpu, "sum of columns", n, n, () -> gpu.sum(dw, x, 1, tokens, hidden, false));
+            Runnable products = () -> gpu.sumOfProducts(dw, x, dy, 1, tokens, hidden, false);
+            measure(gpu, "sum of products (IA3)", 2.0 * n, 2.0 * n, products);
+            measure(gpu, "max of rows", n, n, () -> gpu.rowMax(rstd, x, tokens, hidden));
+            measure(
+                    gpu,
+                    "softmax backward",
+                    3.0 * n,
+                    4.0 * n,
+                    () -> gpu.softmaxBackward(y, dy, x, tokens, hidden, false));
             Buffer ids = scratch.hold(gpu.ofInts(new int[tokens]));
+            int[] each = new int[tokens];
+            Arrays.setAll(each, i -> i);
+            Buffer spread = scratch.hold(gpu.ofInts(each));
             measure(gpu, "embedding", 2.0 * n, 0, () -> gpu.gatherRows(y, x, ids, tokens, hidden));
+            gpu.fill(y, 0);
+            Runnable scatter = () -> gpu.scatterAddRows(y, dy, spread, tokens, tokens, hidden);
+            measure(gpu, "embedding backward", 3.0 * n, n, scatter);
         }
         int few = Math.min(tokens, 1024);
         int n2 = few * vocab;
@@ -211,6 +238,39 @@ final class GpuCommand implements Callable<Integer> {
             Buffer d = scratch.like(logits);
             Runnable backward = () -> gpu.crossEntropyBackward(d, g, logits, lse, labels, few, vocab, -1, false);
             measure(gpu, "crossEntropy backward", 2.0 * n2, 3.0 * n2, backward);
+        }
+    }
+
+    /// What stands between and after the two products of an adapter, at an eighth of the hidden size, so that it is a copy's
+    /// work; and gates, at the hidden size.
+    private void adapters(CudaBackend gpu) {
+        int n = tokens * hidden;
+        int m = Math.max(1, hidden / 8);
+        double inner = (double) tokens * m;
+        try (Scratch scratch = new Scratch(gpu)) {
+            Buffer y = random(gpu, scratch, n);
+            Buffer x = random(gpu, scratch, n);
+            Buffer gate = random(gpu, scratch, n);
+            Buffer z = random(gpu, scratch, tokens * m);
+            Buffer h = scratch.like(z);
+            Buffer bias = random(gpu, scratch, hidden);
+            Buffer dBias = scratch.allocate(DType.F32, m);
+            Buffer first = bias.slice(0, m);
+            Runnable activation = () -> gpu.biasActivation(UnaryFn.SILU, h, z, first, null, tokens, m, 1);
+            measure(gpu, "bottleneck, bias and activation", 3 * inner, 2 * inner, activation);
+            Runnable backward = () -> gpu.biasActivationBackward(UnaryFn.SILU, h, dBias, z, null, tokens, m, 1, false);
+            measure(gpu, "bottleneck, activation backward", 3 * inner, 3 * inner, backward);
+            Runnable residual = () -> gpu.biasResidual(y, bias, x, tokens, hidden, 1);
+            measure(gpu, "bottleneck, bias and residual", 3.0 * n, 2.0 * n, residual);
+            measure(gpu, "gated (SwiGLU)", 3.0 * n, 2.0 * n, () -> gpu.gated(UnaryFn.SILU, y, gate, x));
+            Buffer dUp = scratch.like(x);
+            Buffer dGate = scratch.like(x);
+            Runnable gatedBackward = () -> gpu.gatedBackward(UnaryFn.SILU, dGate, dUp, y, gate, x, false, false);
+            measure(gpu, "gated (SwiGLU), backward", 5.0 * n, 6.0 * n, gatedBackward);
+            int[] dense = {hidden, 1};
+            int[] perColumn = {0, 1};
+            Runnable scale = () -> gpu.binary(BinaryFn.MUL, y, x, bias, new int[] {tokens, hidden}, dense, perColumn);
+            measure(gpu, "scale of columns (IA3)", 2.0 * n, n, scale);
         }
     }
 
@@ -285,6 +345,12 @@ final class GpuCommand implements Callable<Integer> {
                     gpu.adamW(pmvg.get(0), pmvg.get(1), pmvg.get(2), pmvg.get(3), lr, t, null, 0.9, 0.999, 1e-8, 0.01);
             measure(gpu, "adamW, " + tensors + " tensors", 7 * n, 12 * n, adamW);
             measure(gpu, "sum of squares of gradients", n, 2 * n, () -> gpu.sumOfSquares(sum, pmvg.get(3)));
+            Buffer smooth = random(gpu, scratch, parameters);
+            Buffer spread = random(gpu, scratch, parameters);
+            Buffer p = random(gpu, scratch, parameters);
+            Buffer g = random(gpu, scratch, parameters);
+            Runnable importance = () -> gpu.importance(smooth, spread, p, g, null, 0.85, 0.85);
+            measure(gpu, "importance (AdaLoRA)", 6.0 * parameters, 8.0 * parameters, importance);
         }
     }
 }
