@@ -36,10 +36,10 @@ else
             head -n 1 | xargs -r dirname)
         [ -n "$jdk" ] || { echo "benchmarks/gpu.sh: needs a JDK 25 or newer" >&2; exit 2; }
         echo "building …"
-        # The jars and the libraries of the tests in one run of Maven: only there a module finds the jar of another.
+        # The jars, and where the libraries of the tests are, in one run of Maven: only there a module finds the jar of another.
+        rm -rf "$root/benchmarks/target/test-paths"
         (cd "$root" && mvn -q -B -ntp -DskipTests -Dspotless.check.skip=true -pl engine,kernels,peft,benchmarks \
-            package dependency:copy-dependencies -DincludeScope=test "-DoutputDirectory=$root/benchmarks/target/test-lib" \
-            -DincludeGroupIds=org.junit.jupiter,org.junit.platform,org.opentest4j,org.assertj,net.bytebuddy,org.jspecify)
+            package dependency:build-classpath "-Dmdep.outputFile=$root/benchmarks/target/test-paths/\${project.artifactId}")
         rm -rf "$packed"
         mkdir -p "$packed/lib" "$packed/test-lib" "$packed/kernels" "$packed/peft" "$packed/peers"
         cp "$root"/benchmarks/target/lib/*.jar "$packed/lib"
@@ -49,7 +49,9 @@ else
             [ ! -d "$root/$module/target/test-classes" ] || cp -r "$root/$module/target/test-classes" "$packed/$module-tests"
         done
         rm -rf "$packed/peft-tests/fixtures"
-        cp "$root"/benchmarks/target/test-lib/*.jar "$packed/test-lib"
+        sed 's/:/\n/g' "$root"/benchmarks/target/test-paths/* |
+            grep -E '/(junit|opentest4j|assertj|byte-buddy|jspecify)-[^/]*\.jar$' | sort -u |
+            while read -r jar; do cp "$jar" "$packed/test-lib"; done
         for jar in "$packed"/lib/*.jar "$packed"/test-lib/*.jar; do slim "$jar"; done
         cp "$root/benchmarks/gpu.sh" "$packed/"
         cp "$root/benchmarks/peers/step.py" "$packed/peers/"
