@@ -1,12 +1,7 @@
 package dev.loran.benchmarks;
 
 import dev.loran.engine.Backend;
-import dev.loran.engine.Backend.Replay;
 import dev.loran.engine.DType;
-import dev.loran.engine.Scope;
-import dev.loran.engine.Tensor;
-import dev.loran.engine.optim.AdamW;
-import dev.loran.engine.optim.GradClip;
 import dev.loran.kernels.Backends;
 import dev.loran.kernels.cuda.CudaBackend;
 import dev.loran.peft.Peft;
@@ -14,13 +9,11 @@ import dev.loran.peft.model.LlamaModel;
 import dev.loran.peft.tuner.PeftModel;
 import dev.loran.peft.tuner.Tuner;
 import java.util.ArrayList;
-import java.util.Arrays;
 import java.util.Collections;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
-import java.util.SplittableRandom;
 import java.util.concurrent.Callable;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Command;
@@ -163,7 +156,17 @@ final class StepCommand implements Callable<Integer> {
             }
             model.train(true);
             model.prepare();
-            return new Step(peft, tuner).times(timed);
+            try (TrainingStep step = new TrainingStep(peft, tuner, batch, seq, vocab)) {
+                List<Double> times = new ArrayList<>();
+                for (int i = 0; i < 2 * timed; i++) {
+                    long start = System.nanoTime();
+                    step.run();
+                    if (i >= timed) {
+                        times.add((System.nanoTime() - start) / 1e6);
+                    }
+                }
+                return times;
+            }
         }
     }
 
@@ -199,78 +202,6 @@ final class StepCommand implements Callable<Integer> {
 
     private String peftType() {
         return method.equals("prefix") || method.equals("prompt") ? method + "_TUNING" : method;
-    }
-
-    /// One step on the same random ids, again and again.
-    private final class Step {
-        private final PeftModel peft;
-        private final @Nullable Tuner tuner;
-        private final Map<String, Tensor> parameters;
-        private final int[] ids =
-                new SplittableRandom(2).ints((long) batch * seq, 0, vocab).toArray();
-        private final int[] mask = new int[ids.length];
-
-        Step(PeftModel peft, @Nullable Tuner tuner) {
-            this.peft = peft;
-            this.tuner = tuner;
-            this.parameters = tuner == null ? peft.model().namedParameters() : tuner.parameters();
-            Arrays.fill(mask, 1);
-        }
-
-        List<Double> times(int timed) {
-            Backend backend = peft.model().backend();
-            List<Double> times = new ArrayList<>();
-            Replay replay = null;
-            try (AdamW adamW = new AdamW(backend, DType.F32, AdamW.Config.of(0.01));
-                    GradClip clip = new GradClip(backend, DType.F32, 1);
-                    Tensor value = Tensor.full(backend, DType.F32, 0, 1);
-                    Tensor text = Tensor.ofInts(backend, ids, batch, seq);
-                    Tensor shown = Tensor.ofInts(backend, mask, batch, seq)) {
-                for (int i = 0; i < 2 * timed; i++) {
-                    int number = i + 1;
-                    Runnable step = () -> step(number, text, shown, value, adamW, clip);
-                    // Where the backend records work, as the trainer does it: a step like the one before is replayed.
-                    boolean repeats = i > 0 && backend.captures() && (tuner == null || tuner.repeats(number));
-                    long start = System.nanoTime();
-                    peft.microStep(i);
-                    adamW.advance(1e-4);
-                    if (repeats && replay == null) {
-                        replay = backend.capture(step);
-                    }
-                    if (!repeats || replay == null || !replay.run()) {
-                        step.run();
-                    }
-                    value.item();
-                    if (i >= timed) {
-                        times.add((System.nanoTime() - start) / 1e6);
-                    }
-                }
-            } finally {
-                if (replay != null) {
-                    replay.close();
-                }
-            }
-            return times;
-        }
-
-        /// Writes the loss to `value`.
-        private void step(int number, Tensor text, Tensor shown, Tensor value, AdamW adamW, GradClip clip) {
-            try (Scope scope = Scope.open()) {
-                Tensor loss = peft.loss(text, shown, text);
-                Tensor penalty = tuner == null ? null : tuner.penalty();
-                Tensor all = penalty == null
-                        ? loss
-                        : loss.add(penalty.reshape(loss.shape().dims()));
-                all.backward();
-                clip.norm(parameters.values());
-                adamW.step(parameters, clip.scale());
-                if (tuner != null) {
-                    tuner.afterStep(number, clip.scale(), adamW);
-                }
-                adamW.zeroGrad(parameters);
-                loss.backend().axpby(value.buffer(), loss.buffer(), 1, 0);
-            }
-        }
     }
 
     private void report(List<Double> times, int used, @Nullable Double planned, Backend backend) {

@@ -6,7 +6,6 @@ import static dev.loran.kernels.Vectors.get;
 import static dev.loran.kernels.Vectors.getInt;
 import static dev.loran.kernels.Vectors.load;
 import static dev.loran.kernels.Vectors.set;
-import static dev.loran.kernels.Vectors.setFirst;
 import static dev.loran.kernels.Vectors.splat;
 import static dev.loran.kernels.Vectors.store;
 
@@ -46,10 +45,11 @@ final class SoftmaxSimd {
             sums = sums.add(e);
         }
         float sum = Vectors.sum(sums);
+        // The vectors' exponential once more would make C2's graph too large.
         for (; i < n; i++) {
-            FloatVector e = VectorMath.expOfNegative(splat(x, at + 4L * i).sub(max));
-            setFirst(y, at + 4L * i, e);
-            sum += e.lane(0);
+            float e = (float) Math.exp(get(x, at + 4L * i) - max);
+            set(y, at + 4L * i, e);
+            sum += e;
         }
         return sum;
     }
@@ -154,9 +154,9 @@ final class SoftmaxSimd {
         float sum = Vectors.sum(lanes);
         float max = largest.reduceLanes(VectorOperators.MAX);
         for (; i < n; i++) {
-            FloatVector v = splat(x, at + 4L * i);
-            max = Math.max(max, v.lane(0));
-            sum += VectorMath.expOfNegative(v.sub(m)).lane(0);
+            float v = get(x, at + 4L * i);
+            max = Math.max(max, v);
+            sum += (float) Math.exp(v - m);
         }
         found[0] = max;
         return sum;
