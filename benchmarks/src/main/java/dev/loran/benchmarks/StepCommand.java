@@ -8,6 +8,7 @@ import dev.loran.peft.Peft;
 import dev.loran.peft.model.LlamaModel;
 import dev.loran.peft.tuner.PeftModel;
 import dev.loran.peft.tuner.Tuner;
+import java.io.IOException;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.HashMap;
@@ -103,6 +104,12 @@ final class StepCommand implements Callable<Integer> {
     @Option(names = "--device", defaultValue = "cpu", description = "cpu or cuda (default: ${DEFAULT-VALUE})")
     private String device;
 
+    @Option(
+            names = "--profile",
+            description =
+                    "where the time of a step goes: by operation of the engine, and by kernel; best with many --steps")
+    private boolean profile;
+
     @Option(names = "--json", description = "the last line of the output is a JSON object")
     private boolean json;
 
@@ -110,7 +117,7 @@ final class StepCommand implements Callable<Integer> {
     private CommandSpec spec;
 
     @Override
-    public Integer call() {
+    public Integer call() throws IOException {
         if (!dtype.equals("f32") && !dtype.equals("bf16")) {
             throw new ParameterException(
                     spec.commandLine(), "bench step: --dtype " + dtype + " is not known; choose f32 or bf16");
@@ -123,6 +130,12 @@ final class StepCommand implements Callable<Integer> {
             throw new ParameterException(
                     spec.commandLine(), "bench step: batch and steps must be at least 1, seq at least 2");
         }
+        if (profile && !StepProfile.available()) {
+            throw new ParameterException(
+                    spec.commandLine(),
+                    "bench step: --profile needs the module jdk.jfr, which this Java runtime was made without; "
+                            + "run it on a JDK, by ./loran");
+        }
         int used = threads == 0 ? Runtime.getRuntime().availableProcessors() : threads;
         LlamaModel.Config config =
                 LlamaModel.Config.of(vocab, hidden, mlp, layers, heads, kvHeads == 0 ? heads : kvHeads, seq + 64);
@@ -131,19 +144,24 @@ final class StepCommand implements Callable<Integer> {
             Double planned = null;
             try (Backend hollow = backend.hollow()) {
                 if (hollow != null) {
-                    times(hollow, config, 1);
+                    times(hollow, config, 1, null);
                     planned = hollow.peakBytes() / MIB;
                     System.out.printf(Locale.ROOT, "planned: %.1f MiB of tensors%n", planned);
                 }
             }
-            List<Double> times = times(backend, config, steps);
-            report(times, used, planned, backend);
+            try (StepProfile watch = profile ? new StepProfile() : null) {
+                List<Double> times = times(backend, config, steps, watch);
+                if (watch != null) {
+                    watch.stop();
+                }
+                report(times, used, planned, backend, watch);
+            }
         }
         return 0;
     }
 
-    /// Milliseconds of `timed` steps, after as many that are not timed.
-    private List<Double> times(Backend backend, LlamaModel.Config config, int timed) {
+    /// Milliseconds of `timed` steps, after as many that are neither timed nor watched.
+    private List<Double> times(Backend backend, LlamaModel.Config config, int timed, @Nullable StepProfile watch) {
         try (LlamaModel model = LlamaModel.random(config, backend, DType.F32, 1);
                 PeftModel peft = new PeftModel(model, 1)) {
             Map<String, Object> options = options();
@@ -159,6 +177,9 @@ final class StepCommand implements Callable<Integer> {
             try (TrainingStep step = new TrainingStep(peft, tuner, batch, seq, vocab)) {
                 List<Double> times = new ArrayList<>();
                 for (int i = 0; i < 2 * timed; i++) {
+                    if (i == timed && watch != null) {
+                        watch.start();
+                    }
                     long start = System.nanoTime();
                     step.run();
                     if (i >= timed) {
@@ -204,7 +225,8 @@ final class StepCommand implements Callable<Integer> {
         return method.equals("prefix") || method.equals("prompt") ? method + "_TUNING" : method;
     }
 
-    private void report(List<Double> times, int used, @Nullable Double planned, Backend backend) {
+    private void report(
+            List<Double> times, int used, @Nullable Double planned, Backend backend, @Nullable StepProfile watch) {
         Collections.sort(times);
         double median = times.get(times.size() / 2);
         double tokens = batch * seq / median * 1e3;
@@ -222,17 +244,21 @@ final class StepCommand implements Callable<Integer> {
                 tokens,
                 peak,
                 backend.peakBytes() / MIB);
+        if (watch != null) {
+            watch.print(median);
+        }
         if (json) {
             System.out.printf(
                     Locale.ROOT,
                     "{\"median_ms\":%.3f,\"best_ms\":%.3f,\"tokens_per_second\":%.1f,\"peak_memory_mib\":%.1f,"
-                            + "\"peak_tensor_mib\":%.3f,\"planned_tensor_mib\":%s}%n",
+                            + "\"peak_tensor_mib\":%.3f,\"planned_tensor_mib\":%s%s}%n",
                     median,
                     times.getFirst(),
                     tokens,
                     peak,
                     backend.peakBytes() / MIB,
-                    planned == null ? "null" : String.format(Locale.ROOT, "%.3f", planned));
+                    planned == null ? "null" : String.format(Locale.ROOT, "%.3f", planned),
+                    watch == null ? "" : ",\"profile\":" + watch.json(median));
         }
     }
 }

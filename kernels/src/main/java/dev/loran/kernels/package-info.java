@@ -23,6 +23,7 @@
 /// | is the kernel right? | `opCase.check(backend)`: forward and backward against the reference, in each dtype, on dirty memory |
 /// | how fast is it? | `opCase.on(backend, DType.F32)` and JMH, as `OpBenchmark` does: `./loran bench jmh OpBenchmark -p op=rope` |
 /// | how fast could it be? | `./loran bench roofline`: peak arithmetic and peak copying, measured in the same run, and the share reached |
+/// | where does the time of a training step go? | `./loran bench step --profile`: by operation, and by kernel |
 ///
 /// # A worked example
 ///
