@@ -4,7 +4,7 @@
 # OUT/gpu.json and prints tables.
 #
 #   benchmarks/gpu.sh [OUT]          on a machine with the GPU, Maven and a JDK 25
-#   benchmarks/gpu.sh --pack [FILE]  on any machine with Maven and a JDK 25: an archive (about 40 MB) to carry to a machine
+#   benchmarks/gpu.sh --pack [FILE]  on any machine with Maven and a JDK 25: an archive (about 30 MB) to carry to a machine
 #                                    that has neither; unpacked there by tar -xJf, the gpu.sh inside does the same
 #
 # Needs an NVIDIA driver 525 or newer, cuBLAS 12 or 13, a GPU of compute capability 8.0 or more. To try the script itself
