@@ -50,7 +50,8 @@ final class StepCommand implements Callable<Integer> {
     @Option(
             names = "--dtype",
             defaultValue = "f32",
-            description = "operands of the products of linear layers: f32 or bf16 (default: ${DEFAULT-VALUE})")
+            description =
+                    "operands of the products of linear layers and attention: f32 or bf16 (default: ${DEFAULT-VALUE})")
     private String dtype;
 
     @Option(names = "--batch", defaultValue = "8", description = "rows (default: ${DEFAULT-VALUE})")

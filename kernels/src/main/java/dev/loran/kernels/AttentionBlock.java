@@ -13,6 +13,7 @@ import dev.loran.kernels.Workspace.Slot;
 import java.lang.foreign.MemorySegment;
 import jdk.incubator.vector.FloatVector;
 import jdk.incubator.vector.VectorOperators;
+import org.jspecify.annotations.Nullable;
 
 /// A block of queries against a block of keys, in a thread's scratch memory: what forward and backward share.
 ///
@@ -39,8 +40,10 @@ record AttentionBlock(Problem a, Scratch w, int b, int first, int n, int from, i
     private static final FloatVector LANE = FloatVector.zero(Vectors.F).addIndex(1);
 
     /// Byte offsets into a thread's scratch memory: queries and their gradients as rows and transposed, the sum over keys,
-    /// packed keys and values, scores and their slopes, and three statistics of each query.
+    /// packed keys and values, scores and their slopes, and three statistics of each query. With operands of BF16 the rows of
+    /// queries are right-hand sides, and keys and values lie there twice, as [AttentionBf16] packs them.
     record Scratch(
+            @Nullable AttentionBf16 bf16,
             float[] tile,
             MemorySegment m,
             long q,
@@ -54,31 +57,42 @@ record AttentionBlock(Problem a, Scratch w, int b, int first, int n, int from, i
             long slopes,
             long max,
             long total,
-            long factor) {
-        static Scratch of(Parallel parallel, Problem a) {
+            long factor,
+            long joined) {
+        /// @param tiles for operands of BF16, else null
+        static Scratch of(Parallel parallel, Problem a, @Nullable Bf16Tiles tiles) {
             long perQuery = QUERIES * a.wide();
-            long turned = HIGH * a.d();
-            long perKey = (KEYS + GemmTiles.ROWS) * a.wide();
+            long rows = tiles == null ? perQuery : AttentionBf16.panelBytes(tiles, a, QUERIES);
+            long turned = tiles == null ? HIGH * a.columns() : AttentionBf16.columnsBytes(tiles, a, QUERIES);
+            long keys = tiles == null ? (KEYS + GemmTiles.ROWS) * a.wide() : AttentionBf16.keysBytes(tiles, a);
             long pair = (KEYS + GemmTiles.ROWS) * HIGH;
-            long qt = 3 * perQuery;
+            long g = perQuery + rows;
+            long qt = g + rows;
             long k = qt + 2 * turned;
-            long scores = k + 2 * perKey;
+            long scores = k + 2 * keys;
             long max = scores + 2 * pair;
+            long left = max + 3 * HIGH;
+            long joined = left + (tiles == null ? 0 : AttentionBf16.leftBytes(tiles));
+            Workspace workspace = parallel.workspace();
+            MemorySegment m =
+                    workspace.segment(Slot.ATTENTION, joined + (tiles == null || a.p() == 0 ? 0 : KEYS * a.wide()));
             return new Scratch(
-                    parallel.workspace().tile(),
-                    parallel.workspace().segment(Slot.ATTENTION, max + 3 * HIGH),
-                    0,
+                    tiles == null ? null : new AttentionBf16(tiles, workspace, a, m, left),
+                    workspace.tile(),
+                    m,
                     perQuery,
-                    2 * perQuery,
+                    g,
+                    0,
                     qt,
                     qt + turned,
                     k,
-                    k + perKey,
+                    k + keys,
                     scores,
                     scores + pair,
                     max,
                     max + HIGH,
-                    max + 2 * HIGH);
+                    max + 2 * HIGH,
+                    joined);
         }
     }
 
@@ -139,21 +153,40 @@ record AttentionBlock(Problem a, Scratch w, int b, int first, int n, int from, i
     }
 
     private void packKeys(int kvHead) {
-        int prefix = Math.clamp((long) a.p() - from, 0, count);
-        MemorySegment prefixK = a.prefixK();
-        MemorySegment prefixV = a.prefixV();
-        if (prefixK != null && prefixV != null) {
-            copyRows(a, w.m, w.k, prefixK, a.prefixKey(b, from, kvHead), a.keyStride(), prefix);
-            copyRows(a, w.m, w.v, prefixV, a.prefixKey(b, from, kvHead), a.keyStride(), prefix);
+        packKeys(w.k, kvHead, a.prefixK(), a.k());
+        packKeys(w.v, kvHead, a.prefixV(), a.v());
+    }
+
+    private void packKeys(long to, int kvHead, @Nullable MemorySegment prefix, MemorySegment x) {
+        int before = prefix == null ? 0 : Math.clamp((long) a.p() - from, 0, count);
+        long at = a.key(b, from + before - a.p(), kvHead);
+        if (w.bf16 != null && before == 0) {
+            w.bf16.packKeys(to, x, at, a.keyStride(), count);
+            return;
         }
-        long at = a.key(b, from + prefix - a.p(), kvHead);
-        long to = prefix * a.wide();
-        copyRows(a, w.m, w.k + to, a.k(), at, a.keyStride(), count - prefix);
-        copyRows(a, w.m, w.v + to, a.v(), at, a.keyStride(), count - prefix);
+        long rows = w.bf16 == null ? to : w.joined;
+        if (prefix != null) {
+            copyRows(a, w.m, rows, prefix, a.prefixKey(b, from, kvHead), a.keyStride(), before, 1f);
+        }
+        copyRows(a, w.m, rows + before * a.wide(), x, at, a.keyStride(), count - before, 1f);
+        if (w.bf16 != null) {
+            w.bf16.packKeys(to, w.m, rows, a.wide(), count);
+        }
+    }
+
+    /// Keys whose scores are read for the vector of queries from `lane` on: in whole tiles of both kinds.
+    int scored(int lane) {
+        return w.bf16 == null
+                ? Math.max(tilesBefore(lane + V), Math.min(count, up(seenBefore(lane + V), GemmTiles.ROWS)))
+                : w.bf16.met(this, lane);
     }
 
     /// y (keys, queries) ← rows (keys, d) · turned (d, queries), but for what is hidden tile by tile.
     void scores(long y, long rows, long turned) {
+        if (w.bf16 != null) {
+            w.bf16.scores(this, y, rows, turned);
+            return;
+        }
         int width = width();
         for (int i = 0; i < tilesBefore(width); i += GemmTiles.ROWS) {
             int seeing = firstSeeing(i / AttentionTiles.ROWS * AttentionTiles.ROWS);
@@ -181,10 +214,11 @@ record AttentionBlock(Problem a, Scratch w, int b, int first, int n, int from, i
         }
     }
 
-    /// x (keys, queries) ← `value` where one of the vector of queries from `lane` on comes before the key, or the mask
-    /// hides it.
+    /// x (keys, queries) ← `value` where one of the vector of queries from `lane` on comes before the key, the mask hides
+    /// it, or it is none.
     void hide(long x, int lane, float value) {
-        int seen = tilesBefore(lane + V);
+        int scored = scored(lane);
+        int seen = Math.min(count, scored);
         hideAhead(w.m, x + 4L * lane, seen, lane - gap(), value);
         if (a.mask() != null) {
             for (int i = 0; i < seen; i++) {
@@ -192,6 +226,9 @@ record AttentionBlock(Problem a, Scratch w, int b, int first, int n, int from, i
                     store(w.m, x + i * HIGH + 4L * lane, splat(value));
                 }
             }
+        }
+        for (int i = seen; i < scored; i++) {
+            store(w.m, x + i * HIGH + 4L * lane, splat(value));
         }
     }
 
@@ -205,6 +242,10 @@ record AttentionBlock(Problem a, Scratch w, int b, int first, int n, int from, i
 
     /// sum (queries, d) ← xᵀ · rows, or += from the second block of keys on: x (keys, queries), rows (keys, d).
     void timesKeys(long x, long rows) {
+        if (w.bf16 != null) {
+            w.bf16.timesKeys(this, w.sum, x, rows);
+            return;
+        }
         for (int j = 0; j < a.columns(); j += AttentionTiles.COLUMNS) {
             int columns = Math.min(AttentionTiles.COLUMNS, a.columns() - j);
             for (int i = 0; i < width(); i += AttentionTiles.ROWS) {
@@ -215,8 +256,6 @@ record AttentionBlock(Problem a, Scratch w, int b, int first, int n, int from, i
                         a.wide(),
                         w.m,
                         x + 4L * i,
-                        4,
-                        HIGH,
                         w.m,
                         rows + 4L * j,
                         a.wide(),
@@ -229,11 +268,16 @@ record AttentionBlock(Problem a, Scratch w, int b, int first, int n, int from, i
 
     /// sums (keys, d) ← x · rows, or += where `onto`, for the keys that are seen: x (keys, queries), rows (queries, d).
     void timesQueries(MemorySegment sums, long to, long x, long rows, boolean onto) {
-        for (int j = 0; j < a.columns(); j += AttentionTiles.COLUMNS) {
-            int columns = Math.min(AttentionTiles.COLUMNS, a.columns() - j);
-            for (int i = 0; i < tilesBefore(width()); i += AttentionTiles.ROWS) {
+        if (w.bf16 != null) {
+            w.bf16.timesQueries(this, sums, to, x, rows, onto);
+            return;
+        }
+        int columns;
+        for (int j = 0; j < a.columns(); j += columns) {
+            columns = evenly(a.columns() - j, GemmTiles.COLUMNS, GemmTiles.UNIT);
+            for (int i = 0; i < tilesBefore(width()); i += GemmTiles.ROWS) {
                 int c = firstSeeing(i);
-                AttentionTiles.product(
+                GemmTiles.product(
                         w.tile,
                         sums,
                         to + i * a.wide() + 4L * j,
@@ -241,10 +285,12 @@ record AttentionBlock(Problem a, Scratch w, int b, int first, int n, int from, i
                         w.m,
                         x + i * HIGH + 4L * c,
                         HIGH,
-                        4,
                         w.m,
                         rows + c * a.wide() + 4L * j,
                         a.wide(),
+                        columns,
+                        0,
+                        Math.min(GemmTiles.ROWS, tilesBefore(width()) - i),
                         columns,
                         Math.max(0, n - c),
                         onto);
@@ -254,18 +300,45 @@ record AttentionBlock(Problem a, Scratch w, int b, int first, int n, int from, i
 
     // ---- rows of a head
 
-    /// `n` rows of d elements, `stride` bytes apart, as rows of scratch, with zeros up to whole tiles.
+    /// The queries from `first` on, scaled, as columns.
+    static void packQueries(Problem a, Scratch w, long to, MemorySegment x, long at, int n, float factor) {
+        // By way of the sum, which nothing is in yet: rows lie far apart in x, and there is always a whole tile of them
+        // here.
+        if (w.bf16 == null || factor != 1f) {
+            copyRows(a, w.m, w.sum, x, at, a.queryStride(), n, factor);
+        }
+        if (w.bf16 == null) {
+            int whole = up(n, AttentionTiles.UNIT);
+            GemmPacking.transpose(w.m, to, QUERIES, w.m, w.sum, a.wide() / 4, whole, a.columns());
+        } else if (factor != 1f) {
+            w.bf16.packColumns(to, w.m, w.sum, a.wide(), n);
+        } else {
+            w.bf16.packColumns(to, x, at, a.queryStride(), n);
+        }
+    }
+
+    /// The queries from `first` on as rows that are multiplied with what a key has for each of them.
+    static void packRows(Problem a, Scratch w, long to, MemorySegment x, long at, int n) {
+        if (w.bf16 == null) {
+            copyRows(a, w.m, to, x, at, a.queryStride(), n, 1f);
+        } else {
+            w.bf16.packPanel(to, x, at, a.queryStride(), n);
+        }
+    }
+
+    /// `n` rows of d elements, `stride` bytes apart, scaled, as rows of scratch, with zeros up to whole tiles.
     ///
     /// Column by column, a vector wide: the rows of a head lie far apart, where no prefetcher looks, and a loop of one load
     /// and one store a round has many cache lines under way at once.
-    static void copyRows(Problem a, MemorySegment m, long to, MemorySegment x, long at, long stride, int n) {
+    private static void copyRows(
+            Problem a, MemorySegment m, long to, MemorySegment x, long at, long stride, int n, float factor) {
         int j = 0;
         for (; j < bound(a.d()); j += V) {
-            copyColumn(m, to + 4L * j, a.wide(), x, at + 4L * j, stride, n, 1f);
+            copyColumn(m, to + 4L * j, a.wide(), x, at + 4L * j, stride, n, factor);
         }
         for (; j < a.columns(); j++) {
             for (int i = 0; i < n; i++) {
-                set(m, to + i * a.wide() + 4L * j, j < a.d() ? get(x, at + i * stride + 4L * j) : 0f);
+                set(m, to + i * a.wide() + 4L * j, j < a.d() ? factor * get(x, at + i * stride + 4L * j) : 0f);
             }
         }
     }
@@ -288,19 +361,6 @@ record AttentionBlock(Problem a, Scratch w, int b, int first, int n, int from, i
             MemorySegment y, long yo, long yStride, MemorySegment x, long xo, long xStride, int n, float factor) {
         for (int i = 0; i < n; i++) {
             store(y, yo + i * yStride, load(x, xo + i * xStride).mul(factor));
-        }
-    }
-
-    /// `n` rows of d elements, `stride` elements apart, transposed and scaled, with zeros up to whole tiles.
-    static void turn(Problem a, MemorySegment m, long to, MemorySegment x, long at, long stride, int n, float factor) {
-        GemmPacking.transpose(m, to, QUERIES, x, at, stride, n, a.d());
-        for (int j = n; j < up(n, AttentionTiles.UNIT); j++) {
-            for (int i = 0; i < a.d(); i++) {
-                set(m, to + i * HIGH + 4L * j, 0f);
-            }
-        }
-        if (factor != 1f) {
-            BinarySimd.mulScalar(m, to, m, to, factor, a.d() * QUERIES);
         }
     }
 }

@@ -160,14 +160,16 @@ final class AttentionSimd {
     // ---- forward
 
     /// out (batch, t, heads, d) and lse (batch, heads, t).
-    static void forward(Parallel parallel, MemorySegment out, MemorySegment lse, Problem a) {
+    ///
+    /// @param tiles multiply operands of BF16; null for F32, and of no use to single queries
+    static void forward(Parallel parallel, MemorySegment out, MemorySegment lse, Problem a, @Nullable Bf16Tiles tiles) {
         if (a.t == 1) {
             AttentionDecode.forward(parallel, out, lse, a);
             return;
         }
         int size = AttentionBlock.queriesOf(a);
         forHeads(parallel, a, (b, kvHead, count) -> {
-            Scratch w = Scratch.of(parallel, a);
+            Scratch w = Scratch.of(parallel, a, tiles);
             fetchQueries(a, w, a.q, b, kvHead, count);
             fetchKeys(a, w, b, kvHead, count);
             for (int h = kvHead * a.group(); h < (kvHead + count) * a.group(); h++) {
@@ -182,7 +184,7 @@ final class AttentionSimd {
             MemorySegment out, MemorySegment lse, Problem a, Scratch w, int b, int h, int first, int n) {
         MemorySegment m = w.m();
         long at = a.query(b, first, h);
-        AttentionBlock.turn(a, m, w.qt(), a.q, at, (long) a.heads * a.d, n, a.scale);
+        AttentionBlock.packQueries(a, w, w.qt(), a.q, at, n, a.scale);
         CopySimd.fill(m, w.max(), QUERIES, NONE);
         CopySimd.fill(m, w.total(), QUERIES, 0f);
         int end = Math.min(a.keys(), first + n + a.lead());
@@ -201,7 +203,7 @@ final class AttentionSimd {
         pair.scores(w.scores(), w.k(), w.qt());
         for (int lane = 0; lane < pair.width(); lane += V) {
             pair.hide(w.scores(), lane, Float.NEGATIVE_INFINITY);
-            int count = pair.tilesBefore(lane + V);
+            int count = pair.scored(lane);
             long at = 4L * lane;
             highest(m, w.scores() + at, count, w.max() + at, w.factor() + at);
             rescale(m, w.total() + at, w.factor() + at);
@@ -285,14 +287,20 @@ final class AttentionSimd {
     /// dQ, dK, dV and the prefix' two, from P = exp(scores − lse) made again. A key head and all query heads that read it
     /// belong to one task: the sums over queries have one owner and one order.
     static void backward(
-            Parallel parallel, Gradients to, MemorySegment dOut, MemorySegment out, MemorySegment lse, Problem a) {
+            Parallel parallel,
+            Gradients to,
+            MemorySegment dOut,
+            MemorySegment out,
+            MemorySegment lse,
+            Problem a,
+            @Nullable Bf16Tiles tiles) {
         boolean partial = a.sharesPrefix() && a.batch > 1 && to.dPrefixK != null && to.dPrefixV != null;
         long prefixBytes = a.p * a.keyStride();
         MemorySegment sums =
                 partial ? parallel.workspace().segment(Slot.PARTIAL, 2L * a.batch * prefixBytes) : MemorySegment.NULL;
         long values = a.wide() * (a.keys() + AttentionTiles.ROWS);
         forHeads(parallel, a, (b, firstHead, heads) -> {
-            Scratch w = Scratch.of(parallel, a);
+            Scratch w = Scratch.of(parallel, a, tiles);
             fetchQueries(a, w, a.q, b, firstHead, heads);
             fetchQueries(a, w, dOut, b, firstHead, heads);
             fetchQueries(a, w, out, b, firstHead, heads);
@@ -361,17 +369,17 @@ final class AttentionSimd {
             int n) {
         MemorySegment m = w.m();
         long at = a.query(b, first, h);
-        AttentionBlock.copyRows(a, m, w.q(), a.q, at, a.queryStride(), n);
-        AttentionBlock.copyRows(a, m, w.g(), dOut, at, a.queryStride(), n);
-        AttentionBlock.turn(a, m, w.qt(), m, w.q(), a.wide() / 4, n, a.scale);
-        AttentionBlock.turn(a, m, w.gt(), m, w.g(), a.wide() / 4, n, 1f);
+        AttentionBlock.packQueries(a, w, w.qt(), a.q, at, n, a.scale);
+        AttentionBlock.packQueries(a, w, w.gt(), dOut, at, n, 1f);
+        AttentionBlock.packRows(a, w, w.q(), a.q, at, n);
+        AttentionBlock.packRows(a, w, w.g(), dOut, at, n);
         // A lane without a query: exp(score − ∞) = 0.
         CopySimd.fill(m, w.max(), QUERIES, Float.POSITIVE_INFINITY);
         CopySimd.fill(m, w.total(), QUERIES, 0f);
         MemorySegment.copy(lse, a.statistics(b, first, h), m, w.max(), 4L * n);
-        AttentionBlock.copyRows(a, m, w.sum(), out, at, a.queryStride(), n);
         for (int i = 0; i < n; i++) {
-            set(m, w.total() + 4L * i, ReductionSimd.dot(m, w.g() + i * a.wide(), m, w.sum() + i * a.wide(), a.d));
+            long row = at + i * a.queryStride();
+            set(m, w.total() + 4L * i, ReductionSimd.dot(dOut, row, out, row, a.d));
         }
     }
 
@@ -384,7 +392,7 @@ final class AttentionSimd {
             pair.hide(w.scores(), lane, Float.NEGATIVE_INFINITY);
             // What was not computed may be anything, and NaN times a weight of 0 is NaN.
             pair.hide(w.slopes(), lane, 0f);
-            int count = pair.tilesBefore(lane + V);
+            int count = pair.scored(lane);
             long at = 4L * lane;
             slopes(w.m(), w.scores() + at, w.slopes() + at, count, w.max() + at, w.total() + at);
         }

@@ -6,14 +6,17 @@ import java.nio.ByteOrder;
 import jdk.incubator.vector.FloatVector;
 import jdk.incubator.vector.VectorSpecies;
 
-/// The products of attention with a matrix of scores, which they read as it is or turned: unlike those of [GemmTiles], a
-/// has a stride for k as it has one for rows.
+/// The products of attention with the transposed of a matrix of scores: unlike those of [GemmTiles], rows of a lie side by
+/// side, and one k lies [AttentionBlock#HIGH] bytes after the other, a constant: with a stride that it does not know, C2
+/// checks the bounds of every element.
 final class AttentionTiles {
     private static final VectorSpecies<Float> S = GemmTiles.S;
 
     private static final int V = GemmTiles.V;
 
     private static final long VB = 4L * V;
+
+    private static final long STEP = AttentionBlock.HIGH;
 
     /// 16 registers leave room for half as many rows.
     private static final boolean WIDE = GemmTiles.ROWS == 8;
@@ -32,12 +35,10 @@ final class AttentionTiles {
 
     private AttentionTiles() {}
 
-    /// c (ROWS, columns) ← a (ROWS, k) · b (k, columns), or += where `onto`.
+    /// c (ROWS, columns) ← aᵀ · b (k, columns), or += where `onto`: a is (k, ROWS) in memory.
     ///
     /// @param tile scratch of [GemmTiles#TILE] elements
     /// @param ldc bytes from row to row of c, as `ldb` of b
-    /// @param row bytes from row to row of a
-    /// @param step bytes from one k to the next in a
     /// @param columns [#COLUMNS], or half of it with vectors of 512 bits
     static void product(
             float[] tile,
@@ -46,8 +47,6 @@ final class AttentionTiles {
             long ldc,
             MemorySegment a,
             long ao,
-            long row,
-            long step,
             MemorySegment b,
             long bo,
             long ldb,
@@ -55,25 +54,17 @@ final class AttentionTiles {
             int k,
             boolean onto) {
         if (columns == V) {
-            tile8x1(tile, a, ao, row, step, b, bo, ldb, k);
+            tile8x1(tile, a, ao, b, bo, ldb, k);
         } else if (WIDE) {
-            tile8x2(tile, a, ao, row, step, b, bo, ldb, k);
+            tile8x2(tile, a, ao, b, bo, ldb, k);
         } else {
-            tile4x2(tile, a, ao, row, step, b, bo, ldb, k);
+            tile4x2(tile, a, ao, b, bo, ldb, k);
         }
         GemmTiles.put(c, co, ldc, tile, 0, columns, ROWS, columns, onto);
     }
 
     /// 16 accumulators, 2 vectors of b and 1 of a: 19 of 32 registers.
-    private static void tile8x2(
-            float[] c, MemorySegment a, long a0, long row, long step, MemorySegment b, long bo, long ldb, int k) {
-        long a1 = a0 + row;
-        long a2 = a1 + row;
-        long a3 = a2 + row;
-        long a4 = a3 + row;
-        long a5 = a4 + row;
-        long a6 = a5 + row;
-        long a7 = a6 + row;
+    private static void tile8x2(float[] c, MemorySegment a, long a0, MemorySegment b, long bo, long ldb, int k) {
         FloatVector zero = FloatVector.zero(S);
         FloatVector c00 = zero, c01 = zero;
         FloatVector c10 = zero, c11 = zero;
@@ -85,31 +76,31 @@ final class AttentionTiles {
         FloatVector c70 = zero, c71 = zero;
         for (int p = 0; p < k; p++) {
             long q = bo + p * ldb;
-            long x = p * step;
+            long x = a0 + p * STEP;
             FloatVector b0 = FloatVector.fromMemorySegment(S, b, q, ORDER);
             FloatVector b1 = FloatVector.fromMemorySegment(S, b, q + VB, ORDER);
-            FloatVector y = FloatVector.broadcast(S, a.get(FLOAT, a0 + x));
+            FloatVector y = FloatVector.broadcast(S, a.get(FLOAT, x));
             c00 = y.fma(b0, c00);
             c01 = y.fma(b1, c01);
-            y = FloatVector.broadcast(S, a.get(FLOAT, a1 + x));
+            y = FloatVector.broadcast(S, a.get(FLOAT, x + 4L));
             c10 = y.fma(b0, c10);
             c11 = y.fma(b1, c11);
-            y = FloatVector.broadcast(S, a.get(FLOAT, a2 + x));
+            y = FloatVector.broadcast(S, a.get(FLOAT, x + 8L));
             c20 = y.fma(b0, c20);
             c21 = y.fma(b1, c21);
-            y = FloatVector.broadcast(S, a.get(FLOAT, a3 + x));
+            y = FloatVector.broadcast(S, a.get(FLOAT, x + 12L));
             c30 = y.fma(b0, c30);
             c31 = y.fma(b1, c31);
-            y = FloatVector.broadcast(S, a.get(FLOAT, a4 + x));
+            y = FloatVector.broadcast(S, a.get(FLOAT, x + 16L));
             c40 = y.fma(b0, c40);
             c41 = y.fma(b1, c41);
-            y = FloatVector.broadcast(S, a.get(FLOAT, a5 + x));
+            y = FloatVector.broadcast(S, a.get(FLOAT, x + 20L));
             c50 = y.fma(b0, c50);
             c51 = y.fma(b1, c51);
-            y = FloatVector.broadcast(S, a.get(FLOAT, a6 + x));
+            y = FloatVector.broadcast(S, a.get(FLOAT, x + 24L));
             c60 = y.fma(b0, c60);
             c61 = y.fma(b1, c61);
-            y = FloatVector.broadcast(S, a.get(FLOAT, a7 + x));
+            y = FloatVector.broadcast(S, a.get(FLOAT, x + 28L));
             c70 = y.fma(b0, c70);
             c71 = y.fma(b1, c71);
         }
@@ -132,15 +123,7 @@ final class AttentionTiles {
     }
 
     /// For the last 16 columns, where that is one vector.
-    private static void tile8x1(
-            float[] c, MemorySegment a, long a0, long row, long step, MemorySegment b, long bo, long ldb, int k) {
-        long a1 = a0 + row;
-        long a2 = a1 + row;
-        long a3 = a2 + row;
-        long a4 = a3 + row;
-        long a5 = a4 + row;
-        long a6 = a5 + row;
-        long a7 = a6 + row;
+    private static void tile8x1(float[] c, MemorySegment a, long a0, MemorySegment b, long bo, long ldb, int k) {
         FloatVector zero = FloatVector.zero(S);
         FloatVector c00 = zero;
         FloatVector c10 = zero;
@@ -152,23 +135,23 @@ final class AttentionTiles {
         FloatVector c70 = zero;
         for (int p = 0; p < k; p++) {
             long q = bo + p * ldb;
-            long x = p * step;
+            long x = a0 + p * STEP;
             FloatVector b0 = FloatVector.fromMemorySegment(S, b, q, ORDER);
-            FloatVector y = FloatVector.broadcast(S, a.get(FLOAT, a0 + x));
+            FloatVector y = FloatVector.broadcast(S, a.get(FLOAT, x));
             c00 = y.fma(b0, c00);
-            y = FloatVector.broadcast(S, a.get(FLOAT, a1 + x));
+            y = FloatVector.broadcast(S, a.get(FLOAT, x + 4L));
             c10 = y.fma(b0, c10);
-            y = FloatVector.broadcast(S, a.get(FLOAT, a2 + x));
+            y = FloatVector.broadcast(S, a.get(FLOAT, x + 8L));
             c20 = y.fma(b0, c20);
-            y = FloatVector.broadcast(S, a.get(FLOAT, a3 + x));
+            y = FloatVector.broadcast(S, a.get(FLOAT, x + 12L));
             c30 = y.fma(b0, c30);
-            y = FloatVector.broadcast(S, a.get(FLOAT, a4 + x));
+            y = FloatVector.broadcast(S, a.get(FLOAT, x + 16L));
             c40 = y.fma(b0, c40);
-            y = FloatVector.broadcast(S, a.get(FLOAT, a5 + x));
+            y = FloatVector.broadcast(S, a.get(FLOAT, x + 20L));
             c50 = y.fma(b0, c50);
-            y = FloatVector.broadcast(S, a.get(FLOAT, a6 + x));
+            y = FloatVector.broadcast(S, a.get(FLOAT, x + 24L));
             c60 = y.fma(b0, c60);
-            y = FloatVector.broadcast(S, a.get(FLOAT, a7 + x));
+            y = FloatVector.broadcast(S, a.get(FLOAT, x + 28L));
             c70 = y.fma(b0, c70);
         }
         c00.intoArray(c, 0);
@@ -182,11 +165,7 @@ final class AttentionTiles {
     }
 
     /// 8 accumulators, 2 vectors of b and 1 of a: 11 of 16 registers.
-    private static void tile4x2(
-            float[] c, MemorySegment a, long a0, long row, long step, MemorySegment b, long bo, long ldb, int k) {
-        long a1 = a0 + row;
-        long a2 = a1 + row;
-        long a3 = a2 + row;
+    private static void tile4x2(float[] c, MemorySegment a, long a0, MemorySegment b, long bo, long ldb, int k) {
         FloatVector zero = FloatVector.zero(S);
         FloatVector c00 = zero, c01 = zero;
         FloatVector c10 = zero, c11 = zero;
@@ -194,19 +173,19 @@ final class AttentionTiles {
         FloatVector c30 = zero, c31 = zero;
         for (int p = 0; p < k; p++) {
             long q = bo + p * ldb;
-            long x = p * step;
+            long x = a0 + p * STEP;
             FloatVector b0 = FloatVector.fromMemorySegment(S, b, q, ORDER);
             FloatVector b1 = FloatVector.fromMemorySegment(S, b, q + VB, ORDER);
-            FloatVector y = FloatVector.broadcast(S, a.get(FLOAT, a0 + x));
+            FloatVector y = FloatVector.broadcast(S, a.get(FLOAT, x));
             c00 = y.fma(b0, c00);
             c01 = y.fma(b1, c01);
-            y = FloatVector.broadcast(S, a.get(FLOAT, a1 + x));
+            y = FloatVector.broadcast(S, a.get(FLOAT, x + 4L));
             c10 = y.fma(b0, c10);
             c11 = y.fma(b1, c11);
-            y = FloatVector.broadcast(S, a.get(FLOAT, a2 + x));
+            y = FloatVector.broadcast(S, a.get(FLOAT, x + 8L));
             c20 = y.fma(b0, c20);
             c21 = y.fma(b1, c21);
-            y = FloatVector.broadcast(S, a.get(FLOAT, a3 + x));
+            y = FloatVector.broadcast(S, a.get(FLOAT, x + 12L));
             c30 = y.fma(b0, c30);
             c31 = y.fma(b1, c31);
         }

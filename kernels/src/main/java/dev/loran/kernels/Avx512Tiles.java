@@ -1,7 +1,6 @@
 package dev.loran.kernels;
 
 import dev.loran.engine.BackendException;
-import dev.loran.engine.HostBuffer;
 import dev.loran.kernels.Assembler.Gp;
 import dev.loran.kernels.Assembler.Mem;
 import java.lang.foreign.Arena;
@@ -55,7 +54,13 @@ final class Avx512Tiles implements Bf16Tiles.Native {
         @SuppressWarnings("restricted")
         private static final MethodHandle ROUND = Linker.nativeLinker()
                 .downcallHandle(
-                        FunctionDescriptor.ofVoid(ValueLayout.JAVA_LONG, ValueLayout.JAVA_LONG, ValueLayout.JAVA_LONG),
+                        FunctionDescriptor.ofVoid(
+                                ValueLayout.JAVA_LONG,
+                                ValueLayout.JAVA_LONG,
+                                ValueLayout.JAVA_LONG,
+                                ValueLayout.JAVA_LONG,
+                                ValueLayout.JAVA_LONG,
+                                ValueLayout.JAVA_LONG),
                         Linker.Option.critical(false));
 
         @SuppressWarnings("restricted")
@@ -72,6 +77,7 @@ final class Avx512Tiles implements Bf16Tiles.Native {
 
         private static final MemorySegment[] PAIRS_CODE = new MemorySegment[PAIRED + 1];
         private static final MemorySegment INTERLEAVED = interleaved(Arena.global());
+        private static final MemorySegment ZEROS = Arena.global().allocate(4L * V * PAIRED, 64);
 
         private static final MemorySegment[] TILE = new MemorySegment[2 * (VECTORS + 1)];
         private static final MemorySegment ROUND_CODE = MachineCode.load(round());
@@ -158,16 +164,25 @@ final class Avx512Tiles implements Bf16Tiles.Native {
         return asm.bytes();
     }
 
-    /// `void round(bf16 *y, float *x, long n)`: 16 · n elements, n at least 1.
+    /// `void round(bf16 *y, long yStep, float *x, long ldx, long rows, long vectors)`: rows of 16 · vectors elements; `yStep`
+    /// and `ldx` in bytes, `rows` and `vectors` at least 1.
     static byte[] round() {
         Assembler asm = new Assembler();
-        int loop = asm.here();
-        asm.toBf16(0, Mem.at(Gp.RSI));
+        int row = asm.here();
+        asm.address(Gp.R10, Mem.at(Gp.RDI, Gp.RSI, 1));
+        asm.address(Gp.R11, Mem.at(Gp.RDX, Gp.RCX, 1));
+        asm.move(Gp.RAX, Gp.R9);
+        int vector = asm.here();
+        asm.toBf16(0, Mem.at(Gp.RDX));
         asm.storeHalf(Mem.at(Gp.RDI), 0);
-        asm.add(Gp.RSI, 64);
+        asm.add(Gp.RDX, 64);
         asm.add(Gp.RDI, 32);
-        asm.decrement(Gp.RDX);
-        asm.jumpIfNotZero(loop);
+        asm.decrement(Gp.RAX);
+        asm.jumpIfNotZero(vector);
+        asm.move(Gp.RDI, Gp.R10);
+        asm.move(Gp.RDX, Gp.R11);
+        asm.decrement(Gp.R8);
+        asm.jumpIfNotZero(row);
         asm.vzeroupper();
         asm.ret();
         return asm.bytes();
@@ -238,33 +253,31 @@ final class Avx512Tiles implements Bf16Tiles.Native {
     /// y (pairs, 16 · vectors) ← the pairs of 2 · pairs rows of x, rounded as by [#convert]; strides in bytes.
     static void convertPairs(
             MemorySegment y, long yOff, long yStep, MemorySegment x, long xOff, long ldx, int pairs, int vectors) {
+        pairs(y.address() + yOff, yStep, x.address() + xOff, ldx, pairs, vectors);
+    }
+
+    /// y (16 · vectors) ← the pairs of a row of x and a row of zeros.
+    static void convertLast(MemorySegment y, long yOff, MemorySegment x, long xOff, int vectors) {
+        long row = x.address() + xOff;
+        pairs(y.address() + yOff, 0, row, Code.ZEROS.address() - row, 1, vectors);
+    }
+
+    private static void pairs(long y, long yStep, long x, long ldx, long pairs, int vectors) {
         try {
-            Code.PAIRS.invokeExact(
-                    Code.PAIRS_CODE[vectors],
-                    y.address() + yOff,
-                    yStep,
-                    x.address() + xOff,
-                    ldx,
-                    (long) pairs,
-                    Code.INTERLEAVED.address());
+            Code.PAIRS.invokeExact(Code.PAIRS_CODE[vectors], y, yStep, x, ldx, pairs, Code.INTERLEAVED.address());
         } catch (Throwable e) {
             throw new BackendException("gemmBf16: " + e, e);
         }
     }
 
-    /// y ← x rounded to BF16, to nearest even; subnormals become zero.
-    static void convert(MemorySegment y, long yOff, MemorySegment x, long xOff, int n) {
-        int whole = n - n % V;
-        if (whole > 0) {
-            try {
-                Code.ROUND.invokeExact(Code.ROUND_CODE, y.address() + yOff, x.address() + xOff, (long) whole / V);
-            } catch (Throwable e) {
-                throw new BackendException("gemmBf16: " + e, e);
-            }
-        }
-        for (int i = whole; i < n; i++) {
-            float value = x.get(ValueLayout.JAVA_FLOAT_UNALIGNED, xOff + 4L * i);
-            y.set(ValueLayout.JAVA_SHORT_UNALIGNED, yOff + 2L * i, HostBuffer.toBf16(value));
+    /// y (rows, 16 · vectors) ← x rounded to BF16, to nearest even; subnormals become zero; strides in bytes.
+    static void convert(
+            MemorySegment y, long yOff, long yStep, MemorySegment x, long xOff, long ldx, int rows, int vectors) {
+        try {
+            Code.ROUND.invokeExact(
+                    Code.ROUND_CODE, y.address() + yOff, yStep, x.address() + xOff, ldx, (long) rows, (long) vectors);
+        } catch (Throwable e) {
+            throw new BackendException("gemmBf16: " + e, e);
         }
     }
 }

@@ -36,7 +36,7 @@ public final class Backends {
         return best(threads, DType.F32);
     }
 
-    /// The fastest backend on `threads` threads whose products of linear layers take operands of type `operands`: F32,
+    /// The fastest backend on `threads` threads whose products of linear layers and of attention take operands of type `operands`: F32,
     /// or BF16, which is faster and coarser ([SimdBackend#SimdBackend(int, DType)]).
     public static Backend best(int threads, DType operands) {
         LOG.info("{}", describe(threads, operands));

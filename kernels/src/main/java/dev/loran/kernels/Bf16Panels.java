@@ -19,7 +19,7 @@ import jdk.incubator.vector.VectorSpecies;
 /// The right-hand matrix (k, n) of a product in BF16, as [Bf16Tiles] read it: panels of columns, one block of k after
 /// another; for each pair along k the pairs of a panel's columns lie next to each other, 32 bits each. Padded with zeros to
 /// whole units of columns and steps of k.
-record Bf16Panels(MemorySegment memory, int k, int n, Bf16Tiles tiles) {
+record Bf16Panels(MemorySegment memory, long offset, int k, int n, Bf16Tiles tiles) {
     private static final ByteOrder ORDER = ByteOrder.nativeOrder();
     private static final VectorSpecies<Short> HALF =
             VectorSpecies.of(short.class, VectorShape.forBitSize(I.vectorBitSize() / 2));
@@ -64,7 +64,7 @@ record Bf16Panels(MemorySegment memory, int k, int n, Bf16Tiles tiles) {
     long at(int panel, int block) {
         long before =
                 (long) block * tiles.sizes().kBlock() * up(n, tiles.sizes().unit());
-        return 2 * (before + (long) panel * tiles.sizes().columns() * paddedLength(block));
+        return offset + 2 * (before + (long) panel * tiles.sizes().columns() * paddedLength(block));
     }
 
     // ---- packing
@@ -75,37 +75,54 @@ record Bf16Panels(MemorySegment memory, int k, int n, Bf16Tiles tiles) {
         parallel.parallelFor(panels * blocks(), task -> {
             int panel = task % panels;
             int block = task / panels;
-            if (b.transposed()) {
-                packColumns(parallel.workspace(), panel, block, b);
-            } else {
-                packRows(parallel.workspace(), panel, block, b);
-            }
+            pack(parallel.workspace(), panel, block, b, blockLength(block));
         });
         return this;
     }
 
-    /// A column of a panel is half a row of b: a transposition of pairs.
-    private void packColumns(Workspace workspace, int panel, int block, Matrix b) {
-        int columns = columns(panel);
-        int length = blockLength(block);
-        int pairs = paddedLength(block) / 2;
-        MemorySegment rows = workspace.segment(Slot.ROWS, 4L * columns * pairs);
-        for (int j = 0; j < columns; j++) {
-            long from = b.at(
-                    (long) block * tiles.sizes().kBlock(),
-                    (long) panel * tiles.sizes().columns() + j);
-            long to = 4L * j * pairs;
-            tiles.round(rows, to, b.memory(), from, length);
-            clear(rows, to + 2L * length, 2 * pairs - length);
+    /// Fills all panels on this thread alone.
+    ///
+    /// @param rows how many of the k rows op(b) has; the others are zeros
+    void pack(Workspace workspace, Matrix b, int rows) {
+        for (int block = 0; block < blocks(); block++) {
+            int length = Math.clamp(rows - (long) block * tiles.sizes().kBlock(), 0, blockLength(block));
+            for (int panel = 0; panel < count(); panel++) {
+                pack(workspace, panel, block, b, length);
+            }
         }
-        GemmPacking.transpose(memory, at(panel, block), width(panel), rows, 0, pairs, columns, pairs);
+    }
+
+    private void pack(Workspace workspace, int panel, int block, Matrix b, int length) {
+        if (b.transposed()) {
+            packColumns(workspace, panel, block, b, length);
+        } else {
+            packRows(workspace, panel, block, b, length);
+        }
+    }
+
+    /// A column of a panel is half a row of b: a transposition of pairs.
+    private void packColumns(Workspace workspace, int panel, int block, Matrix b, int length) {
+        int columns = columns(panel);
+        int pairs = paddedLength(block) / 2;
+        // In whole blocks of the transposition; what is too much is cleared.
+        int whole = (int) up(columns, GemmPacking.BLOCK);
+        MemorySegment rows = workspace.segment(Slot.ROWS, 4L * whole * pairs);
+        long from = b.at(
+                (long) block * tiles.sizes().kBlock(),
+                (long) panel * tiles.sizes().columns());
+        tiles.round(rows, 0, 4L * pairs, b.memory(), from, 4L * b.ld(), columns, length);
+        if (length < 2 * pairs) {
+            for (int j = 0; j < columns; j++) {
+                clear(rows, 4L * j * pairs + 2L * length, 2 * pairs - length);
+            }
+        }
+        GemmPacking.transpose(memory, at(panel, block), width(panel), rows, 0, pairs, whole, pairs);
         clearColumns(panel, block);
     }
 
     /// A row of a panel is two rows of b, interleaved.
-    private void packRows(Workspace workspace, int panel, int block, Matrix b) {
+    private void packRows(Workspace workspace, int panel, int block, Matrix b, int length) {
         int columns = columns(panel);
-        int length = blockLength(block);
         long step = 4L * width(panel);
         Matrix from = b.from(
                 (long) block * tiles.sizes().kBlock(),
@@ -142,10 +159,8 @@ record Bf16Panels(MemorySegment memory, int k, int n, Bf16Tiles tiles) {
         MemorySegment rows = workspace.segment(Slot.ROWS, 4L * stride);
         clear(rows, 0, 2 * stride);
         for (int p = 0; p < k; p += 2) {
-            tiles.round(rows, 0, x, xOff + p * ldx, columns);
-            if (p + 1 < k) {
-                tiles.round(rows, 2L * stride, x, xOff + (p + 1) * ldx, columns);
-            } else {
+            tiles.round(rows, 0, 2L * stride, x, xOff + p * ldx, ldx, Math.min(2, k - p), columns);
+            if (p + 1 == k) {
                 clear(rows, 2L * stride, columns);
             }
             GemmPacking.interleaveHalves(to, toOff + p / 2 * toStep, rows, 0, 2L * stride, columns);

@@ -19,15 +19,20 @@ interface Bf16Tiles {
 
     Sizes sizes();
 
-    /// `n` elements of x, rounded to BF16, to nearest even.
-    default void round(MemorySegment to, long toOff, MemorySegment x, long xOff, int n) {
-        Bf16Panels.round(to, toOff, x, xOff, n);
+    /// y (rows, n) ← x rounded to BF16, to nearest even.
+    ///
+    /// @param toStep bytes from row to row of `to`, as `ldx` of x
+    default void round(
+            MemorySegment to, long toOff, long toStep, MemorySegment x, long xOff, long ldx, int rows, int n) {
+        for (int i = 0; i < rows; i++) {
+            Bf16Panels.round(to, toOff + i * toStep, x, xOff + i * ldx, n);
+        }
     }
 
     /// to (⌈k / 2⌉, columns) ← the rounded pairs along k of x (k, columns), row-major, in 32 bits each; a last row of x
     /// without another is paired with zeros.
     ///
-    /// @param toStep bytes from row to row of `to`, as `ldx` of x
+    /// @param toStep as for [#round]
     default void pairs(
             Workspace workspace,
             MemorySegment to,
@@ -45,7 +50,7 @@ interface Bf16Tiles {
     /// reads.
     ///
     /// @param stride bytes from row to row of `to`, a multiple of 4
-    void packRows(Workspace workspace, MemorySegment to, long stride, Matrix a, int rows, int k);
+    void packRows(Workspace workspace, MemorySegment to, long toOff, long stride, Matrix a, int rows, int k);
 
     /// c = a · b, or c += a · b where `onto`, for `rows` rows by `columns` columns; nothing else of c is written.
     ///
@@ -89,9 +94,29 @@ interface Bf16Tiles {
                 int k,
                 boolean onto);
 
+        /// The whole vectors of [#round].
+        default void roundVectors(
+                MemorySegment to,
+                long toOff,
+                long toStep,
+                MemorySegment x,
+                long xOff,
+                long ldx,
+                int rows,
+                int vectors) {
+            Avx512Tiles.convert(to, toOff, toStep, x, xOff, ldx, rows, vectors);
+        }
+
         @Override
-        default void round(MemorySegment to, long toOff, MemorySegment x, long xOff, int n) {
-            Avx512Tiles.convert(to, toOff, x, xOff, n);
+        default void round(
+                MemorySegment to, long toOff, long toStep, MemorySegment x, long xOff, long ldx, int rows, int n) {
+            int whole = n - n % SIDE;
+            if (whole > 0 && rows > 0) {
+                roundVectors(to, toOff, toStep, x, xOff, ldx, rows, whole / SIDE);
+            }
+            if (whole < n) {
+                Bf16Tiles.super.round(to, toOff + 2L * whole, toStep, x, xOff + 4L * whole, ldx, rows, n - whole);
+            }
         }
 
         /// The whole vectors of [#pairs]: `pairs` rows of them.
@@ -118,28 +143,35 @@ interface Bf16Tiles {
                 long ldx,
                 int columns,
                 int k) {
-            int whole = 0;
-            if (columns % SIDE == 0 && columns <= Avx512Tiles.PAIRED * SIDE && k > 1) {
-                whole = k / 2;
-                pairVectors(to, toOff, toStep, x, xOff, ldx, whole, columns / SIDE);
+            if (columns % SIDE != 0 || columns > Avx512Tiles.PAIRED * SIDE) {
+                Bf16Tiles.super.pairs(workspace, to, toOff, toStep, x, xOff, ldx, columns, k);
+                return;
             }
-            long done = toOff + whole * toStep;
-            Bf16Tiles.super.pairs(workspace, to, done, toStep, x, xOff + 2L * whole * ldx, ldx, columns, k - 2 * whole);
+            if (k > 1) {
+                pairVectors(to, toOff, toStep, x, xOff, ldx, k / 2, columns / SIDE);
+            }
+            if (k % 2 == 1) {
+                lastPairs(to, toOff + k / 2 * toStep, x, xOff + (k - 1) * ldx, columns / SIDE);
+            }
+        }
+
+        /// A row of [#pairs] whose upper halves are zeros.
+        default void lastPairs(MemorySegment to, long toOff, MemorySegment x, long xOff, int vectors) {
+            Avx512Tiles.convertLast(to, toOff, x, xOff, vectors);
         }
 
         @Override
-        default void packRows(Workspace workspace, MemorySegment to, long stride, Matrix a, int rows, int k) {
+        default void packRows(
+                Workspace workspace, MemorySegment to, long toOff, long stride, Matrix a, int rows, int k) {
             if (!a.transposed()) {
-                for (int row = 0; row < rows; row++) {
-                    round(to, row * stride, a.memory(), a.at(row, 0), k);
-                }
+                round(to, toOff, stride, a.memory(), a.offset(), 4L * a.ld(), rows, k);
                 return;
             }
             int pairs = Math.ceilDiv(k, 2);
             int width = Math.ceilDiv(rows, SIDE) * SIDE;
             MemorySegment paired = workspace.segment(Slot.TURNED, 4L * pairs * width);
             pairs(workspace, paired, 0, 4L * width, a.memory(), a.offset(), 4L * a.ld(), rows, k);
-            GemmPacking.transpose(to, 0, stride / 4, paired, 0, width, pairs, rows);
+            GemmPacking.transpose(to, toOff, stride / 4, paired, 0, width, pairs, rows);
         }
 
         @Override

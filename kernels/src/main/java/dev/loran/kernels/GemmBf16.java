@@ -89,7 +89,7 @@ final class GemmBf16 {
     }
 
     private static Bf16Panels panels(Parallel parallel, Arena arena, Bf16Tiles tiles, Matrix b, int k, int n) {
-        return new Bf16Panels(arena.allocate(Bf16Panels.bytes(k, n, tiles), 64), k, n, tiles).pack(parallel, b);
+        return new Bf16Panels(arena.allocate(Bf16Panels.bytes(k, n, tiles), 64), 0, k, n, tiles).pack(parallel, b);
     }
 
     private static MemorySegment normal(Arena arena, Random random, int n) {
@@ -133,7 +133,7 @@ final class GemmBf16 {
         for (int j = 0; j < n; j += columns) {
             Matrix row = bias == null ? null : bias.from(0, j);
             for (int p = 0; p < k; p += rows) {
-                Bf16Panels panels = new Bf16Panels(memory, Math.min(rows, k - p), Math.min(columns, n - j), tiles)
+                Bf16Panels panels = new Bf16Panels(memory, 0, Math.min(rows, k - p), Math.min(columns, n - j), tiles)
                         .pack(parallel, b.from(p, j));
                 multiply(parallel, c.from(0, j), a.from(0, p), panels, m, p == 0 ? beta : 1f, p == 0 ? row : null);
             }
@@ -203,8 +203,13 @@ final class GemmBf16 {
         }
     }
 
-    private static long stride(int k, Bf16Tiles tiles) {
-        return Math.ceilDiv(k * tiles.sizes().bytesOfA(), ROW_GAP) * (long) ROW_GAP + ROW_GAP;
+    /// Bytes from row to row of A as [#packRows] leaves it.
+    static long stride(int k, Bf16Tiles tiles) {
+        return Math.ceilDiv(padded(k, tiles) * tiles.sizes().bytesOfA(), ROW_GAP) * (long) ROW_GAP + ROW_GAP;
+    }
+
+    private static int padded(int k, Bf16Tiles tiles) {
+        return Math.ceilDiv(k, tiles.sizes().step()) * tiles.sizes().step();
     }
 
     /// Rows of A for one block of k, as the tiles read them.
@@ -212,17 +217,33 @@ final class GemmBf16 {
             Workspace workspace, Matrix a, int i, int rows, long k0, Bf16Panels b, int block) {
         Bf16Tiles tiles = b.tiles();
         int k = b.blockLength(block);
-        int padding = (b.paddedLength(block) - k) * tiles.sizes().bytesOfA();
-        long stride = stride(b.paddedLength(block), tiles);
+        long stride = stride(k, tiles);
         int whole = Math.ceilDiv(rows, tiles.sizes().rows()) * tiles.sizes().rows();
         MemorySegment left = workspace.segment(Slot.ROWS, whole * stride);
-        tiles.packRows(workspace, left, stride, a.from(i, k0), rows, k);
+        packRows(tiles, workspace, left, 0, stride, a.from(i, k0), rows, k);
+        return left;
+    }
+
+    /// [Bf16Tiles#packRows], and zeros up to whole steps of k.
+    static void packRows(
+            Bf16Tiles tiles,
+            Workspace workspace,
+            MemorySegment to,
+            long toOff,
+            long stride,
+            Matrix a,
+            int rows,
+            int k) {
+        tiles.packRows(workspace, to, toOff, stride, a, rows, k);
+        int padding = (padded(k, tiles) - k) * tiles.sizes().bytesOfA();
+        if (padding == 0) {
+            return;
+        }
         for (int row = 0; row < rows; row++) {
-            long end = row * stride + (long) k * tiles.sizes().bytesOfA();
+            long end = toOff + row * stride + (long) k * tiles.sizes().bytesOfA();
             for (int at = 0; at < padding; at += 2) {
-                left.set(ValueLayout.JAVA_SHORT, end + at, (short) 0);
+                to.set(ValueLayout.JAVA_SHORT, end + at, (short) 0);
             }
         }
-        return left;
     }
 }

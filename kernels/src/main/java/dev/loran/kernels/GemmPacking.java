@@ -18,7 +18,9 @@ final class GemmPacking {
 
     static final int LANES = P.length();
 
-    private static final int BLOCK = 8;
+    /// Rows that are transposed together.
+    static final int BLOCK = 8;
+
     private static final ByteOrder ORDER = ByteOrder.nativeOrder();
     private static final ValueLayout.OfInt INT = ValueLayout.JAVA_INT_UNALIGNED;
 

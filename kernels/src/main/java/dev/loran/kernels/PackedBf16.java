@@ -32,7 +32,7 @@ final class PackedBf16 implements FrozenWeight {
     }
 
     private Bf16Panels panels(int k, int n) {
-        return new Bf16Panels(allocator.apply(Bf16Panels.bytes(k, n, tiles)), k, n, tiles);
+        return new Bf16Panels(allocator.apply(Bf16Panels.bytes(k, n, tiles)), 0, k, n, tiles);
     }
 
     @Override

@@ -34,7 +34,7 @@ public final class SimdBackend implements Backend {
         this(threads, DType.F32);
     }
 
-    /// A backend whose products of linear layers take operands of type `operands`, F32 or BF16, and sum in F32; all else
+    /// A backend whose products of linear layers and of attention take operands of type `operands`, F32 or BF16, and sum in F32; all else
     /// is F32. With BF16, [#prepare] rounds the weight for good, and a product rounds the other operand, or, with a
     /// trainable weight of 16 x 16 or more and as many rows, both; whether the processor multiplies BF16 or not
     /// ([Backends#describeBf16] says how it is done).
@@ -696,7 +696,8 @@ public final class SimdBackend implements Backend {
                 parallel,
                 f32(out),
                 f32(lse),
-                problem(q, k, v, prefixK, prefixV, mask, batch, t, s, p, heads, kvHeads, d, causal, scale));
+                problem(q, k, v, prefixK, prefixV, mask, batch, t, s, p, heads, kvHeads, d, causal, scale),
+                operands == DType.BF16 ? GemmBf16.tiles() : null);
     }
 
     @Override
@@ -731,7 +732,8 @@ public final class SimdBackend implements Backend {
                 f32(dOut),
                 f32(out),
                 f32(lse),
-                problem(q, k, v, prefixK, prefixV, mask, batch, t, s, p, heads, kvHeads, d, causal, scale));
+                problem(q, k, v, prefixK, prefixV, mask, batch, t, s, p, heads, kvHeads, d, causal, scale),
+                operands == DType.BF16 ? GemmBf16.tiles() : null);
     }
 
     private static AttentionSimd.Problem problem(

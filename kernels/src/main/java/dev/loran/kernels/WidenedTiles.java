@@ -31,7 +31,7 @@ final class WidenedTiles implements Bf16Tiles {
     }
 
     @Override
-    public void packRows(Workspace workspace, MemorySegment to, long stride, Matrix a, int rows, int k) {
+    public void packRows(Workspace workspace, MemorySegment to, long toOff, long stride, Matrix a, int rows, int k) {
         Matrix from = a;
         if (a.transposed()) {
             MemorySegment turned = workspace.segment(Slot.TURNED, 4L * rows * k);
@@ -39,7 +39,7 @@ final class WidenedTiles implements Bf16Tiles {
             from = new Matrix(turned, 0, k, false);
         }
         for (int row = 0; row < rows; row++) {
-            Bf16Panels.roundInF32(to, row * stride, from.memory(), from.at(row, 0), k);
+            Bf16Panels.roundInF32(to, toOff + row * stride, from.memory(), from.at(row, 0), k);
         }
     }
 

@@ -7,16 +7,13 @@ import java.util.List;
 /// Tiles in machine code, run by [Interpreter] instead of the processor; memory beyond what a kernel was given is out of
 /// bounds to it.
 sealed interface InterpretedTiles extends Bf16Tiles.Native {
-    /// As [Avx512Tiles#convert(MemorySegment, long, MemorySegment, long, int)].
     @Override
-    default void round(MemorySegment y, long yOff, MemorySegment x, long xOff, int n) {
-        int whole = n - n % 16;
-        if (whole > 0) {
-            MemorySegment to = y.asSlice(yOff, 2L * whole);
-            MemorySegment from = x.asSlice(xOff, 4L * whole);
-            Interpreter.call(Avx512Tiles.round(), List.of(to, from), to.address(), from.address(), whole / 16);
-        }
-        Bf16Panels.round(y, yOff + 2L * whole, x, xOff + 4L * whole, n - whole);
+    default void roundVectors(
+            MemorySegment to, long toOff, long toStep, MemorySegment x, long xOff, long ldx, int rows, int vectors) {
+        MemorySegment y = rows(to, toOff, toStep, rows, 32L * vectors);
+        MemorySegment from = rows(x, xOff, ldx, rows, 64L * vectors);
+        Interpreter.call(
+                Avx512Tiles.round(), List.of(y, from), y.address(), toStep, from.address(), ldx, rows, vectors);
     }
 
     @Override
@@ -34,6 +31,25 @@ sealed interface InterpretedTiles extends Bf16Tiles.Native {
                     from.address(),
                     ldx,
                     pairs,
+                    order.address());
+        }
+    }
+
+    @Override
+    default void lastPairs(MemorySegment to, long toOff, MemorySegment x, long xOff, int vectors) {
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment y = to.asSlice(toOff, 64L * vectors);
+            MemorySegment from = x.asSlice(xOff, 64L * vectors);
+            MemorySegment zeros = arena.allocate(64L * vectors);
+            MemorySegment order = Avx512Tiles.interleaved(arena);
+            Interpreter.call(
+                    Avx512Tiles.pairs(vectors),
+                    List.of(y, from, zeros, order),
+                    y.address(),
+                    0,
+                    from.address(),
+                    zeros.address() - from.address(),
+                    1,
                     order.address());
         }
     }

@@ -48,7 +48,8 @@ final class ModelOptions {
     @Option(
             names = "--dtype",
             paramLabel = "T",
-            description = "operands of the products of linear layers: f32 or bf16; sums are f32 (${DEFAULT-VALUE})")
+            description =
+                    "operands of the products of linear layers and attention: f32 or bf16; sums are f32 (${DEFAULT-VALUE})")
     String dtype = "f32";
 
     @Option(
