@@ -154,8 +154,8 @@ public final class GemmSimd {
         }
     }
 
-    private static void product(
-            Parallel parallel, Matrix c, Matrix a, Matrix b, int m, int n, int k, float alpha, float beta) {
+    /// C (m, n) ← alpha · op(A) · op(B) + beta · C, the matrices as [#gemm] has them.
+    static void product(Parallel parallel, Matrix c, Matrix a, Matrix b, int m, int n, int k, float alpha, float beta) {
         if (k == 0 || alpha == 0f) {
             prepare(c, 0, m, 0, n, beta, null);
         } else if (m <= DOT_ROWS && b.transposed()) {

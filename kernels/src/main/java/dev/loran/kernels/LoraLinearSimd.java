@@ -11,6 +11,8 @@ import org.jspecify.annotations.Nullable;
 ///
 /// A task takes a block of rows through all small products while they are in the second-level cache; dropout(x) exists for
 /// such a block only. The gradients of a and b are sums over rows: each task adds up its own, and those are added in order.
+///
+/// With [Bf16Tiles] the operands of all these products are rounded to BF16, sums stay F32.
 final class LoraLinearSimd {
     /// Rows of a block; with as many columns as usual, those of x, dy and dx stay in the second-level cache.
     private static final int ROWS = 64;
@@ -26,9 +28,54 @@ final class LoraLinearSimd {
 
     private LoraLinearSimd() {}
 
+    /// A packed right-hand side.
+    private record Packed(
+            @Nullable GemmPanels f32, @Nullable Bf16Panels bf16) {
+        /// op(b) as (k, n) in F32, or for `tiles`.
+        static Packed of(
+                Parallel parallel, @Nullable Bf16Tiles tiles, MemorySegment to, long at, Matrix b, int k, int n) {
+            return tiles == null
+                    ? new Packed(GemmPanels.packed(to, at, k, n).pack(parallel, b), null)
+                    : new Packed(null, new Bf16Panels(to, at, k, n, tiles).pack(parallel, b));
+        }
+
+        static long bytes(@Nullable Bf16Tiles tiles, int k, int n) {
+            return tiles == null ? 4 * GemmPanels.floats(k, n) : Math.ceilDiv(Bf16Panels.bytes(k, n, tiles), 64) * 64;
+        }
+
+        /// c (m, n) ← a (m, k) · this + beta · c.
+        void multiply(Parallel parallel, Matrix c, Matrix a, int m, float beta) {
+            if (f32 != null) {
+                GemmSimd.multiply(parallel, c, a, f32, m, 1, beta, null);
+            } else if (bf16 != null) {
+                GemmBf16.multiply(parallel, c, a, bf16, m, beta, null);
+            }
+        }
+    }
+
+    /// c (m, n) ← aᵀ · b (or += where beta is 1) for a few rows of a (k, m) and b (k, n).
+    private static void multiplyTransposed(
+            Parallel parallel,
+            @Nullable Bf16Tiles tiles,
+            Matrix c,
+            Matrix a,
+            Matrix b,
+            int m,
+            int n,
+            int k,
+            float beta) {
+        Matrix turned = new Matrix(a.memory(), a.offset(), a.ld(), true);
+        if (tiles == null) {
+            GemmSimd.product(parallel, c, turned, b, m, n, k, 1, beta);
+        } else {
+            GemmBf16.product(parallel, tiles, c, turned, b, m, n, k, beta, null);
+        }
+    }
+
     /// t (n, r) ← dropout(x) · aᵀ, and y (n, out) ← scaling · t · bᵀ, onto which the frozen product is then added.
     static void forward(
             Parallel parallel,
+            @Nullable Bf16Tiles tiles,
             MemorySegment y,
             MemorySegment t,
             MemorySegment x,
@@ -40,9 +87,10 @@ final class LoraLinearSimd {
             int out,
             int r,
             float scaling) {
-        MemorySegment memory = parallel.workspace().segment(Slot.LOW_RANK, panelBytes(in, r) + panelBytes(r, out));
-        GemmPanels down = GemmPanels.packed(memory, 0, in, r).pack(parallel, new Matrix(a, 0, in, true));
-        GemmPanels up = GemmPanels.packed(memory, panelBytes(in, r), r, out).pack(parallel, new Matrix(b, 0, r, true));
+        long downBytes = Packed.bytes(tiles, in, r);
+        MemorySegment memory = parallel.workspace().segment(Slot.LOW_RANK, downBytes + Packed.bytes(tiles, r, out));
+        Packed down = Packed.of(parallel, tiles, memory, 0, new Matrix(a, 0, in, true), in, r);
+        Packed up = Packed.of(parallel, tiles, memory, downBytes, new Matrix(b, 0, r, true), r, out);
         parallel.parallelFor(Math.ceilDiv(n, ROWS), task -> {
             int first = task * ROWS;
             int rows = Math.min(ROWS, n - first);
@@ -58,9 +106,17 @@ final class LoraLinearSimd {
                         in);
             }
             Matrix small = new Matrix(t, 4L * first * r, r, false);
-            GemmSimd.multiply(parallel, small, block, down, rows, 1, 0, null);
-            GemmSimd.multiply(parallel, new Matrix(y, 4L * first * out, out, false), small, up, rows, scaling, 0, null);
+            down.multiply(parallel, small, block, rows, 0);
+            Matrix scaled = scaled(parallel.workspace(), small, rows * r, scaling);
+            up.multiply(parallel, new Matrix(y, 4L * first * out, out, false), scaled, rows, 0);
         });
+    }
+
+    /// `n` elements of dense rows, multiplied.
+    private static Matrix scaled(Workspace workspace, Matrix x, int n, float factor) {
+        MemorySegment scaled = workspace.segment(Slot.LOW_RANK_GRADIENT, 4L * n);
+        BinarySimd.mulScalar(scaled, 0, x.memory(), x.offset(), factor, n);
+        return new Matrix(scaled, 0, x.ld(), false);
     }
 
     /// With dt = scaling · dy · b: db (out, r) ← scaling · dyᵀ · t, da (r, in) ← dtᵀ · dropout(x) (or +=), and
@@ -68,6 +124,7 @@ final class LoraLinearSimd {
     /// both.
     static void backward(
             Parallel parallel,
+            @Nullable Bf16Tiles tiles,
             @Nullable MemorySegment dx,
             @Nullable MemorySegment da,
             @Nullable MemorySegment db,
@@ -85,11 +142,10 @@ final class LoraLinearSimd {
             boolean accumulateX,
             boolean accumulateA,
             boolean accumulateB) {
-        MemorySegment memory = parallel.workspace().segment(Slot.LOW_RANK, panelBytes(out, r) + panelBytes(r, in));
-        GemmPanels down = GemmPanels.packed(memory, 0, out, r).pack(parallel, new Matrix(b, 0, r, false));
-        GemmTiles.scale(memory, 0, Math.toIntExact(GemmPanels.floats(out, r)), scaling);
-        GemmPanels up =
-                GemmPanels.packed(memory, panelBytes(out, r), r, in).pack(parallel, new Matrix(a, 0, in, false));
+        long downBytes = Packed.bytes(tiles, out, r);
+        MemorySegment memory = parallel.workspace().segment(Slot.LOW_RANK, downBytes + Packed.bytes(tiles, r, in));
+        Packed down = Packed.of(parallel, tiles, memory, 0, new Matrix(b, 0, r, false), out, r);
+        Packed up = Packed.of(parallel, tiles, memory, downBytes, new Matrix(a, 0, in, false), r, in);
         int tasks = Math.clamp(SUM_FLOATS / Math.max(1, r * ((long) in + out)), FEW_SUMS, SUMS);
         int each = Math.ceilDiv(Math.ceilDiv(n, ROWS), tasks) * ROWS;
         int sums = Math.max(1, Math.ceilDiv(n, each));
@@ -101,55 +157,25 @@ final class LoraLinearSimd {
                 float beta = first == task * each ? 0 : 1;
                 Matrix dyBlock = new Matrix(dy, 4L * first * out, out, false);
                 if (db != null) {
-                    long sum = 4L * r * ((long) sums * in + (long) task * out);
-                    GemmSimd.gemm(
-                            parallel,
-                            partial,
-                            sum,
-                            out,
-                            t,
-                            4L * first * r,
-                            r,
-                            true,
-                            dy,
-                            dyBlock.offset(),
-                            out,
-                            false,
-                            r,
-                            out,
-                            rows,
-                            scaling,
-                            beta);
+                    Matrix sum = new Matrix(partial, 4L * r * ((long) sums * in + (long) task * out), out, false);
+                    Matrix tBlock =
+                            scaled(parallel.workspace(), new Matrix(t, 4L * first * r, r, false), rows * r, scaling);
+                    multiplyTransposed(parallel, tiles, sum, tBlock, dyBlock, r, out, rows, beta);
                 }
                 if (da == null && dx == null) {
                     continue;
                 }
-                Matrix dt =
-                        new Matrix(parallel.workspace().segment(Slot.LOW_RANK_GRADIENT, 4L * ROWS * r), 0, r, false);
-                GemmSimd.multiply(parallel, dt, dyBlock, down, rows, 1, 0, null);
+                MemorySegment small = parallel.workspace().segment(Slot.LOW_RANK_GRADIENT, 4L * ROWS * r);
+                Matrix dt = new Matrix(small, 0, r, false);
+                down.multiply(parallel, dt, dyBlock, rows, 0);
+                GemmTiles.scale(small, 0, rows * r, scaling);
                 MemorySegment bits = keep == null ? null : keepBits(parallel.workspace(), keep, first, rows, in);
                 if (da != null) {
                     Matrix block = keep == null || bits == null
                             ? new Matrix(x, 4L * first * in, in, false)
                             : dropped(parallel.workspace(), x, bits, keep, first, rows, in);
-                    GemmSimd.gemm(
-                            parallel,
-                            partial,
-                            4L * task * r * in,
-                            in,
-                            dt.memory(),
-                            0,
-                            r,
-                            true,
-                            block.memory(),
-                            block.offset(),
-                            in,
-                            false,
-                            r,
-                            in,
-                            rows,
-                            1,
-                            beta);
+                    Matrix sum = new Matrix(partial, 4L * task * r * in, in, false);
+                    multiplyTransposed(parallel, tiles, sum, dt, block, r, in, rows, beta);
                 }
                 if (dx != null) {
                     inputGradient(parallel, dx, dt, up, bits, keep, first, rows, in, accumulateX);
@@ -169,7 +195,7 @@ final class LoraLinearSimd {
             Parallel parallel,
             MemorySegment dx,
             Matrix dt,
-            GemmPanels a,
+            Packed a,
             @Nullable MemorySegment bits,
             @Nullable Keep keep,
             int first,
@@ -177,12 +203,11 @@ final class LoraLinearSimd {
             int in,
             boolean accumulate) {
         if (bits == null || keep == null) {
-            GemmSimd.multiply(
-                    parallel, new Matrix(dx, 4L * first * in, in, false), dt, a, rows, 1, accumulate ? 1 : 0, null);
+            a.multiply(parallel, new Matrix(dx, 4L * first * in, in, false), dt, rows, accumulate ? 1 : 0);
             return;
         }
         MemorySegment product = parallel.workspace().segment(Slot.DROPPED, 4L * ROWS * in);
-        GemmSimd.multiply(parallel, new Matrix(product, 0, in, false), dt, a, rows, 1, 0, null);
+        a.multiply(parallel, new Matrix(product, 0, in, false), dt, rows, 0);
         for (int i = 0; i < rows; i++) {
             long bit = i * DropoutSimd.rowBytes(in);
             DropoutSimd.apply(dx, 4L * (first + i) * in, product, 4L * i * in, bits, bit, in, keep.scale(), accumulate);
@@ -237,9 +262,5 @@ final class LoraLinearSimd {
             GemmPacking.transpose(turned, 0, r, partial, from, cols, r, width);
             GemmTiles.merge(y, 4L * column * r, 4L * r, turned, 0, 4L * r, width, r, accumulate);
         });
-    }
-
-    private static long panelBytes(int k, int n) {
-        return 4 * GemmPanels.floats(k, n);
     }
 }

@@ -470,6 +470,11 @@ public final class SimdBackend implements Backend {
         return operands == DType.BF16 && Math.min(n, Math.min(in, out)) >= ROUNDED_SIZE;
     }
 
+    /// Where operands are BF16, what multiplies them.
+    private @Nullable Bf16Tiles tiles() {
+        return operands == DType.BF16 ? GemmBf16.tiles() : null;
+    }
+
     private static Matrix matrix(Buffer b, int rows, int cols, boolean transposed) {
         MemorySegment memory = f32(b);
         GemmSimd.check("linear", memory, 0, cols, rows, cols);
@@ -492,7 +497,7 @@ public final class SimdBackend implements Backend {
             int r,
             double scaling) {
         LoraLinearSimd.forward(
-                parallel, f32(y), f32(t), f32(x), f32(a), f32(b), keep(mask), n, in, out, r, (float) scaling);
+                parallel, tiles(), f32(y), f32(t), f32(x), f32(a), f32(b), keep(mask), n, in, out, r, (float) scaling);
         linear(y, x, w, bias, n, in, out, true);
     }
 
@@ -518,6 +523,7 @@ public final class SimdBackend implements Backend {
             boolean accumulateB) {
         LoraLinearSimd.backward(
                 parallel,
+                tiles(),
                 optional(dx),
                 optional(da),
                 optional(db),
@@ -697,7 +703,7 @@ public final class SimdBackend implements Backend {
                 f32(out),
                 f32(lse),
                 problem(q, k, v, prefixK, prefixV, mask, batch, t, s, p, heads, kvHeads, d, causal, scale),
-                operands == DType.BF16 ? GemmBf16.tiles() : null);
+                tiles());
     }
 
     @Override
@@ -733,7 +739,7 @@ public final class SimdBackend implements Backend {
                 f32(out),
                 f32(lse),
                 problem(q, k, v, prefixK, prefixV, mask, batch, t, s, p, heads, kvHeads, d, causal, scale),
-                operands == DType.BF16 ? GemmBf16.tiles() : null);
+                tiles());
     }
 
     private static AttentionSimd.Problem problem(

@@ -222,7 +222,7 @@ class AttentionSimdTest {
         }
     }
 
-    private static MemorySegment normal(Arena arena, Random random, long n) {
+    static MemorySegment normal(Arena arena, Random random, long n) {
         MemorySegment x = arena.allocate(4 * n, 64);
         for (long i = 0; i < n; i++) {
             x.setAtIndex(ValueLayout.JAVA_FLOAT, i, (float) random.nextGaussian());
@@ -230,7 +230,8 @@ class AttentionSimdTest {
         return x;
     }
 
-    private static void near(String name, MemorySegment actual, MemorySegment expected) {
+    /// Errors of at most 3 % of the largest element, and 0.6 % in the mean square.
+    static void near(String name, MemorySegment actual, MemorySegment expected) {
         float[] is = actual.toArray(ValueLayout.JAVA_FLOAT);
         float[] should = expected.toArray(ValueLayout.JAVA_FLOAT);
         double largest = 0;

@@ -2,11 +2,20 @@ package dev.loran.kernels;
 
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DropoutMask;
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Random;
+import java.util.stream.Stream;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Named;
 import org.junit.jupiter.api.TestInstance;
 import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.Arguments;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.MethodSource;
 
 /// The linear layer with LoRA against the composed one in double precision, at sizes of several blocks.
 @TestInstance(TestInstance.Lifecycle.PER_CLASS)
@@ -104,5 +113,57 @@ class LoraLinearSimdTest {
                             false,
                             false);
         });
+    }
+
+    static List<Arguments> roundedProblems() {
+        // n, in, out, r, dropout
+        int[][] small = {{1, 1, 1, 1, 1}, {33, 7, 33, 3, 0}, {65, 64, 48, 8, 1}, {70, 130, 65, 16, 1}};
+        int[][] large = {{300, 100, 64, 16, 0}, {1100, 384, 200, 12, 1}};
+        List<Arguments> all = new ArrayList<>();
+        for (Named<Bf16Tiles> tiles : PackedBf16Test.tiles()) {
+            boolean interpreted = tiles.getPayload() instanceof InterpretedTiles;
+            Stream.concat(Stream.of(small), interpreted ? Stream.empty() : Stream.of(large))
+                    .forEach(s -> all.add(Arguments.of(tiles, s)));
+        }
+        return all;
+    }
+
+    /// With every kind of tiles, against the F32 kernel: no more apart than rounding to 8 bits explains.
+    @ParameterizedTest
+    @MethodSource("roundedProblems")
+    void operandsOfBf16GiveNearlyTheSame(Bf16Tiles tiles, int[] s) {
+        int n = s[0];
+        int in = s[1];
+        int out = s[2];
+        int r = s[3];
+        Random random = new Random(23);
+        DropoutSimd.Keep keep = s[4] == 0 ? null : new DropoutSimd.Keep(9, 5, 77, 1, 0x4ccccccdL, 1 / 0.7f);
+        try (Parallel parallel = new Parallel(2);
+                Arena arena = Arena.ofShared()) {
+            MemorySegment x = AttentionSimdTest.normal(arena, random, (long) n * in);
+            MemorySegment a = AttentionSimdTest.normal(arena, random, (long) r * in);
+            MemorySegment b = AttentionSimdTest.normal(arena, random, (long) r * out);
+            MemorySegment dy = AttentionSimdTest.normal(arena, random, (long) n * out);
+            MemorySegment before = AttentionSimdTest.normal(arena, random, Math.max(n, out) * (long) Math.max(in, r));
+            List<MemorySegment> exact = new ArrayList<>();
+            for (Bf16Tiles of : new Bf16Tiles[] {null, tiles}) {
+                MemorySegment y = arena.allocate(4L * n * out, 64);
+                MemorySegment t = arena.allocate(4L * n * r, 64);
+                MemorySegment dx = arena.allocate(4L * n * in, 64).copyFrom(before.asSlice(0, 4L * n * in));
+                MemorySegment da = arena.allocate(4L * r * in, 64);
+                MemorySegment db = arena.allocate(4L * out * r, 64).copyFrom(before.asSlice(0, 4L * out * r));
+                LoraLinearSimd.forward(parallel, of, y, t, x, a, b, keep, n, in, out, r, 1.5f);
+                LoraLinearSimd.backward(
+                        parallel, of, dx, da, db, dy, x, t, a, b, keep, n, in, out, r, 1.5f, true, false, true);
+                List<MemorySegment> results = List.of(y, t, dx, da, db);
+                if (of == null) {
+                    exact.addAll(results);
+                } else {
+                    for (int i = 0; i < results.size(); i++) {
+                        AttentionSimdTest.near("result " + i, results.get(i), exact.get(i));
+                    }
+                }
+            }
+        }
     }
 }
