@@ -91,9 +91,10 @@ final class StepProfile implements AutoCloseable {
                     frame.getMethod().getType().getName(), frame.getMethod().getName());
         }
 
-        /// The class that is a file, without its package.
+        /// The class that is a file, without its package; that of a lambda, which is named `Type$$Lambda.0x…`, too.
         String simpleType() {
-            return type.substring(type.lastIndexOf('.') + 1).replaceFirst("\\$.*", "");
+            String file = type.replaceFirst("\\$.*", "");
+            return file.substring(file.lastIndexOf('.') + 1);
         }
     }
 

@@ -40,6 +40,8 @@ class StepProfileTest {
                 "dev.loran.benchmarks.TrainingStep.run");
         assertThat(StepProfile.operation(backward)).isEqualTo("LoraLinearOp backward loraLinearBackward");
         assertThat(StepProfile.kernel(backward)).isEqualTo("GemmTiles");
+        Frame lambda = new Frame(KERNELS + "GemmBf16$$Lambda.0x000000003815f870", "run");
+        assertThat(StepProfile.kernel(List.of(lambda))).isEqualTo("GemmBf16");
         assertThat(StepProfile.operation(stack(
                         KERNELS + "SimdBackend.gemm",
                         ENGINE + "Backend.loraLinear",
