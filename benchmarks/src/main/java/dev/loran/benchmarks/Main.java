@@ -1,5 +1,6 @@
 package dev.loran.benchmarks;
 
+import dev.loran.engine.BackendException;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.Callable;
@@ -27,9 +28,20 @@ public final class Main implements Runnable {
     @Spec
     private CommandSpec spec;
 
-    /// Runs one measurement; exit status 2 for a command line that says nothing to run.
+    /// Runs one measurement; exit status 2 for a command line that says nothing to run, or what cannot be run here.
     public static void main(String[] args) {
-        System.exit(new CommandLine(new Main()).execute(args));
+        System.exit(commandLine().execute(args));
+    }
+
+    /// Says in one line what is wrong with sizes, or missing on this machine; anything else comes with its stack.
+    static CommandLine commandLine() {
+        return new CommandLine(new Main()).setExecutionExceptionHandler((e, command, parsed) -> {
+            if (!(e instanceof IllegalArgumentException || e instanceof BackendException)) {
+                throw e;
+            }
+            command.getErr().println("bench " + command.getCommandName() + ": " + e.getMessage());
+            return command.getCommandSpec().exitCodeOnInvalidInput();
+        });
     }
 
     @Override

@@ -141,7 +141,7 @@ record BottleneckOp(
             be.linearBackwardWeight(du.buffer(), dy, h.buffer(), n, m, out, du.accumulate());
         }
         if (upBias != null && gradients.wants(upBias)) {
-            biasBackward(upBias, dy, gradients);
+            biasBackward(upBias, gradOut, gradients);
         }
         if (wantsInner()) {
             try (Scratch scratch = new Scratch(be)) {
@@ -152,18 +152,16 @@ record BottleneckOp(
         }
     }
 
-    private void biasBackward(Tensor bias, Buffer dy, Gradients gradients) {
-        Backend be = bias.backend();
-        Gradients.Target db = gradients.into(bias);
-        int n = x.shape().rows();
-        int out = up.shape().dim(0);
+    private void biasBackward(Tensor bias, Tensor gradOut, Gradients gradients) {
         if (scaling == 1) {
-            be.sum(db.buffer(), dy, 1, n, out, db.accumulate());
+            LinearOp.biasBackward(bias, gradOut, gradients);
             return;
         }
+        Backend be = bias.backend();
+        Gradients.Target db = gradients.into(bias);
         try (Scratch scratch = new Scratch(be)) {
             Buffer sum = scratch.like(bias.buffer());
-            be.sum(sum, dy, 1, n, out, false);
+            be.sum(sum, gradOut.buffer(), 1, x.shape().rows(), up.shape().dim(0), false);
             be.axpby(db.buffer(), sum, scaling, db.accumulate() ? 1 : 0);
         }
     }

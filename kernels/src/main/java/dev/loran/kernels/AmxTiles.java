@@ -4,8 +4,6 @@ import dev.loran.engine.BackendException;
 import dev.loran.kernels.Assembler.Gp;
 import dev.loran.kernels.Assembler.Mem;
 import java.lang.foreign.Arena;
-import java.lang.foreign.FunctionDescriptor;
-import java.lang.foreign.Linker;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.lang.invoke.MethodHandle;
@@ -43,19 +41,7 @@ final class AmxTiles implements Bf16Tiles.Native {
 
     /// Made when a product is first asked for. Where the code begins: by tiles side by side and whether they add to C.
     private static final class Code {
-        @SuppressWarnings("restricted")
-        private static final MethodHandle TILES = Linker.nativeLinker()
-                .downcallHandle(
-                        FunctionDescriptor.ofVoid(
-                                ValueLayout.JAVA_LONG,
-                                ValueLayout.JAVA_LONG,
-                                ValueLayout.JAVA_LONG,
-                                ValueLayout.JAVA_LONG,
-                                ValueLayout.JAVA_LONG,
-                                ValueLayout.JAVA_LONG,
-                                ValueLayout.JAVA_LONG,
-                                ValueLayout.JAVA_LONG),
-                        Linker.Option.critical(false));
+        private static final MethodHandle TILES = MachineCode.function(8);
 
         private static final MemorySegment[] TILE = {
             MachineCode.load(tiles(1, false)),

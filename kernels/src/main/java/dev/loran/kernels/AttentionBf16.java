@@ -65,13 +65,20 @@ record AttentionBf16(Bf16Tiles tiles, Workspace workspace, Problem a, MemorySegm
         rows(to, n).pack(workspace, new Matrix(x, at, elements(stride), false), n);
     }
 
-    /// Rows of keys or values: as a left-hand side, and as rows of a right-hand side.
-    void packKeys(long to, MemorySegment x, long at, long stride, int n) {
-        Matrix keys = new Matrix(x, at, elements(stride), false);
-        long row = GemmBf16.stride(a.d(), tiles);
-        GemmBf16.packRows(tiles, workspace, m, to, row, keys, n, a.d());
-        m.asSlice(to + n * row, (wholeKeys(n) - n) * row).fill((byte) 0);
-        packPanel(to + rowsBytes(tiles, a), x, at, stride, n);
+    /// Rows of keys or values, d elements each, `stride` bytes apart.
+    ///
+    /// @param left whether they are wanted as a left-hand side
+    /// @param right whether they are wanted as rows of a right-hand side
+    void packKeys(long to, MemorySegment x, long at, long stride, int n, boolean left, boolean right) {
+        if (left) {
+            long row = GemmBf16.stride(a.d(), tiles);
+            Matrix keys = new Matrix(x, at, elements(stride), false);
+            GemmBf16.packRows(tiles, workspace, m, to, row, keys, n, a.d());
+            m.asSlice(to + n * row, (wholeKeys(n) - n) * row).fill((byte) 0);
+        }
+        if (right) {
+            packPanel(to + rowsBytes(tiles, a), x, at, stride, n);
+        }
     }
 
     private Bf16Panels columns(long at, int n) {

@@ -41,7 +41,8 @@ record AttentionBlock(Problem a, Scratch w, int b, int first, int n, int from, i
 
     /// Byte offsets into a thread's scratch memory: queries and their gradients as rows and transposed, the sum over keys,
     /// packed keys and values, scores and their slopes, and three statistics of each query. With operands of BF16 the rows of
-    /// queries are right-hand sides, and keys and values lie there twice, as [AttentionBf16] packs them.
+    /// queries are right-hand sides, keys and values lie there twice, as [AttentionBf16] packs them, and a prefix and the real
+    /// rows after it are first joined.
     record Scratch(
             @Nullable AttentionBf16 bf16,
             float[] tile,
@@ -98,7 +99,9 @@ record AttentionBlock(Problem a, Scratch w, int b, int first, int n, int from, i
 
     /// The block of `n` queries from `first` on and of the keys from `from` on, without the tiles at its end that the mask
     /// hides, its keys and values packed.
-    static AttentionBlock of(Problem a, Scratch w, int b, int kvHead, int first, int n, int from) {
+    ///
+    /// @param backward whether gradients are wanted: keys are then summed, too, and values make scores
+    static AttentionBlock of(Problem a, Scratch w, int b, int kvHead, int first, int n, int from, boolean backward) {
         int all = Math.min(keysOf(a), a.keys() - from);
         int shown = all;
         while (shown > 0 && a.hides(b, from + shown - 1)) {
@@ -106,7 +109,8 @@ record AttentionBlock(Problem a, Scratch w, int b, int first, int n, int from, i
         }
         int count = Math.min(all, up(shown, AttentionTiles.ROWS));
         AttentionBlock block = new AttentionBlock(a, w, b, first, n, from, count);
-        block.packKeys(kvHead);
+        block.packKeys(w.k, kvHead, a.prefixK(), a.k(), true, backward);
+        block.packKeys(w.v, kvHead, a.prefixV(), a.v(), backward, true);
         return block;
     }
 
@@ -152,16 +156,14 @@ record AttentionBlock(Problem a, Scratch w, int b, int first, int n, int from, i
         return Math.clamp((long) key + gap(), 0, width());
     }
 
-    private void packKeys(int kvHead) {
-        packKeys(w.k, kvHead, a.prefixK(), a.k());
-        packKeys(w.v, kvHead, a.prefixV(), a.v());
-    }
-
-    private void packKeys(long to, int kvHead, @Nullable MemorySegment prefix, MemorySegment x) {
+    /// The prefix' rows and then the real ones; `left` and `right` say what they are multiplied as, which is one and the same
+    /// in F32.
+    private void packKeys(
+            long to, int kvHead, @Nullable MemorySegment prefix, MemorySegment x, boolean left, boolean right) {
         int before = prefix == null ? 0 : Math.clamp((long) a.p() - from, 0, count);
         long at = a.key(b, from + before - a.p(), kvHead);
         if (w.bf16 != null && before == 0) {
-            w.bf16.packKeys(to, x, at, a.keyStride(), count);
+            w.bf16.packKeys(to, x, at, a.keyStride(), count, left, right);
             return;
         }
         long rows = w.bf16 == null ? to : w.joined;
@@ -170,7 +172,7 @@ record AttentionBlock(Problem a, Scratch w, int b, int first, int n, int from, i
         }
         copyRows(a, w.m, rows + before * a.wide(), x, at, a.keyStride(), count - before, 1f);
         if (w.bf16 != null) {
-            w.bf16.packKeys(to, w.m, rows, a.wide(), count);
+            w.bf16.packKeys(to, w.m, rows, a.wide(), count, left, right);
         }
     }
 

@@ -189,7 +189,7 @@ final class AttentionSimd {
         CopySimd.fill(m, w.total(), QUERIES, 0f);
         int end = Math.min(a.keys(), first + n + a.lead());
         for (int from = 0; from < end; from += AttentionBlock.keysOf(a)) {
-            forwardKeys(AttentionBlock.of(a, w, b, h / a.group(), first, n, from));
+            forwardKeys(AttentionBlock.of(a, w, b, h / a.group(), first, n, from, false));
         }
         finish(m, w.factor(), w.max(), w.total());
         MemorySegment.copy(m, w.max(), lse, a.statistics(b, first, h), 4L * n);
@@ -344,7 +344,7 @@ final class AttentionSimd {
                 int end = Math.min(a.keys(), first + n + a.lead());
                 boolean onto = first > 0 || h % a.group() > 0;
                 for (int from = 0; from < end; from += AttentionBlock.keysOf(a)) {
-                    AttentionBlock pair = AttentionBlock.of(a, w, b, kvHead, first, n, from);
+                    AttentionBlock pair = AttentionBlock.of(a, w, b, kvHead, first, n, from, true);
                     backwardKeys(pair, keySums, from * a.wide(), values, onto);
                 }
                 if (to.dq != null) {

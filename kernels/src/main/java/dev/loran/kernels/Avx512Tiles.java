@@ -4,8 +4,6 @@ import dev.loran.engine.BackendException;
 import dev.loran.kernels.Assembler.Gp;
 import dev.loran.kernels.Assembler.Mem;
 import java.lang.foreign.Arena;
-import java.lang.foreign.FunctionDescriptor;
-import java.lang.foreign.Linker;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.lang.invoke.MethodHandle;
@@ -18,7 +16,6 @@ final class Avx512Tiles implements Bf16Tiles.Native {
     private static final int ROWS = 8;
 
     private static final int VECTORS = 3;
-    private static final int V = 16;
 
     /// Vectors side by side that rows are paired in, at most.
     static final int PAIRED = 4;
@@ -38,42 +35,11 @@ final class Avx512Tiles implements Bf16Tiles.Native {
 
     /// Made when a product is first asked for. Where the code begins: tiles by vectors and whether they add to C.
     private static final class Code {
-        @SuppressWarnings("restricted")
-        private static final MethodHandle TILES = Linker.nativeLinker()
-                .downcallHandle(
-                        FunctionDescriptor.ofVoid(
-                                ValueLayout.JAVA_LONG,
-                                ValueLayout.JAVA_LONG,
-                                ValueLayout.JAVA_LONG,
-                                ValueLayout.JAVA_LONG,
-                                ValueLayout.JAVA_LONG,
-                                ValueLayout.JAVA_LONG,
-                                ValueLayout.JAVA_LONG),
-                        Linker.Option.critical(false));
+        private static final MethodHandle TILES = MachineCode.function(7);
 
-        @SuppressWarnings("restricted")
-        private static final MethodHandle ROUND = Linker.nativeLinker()
-                .downcallHandle(
-                        FunctionDescriptor.ofVoid(
-                                ValueLayout.JAVA_LONG,
-                                ValueLayout.JAVA_LONG,
-                                ValueLayout.JAVA_LONG,
-                                ValueLayout.JAVA_LONG,
-                                ValueLayout.JAVA_LONG,
-                                ValueLayout.JAVA_LONG),
-                        Linker.Option.critical(false));
+        private static final MethodHandle ROUND = MachineCode.function(6);
 
-        @SuppressWarnings("restricted")
-        private static final MethodHandle PAIRS = Linker.nativeLinker()
-                .downcallHandle(
-                        FunctionDescriptor.ofVoid(
-                                ValueLayout.JAVA_LONG,
-                                ValueLayout.JAVA_LONG,
-                                ValueLayout.JAVA_LONG,
-                                ValueLayout.JAVA_LONG,
-                                ValueLayout.JAVA_LONG,
-                                ValueLayout.JAVA_LONG),
-                        Linker.Option.critical(false));
+        private static final MethodHandle PAIRS = MachineCode.function(6);
 
         private static final MemorySegment[] PAIRS_CODE = new MemorySegment[PAIRED + 1];
         private static final MemorySegment INTERLEAVED = interleaved(Arena.global());

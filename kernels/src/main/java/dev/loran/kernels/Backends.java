@@ -36,8 +36,8 @@ public final class Backends {
         return best(threads, DType.F32);
     }
 
-    /// The fastest backend on `threads` threads whose products of linear layers and of attention take operands of type `operands`: F32,
-    /// or BF16, which is faster and coarser ([SimdBackend#SimdBackend(int, DType)]).
+    /// The fastest backend on `threads` threads whose products of linear layers and of attention take operands of type
+    /// `operands`: F32, or BF16, which is faster and coarser ([SimdBackend#SimdBackend(int, DType)]).
     public static Backend best(int threads, DType operands) {
         LOG.info("{}", describe(threads, operands));
         return whyNotSimd() == null ? new SimdBackend(threads, operands) : new ReferenceBackend();

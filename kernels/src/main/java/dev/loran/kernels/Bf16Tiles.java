@@ -77,7 +77,7 @@ interface Bf16Tiles {
     /// Tiles in machine code, which know only whole rows and units: those at the edges go by way of scratch memory.
     interface Native extends Bf16Tiles {
         /// Elements of a vector.
-        int SIDE = 16;
+        int V = 16;
 
         /// `tiles` tiles of c, one below the other, = a · b, or += a · b where `onto`; arguments as for [#panel].
         void run(
@@ -110,9 +110,9 @@ interface Bf16Tiles {
         @Override
         default void round(
                 MemorySegment to, long toOff, long toStep, MemorySegment x, long xOff, long ldx, int rows, int n) {
-            int whole = n - n % SIDE;
+            int whole = n - n % V;
             if (whole > 0 && rows > 0) {
-                roundVectors(to, toOff, toStep, x, xOff, ldx, rows, whole / SIDE);
+                roundVectors(to, toOff, toStep, x, xOff, ldx, rows, whole / V);
             }
             if (whole < n) {
                 Bf16Tiles.super.round(to, toOff + 2L * whole, toStep, x, xOff + 4L * whole, ldx, rows, n - whole);
@@ -143,15 +143,15 @@ interface Bf16Tiles {
                 long ldx,
                 int columns,
                 int k) {
-            if (columns % SIDE != 0 || columns > Avx512Tiles.PAIRED * SIDE) {
+            if (columns % V != 0 || columns > Avx512Tiles.PAIRED * V) {
                 Bf16Tiles.super.pairs(workspace, to, toOff, toStep, x, xOff, ldx, columns, k);
                 return;
             }
             if (k > 1) {
-                pairVectors(to, toOff, toStep, x, xOff, ldx, k / 2, columns / SIDE);
+                pairVectors(to, toOff, toStep, x, xOff, ldx, k / 2, columns / V);
             }
             if (k % 2 == 1) {
-                lastPairs(to, toOff + k / 2 * toStep, x, xOff + (k - 1) * ldx, columns / SIDE);
+                lastPairs(to, toOff + k / 2 * toStep, x, xOff + (k - 1) * ldx, columns / V);
             }
         }
 
@@ -168,7 +168,7 @@ interface Bf16Tiles {
                 return;
             }
             int pairs = Math.ceilDiv(k, 2);
-            int width = Math.ceilDiv(rows, SIDE) * SIDE;
+            int width = Math.ceilDiv(rows, V) * V;
             MemorySegment paired = workspace.segment(Slot.TURNED, 4L * pairs * width);
             pairs(workspace, paired, 0, 4L * width, a.memory(), a.offset(), 4L * a.ld(), rows, k);
             GemmPacking.transpose(to, toOff, stride / 4, paired, 0, width, pairs, rows);

@@ -5,12 +5,14 @@ import java.io.IOException;
 import java.lang.foreign.Arena;
 import java.lang.foreign.FunctionDescriptor;
 import java.lang.foreign.Linker;
+import java.lang.foreign.MemoryLayout;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.lang.invoke.MethodHandle;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
+import java.util.Collections;
 import java.util.Set;
 import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
@@ -82,6 +84,15 @@ final class MachineCode {
         } catch (Throwable e) {
             throw new BackendException("machine code: " + e, e);
         }
+    }
+
+    /// Calls machine code at an address, its first argument, with so many 64-bit integers. The code must be short: while it runs,
+    /// the garbage collector waits.
+    @SuppressWarnings("restricted")
+    static MethodHandle function(int arguments) {
+        MemoryLayout[] longs =
+                Collections.nCopies(arguments, ValueLayout.JAVA_LONG).toArray(MemoryLayout[]::new);
+        return Linker.nativeLinker().downcallHandle(FunctionDescriptor.ofVoid(longs), Linker.Option.critical(false));
     }
 
     /// Executable pages that begin with `code`; they live as long as the process.

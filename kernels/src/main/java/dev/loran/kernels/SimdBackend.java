@@ -34,9 +34,9 @@ public final class SimdBackend implements Backend {
         this(threads, DType.F32);
     }
 
-    /// A backend whose products of linear layers and of attention take operands of type `operands`, F32 or BF16, and sum in F32; all else
-    /// is F32. With BF16, [#prepare] rounds the weight for good, and a product rounds the other operand, or, with a
-    /// trainable weight of 16 x 16 or more and as many rows, both; whether the processor multiplies BF16 or not
+    /// A backend whose products of linear layers and of attention take operands of type `operands`, F32 or BF16, and sum in
+    /// F32; all else is F32. With BF16, [#prepare] rounds the weight for good, and a product rounds the other operand, or,
+    /// with a trainable weight of 16 x 16 or more and as many rows, both; whether the processor multiplies BF16 or not
     /// ([Backends#describeBf16] says how it is done).
     ///
     /// @throws DTypeException for other operands
