@@ -14,6 +14,12 @@ public final class Functional {
 
     private Functional() {}
 
+    /// x in the floating type `to`, rounded to nearest even; x itself where it has that type. The gradient is x's type again:
+    /// a parameter that trains in F32 is used in BF16 by casting it where it is used. **Saved for backward**: nothing.
+    public static Tensor cast(Tensor x, DType to) {
+        return CastOp.forward(x, to);
+    }
+
     /// y = x · weightᵀ + bias.
     ///
     /// | argument | shape |

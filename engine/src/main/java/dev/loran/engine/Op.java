@@ -10,6 +10,7 @@ public sealed interface Op
         permits AddOp,
                 AttentionOp,
                 BottleneckOp,
+                CastOp,
                 CheckpointOp,
                 ConcatOp,
                 CrossEntropyOp,

@@ -5,6 +5,7 @@ import static dev.loran.engine.testing.OpCase.Input.integers;
 import static dev.loran.engine.testing.OpCase.Input.trainable;
 
 import dev.loran.engine.Autograd;
+import dev.loran.engine.DType;
 import dev.loran.engine.DropoutMask;
 import dev.loran.engine.Functional;
 import dev.loran.engine.Shape;
@@ -120,6 +121,8 @@ public final class OpCases {
                             in -> in.get("x").scale(-0.75))
                     .with(trainable("x", s))
                     .flops(size(s), size(s)));
+            cases.add(cast("", in -> roundTrip(in.get("x")), s));
+            cases.add(cast(", beside x", in -> roundTrip(in.get("x")).add(in.get("x")), s));
             for (UnaryFn fn : UnaryFn.values()) {
                 cases.add(unary(fn, s));
             }
@@ -158,6 +161,20 @@ public final class OpCases {
         return OpCase.of(op, Shape.of(a) + " and " + Shape.of(b), result, in -> fn.apply(in.get("a"), in.get("b")))
                 .with(trainable("a", a), trainable("b", b).between(0.5, 2))
                 .flops(result.size(), 2 * result.size());
+    }
+
+    /// There and back, by F32 or, from there, BF16. Forward is exact for such short elements; a gradient is rounded on its way.
+    private static Tensor roundTrip(Tensor x) {
+        DType there = x.dtype() == DType.F32 ? DType.BF16 : DType.F32;
+        return Functional.cast(Functional.cast(x, there), x.dtype());
+    }
+
+    private static OpCase cast(String variant, Function<Arguments, Tensor> function, int... dims) {
+        Draw sevenBits = (random, i) -> random.nextInt(-127, 128) / 128.0;
+        return OpCase.of("cast", Shape.of(dims) + variant, Shape.of(dims), function)
+                .with(trainable("x", dims).drawn(sevenBits))
+                .flops(2L * size(dims), 2L * size(dims))
+                .tolerance(DType.F32, Tolerance.of(DType.BF16).bound() / 8);
     }
 
     private static OpCase unary(UnaryFn fn, int... dims) {
