@@ -163,11 +163,12 @@ final class StepCommand implements Callable<Integer> {
 
     /// Milliseconds of `timed` steps, after as many that are neither timed nor watched.
     private List<Double> times(Backend backend, LlamaModel.Config config, int timed, @Nullable StepProfile watch) {
-        try (LlamaModel model = LlamaModel.random(config, backend, DType.F32, 1);
+        try (LlamaModel model = LlamaModel.random(config, backend, backend.storage(), 1);
                 PeftModel peft = new PeftModel(model, 1)) {
             Map<String, Object> options = options();
             Tuner tuner = null;
             if (options == null) {
+                model.makeWritable();
                 model.requiresGrad(true);
             } else {
                 tuner = peft.addAdapter("default", Peft.createPeftConfig(peftType(), options));

@@ -39,6 +39,12 @@ public interface Backend extends AutoCloseable {
         return DType.F32;
     }
 
+    /// What the weights and activations of a model that is to compute with [#operands] are kept in: these themselves where every
+    /// operation takes them, else F32. Parameters that train are kept in its [DType#accumulator] and cast where they are used.
+    default DType storage() {
+        return DType.F32;
+    }
+
     /// Uninitialised memory with one count.
     ///
     /// @throws BackendException if there is none left: how much was asked for, held and free

@@ -1,25 +1,34 @@
 package dev.loran.engine.nn;
 
+import dev.loran.engine.DType;
 import dev.loran.engine.Functional;
 import dev.loran.engine.Tensor;
 
-/// Rows of a table (V, C) by ids: (…) I32 to (…, C).
+/// Rows of a table (V, C) by ids: (…) I32 to (…, C), in the type that the table has when it is given, also where it is widened
+/// later, to train.
 public final class Embedding extends AdaptedLayer<Embedding> {
     private final Tensor weight;
+    private final DType dtype;
 
     /// Takes over `weight`.
     public Embedding(Tensor weight) {
         this.weight = parameter("weight", weight);
+        dtype = weight.dtype();
     }
 
     @Override
     public Tensor base(Tensor ids) {
-        return Functional.embedding(weight, ids);
+        return Functional.cast(Functional.embedding(weight, ids), dtype);
     }
 
     @Override
     public Embedding self() {
         return this;
+    }
+
+    /// The type of the rows that it answers.
+    public DType dtype() {
+        return dtype;
     }
 
     /// The table (V, C).

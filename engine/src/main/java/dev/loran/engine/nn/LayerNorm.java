@@ -3,7 +3,7 @@ package dev.loran.engine.nn;
 import dev.loran.engine.Functional;
 import dev.loran.engine.Tensor;
 
-/// Layer normalisation over the last dimension (C) with weight and bias (C).
+/// Layer normalisation over the last dimension (C) with weight and bias (C), cast to what comes in.
 public final class LayerNorm extends AdaptedLayer<LayerNorm> {
     private final Tensor weight;
     private final Tensor bias;
@@ -18,16 +18,20 @@ public final class LayerNorm extends AdaptedLayer<LayerNorm> {
 
     @Override
     public Tensor base(Tensor x) {
-        return Functional.layerNorm(x, weight, bias, eps);
+        return Functional.layerNorm(x, as(weight, x), as(bias, x), eps);
     }
 
     /// x + residual, and what [#forward] makes of it; in one pass where no adapter takes part.
     public Functional.NormedSum forward(Tensor x, Tensor residual) {
         if (adapter() == null) {
-            return Functional.addLayerNorm(x, residual, weight, bias, eps);
+            return Functional.addLayerNorm(x, residual, as(weight, x), as(bias, x), eps);
         }
         Tensor sum = x.add(residual);
         return new Functional.NormedSum(sum, forward(sum));
+    }
+
+    private static Tensor as(Tensor parameter, Tensor x) {
+        return Functional.cast(parameter, x.dtype());
     }
 
     @Override

@@ -12,6 +12,8 @@ import org.jspecify.annotations.Nullable;
 /// A weight that files hold transposed, as GPT-2's `Conv1D` does, is kept as (out, in) all the same; `fanInFanOut` says
 /// that
 /// files hold (in, out).
+///
+/// Parameters may be wider than what comes in, as those that train are: they are cast to its type where they are used.
 public final class Linear extends AdaptedLayer<Linear> {
     private final Tensor weight;
     private final @Nullable Tensor bias;
@@ -35,7 +37,7 @@ public final class Linear extends AdaptedLayer<Linear> {
 
     @Override
     public Tensor base(Tensor x) {
-        return Functional.linear(x, weight, bias);
+        return Functional.linear(x, Functional.cast(weight, x.dtype()), bias(x.dtype()));
     }
 
     @Override
@@ -49,6 +51,11 @@ public final class Linear extends AdaptedLayer<Linear> {
 
     public @Nullable Tensor bias() {
         return bias;
+    }
+
+    /// The bias as [Functional#cast] gives it; null if there is none.
+    public @Nullable Tensor bias(DType dtype) {
+        return bias == null ? null : Functional.cast(bias, dtype);
     }
 
     public int inFeatures() {

@@ -3,7 +3,7 @@ package dev.loran.engine.nn;
 import dev.loran.engine.Functional;
 import dev.loran.engine.Tensor;
 
-/// Root-mean-square normalisation over the last dimension (C) with weight (C).
+/// Root-mean-square normalisation over the last dimension (C) with weight (C), cast to what comes in.
 public final class RmsNorm extends AdaptedLayer<RmsNorm> {
     private final Tensor weight;
     private final double eps;
@@ -16,13 +16,13 @@ public final class RmsNorm extends AdaptedLayer<RmsNorm> {
 
     @Override
     public Tensor base(Tensor x) {
-        return Functional.rmsNorm(x, weight, eps);
+        return Functional.rmsNorm(x, Functional.cast(weight, x.dtype()), eps);
     }
 
     /// x + residual, and what [#forward] makes of it; in one pass where no adapter takes part.
     public Functional.NormedSum forward(Tensor x, Tensor residual) {
         if (adapter() == null) {
-            return Functional.addRmsNorm(x, residual, weight, eps);
+            return Functional.addRmsNorm(x, residual, Functional.cast(weight, x.dtype()), eps);
         }
         Tensor sum = x.add(residual);
         return new Functional.NormedSum(sum, forward(sum));

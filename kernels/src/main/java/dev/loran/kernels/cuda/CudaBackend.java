@@ -81,6 +81,11 @@ public final class CudaBackend implements Backend {
     }
 
     @Override
+    public DType storage() {
+        return operands;
+    }
+
+    @Override
     public Buffer allocate(DType dtype, long size) {
         return new CudaBuffer(this, dtype, size, memory.take(size * dtype.bytes()), memory);
     }

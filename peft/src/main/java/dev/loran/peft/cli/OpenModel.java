@@ -158,7 +158,7 @@ record OpenModel(
         boolean done = false;
         try {
             tokenizer = tokenizer(options.tokenizer == null ? folder : options.tokenizer);
-            model = HfModels.load(folder, backend, DType.F32);
+            model = HfModels.load(folder, backend, backend.storage());
             int rows = model.facts().vocabSize();
             if (tokenizer.vocabSize() > rows) {
                 throw new InputException("the tokenizer has ids up to " + (tokenizer.vocabSize() - 1) + " but " + folder
@@ -212,7 +212,7 @@ record OpenModel(
         return MemoryPlan.of(
                 backend,
                 b -> {
-                    Model same = HfModels.load(folder, b, DType.F32);
+                    Model same = HfModels.load(folder, b, backend.storage());
                     same.gradientCheckpointing(checkpointing);
                     return same;
                 },

@@ -70,9 +70,9 @@ public abstract class Model extends Layer {
         return tokenEmbedding().weight().backend();
     }
 
-    /// The type of the parameters and of what the model computes.
+    /// The type of what the model computes, and of its parameters, but for those that [#makeWritable] widened.
     public final DType dtype() {
-        return tokenEmbedding().weight().dtype();
+        return tokenEmbedding().dtype();
     }
 
     /// The model's `config.json`, as far as it decides what is computed.
@@ -231,15 +231,20 @@ public abstract class Model extends Layer {
         }
     }
 
-    /// Gives each parameter that lies in a mapped file memory of its own: before anything writes to the model's own
-    /// weights in place, as full fine-tuning does. (Merging puts new buffers in their place and needs no such copy.)
+    /// Gives each parameter that lies in a mapped file, or is of BF16 or F16, memory of its own in F32: before anything
+    /// writes to the model's own weights in place, as full fine-tuning does. The model computes in [#dtype] as before.
+    /// (Merging puts new buffers in their place and needs no such copy.)
     public final void makeWritable() {
         weightsChanged();
         for (Tensor p : namedParameters().values()) {
-            Buffer mapped = p.buffer();
-            if (mapped instanceof HostBuffer && HostBuffer.segment(mapped).isReadOnly()) {
-                Buffer own = backend().allocate(mapped.dtype(), mapped.size());
-                backend().write(own, HostBuffer.segment(mapped));
+            Buffer now = p.buffer();
+            DType wide = now.dtype().accumulator();
+            boolean mapped =
+                    now instanceof HostBuffer && HostBuffer.segment(now).isReadOnly();
+            if (mapped || now.dtype() != wide) {
+                p.restore();
+                Buffer own = backend().allocate(wide, now.size());
+                backend().cast(own, p.buffer());
                 p.assign(p.shape(), own);
             }
         }
@@ -427,7 +432,8 @@ public abstract class Model extends Layer {
                         : List.of(ignored(s.dim(0), virtual - 1), labels, last),
                 1);
         return head.adapter() == null
-                ? Functional.linearCrossEntropy(hidden, head.weight(), targets, Functional.IGNORE_INDEX)
+                ? Functional.linearCrossEntropy(
+                        hidden, Functional.cast(head.weight(), hidden.dtype()), targets, Functional.IGNORE_INDEX)
                 : Functional.crossEntropy(head.forward(hidden), targets, Functional.IGNORE_INDEX);
     }
 

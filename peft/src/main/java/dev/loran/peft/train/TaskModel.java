@@ -138,7 +138,7 @@ public final class TaskModel implements Learner, AutoCloseable {
 
     @Override
     public DType dtype() {
-        return model.dtype();
+        return model.dtype().accumulator();
     }
 
     @Override
@@ -254,7 +254,7 @@ public final class TaskModel implements Learner, AutoCloseable {
                 int positions = weights.shape().dim(-1);
                 try (Tensor w = Tensor.of(
                         backend(),
-                        dtype(),
+                        model.dtype(),
                         classifier.weights(next, positions),
                         weights.shape().dims())) {
                     weights.copyFrom(w);
@@ -286,7 +286,7 @@ public final class TaskModel implements Learner, AutoCloseable {
             if (w == null) {
                 int positions = hidden.shape().dim(1);
                 double[] values = classifier.weights(batch, positions);
-                w = Tensor.of(backend(), dtype(), values, batch.batchSize(), 1, positions);
+                w = Tensor.of(backend(), model.dtype(), values, batch.batchSize(), 1, positions);
                 if (outlives) {
                     weights = w.detachFromScope();
                 }
@@ -353,7 +353,7 @@ public final class TaskModel implements Learner, AutoCloseable {
     /// The base model, task, labels and pooling, and the method with its options.
     @Override
     public ObjectNode identity() {
-        ObjectNode json = card.toJson().put("dtype", model.dtype().toString());
+        ObjectNode json = card.toJson().put("dtype", dtype().toString());
         json.put("operands", backend().operands().toString());
         if (peft != null) {
             json.set("method", peft.active().config().toJson());
@@ -368,7 +368,7 @@ public final class TaskModel implements Learner, AutoCloseable {
     @Override
     public void save(Path folder) {
         if (peft == null) {
-            HfModels.save(model, folder);
+            HfModels.save(model, folder, dtype());
         } else {
             peft.savePretrained(folder);
         }

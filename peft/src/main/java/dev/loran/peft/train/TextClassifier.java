@@ -2,6 +2,7 @@ package dev.loran.peft.train;
 
 import dev.loran.engine.Backend;
 import dev.loran.engine.DType;
+import dev.loran.engine.Functional;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.io.SafeTensors;
@@ -56,7 +57,7 @@ public final class TextClassifier extends Layer {
     public TextClassifier(Model model, int labels, Pooling pooling, RandomGenerator random) {
         this.pooling = pooling;
         int width = model.facts().hiddenSize();
-        this.head = child("head", newHead(model.backend(), model.dtype(), width, labels, random));
+        this.head = child("head", newHead(model.backend(), model.dtype().accumulator(), width, labels, random));
     }
 
     /// A head that starts as torch's linear layer does: weight and bias uniform in ±1/√width.
@@ -75,10 +76,11 @@ public final class TextClassifier extends Layer {
         return head.forward(pooled);
     }
 
-    /// The vectors of texts, (B, C): a product of their hidden states (B, P + T, C) with the weight that each position has.
+    /// The vectors of texts, (B, C), in the head's type: a product of their hidden states (B, P + T, C) with the weight that each position has.
     Tensor pooled(Tensor hidden, Tensor weights) {
         Shape s = hidden.shape();
-        return weights.matmul(hidden).reshape(s.dim(0), s.dim(2));
+        Tensor mean = weights.matmul(hidden).reshape(s.dim(0), s.dim(2));
+        return Functional.cast(mean, head.weight().dtype());
     }
 
     /// (B, 1, P + T) from the mask (B, T).

@@ -286,7 +286,7 @@ public record AdaLoraConfig(
 
         SvdLinear(Linear base, int r, double scaling, Attachment to, @Nullable DropoutMask dropout) {
             Backend be = to.backend();
-            DType type = base.weight().dtype();
+            DType type = base.weight().dtype().accumulator();
             this.name = to.name();
             this.scaling = scaling;
             this.dropout = dropout;
@@ -324,9 +324,9 @@ public record AdaLoraConfig(
             return Functional.loraLinear(
                     x,
                     base.weight(),
-                    base.bias(),
-                    loraA.mul(loraE),
-                    loraB,
+                    base.bias(x.dtype()),
+                    Functional.cast(loraA.mul(loraE), x.dtype()),
+                    Functional.cast(loraB, x.dtype()),
                     scaling,
                     base.isTraining() ? dropout : null);
         }
@@ -337,8 +337,9 @@ public record AdaLoraConfig(
                 return y;
             }
             Tensor in = dropout != null && base.isTraining() ? Functional.dropout(x, dropout) : x;
-            Tensor small = Functional.linear(in, loraA.mul(loraE), null);
-            return y.add(Functional.linear(small, loraB, null).scale(scaling));
+            Tensor small = Functional.linear(in, Functional.cast(loraA.mul(loraE), x.dtype()), null);
+            return y.add(Functional.linear(small, Functional.cast(loraB, x.dtype()), null)
+                    .scale(scaling));
         }
 
         @Override

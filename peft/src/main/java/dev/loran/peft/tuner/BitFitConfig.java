@@ -2,7 +2,6 @@ package dev.loran.peft.tuner;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Functional;
-import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.AdaptedLayer;
 import dev.loran.engine.nn.LayerNorm;
@@ -97,22 +96,20 @@ public record BitFitConfig(
         private final BiFunction<Tensor, Tensor, Tensor> function;
 
         TunedBias(Tensor original, String adapterName, BiFunction<Tensor, Tensor, Tensor> function) {
-            Shape s = original.shape();
             this.name = "bitfit." + adapterName + ".bias";
             this.original = original;
-            this.bias = Tensor.own(s, original.backend().allocate(original.dtype(), s.size()))
-                    .copyFrom(original);
+            this.bias = Merge.wide(original).detachFromScope();
             this.function = function;
         }
 
         @Override
         public Tensor forward(L base, Tensor x) {
-            return function.apply(x, bias);
+            return function.apply(x, Functional.cast(bias, x.dtype()));
         }
 
         @Override
         public Tensor after(L base, Tensor x, Tensor y) {
-            return y.add(bias.sub(original));
+            return y.add(Functional.cast(bias.sub(Functional.cast(original, bias.dtype())), y.dtype()));
         }
 
         @Override

@@ -246,7 +246,7 @@ public record BottleneckConfig(
             this.model = to.model();
             this.mask = to.dropout(config.dropout, site);
             Backend be = to.backend();
-            DType type = model.dtype();
+            DType type = model.dtype().accumulator();
             int m = config.size(d);
             down = Linear.random(be, type, to.random(), config.initStd, d, m, true);
             up = Linear.random(be, type, to.random(), config.initStd, m, d, true);
@@ -255,14 +255,15 @@ public record BottleneckConfig(
         /// y + scale · up(f(down(y))), or from x where the adapter stands beside the sublayer.
         @Override
         public Tensor forward(Tensor output, Tensor input) {
+            DType type = output.dtype();
             return Functional.bottleneck(
                     config.nonLinearity.fn,
                     config.placement == Placement.PARALLEL ? input : output,
                     config.residual ? output : null,
-                    down.weight(),
-                    down.bias(),
-                    up.weight(),
-                    up.bias(),
+                    Functional.cast(down.weight(), type),
+                    down.bias(type),
+                    Functional.cast(up.weight(), type),
+                    up.bias(type),
                     config.scaling,
                     model.isTraining() ? mask : null);
         }

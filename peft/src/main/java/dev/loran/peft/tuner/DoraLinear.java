@@ -1,6 +1,7 @@
 package dev.loran.peft.tuner;
 
 import dev.loran.engine.Autograd;
+import dev.loran.engine.DType;
 import dev.loran.engine.DropoutMask;
 import dev.loran.engine.Functional;
 import dev.loran.engine.Scope;
@@ -46,10 +47,11 @@ final class DoraLinear extends LoraLinear {
     DoraLinear(Linear base, LoraConfig config, String module, Attachment to, int site) {
         super(base, config, module, to, site);
         Tensor w = weight(base);
+        DType type = w.dtype().accumulator();
         int out = base.outFeatures();
-        squares = Tensor.zeros(w.backend(), w.dtype(), out).detachFromScope();
-        norm = Tensor.zeros(w.backend(), w.dtype(), out).detachFromScope();
-        magnitude = Tensor.zeros(w.backend(), w.dtype(), out).detachFromScope();
+        squares = Tensor.zeros(w.backend(), type, out).detachFromScope();
+        norm = Tensor.zeros(w.backend(), type, out).detachFromScope();
+        magnitude = Tensor.zeros(w.backend(), type, out).detachFromScope();
         measure(w);
         magnitude.copyFrom(norm(w));
     }
@@ -57,23 +59,26 @@ final class DoraLinear extends LoraLinear {
     @Override
     public Tensor forward(Linear base, Tensor x) {
         Tensor w = weight(base);
-        Tensor c = magnitude.div(norm(w));
+        DType type = x.dtype();
+        Tensor c = Functional.cast(magnitude.div(norm(w)), type);
+        Tensor a = Functional.cast(loraA, type);
+        Tensor b = Functional.cast(loraB, type);
         DropoutMask mask = base.isTraining() ? dropout : null;
         if (mask == null) {
-            Tensor y = Functional.loraLinear(x, w, null, loraA, loraB, scaling, null)
-                    .mul(c);
-            return base.bias() == null ? y : y.add(base.bias());
+            Tensor y = Functional.loraLinear(x, w, null, a, b, scaling, null).mul(c);
+            Tensor bias = base.bias(type);
+            return bias == null ? y : y.add(bias);
         }
         Tensor dropped = Functional.dropout(x, mask);
-        return Functional.linear(x.sub(dropped), w, base.bias())
-                .add(Functional.loraLinear(dropped, w, null, loraA, loraB, scaling, null)
+        return Functional.linear(x.sub(dropped), w, base.bias(type))
+                .add(Functional.loraLinear(dropped, w, null, a, b, scaling, null)
                         .mul(c));
     }
 
     @Override
     public Tensor after(Linear base, Tensor x, Tensor y) {
-        Tensor c = magnitude.div(norm(weight(base)));
-        Tensor bias = base.bias();
+        Tensor c = Functional.cast(magnitude.div(norm(weight(base))), y.dtype());
+        Tensor bias = base.bias(y.dtype());
         Tensor plain = withoutCut(x, bias == null ? y : y.sub(bias));
         Tensor scaled = plain.add(update(x)).mul(c);
         return bias == null ? scaled : scaled.add(bias);
@@ -98,9 +103,8 @@ final class DoraLinear extends LoraLinear {
 
     private void measure(Tensor w) {
         try (Scope scope = Scope.open();
-                Autograd.Mode mode = Autograd.noGrad();
-                Tensor rows = Residual.rowMajor(w)) {
-            squares.copyFrom(Functional.unary(UnaryFn.SQUARE, rows).sum(1));
+                Autograd.Mode mode = Autograd.noGrad()) {
+            squares.copyFrom(Functional.unary(UnaryFn.SQUARE, Merge.wide(w)).sum(1));
         }
         squaresOf = w.version();
     }
@@ -114,11 +118,12 @@ final class DoraLinear extends LoraLinear {
         if (!Arrays.equals(now, normOf)) {
             try (Scope scope = Scope.open();
                     Autograd.Mode mode = Autograd.noGrad()) {
-                Tensor wa = Functional.linear(loraA, w, null).transpose(0, 1);
+                Tensor aw = Functional.linear(Functional.cast(loraA, w.dtype()), w, null);
+                Tensor wa = Functional.cast(aw, norm.dtype()).transpose(0, 1);
                 Tensor baa = loraB.matmul(Functional.matmul(loraA, loraA, false, true));
                 Tensor cross = wa.scale(2 * scaling).add(baa.scale(scaling * scaling));
                 Tensor sum = squares.add(cross.mul(loraB).sum(1));
-                Tensor tiny = Tensor.full(w.backend(), w.dtype(), NO_ROW, 1);
+                Tensor tiny = Tensor.full(w.backend(), norm.dtype(), NO_ROW, 1);
                 norm.copyFrom(
                         Functional.unary(UnaryFn.SQRT, Functional.relu(sum).add(tiny)));
             }

@@ -1,6 +1,8 @@
 package dev.loran.peft.tuner;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.engine.DType;
+import dev.loran.engine.Functional;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.AdaptedLayer;
 import dev.loran.engine.nn.Linear;
@@ -159,10 +161,11 @@ public record Ia3Config(
         Ia3Linear(Linear base, boolean onInput, boolean ones, Attachment to) {
             this.name = to.name();
             this.onInput = onInput;
+            DType type = base.weight().dtype().accumulator();
             int[] dims = onInput ? new int[] {1, base.inFeatures()} : new int[] {base.outFeatures(), 1};
             this.l = (ones
-                            ? Tensor.full(to.backend(), base.weight().dtype(), 1, dims)
-                            : Tensor.randn(to.backend(), base.weight().dtype(), to.random(), 1, dims))
+                            ? Tensor.full(to.backend(), type, 1, dims)
+                            : Tensor.randn(to.backend(), type, to.random(), 1, dims))
                     .detachFromScope();
         }
 
@@ -173,12 +176,16 @@ public record Ia3Config(
 
         @Override
         public Tensor before(Tensor x) {
-            return onInput ? x.mul(l.reshape(-1)) : x;
+            return onInput ? x.mul(factors(x)) : x;
         }
 
         @Override
         public Tensor after(Linear base, Tensor x, Tensor y) {
-            return onInput ? y : y.mul(l.reshape(-1));
+            return onInput ? y : y.mul(factors(y));
+        }
+
+        private Tensor factors(Tensor of) {
+            return Functional.cast(l.reshape(-1), of.dtype());
         }
 
         /// Scales the columns of W where the input is scaled, else its rows and the bias.

@@ -2,7 +2,6 @@ package dev.loran.peft.tuner;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Functional;
-import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.AdaptedLayer;
 import dev.loran.engine.nn.LayerNorm;
@@ -96,11 +95,6 @@ public record LnTuningConfig(
         return tuner;
     }
 
-    private static Tensor copy(Tensor t) {
-        Shape s = t.shape();
-        return Tensor.own(s, t.backend().allocate(t.dtype(), s.size())).copyFrom(t);
-    }
-
     private static final class TunedLayerNorm implements Mergeable<LayerNorm> {
         private final String prefix;
         private final Tensor weight;
@@ -108,13 +102,14 @@ public record LnTuningConfig(
 
         TunedLayerNorm(LayerNorm base, String adapterName) {
             prefix = "ln_tuning_layers." + adapterName + ".";
-            weight = copy(base.weight());
-            bias = copy(base.bias());
+            weight = Merge.wide(base.weight()).detachFromScope();
+            bias = Merge.wide(base.bias()).detachFromScope();
         }
 
         @Override
         public Tensor forward(LayerNorm base, Tensor x) {
-            return Functional.layerNorm(x, weight, bias, base.eps());
+            return Functional.layerNorm(
+                    x, Functional.cast(weight, x.dtype()), Functional.cast(bias, x.dtype()), base.eps());
         }
 
         @Override
@@ -142,12 +137,12 @@ public record LnTuningConfig(
 
         TunedRmsNorm(RmsNorm base, String adapterName) {
             name = "ln_tuning_layers." + adapterName + ".weight";
-            weight = copy(base.weight());
+            weight = Merge.wide(base.weight()).detachFromScope();
         }
 
         @Override
         public Tensor forward(RmsNorm base, Tensor x) {
-            return Functional.rmsNorm(x, weight, base.eps());
+            return Functional.rmsNorm(x, Functional.cast(weight, x.dtype()), base.eps());
         }
 
         @Override

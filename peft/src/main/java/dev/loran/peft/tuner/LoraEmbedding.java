@@ -22,7 +22,7 @@ final class LoraEmbedding implements AroundLayer<Embedding>, Mergeable<Embedding
     /// @param module the table's name, which decides rank and scaling
     LoraEmbedding(Embedding base, LoraConfig config, String module, Attachment to) {
         Backend be = to.backend();
-        DType type = base.weight().dtype();
+        DType type = base.weight().dtype().accumulator();
         RandomGenerator random = to.random();
         int r = config.rank(module);
         int rows = base.weight().shape().dim(0);
@@ -43,7 +43,7 @@ final class LoraEmbedding implements AroundLayer<Embedding>, Mergeable<Embedding
     @Override
     public Tensor after(Embedding base, Tensor ids, Tensor y) {
         Tensor t = Functional.embedding(loraA.transpose(0, 1), ids);
-        return y.add(Functional.linear(t, loraB, null).scale(scaling));
+        return y.add(Functional.cast(Functional.linear(t, loraB, null).scale(scaling), y.dtype()));
     }
 
     @Override

@@ -27,7 +27,7 @@ class LoraLinear implements AroundLayer<Linear>, Mergeable<Linear>, LowRank.Sour
     /// @param site of the dropout mask
     LoraLinear(Linear base, LoraConfig config, String module, Attachment to, int site) {
         Backend be = to.backend();
-        DType type = base.weight().dtype();
+        DType type = base.weight().dtype().accumulator();
         RandomGenerator random = to.random();
         LoraInit init = config.initLoraWeights();
         int r = config.rank(module);
@@ -79,8 +79,16 @@ class LoraLinear implements AroundLayer<Linear>, Mergeable<Linear>, LowRank.Sour
     @Override
     public Tensor forward(Linear base, Tensor x) {
         DropoutMask mask = base.isTraining() ? dropout : null;
-        Tensor y = Functional.loraLinear(x, weight(base), base.bias(), loraA, loraB, scaling, mask);
-        return loraBias == null ? y : y.add(loraBias.scale(scaling));
+        DType type = x.dtype();
+        Tensor y = Functional.loraLinear(
+                x,
+                weight(base),
+                base.bias(type),
+                Functional.cast(loraA, type),
+                Functional.cast(loraB, type),
+                scaling,
+                mask);
+        return loraBias == null ? y : y.add(Functional.cast(loraBias.scale(scaling), type));
     }
 
     @Override
@@ -90,7 +98,10 @@ class LoraLinear implements AroundLayer<Linear>, Mergeable<Linear>, LowRank.Sour
 
     /// s · (x·Aᵀ·Bᵀ + bias of B).
     final Tensor update(Tensor x) {
-        return Functional.linear(Functional.linear(x, loraA, null), loraB, loraBias)
+        DType type = x.dtype();
+        Tensor bias = loraBias == null ? null : Functional.cast(loraBias, type);
+        return Functional.linear(
+                        Functional.linear(x, Functional.cast(loraA, type), null), Functional.cast(loraB, type), bias)
                 .scale(scaling);
     }
 

@@ -1,6 +1,5 @@
 package dev.loran.peft.tuner;
 
-import dev.loran.engine.DType;
 import dev.loran.engine.ShapeException;
 import dev.loran.engine.Tensor;
 import java.util.Collections;
@@ -22,9 +21,11 @@ public final class Merge {
 
     /// Makes `value` what `parameter` becomes: the same shape, in full precision.
     public void put(Tensor parameter, Tensor value) {
-        if (!value.shape().equals(parameter.shape()) || value.dtype() != wideType(parameter)) {
+        if (!value.shape().equals(parameter.shape())
+                || value.dtype() != parameter.dtype().accumulator()) {
             throw new ShapeException("merge: value is " + value.shape() + " " + value.dtype() + " but the parameter is "
-                    + parameter.shape() + " " + parameter.dtype() + ", which is merged in " + wideType(parameter));
+                    + parameter.shape() + " " + parameter.dtype() + ", which is merged in "
+                    + parameter.dtype().accumulator());
         }
         next.put(parameter, value);
     }
@@ -33,13 +34,11 @@ public final class Merge {
     public static Tensor wide(Tensor tensor) {
         try (Tensor rows = Residual.rowMajor(tensor)) {
             return Tensor.empty(
-                            tensor.backend(), wideType(tensor), tensor.shape().dims())
+                            tensor.backend(),
+                            tensor.dtype().accumulator(),
+                            tensor.shape().dims())
                     .copyFrom(rows);
         }
-    }
-
-    private static DType wideType(Tensor t) {
-        return t.dtype() == DType.F64 ? DType.F64 : DType.F32;
     }
 
     Map<Tensor, Tensor> values() {

@@ -55,7 +55,7 @@ final class MergedWeights {
         try {
             plan.visitLayers(true);
             for (Tuner tuner : active) {
-                tuner.baseTensors().values().forEach(t -> plan.next.computeIfAbsent(t, MergedWeights::copy));
+                tuner.baseTensors().values().forEach(t -> plan.next.computeIfAbsent(t, plan::copy));
             }
             done = true;
             return plan;
@@ -66,8 +66,8 @@ final class MergedWeights {
         }
     }
 
-    private static Buffer copy(Tensor t) {
-        Buffer copy = t.backend().allocate(t.dtype(), t.shape().size());
+    private Buffer copy(Tensor t) {
+        Buffer copy = t.backend().allocate(dtype, t.shape().size());
         t.backend().cast(copy, t.buffer());
         return copy;
     }
@@ -118,7 +118,7 @@ final class MergedWeights {
                     if (keep) {
                         Buffer rounded = parameter
                                 .backend()
-                                .allocate(parameter.dtype(), value.shape().size());
+                                .allocate(dtype, value.shape().size());
                         next.put(parameter, rounded);
                         parameter.backend().cast(rounded, value.buffer());
                     }

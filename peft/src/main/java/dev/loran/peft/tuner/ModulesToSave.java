@@ -1,7 +1,6 @@
 package dev.loran.peft.tuner;
 
 import dev.loran.engine.Functional;
-import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.Linear;
 import java.util.List;
@@ -17,20 +16,14 @@ final class ModulesToSave implements Mergeable<Linear> {
     /// Starts from a copy of the original.
     ModulesToSave(Linear original, String adapterName) {
         prefix = "modules_to_save." + adapterName + ".";
-        weight = copy(original.weight());
-        bias = original.bias() == null ? null : copy(original.bias());
-    }
-
-    private static Tensor copy(Tensor t) {
-        Shape s = t.shape();
-        try (Tensor rows = Residual.rowMajor(t)) {
-            return Tensor.own(s, t.backend().allocate(t.dtype(), s.size())).copyFrom(rows);
-        }
+        weight = Merge.wide(original.weight()).detachFromScope();
+        bias = original.bias() == null ? null : Merge.wide(original.bias()).detachFromScope();
     }
 
     @Override
     public Tensor forward(Linear base, Tensor x) {
-        return Functional.linear(x, weight, bias);
+        return Functional.linear(
+                x, Functional.cast(weight, x.dtype()), bias == null ? null : Functional.cast(bias, x.dtype()));
     }
 
     @Override

@@ -199,7 +199,7 @@ public record PrefixTuningConfig(
                 throw new IllegalStateException(
                         "prefix: activations are " + table.shape() + ", needs (" + p + ", " + width + ")");
             }
-            return table;
+            return Merge.wide(table);
         }
 
         @Override

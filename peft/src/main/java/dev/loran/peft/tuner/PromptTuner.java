@@ -3,6 +3,7 @@ package dev.loran.peft.tuner;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Autograd;
 import dev.loran.engine.DType;
+import dev.loran.engine.Functional;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.Linear;
@@ -58,8 +59,9 @@ abstract class PromptTuner extends Tuner {
         return Tensor.randn(attachment().backend(), type(), attachment().random(), std, dims);
     }
 
+    /// The type of the encoder's parameters, in which it computes.
     final DType type() {
-        return attachment().model().dtype();
+        return attachment().model().dtype().accumulator();
     }
 
     /// Whether the prompt is the one parameter itself, so that peft's file is all there is.
@@ -70,8 +72,12 @@ abstract class PromptTuner extends Tuner {
     /// The prompt (P, width) from the encoder's parameters, differentiable.
     abstract Tensor encode();
 
-    /// The prompt for this forward.
+    /// The prompt for this forward, in the model's type.
     final Tensor prompt() {
+        return Functional.cast(promptAsMade(), attachment().model().dtype());
+    }
+
+    private Tensor promptAsMade() {
         if (finished != null && versions() != versionsAtLoad) {
             finished.close();
             finished = null;

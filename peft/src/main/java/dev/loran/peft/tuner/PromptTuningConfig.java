@@ -153,8 +153,9 @@ public record PromptTuningConfig(
                                     + table.shape().rows());
                 }
             }
-            try (Tensor rows = Tensor.ofInts(model.backend(), ids, p)) {
-                return Functional.embedding(table, rows);
+            try (Tensor rows = Tensor.ofInts(model.backend(), ids, p);
+                    Tensor found = Functional.embedding(table, rows)) {
+                return Merge.wide(found);
             }
         }
 

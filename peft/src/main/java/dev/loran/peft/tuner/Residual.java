@@ -1,6 +1,7 @@
 package dev.loran.peft.tuner;
 
 import dev.loran.engine.Autograd;
+import dev.loran.engine.DType;
 import dev.loran.engine.Functional;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Shape;
@@ -62,8 +63,8 @@ final class Residual implements AutoCloseable {
                 ? new LowRank(new DMatrixRMaj(out, r), new DMatrixRMaj(r, in))
                 : cut(w, init, r, scaling, random);
         this(w, module, r, scaling);
-        try (Tensor a = Tensor.of(w.backend(), w.dtype(), cut.a().data, r, in);
-                Tensor b = Tensor.of(w.backend(), w.dtype(), cut.b().data, out, r)) {
+        try (Tensor a = Tensor.of(w.backend(), cutA.dtype(), cut.a().data, r, in);
+                Tensor b = Tensor.of(w.backend(), cutB.dtype(), cut.b().data, out, r)) {
             learn(a, b);
         }
         weight(w);
@@ -80,8 +81,9 @@ final class Residual implements AutoCloseable {
         int in = w.shape().dim(1);
         this.module = module;
         this.scaling = scaling;
-        cutA = Tensor.zeros(w.backend(), w.dtype(), r, in).detachFromScope();
-        cutB = Tensor.zeros(w.backend(), w.dtype(), out, r).detachFromScope();
+        DType wide = w.dtype().accumulator();
+        cutA = Tensor.zeros(w.backend(), wide, r, in).detachFromScope();
+        cutB = Tensor.zeros(w.backend(), wide, out, r).detachFromScope();
         rest = Tensor.zeros(w.backend(), w.dtype(), out, in).detachFromScope();
     }
 
@@ -134,7 +136,8 @@ final class Residual implements AutoCloseable {
     /// What the part that was cut out answers to x: s · x·Aᵀ·Bᵀ.
     Tensor cut(Tensor x) {
         checkKnown();
-        return Functional.linear(Functional.linear(x, cutA, null), cutB, null).scale(scaling);
+        Tensor small = Functional.linear(x, Functional.cast(cutA, x.dtype()), null);
+        return Functional.linear(small, Functional.cast(cutB, x.dtype()), null).scale(scaling);
     }
 
     /// The r largest singular values and their vectors, by the division through s on both sides.

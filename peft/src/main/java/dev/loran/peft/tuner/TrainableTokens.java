@@ -1,5 +1,6 @@
 package dev.loran.peft.tuner;
 
+import dev.loran.engine.DType;
 import dev.loran.engine.Functional;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.AdaptedLayer;
@@ -63,11 +64,10 @@ final class TrainableTokens {
             units[indices[j] * k + j] = 1;
         }
         select = Tensor.of(weight.backend(), weight.dtype(), units, v, k).detachFromScope();
-        replaced = Tensor.zeros(
-                        weight.backend(), weight.dtype(), k, weight.shape().dim(1))
-                .detachFromScope();
-        rows = Tensor.zeros(weight.backend(), weight.dtype(), k, weight.shape().dim(1))
-                .detachFromScope();
+        DType wide = weight.dtype().accumulator();
+        int cols = weight.shape().dim(1);
+        replaced = Tensor.zeros(weight.backend(), wide, k, cols).detachFromScope();
+        rows = Tensor.zeros(weight.backend(), wide, k, cols).detachFromScope();
         read(weight);
         rows.copyFrom(replaced);
     }
@@ -81,12 +81,12 @@ final class TrainableTokens {
         replacedOf = weight.version();
     }
 
-    /// D − W_t (k, C).
+    /// D − W_t (k, C) in the weight's type.
     private Tensor change(Tensor weight) {
         if (replacedOf != weight.version()) {
             read(weight);
         }
-        return rows.sub(replaced);
+        return Functional.cast(rows.sub(replaced), select.dtype());
     }
 
     /// W with the rows replaced.

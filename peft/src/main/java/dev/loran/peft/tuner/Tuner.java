@@ -79,12 +79,9 @@ public class Tuner implements AutoCloseable {
     }
 
     /// Trains a tensor of the base model itself, such as a bias; `name` is its name inside the PeftModel. The adapter has
-    /// values of its own for it, which stand in the base while the adapter is active.
+    /// values of its own for it, in F32 beside a base of less, which stand in the base while the adapter is active.
     protected final void trainBase(String name, Tensor tensor) {
-        Tensor own = Tensor.own(
-                tensor.shape(),
-                tensor.backend().allocate(tensor.dtype(), tensor.shape().size()));
-        borrowed.put(name, new Borrowed(tensor, own.copyFrom(tensor)));
+        borrowed.put(name, new Borrowed(tensor, Merge.wide(tensor).detachFromScope()));
     }
 
     /// The tensors of the base that [#trainBase] named, by their names; the adapter's values while it is active.

@@ -7,11 +7,18 @@ import static org.junit.jupiter.api.Assumptions.assumeTrue;
 import dev.loran.engine.Backend;
 import dev.loran.engine.DType;
 import dev.loran.engine.ReferenceBackend;
+import dev.loran.engine.Tensor;
 import dev.loran.kernels.cuda.CudaBackend;
 import dev.loran.peft.PeftTrainer;
 import dev.loran.peft.data.Batch;
+import dev.loran.peft.data.Labels;
+import dev.loran.peft.data.Task;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.TaskType;
+import dev.loran.peft.train.TaskCard;
+import dev.loran.peft.train.TaskModel;
+import dev.loran.peft.train.Trainer;
+import dev.loran.peft.train.TrainerConfig;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -23,12 +30,13 @@ import java.util.SplittableRandom;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.TestInstance;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.Arguments;
 import org.junit.jupiter.params.provider.MethodSource;
 
-/// Every method trained on CudaBackend, with operands of F32 and of BF16, on the CPU stand-in, beside the reference; with
+/// Every method trained on CudaBackend, models of F32 and of BF16, on the CPU stand-in, beside the reference; with
 /// `-Dloran.test.gpu=true` on a real GPU.
 @TestInstance(TestInstance.Lifecycle.PER_CLASS)
 class CudaMethodsTest {
@@ -69,6 +77,12 @@ class CudaMethodsTest {
         all.put(
                 "adalora",
                 AdaLoraConfig.defaults().withRanks(3, 2).withSchedule(3, 3, 2).withTotalStep(STEPS));
+        LoraConfig lora = LoraConfig.defaults().withRank(3, 6);
+        all.put("lora, own bias", lora.withInit(LoraInit.FALSE).withLoraBias(true));
+        all.put("lora, base biases", lora.withBias(LoraConfig.Bias.ALL));
+        all.put("lora, tables and heads", lora.withTargets(Targets.of("embed_tokens", "q_proj")));
+        all.put("lora, tokens", lora.withTrainableTokens(List.of(9, 4)));
+        all.put("pissa", lora.withInit(LoraInit.PISSA));
         return all.entrySet().stream().map(e -> {
             // Grouped heads and rope in the one, biases, dropout of its own and a classifier in the other.
             String family = e.getKey().length() % 2 == 0 && !e.getKey().equals("bitfit") ? "llama" : "bert-head";
@@ -86,7 +100,40 @@ class CudaMethodsTest {
         List<Double> mixed = losses(family, config, bf16);
         compare(expected, mixed, 2e-2);
         assertThat(bf16.liveBytes()).as("bytes never released").isZero();
-        assertThat(mixed).as("operands were rounded").isNotEqualTo(actual);
+        assertThat(mixed).as("activations are rounded").isNotEqualTo(actual);
+    }
+
+    @Test
+    void aWholeModelTrainsInBf16() {
+        for (String family : List.of("llama", "bert-head", "gpt2")) {
+            List<Double> expected = lossesOfAll(family, new ReferenceBackend());
+            compare(expected, lossesOfAll(family, cuda), 1e-4);
+            compare(expected, lossesOfAll(family, bf16), 2e-2);
+            assertThat(bf16.liveBytes()).as("bytes never released").isZero();
+        }
+    }
+
+    private static List<Double> lossesOfAll(String family, Backend backend) {
+        List<Double> losses = new ArrayList<>();
+        try (Model model = Subjects.model(family, backend, backend.storage())) {
+            boolean classify = model.task() == TaskType.SEQ_CLS;
+            TaskCard card =
+                    classify ? TaskCard.classify(new Labels(List.of("a", "b", "c", "d")), 8) : TaskCard.of(Task.LM, 8);
+            TrainerConfig config = TrainerConfig.defaults()
+                    .withRate(new TrainerConfig.Rate(0.002, 1, TrainerConfig.Schedule.CONSTANT, 0))
+                    .withSteps(STEPS);
+            try (TaskModel learner = TaskModel.full(model, card, 1);
+                    Trainer trainer = new Trainer(learner, config)) {
+                for (int i = 0; i < STEPS; i++) {
+                    losses.add(trainer.trainStep(batch(classify)).loss());
+                }
+                assertThat(learner.parameters().values())
+                        .extracting(Tensor::dtype)
+                        .containsOnly(DType.F32);
+                assertThat(model.dtype()).isEqualTo(backend.storage());
+            }
+        }
+        return losses;
     }
 
     private static void compare(List<Double> expected, List<Double> actual, double bound) {
@@ -101,13 +148,16 @@ class CudaMethodsTest {
     private static List<Double> losses(String family, PeftConfig config, Backend backend) {
         List<Double> losses = new ArrayList<>();
         Map<String, Object> options = Map.of("lr", 0.01, "total_steps", STEPS);
-        try (Model model = Subjects.model(family, backend, DType.F32)) {
+        try (Model model = Subjects.model(family, backend, backend.storage())) {
             Batch batch = batch(model.task() == TaskType.SEQ_CLS);
             try (PeftTrainer trainer = new PeftTrainer(model, config, options)) {
                 model.prepare();
                 for (int i = 0; i < STEPS; i++) {
                     losses.add(trainer.trainStep(batch).get("loss"));
                 }
+                assertThat(trainer.manager().peftModel().trainableParameters().values())
+                        .extracting(Tensor::dtype)
+                        .containsOnly(DType.F32);
             }
         }
         return losses;
