@@ -27,7 +27,7 @@ import java.util.function.Supplier;
 /// ```
 public final class GradCheck {
     /// Balances the differences' own error, h² · f‴, against rounding, 10⁻¹⁶ / h.
-    private static final double STEP = 0x1p-16;
+    private static final double STEP = 0x1p-17;
 
     private static final double BOUND = 1e-6;
 
