@@ -1,6 +1,5 @@
 // Attention as in attention.cu, its products by tensor cores: operands of BF16, sums of F32. For heads of at most D columns,
-// D = 64 or 128; what is missing to D is zero. q, k, v, out and their gradients are all BF16, or all F32 (`wide`) and rounded
-// as they are loaded.
+// D = 64 or 128; what is missing to D is zero.
 //
 // A block's 4 warps own 16 queries each (backward also: 16 keys) and pass tiles of keys (queries). Probabilities never leave
 // the registers: the fragment that a product of queries and keys ends in is the one that the next product starts from.
@@ -22,21 +21,16 @@ template <int D>
 constexpr int STRIDE = D + 8;
 
 // `rows` rows of `tile` <- those that `row` points at, zeros where it says null and beyond the d columns.
-template <int D, class T, class F>
+template <int D, class F>
 __device__ inline void load_rows(Bf16 *tile, int rows, int d, F row) {
     constexpr int GROUPS = D / 8;
 #pragma unroll 1
     for (int i = threadIdx.x; i < rows * GROUPS; i += WARPS * WARP) {
         int column = i % GROUPS * 8;
-        const T *from = row(i / GROUPS);
+        const Bf16 *from = row(i / GROUPS);
         Pack<Bf16> pack;
         if (from && column + 8 <= d && aligned(from + column)) {
-            constexpr int P = Pack<T>::SIZE;
-#pragma unroll
-            for (int j = 0; j < 8; j += P) {
-                Pack<T> p = *reinterpret_cast<const Pack<T> *>(from + column + j);
-                for (int k = 0; k < P; k++) narrow(pack.v[j + k], widen(p.v[k]));
-            }
+            pack = *reinterpret_cast<const Pack<Bf16> *>(from + column);
         } else {
 #pragma unroll
             for (int j = 0; j < 8; j++) narrow(pack.v[j], from && column + j < d ? widen(from[column + j]) : 0);
@@ -47,30 +41,16 @@ __device__ inline void load_rows(Bf16 *tile, int rows, int d, F row) {
 
 // Rows [first, first + rows) of a head of q (or of dOut).
 template <int D>
-__device__ inline void load_queries(Bf16 *tile, int rows, const void *q, int wide, int b, int first, int h,
-                                    const Problem &a) {
-    if (wide) {
-        auto *p = static_cast<const float *>(q);
-        load_rows<D, float>(tile, rows, a.d, [&](int r) { return first + r < a.t ? p + query_at(a, b, first + r, h) : nullptr; });
-    } else {
-        auto *p = static_cast<const Bf16 *>(q);
-        load_rows<D, Bf16>(tile, rows, a.d, [&](int r) { return first + r < a.t ? p + query_at(a, b, first + r, h) : nullptr; });
-    }
+__device__ inline void load_queries(Bf16 *tile, int rows, const Bf16 *q, int b, int first, int h, const Problem &a) {
+    load_rows<D>(tile, rows, a.d, [&](int r) { return first + r < a.t ? q + query_at(a, b, first + r, h) : nullptr; });
 }
 
 // Rows [first, first + rows), before `end`, of a head of the prefix followed by k (or v).
 template <int D>
-__device__ inline void load_keys(Bf16 *tile, int rows, const void *k, const void *prefix, int wide, int b, int first,
-                                 int end, int kvHead, const Problem &a) {
-    if (wide) {
-        auto *p = static_cast<const float *>(k), *pp = static_cast<const float *>(prefix);
-        load_rows<D, float>(tile, rows, a.d,
-                            [&](int r) { return first + r < end ? key_row(p, pp, a, b, first + r, kvHead) : nullptr; });
-    } else {
-        auto *p = static_cast<const Bf16 *>(k), *pp = static_cast<const Bf16 *>(prefix);
-        load_rows<D, Bf16>(tile, rows, a.d,
-                           [&](int r) { return first + r < end ? key_row(p, pp, a, b, first + r, kvHead) : nullptr; });
-    }
+__device__ inline void load_keys(Bf16 *tile, int rows, const Bf16 *k, const Bf16 *prefix, int b, int first, int end,
+                                 int kvHead, const Problem &a) {
+    load_rows<D>(tile, rows, a.d,
+                 [&](int r) { return first + r < end ? key_row(k, prefix, a, b, first + r, kvHead) : nullptr; });
 }
 
 __device__ inline int row_in_fragment() { return threadIdx.x % WARP / 4; }
@@ -115,17 +95,12 @@ __device__ inline void add_rows(float (&c)[D / 8][4], const float (&weights)[N][
 
 // Elements 2r and 2r + 1 of each fragment of `sums`, times `scale`, to the row of d columns that starts at `at`.
 template <int D>
-__device__ inline void store(void *to, long long at, const float (&sums)[D / 8][4], int r, float scale, int wide, int d) {
+__device__ inline void store(Bf16 *to, long long at, const float (&sums)[D / 8][4], int r, float scale, int d) {
 #pragma unroll
     for (int i = 0; i < D / 8 * 2; i++) {
         int column = i / 2 * 8 + column_in_fragment() + i % 2;
-        float v = sums[i / 2][2 * r + i % 2] * scale;
         if (column >= d) break;
-        if (wide) {
-            static_cast<float *>(to)[at + column] = v;
-        } else {
-            narrow(static_cast<Bf16 *>(to)[at + column], v);
-        }
+        narrow(to[at + column], sums[i / 2][2 * r + i % 2] * scale);
     }
 }
 
@@ -138,21 +113,21 @@ __device__ inline float quad_reduce(float v, F f) {
 
 // out, and lse (batch, heads, t) for backward; grid (queries / OWN, heads, batch).
 template <int D>
-__device__ inline void attention(void *out, float *lse, const void *q, const void *k, const void *v, const void *prefixK,
-                                 const void *prefixV, const int *mask, int wide, const Problem &a) {
+__device__ inline void attention(Bf16 *out, float *lse, const Bf16 *q, const Bf16 *k, const Bf16 *v, const Bf16 *prefixK,
+                                 const Bf16 *prefixV, const int *mask, const Problem &a) {
     constexpr int N = TILE / 8;
     int b = blockIdx.z, h = blockIdx.y, first = blockIdx.x * OWN, n = a.p + a.s, kvHead = h / (a.heads / a.kvHeads);
     int own = threadIdx.x / WARP * ROWS, row = first + own + row_in_fragment();
     Bf16 *queries = dynamicShared<Bf16>();
     Bf16 *keys = queries + OWN * STRIDE<D>;
     Bf16 *values = keys + TILE * STRIDE<D>;
-    load_queries<D>(queries, OWN, q, wide, b, first, h, a);
+    load_queries<D>(queries, OWN, q, b, first, h, a);
     float top[2] = {-INFINITY, -INFINITY}, sum[2] = {}, sums[D / 8][4] = {};
     int end = end_of_keys(a, first + OWN), warpEnd = end_of_keys(a, first + own + ROWS);
     for (int start = 0; start < end; start += TILE) {
         __syncthreads();
-        load_keys<D>(keys, TILE, k, prefixK, wide, b, start, n, kvHead, a);
-        load_keys<D>(values, TILE, v, prefixV, wide, b, start, n, kvHead, a);
+        load_keys<D>(keys, TILE, k, prefixK, b, start, n, kvHead, a);
+        load_keys<D>(values, TILE, v, prefixV, b, start, n, kvHead, a);
         __syncthreads();
         if (first + own >= a.t || start >= warpEnd) continue;
         float weights[N][4];
@@ -193,34 +168,16 @@ __device__ inline void attention(void *out, float *lse, const void *q, const voi
         float total = quad_reduce(sum[r], Add());
         if (i >= a.t) continue;
         // A query that sees no key gives zeros.
-        store<D>(out, query_at(a, b, i, h), sums, r, total > 0 ? 1 / total : 0, wide, a.d);
+        store<D>(out, query_at(a, b, i, h), sums, r, total > 0 ? 1 / total : 0, a.d);
         if (threadIdx.x % 4 == 0) lse[((long long)b * a.heads + h) * a.t + i] = total > 0 ? top[r] + logf(total) : 0;
     }
 }
 
-// rowDot (batch, heads, t) <- dOut . out; a warp a row, grid (t, heads, batch). dOut is rounded as the products of backward
-// round it, so that dOut . v - rowDot is 0 where a query sees a single key.
-__device__ inline void attention_row_dot(float *rowDot, const void *dOut, const void *out, int wide, const Problem &a) {
-    long long at = query_at(a, blockIdx.z, blockIdx.x, blockIdx.y);
-    float sum = 0;
-    for (int c = threadIdx.x; c < a.d; c += WARP) {
-        Bf16 grad;
-        narrow(grad, wide ? static_cast<const float *>(dOut)[at + c] : widen(static_cast<const Bf16 *>(dOut)[at + c]));
-        sum += widen(grad) * (wide ? static_cast<const float *>(out)[at + c] : widen(static_cast<const Bf16 *>(out)[at + c]));
-    }
-    sum = warp_reduce(sum, Add());
-    if (threadIdx.x == 0) rowDot[((long long)blockIdx.z * a.heads + blockIdx.y) * a.t + blockIdx.x] = sum;
-}
-
-extern "C" __global__ void attention_mma_row_dot(float *rowDot, const void *dOut, const void *out, int wide, Problem a) {
-    attention_row_dot(rowDot, dOut, out, wide, a);
-}
-
 // dq, with P = exp(scores - lse) made again and dS = P * (dOut . v - rowDot); grid as forward.
 template <int D>
-__device__ inline void attention_backward_queries(void *dq, const void *dOut, const float *lse, const float *rowDot,
-                                                  const void *q, const void *k, const void *v, const void *prefixK,
-                                                  const void *prefixV, const int *mask, int wide, const Problem &a) {
+__device__ inline void attention_backward_queries(Bf16 *dq, const Bf16 *dOut, const float *lse, const float *rowDot,
+                                                  const Bf16 *q, const Bf16 *k, const Bf16 *v, const Bf16 *prefixK,
+                                                  const Bf16 *prefixV, const int *mask, const Problem &a) {
     constexpr int N = BACK_TILE<D> / 8;
     int b = blockIdx.z, h = blockIdx.y, first = blockIdx.x * OWN, n = a.p + a.s, kvHead = h / (a.heads / a.kvHeads);
     int own = threadIdx.x / WARP * ROWS, row = first + own + row_in_fragment();
@@ -228,8 +185,8 @@ __device__ inline void attention_backward_queries(void *dq, const void *dOut, co
     Bf16 *grads = queries + OWN * STRIDE<D>;
     Bf16 *keys = grads + OWN * STRIDE<D>;
     Bf16 *values = keys + BACK_TILE<D> * STRIDE<D>;
-    load_queries<D>(queries, OWN, q, wide, b, first, h, a);
-    load_queries<D>(grads, OWN, dOut, wide, b, first, h, a);
+    load_queries<D>(queries, OWN, q, b, first, h, a);
+    load_queries<D>(grads, OWN, dOut, b, first, h, a);
     float logs[2], dots[2], sums[D / 8][4] = {};
     for (int r = 0; r < 2; r++) {
         long long at = ((long long)b * a.heads + h) * a.t + row + 8 * r;
@@ -239,8 +196,8 @@ __device__ inline void attention_backward_queries(void *dq, const void *dOut, co
     int end = end_of_keys(a, first + OWN), warpEnd = end_of_keys(a, first + own + ROWS);
     for (int start = 0; start < end; start += BACK_TILE<D>) {
         __syncthreads();
-        load_keys<D>(keys, BACK_TILE<D>, k, prefixK, wide, b, start, n, kvHead, a);
-        load_keys<D>(values, BACK_TILE<D>, v, prefixV, wide, b, start, n, kvHead, a);
+        load_keys<D>(keys, BACK_TILE<D>, k, prefixK, b, start, n, kvHead, a);
+        load_keys<D>(values, BACK_TILE<D>, v, prefixV, b, start, n, kvHead, a);
         __syncthreads();
         if (first + own >= a.t || start >= warpEnd) continue;
         float weights[N][4], slopes[N][4];
@@ -257,7 +214,7 @@ __device__ inline void attention_backward_queries(void *dq, const void *dOut, co
     }
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        if (row + 8 * r < a.t) store<D>(dq, query_at(a, b, row + 8 * r, h), sums, r, a.scale, wide, a.d);
+        if (row + 8 * r < a.t) store<D>(dq, query_at(a, b, row + 8 * r, h), sums, r, a.scale, a.d);
     }
 }
 
@@ -265,10 +222,10 @@ __device__ inline void attention_backward_queries(void *dq, const void *dOut, co
 // kvHeads, batch), or a single block in place of the batch that adds up the gradients of a prefix shared by it. The query
 // heads that share a key head are added up one after another.
 template <int D>
-__device__ inline void attention_backward_keys(void *dk, void *dv, void *dPrefixK, void *dPrefixV, const void *dOut,
-                                               const float *lse, const float *rowDot, const void *q, const void *k,
-                                               const void *v, const void *prefixK, const void *prefixV, const int *mask,
-                                               int wide, int from, int to, const Problem &a) {
+__device__ inline void attention_backward_keys(Bf16 *dk, Bf16 *dv, Bf16 *dPrefixK, Bf16 *dPrefixV, const Bf16 *dOut,
+                                               const float *lse, const float *rowDot, const Bf16 *q, const Bf16 *k,
+                                               const Bf16 *v, const Bf16 *prefixK, const Bf16 *prefixV, const int *mask,
+                                               int from, int to, const Problem &a) {
     constexpr int N = BACK_TILE<D> / 8;
     int kvHead = blockIdx.y, first = from + blockIdx.x * OWN, group = a.heads / a.kvHeads;
     int own = threadIdx.x / WARP * ROWS, row = first + own + row_in_fragment();
@@ -278,8 +235,8 @@ __device__ inline void attention_backward_keys(void *dk, void *dv, void *dPrefix
     Bf16 *grads = queries + BACK_TILE<D> * STRIDE<D>;
     bool all = (int)gridDim.z < a.batch;
     int firstRow = all ? 0 : blockIdx.z, endRow = all ? a.batch : firstRow + 1;
-    load_keys<D>(keys, OWN, k, prefixK, wide, firstRow, first, to, kvHead, a);
-    load_keys<D>(values, OWN, v, prefixV, wide, firstRow, first, to, kvHead, a);
+    load_keys<D>(keys, OWN, k, prefixK, firstRow, first, to, kvHead, a);
+    load_keys<D>(values, OWN, v, prefixV, firstRow, first, to, kvHead, a);
     float dKeys[D / 8][4] = {}, dValues[D / 8][4] = {};
     for (int b = firstRow; b < endRow; b++) {
         for (int h = kvHead * group; h < (kvHead + 1) * group; h++) {
@@ -287,8 +244,8 @@ __device__ inline void attention_backward_keys(void *dk, void *dv, void *dPrefix
                 // No query of this tile reaches the block's first key.
                 if (end_of_keys(a, start + BACK_TILE<D>) <= first) continue;
                 __syncthreads();
-                load_queries<D>(queries, BACK_TILE<D>, q, wide, b, start, h, a);
-                load_queries<D>(grads, BACK_TILE<D>, dOut, wide, b, start, h, a);
+                load_queries<D>(queries, BACK_TILE<D>, q, b, start, h, a);
+                load_queries<D>(grads, BACK_TILE<D>, dOut, b, start, h, a);
                 __syncthreads();
                 if (first + own >= to || end_of_keys(a, start + BACK_TILE<D>) <= first + own) continue;
                 float weights[N][4], slopes[N][4];
@@ -312,27 +269,27 @@ __device__ inline void attention_backward_keys(void *dk, void *dv, void *dPrefix
     for (int r = 0; r < 2; r++) {
         int j = row + 8 * r;
         if (j >= to) continue;
-        store<D>(j < a.p ? dPrefixK : dk, key_at(a, firstRow, j, kvHead), dKeys, r, a.scale, wide, a.d);
-        store<D>(j < a.p ? dPrefixV : dv, key_at(a, firstRow, j, kvHead), dValues, r, 1, wide, a.d);
+        store<D>(j < a.p ? dPrefixK : dk, key_at(a, firstRow, j, kvHead), dKeys, r, a.scale, a.d);
+        store<D>(j < a.p ? dPrefixV : dv, key_at(a, firstRow, j, kvHead), dValues, r, 1, a.d);
     }
 }
 
 #define KERNELS(D) \
     extern "C" __global__ void __launch_bounds__(WARPS * WARP) \
-    attention_mma_##D(void *out, float *lse, const void *q, const void *k, const void *v, const void *prefixK, \
-                      const void *prefixV, const int *mask, int wide, Problem a) { \
-        attention<D>(out, lse, q, k, v, prefixK, prefixV, mask, wide, a); \
+    attention_mma_##D(Bf16 *out, float *lse, const Bf16 *q, const Bf16 *k, const Bf16 *v, const Bf16 *prefixK, \
+                      const Bf16 *prefixV, const int *mask, Problem a) { \
+        attention<D>(out, lse, q, k, v, prefixK, prefixV, mask, a); \
     } \
     extern "C" __global__ void __launch_bounds__(WARPS * WARP) attention_mma_backward_queries_##D( \
-        void *dq, const void *dOut, const float *lse, const float *rowDot, const void *q, const void *k, const void *v, \
-        const void *prefixK, const void *prefixV, const int *mask, int wide, Problem a) { \
-        attention_backward_queries<D>(dq, dOut, lse, rowDot, q, k, v, prefixK, prefixV, mask, wide, a); \
+        Bf16 *dq, const Bf16 *dOut, const float *lse, const float *rowDot, const Bf16 *q, const Bf16 *k, const Bf16 *v, \
+        const Bf16 *prefixK, const Bf16 *prefixV, const int *mask, Problem a) { \
+        attention_backward_queries<D>(dq, dOut, lse, rowDot, q, k, v, prefixK, prefixV, mask, a); \
     } \
     extern "C" __global__ void __launch_bounds__(WARPS * WARP) attention_mma_backward_keys_##D( \
-        void *dk, void *dv, void *dPrefixK, void *dPrefixV, const void *dOut, const float *lse, const float *rowDot, \
-        const void *q, const void *k, const void *v, const void *prefixK, const void *prefixV, const int *mask, int wide, \
+        Bf16 *dk, Bf16 *dv, Bf16 *dPrefixK, Bf16 *dPrefixV, const Bf16 *dOut, const float *lse, const float *rowDot, \
+        const Bf16 *q, const Bf16 *k, const Bf16 *v, const Bf16 *prefixK, const Bf16 *prefixV, const int *mask, \
         int from, int to, Problem a) { \
-        attention_backward_keys<D>(dk, dv, dPrefixK, dPrefixV, dOut, lse, rowDot, q, k, v, prefixK, prefixV, mask, wide, \
+        attention_backward_keys<D>(dk, dv, dPrefixK, dPrefixV, dOut, lse, rowDot, q, k, v, prefixK, prefixV, mask, \
                                    from, to, a); \
     }
 KERNELS(64)

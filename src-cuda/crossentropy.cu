@@ -28,9 +28,11 @@ __device__ inline void give_slopes(T *to, Few<T> slopes, int left, bool accumula
     give(to, slopes, left, accumulate);
 }
 
-__device__ inline void give_slopes(__nv_bfloat16 *to, Few<float> slopes, int left, bool) {
+// Of F32 logits, in a type of half the bytes.
+template <class G>
+__device__ inline void give_half(G *to, Few<float> slopes, int left) {
     struct __align__(8) Half {
-        __nv_bfloat16 v[4];
+        G v[4];
     } half;
     for (int k = 0; k < 4; k++) narrow(half.v[k], slopes.v[k]);
     if (left >= 4 && reinterpret_cast<unsigned long long>(to) % 8 == 0) {
@@ -41,6 +43,9 @@ __device__ inline void give_slopes(__nv_bfloat16 *to, Few<float> slopes, int lef
         }
     }
 }
+
+__device__ inline void give_slopes(__nv_bfloat16 *to, Few<float> slopes, int left, bool) { give_half(to, slopes, left); }
+__device__ inline void give_slopes(__half *to, Few<float> slopes, int left, bool) { give_half(to, slopes, left); }
 
 // A row of dLogits <- g * (exp(logits - logSum) - [column is the label]), or zeros where no label is valid (or +=).
 template <class G, class T>
@@ -64,15 +69,15 @@ __device__ inline void cross_entropy_backward(T *dLogits, const float *g, const 
     slopes(dLogits + at, logits + at, g[0], lse[blockIdx.x], label, label != ignore, v, accumulate);
 }
 
-// The losses, and g times their gradients: dLogits, of its own type, may be logits if that is the same.
-template <class G, class T>
-__device__ inline void cross_entropy_both(G *dLogits, float *losses, const float *g, const T *logits, const int *labels,
-                                          Complaint *c, int v, int ignore) {
+// The losses of F32 logits, and g times their gradients: dLogits, of its own type, may be logits if that is the same.
+template <class G>
+__device__ inline void cross_entropy_both(G *dLogits, float *losses, const float *g, const float *logits,
+                                          const int *labels, Complaint *c, int v, int ignore) {
     long long at = (long long)blockIdx.x * v;
     int label = labels[blockIdx.x];
     bool valid = counts(label, c, v, ignore);
     // Read before anybody overwrites it: the sums below wait for all threads.
-    float chosen = valid ? widen(logits[at + label]) : 0;
+    float chosen = valid ? logits[at + label] : 0;
     Exponentials e = exponentials(logits + at, v);
     float logSum = e.top + logf(e.sum);
     if (threadIdx.x == 0) losses[blockIdx.x] = valid ? logSum - chosen : 0;
@@ -80,11 +85,6 @@ __device__ inline void cross_entropy_both(G *dLogits, float *losses, const float
     slopes(dLogits + at, logits + at, g[0], logSum, label, valid, v, false);
 }
 
-#define BOTH(S, G, T) \
-    extern "C" __global__ void cross_entropy_both_##S(G *dLogits, float *losses, const float *g, const T *logits, \
-                                                      const int *labels, Complaint *c, int v, int ignore) { \
-        cross_entropy_both(dLogits, losses, g, logits, labels, c, v, ignore); \
-    }
 #define KERNELS(S, T) \
     extern "C" __global__ void cross_entropy_##S(float *losses, float *lse, const T *logits, const int *labels, \
                                                  Complaint *c, int v, int ignore) { \
@@ -94,7 +94,8 @@ __device__ inline void cross_entropy_both(G *dLogits, float *losses, const float
                                                           const int *labels, int v, int ignore, int accumulate) { \
         cross_entropy_backward(dLogits, g, logits, lse, labels, v, ignore, accumulate); \
     } \
-    BOTH(S, T, T)
+    extern "C" __global__ void cross_entropy_both_##S(T *dLogits, float *losses, const float *g, const float *logits, \
+                                                      const int *labels, Complaint *c, int v, int ignore) { \
+        cross_entropy_both(dLogits, losses, g, logits, labels, c, v, ignore); \
+    }
 FLOATING(KERNELS)
-// F32 logits, and a gradient that the next product wants in BF16.
-BOTH(f32_bf16, __nv_bfloat16, float)

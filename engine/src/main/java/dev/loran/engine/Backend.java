@@ -33,8 +33,8 @@ public interface Backend extends AutoCloseable {
     /// Whether floating tensors of `dtype` can be computed with.
     boolean supports(DType dtype);
 
-    /// What products of linear layers, at least those with prepared weights ([#prepare]), round F32 operands to: BF16, or F32
-    /// where nothing is rounded.
+    /// What the products of a model's linear layers, at least those with prepared weights ([#prepare]), take operands of: BF16,
+    /// to which they round those of a model kept in F32 ([#storage]), or F32 where nothing is rounded.
     default DType operands() {
         return DType.F32;
     }

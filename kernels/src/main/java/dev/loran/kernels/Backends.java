@@ -62,8 +62,8 @@ public final class Backends {
         return cuda(DType.F32);
     }
 
-    /// As [#cuda()]; products with frozen weights, and attention, take operands of type `operands`: F32, or BF16, which is
-    /// faster, coarser and, as a weight, half as large ([CudaBackend#open]).
+    /// As [#cuda()], for models of which weights and activations are of type `operands`: F32, or BF16, which is faster, coarser
+    /// and half as large ([CudaBackend#open]).
     public static Backend cuda(DType operands) {
         CudaBackend backend = CudaBackend.open(0, operands);
         LOG.info("backend: cuda, {}", backend.describe());

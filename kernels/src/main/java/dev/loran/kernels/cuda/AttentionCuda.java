@@ -5,7 +5,7 @@ import dev.loran.engine.DType;
 import dev.loran.engine.Scratch;
 import org.jspecify.annotations.Nullable;
 
-/// Launches `attention.cu`: blockwise attention, forward and backward; where products are of BF16 it leaves them to
+/// Launches `attention.cu`: blockwise attention, forward and backward; what is BF16 it leaves to
 /// [AttentionMmaCuda].
 final class AttentionCuda {
     /// Heads of more columns are left to the composed form.
@@ -81,8 +81,8 @@ final class AttentionCuda {
         }
 
         /// Whether it goes through products of BF16.
-        private boolean onTensorCores(CudaBackend cuda) {
-            return type == DType.BF16 || type == DType.F32 && cuda.operands() == DType.BF16;
+        private boolean onTensorCores() {
+            return type == DType.BF16;
         }
 
         int[] words() {
@@ -114,7 +114,7 @@ final class AttentionCuda {
         CudaDevice device = cuda.device();
         long to = cuda.address(out, a.type);
         long al = cuda.address(lse, DType.F32);
-        if (a.onTensorCores(cuda)) {
+        if (a.onTensorCores()) {
             AttentionMmaCuda.forward(device, to, al, a);
             return;
         }
@@ -150,12 +150,11 @@ final class AttentionCuda {
         long al = cuda.address(lse, DType.F32);
         try (Scratch scratch = new Scratch(cuda)) {
             long rowDot = cuda.address(scratch.allocate(DType.F32, (long) a.batch * a.heads * a.t));
-            if (a.onTensorCores(cuda)) {
-                AttentionMmaCuda.rowDot(device, rowDot, ady, ay, a);
+            rowDot(device, rowDot, ady, ay, a);
+            if (a.onTensorCores()) {
                 AttentionMmaCuda.backwardQueries(device, to, ady, al, rowDot, a);
                 AttentionMmaCuda.backwardKeys(device, adk, adv, adpk, adpv, ady, al, rowDot, a);
             } else {
-                rowDot(device, rowDot, ady, ay, a);
                 backwardQueries(device, to, ady, al, rowDot, a);
                 backwardKeys(device, adk, adv, adpk, adpv, ady, al, rowDot, a);
             }

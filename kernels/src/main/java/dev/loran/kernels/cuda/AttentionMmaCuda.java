@@ -2,10 +2,9 @@ package dev.loran.kernels.cuda;
 
 import dev.loran.kernels.cuda.AttentionCuda.Problem;
 
-/// Launches `attentionmma.cu`: blockwise attention by tensor cores, on BF16, or on F32 that is rounded to BF16 on the way.
+/// Launches `attentionmma.cu`: blockwise attention by tensor cores, on BF16.
 final class AttentionMmaCuda {
     private static final int[] BLOCK = {128};
-    private static final int[] WARP = {32};
     /// Queries, or keys, of a block.
     private static final int OWN = 64;
 
@@ -21,17 +20,7 @@ final class AttentionMmaCuda {
                 new int[] {blocks(a.t()), a.heads(), a.batch()},
                 BLOCK,
                 shared(OWN + 2 * TILE, a),
-                arguments(a, out, lse, a.q(), a.k(), a.v(), a.prefixK(), a.prefixV(), a.mask(), wide(a)));
-    }
-
-    /// rowDot (batch, heads, t) ← Σ dOut · out, in F32: what both halves of backward start from.
-    static void rowDot(CudaDevice device, long rowDot, long dOut, long out, Problem a) {
-        device.launch(
-                "attentionmma",
-                "attention_mma_row_dot",
-                new int[] {a.t(), a.heads(), a.batch()},
-                WARP,
-                arguments(a, rowDot, dOut, out, wide(a)));
+                arguments(a, out, lse, a.q(), a.k(), a.v(), a.prefixK(), a.prefixV(), a.mask()));
     }
 
     /// dq may be 0.
@@ -45,7 +34,7 @@ final class AttentionMmaCuda {
                 new int[] {blocks(a.t()), a.heads(), a.batch()},
                 BLOCK,
                 shared(2 * OWN + 2 * backTile(a), a),
-                arguments(a, dq, dOut, lse, rowDot, a.q(), a.k(), a.v(), a.prefixK(), a.prefixV(), a.mask(), wide(a)));
+                arguments(a, dq, dOut, lse, rowDot, a.q(), a.k(), a.v(), a.prefixK(), a.prefixV(), a.mask()));
     }
 
     /// dk and dv, or dPrefixK and dPrefixV, or all four; a pair may be 0.
@@ -102,7 +91,6 @@ final class AttentionMmaCuda {
                         a.prefixK(),
                         a.prefixV(),
                         a.mask(),
-                        wide(a),
                         from,
                         to));
     }
@@ -128,10 +116,6 @@ final class AttentionMmaCuda {
     /// Bytes of `rows` rows of BF16, 8 elements longer than a head.
     private static int shared(int rows, Problem a) {
         return 2 * rows * (columns(a) + 8);
-    }
-
-    private static long wide(Problem a) {
-        return a.type().bytes() == 4 ? 1 : 0;
     }
 
     private static long[] arguments(Problem a, long... values) {

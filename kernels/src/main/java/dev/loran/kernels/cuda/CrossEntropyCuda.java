@@ -59,8 +59,8 @@ final class CrossEntropyCuda {
                         accumulate ? 1 : 0);
     }
 
-    /// [dev.loran.engine.Backend#linearCrossEntropy] of at least one row, with a gradient: one launch a chunk between the two
-    /// products, losses and gradient of the logits at once, the gradient in the type that the second product takes.
+    /// [dev.loran.engine.Backend#linearCrossEntropy] of at least one row: logits in F32, and one launch a chunk between the two
+    /// products for losses and gradient of the logits at once, that in the type that the second product takes.
     static void linear(
             CudaBackend cuda,
             Buffer loss,
@@ -74,40 +74,40 @@ final class CrossEntropyCuda {
             int v,
             int ignore) {
         DType t = CudaBackend.floating(x);
-        CudaWeight narrow = w instanceof CudaWeight weight ? weight : null;
         int chunk = Math.min(n, Math.max(CHUNK_ROWS, CHUNK / v));
         try (Scratch scratch = new Scratch(cuda)) {
             Buffer inverseCount = scratch.like(loss);
             Buffer losses = scratch.allocate(DType.F32, n);
-            Buffer logits = scratch.allocate(t, (long) chunk * v);
-            Buffer slopes = narrow == null ? logits : scratch.allocate(DType.BF16, logits.size());
+            Buffer logits = scratch.allocate(DType.F32, (long) chunk * v);
+            Buffer slopes = t == DType.F32 ? logits : scratch.allocate(t, logits.size());
+            // One chunk's rounding is one; those of many would add up.
+            Buffer sumOfChunks =
+                    dw == null || t == DType.F32 || chunk == n ? dw : scratch.allocate(DType.F32, dw.size());
             cuda.inverseOfValid(inverseCount, labels, n, ignore);
             for (int from = 0; from < n; from += chunk) {
                 int rows = Math.min(chunk, n - from);
                 Buffer xs = x.slice((long) from * c, (long) rows * c);
                 Buffer logit = logits.slice(0, (long) rows * v);
                 Buffer dLogit = slopes.slice(0, (long) rows * v);
-                cuda.linear(logit, xs, w, null, rows, c, v);
+                cuda.gemm(logit, v, 0, xs, c, 0, false, w, c, 0, true, 1, rows, v, c, 1, 0);
                 Buffer of = losses.slice(from, rows);
                 both(cuda, dLogit, of, inverseCount, logit, labels.slice(from, rows), rows, v, ignore);
                 if (dx != null) {
-                    Buffer dxs = dx.slice((long) from * c, (long) rows * c);
-                    if (narrow == null) {
-                        cuda.linearBackwardInput(dxs, dLogit, w, rows, c, v, false);
-                    } else {
-                        cuda.device().products().ofRounded(cuda, dxs, dLogit, narrow, false, rows, v, c, false);
-                    }
+                    cuda.linearBackwardInput(dx.slice((long) from * c, (long) rows * c), dLogit, w, rows, c, v, false);
                 }
-                if (dw != null) {
-                    cuda.linearBackwardWeight(dw, dLogit, xs, rows, c, v, from > 0);
+                if (sumOfChunks != null) {
+                    cuda.linearBackwardWeight(sumOfChunks, dLogit, xs, rows, c, v, from > 0);
                 }
+            }
+            if (dw != null && sumOfChunks != null && sumOfChunks != dw) {
+                cuda.cast(dw, sumOfChunks);
             }
             cuda.sum(loss, losses, 1, n, 1, false);
             cuda.scaleBy(loss, inverseCount, 1);
         }
     }
 
-    /// The losses of `logits`, and `g` times their gradients, of the same type, in place if wanted, or BF16 of F32.
+    /// The losses of `logits`, F32, and `g` times their gradients, in place or of a narrower type.
     private static void both(
             CudaBackend cuda,
             Buffer dLogits,
@@ -118,12 +118,10 @@ final class CrossEntropyCuda {
             int n,
             int v,
             int ignore) {
-        DType t = logits.dtype();
-        String suffix = Grid.suffix(t) + (dLogits.dtype() == t ? "" : Grid.suffix(dLogits.dtype()));
         cuda.device()
                 .launch(
                         "crossentropy",
-                        "cross_entropy_both" + suffix,
+                        "cross_entropy_both" + Grid.suffix(dLogits.dtype()),
                         new int[] {n},
                         Grid.row(v),
                         cuda.address(dLogits),

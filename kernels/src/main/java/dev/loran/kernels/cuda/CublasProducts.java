@@ -3,7 +3,6 @@ package dev.loran.kernels.cuda;
 import dev.loran.engine.BackendException;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
-import dev.loran.engine.Scratch;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
@@ -68,7 +67,7 @@ final class CublasProducts {
         f32Compute = allowed ? cublasComputeType.CUBLAS_COMPUTE_32F_FAST_TF32 : cublasComputeType.CUBLAS_COMPUTE_32F;
     }
 
-    /// [dev.loran.engine.Backend#gemm].
+    /// [dev.loran.engine.Backend#gemm]; `c` may be F32 also where `a` and `b` are less.
     void gemm(
             CudaBackend cuda,
             Buffer c,
@@ -88,9 +87,10 @@ final class CublasProducts {
             int k,
             double alpha,
             double beta) {
-        DType t = CudaBackend.floating(c);
-        long ac = cuda.address(c);
-        long aa = cuda.address(a, t);
+        DType t = CudaBackend.floating(a);
+        DType typeC = c.dtype() == DType.F32 ? DType.F32 : t;
+        long ac = cuda.address(c, typeC);
+        long aa = cuda.address(a);
         long ab = cuda.address(b, t);
         if (m == 0 || n == 0 || batch == 0) {
             return;
@@ -99,7 +99,9 @@ final class CublasProducts {
             scaleRows(cuda, c, ldc, strideC, batch, m, n, beta);
             return;
         }
-        submit(transB, transA, n, m, k, alpha, ab, ldb, strideB, aa, lda, strideA, t, beta, ac, ldc, strideC, t, batch);
+        submit(
+                transB, transA, n, m, k, alpha, ab, ldb, strideB, aa, lda, strideA, t, beta, ac, ldc, strideC, typeC,
+                batch);
     }
 
     /// What is left of a product over nothing: C ← beta · C.
@@ -113,46 +115,6 @@ final class CublasProducts {
                 cuda.axpby(row, row, beta, 0);
             }
         }
-    }
-
-    /// y (n, cols) ← x (n, k) · op(w) (or +=), x rounded to BF16; w is (cols, k) if it is to be transposed, else (k, cols).
-    void rounding(
-            CudaBackend cuda,
-            Buffer y,
-            Buffer x,
-            CudaWeight w,
-            boolean transpose,
-            int n,
-            int k,
-            int cols,
-            boolean accumulate) {
-        if (n == 0) {
-            return;
-        }
-        try (Scratch scratch = new Scratch(cuda)) {
-            Buffer narrow = scratch.allocate(DType.BF16, (long) n * k);
-            cuda.cast(narrow, x.slice(0, narrow.size()));
-            ofRounded(cuda, y, narrow, w, transpose, n, k, cols, accumulate);
-        }
-    }
-
-    /// As [#rounding], of an x that is BF16 already.
-    void ofRounded(
-            CudaBackend cuda,
-            Buffer y,
-            Buffer x,
-            CudaWeight w,
-            boolean transpose,
-            int n,
-            int k,
-            int cols,
-            boolean accumulate) {
-        long aw = cuda.address(w.rounded());
-        long ax = cuda.address(x, DType.BF16);
-        long ay = cuda.address(y, DType.F32);
-        int ldw = transpose ? k : cols;
-        double beta = accumulate ? 1 : 0;
-        submit(transpose, false, cols, n, k, 1, aw, ldw, 0, ax, k, 0, DType.BF16, beta, ay, cols, 0, DType.F32, 1);
     }
 
     /// `batch` products of column-major matrices, cuBLAS's way; `type` is that of a and b, `typeC` that of c.

@@ -26,30 +26,49 @@ public final class CudaBackend implements Backend {
     private final String description;
     private final DType operands;
 
-    private CudaBackend(CudaLibraries libraries, int ordinal, DType operands) {
+    private CudaBackend(CudaDevice device, String description, DType operands) {
+        this.device = device;
+        this.description = description;
+        this.operands = operands;
+        memory = new CudaMemory(device);
+    }
+
+    private static CudaBackend open(CudaLibraries libraries, int ordinal, DType operands) {
         if (operands != DType.F32 && operands != DType.BF16) {
             throw new DTypeException("cuda: operands are F32 or BF16, not " + operands);
         }
-        this.operands = operands;
-        device = new CudaDevice(ordinal);
-        allowTf32(operands == DType.BF16);
-        memory = new CudaMemory(device);
-        description = device.name() + ", " + libraries.cublas().describe();
+        CudaDevice device = new CudaDevice(ordinal);
+        String description = device.name() + ", " + libraries.cublas().describe();
+        CudaBackend backend = new CudaBackend(device, description, operands);
+        backend.allowTf32(operands == DType.BF16);
+        return backend;
     }
 
-    /// GPU number `ordinal`, counted from 0. Products with prepared weights, and attention, take operands of type
-    /// `operands`, F32 or BF16, and sum in F32; what lies between them keeps its dtype. With BF16, [#prepare] rounds an F32
-    /// weight for good, a product rounds the other operand, and all other products of F32 may be of TF32 ([#allowTf32]).
+    /// GPU number `ordinal`, counted from 0, for models of which weights and activations are of type `operands`, F32 or BF16
+    /// ([#storage]). With BF16, the products of F32 that there are beside may be of TF32 ([#allowTf32]).
     ///
     /// @throws BackendException saying what is missing and what to do about it
     public static CudaBackend open(int ordinal, DType operands) {
-        return new CudaBackend(CudaLibraries.load(), ordinal, operands);
+        return open(CudaLibraries.load(), ordinal, operands);
     }
 
     /// The CPU stand-in for tests, built from `src-cuda/standin` into `folder`. It runs the same kernels and knows nothing
     /// of a GPU; [dev.loran.kernels.Backends] never picks it. A process that has opened it cannot open a GPU any more.
     public static CudaBackend standIn(Path folder, DType operands) {
-        return new CudaBackend(CudaLibraries.loadStandIn(folder), 0, operands);
+        return open(CudaLibraries.loadStandIn(folder), 0, operands);
+    }
+
+    /// {@inheritDoc}
+    ///
+    /// This very code over a device that does no work: an operation added here is counted right without being told.
+    @Override
+    public Backend hollow() {
+        return new CudaBackend(CudaDevice.hollow(), description, operands);
+    }
+
+    @Override
+    public boolean isHollow() {
+        return device.isHollow();
     }
 
     /// The device and the cuBLAS in use, for people.
@@ -93,17 +112,27 @@ public final class CudaBackend implements Backend {
     @Override
     public void write(Buffer dst, MemorySegment src) {
         checkBytes("write", dst, src);
+        if (isHollow()) {
+            return;
+        }
         device.staging().write(address(dst), src);
     }
 
     @Override
     public void read(MemorySegment dst, Buffer src) {
         checkBytes("read", src, dst);
+        if (isHollow()) {
+            dst.fill((byte) 0);
+            return;
+        }
         device.staging().read(dst, address(src));
     }
 
     @Override
     public Supplier<MemorySegment> readLater(Buffer src) {
+        if (isHollow()) {
+            return Backend.super.readLater(src);
+        }
         return device.staging().readLater(address(src), src.bytes());
     }
 
@@ -129,30 +158,15 @@ public final class CudaBackend implements Backend {
         memory.resetPeak();
     }
 
-    @Override
-    public Buffer prepare(Buffer w, int out, int in) {
-        if (operands == DType.F32 || w.dtype() != DType.F32) {
-            return w.retain();
-        }
-        Buffer rounded = allocate(DType.BF16, w.size());
-        cast(rounded, w);
-        return new CudaWeight(rounded);
-    }
-
-    @Override
-    public Buffer restore(Buffer prepared, int out, int in) {
-        if (!(prepared instanceof CudaWeight weight)) {
-            return prepared.retain();
-        }
-        Buffer rows = allocate(DType.F32, prepared.size());
-        cast(rows, weight.rounded());
-        return rows;
-    }
-
     /// Bytes taken from the device: live, waiting for reuse, or lost to rounding up; it stands still once a step has run
     /// at its largest shape.
     public long heldBytes() {
         return memory.heldBytes();
+    }
+
+    /// Bytes of memory that the device has.
+    public long totalBytes() {
+        return device.call(device::memory)[1];
     }
 
     /// Gives memory that waits for reuse back to the device.
@@ -183,6 +197,18 @@ public final class CudaBackend implements Backend {
     /// them is closed; where memory runs out they are given up first.
     @Override
     public Replay capture(Runnable step) {
+        if (isHollow()) {
+            step.run();
+            return new Replay() {
+                @Override
+                public boolean run() {
+                    return true;
+                }
+
+                @Override
+                public void close() {}
+            };
+        }
         return CudaGraph.of(device, memory, step);
     }
 
@@ -334,27 +360,6 @@ public final class CudaBackend implements Backend {
     }
 
     // ---- linear
-
-    @Override
-    public void linear(Buffer y, Buffer x, Buffer w, @Nullable Buffer bias, int n, int in, int out) {
-        if (w instanceof CudaWeight weight) {
-            device.products().rounding(this, y, x, weight, true, n, in, out, false);
-            if (bias != null) {
-                binary(BinaryFn.ADD, y, y, bias, new int[] {n, out}, new int[] {out, 1}, new int[] {0, 1});
-            }
-        } else {
-            Backend.super.linear(y, x, w, bias, n, in, out);
-        }
-    }
-
-    @Override
-    public void linearBackwardInput(Buffer dx, Buffer dy, Buffer w, int n, int in, int out, boolean accumulate) {
-        if (w instanceof CudaWeight weight) {
-            device.products().rounding(this, dx, dy, weight, false, n, out, in, accumulate);
-        } else {
-            Backend.super.linearBackwardInput(dx, dy, w, n, in, out, accumulate);
-        }
-    }
 
     @Override
     public void loraLinear(
@@ -687,7 +692,7 @@ public final class CudaBackend implements Backend {
             int c,
             int v,
             int ignore) {
-        if (n > 0 && (dx != null || dw != null)) {
+        if (n > 0) {
             CrossEntropyCuda.linear(this, loss, dx, dw, x, w, labels, n, c, v, ignore);
         } else {
             Backend.super.linearCrossEntropy(loss, dx, dw, x, w, labels, n, c, v, ignore);

@@ -5,6 +5,7 @@ import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.charset.StandardCharsets;
+import java.util.Objects;
 import java.util.concurrent.ArrayBlockingQueue;
 import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.CompletableFuture;
@@ -29,6 +30,8 @@ import org.jspecify.annotations.Nullable;
 ///
 /// Work is handed to that thread and done in the order it was handed over; [#execute] does not wait for it. An error of
 /// such work is thrown by a later call, at the latest by [#synchronize].
+///
+/// A hollow one has no thread and no GPU: it lets work fall, and gives addresses of memory that is not there.
 final class CudaDevice implements AutoCloseable {
     private static final int MIN_DRIVER = 12000;
     private static final int MIN_CAPABILITY = 8;
@@ -54,7 +57,10 @@ final class CudaDevice implements AutoCloseable {
 
     private final Arena arena = Arena.ofShared();
     private final BlockingQueue<Work> queue = new ArrayBlockingQueue<>(QUEUE);
-    private final Thread owner;
+    /// Null where this is hollow.
+    private final @Nullable Thread owner;
+
+    private long nextAddress = 1;
     private volatile @Nullable RuntimeException failure;
     private volatile boolean closed;
 
@@ -89,6 +95,18 @@ final class CudaDevice implements AutoCloseable {
         }
     }
 
+    private CudaDevice() {
+        owner = null;
+    }
+
+    static CudaDevice hollow() {
+        return new CudaDevice();
+    }
+
+    boolean isHollow() {
+        return owner == null;
+    }
+
     // ---- the owner thread
 
     private void work() {
@@ -114,7 +132,9 @@ final class CudaDevice implements AutoCloseable {
         if (closed) {
             throw new BackendException("cuda: the backend is closed");
         }
-        put(work);
+        if (!isHollow()) {
+            put(work);
+        }
     }
 
     /// As [#execute], for work that the driver is handed.
@@ -136,6 +156,9 @@ final class CudaDevice implements AutoCloseable {
 
     /// Hands `work` over and waits for its result.
     <T> T call(Supplier<T> work) {
+        if (isHollow()) {
+            return work.get();
+        }
         CompletableFuture<T> result = new CompletableFuture<>();
         execute(() -> {
             try {
@@ -241,6 +264,11 @@ final class CudaDevice implements AutoCloseable {
         if (closed) {
             return;
         }
+        if (isHollow()) {
+            closed = true;
+            arena.close();
+            return;
+        }
         try {
             call(() -> {
                 JCudaDriver.cuStreamSynchronize(stream);
@@ -262,7 +290,7 @@ final class CudaDevice implements AutoCloseable {
         // The thread may wait for work.
         put(() -> {});
         try {
-            owner.join();
+            Objects.requireNonNull(owner).join();
         } catch (InterruptedException e) {
             Thread.currentThread().interrupt();
         }
@@ -273,6 +301,10 @@ final class CudaDevice implements AutoCloseable {
 
     /// `bytes` bytes of device memory; 0 if there are not so many.
     long allocate(long bytes) {
+        if (isHollow()) {
+            nextAddress += bytes;
+            return nextAddress - bytes;
+        }
         CUdeviceptr p = new CUdeviceptr();
         int status = JCudaDriver.cuMemAlloc(p, bytes);
         if (status == CUresult.CUDA_ERROR_OUT_OF_MEMORY) {

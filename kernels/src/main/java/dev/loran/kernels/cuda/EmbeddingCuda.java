@@ -2,21 +2,12 @@ package dev.loran.kernels.cuda;
 
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
-import dev.loran.engine.Scratch;
 
 /// Launches `embedding.cu`: rows of a table by id, and the table's gradient.
 final class EmbeddingCuda {
     private EmbeddingCuda() {}
 
     static void forward(CudaBackend cuda, Buffer y, Buffer table, Buffer ids, int n, int cols) {
-        if (table instanceof CudaWeight weight) {
-            try (Scratch scratch = new Scratch(cuda)) {
-                Buffer narrow = scratch.allocate(DType.BF16, (long) n * cols);
-                forward(cuda, narrow, weight.rounded(), ids, n, cols);
-                cuda.cast(y.slice(0, narrow.size()), narrow);
-            }
-            return;
-        }
         DType t = CudaBackend.floating(y);
         cuda.device()
                 .launch(

@@ -4,22 +4,16 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.junit.jupiter.api.Assumptions.assumeFalse;
 
-import dev.loran.engine.Backend;
 import dev.loran.engine.BackendException;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.DTypeException;
-import dev.loran.engine.HostBuffer;
 import dev.loran.engine.ReferenceBackend;
-import dev.loran.engine.Scratch;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.UnaryFn;
-import dev.loran.engine.testing.Tolerance;
-import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
-import java.util.Random;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
@@ -175,64 +169,6 @@ class CudaMemoryTest {
         assertThatThrownBy(() -> backend.fill(f32, 0))
                 .isInstanceOf(BackendException.class)
                 .hasMessageContaining("used after its last release");
-    }
-
-    @Test
-    void aWeightPreparedForBf16TakesHalfAndMultipliesAsRounded() {
-        int n = 7;
-        int in = 33;
-        int out = 9;
-        Random random = new Random(5);
-        List<double[]> results = new ArrayList<>();
-        double[] w = rounded(random.doubles((long) out * in, -1, 1).toArray());
-        double[] x = rounded(random.doubles((long) n * in, -1, 1).toArray());
-        double[] dy = rounded(random.doubles((long) n * out, -1, 1).toArray());
-        try (CudaBackend bf16 = StandIn.open(DType.BF16);
-                ReferenceBackend reference = new ReferenceBackend()) {
-            Buffer rows = bf16.of(DType.F32, w);
-            Buffer prepared = bf16.prepare(rows, out, in);
-            rows.release();
-            assertThat(bf16.liveBytes()).isEqualTo(2L * out * in);
-            assertThatThrownBy(() -> prepared.slice(0, 1)).hasMessageContaining("restore it first");
-            for (Backend b : List.of(bf16, reference)) {
-                Scratch scratch = new Scratch(b);
-                Buffer weight = b == bf16 ? prepared : scratch.hold(b.of(DType.F32, w));
-                Buffer y = scratch.allocate(DType.F32, (long) n * out);
-                Buffer dx = scratch.hold(b.of(DType.F32, x));
-                b.linear(
-                        y,
-                        scratch.hold(b.of(DType.F32, x)),
-                        weight,
-                        scratch.hold(b.of(DType.F32, bias(out))),
-                        n,
-                        in,
-                        out);
-                b.linearBackwardInput(dx, scratch.hold(b.of(DType.F32, dy)), weight, n, in, out, true);
-                results.add(elements(y));
-                results.add(elements(dx));
-                scratch.close();
-            }
-            Tolerance.of(DType.F32).check("y", results.get(2), results.get(0));
-            Tolerance.of(DType.F32).check("dx", results.get(3), results.get(1));
-            Buffer restored = bf16.restore(prepared, out, in);
-            assertThat(elements(restored)).isEqualTo(w);
-            restored.release();
-            prepared.release();
-            assertThat(bf16.liveBytes()).isZero();
-        }
-    }
-
-    private static double[] bias(int n) {
-        double[] bias = new double[n];
-        Arrays.setAll(bias, i -> 0.25 * i - 1);
-        return bias;
-    }
-
-    /// To BF16: what a product of rounded operands does not round any more.
-    private static double[] rounded(double[] values) {
-        return Arrays.stream(values)
-                .map(v -> Float.intBitsToFloat(HostBuffer.toBf16((float) v) << 16))
-                .toArray();
     }
 
     @Test

@@ -291,6 +291,11 @@ record OpenModel(
         return backend instanceof CudaBackend cuda ? "backend: cuda, " + cuda.describe() : Backends.describe(threads);
     }
 
+    /// Bytes of memory that there are for tensors.
+    long totalBytes() {
+        return backend instanceof CudaBackend cuda ? cuda.totalBytes() : ProcessMemory.totalBytes();
+    }
+
     /// Where it computes: `cpu` or `cuda`.
     String device() {
         return backend instanceof CudaBackend ? "cuda" : "cpu";

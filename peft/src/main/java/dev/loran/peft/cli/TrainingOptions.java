@@ -112,7 +112,7 @@ final class TrainingOptions {
     MemoryPlan plan(OpenModel open, @Nullable PeftConfig method, TaskCard card, TrainerConfig config, TaskRows rows) {
         MemoryPlan plan = open.plan(method, card, config, rows);
         if (plan != null && !ignoreMemory) {
-            ProcessMemory.requireRoom(plan, ProcessMemory.totalBytes(), config.batchSize(), card.maxLength());
+            ProcessMemory.requireRoom(plan, open.totalBytes(), config.batchSize(), card.maxLength());
         }
         return plan;
     }

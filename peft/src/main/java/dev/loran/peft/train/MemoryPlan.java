@@ -72,7 +72,7 @@ public record MemoryPlan(long weights, long activations, long training, long tot
     /// @param method null where the whole model trains
     /// @param steps how many optimizer steps the run has
     /// @param heldOut the largest batch that is evaluated; null for none
-    /// @return null if the backend has no hollow twin, as on a GPU
+    /// @return null if the backend has no hollow twin
     public static @Nullable MemoryPlan of(
             Backend backend,
             Function<Backend, Model> open,
