@@ -430,6 +430,31 @@ public interface Backend extends AutoCloseable {
         }
     }
 
+    /// One of several linear layers of the same x: y (n, out) = x · wᵀ + bias, and with a low-rank part the y of
+    /// [#loraLinear]. w is (out, in), row-major or prepared.
+    record Projection(
+            Buffer y,
+            Buffer w,
+            @Nullable Buffer bias,
+            int out,
+            @Nullable LowRank lowRank) {}
+
+    /// What [#loraLinear] adds to a linear layer: t (n, r), an output, by a (r, in) and b (out, r).
+    record LowRank(Buffer t, Buffer a, Buffer b, @Nullable DropoutMask mask, int r, double scaling) {}
+
+    /// The linear layers of one x (n, in), such as the queries, keys and values of an attention: each y as [#linear] and
+    /// [#loraLinear] give it.
+    default void projections(List<Projection> layers, Buffer x, int n, int in) {
+        for (Projection p : layers) {
+            LowRank l = p.lowRank;
+            if (l == null) {
+                linear(p.y, x, p.w, p.bias, n, in, p.out);
+            } else {
+                loraLinear(p.y, l.t, x, p.w, p.bias, l.a, l.b, l.mask, n, in, p.out, l.r, l.scaling);
+            }
+        }
+    }
+
     // ---- normalisation
 
     /// y = (x − mean) · rstd · weight + bias along the columns; mean and rstd (rows) are outputs, kept for backward. Ba

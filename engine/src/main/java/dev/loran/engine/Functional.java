@@ -55,7 +55,28 @@ public final class Functional {
             Tensor loraB,
             double scaling,
             @Nullable DropoutMask mask) {
-        return LoraLinearOp.forward(x, weight, bias, loraA, loraB, scaling, mask);
+        LowRank lowRank = new LowRank(loraA, loraB, scaling, mask);
+        return projections(x, List.of(new Projection(weight, bias, lowRank))).getFirst();
+    }
+
+    /// A linear layer of several that share their input: the weight and bias of [#linear], and with a low-rank part those
+    /// of [#loraLinear].
+    public record Projection(
+            Tensor weight, @Nullable Tensor bias, @Nullable LowRank lowRank) {}
+
+    /// The low-rank part of [#loraLinear].
+    public record LowRank(
+            Tensor loraA,
+            Tensor loraB,
+            double scaling,
+            @Nullable DropoutMask mask) {}
+
+    /// The answers (…, out) of several linear layers to one x (…, in), such as the queries, keys and values of an attention, in
+    /// one pass over x where the backend can: each as [#linear] or [#loraLinear] gives it.
+    ///
+    /// **Saved for backward**: what those save.
+    public static List<Tensor> projections(Tensor x, List<Projection> layers) {
+        return LinearOp.forward(x, layers);
     }
 
     /// op(a) · op(b) over the last two dimensions; op transposes when asked. See [Tensor#matmul].

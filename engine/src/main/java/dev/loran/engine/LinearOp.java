@@ -1,5 +1,7 @@
 package dev.loran.engine;
 
+import dev.loran.engine.Functional.LowRank;
+import dev.loran.engine.Functional.Projection;
 import java.util.ArrayList;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
@@ -16,6 +18,36 @@ record LinearOp(Tensor x, Tensor weight, @Nullable Tensor bias) implements Op {
             Buffer y = scratch.allocate(x.dtype(), shape.size());
             x.backend().linear(y, x.buffer(), weight.buffer(), bias == null ? null : bias.buffer(), n, in, out);
             return Autograd.record(new LinearOp(x, weight, bias), shape, y.retain());
+        }
+    }
+
+    /// The layers of one x: one pass of the backend, recorded as the layers that they are.
+    static List<Tensor> forward(Tensor x, List<Projection> layers) {
+        Backend be = x.backend();
+        try (Scratch scratch = new Scratch(be)) {
+            List<Op> ops = new ArrayList<>(layers.size());
+            List<Backend.Projection> passed = new ArrayList<>(layers.size());
+            for (Projection p : layers) {
+                LowRank low = p.lowRank();
+                check(low == null ? "linear" : "loraLinear", x, p.weight(), p.bias());
+                LoraLinearOp lora = low == null ? null : LoraLinearOp.of(scratch, x, p.weight(), p.bias(), low);
+                ops.add(lora == null ? new LinearOp(x, p.weight(), p.bias()) : lora);
+                int out = p.weight().shape().dim(0);
+                passed.add(new Backend.Projection(
+                        scratch.allocate(x.dtype(), x.shape().withCols(out).size()),
+                        p.weight().buffer(),
+                        p.bias() == null ? null : p.bias().buffer(),
+                        out,
+                        lora == null ? null : lora.lowRank()));
+            }
+            be.projections(passed, x.buffer(), x.shape().rows(), x.shape().cols());
+            List<Tensor> results = new ArrayList<>(layers.size());
+            for (int i = 0; i < ops.size(); i++) {
+                Backend.Projection p = passed.get(i);
+                Shape shape = x.shape().withCols(p.out());
+                results.add(Autograd.record(ops.get(i), shape, p.y().retain()));
+            }
+            return results;
         }
     }
 

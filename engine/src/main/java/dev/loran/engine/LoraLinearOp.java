@@ -1,5 +1,6 @@
 package dev.loran.engine;
 
+import dev.loran.engine.Functional.LowRank;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
@@ -15,18 +16,13 @@ record LoraLinearOp(
         double scaling)
         implements Op {
 
-    static Tensor forward(
-            Tensor x,
-            Tensor weight,
-            @Nullable Tensor bias,
-            Tensor loraA,
-            Tensor loraB,
-            double scaling,
-            @Nullable DropoutMask mask) {
-        LinearOp.check("loraLinear", x, weight, bias);
+    /// The operation with its t allocated, which the backend then fills; x, weight and bias fit.
+    static LoraLinearOp of(Scratch scratch, Tensor x, Tensor weight, @Nullable Tensor bias, LowRank low) {
+        Tensor loraA = low.loraA();
+        Tensor loraB = low.loraB();
         Checks.operand("loraLinear", "loraA", loraA, "x", x);
         Checks.operand("loraLinear", "loraB", loraB, "x", x);
-        Checks.mask("loraLinear", mask, x);
+        Checks.mask("loraLinear", low.mask(), x);
         int in = weight.shape().dim(1);
         int out = weight.shape().dim(0);
         int r = loraA.shape().rank() == 2 ? loraA.shape().dim(0) : -1;
@@ -39,29 +35,14 @@ record LoraLinearOp(
             throw new IllegalArgumentException("loraLinear: weight " + weight.shape()
                     + " requires a gradient; freeze it, or compose linear and the low-rank product");
         }
-        int n = x.shape().rows();
-        Shape shape = x.shape().withCols(out);
-        try (Scratch scratch = new Scratch(x.backend())) {
-            Buffer y = scratch.allocate(x.dtype(), shape.size());
-            Tensor t = Tensor.own(Shape.of(n, r), scratch.allocate(x.dtype(), (long) n * r));
-            x.backend()
-                    .loraLinear(
-                            y,
-                            t.buffer(),
-                            x.buffer(),
-                            weight.buffer(),
-                            bias == null ? null : bias.buffer(),
-                            loraA.buffer(),
-                            loraB.buffer(),
-                            mask,
-                            n,
-                            in,
-                            out,
-                            r,
-                            scaling);
-            LoraLinearOp op = new LoraLinearOp(x, weight, bias, loraA, loraB, t, mask, scaling);
-            return Autograd.record(op, shape, y.retain());
-        }
+        Shape small = Shape.of(x.shape().rows(), r);
+        Tensor t = Tensor.own(small, scratch.allocate(x.dtype(), small.size()));
+        return new LoraLinearOp(x, weight, bias, loraA, loraB, t, low.mask(), low.scaling());
+    }
+
+    Backend.LowRank lowRank() {
+        return new Backend.LowRank(
+                t.buffer(), loraA.buffer(), loraB.buffer(), mask, loraA.shape().dim(0), scaling);
     }
 
     @Override

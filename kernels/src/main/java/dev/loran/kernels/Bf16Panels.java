@@ -15,11 +15,12 @@ import jdk.incubator.vector.VectorMask;
 import jdk.incubator.vector.VectorOperators;
 import jdk.incubator.vector.VectorShape;
 import jdk.incubator.vector.VectorSpecies;
+import org.jspecify.annotations.Nullable;
 
 /// The right-hand matrix (k, n) of a product in BF16, as [Bf16Tiles] read it: panels of columns, one block of k after
 /// another; for each pair along k the pairs of a panel's columns lie next to each other, 32 bits each. Padded with zeros to
 /// whole units of columns and steps of k.
-record Bf16Panels(MemorySegment memory, long offset, int k, int n, Bf16Tiles tiles) {
+record Bf16Panels(MemorySegment memory, long offset, int k, int n, Bf16Tiles tiles) implements Panels {
     private static final ByteOrder ORDER = ByteOrder.nativeOrder();
     private static final VectorSpecies<Short> HALF =
             VectorSpecies.of(short.class, VectorShape.forBitSize(I.vectorBitSize() / 2));
@@ -70,7 +71,8 @@ record Bf16Panels(MemorySegment memory, long offset, int k, int n, Bf16Tiles til
     // ---- packing
 
     /// Fills all panels with op(b), F32, rounded to nearest even: b is (n, k) in memory where transposed, else (k, n).
-    Bf16Panels pack(Parallel parallel, Matrix b) {
+    @Override
+    public Bf16Panels pack(Parallel parallel, Matrix b) {
         int panels = count();
         parallel.parallelFor(panels * blocks(), task -> {
             int panel = task % panels;
@@ -167,8 +169,13 @@ record Bf16Panels(MemorySegment memory, long offset, int k, int n, Bf16Tiles til
         }
     }
 
+    @Override
+    public Bf16Panels transposed(Parallel parallel, MemorySegment to) {
+        return new Bf16Panels(to, 0, n, k, tiles).packTransposed(parallel, this);
+    }
+
     /// Fills all panels with the transposed matrix of another set of panels, which hold an (n, k) one.
-    Bf16Panels packTransposed(Parallel parallel, Bf16Panels other) {
+    private Bf16Panels packTransposed(Parallel parallel, Bf16Panels other) {
         int panels = count();
         parallel.parallelFor(panels * blocks(), task -> {
             int panel = task % panels;
@@ -234,10 +241,25 @@ record Bf16Panels(MemorySegment memory, long offset, int k, int n, Bf16Tiles til
         GemmPacking.interleaveHalves(memory, at(panel, block) + 4L * pair * width, rows, even, odd, width);
     }
 
-    // ---- reading
+    @Override
+    public void multiply(Parallel parallel, Matrix c, Matrix a, int m, float beta, @Nullable Matrix bias) {
+        GemmBf16.multiply(parallel, c, a, this, m, beta, bias);
+    }
 
-    /// y (k) ← column `j`, in F32.
-    void column(MemorySegment y, long yOff, int j) {
+    @Override
+    public void multiplyRows(Workspace workspace, Matrix c, Matrix a, int rows, float beta, @Nullable Matrix bias) {
+        GemmBf16.multiplyRows(workspace, c, a, this, rows, beta, bias);
+    }
+
+    // ---- reading, in F32
+
+    @Override
+    public void unpackTransposed(Parallel parallel, MemorySegment y, long yOff, int ldy) {
+        parallel.parallelFor(n, j -> column(y, yOff + 4L * j * ldy, j));
+    }
+
+    @Override
+    public void column(MemorySegment y, long yOff, int j) {
         int panel = j / tiles.sizes().columns();
         int width = width(panel);
         for (int block = 0; block < blocks(); block++) {
@@ -251,8 +273,8 @@ record Bf16Panels(MemorySegment memory, long offset, int k, int n, Bf16Tiles til
         }
     }
 
-    /// y (n) ← row `i`, in F32: a run of memory a panel, where a column is a line a pair.
-    void row(MemorySegment y, long yOff, int i) {
+    @Override
+    public void row(MemorySegment y, long yOff, int i) {
         int block = i / tiles.sizes().kBlock();
         int inside = i - block * tiles.sizes().kBlock();
         for (int panel = 0; panel < count(); panel++) {

@@ -158,6 +158,16 @@ final class GemmBf16 {
                 (i, rows, panel, end) -> block(parallel.workspace(), c, a, b, i, rows, panel, end, beta, bias));
     }
 
+    /// [#multiply] by the calling thread alone.
+    static void multiplyRows(
+            Workspace workspace, Matrix c, Matrix a, Bf16Panels b, int rows, float beta, @Nullable Matrix bias) {
+        if (b.k() == 0) {
+            GemmSimd.prepare(c, 0, rows, 0, b.n(), beta, bias);
+        } else {
+            block(workspace, c, a, b, 0, rows, 0, b.count(), beta, bias);
+        }
+    }
+
     /// Rows `i` … `i + rows` of C by some panels.
     private static void block(
             Workspace workspace,

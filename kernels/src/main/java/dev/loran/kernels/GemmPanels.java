@@ -3,6 +3,7 @@ package dev.loran.kernels;
 import dev.loran.kernels.GemmSimd.Matrix;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import org.jspecify.annotations.Nullable;
 
 /// The right-hand matrix (k, n) of a product in the form that tiles read: panels of [GemmTiles#COLUMNS] columns, for one
 /// block of k after another. A panel holds its columns of one k next to each other, padded with zeros to whole units.
@@ -11,7 +12,7 @@ import java.lang.foreign.ValueLayout;
 /// so few rows are multiplied that packing would cost as much as the product.
 ///
 /// @param ld 0 for packed panels, else elements from row to row of the row-major matrix
-record GemmPanels(MemorySegment memory, long offset, int k, int n, int kBlock, int ld) {
+record GemmPanels(MemorySegment memory, long offset, int k, int n, int kBlock, int ld) implements Panels {
     /// The longest block of k. A panel of it, 96 KiB for the widest tiles, streams from the second-level cache; shorter
     /// ones read and write C more often.
     private static final int K_BLOCK = 512;
@@ -77,8 +78,9 @@ record GemmPanels(MemorySegment memory, long offset, int k, int n, int kBlock, i
         return 4L * (ld > 0 ? ld : width(panel));
     }
 
-    /// Packs all of b, one task a panel and block.
-    GemmPanels pack(Parallel parallel, Matrix b) {
+    /// One task a panel and block.
+    @Override
+    public GemmPanels pack(Parallel parallel, Matrix b) {
         int panels = count();
         parallel.parallelFor(panels * blocks(), task -> packOne(task % panels, task / panels, b));
         return this;
@@ -107,8 +109,15 @@ record GemmPanels(MemorySegment memory, long offset, int k, int n, int kBlock, i
         }
     }
 
+    @Override
+    public GemmPanels transposed(Parallel parallel, MemorySegment to) {
+        GemmPanels panels = packed(to, 0, n, k);
+        panels.packTransposed(parallel, this);
+        return panels;
+    }
+
     /// Packs the transposed matrix (k, n) of another set of panels, which hold an (n, k) one.
-    void packTransposed(Parallel parallel, GemmPanels other) {
+    private void packTransposed(Parallel parallel, GemmPanels other) {
         int panels = count();
         parallel.parallelFor(panels * blocks(), task -> {
             int panel = task % panels;
@@ -141,37 +150,47 @@ record GemmPanels(MemorySegment memory, long offset, int k, int n, int kBlock, i
         GemmPacking.transpose(memory, to, width, other.memory, from, step, rows, columns);
     }
 
-    /// Writes column `j` of the matrix to `k` floats.
-    void unpackColumn(MemorySegment dst, long dstOff, int j) {
+    @Override
+    public void multiply(Parallel parallel, Matrix c, Matrix a, int m, float beta, @Nullable Matrix bias) {
+        GemmSimd.multiply(parallel, c, a, this, m, 1, beta, bias);
+    }
+
+    @Override
+    public void multiplyRows(Workspace workspace, Matrix c, Matrix a, int rows, float beta, @Nullable Matrix bias) {
+        GemmSimd.multiplyRows(workspace, c, a, this, rows, beta, bias);
+    }
+
+    @Override
+    public void column(MemorySegment y, long yOff, int j) {
         int panel = j / GemmTiles.COLUMNS;
         int width = width(panel);
         for (int block = 0; block < blocks(); block++) {
             long from = at(panel, block) + 4L * (j - panel * GemmTiles.COLUMNS);
-            long to = dstOff + 4L * block * kBlock;
-            GemmPacking.transpose(dst, to, k, memory, from, width, blockLength(block), 1);
+            long to = yOff + 4L * block * kBlock;
+            GemmPacking.transpose(y, to, k, memory, from, width, blockLength(block), 1);
         }
     }
 
-    /// Writes row `i` of the packed matrix to `n` floats: a run of memory a panel, where a column is a line an element.
-    void unpackRow(MemorySegment dst, long dstOff, int i) {
+    @Override
+    public void row(MemorySegment y, long yOff, int i) {
         int block = i / kBlock;
         for (int panel = 0; panel < count(); panel++) {
             int column = panel * GemmTiles.COLUMNS;
             long from = at(panel, block) + 4L * (i - block * kBlock) * width(panel);
-            MemorySegment.copy(memory, from, dst, dstOff + 4L * column, 4L * Math.min(GemmTiles.COLUMNS, n - column));
+            MemorySegment.copy(memory, from, y, yOff + 4L * column, 4L * Math.min(GemmTiles.COLUMNS, n - column));
         }
     }
 
-    /// Writes the matrix back, bit for bit, as the transposed row-major matrix (n, k) at `dst`.
-    void unpackTransposed(Parallel parallel, MemorySegment dst, long dstOff, int dstLd) {
+    @Override
+    public void unpackTransposed(Parallel parallel, MemorySegment y, long yOff, int ldy) {
         int panels = count();
         parallel.parallelFor(panels * blocks(), task -> {
             int panel = task % panels;
             int block = task / panels;
-            long to = dstOff + 4 * ((long) panel * GemmTiles.COLUMNS * dstLd + (long) block * kBlock);
+            long to = yOff + 4 * ((long) panel * GemmTiles.COLUMNS * ldy + (long) block * kBlock);
             int width = width(panel);
             int columns = Math.min(width, n - panel * GemmTiles.COLUMNS);
-            GemmPacking.transpose(dst, to, dstLd, memory, at(panel, block), width, blockLength(block), columns);
+            GemmPacking.transpose(y, to, ldy, memory, at(panel, block), width, blockLength(block), columns);
         });
     }
 }

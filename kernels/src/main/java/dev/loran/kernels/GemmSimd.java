@@ -216,6 +216,16 @@ public final class GemmSimd {
                         block(parallel.workspace(), c, a, b, i, rows, panel, end, 0, b.blocks(), alpha, beta, bias));
     }
 
+    /// [#multiply] by the calling thread alone, with alpha = 1 and long sums in one piece.
+    static void multiplyRows(
+            Workspace workspace, Matrix c, Matrix a, GemmPanels b, int rows, float beta, @Nullable Matrix bias) {
+        if (b.k() == 0) {
+            prepare(c, 0, rows, 0, b.n(), beta, bias);
+        } else {
+            block(workspace, c, a, b, 0, rows, 0, b.count(), 0, b.blocks(), 1, beta, bias);
+        }
+    }
+
     /// What a task does with its part of C.
     interface Block {
         /// Rows `i` … `i + rows` by panels `panel` … `end`.

@@ -4,6 +4,7 @@ import dev.loran.kernels.DropoutSimd.Keep;
 import dev.loran.kernels.GemmSimd.Matrix;
 import dev.loran.kernels.Workspace.Slot;
 import java.lang.foreign.MemorySegment;
+import java.util.List;
 import org.jspecify.annotations.Nullable;
 
 /// The low-rank part of a linear layer with LoRA (Hu et al., 2021), from the small side: nothing of size out × in is
@@ -17,6 +18,9 @@ final class LoraLinearSimd {
     /// Rows of a block; with as many columns as usual, those of x, dy and dx stay in the second-level cache.
     private static final int ROWS = 64;
 
+    /// Blocks for each thread, at least, that keep all threads about evenly busy.
+    private static final int BLOCKS_EACH = 4;
+
     /// Tasks that sum rows apart: at most so many, and, beyond a few, so many floats.
     private static final int SUMS = 16;
 
@@ -28,28 +32,54 @@ final class LoraLinearSimd {
 
     private LoraLinearSimd() {}
 
-    /// A packed right-hand side.
-    private record Packed(
-            @Nullable GemmPanels f32, @Nullable Bf16Panels bf16) {
-        /// op(b) as (k, n) in F32, or for `tiles`.
-        static Packed of(
-                Parallel parallel, @Nullable Bf16Tiles tiles, MemorySegment to, long at, Matrix b, int k, int n) {
-            return tiles == null
-                    ? new Packed(GemmPanels.packed(to, at, k, n).pack(parallel, b), null)
-                    : new Packed(null, new Bf16Panels(to, at, k, n, tiles).pack(parallel, b));
+    /// The low-rank part of a layer: t (n, r) is an output, a is (r, in), b is (out, r).
+    record LowRank(
+            MemorySegment t,
+            MemorySegment a,
+            MemorySegment b,
+            @Nullable Keep keep,
+            int r,
+            float scaling) {}
+
+    /// A layer of several with one input: y (n, out) is an output.
+    ///
+    /// @param w the panels of its weight, (in, out); null if the product with it is added later
+    record Layer(
+            MemorySegment y,
+            int out,
+            @Nullable Panels w,
+            @Nullable Matrix bias,
+            @Nullable LowRank lowRank) {}
+
+    /// A layer's low-rank part, packed.
+    private record Update(LowRank of, Panels down, Panels up) {
+        static long bytes(@Nullable Bf16Tiles tiles, Layer layer, int in) {
+            LowRank l = layer.lowRank;
+            return l == null ? 0 : Panels.bytes(tiles, in, l.r) + Panels.bytes(tiles, l.r, layer.out);
         }
 
-        static long bytes(@Nullable Bf16Tiles tiles, int k, int n) {
-            return tiles == null ? 4 * GemmPanels.floats(k, n) : Math.ceilDiv(Bf16Panels.bytes(k, n, tiles), 64) * 64;
-        }
-
-        /// c (m, n) ← a (m, k) · this + beta · c.
-        void multiply(Parallel parallel, Matrix c, Matrix a, int m, float beta) {
-            if (f32 != null) {
-                GemmSimd.multiply(parallel, c, a, f32, m, 1, beta, null);
-            } else if (bf16 != null) {
-                GemmBf16.multiply(parallel, c, a, bf16, m, beta, null);
+        static @Nullable Update packed(
+                Parallel parallel, @Nullable Bf16Tiles tiles, MemorySegment memory, long at, Layer layer, int in) {
+            LowRank l = layer.lowRank;
+            if (l == null) {
+                return null;
             }
+            long half = at + Panels.bytes(tiles, in, l.r);
+            return new Update(
+                    l,
+                    Panels.of(tiles, memory, at, in, l.r).pack(parallel, new Matrix(l.a, 0, in, true)),
+                    Panels.of(tiles, memory, half, l.r, layer.out).pack(parallel, new Matrix(l.b, 0, l.r, true)));
+        }
+
+        /// t ← dropout(x) · aᵀ and y ← scaling · t · bᵀ for `rows` rows from the `first` on.
+        void apply(Workspace workspace, Matrix y, MemorySegment x, int first, int rows, int in) {
+            Keep keep = of.keep;
+            Matrix block = keep == null
+                    ? new Matrix(x, 4L * first * in, in, false)
+                    : dropped(workspace, x, keepBits(workspace, keep, first, rows, in), keep, first, rows, in);
+            Matrix small = new Matrix(of.t, 4L * first * of.r, of.r, false);
+            down.multiplyRows(workspace, small, block, rows, 0, null);
+            up.multiplyRows(workspace, y, scaled(workspace, small, rows * of.r, of.scaling), rows, 0, null);
         }
     }
 
@@ -72,43 +102,46 @@ final class LoraLinearSimd {
         }
     }
 
-    /// t (n, r) ← dropout(x) · aᵀ, and y (n, out) ← scaling · t · bᵀ, onto which the frozen product is then added.
+    /// Whether n rows give every thread several blocks: only then may a task take a block through frozen weights as well.
+    static boolean fills(Parallel parallel, int n) {
+        return Math.ceilDiv(n, ROWS) > BLOCKS_EACH * parallel.threads();
+    }
+
+    /// Each layer's t (n, r) ← dropout(x) · aᵀ and y (n, out) ← scaling · t · bᵀ + x · w + bias, whichever of these there
+    /// are, in one pass over x (n, in).
     static void forward(
-            Parallel parallel,
-            @Nullable Bf16Tiles tiles,
-            MemorySegment y,
-            MemorySegment t,
-            MemorySegment x,
-            MemorySegment a,
-            MemorySegment b,
-            @Nullable Keep keep,
-            int n,
-            int in,
-            int out,
-            int r,
-            float scaling) {
-        long downBytes = Packed.bytes(tiles, in, r);
-        MemorySegment memory = parallel.workspace().segment(Slot.LOW_RANK, downBytes + Packed.bytes(tiles, r, out));
-        Packed down = Packed.of(parallel, tiles, memory, 0, new Matrix(a, 0, in, true), in, r);
-        Packed up = Packed.of(parallel, tiles, memory, downBytes, new Matrix(b, 0, r, true), r, out);
+            Parallel parallel, @Nullable Bf16Tiles tiles, List<Layer> layers, MemorySegment x, int n, int in) {
+        long bytes = 0;
+        for (Layer layer : layers) {
+            bytes += Update.bytes(tiles, layer, in);
+            if (layer.w != null) {
+                GemmSimd.check("linear: y", layer.y, 0, layer.out, n, layer.w.n());
+                GemmSimd.check("linear: x", x, 0, in, n, layer.w.k());
+            }
+        }
+        MemorySegment memory = parallel.workspace().segment(Slot.LOW_RANK, bytes);
+        @Nullable Update[] updates = new Update[layers.size()];
+        long at = 0;
+        for (int i = 0; i < updates.length; i++) {
+            updates[i] = Update.packed(parallel, tiles, memory, at, layers.get(i), in);
+            at += Update.bytes(tiles, layers.get(i), in);
+        }
         parallel.parallelFor(Math.ceilDiv(n, ROWS), task -> {
+            Workspace workspace = parallel.workspace();
             int first = task * ROWS;
             int rows = Math.min(ROWS, n - first);
-            Matrix block = new Matrix(x, 4L * first * in, in, false);
-            if (keep != null) {
-                block = dropped(
-                        parallel.workspace(),
-                        x,
-                        keepBits(parallel.workspace(), keep, first, rows, in),
-                        keep,
-                        first,
-                        rows,
-                        in);
+            for (int i = 0; i < updates.length; i++) {
+                Layer layer = layers.get(i);
+                Matrix y = new Matrix(layer.y, 4L * first * layer.out, layer.out, false);
+                Update update = updates[i];
+                if (update != null) {
+                    update.apply(workspace, y, x, first, rows, in);
+                }
+                if (layer.w != null) {
+                    Matrix block = new Matrix(x, 4L * first * in, in, false);
+                    layer.w.multiplyRows(workspace, y, block, rows, update == null ? 0 : 1, layer.bias);
+                }
             }
-            Matrix small = new Matrix(t, 4L * first * r, r, false);
-            down.multiply(parallel, small, block, rows, 0);
-            Matrix scaled = scaled(parallel.workspace(), small, rows * r, scaling);
-            up.multiply(parallel, new Matrix(y, 4L * first * out, out, false), scaled, rows, 0);
         });
     }
 
@@ -120,11 +153,14 @@ final class LoraLinearSimd {
     }
 
     /// With dt = scaling · dy · b: db (out, r) ← scaling · dyᵀ · t, da (r, in) ← dtᵀ · dropout(x) (or +=), and
-    /// dx (n, in) ← dropout′(dt · a) (or +=), onto which dy · w is then added; each may be absent. The mask is made once for
+    /// dx (n, in) ← dropout′(dt · a) + dy · w (or +=); each may be absent. The mask is made once for
     /// both.
+    ///
+    /// @param w the panels of the weight, (out, in), if dy · w is to be added here
     static void backward(
             Parallel parallel,
             @Nullable Bf16Tiles tiles,
+            @Nullable Panels w,
             @Nullable MemorySegment dx,
             @Nullable MemorySegment da,
             @Nullable MemorySegment db,
@@ -142,10 +178,14 @@ final class LoraLinearSimd {
             boolean accumulateX,
             boolean accumulateA,
             boolean accumulateB) {
-        long downBytes = Packed.bytes(tiles, out, r);
-        MemorySegment memory = parallel.workspace().segment(Slot.LOW_RANK, downBytes + Packed.bytes(tiles, r, in));
-        Packed down = Packed.of(parallel, tiles, memory, 0, new Matrix(b, 0, r, false), out, r);
-        Packed up = Packed.of(parallel, tiles, memory, downBytes, new Matrix(a, 0, in, false), r, in);
+        if (w != null && dx != null) {
+            GemmSimd.check("linearBackward: dx", dx, 0, in, n, w.n());
+            GemmSimd.check("linearBackward: dy", dy, 0, out, n, w.k());
+        }
+        long downBytes = Panels.bytes(tiles, out, r);
+        MemorySegment memory = parallel.workspace().segment(Slot.LOW_RANK, downBytes + Panels.bytes(tiles, r, in));
+        Panels down = Panels.of(tiles, memory, 0, out, r).pack(parallel, new Matrix(b, 0, r, false));
+        Panels up = Panels.of(tiles, memory, downBytes, r, in).pack(parallel, new Matrix(a, 0, in, false));
         int tasks = Math.clamp(SUM_FLOATS / Math.max(1, r * ((long) in + out)), FEW_SUMS, SUMS);
         int each = Math.ceilDiv(Math.ceilDiv(n, ROWS), tasks) * ROWS;
         int sums = Math.max(1, Math.ceilDiv(n, each));
@@ -167,7 +207,7 @@ final class LoraLinearSimd {
                 }
                 MemorySegment small = parallel.workspace().segment(Slot.LOW_RANK_GRADIENT, 4L * ROWS * r);
                 Matrix dt = new Matrix(small, 0, r, false);
-                down.multiply(parallel, dt, dyBlock, rows, 0);
+                down.multiplyRows(parallel.workspace(), dt, dyBlock, rows, 0, null);
                 GemmTiles.scale(small, 0, rows * r, scaling);
                 MemorySegment bits = keep == null ? null : keepBits(parallel.workspace(), keep, first, rows, in);
                 if (da != null) {
@@ -179,6 +219,10 @@ final class LoraLinearSimd {
                 }
                 if (dx != null) {
                     inputGradient(parallel, dx, dt, up, bits, keep, first, rows, in, accumulateX);
+                    if (w != null) {
+                        Matrix dxBlock = new Matrix(dx, 4L * first * in, in, false);
+                        w.multiplyRows(parallel.workspace(), dxBlock, dyBlock, rows, 1, null);
+                    }
                 }
             }
         });
@@ -195,7 +239,7 @@ final class LoraLinearSimd {
             Parallel parallel,
             MemorySegment dx,
             Matrix dt,
-            Packed a,
+            Panels a,
             @Nullable MemorySegment bits,
             @Nullable Keep keep,
             int first,
@@ -203,11 +247,12 @@ final class LoraLinearSimd {
             int in,
             boolean accumulate) {
         if (bits == null || keep == null) {
-            a.multiply(parallel, new Matrix(dx, 4L * first * in, in, false), dt, rows, accumulate ? 1 : 0);
+            Matrix to = new Matrix(dx, 4L * first * in, in, false);
+            a.multiplyRows(parallel.workspace(), to, dt, rows, accumulate ? 1 : 0, null);
             return;
         }
         MemorySegment product = parallel.workspace().segment(Slot.DROPPED, 4L * ROWS * in);
-        a.multiply(parallel, new Matrix(product, 0, in, false), dt, rows, 0);
+        a.multiplyRows(parallel.workspace(), new Matrix(product, 0, in, false), dt, rows, 0, null);
         for (int i = 0; i < rows; i++) {
             long bit = i * DropoutSimd.rowBytes(in);
             DropoutSimd.apply(dx, 4L * (first + i) * in, product, 4L * i * in, bits, bit, in, keep.scale(), accumulate);

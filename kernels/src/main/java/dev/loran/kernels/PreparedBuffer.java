@@ -21,9 +21,7 @@ final class PreparedBuffer extends Buffer {
             Backend backend, BufferPool pool, Parallel parallel, MemorySegment w, int out, int in, DType operands) {
         super(backend, DType.F32, (long) out * in);
         this.pool = pool;
-        weight = operands == DType.F32
-                ? new PackedWeight(parallel, w, 0, in, out, in, this::take)
-                : new PackedBf16(parallel, w, out, in, this::take, GemmBf16.tiles());
+        weight = new FrozenWeight(parallel, w, out, in, this::take, operands == DType.F32 ? null : GemmBf16.tiles());
     }
 
     private MemorySegment take(long bytes) {

@@ -11,6 +11,7 @@ import dev.loran.engine.UnaryFn;
 import dev.loran.kernels.GemmSimd.Matrix;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
+import java.util.ArrayList;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
@@ -496,9 +497,42 @@ public final class SimdBackend implements Backend {
             int out,
             int r,
             double scaling) {
-        LoraLinearSimd.forward(
-                parallel, tiles(), f32(y), f32(t), f32(x), f32(a), f32(b), keep(mask), n, in, out, r, (float) scaling);
+        Projection layer = new Projection(y, w, bias, out, new LowRank(t, a, b, mask, r, scaling));
+        if (w instanceof PreparedBuffer && LoraLinearSimd.fills(parallel, n)) {
+            projections(List.of(layer), x, n, in);
+            return;
+        }
+        LoraLinearSimd.forward(parallel, tiles(), List.of(layer(layer, null)), f32(x), n, in);
         linear(y, x, w, bias, n, in, out, true);
+    }
+
+    @Override
+    public void projections(List<Projection> layers, Buffer x, int n, int in) {
+        List<LoraLinearSimd.Layer> packed = new ArrayList<>(layers.size());
+        for (Projection layer : layers) {
+            if (layer.w() instanceof PreparedBuffer p && LoraLinearSimd.fills(parallel, n)) {
+                packed.add(layer(layer, p.weight().forward()));
+            }
+        }
+        if (packed.size() == layers.size()) {
+            LoraLinearSimd.forward(parallel, tiles(), packed, f32(x), n, in);
+        } else {
+            Backend.super.projections(layers, x, n, in);
+        }
+    }
+
+    private LoraLinearSimd.Layer layer(Projection layer, @Nullable Panels w) {
+        LowRank low = layer.lowRank();
+        return new LoraLinearSimd.Layer(
+                f32(layer.y()),
+                layer.out(),
+                w,
+                w == null || layer.bias() == null ? null : matrix(layer.bias(), 1, layer.out(), false),
+                low == null
+                        ? null
+                        : new LoraLinearSimd.LowRank(
+                                f32(low.t()), f32(low.a()), f32(low.b()), keep(low.mask()), low.r(), (float)
+                                        low.scaling()));
     }
 
     @Override
@@ -521,9 +555,13 @@ public final class SimdBackend implements Backend {
             boolean accumulateX,
             boolean accumulateA,
             boolean accumulateB) {
+        Panels panels = dx != null && w instanceof PreparedBuffer p && LoraLinearSimd.fills(parallel, n)
+                ? p.weight().backward(parallel)
+                : null;
         LoraLinearSimd.backward(
                 parallel,
                 tiles(),
+                panels,
                 optional(dx),
                 optional(da),
                 optional(db),
@@ -541,7 +579,7 @@ public final class SimdBackend implements Backend {
                 accumulateX,
                 accumulateA,
                 accumulateB);
-        if (dx != null) {
+        if (dx != null && panels == null) {
             linearBackwardInput(dx, dy, w, n, in, out, true);
         }
     }

@@ -143,7 +143,7 @@ class AttentionSimdTest {
             {17, 17, 0, 1, 1, 600, 1, 0, 0}
         };
         List<Arguments> all = new ArrayList<>();
-        for (Named<Bf16Tiles> tiles : PackedBf16Test.tiles()) {
+        for (Named<Bf16Tiles> tiles : FrozenWeightBf16Test.tiles()) {
             boolean interpreted = tiles.getPayload() instanceof InterpretedTiles;
             Stream.concat(Stream.of(small), interpreted ? Stream.empty() : Stream.of(large))
                     .forEach(s -> all.add(Arguments.of(tiles, s)));

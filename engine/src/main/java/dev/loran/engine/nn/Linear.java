@@ -3,7 +3,10 @@ package dev.loran.engine.nn;
 import dev.loran.engine.Backend;
 import dev.loran.engine.DType;
 import dev.loran.engine.Functional;
+import dev.loran.engine.Functional.Projection;
 import dev.loran.engine.Tensor;
+import java.util.ArrayList;
+import java.util.List;
 import java.util.random.RandomGenerator;
 import org.jspecify.annotations.Nullable;
 
@@ -38,6 +41,26 @@ public final class Linear extends AdaptedLayer<Linear> {
     @Override
     public Tensor base(Tensor x) {
         return Functional.linear(x, Functional.cast(weight, x.dtype()), bias(x.dtype()));
+    }
+
+    /// The layer's own function of an x of type `type`.
+    public Projection projection(DType type) {
+        return new Projection(Functional.cast(weight, type), bias(type), null);
+    }
+
+    /// The answers of several layers to one x: in one pass over it if each is plain or its adapter is a
+    /// [Adapter#projection], else one after the other.
+    public static List<Tensor> forward(Tensor x, List<Linear> layers) {
+        List<Projection> all = new ArrayList<>(layers.size());
+        for (Linear layer : layers) {
+            Adapter<? super Linear> adapter = layer.adapter();
+            Projection p = adapter == null ? layer.projection(x.dtype()) : adapter.projection(layer, x.dtype());
+            if (p == null) {
+                return layers.stream().map(l -> l.forward(x)).toList();
+            }
+            all.add(p);
+        }
+        return Functional.projections(x, all);
     }
 
     @Override

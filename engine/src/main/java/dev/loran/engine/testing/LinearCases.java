@@ -44,6 +44,8 @@ final class LinearCases {
             cases.add(loraLinear(s[0], s[1], s[2], 8, Role.PREPARED, Role.CONSTANT, true, true));
         }
         cases.add(loraLinear(7, 33, 5, 1, Role.CONSTANT, Role.CONSTANT, false, false));
+        cases.add(projections(7, 33, Role.CONSTANT));
+        cases.add(projections(5, 64, Role.PREPARED));
         cases.addAll(bottlenecks());
         return cases;
     }
@@ -211,5 +213,38 @@ final class LinearCases {
         // Of a single element the two terms may cancel, and there is no larger one to measure their rounding by.
         c = n * out == 1 ? c.tolerance(DType.BF16, 0.1) : c;
         return dropout ? c.with(OpCases.microStep()) : c;
+    }
+
+    /// Layers of one x, their answers side by side: two with low-rank parts, one of them with dropout, and a trainable one.
+    static OpCase projections(int n, int in, Role frozen) {
+        int r = 3;
+        int[] outs = {5, 17, 8};
+        return OpCase.of("projections", n + "x" + in + ", weight " + name(frozen), Shape.of(n, 30), t -> {
+                    Functional.LowRank first = new Functional.LowRank(t.get("a0"), t.get("b0"), 2, OpCases.mask(t));
+                    Functional.LowRank second = new Functional.LowRank(t.get("a1"), t.get("b1"), 0.5, null);
+                    return Functional.concat(
+                            Functional.projections(
+                                    t.get("x"),
+                                    List.of(
+                                            new Functional.Projection(t.get("w0"), null, first),
+                                            new Functional.Projection(t.get("w1"), t.get("bias1"), second),
+                                            new Functional.Projection(t.get("w2"), t.get("bias2"), null))),
+                            1);
+                })
+                .with(trainable("x", n, in))
+                .with(weight("w0", frozen, outs[0], in), weight("w1", frozen, outs[1], in))
+                .with(weight("w2", Role.TRAINABLE, outs[2], in))
+                .with(trainable("a0", r, in).scaled(1 / Math.sqrt(in)), trainable("b0", outs[0], r))
+                .with(trainable("a1", r, in).scaled(1 / Math.sqrt(in)), trainable("b1", outs[1], r))
+                .with(trainable("bias1", outs[1]), trainable("bias2", outs[2]))
+                .with(OpCases.microStep())
+                .composed(t -> Functional.concat(
+                        List.of(
+                                Functional.loraLinear(
+                                        t.get("x"), t.get("w0"), null, t.get("a0"), t.get("b0"), 2, OpCases.mask(t)),
+                                Functional.loraLinear(
+                                        t.get("x"), t.get("w1"), t.get("bias1"), t.get("a1"), t.get("b1"), 0.5, null),
+                                Functional.linear(t.get("x"), t.get("w2"), t.get("bias2"))),
+                        1));
     }
 }

@@ -224,9 +224,10 @@ public final class BertModel extends Model {
         }
 
         private Tensor attention(Tensor x, @Nullable Tensor mask, @Nullable Prefix prefix) {
-            Tensor q = heads(query.forward(x), headDim);
-            Tensor k = heads(key.forward(x), headDim);
-            Tensor v = heads(value.forward(x), headDim);
+            List<Tensor> qkv = Linear.forward(x, List.of(query, key, value));
+            Tensor q = heads(qkv.get(0), headDim);
+            Tensor k = heads(qkv.get(1), headDim);
+            Tensor v = heads(qkv.get(2), headDim);
             return attentionDense.forward(attend(q, k, v, mask, prefix, false));
         }
 

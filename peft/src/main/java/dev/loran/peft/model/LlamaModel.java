@@ -220,14 +220,16 @@ public final class LlamaModel extends Model {
 
         private Tensor attention(Tensor x, @Nullable Tensor mask, @Nullable Prefix prefix) {
             int from = prefix == null ? 0 : prefix.length();
-            Tensor queries = angles.turn(heads(q.forward(x), headDim), from);
-            Tensor keys = angles.turn(heads(k.forward(x), headDim), from);
-            Tensor values = heads(v.forward(x), headDim);
+            List<Tensor> qkv = Linear.forward(x, List.of(q, k, v));
+            Tensor queries = angles.turn(heads(qkv.get(0), headDim), from);
+            Tensor keys = angles.turn(heads(qkv.get(1), headDim), from);
+            Tensor values = heads(qkv.get(2), headDim);
             return o.forward(attend(queries, keys, values, mask, prefix, true));
         }
 
         private Tensor feedForward(Tensor x) {
-            return down.forward(Functional.gated(activation, gate.forward(x), up.forward(x)));
+            List<Tensor> both = Linear.forward(x, List.of(gate, up));
+            return down.forward(Functional.gated(activation, both.get(0), both.get(1)));
         }
     }
 

@@ -85,9 +85,10 @@ public final class SeoTransformer extends Model {
         }
 
         private Tensor attention(Tensor x, @Nullable Tensor mask, @Nullable Prefix prefix) {
-            Tensor q = heads(wQ.forward(x), headDim);
-            Tensor k = heads(wK.forward(x), headDim);
-            Tensor v = heads(wV.forward(x), headDim);
+            List<Tensor> qkv = Linear.forward(x, List.of(wQ, wK, wV));
+            Tensor q = heads(qkv.get(0), headDim);
+            Tensor k = heads(qkv.get(1), headDim);
+            Tensor v = heads(qkv.get(2), headDim);
             return wO.forward(attend(q, k, v, mask, prefix, true));
         }
 

@@ -8,6 +8,7 @@ import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.DropoutMask;
 import dev.loran.engine.Functional;
+import dev.loran.engine.Functional.Projection;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
@@ -318,17 +319,19 @@ public record AdaLoraConfig(
         /// y = x·Wᵀ + b + s · dropout(x)·(A ∘ E)ᵀ·Bᵀ; a layer of rank 0 is its base.
         @Override
         public Tensor forward(Linear base, Tensor x) {
+            return Functional.projections(x, List.of(projection(base, x.dtype())))
+                    .getFirst();
+        }
+
+        @Override
+        public Projection projection(Linear base, DType type) {
             if (rank() == 0) {
-                return base.base(x);
+                return base.projection(type);
             }
-            return Functional.loraLinear(
-                    x,
-                    base.weight(),
-                    base.bias(x.dtype()),
-                    Functional.cast(loraA.mul(loraE), x.dtype()),
-                    Functional.cast(loraB, x.dtype()),
-                    scaling,
-                    base.isTraining() ? dropout : null);
+            Tensor a = Functional.cast(loraA.mul(loraE), type);
+            Tensor b = Functional.cast(loraB, type);
+            DropoutMask mask = base.isTraining() ? dropout : null;
+            return new Projection(base.weight(), base.bias(type), new Functional.LowRank(a, b, scaling, mask));
         }
 
         @Override

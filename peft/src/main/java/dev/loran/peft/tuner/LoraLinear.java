@@ -4,6 +4,7 @@ import dev.loran.engine.Backend;
 import dev.loran.engine.DType;
 import dev.loran.engine.DropoutMask;
 import dev.loran.engine.Functional;
+import dev.loran.engine.Functional.Projection;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.Linear;
 import dev.loran.peft.data.InputException;
@@ -78,17 +79,20 @@ class LoraLinear implements AroundLayer<Linear>, Mergeable<Linear>, LowRank.Sour
     /// y = x·Wᵀ + b + s · (dropout(x)·Aᵀ·Bᵀ + bias of B); dropout acts while the layer is in training mode.
     @Override
     public Tensor forward(Linear base, Tensor x) {
+        Tensor y = Functional.projections(x, List.of(lowRank(base, x.dtype()))).getFirst();
+        return loraBias == null ? y : y.add(Functional.cast(loraBias.scale(scaling), x.dtype()));
+    }
+
+    @Override
+    public @Nullable Projection projection(Linear base, DType type) {
+        return isTerm() && loraBias == null ? lowRank(base, type) : null;
+    }
+
+    private Projection lowRank(Linear base, DType type) {
         DropoutMask mask = base.isTraining() ? dropout : null;
-        DType type = x.dtype();
-        Tensor y = Functional.loraLinear(
-                x,
-                weight(base),
-                base.bias(type),
-                Functional.cast(loraA, type),
-                Functional.cast(loraB, type),
-                scaling,
-                mask);
-        return loraBias == null ? y : y.add(Functional.cast(loraBias.scale(scaling), type));
+        Tensor a = Functional.cast(loraA, type);
+        Tensor b = Functional.cast(loraB, type);
+        return new Projection(weight(base), base.bias(type), new Functional.LowRank(a, b, scaling, mask));
     }
 
     @Override

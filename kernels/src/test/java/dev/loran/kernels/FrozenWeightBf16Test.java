@@ -23,7 +23,7 @@ import org.junit.jupiter.params.provider.ValueSource;
 
 /// Products with a weight packed as BF16, against sums in F64 of the rounded operands, with every kind of tiles: those in
 /// machine code natively where the processor has the instructions, and always as [Interpreter] runs their bytes.
-final class PackedBf16Test {
+final class FrozenWeightBf16Test {
     private static final ValueLayout.OfFloat FLOAT = ValueLayout.JAVA_FLOAT;
 
     private static final int[][] SHAPES = {
@@ -75,9 +75,9 @@ final class PackedBf16Test {
         return Float.intBitsToFloat(HostBuffer.toBf16(x.getAtIndex(FLOAT, i)) << 16);
     }
 
-    private PackedBf16 pack(MemorySegment w, int out, int in, Bf16Tiles tiles) {
+    private FrozenWeight pack(MemorySegment w, int out, int in, Bf16Tiles tiles) {
         // Dirty memory: what is padded must be written too.
-        return new PackedBf16(
+        return new FrozenWeight(
                 parallel, w, out, in, bytes -> arena.allocate(bytes, 64).fill((byte) 0x7f), tiles);
     }
 
@@ -96,7 +96,7 @@ final class PackedBf16Test {
             MemorySegment w = normal((long) out * in);
             MemorySegment x = normal(1 + m * (in + 2L));
             MemorySegment bias = normal(out + 1L);
-            PackedBf16 packed = pack(w, out, in, tiles);
+            FrozenWeight packed = pack(w, out, in, tiles);
             for (float beta : new float[] {0, 1, -0.5f}) {
                 for (boolean biased : new boolean[] {false, true}) {
                     MemorySegment y = normal(m * (out + 3L));
@@ -132,7 +132,7 @@ final class PackedBf16Test {
             int in = s[2];
             MemorySegment w = normal((long) out * in);
             MemorySegment dy = normal(m * (out + 1L));
-            PackedBf16 packed = pack(w, out, in, tiles);
+            FrozenWeight packed = pack(w, out, in, tiles);
             for (float beta : new float[] {0, 1, 0.5f}) {
                 MemorySegment dx = normal(m * (in + 2L));
                 float[] before = dx.toArray(FLOAT);
@@ -364,14 +364,14 @@ final class PackedBf16Test {
             int out = s[1];
             int in = s[2];
             MemorySegment w = normal((long) out * in);
-            PackedBf16 packed = pack(w, out, in, tiles);
+            FrozenWeight packed = pack(w, out, in, tiles);
             checkUnpacked(packed, w, out, in);
             packed.linearBackward(parallel, normal(in), 0, in, normal(out), 0, out, 1, 0);
             checkUnpacked(packed, w, out, in);
         }
     }
 
-    private void checkUnpacked(PackedBf16 packed, MemorySegment w, int out, int in) {
+    private void checkUnpacked(FrozenWeight packed, MemorySegment w, int out, int in) {
         MemorySegment back = arena.allocate(4L * out * (in + 1), 64).fill((byte) 5);
         packed.unpack(parallel, back, 0, in + 1);
         for (int i = 0; i < out; i++) {
@@ -392,7 +392,7 @@ final class PackedBf16Test {
         int in = small ? 40 : 2060;
         MemorySegment w = normal((long) out * in);
         MemorySegment x = normal((long) m * in);
-        PackedBf16 packed = pack(w, out, in, tiles);
+        FrozenWeight packed = pack(w, out, in, tiles);
         float[] expected = null;
         for (int threads : new int[] {1, 2, 4}) {
             MemorySegment y = arena.allocate(4L * m * out, 64);

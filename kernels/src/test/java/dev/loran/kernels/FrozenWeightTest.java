@@ -12,7 +12,7 @@ import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Test;
 
 /// Products with a packed weight, against sums in F64.
-final class PackedWeightTest {
+final class FrozenWeightTest {
     private static final ValueLayout.OfFloat FLOAT = ValueLayout.JAVA_FLOAT;
 
     private final Arena arena = Arena.ofShared();
@@ -37,8 +37,8 @@ final class PackedWeightTest {
         return x;
     }
 
-    private PackedWeight pack(MemorySegment w, int out, int in) {
-        return new PackedWeight(parallel, w, 0, in, out, in, bytes -> arena.allocate(bytes, 64));
+    private FrozenWeight pack(MemorySegment w, int out, int in) {
+        return new FrozenWeight(parallel, w, out, in, bytes -> arena.allocate(bytes, 64), null);
     }
 
     /// Σ over p of x[xAt + p · xStep] · w[wAt + p · wStep].
@@ -56,7 +56,7 @@ final class PackedWeightTest {
             int out = s[1];
             int in = s[2];
             MemorySegment w = normal((long) out * in);
-            PackedWeight packed = pack(w, out, in);
+            FrozenWeight packed = pack(w, out, in);
             for (boolean backward : new boolean[] {false, true}) {
                 if (backward) {
                     packed.linearBackward(parallel, normal(in), 0, in, normal(out), 0, out, 1, 0);
@@ -84,7 +84,7 @@ final class PackedWeightTest {
             MemorySegment w = normal((long) out * in);
             MemorySegment x = normal(1 + m * (in + 2L));
             MemorySegment bias = normal(out + 1L);
-            PackedWeight packed = pack(w, out, in);
+            FrozenWeight packed = pack(w, out, in);
             for (float beta : new float[] {0, 1, -0.5f}) {
                 for (boolean biased : new boolean[] {false, true}) {
                     MemorySegment y = normal(m * (out + 3L));
@@ -116,7 +116,7 @@ final class PackedWeightTest {
             int in = s[2];
             MemorySegment w = normal((long) out * in);
             MemorySegment dy = normal(m * (out + 1L));
-            PackedWeight packed = pack(w, out, in);
+            FrozenWeight packed = pack(w, out, in);
             w.fill((byte) 0x7f);
             MemorySegment copy = arena.allocate(4L * out * in, 64);
             packed.unpack(parallel, copy, 0, in);
@@ -171,7 +171,7 @@ final class PackedWeightTest {
         MemorySegment x = normal((long) m * in);
         MemorySegment plain = arena.allocate(4L * m * out, 64);
         GemmSimd.gemm(parallel, plain, 0, out, x, 0, in, false, w, 0, in, true, m, out, in, 1, 0);
-        PackedWeight packed = pack(w, out, in);
+        FrozenWeight packed = pack(w, out, in);
         for (int threads : new int[] {1, 2, 4}) {
             MemorySegment y = arena.allocate(4L * m * out, 64);
             try (Parallel pool = new Parallel(threads)) {
@@ -197,8 +197,8 @@ final class PackedWeightTest {
     void badArgumentsAreNamed() {
         MemorySegment ten = normal(10);
         assertThatThrownBy(() -> pack(ten, 3, 4))
-                .hasMessage("packedWeight: w (3, 4) at byte 0 ends at byte 48 but its memory has 40");
-        PackedWeight packed = pack(ten, 2, 5);
+                .hasMessage("frozenWeight: w (3, 4) at byte 0 ends at byte 48 but its memory has 40");
+        FrozenWeight packed = pack(ten, 2, 5);
         assertThatThrownBy(() -> packed.linear(parallel, ten, 0, 2, ten, 0, 4, null, 0, 2, 0))
                 .hasMessage("linear: x is (2, 5) but its leading dimension is 4; it must be at least the row");
         assertThatThrownBy(() -> packed.linear(parallel, ten, 0, 2, ten, 0, 5, ten, 36, 2, 0))
