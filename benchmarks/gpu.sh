@@ -112,7 +112,8 @@ tests() { # MODULE COMMAND-PREFIX CLASSES…
 }
 kernels_tests='dev.loran.kernels.cuda.CudaMemoryTest dev.loran.kernels.cuda.CudaReplayTest
     dev.loran.kernels.cuda.CudaOpCasesTest'
-peft_tests='dev.loran.peft.tuner.CudaMethodsTest dev.loran.peft.train.CudaTrainerTest'
+peft_tests='dev.loran.peft.tuner.CudaMethodsTest dev.loran.peft.tuner.CudaNarrowModelTest
+    dev.loran.peft.train.CudaTrainerTest'
 echo "tests …"
 failed=
 # shellcheck disable=SC2086
@@ -179,7 +180,9 @@ step() { # NAME METHOD DTYPE PEER-DTYPE SIZES…
 }
 : >"$out/steps.err"
 if [ -n "$standin" ]; then
-    step 'lora, tiny' lora f32 f32 --hidden 16 --layers 1 --heads 2 --kv-heads 1 --mlp 16 --vocab 32 --batch 2 --seq 8 --steps 2
+    for dtype in f32 bf16; do
+        step 'lora, tiny' lora $dtype $dtype --hidden 16 --layers 1 --heads 2 --kv-heads 1 --mlp 16 --vocab 32 --batch 2 --seq 8 --steps 2
+    done
 else
     step 'lora, 512 wide, 6 layers, 8 x 128' lora f32 f32
     step 'lora, 512 wide, 6 layers, 8 x 128' lora bf16 bf16

@@ -383,6 +383,34 @@ class AutogradTest {
     }
 
     @Test
+    void aCastToItsOwnTypeIsTheTensorItself() {
+        try (ReferenceBackend backend = new ReferenceBackend();
+                Tensor x = Tensor.of(backend, new float[] {1, 2}, 2)) {
+            assertThat(Functional.cast(x, DType.F32)).isSameAs(x);
+        }
+    }
+
+    /// A parameter of F32 used twice in BF16: each use rounds it, and its gradient adds up in F32.
+    @Test
+    void gradientsOfAParameterThatIsCastAddUpInItsOwnType() {
+        try (ReferenceBackend backend = new ReferenceBackend();
+                Scope scope = Scope.open()) {
+            Tensor w = Tensor.of(backend, new float[] {1.003f, -3}, 2).requiresGrad(true);
+            Tensor narrow = Functional.cast(w, DType.BF16);
+            assertThat(narrow.dtype()).isEqualTo(DType.BF16);
+            assertThat(narrow.toDoubles()).containsExactly(1, -3);
+            Tensor third = Functional.cast(narrow, DType.F32).scale(1.0 / 3);
+            third.add(Functional.cast(Functional.cast(w, DType.BF16), DType.F32))
+                    .sum()
+                    .backward();
+            // 1/3 is rounded on its way through BF16, its sum with 1 is not.
+            Tensor grad = Objects.requireNonNull(w.grad());
+            assertThat(grad.dtype()).isEqualTo(DType.F32);
+            assertThat(grad.toDoubles()).containsExactly(1.333984375, 1.333984375);
+        }
+    }
+
+    @Test
     void aBackwardThatThrowsLeaksNothing() {
         Tensor x = leaf(3);
         Tensor loss = new Failing(Functional.gelu(x))

@@ -122,6 +122,16 @@ class DoorsTest {
                 shape(
                         "sub: shapes (2, 3) and (3, 3) do not broadcast (dimension -2: 2 and 3)",
                         m -> m.f(2, 3).sub(m.f(3, 3))),
+                dtype(
+                        "cast: x is I32 and asked for as F32; only floating types are cast, copyFrom() converts others",
+                        m -> Functional.cast(m.ints(1, 2), DType.F32)),
+                dtype(
+                        "cast: x is F32 and asked for as I32; only floating types are cast, copyFrom() converts others",
+                        m -> Functional.cast(m.f(2), DType.I32)),
+                backend(
+                        "cast: x (2, 3) is prepared for linear operations and has no readable elements; restore() it "
+                                + "first",
+                        m -> Functional.cast(m.prepared(2, 3), DType.BF16)),
                 shape("mul: shapes (2) and (3) do not broadcast (dimension -1: 2 and 3)", m -> m.f(2).mul(m.f(3))),
                 shape("div: shapes (2) and (3) do not broadcast (dimension -1: 2 and 3)", m -> m.f(2).div(m.f(3))),
                 dtype(

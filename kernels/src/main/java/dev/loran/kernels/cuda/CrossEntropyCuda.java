@@ -7,10 +7,12 @@ import org.jspecify.annotations.Nullable;
 
 /// Launches `crossentropy.cu`: cross-entropy of logits with integer labels, and of a product that makes the logits.
 final class CrossEntropyCuda {
-    /// Logits of a chunk of [#linear], at least so many rows of them.
+    /// Logits of a chunk of [#linear] at most, where that is more than FEW_ROWS.
     private static final int CHUNK = 1 << 24;
 
-    private static final int CHUNK_ROWS = 32;
+    private static final int FEW_ROWS = 32;
+    /// With so many rows at a time the products lose nothing, so that a short batch has no more of them than a quarter.
+    private static final int ENOUGH_ROWS = 128;
 
     private CrossEntropyCuda() {}
 
@@ -74,7 +76,7 @@ final class CrossEntropyCuda {
             int v,
             int ignore) {
         DType t = CudaBackend.floating(x);
-        int chunk = Math.min(n, Math.max(CHUNK_ROWS, CHUNK / v));
+        int chunk = Math.clamp(Math.min(CHUNK / v, Math.max(ENOUGH_ROWS, n / 4)), Math.min(n, FEW_ROWS), n);
         try (Scratch scratch = new Scratch(cuda)) {
             Buffer inverseCount = scratch.like(loss);
             Buffer losses = scratch.allocate(DType.F32, n);
