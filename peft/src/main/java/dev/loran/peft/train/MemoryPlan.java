@@ -15,6 +15,7 @@ import java.util.Collections;
 import java.util.List;
 import java.util.Locale;
 import java.util.function.Function;
+import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 
 /// The bytes of tensors that a training run will take, known before it: two steps and an evaluation on the largest batches
@@ -126,12 +127,25 @@ public record MemoryPlan(long weights, long activations, long training, long tot
                     trainer.trainStep(microBatches);
                 }
                 long training = gradients + backend.liveBytes() - weights;
+                if (backend.captures() && IntStream.rangeClosed(1, steps).anyMatch(s -> !learner.repeats(s))) {
+                    unrecorded(learner, batch);
+                }
                 if (heldOut != null) {
                     evaluate(learner, heldOut.batch(learner.task()));
                 }
                 return new MemoryPlan(weights, activations, training, Math.max(load, backend.peakBytes()));
             }
         }
+    }
+
+    /// Forward and backward of a step that is not recorded, while what recorded ones read their batches from is there.
+    private static void unrecorded(TaskModel learner, Batch batch) {
+        try (Scope scope = Scope.open()) {
+            Tensor loss = learner.loss(batch);
+            Tensor penalty = learner.penalty();
+            (penalty == null ? loss : loss.add(penalty.reshape(loss.shape().dims()))).backward();
+        }
+        learner.parameters().values().forEach(Tensor::zeroGrad);
     }
 
     private static void evaluate(TaskModel learner, Batch batch) {

@@ -26,9 +26,12 @@ import dev.loran.peft.model.Model;
 import dev.loran.peft.train.TrainerConfig.Rate;
 import dev.loran.peft.train.TrainerConfig.Schedule;
 import dev.loran.peft.tuner.AdaLoraConfig;
+import dev.loran.peft.tuner.BottleneckConfig;
+import dev.loran.peft.tuner.LnTuningConfig;
 import dev.loran.peft.tuner.LoraConfig;
 import dev.loran.peft.tuner.PeftConfig;
 import dev.loran.peft.tuner.PeftModel;
+import dev.loran.peft.tuner.PrefixTuningConfig;
 import dev.loran.peft.tuner.PromptTuningConfig;
 import dev.loran.peft.tuner.Targets;
 import java.io.IOException;
@@ -265,20 +268,32 @@ class CudaTrainerTest {
     @Test
     void thePlanIsTheMostThatARunTakes() {
         LoraConfig lora = LoraConfig.defaults().withRank(3, 6).withDropout(0.1);
-        TrainerConfig config = config(4).withBatch(5, 1).withEvaluation(2, 0);
+        List<PeftConfig> methods = List.of(
+                lora,
+                lora.withDora(true),
+                AdaLoraConfig.defaults().withRanks(4, 2).withSchedule(2, 1, 1),
+                PromptTuningConfig.of(3),
+                PrefixTuningConfig.of(3).withProjection(5),
+                BottleneckConfig.houlsby().withSize(4),
+                LnTuningConfig.defaults());
+        TrainerConfig config = config(5).withBatch(5, 1).withEvaluation(2, 0);
         for (CudaBackend gpu : List.of(cuda, bf16)) {
             for (TaskCard card : List.of(CLASSIFY, LM)) {
                 Examples rows = alike(card);
                 MemoryPlan.Largest largest = MemoryPlan.Largest.of(rows, 5);
-                MemoryPlan plan =
-                        MemoryPlan.of(gpu, b -> model(b, gpu.storage(), card), lora, card, config, 4, largest, largest);
-                gpu.resetPeak();
-                withModel(gpu, card, lora, model -> {
-                    try (Trainer trainer = new Trainer(model, config)) {
-                        return trainer.train(rows, rows, null, new TrainingListener() {});
-                    }
-                });
-                assertThat(Objects.requireNonNull(plan).total()).isEqualTo(gpu.peakBytes());
+                for (PeftConfig method : methods) {
+                    MemoryPlan plan = MemoryPlan.of(
+                            gpu, b -> model(b, gpu.storage(), card), method, card, config, 5, largest, largest);
+                    gpu.resetPeak();
+                    withModel(gpu, card, method, model -> {
+                        try (Trainer trainer = new Trainer(model, config)) {
+                            return trainer.train(rows, rows, null, new TrainingListener() {});
+                        }
+                    });
+                    assertThat(Objects.requireNonNull(plan).total())
+                            .as("%s, %s, %s", method.peftType(), card.task(), gpu.storage())
+                            .isEqualTo(gpu.peakBytes());
+                }
             }
         }
     }

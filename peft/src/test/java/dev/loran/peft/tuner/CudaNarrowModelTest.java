@@ -128,6 +128,18 @@ class CudaNarrowModelTest {
         assertThat(cuda.liveBytes()).isZero();
     }
 
+    @ParameterizedTest
+    @ValueSource(strings = {"llama", "gpt2", "seo"})
+    void cachedLogitsAreThoseOfTheWholeText(String family) {
+        try (Model model = Subjects.model(family, cuda, DType.BF16);
+                PeftModel peft = new PeftModel(model, 7)) {
+            add(peft, "lora", LoraConfig.defaults().withRank(3, 5));
+            List<int[]> prompts = List.of(KvCacheTest.random(1, 5), KvCacheTest.random(2, 7));
+            KvCacheTest.compare(model, prompts, new int[] {1, 1, 1}, BOUND);
+        }
+        assertThat(cuda.liveBytes()).isZero();
+    }
+
     /// Files hold what was trained, in F32; on the CPU, beside the same weights in F32, it answers the same but for rounding.
     @ParameterizedTest
     @ValueSource(strings = {"llama", "bert-head"})

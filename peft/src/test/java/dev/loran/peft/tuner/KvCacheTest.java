@@ -84,7 +84,7 @@ class KvCacheTest {
         assertThat(backend.liveBuffers()).isZero();
     }
 
-    private static void compare(Model model, List<int[]> prompts, int[] steps, double tolerance) {
+    static void compare(Model model, List<int[]> prompts, int[] steps, double tolerance) {
         List<int[]> texts = new ArrayList<>(prompts);
         try (KvCache cache = new KvCache(model)) {
             int[][] next = prompts.toArray(int[][]::new);
@@ -118,7 +118,7 @@ class KvCacheTest {
         return logits.slice(1, positions - 1, positions).toDoubles();
     }
 
-    private static int[] random(long seed, int n) {
+    static int[] random(long seed, int n) {
         return new SplittableRandom(seed).ints(n, 0, Subjects.VOCAB).toArray();
     }
 
