@@ -36,6 +36,8 @@ final class CudaDevice implements AutoCloseable {
     private static final int MIN_DRIVER = 12000;
     private static final int MIN_CAPABILITY = 8;
     private static final int QUEUE = 1024;
+
+    private static final String CLOSED = "cuda: the backend is closed";
     private static final int HOST_ALLOC_DEVICE_MAP = 2;
     private static final int CAPTURE_RELAXED = 2;
 
@@ -130,7 +132,7 @@ final class CudaDevice implements AutoCloseable {
     void execute(Work work) {
         throwFailure();
         if (closed) {
-            throw new BackendException("cuda: the backend is closed");
+            throw new BackendException(CLOSED);
         }
         if (!isHollow()) {
             put(work);
@@ -155,12 +157,23 @@ final class CudaDevice implements AutoCloseable {
     }
 
     /// Hands `work` over and waits for its result.
+    ///
+    /// @throws BackendException if earlier work failed
     <T> T call(Supplier<T> work) {
+        throwFailure();
+        return ask(work);
+    }
+
+    /// As [#call], whatever failed before.
+    private <T> T ask(Supplier<T> work) {
         if (isHollow()) {
             return work.get();
         }
+        if (closed) {
+            throw new BackendException(CLOSED);
+        }
         CompletableFuture<T> result = new CompletableFuture<>();
-        execute(() -> {
+        put(() -> {
             try {
                 result.complete(work.get());
             } catch (RuntimeException e) {
@@ -499,26 +512,29 @@ final class CudaDevice implements AutoCloseable {
         return capturing;
     }
 
-    /// Ends what [#beginCapture] began; without `keep`, and where work failed, what was recorded is dropped.
+    /// Ends what [#beginCapture] began, whatever failed since; without `keep`, and where work failed, what was recorded is
+    /// dropped.
     CUgraphExec endCapture(boolean keep) {
         try {
-            CUgraphExec recorded = call(() -> {
+            return ask(() -> {
                 CUgraph graph = new CUgraph();
                 CUgraphExec exec = new CUgraphExec();
-                check("cuStreamEndCapture", JCudaDriver.cuStreamEndCapture(stream, graph));
+                int status = JCudaDriver.cuStreamEndCapture(stream, graph);
                 try {
                     if (keep) {
+                        throwFailure();
+                        check("cuStreamEndCapture", status);
                         check("cuGraphInstantiate", JCudaDriver.cuGraphInstantiate(exec, graph, 0));
                     }
                 } finally {
-                    JCudaDriver.cuGraphDestroy(graph);
+                    // What else failed in a recording that is dropped is of no interest any more.
+                    failure = null;
+                    if (status == CUresult.CUDA_SUCCESS) {
+                        JCudaDriver.cuGraphDestroy(graph);
+                    }
                 }
                 return exec;
             });
-            if (keep) {
-                throwFailure();
-            }
-            return recorded;
         } finally {
             capturing = false;
         }

@@ -16,6 +16,7 @@ import dev.loran.engine.UnaryFn;
 import java.lang.foreign.MemorySegment;
 import java.util.Arrays;
 import java.util.List;
+import java.util.concurrent.CompletableFuture;
 import java.util.function.Supplier;
 import java.util.stream.IntStream;
 import org.junit.jupiter.api.AfterEach;
@@ -175,6 +176,41 @@ class CudaReplayTest {
         assertThat(elements(x)).containsExactly(-1, -2);
         x.release();
         assertThat(backend.liveBytes()).isZero();
+    }
+
+    /// The first failure is what the step ends with; one more, before the recording has ended, is dropped with it.
+    @Test
+    void aRecordingThatFailsTwiceEnds() {
+        CudaDevice device = backend.device();
+        CompletableFuture<Void> submitted = new CompletableFuture<>();
+        CompletableFuture<Void> begun = new CompletableFuture<>();
+        CompletableFuture<Void> seen = new CompletableFuture<>();
+        assertThatThrownBy(() -> backend.capture(() -> {
+                    device.submit(() -> {
+                        submitted.join();
+                        throw new IllegalStateException("first");
+                    });
+                    device.submit(() -> {
+                        begun.complete(null);
+                        seen.join();
+                        throw new IllegalStateException("second");
+                    });
+                    submitted.complete(null);
+                    begun.join();
+                    try {
+                        device.submit(() -> {});
+                    } finally {
+                        seen.complete(null);
+                    }
+                }))
+                .isInstanceOf(BackendException.class)
+                .hasMessage("first");
+        Buffer y = backend.allocate(DType.F32, 2);
+        try (Replay replay = backend.capture(() -> backend.fill(y, 3))) {
+            assertThat(replay.run()).isTrue();
+            assertThat(elements(y)).containsExactly(3, 3);
+        }
+        y.release();
     }
 
     @Test
