@@ -1,7 +1,6 @@
 package dev.loran.benchmarks;
 
 import dev.loran.engine.Backend;
-import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.Tensor;
 import dev.loran.kernels.Backends;
@@ -82,23 +81,14 @@ final class GemmCommand implements Callable<Integer> {
                 w.prepare();
             }
             List<Runnable> tasks = new ArrayList<>();
-            tasks.add(() -> multiply(backend, y, x, w, operands));
+            // y = x · wᵀ
+            tasks.add(() -> backend.linear(y.buffer(), x.buffer(), w.buffer(), null, m, k, n));
             if (openBlas) {
                 tasks.add(() -> peer.gemm(true));
             }
             report(Timing.of(repeats, tasks), used);
         }
         return 0;
-    }
-
-    /// y = x · wᵀ. A weight becomes BF16 by being prepared and in no other way.
-    private void multiply(Backend backend, Tensor y, Tensor x, Tensor w, DType operands) {
-        boolean rounds = operands == DType.BF16 && !prepared;
-        Buffer weight = rounds ? backend.prepare(w.buffer(), n, k) : w.buffer();
-        backend.linear(y.buffer(), x.buffer(), weight, null, m, k, n);
-        if (rounds) {
-            weight.release();
-        }
     }
 
     private void report(List<Timing> timings, int used) {

@@ -14,7 +14,10 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Locale;
 import java.util.concurrent.Callable;
+import java.util.concurrent.atomic.AtomicLong;
+import java.util.function.DoubleSupplier;
 import java.util.function.IntConsumer;
+import java.util.stream.DoubleStream;
 import jdk.incubator.vector.FloatVector;
 import jdk.incubator.vector.VectorSpecies;
 import picocli.CommandLine.Command;
@@ -60,16 +63,15 @@ final class RooflineCommand implements Callable<Integer> {
     @Override
     public Integer call() {
         int used = threads == 0 ? Runtime.getRuntime().availableProcessors() : threads;
-        double gflops = bestGflops(used);
-        double gigabytes = 0;
-        for (int i = 0; i < ROOF_REPEATS; i++) {
-            gigabytes = Math.max(gigabytes, peakCopy(used));
-        }
+        double gflops = best(() -> peakGflops(used));
+        double bf16 = best(() -> peakBf16(used));
+        double gigabytes = best(() -> peakCopy(used));
         System.out.printf(
                 Locale.ROOT,
-                "%d threads: F32 fused multiply-adds %.1f GFLOP/s, copying %.1f GB/s (read and written)%n%n",
+                "%d threads: F32 fused multiply-adds %.1f GFLOP/s, BF16 dots %.1f, copying %.1f GB/s (read and written)%n%n",
                 used,
                 gflops,
+                bf16,
                 gigabytes);
         System.out.printf(Locale.ROOT, "%-46s %9s %9s %8s %6s%n", "forward", "ms", "GFLOP/s", "GB/s", "share");
         StringBuilder rows = new StringBuilder();
@@ -83,9 +85,10 @@ final class RooflineCommand implements Callable<Integer> {
         if (json) {
             System.out.printf(
                     Locale.ROOT,
-                    "{\"threads\":%d,\"peak_gflops\":%.2f,\"peak_gigabytes_per_second\":%.2f,\"ops\":[%s]}%n",
+                    "{\"threads\":%d,\"peak_gflops\":%.2f,\"peak_bf16_gflops\":%.2f,\"peak_gigabytes_per_second\":%.2f,\"ops\":[%s]}%n",
                     used,
                     gflops,
+                    bf16,
                     gigabytes,
                     rows);
         }
@@ -119,13 +122,20 @@ final class RooflineCommand implements Callable<Integer> {
 
     // ---- the roofs
 
+    private static double best(DoubleSupplier roof) {
+        return DoubleStream.generate(roof).limit(ROOF_REPEATS).max().orElseThrow();
+    }
+
     /// The arithmetic peak of `threads` threads, in GFLOP/s.
     static double bestGflops(int threads) {
-        double gflops = 0;
-        for (int i = 0; i < ROOF_REPEATS; i++) {
-            gflops = Math.max(gflops, peakGflops(threads));
-        }
-        return gflops;
+        return best(() -> peakGflops(threads));
+    }
+
+    /// The same for BF16 operands summed in F32; 0 where no instruction does it.
+    private static double peakBf16(int threads) {
+        AtomicLong operations = new AtomicLong();
+        double seconds = seconds(threads, t -> operations.addAndGet(Backends.dotsOfBf16()));
+        return operations.get() / seconds / 1e9;
     }
 
     private static double peakGflops(int threads) {

@@ -43,6 +43,10 @@ final class AmxTiles implements Bf16Tiles.Native {
     private static final class Code {
         private static final MethodHandle TILES = MachineCode.function(8);
 
+        private static final MethodHandle DOTS = MachineCode.function(2);
+
+        private static final MemorySegment DOTS_CODE = MachineCode.load(dotLoop());
+
         private static final MemorySegment[] TILE = {
             MachineCode.load(tiles(1, false)),
             MachineCode.load(tiles(1, true)),
@@ -130,6 +134,38 @@ final class AmxTiles implements Bf16Tiles.Native {
         asm.pop(Gp.RBX);
         asm.ret();
         return asm.bytes();
+    }
+
+    /// `void dotLoop(long rounds, tilecfg *config)`: each round adds a product of two tiles to each of four.
+    static byte[] dotLoop() {
+        Assembler asm = new Assembler();
+        asm.loadTileConfig(Mem.at(Gp.RSI));
+        for (int tile = 0; tile < REGISTERS; tile++) {
+            asm.zeroTile(tile);
+        }
+        int round = asm.here();
+        for (int tile = 0; tile < A; tile++) {
+            asm.dotTiles(tile, A, B);
+        }
+        asm.decrement(Gp.RDI);
+        asm.jumpIfNotZero(round);
+        asm.releaseTiles();
+        asm.ret();
+        return asm.bytes();
+    }
+
+    @Override
+    public long dots() {
+        long rounds = 20_000;
+        int calls = 40;
+        try {
+            for (int i = 0; i < calls; i++) {
+                Code.DOTS.invokeExact(Code.DOTS_CODE, rounds, Code.CONFIG.address());
+            }
+        } catch (Throwable e) {
+            throw new BackendException("gemmBf16: " + e, e);
+        }
+        return calls * rounds * A * SIDE * SIDE * 2 * SIZES.step();
     }
 
     /// to = from + 16 · stride.

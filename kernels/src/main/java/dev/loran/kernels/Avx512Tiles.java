@@ -41,12 +41,15 @@ final class Avx512Tiles implements Bf16Tiles.Native {
 
         private static final MethodHandle PAIRS = MachineCode.function(6);
 
+        private static final MethodHandle DOTS = MachineCode.function(1);
+
         private static final MemorySegment[] PAIRS_CODE = new MemorySegment[PAIRED + 1];
         private static final MemorySegment INTERLEAVED = interleaved(Arena.global());
         private static final MemorySegment ZEROS = Arena.global().allocate(4L * V * PAIRED, 64);
 
         private static final MemorySegment[] TILE = new MemorySegment[2 * (VECTORS + 1)];
         private static final MemorySegment ROUND_CODE = MachineCode.load(round());
+        private static final MemorySegment DOTS_CODE = MachineCode.load(dotLoop());
 
         static {
             for (int vectors = 1; vectors <= VECTORS; vectors++) {
@@ -128,6 +131,39 @@ final class Avx512Tiles implements Bf16Tiles.Native {
         asm.pop(Gp.RBX);
         asm.ret();
         return asm.bytes();
+    }
+
+    /// `void dotLoop(long rounds)`: each round adds a dot to each of the accumulators of a tile.
+    static byte[] dotLoop() {
+        Assembler asm = new Assembler();
+        int accumulators = ROWS * VECTORS;
+        for (int i = 0; i <= accumulators; i++) {
+            asm.zero(i);
+        }
+        int round = asm.here();
+        for (int i = 0; i < accumulators; i++) {
+            asm.dotBf16(i, accumulators, accumulators);
+        }
+        asm.decrement(Gp.RDI);
+        asm.jumpIfNotZero(round);
+        asm.vzeroupper();
+        asm.ret();
+        return asm.bytes();
+    }
+
+    @Override
+    public long dots() {
+        // Half a millisecond a call, for the garbage collector waits while it runs.
+        long rounds = 50_000;
+        int calls = 40;
+        try {
+            for (int i = 0; i < calls; i++) {
+                Code.DOTS.invokeExact(Code.DOTS_CODE, rounds);
+            }
+        } catch (Throwable e) {
+            throw new BackendException("gemmBf16: " + e, e);
+        }
+        return calls * rounds * ROWS * VECTORS * V * 4;
     }
 
     /// `void round(bf16 *y, long yStep, float *x, long ldx, long rows, long vectors)`: rows of 16 · vectors elements; `yStep`

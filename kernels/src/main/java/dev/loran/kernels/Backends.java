@@ -110,6 +110,13 @@ public final class Backends {
         return missing == null ? GemmBf16.describe() : "no BF16 products: " + missing;
     }
 
+    /// Dots of BF16 registers on the calling thread, some milliseconds long: what products with BF16 operands cannot exceed.
+    ///
+    /// @return the floating-point operations that were done; 0 where no instruction does such dots
+    public static long dotsOfBf16() {
+        return whyNotSimd() == null ? GemmBf16.tiles().dots() : 0;
+    }
+
     /// What the Vector API's backend misses here, and the remedy; null if nothing.
     private static @Nullable String whyNotSimd() {
         // First of all, for without the module every class that knows vectors fails to link.

@@ -331,6 +331,20 @@ final class FrozenWeightBf16Test {
         return new Bf16Panels(arena.allocate(Bf16Panels.bytes(k, n, tiles), 64).fill((byte) 0x7f), 0, k, n, tiles);
     }
 
+    /// What the roof is measured by ends, and counts what it does: two operations for each half of a lane, or of a tile's.
+    @Test
+    void dotsOfRegisters() {
+        try (Arena config = Arena.ofConfined()) {
+            Interpreter.call(Avx512Tiles.dotLoop(), List.of(), 3);
+            MemorySegment tiles = AmxTiles.config(config);
+            Interpreter.call(AmxTiles.dotLoop(), List.of(tiles), 3, tiles.address());
+        }
+        assertThat(new WidenedTiles().dots()).isZero();
+        String obstacle = Avx512Tiles.obstacle();
+        assumeTrue(obstacle == null, () -> "natively not on this machine: " + obstacle);
+        assertThat(new Avx512Tiles().dots()).isPositive().isEqualTo(40 * 50_000L * 24 * 16 * 4);
+    }
+
     /// The interpreter is right about what this machine can do: the same tile, natively and interpreted.
     @Test
     void interpretedTilesGiveWhatNativeOnesGive() {
