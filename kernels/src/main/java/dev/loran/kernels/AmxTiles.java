@@ -157,7 +157,7 @@ final class AmxTiles implements Bf16Tiles.Native {
     @Override
     public long dots() {
         long rounds = 20_000;
-        int calls = 40;
+        int calls = 1_000;
         try {
             for (int i = 0; i < calls; i++) {
                 Code.DOTS.invokeExact(Code.DOTS_CODE, rounds, Code.CONFIG.address());

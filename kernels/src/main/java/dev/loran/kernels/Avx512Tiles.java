@@ -155,7 +155,7 @@ final class Avx512Tiles implements Bf16Tiles.Native {
     public long dots() {
         // Half a millisecond a call, for the garbage collector waits while it runs.
         long rounds = 50_000;
-        int calls = 40;
+        int calls = 1_000;
         try {
             for (int i = 0; i < calls; i++) {
                 Code.DOTS.invokeExact(Code.DOTS_CODE, rounds);
