@@ -110,7 +110,8 @@ public final class Backends {
         return missing == null ? GemmBf16.describe() : "no BF16 products: " + missing;
     }
 
-    /// Dots of BF16 registers on the calling thread, a third of a second or so long: what products with BF16 operands cannot exceed.
+    /// Dots of BF16 registers on the calling thread, a third of a second or so long: what products with BF16 operands
+    /// cannot exceed.
     ///
     /// @return the floating-point operations that were done; 0 where no instruction does such dots
     public static long dotsOfBf16() {

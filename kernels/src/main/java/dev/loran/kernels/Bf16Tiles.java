@@ -7,8 +7,8 @@ import java.lang.foreign.MemorySegment;
 /// The innermost loops of a product with BF16 panels ([Bf16Panels]), as one kind of processor does them: [AmxTiles],
 /// [Avx512Tiles], or [WidenedTiles] on the Vector API.
 interface Bf16Tiles {
-    /// Dots of registers with one another, independent of memory and of each other, on the calling thread, a third of a second or so
-    /// long: what products cannot exceed.
+    /// Dots of registers with one another, independent of memory and of each other, on the calling thread, a third of a
+    /// second or so long: what products cannot exceed.
     ///
     /// @return the floating-point operations that were done; 0 where no instruction does such dots
     default long dots() {

@@ -111,13 +111,11 @@ record GemmPanels(MemorySegment memory, long offset, int k, int n, int kBlock, i
 
     @Override
     public GemmPanels transposed(Parallel parallel, MemorySegment to) {
-        GemmPanels panels = packed(to, 0, n, k);
-        panels.packTransposed(parallel, this);
-        return panels;
+        return packed(to, 0, n, k).packTransposed(parallel, this);
     }
 
     /// Packs the transposed matrix (k, n) of another set of panels, which hold an (n, k) one.
-    private void packTransposed(Parallel parallel, GemmPanels other) {
+    private GemmPanels packTransposed(Parallel parallel, GemmPanels other) {
         int panels = count();
         parallel.parallelFor(panels * blocks(), task -> {
             int panel = task % panels;
@@ -137,6 +135,7 @@ record GemmPanels(MemorySegment memory, long offset, int k, int n, int kBlock, i
             }
             clearPadding(to, width, columns, k1 - k0);
         });
+        return this;
     }
 
     /// The part of another's matrix from its row j and column p on that one of its panels and blocks holds.

@@ -11,7 +11,6 @@ import dev.loran.engine.UnaryFn;
 import dev.loran.kernels.GemmSimd.Matrix;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
-import java.util.ArrayList;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
@@ -498,35 +497,36 @@ public final class SimdBackend implements Backend {
             int r,
             double scaling) {
         Projection layer = new Projection(y, w, bias, out, new LowRank(t, a, b, mask, r, scaling));
-        if (w instanceof PreparedBuffer && LoraLinearSimd.fills(parallel, n)) {
-            projections(List.of(layer), x, n, in);
-            return;
+        FrozenWeight frozen = inBlocks(w, n);
+        LoraLinearSimd.forward(parallel, tiles(), List.of(layer(layer, frozen)), f32(x), n, in);
+        if (frozen == null) {
+            linear(y, x, w, bias, n, in, out, true);
         }
-        LoraLinearSimd.forward(parallel, tiles(), List.of(layer(layer, null)), f32(x), n, in);
-        linear(y, x, w, bias, n, in, out, true);
     }
 
     @Override
     public void projections(List<Projection> layers, Buffer x, int n, int in) {
-        List<LoraLinearSimd.Layer> packed = new ArrayList<>(layers.size());
-        for (Projection layer : layers) {
-            if (layer.w() instanceof PreparedBuffer p && LoraLinearSimd.fills(parallel, n)) {
-                packed.add(layer(layer, p.weight().forward()));
-            }
-        }
-        if (packed.size() == layers.size()) {
-            LoraLinearSimd.forward(parallel, tiles(), packed, f32(x), n, in);
-        } else {
+        if (layers.stream().anyMatch(layer -> inBlocks(layer.w(), n) == null)) {
             Backend.super.projections(layers, x, n, in);
+            return;
         }
+        List<LoraLinearSimd.Layer> packed = layers.stream()
+                .map(layer -> layer(layer, inBlocks(layer.w(), n)))
+                .toList();
+        LoraLinearSimd.forward(parallel, tiles(), packed, f32(x), n, in);
     }
 
-    private LoraLinearSimd.Layer layer(Projection layer, @Nullable Panels w) {
+    /// The weight `w` if it is packed, and n rows are enough to take a block of them at a time through it; else null.
+    private @Nullable FrozenWeight inBlocks(Buffer w, int n) {
+        return w instanceof PreparedBuffer p && LoraLinearSimd.fills(parallel, n) ? p.weight() : null;
+    }
+
+    private LoraLinearSimd.Layer layer(Projection layer, @Nullable FrozenWeight w) {
         LowRank low = layer.lowRank();
         return new LoraLinearSimd.Layer(
                 f32(layer.y()),
                 layer.out(),
-                w,
+                w == null ? null : w.forward(),
                 w == null || layer.bias() == null ? null : matrix(layer.bias(), 1, layer.out(), false),
                 low == null
                         ? null
@@ -555,9 +555,8 @@ public final class SimdBackend implements Backend {
             boolean accumulateX,
             boolean accumulateA,
             boolean accumulateB) {
-        Panels panels = dx != null && w instanceof PreparedBuffer p && LoraLinearSimd.fills(parallel, n)
-                ? p.weight().backward(parallel)
-                : null;
+        FrozenWeight frozen = dx == null ? null : inBlocks(w, n);
+        Panels panels = frozen == null ? null : frozen.backward(parallel);
         LoraLinearSimd.backward(
                 parallel,
                 tiles(),
