@@ -23,6 +23,8 @@ import org.jspecify.annotations.Nullable;
 /// - What changes from step to step (learning rate, step, Philox counter, norms) lives in one-element buffers, and no
 ///   method returns a number: [#read] is the only synchronisation.
 /// - The same arguments give the same bits, for any number of threads.
+/// - Threads: every method but [#close] is safe from any number of threads, each on outputs of its own, to the same bits. While a
+///   step is recorded ([#capture]) other threads' calls fail. Closing must be the last call.
 public interface Backend extends AutoCloseable {
 
     // ---- memory

@@ -10,7 +10,7 @@ import org.jspecify.annotations.Nullable;
 ///
 /// Fresh memory is filled with NaN, released memory can no longer be read, and [#liveBuffers] counts what is not yet
 /// released, so that tests catch use after release and leaks. For BF16 and F16 the reference is F64 on rounded inputs.
-/// Not safe for several threads.
+/// May be used by any number of threads.
 public class ReferenceBackend implements Backend {
     private long liveBytes;
     private long peakBytes;
@@ -29,7 +29,7 @@ public class ReferenceBackend implements Backend {
     }
 
     /// Buffers not yet released.
-    public int liveBuffers() {
+    public synchronized int liveBuffers() {
         return liveBuffers;
     }
 
@@ -41,14 +41,17 @@ public class ReferenceBackend implements Backend {
         MemorySegment s = arena.allocate(bytes, 64).asSlice(0, size * dtype.bytes());
         // All bits set is a NaN in every floating type, and an impossible id.
         s.fill((byte) 0xff);
-        liveBytes += s.byteSize();
-        peakBytes = Math.max(peakBytes, liveBytes);
-        liveBuffers++;
+        count(s.byteSize(), 1);
         return new HostBuffer(this, dtype, s, b -> {
-            liveBytes -= s.byteSize();
-            liveBuffers--;
+            count(-s.byteSize(), -1);
             arena.close();
         });
+    }
+
+    private synchronized void count(long bytes, int buffers) {
+        liveBytes += bytes;
+        peakBytes = Math.max(peakBytes, liveBytes);
+        liveBuffers += buffers;
     }
 
     @Override
@@ -62,17 +65,17 @@ public class ReferenceBackend implements Backend {
     }
 
     @Override
-    public long liveBytes() {
+    public synchronized long liveBytes() {
         return liveBytes;
     }
 
     @Override
-    public long peakBytes() {
+    public synchronized long peakBytes() {
         return peakBytes;
     }
 
     @Override
-    public void resetPeak() {
+    public synchronized void resetPeak() {
         peakBytes = liveBytes;
     }
 

@@ -12,8 +12,9 @@ import org.jspecify.annotations.Nullable;
 /// A fixed pool of threads that share out the tasks of one loop at a time, and the scratch memory of each of them.
 ///
 /// Which thread runs a task is left to chance, so a caller that wants the same bits for every number of threads splits
-/// its work by shape alone and lets every task write to a place of its own. The calling thread takes part. A call from
-/// inside a task, or while another thread's loop is running, does all its tasks itself: slower, never wrong.
+/// its work by shape alone and lets every task write to a place of its own. The calling thread takes part. Any number of
+/// threads may call: a call from inside a task, or while another thread's loop is running, does all its tasks itself:
+/// slower, never wrong.
 ///
 /// Waiting threads spin for some tens of microseconds, about the gap between two kernels of a training step, and then
 /// park. A call allocates nothing beyond the caller's lambda.

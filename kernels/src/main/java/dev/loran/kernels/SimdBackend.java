@@ -17,8 +17,9 @@ import org.jspecify.annotations.Nullable;
 /// F32 on the CPU by the Vector API, on a fixed number of threads; the kernels stand in the `…Simd` files, in the order
 /// of [Backend]. Needs the module `jdk.incubator.vector`; [Backends] knows whether it is there.
 ///
-/// The same arguments give the same bits for any number of threads (not on processors with other vectors). Memory may be
-/// released on any thread; operations are called from one thread at a time.
+/// The same arguments give the same bits for any number of threads (not on processors with other vectors). Any number of
+/// threads may call operations at a time, each on outputs of its own: one of them has the pool's threads, the others do their
+/// work themselves, to the same bits. Closing must be the last call.
 public final class SimdBackend implements Backend {
     /// Below this size of a trainable weight or of what it meets, products stay in F32.
     private static final int ROUNDED_SIZE = 16;

@@ -2,14 +2,17 @@ package dev.loran.kernels;
 
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
+import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.List;
 import java.util.concurrent.atomic.AtomicLong;
 import org.jspecify.annotations.Nullable;
 
 /// Scratch memory of the kernels: one growing native segment for each thread and purpose.
 ///
 /// A segment is asked for by its [Slot] and is valid until the same thread asks for the same slot again. Sizes are
-/// rounded up to powers of two, so after the first call at the largest shape nothing is allocated any more.
+/// rounded up to powers of two, so after the first call at the largest shape nothing is allocated any more. What a thread
+/// that has ended leaves goes to the next new one: there is never more than for the most threads at a time.
 final class Workspace implements AutoCloseable {
     /// What a piece of scratch memory is for. Kernels that call one another use different slots.
     enum Slot {
@@ -49,10 +52,21 @@ final class Workspace implements AutoCloseable {
 
     private final Arena arena = Arena.ofShared();
     private final @Nullable HollowMemory hollow;
-    private final ThreadLocal<MemorySegment[]> segments = ThreadLocal.withInitial(Workspace::none);
+    private final ThreadLocal<MemorySegment[]> segments = ThreadLocal.withInitial(this::take);
     private final ThreadLocal<float[]> tiles = ThreadLocal.withInitial(() -> new float[GemmTiles.TILE]);
 
+    private final List<Owned> owned = new ArrayList<>();
     private final AtomicLong allocated = new AtomicLong();
+
+    /// The segments of one thread after another.
+    private static final class Owned {
+        final MemorySegment[] segments = new MemorySegment[SLOTS];
+        Thread owner = Thread.currentThread();
+
+        Owned() {
+            Arrays.fill(segments, MemorySegment.NULL);
+        }
+    }
 
     /// @param hollow where memory comes from that nobody uses; null for real memory
     Workspace(@Nullable HollowMemory hollow) {
@@ -64,10 +78,16 @@ final class Workspace implements AutoCloseable {
         return allocated.get();
     }
 
-    private static MemorySegment[] none() {
-        MemorySegment[] none = new MemorySegment[SLOTS];
-        Arrays.fill(none, MemorySegment.NULL);
-        return none;
+    private synchronized MemorySegment[] take() {
+        for (Owned left : owned) {
+            if (!left.owner.isAlive()) {
+                left.owner = Thread.currentThread();
+                return left.segments;
+            }
+        }
+        Owned fresh = new Owned();
+        owned.add(fresh);
+        return fresh.segments;
     }
 
     /// At least `bytes` bytes, 64-byte aligned, contents undefined.

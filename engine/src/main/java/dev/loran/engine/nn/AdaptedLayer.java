@@ -6,7 +6,7 @@ import org.jspecify.annotations.Nullable;
 
 /// A layer whose forward an [Adapter] can take over. `L` is the layer's own type.
 public abstract class AdaptedLayer<L extends Layer> extends Layer {
-    private @Nullable Adapter<? super L> adapter;
+    private final Slot<Adapter<? super L>> slot = new Slot<>();
 
     /// The layer's own function, without an adapter.
     public abstract Tensor base(Tensor x);
@@ -16,22 +16,24 @@ public abstract class AdaptedLayer<L extends Layer> extends Layer {
 
     /// The adapter's forward when there is one, else the layer's own.
     public final Tensor forward(Tensor x) {
+        Adapter<? super L> adapter = slot.get();
         return adapter == null ? base(x) : adapter.forward(self(), x);
     }
 
     public final @Nullable Adapter<? super L> adapter() {
-        return adapter;
+        return slot.get();
     }
 
-    /// Puts `next` in place, or takes the adapter away (null). The adapter before is returned, not closed.
+    /// Puts `next` in place, or takes the adapter away (null); see [Slot]. The adapter before is returned, not closed.
     public final @Nullable Adapter<? super L> adapter(@Nullable Adapter<? super L> next) {
-        Adapter<? super L> before = adapter;
-        adapter = next;
+        Adapter<? super L> before = slot.get();
+        slot.set(next);
         return before;
     }
 
     @Override
     protected void collect(String prefix, BiConsumer<String, Tensor> visitor) {
+        Adapter<? super L> adapter = slot.get();
         if (adapter == null) {
             super.collect(prefix, visitor);
         } else {
@@ -43,6 +45,7 @@ public abstract class AdaptedLayer<L extends Layer> extends Layer {
     @Override
     public void close() {
         super.close();
+        Adapter<? super L> adapter = slot.get();
         if (adapter != null) {
             adapter.close();
         }

@@ -6,6 +6,7 @@ import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.Set;
 import java.util.function.BiConsumer;
+import java.util.function.Supplier;
 
 /// A tree of named layers with named parameters, in the order of registration: torch's `Module`. Names are joined by
 /// dots,
@@ -13,6 +14,8 @@ import java.util.function.BiConsumer;
 ///
 /// A layer owns its parameters: [#close] closes them and those of its children.
 public abstract class Layer implements AutoCloseable {
+    private static final ScopedValue<Boolean> EVALUATING = ScopedValue.newInstance();
+
     private final Map<String, Layer> children = new LinkedHashMap<>();
     private final Map<String, Tensor> parameters = new LinkedHashMap<>();
     private boolean training;
@@ -69,11 +72,16 @@ public abstract class Layer implements AutoCloseable {
 
     /// Whether dropout acts.
     public final boolean isTraining() {
-        return training;
+        return training && !EVALUATING.isBound();
+    }
+
+    /// Runs `work` on this thread with all layers in evaluation mode, whatever mode they are in for others.
+    public static <R> R evaluating(Supplier<R> work) {
+        return ScopedValue.where(EVALUATING, true).call(work::get);
     }
 
     /// Sets training or evaluation mode here and below.
-    public final void train(boolean mode) {
+    public void train(boolean mode) {
         namedModules().values().forEach(layer -> layer.training = mode);
     }
 

@@ -19,7 +19,12 @@ import org.jspecify.annotations.Nullable;
 ///
 /// Operations return when they are handed over; [#read] waits for them, and throws what went wrong on the way: an id or
 /// a label out of range is complained about there, not at the call. The same arguments give the same bits on the same
-/// kind of GPU. Memory may be released on any thread; operations are called from one thread at a time, any thread.
+/// kind of GPU.
+///
+/// Any number of threads may call operations at a time, each on outputs of its own: all go through one stream, those of a
+/// thread in its order, to the same bits. While one thread records a step ([#capture]) the calls of others fail. What went
+/// wrong is told to the thread that next reads or hands over work, which need not be the one that was wrong. Closing must be
+/// the last call.
 public final class CudaBackend implements Backend {
     private final CudaDevice device;
     private final CudaMemory memory;

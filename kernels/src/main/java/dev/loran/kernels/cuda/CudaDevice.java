@@ -73,7 +73,12 @@ final class CudaDevice implements AutoCloseable {
     private final CublasProducts products = new CublasProducts(this);
     private final CudaStaging staging = new CudaStaging(this);
     private String name = "";
-    private volatile boolean capturing;
+    /// The thread that records a step; null for none. It changes under [#handover].
+    private volatile @Nullable Thread capturer;
+
+    /// Held while work is put into the queue: none of another thread's comes between those of a step being recorded.
+    private final Object handover = new Object();
+
     private long submissions;
 
     /// Where kernels say what was wrong with their arguments: `Complaint` of common.cuh.
@@ -148,11 +153,23 @@ final class CudaDevice implements AutoCloseable {
     }
 
     private void put(Work work) {
-        try {
-            queue.put(work);
-        } catch (InterruptedException e) {
-            Thread.currentThread().interrupt();
-            throw new BackendException("cuda: interrupted while handing over work", e);
+        synchronized (handover) {
+            refuseBesideCapture();
+            try {
+                queue.put(work);
+            } catch (InterruptedException e) {
+                Thread.currentThread().interrupt();
+                throw new BackendException("cuda: interrupted while handing over work", e);
+            }
+        }
+    }
+
+    /// Only the thread that records a step may hand over work, or ask for memory, until it is recorded.
+    void refuseBesideCapture() {
+        Thread by = capturer;
+        if (by != null && by != Thread.currentThread()) {
+            throw new BackendException("cuda: thread " + by.getName() + " is recording a training step; no other thread may"
+                    + " use this backend meanwhile");
         }
     }
 
@@ -456,7 +473,7 @@ final class CudaDevice implements AutoCloseable {
     }
 
     void refuseWhileCapturing() {
-        if (capturing) {
+        if (isCapturing()) {
             throw new BackendException("cuda: a step that is being recorded reads nothing; read before or after it");
         }
     }
@@ -500,16 +517,31 @@ final class CudaDevice implements AutoCloseable {
 
     /// From here on work is recorded, and not done.
     void beginCapture() {
+        synchronized (handover) {
+            refuseBesideCapture();
+            capturer = Thread.currentThread();
+        }
+        boolean begun = false;
+        try {
+            beginRecording();
+            begun = true;
+        } finally {
+            if (!begun) {
+                capturer = null;
+            }
+        }
+    }
+
+    private void beginRecording() {
         call(() -> {
             // Relaxed, for memory may be asked for in between; nothing recorded waits for it.
             check("cuStreamBeginCapture", JCudaDriver.cuStreamBeginCapture(stream, CAPTURE_RELAXED));
             return true;
         });
-        capturing = true;
     }
 
     boolean isCapturing() {
-        return capturing;
+        return capturer != null;
     }
 
     /// Ends what [#beginCapture] began, whatever failed since; without `keep`, and where work failed, what was recorded is
@@ -536,7 +568,7 @@ final class CudaDevice implements AutoCloseable {
                 return exec;
             });
         } finally {
-            capturing = false;
+            capturer = null;
         }
     }
 

@@ -42,6 +42,7 @@ final class CudaMemory implements AutoCloseable {
     /// The memory that recorded work uses and does not own: when some of that is given back, it is lost.
     static final class Recording {
         private final Set<Long> uses = new HashSet<>();
+        private final Thread by = Thread.currentThread();
         private volatile boolean lost;
 
         boolean isLost() {
@@ -104,6 +105,10 @@ final class CudaMemory implements AutoCloseable {
     ///
     /// @throws BackendException if the device has none left, even with all that waits for reuse given back
     synchronized long take(long bytes) {
+        if (current != null && current.by != Thread.currentThread()) {
+            throw new BackendException("cuda: thread " + current.by.getName() + " is recording a training step; no other"
+                    + " thread may use this backend meanwhile");
+        }
         long size = sizeClass(bytes);
         ArrayDeque<Long> list = free.get(size);
         Long address = null;

@@ -39,7 +39,7 @@ class CudaReplayTest {
         }
     }
 
-    private static double[] elements(Buffer b) {
+    static double[] elements(Buffer b) {
         try (Tensor t = Tensor.own(Shape.of(Math.toIntExact(b.size())), b.retain())) {
             return t.toDoubles();
         }

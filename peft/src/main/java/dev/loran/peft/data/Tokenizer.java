@@ -23,7 +23,9 @@ import java.util.OptionalInt;
 /// row, and the methods here cut to the length they are given, always from the end of the text, so that the
 /// special tokens around it stay.
 ///
-/// Needs no network. May be used by several threads at a time. [#close()] frees native memory.
+/// Needs no network. [#close()] frees native memory.
+///
+/// **Threads**: safe from any number of threads; closing must be the last call.
 public final class Tokenizer implements AutoCloseable {
     /// What stands between a prompt and the text that answers it.
     public static final String SEPARATOR = "\n";

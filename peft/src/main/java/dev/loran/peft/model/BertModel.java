@@ -253,7 +253,8 @@ public final class BertModel extends Model {
         if (pooler == null || classifier == null) {
             return embeddings(inputIds, attentionMask, false);
         }
-        try (Scope scope = Scope.open()) {
+        try (Guard.Use use = reading("logits");
+                Scope scope = Scope.open()) {
             Tensor h = hidden(inputIds, attentionMask);
             return scope.keep(classifier.forward(Functional.tanh(pooler.forward(first(h)))));
         }
@@ -295,7 +296,8 @@ public final class BertModel extends Model {
             throw new IllegalStateException(
                     "loss: this encoder has no head; put one on its embeddings, or load a model with a classifier");
         }
-        try (Scope scope = Scope.open()) {
+        try (Guard.Use use = useOfLoss();
+                Scope scope = Scope.open()) {
             return scope.keep(
                     Functional.crossEntropy(logits(inputIds, attentionMask), labels, Functional.IGNORE_INDEX));
         }

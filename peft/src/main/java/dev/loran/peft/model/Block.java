@@ -4,14 +4,15 @@ import dev.loran.engine.Functional;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.Layer;
+import dev.loran.engine.nn.Slot;
 import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 
 /// One transformer block: attention and a feed-forward network, with the slots that adapters may fill.
 public abstract class Block extends Layer {
-    private @Nullable Consumer<Prefix> observer;
-    private @Nullable SublayerAdapter afterAttention;
-    private @Nullable SublayerAdapter afterFeedForward;
+    private final Slot<Consumer<Prefix>> observer = new Slot<>();
+    private final Slot<SublayerAdapter> afterAttention = new Slot<>();
+    private final Slot<SublayerAdapter> afterFeedForward = new Slot<>();
 
     /// Keys and values that stand before the real ones of this block, each (P, kvHeads, D), or (B, P, kvHeads, D) where
     /// the rows of a batch differ. Keys enter as they are, unrotated.
@@ -33,33 +34,35 @@ public abstract class Block extends Layer {
 
     /// Is shown the keys and values of each forward; null: nobody.
     final void observer(@Nullable Consumer<Prefix> next) {
-        observer = next;
+        observer.set(next);
     }
 
     public final @Nullable SublayerAdapter afterAttention() {
-        return afterAttention;
+        return afterAttention.get();
     }
 
     public final void afterAttention(@Nullable SublayerAdapter next) {
-        afterAttention = next;
+        afterAttention.set(next);
     }
 
     public final @Nullable SublayerAdapter afterFeedForward() {
-        return afterFeedForward;
+        return afterFeedForward.get();
     }
 
     public final void afterFeedForward(@Nullable SublayerAdapter next) {
-        afterFeedForward = next;
+        afterFeedForward.set(next);
     }
 
     /// The attention's output as the adapter after it, if any, leaves it.
     protected final Tensor adaptAttention(Tensor output, Tensor input) {
-        return afterAttention == null ? output : afterAttention.forward(output, input);
+        SublayerAdapter adapter = afterAttention.get();
+        return adapter == null ? output : adapter.forward(output, input);
     }
 
     /// The feed-forward network's output as the adapter after it, if any, leaves it.
     protected final Tensor adaptFeedForward(Tensor output, Tensor input) {
-        return afterFeedForward == null ? output : afterFeedForward.forward(output, input);
+        SublayerAdapter adapter = afterFeedForward.get();
+        return adapter == null ? output : adapter.forward(output, input);
     }
 
     /// The block's function: (B, T, C) from x (B, T, C). Opens a [dev.loran.engine.Scope] and keeps only its result.
@@ -77,8 +80,9 @@ public abstract class Block extends Layer {
     /// (B, T, H · D). See [Functional#attention].
     protected final Tensor attend(
             Tensor q, Tensor k, Tensor v, @Nullable Tensor mask, @Nullable Prefix prefix, boolean causal) {
-        if (observer != null) {
-            observer.accept(new Prefix(k, v));
+        Consumer<Prefix> shown = observer.get();
+        if (shown != null) {
+            shown.accept(new Prefix(k, v));
         }
         Shape s = q.shape();
         Tensor prefixKeys = prefix == null ? null : prefix.keys;

@@ -7,6 +7,7 @@ import dev.loran.engine.Scope;
 import dev.loran.engine.Shape;
 import dev.loran.engine.ShapeException;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.nn.Slot;
 import dev.loran.peft.model.Block.Prefix;
 import dev.loran.peft.model.Model.Rows;
 import java.util.ArrayList;
@@ -27,6 +28,9 @@ import org.jspecify.annotations.Nullable;
 /// What is cached is a prefix of each block's attention, like a learned one ([Block.Prefix]): nothing in a model knows of
 /// it. A learned prefix and virtual tokens are cached with the first tokens. Adapters must stay as they are while a cache
 /// is in use: keys and values of other weights do not fit those that are there.
+///
+/// **Threads**: a cache belongs to one thread; any number of threads may have one of the same model. What changes the model
+/// fails while a cache appends, and between two appends is for the caller to keep out ([Model#reading]).
 public final class KvCache implements AutoCloseable {
     /// Keys by which memory grows.
     private static final int GROWTH = 64;
@@ -66,17 +70,13 @@ public final class KvCache implements AutoCloseable {
     ///     than the model has positions; the cache is then as it was
     public Tensor append(int[]... tokens) {
         check(tokens);
-        Supplier<Tensor> virtualTokens = model.virtualTokens();
-        Supplier<List<Prefix>> prefixes = model.prefixes();
-        try (Autograd.Mode mode = Autograd.noGrad();
+        try (Guard.Use use = model.reading("append");
+                Autograd.Mode mode = Autograd.noGrad();
                 Scope scope = Scope.open()) {
-            int[] before = lengths.length == 0 ? start(tokens) : goOn(tokens);
-            return scope.keep(run(tokens, before));
-        } finally {
-            model.virtualTokens(virtualTokens);
-            model.prefixes(prefixes);
-            model.rows(List.of());
-            model.blocks().forEach(b -> b.observer(null));
+            return Slot.call(() -> {
+                int[] before = lengths.length == 0 ? start(tokens) : goOn(tokens);
+                return scope.keep(run(tokens, before));
+            });
         }
     }
 

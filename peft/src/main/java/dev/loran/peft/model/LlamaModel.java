@@ -254,6 +254,17 @@ public final class LlamaModel extends Model {
         /// x (B, T, H, D) turned as its positions ask: from, from + 1, …, or those of its row where rows differ.
         Tensor turn(Tensor x, int from) {
             int to = from + x.shape().dim(1);
+            boolean alike = model.rows().isEmpty();
+            List<Tensor> both = upTo(to);
+            Tensor cosines = both.getFirst();
+            Tensor sines = both.getLast();
+            return alike
+                    ? Functional.rope(x, cosines.slice(0, from, to), sines.slice(0, from, to))
+                    : turnRows(x, cosines, sines);
+        }
+
+        /// Both tables up to position `to`: views that hold, whoever lets the tables grow meanwhile.
+        private synchronized List<Tensor> upTo(int to) {
             if (cos == null || sin == null || cos.shape().dim(0) < to) {
                 int rows = cos == null ? 512 : 2 * cos.shape().dim(0);
                 close();
@@ -261,9 +272,8 @@ public final class LlamaModel extends Model {
                 cos = table(rows, Math::cos);
                 sin = table(rows, Math::sin);
             }
-            return model.rows().isEmpty()
-                    ? Functional.rope(x, cos.slice(0, from, to), sin.slice(0, from, to))
-                    : turnRows(x, cos, sin);
+            int rows = cos.shape().dim(0);
+            return List.of(cos.slice(0, 0, rows), sin.slice(0, 0, rows));
         }
 
         private Tensor turnRows(Tensor x, Tensor cosines, Tensor sines) {

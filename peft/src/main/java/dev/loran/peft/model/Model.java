@@ -14,10 +14,12 @@ import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.Embedding;
 import dev.loran.engine.nn.Layer;
 import dev.loran.engine.nn.Linear;
+import dev.loran.engine.nn.Slot;
 import dev.loran.peft.model.Block.Prefix;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.ConcurrentModificationException;
 import java.util.List;
 import java.util.function.Supplier;
 import java.util.stream.IntStream;
@@ -32,10 +34,16 @@ import org.jspecify.annotations.Nullable;
 ///
 /// The dropouts that a model's own config names (`hidden_dropout_prob`, `resid_pdrop`, `attention_dropout`, …) are not
 /// applied, in training neither: adapters bring their own.
+///
+/// **Threads**: reading (a forward in evaluation mode) is safe from any number of threads, with what stands in the slots or, by
+/// [Slot#call], with other adapters for one call. What changes it (adapters, weights, modes, a training step, closing) must be
+/// alone, and fails with a [ConcurrentModificationException] where it meets another thread's use: see [Guard].
 public abstract class Model extends Layer {
-    private @Nullable Supplier<Tensor> virtualTokens;
-    private @Nullable Supplier<List<Prefix>> prefixes;
-    private List<Rows> rows = List.of();
+    private final Guard guard = new Guard("model");
+    private final Slot<Supplier<Tensor>> virtualTokens = new Slot<>();
+    private final Slot<Supplier<List<Prefix>>> prefixes = new Slot<>();
+    private final Slot<List<Rows>> rows = new Slot<>();
+    private final Slot<Runnable> check = new Slot<>();
     private boolean gradientCheckpointing;
     private @Nullable Tensor positions;
     private @Nullable ObjectNode configAsRead;
@@ -60,6 +68,23 @@ public abstract class Model extends Layer {
     ///
     /// @param count how many rows
     public record Rows(int count, int prefix, int virtualTokens) {}
+
+    /// Says that this thread reads the model until the result is closed, so that nobody changes it meanwhile: what takes several
+    /// forwards is then of one state of the model.
+    ///
+    /// @param operation for messages
+    /// @throws ConcurrentModificationException if another thread is changing the model
+    public final Guard.Use reading(String operation) {
+        return guard.reading(operation);
+    }
+
+    /// Says that this thread changes the model until the result is closed: its adapters, weights or modes.
+    ///
+    /// @param operation for messages
+    /// @throws ConcurrentModificationException if any thread is reading the model, or another one changing it
+    public final Guard.Use changing(String operation) {
+        return guard.changing(operation);
+    }
 
     public abstract Facts facts();
 
@@ -121,8 +146,14 @@ public abstract class Model extends Layer {
 
     /// Hidden states after the last norm, (B, P + T, C).
     public final Tensor hidden(Tensor inputIds, @Nullable Tensor attentionMask) {
-        try (Scope scope = Scope.open()) {
-            List<Prefix> prefix = prefixes == null ? List.of() : prefixes.get();
+        try (Guard.Use use = guard.reading("hidden");
+                Scope scope = Scope.open()) {
+            Runnable first = check.get();
+            if (first != null) {
+                first.run();
+            }
+            Supplier<List<Prefix>> made = prefixes.get();
+            List<Prefix> prefix = made == null ? List.of() : made.get();
             int from = prefixLength(prefix);
             Tensor words = withVirtualTokens(tokenEmbedding().forward(inputIds));
             Tensor mask = shown(attentionMask, words, from);
@@ -139,7 +170,8 @@ public abstract class Model extends Layer {
 
     /// The head's answer; its shape is said in [TaskType].
     public Tensor logits(Tensor inputIds, @Nullable Tensor attentionMask) {
-        try (Scope scope = Scope.open()) {
+        try (Guard.Use use = guard.reading("logits");
+                Scope scope = Scope.open()) {
             return scope.keep(head().forward(hidden(inputIds, attentionMask)));
         }
     }
@@ -147,9 +179,15 @@ public abstract class Model extends Layer {
     /// Mean cross-entropy, a scalar. Labels are (B) for [TaskType#SEQ_CLS]; (B, T) for [TaskType#CAUSAL_LM], aligned
     /// with the ids (the logits at t − 1 are compared with the label at t), −100 where no loss is due.
     public Tensor loss(Tensor inputIds, @Nullable Tensor attentionMask, Tensor labels) {
-        try (Scope scope = Scope.open()) {
+        try (Guard.Use use = useOfLoss();
+                Scope scope = Scope.open()) {
             return scope.keep(nextTokenLoss(head(), hidden(inputIds, attentionMask), labels));
         }
+    }
+
+    /// A loss is read, but in training mode it is the start of a change, and dropout's state is one for all.
+    final Guard.Use useOfLoss() {
+        return isTraining() ? guard.changing("loss") : guard.reading("loss");
     }
 
     /// The layer that makes a causal model's logits of its hidden states.
@@ -162,20 +200,29 @@ public abstract class Model extends Layer {
 
     /// Makes the (P, C) embeddings of the virtual tokens anew at each forward; null when there are none.
     public final @Nullable Supplier<Tensor> virtualTokens() {
-        return virtualTokens;
+        return virtualTokens.get();
     }
 
     public final void virtualTokens(@Nullable Supplier<Tensor> next) {
-        virtualTokens = next;
+        virtualTokens.set(next);
     }
 
     /// Makes the prefix of each block anew at each forward, all with the same number of keys; null when there are none.
     public final @Nullable Supplier<List<Prefix>> prefixes() {
-        return prefixes;
+        return prefixes.get();
     }
 
     public final void prefixes(@Nullable Supplier<List<Prefix>> next) {
-        prefixes = next;
+        prefixes.set(next);
+    }
+
+    /// What is run before each forward on what stands in the slots for everybody, and may refuse it; null for nothing.
+    public final @Nullable Runnable check() {
+        return check.get();
+    }
+
+    public final void check(@Nullable Runnable next) {
+        check.set(next);
     }
 
     /// Says how the rows of the next forwards differ in the lengths of their prefix and virtual tokens; an empty list (the
@@ -183,32 +230,33 @@ public abstract class Model extends Layer {
     /// longest P, a row's own at the end: what is before them no position sees, and a row's own first position is where it
     /// would be if the row were alone. A row's answer stands in its last positions likewise.
     public final void rows(List<Rows> next) {
-        rows = List.copyOf(next);
+        rows.set(List.copyOf(next));
     }
 
     /// The keys and values that each block's attention makes of one text, each (T, kvHeads, D), as they stand before the
     /// attention (rotated where the family rotates). They belong to the caller's scope.
     public final List<Prefix> keysAndValues(int... inputIds) {
-        List<Prefix> made = new ArrayList<>();
-        for (Block block : blocks()) {
-            block.observer(kv -> made.add(new Prefix(
-                    kv.keys().detach().detachFromScope(), kv.values().detach().detachFromScope())));
-        }
-        try (Scope scope = Scope.open();
-                Autograd.Mode mode = Autograd.noGrad()) {
-            hidden(Tensor.ofInts(backend(), inputIds, 1, inputIds.length), null);
-        } finally {
-            blocks().forEach(b -> b.observer(null));
-        }
-        List<Prefix> rows = new ArrayList<>();
+        List<Prefix> made = Slot.call(() -> {
+            List<Prefix> all = new ArrayList<>();
+            for (Block block : blocks()) {
+                block.observer(kv -> all.add(new Prefix(
+                        kv.keys().detach().detachFromScope(), kv.values().detach().detachFromScope())));
+            }
+            try (Scope scope = Scope.open();
+                    Autograd.Mode mode = Autograd.noGrad()) {
+                hidden(Tensor.ofInts(backend(), inputIds, 1, inputIds.length), null);
+            }
+            return all;
+        });
+        List<Prefix> ofText = new ArrayList<>();
         for (Prefix kv : made) {
             try (Tensor k = kv.keys();
                     Tensor v = kv.values()) {
                 int[] dims = {inputIds.length, k.shape().dim(2), k.shape().dim(3)};
-                rows.add(new Prefix(k.reshape(dims), v.reshape(dims)));
+                ofText.add(new Prefix(k.reshape(dims), v.reshape(dims)));
             }
         }
-        return rows;
+        return ofText;
     }
 
     /// Whether each block keeps only its input and runs again in backward.
@@ -217,16 +265,32 @@ public abstract class Model extends Layer {
     }
 
     public final void gradientCheckpointing(boolean value) {
-        gradientCheckpointing = value;
+        try (Guard.Use use = guard.changing("gradientCheckpointing")) {
+            gradientCheckpointing = value;
+        }
+    }
+
+    /// {@inheritDoc}
+    ///
+    /// Changes nothing, and so may meet readers, where every layer is in that mode already.
+    @Override
+    public final void train(boolean mode) {
+        if (namedModules().values().stream().anyMatch(layer -> layer.isTraining() != mode)) {
+            try (Guard.Use use = guard.changing("train")) {
+                super.train(mode);
+            }
+        }
     }
 
     /// Packs the weight of every linear layer that collects no gradient into the form that the backend multiplies
     /// fastest by ([Tensor#prepare]); call it when the trainable parameters are known. A tied head is packed too, and the
     /// embedding gathers from it.
     public final void prepare() {
-        for (Layer layer : namedModules().values()) {
-            if (layer instanceof Linear linear) {
-                linear.weight().prepare();
+        try (Guard.Use use = guard.changing("prepare")) {
+            for (Layer layer : namedModules().values()) {
+                if (layer instanceof Linear linear) {
+                    linear.weight().prepare();
+                }
             }
         }
     }
@@ -235,6 +299,12 @@ public abstract class Model extends Layer {
     /// writes to the model's own weights in place, as full fine-tuning does. The model computes in [#dtype] as before.
     /// (Merging puts new buffers in their place and needs no such copy.)
     public final void makeWritable() {
+        try (Guard.Use use = guard.changing("makeWritable")) {
+            widen();
+        }
+    }
+
+    private void widen() {
         weightsChanged();
         for (Tensor p : namedParameters().values()) {
             Buffer now = p.buffer();
@@ -265,10 +335,11 @@ public abstract class Model extends Layer {
 
     /// The embedded text x (B, T, C) with the virtual tokens, if any, before it: (B, P + T, C).
     private Tensor withVirtualTokens(Tensor x) {
-        if (virtualTokens == null) {
+        Supplier<Tensor> made = virtualTokens.get();
+        if (made == null) {
             return x;
         }
-        Tensor tokens = virtualTokens.get();
+        Tensor tokens = made.get();
         Shape s = x.shape();
         Shape p = tokens.shape();
         boolean perRow = p.rank() == 3 && p.dim(0) == s.dim(0);
@@ -285,20 +356,24 @@ public abstract class Model extends Layer {
     /// The ids from, from + 1, … of the positions that words (B, S, C) stand at: I32 (S), or (B, S) where rows differ, with
     /// negative ids before a row's own first position.
     final Tensor positions(Tensor words, int from) {
-        if (!rows.isEmpty()) {
+        if (!rows().isEmpty()) {
             int length = words.shape().dim(1);
-            rows.forEach(r -> checkPositions(r.prefix(), length - absent(r)));
+            rows().forEach(r -> checkPositions(r.prefix(), length - absent(r)));
             return Tensor.ofInts(
                     backend(), positionsOfRows(length), words.shape().dim(0), length);
         }
         int to = from + words.shape().dim(1);
         checkPositions(from, words.shape().dim(1));
+        return allPositions().slice(0, from, to);
+    }
+
+    private synchronized Tensor allPositions() {
         if (positions == null) {
             int max = facts().maxPositions();
             positions = Tensor.ofInts(backend(), IntStream.range(0, max).toArray(), max)
                     .detachFromScope();
         }
-        return positions.slice(0, from, to);
+        return positions;
     }
 
     private void checkPositions(int prefix, int tokens) {
@@ -311,9 +386,9 @@ public abstract class Model extends Layer {
 
     /// The positions of `length` columns of each row, one row after another.
     final int[] positionsOfRows(int length) {
-        int[] ids = new int[rows.stream().mapToInt(Rows::count).sum() * length];
+        int[] ids = new int[rows().stream().mapToInt(Rows::count).sum() * length];
         int at = 0;
-        for (Rows r : rows) {
+        for (Rows r : rows()) {
             int first = r.prefix() - absent(r);
             for (int i = 0; i < r.count() * length; i++) {
                 ids[at++] = first + i % length;
@@ -324,23 +399,24 @@ public abstract class Model extends Layer {
 
     /// The columns of `r` before its first virtual token.
     private int absent(Rows r) {
-        return rows.stream().mapToInt(Rows::virtualTokens).max().orElse(0) - r.virtualTokens();
+        return rows().stream().mapToInt(Rows::virtualTokens).max().orElse(0) - r.virtualTokens();
     }
 
     /// How the rows differ; empty where they do not.
     final List<Rows> rows() {
-        return rows;
+        List<Rows> now = rows.get();
+        return now == null ? List.of() : now;
     }
 
     /// The state (B, C) of each row's first position in h (B, P + T, C): its first virtual token, where it has any.
     final Tensor first(Tensor h) {
         Shape s = h.shape();
-        if (rows.isEmpty()) {
+        if (rows().isEmpty()) {
             return h.slice(1, 0, 1).reshape(s.dim(0), s.dim(2));
         }
         int[] ids = new int[s.dim(0)];
         int row = 0;
-        for (Rows r : rows) {
+        for (Rows r : rows()) {
             for (int i = 0; i < r.count(); i++, row++) {
                 ids[row] = row * s.dim(1) + absent(r);
             }
@@ -384,18 +460,18 @@ public abstract class Model extends Layer {
     /// The mask (B, T) of the text, and before it that of `prefix` keys and of the virtual tokens among words (B, S, C):
     /// (B, prefix + S). Null hides nothing.
     final @Nullable Tensor shown(@Nullable Tensor mask, Tensor words, int prefix) {
-        if (mask == null && rows.isEmpty()) {
+        if (mask == null && rows().isEmpty()) {
             return null;
         }
         Shape s = words.shape();
         int virtual = mask != null
                 ? s.dim(1) - mask.shape().dim(1)
-                : rows.stream().mapToInt(Rows::virtualTokens).max().orElse(0);
+                : rows().stream().mapToInt(Rows::virtualTokens).max().orElse(0);
         if (mask != null && prefix + virtual == 0) {
             return mask;
         }
         Tensor text = mask != null ? mask : Tensor.full(backend(), DType.I32, 1, s.dim(0), s.dim(1) - virtual);
-        Tensor before = rows.isEmpty()
+        Tensor before = rows().isEmpty()
                 ? Tensor.full(backend(), DType.I32, 1, s.dim(0), prefix + virtual)
                 : beforeText(s.dim(0), prefix, virtual);
         return Functional.concat(List.of(before, text), 1);
@@ -405,7 +481,7 @@ public abstract class Model extends Layer {
         int width = prefix + virtual;
         int[] shown = new int[batch * width];
         int row = 0;
-        for (Rows r : rows) {
+        for (Rows r : rows()) {
             for (int i = 0; i < r.count(); i++, row++) {
                 int at = row * width;
                 Arrays.fill(shown, at + Math.max(0, prefix - r.prefix()), at + prefix, 1);
@@ -443,9 +519,11 @@ public abstract class Model extends Layer {
 
     @Override
     public void close() {
-        super.close();
-        if (positions != null) {
-            positions.close();
+        try (Guard.Use use = guard.changing("close")) {
+            super.close();
+            if (positions != null) {
+                positions.close();
+            }
         }
     }
 }

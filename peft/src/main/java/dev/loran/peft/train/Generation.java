@@ -3,6 +3,7 @@ package dev.loran.peft.train;
 import dev.loran.engine.Scope;
 import dev.loran.engine.ShapeException;
 import dev.loran.peft.data.Tokenizer;
+import dev.loran.peft.model.Guard;
 import dev.loran.peft.model.KvCache;
 import dev.loran.peft.model.Model;
 import java.util.ArrayList;
@@ -17,6 +18,9 @@ import org.jspecify.annotations.Nullable;
 ///
 /// An answer does not depend on the prompts beside its own but for rounding; tokens of answer i are drawn from the i-th
 /// stream of the seed.
+///
+/// **Threads**: both methods are safe from any number of threads on one model, each call with a cache of its own; what changes
+/// the model fails meanwhile. [dev.loran.peft.tuner.PeftModel#withAdapter] gives a call an adapter of its own.
 public final class Generation {
     private final GenerationConfig config;
     private final @Nullable Tokenizer tokenizer;
@@ -64,7 +68,8 @@ public final class Generation {
     }
 
     private List<int[]> run(Model model, int[][] prompts) {
-        try (KvCache cache = new KvCache(model)) {
+        try (Guard.Use use = model.reading("generate");
+                KvCache cache = new KvCache(model)) {
             int[][] next = prompts;
             for (int step = 0; step < config.maxNewTokens(); step++) {
                 float[] logits;

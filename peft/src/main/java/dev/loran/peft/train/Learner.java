@@ -9,6 +9,7 @@ import dev.loran.engine.Tensor;
 import dev.loran.engine.optim.Optimizer;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.Task;
+import dev.loran.peft.model.Guard;
 import java.nio.file.Path;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
@@ -66,6 +67,14 @@ public interface Learner {
     /// A scalar added once a step to the loss in training, never in evaluation, and reported apart; null for none.
     default @Nullable Tensor penalty() {
         return null;
+    }
+
+    /// Says that this thread changes what trains until the result is closed; a step is taken within. Who shares its model among
+    /// threads keeps them out here ([dev.loran.peft.model.Model#changing]); as it is here, nobody is.
+    ///
+    /// @throws java.util.ConcurrentModificationException if another thread uses it
+    default Guard.Use changing(String operation) {
+        return () -> {};
     }
 
     /// Switches dropout on or off.

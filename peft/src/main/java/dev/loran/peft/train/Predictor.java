@@ -3,11 +3,13 @@ package dev.loran.peft.train;
 import dev.loran.engine.Autograd;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.nn.Layer;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.DataLoader;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Tokenizer;
+import dev.loran.peft.model.Guard;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
@@ -25,6 +27,9 @@ import java.util.function.Consumer;
 /// texts.forEach(predictor::add);
 /// predictor.finish();
 /// ```
+///
+/// **Threads**: a predictor belongs to one thread. Model and tokenizer may be shared by any number of predictors, on as many
+/// threads, and [#answers] called from all of them; what changes the model fails meanwhile.
 public final class Predictor {
     private static final int WAITING_BATCHES = 50;
 
@@ -79,7 +84,7 @@ public final class Predictor {
         }
     }
 
-    /// Answers all texts that wait. The model is in evaluation mode afterwards.
+    /// Answers all texts that wait, as a model in evaluation mode does, whatever mode it is in.
     public void finish() {
         if (waiting.isEmpty()) {
             return;
@@ -87,11 +92,14 @@ public final class Predictor {
         Examples texts = Examples.unlabelled(waiting, tokenizer, reading);
         truncated += texts.truncated();
         Answer[] answers = new Answer[texts.size()];
-        model.train(false);
-        try (Autograd.Mode mode = Autograd.noGrad()) {
-            for (Batch batch : new DataLoader(texts, DataLoader.Options.evaluation(batchSize)).epoch(0)) {
-                answer(batch, answers);
-            }
+        List<Batch> batches = new DataLoader(texts, DataLoader.Options.evaluation(batchSize)).epoch(0);
+        // All batches of one state of the model: who would change it in between is refused.
+        try (Guard.Use use = model.model().reading("predict");
+                Autograd.Mode mode = Autograd.noGrad()) {
+            Layer.evaluating(() -> {
+                batches.forEach(batch -> answer(batch, answers));
+                return answers;
+            });
         }
         waiting.clear();
         for (Answer answer : answers) {

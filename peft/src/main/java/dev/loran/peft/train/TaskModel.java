@@ -14,17 +14,21 @@ import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.InputException;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Task;
+import dev.loran.peft.model.Guard;
 import dev.loran.peft.model.HfModels;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.TaskType;
 import dev.loran.peft.tuner.PeftModel;
 import dev.loran.peft.tuner.PeftModel.ParameterCount;
+import dev.loran.peft.tuner.Tuner;
 import java.lang.foreign.MemorySegment;
 import java.nio.file.Path;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.SplittableRandom;
+import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 
 /// A model made ready for a task: with an adapter that trains, or all of whose parameters train, and a [TextClassifier]
@@ -37,15 +41,23 @@ import org.jspecify.annotations.Nullable;
 /// | any other | classify | a [TextClassifier], always trained |
 ///
 /// Owns the head; model and adapter are closed by who made them.
+///
+/// **Threads**: reading ([#logits], [#loss] in evaluation mode, a [Predictor] each) is safe from any number of threads, with the
+/// active adapter or with that of its own ([#load(PeftModel, String, Path)]). What changes it (training, loading, closing) must
+/// be alone, and fails with a [java.util.ConcurrentModificationException] where it meets another thread's use of the model.
 public final class TaskModel implements Learner, AutoCloseable {
     private final Model model;
     private final @Nullable PeftModel peft;
+    /// The adapter that answers, whichever is active; null: the active one.
+    private final @Nullable String adapter;
+
     private final TaskCard card;
     private final @Nullable TextClassifier classifier;
 
-    private TaskModel(Model model, @Nullable PeftModel peft, TaskCard card, long seed) {
+    private TaskModel(Model model, @Nullable PeftModel peft, @Nullable String adapter, TaskCard card, long seed) {
         this.model = model;
         this.peft = peft;
+        this.adapter = adapter;
         this.card = card;
         Labels labels = card.labels();
         boolean causal = model.task() == TaskType.CAUSAL_LM;
@@ -77,7 +89,7 @@ public final class TaskModel implements Learner, AutoCloseable {
     ///
     /// @throws InputException if the model cannot do the task
     public static TaskModel of(PeftModel peft, TaskCard card, long seed) {
-        return new TaskModel(peft.model(), peft, card, seed);
+        return new TaskModel(peft.model(), peft, null, card, seed);
     }
 
     /// All parameters of `model` train, and a new head, if one is needed, drawn from `seed`.
@@ -86,7 +98,7 @@ public final class TaskModel implements Learner, AutoCloseable {
     public static TaskModel full(Model model, TaskCard card, long seed) {
         model.makeWritable();
         model.requiresGrad(true);
-        return new TaskModel(model, null, card, seed);
+        return new TaskModel(model, null, null, card, seed);
     }
 
     /// What [#save] wrote: adds the adapter to `peft` as `default`, with its head.
@@ -99,12 +111,26 @@ public final class TaskModel implements Learner, AutoCloseable {
         return loaded;
     }
 
+    /// As above, with the adapter under `name`: what this model is asked, that adapter and its head answer, whichever is active.
+    /// So one base serves many adapters, each with a TaskModel of its own with its labels, and any number of threads ask them
+    /// side by side. It trains while its adapter is the active one.
+    ///
+    /// @throws InputException as above, or if the name is taken
+    public static TaskModel load(PeftModel peft, String name, Path folder) {
+        peft.loadAdapter(name, folder);
+        TaskModel loaded = new TaskModel(peft.model(), peft, name, TaskCard.read(folder), 0);
+        loaded.loadHead(folder);
+        return loaded;
+    }
+
     /// Takes over the head in `folder`; does nothing where the model has its own.
     ///
     /// @throws InputException if the file is missing, damaged, or does not fit
     public void loadHead(Path folder) {
         if (classifier != null) {
-            classifier.load(folder);
+            try (Guard.Use use = model.changing("loadHead")) {
+                classifier.load(folder);
+            }
         }
     }
 
@@ -144,7 +170,7 @@ public final class TaskModel implements Learner, AutoCloseable {
     @Override
     public Map<String, Tensor> parameters() {
         Map<String, Tensor> all =
-                new LinkedHashMap<>(peft == null ? model.namedParameters() : peft.trainableParameters());
+                new LinkedHashMap<>(peft == null ? model.namedParameters() : own(peft).trainableParameters());
         if (classifier != null) {
             all.putAll(classifier.namedParameters());
         }
@@ -158,9 +184,11 @@ public final class TaskModel implements Learner, AutoCloseable {
 
     @Override
     public Tensor loss(Batch batch) {
-        try (Scope scope = Scope.open()) {
-            return scope.keep(new OnBackend(batch).loss());
-        }
+        return reading(() -> {
+            try (Scope scope = Scope.open()) {
+                return scope.keep(new OnBackend(batch).loss());
+            }
+        });
     }
 
     @Override
@@ -172,22 +200,47 @@ public final class TaskModel implements Learner, AutoCloseable {
 
     @Override
     public boolean repeats(int step) {
-        return peft == null || peft.active().repeats(step);
+        return peft == null || active(peft).repeats(step);
     }
 
     @Override
     public Tensor logits(Batch batch) {
-        try (Scope scope = Scope.open()) {
-            OnBackend b = new OnBackend(batch);
-            return scope.keep(classifier == null ? model.logits(b.ids, b.mask) : classifier.logits(b.pooled()));
-        }
+        return reading(() -> {
+            try (Scope scope = Scope.open()) {
+                OnBackend b = new OnBackend(batch);
+                return scope.keep(classifier == null ? model.logits(b.ids, b.mask) : classifier.logits(b.pooled()));
+            }
+        });
     }
 
     /// The vectors (B, C) that the [TextClassifier] sees.
     Tensor pooled(Batch batch) {
-        try (Scope scope = Scope.open()) {
-            return scope.keep(new OnBackend(batch).pooled());
+        return reading(() -> {
+            try (Scope scope = Scope.open()) {
+                return scope.keep(new OnBackend(batch).pooled());
+            }
+        });
+    }
+
+    /// Runs `work` with the adapter that is to answer. In training it is the active one, and what it does is recorded.
+    private <T> T reading(Supplier<T> work) {
+        if (peft == null || adapter == null || model.isTraining()) {
+            return work.get();
         }
+        return peft.withAdapter(adapter, work);
+    }
+
+    /// The adapter that trains and is saved: the active one, which must be this model's own.
+    private Tuner active(PeftModel of) {
+        return own(of).active();
+    }
+
+    private PeftModel own(PeftModel of) {
+        if (adapter != null && !of.activeAdapters().equals(List.of(adapter))) {
+            throw new IllegalStateException("this TaskModel has adapter " + adapter + ", but active are "
+                    + of.activeAdapters() + "; call setAdapter(\"" + adapter + "\") to train or save it");
+        }
+        return of;
     }
 
     /// Whether a [TextClassifier] pools hidden states: whether the model has no head of its own.
@@ -202,6 +255,9 @@ public final class TaskModel implements Learner, AutoCloseable {
 
     /// Positions that the adapter takes from the text.
     int virtualTokens() {
+        if (peft != null && adapter != null) {
+            return Objects.requireNonNull(peft.adapters().get(adapter), adapter).virtualTokens();
+        }
         return peft == null || peft.activeAdapter() == null ? 0 : peft.active().virtualTokens();
     }
 
@@ -313,8 +369,13 @@ public final class TaskModel implements Learner, AutoCloseable {
     }
 
     @Override
+    public Guard.Use changing(String operation) {
+        return model.changing(operation);
+    }
+
+    @Override
     public @Nullable Tensor penalty() {
-        return peft == null ? null : peft.active().penalty();
+        return peft == null ? null : active(peft).penalty();
     }
 
     @Override
@@ -327,26 +388,26 @@ public final class TaskModel implements Learner, AutoCloseable {
     @Override
     public void beginTraining(int totalSteps) {
         if (peft != null) {
-            peft.active().beginTraining(totalSteps);
+            active(peft).beginTraining(totalSteps);
         }
     }
 
     @Override
     public void afterStep(int step, Buffer gradScale, Optimizer optimizer) {
         if (peft != null) {
-            peft.active().afterStep(step, gradScale, optimizer);
+            active(peft).afterStep(step, gradScale, optimizer);
         }
     }
 
     @Override
     public Map<String, Tensor> trainingState() {
-        return peft == null ? Map.of() : peft.active().trainingState();
+        return peft == null ? Map.of() : active(peft).trainingState();
     }
 
     @Override
     public void loadTrainingState(Map<String, Tensor> state) {
         if (peft != null) {
-            peft.active().loadTrainingState(state);
+            active(peft).loadTrainingState(state);
         }
     }
 
@@ -356,7 +417,7 @@ public final class TaskModel implements Learner, AutoCloseable {
         ObjectNode json = card.toJson().put("dtype", dtype().toString());
         json.put("operands", backend().operands().toString());
         if (peft != null) {
-            json.set("method", peft.active().config().toJson());
+            json.set("method", active(peft).config().toJson());
         }
         return json;
     }
@@ -370,7 +431,7 @@ public final class TaskModel implements Learner, AutoCloseable {
         if (peft == null) {
             HfModels.save(model, folder, dtype());
         } else {
-            peft.savePretrained(folder);
+            own(peft).savePretrained(folder);
         }
         if (classifier != null) {
             classifier.save(folder);
@@ -381,7 +442,9 @@ public final class TaskModel implements Learner, AutoCloseable {
     @Override
     public void close() {
         if (classifier != null) {
-            classifier.close();
+            try (Guard.Use use = model.changing("close")) {
+                classifier.close();
+            }
         }
     }
 }

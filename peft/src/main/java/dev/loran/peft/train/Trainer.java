@@ -18,6 +18,7 @@ import dev.loran.peft.data.DataLoader;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.InputException;
 import dev.loran.peft.data.Task;
+import dev.loran.peft.model.Guard;
 import dev.loran.peft.train.Checkpoints.Standing;
 import java.util.Arrays;
 import java.util.Collections;
@@ -47,8 +48,12 @@ import org.jspecify.annotations.Nullable;
 /// ```
 ///
 /// The same seed, data and shapes give the same bits, also where a run was killed and goes on from a checkpoint. Nothing
-/// in a step waits for the backend, but where losses are scaled. Not safe for several threads. Closing gives back the optimizer's memory and leaves the
+/// in a step waits for the backend, but where losses are scaled. Closing gives back the optimizer's memory and leaves the
 /// model as it is.
+///
+/// **Threads**: a trainer belongs to one thread at a time. A step must be alone with its trainer and its model, and fails with a
+/// [java.util.ConcurrentModificationException] where it meets another thread's use of either; between steps others may read
+/// the model.
 public final class Trainer implements AutoCloseable {
     private static final ObjectMapper JSON = new ObjectMapper();
     private static final String STEP = "trainer.step";
@@ -58,6 +63,7 @@ public final class Trainer implements AutoCloseable {
     private static final String LEARNER = "learner.";
     private static final String PARAMETER = "parameter.";
 
+    private final Guard guard = new Guard("trainer");
     private final Learner learner;
     private final TrainerConfig config;
     private final Backend backend;
@@ -128,7 +134,15 @@ public final class Trainer implements AutoCloseable {
     /// gradient is that of one large batch.
     ///
     /// @throws IllegalStateException if the configuration does not say how many steps there will be
+    /// @throws java.util.ConcurrentModificationException if another thread takes a step of this trainer, or uses the model
     public StepResult trainStep(List<Batch> microBatches) {
+        try (Guard.Use own = guard.changing("trainStep");
+                Guard.Use use = learner.changing("trainStep")) {
+            return step(microBatches);
+        }
+    }
+
+    private StepResult step(List<Batch> microBatches) {
         if (schedule == null && config.steps() == 0) {
             throw new IllegalStateException(
                     "trainStep: the learning rate depends on the number of steps; set it with TrainerConfig.withSteps");
@@ -244,6 +258,13 @@ public final class Trainer implements AutoCloseable {
     /// @throws InputException if the loss is no longer a number, or the checkpoint is of a run with another base model,
     ///     method, configuration or other rows
     public TrainingReport train(
+            Examples examples, @Nullable Examples heldOut, @Nullable RunFolder folder, TrainingListener listener) {
+        try (Guard.Use own = guard.changing("train")) {
+            return run(examples, heldOut, folder, listener);
+        }
+    }
+
+    private TrainingReport run(
             Examples examples, @Nullable Examples heldOut, @Nullable RunFolder folder, TrainingListener listener) {
         DataLoader loader = new DataLoader(examples, DataLoader.Options.training(config.batchSize(), config.seed()));
         begin(plan(examples));

@@ -109,8 +109,8 @@ final class DoraLinear extends LoraLinear {
         squaresOf = w.version();
     }
 
-    /// n of the weights as they are now.
-    private Tensor norm(Tensor w) {
+    /// n of the weights as they are now. Several threads may ask first.
+    private synchronized Tensor norm(Tensor w) {
         if (squaresOf != w.version()) {
             measure(w);
         }

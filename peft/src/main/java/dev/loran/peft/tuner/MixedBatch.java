@@ -26,6 +26,8 @@ import org.jspecify.annotations.Nullable;
 /// its own segment, and the answers are brought back into order. Where the adapters around a layer leave its own function
 /// alone ([AroundLayer]) that runs once for all of them.
 ///
+/// The slots that it fills are those of a call ([dev.loran.engine.nn.Slot#callEmpty]), which must be empty.
+///
 /// Each row's answer is that of its adapter alone. Prefixes and virtual tokens of different lengths stand at the end of the
 /// longest one's place: see [Model#rows].
 final class MixedBatch {
@@ -78,9 +80,6 @@ final class MixedBatch {
                     sorted("inputIds", inputIds),
                     attentionMask == null ? null : sorted("attentionMask", attentionMask));
             return scope.keep(unsorted(sorted));
-        } finally {
-            slots.clear();
-            model.rows(List.of());
         }
     }
 

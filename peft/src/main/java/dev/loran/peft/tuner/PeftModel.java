@@ -1,14 +1,18 @@
 package dev.loran.peft.tuner;
 
+import dev.loran.engine.Autograd;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.nn.Slot;
 import dev.loran.peft.data.InputException;
+import dev.loran.peft.model.Guard;
 import dev.loran.peft.model.Model;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Collections;
+import java.util.ConcurrentModificationException;
 import java.util.LinkedHashMap;
 import java.util.LinkedHashSet;
 import java.util.List;
@@ -16,6 +20,8 @@ import java.util.Map;
 import java.util.Objects;
 import java.util.Set;
 import java.util.SplittableRandom;
+import java.util.function.Function;
+import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 
 /// A frozen model with its adapters, by name; one or more of them are active. peft's `PeftModel`.
@@ -26,6 +32,11 @@ import org.jspecify.annotations.Nullable;
 ///
 /// Merging writes the active adapters into the base's weights, [#unmergeAdapter] brings the old bits back. While they are
 /// merged, there is neither training nor a change of adapters.
+///
+/// **Threads**: reading is safe from any number of threads, with the active adapters as long as nobody changes them, or with
+/// an adapter for each call ([#withAdapter]) or each row ([#logits(Tensor, Tensor, List)]). What changes it (adding, removing,
+/// choosing, merging, training, closing) must be alone, and fails with a [ConcurrentModificationException] where it meets
+/// another thread's use. So does a forward of a thread whose choice of adapters another thread has replaced.
 public final class PeftModel implements AutoCloseable {
     /// The name of an adapter nobody named.
     public static final String DEFAULT_ADAPTER = "default";
@@ -42,6 +53,11 @@ public final class PeftModel implements AutoCloseable {
     /// Where several are active.
     private @Nullable Slots together;
 
+    private final Runnable check = this::requireOwnChoice;
+    /// The thread that last said which adapters are active, and what each thread said last.
+    private @Nullable Thread chooser;
+
+    private final ThreadLocal<@Nullable List<String>> choice = new ThreadLocal<>();
     private @Nullable MergedWeights merged;
     private int disabled;
     private boolean closed;
@@ -65,6 +81,7 @@ public final class PeftModel implements AutoCloseable {
         this.seed = seed;
         this.microStep = model.backend().ofInts(0);
         model.requiresGrad(false);
+        model.check(check);
     }
 
     public Model model() {
@@ -89,16 +106,18 @@ public final class PeftModel implements AutoCloseable {
     /// files from elsewhere need.
     public Tuner addAdapter(String name, PeftConfig config, boolean partialTargets) {
         checkName(name);
-        requireUnmerged("addAdapter");
-        if (adapters.containsKey(name)) {
-            throw new InputException("addAdapter: adapter " + name + " exists already; delete it first");
+        try (Guard.Use use = model.changing("addAdapter")) {
+            requireUnmerged("addAdapter");
+            if (adapters.containsKey(name)) {
+                throw new InputException("addAdapter: adapter " + name + " exists already; delete it first");
+            }
+            Tuner tuner = attach(name, config, partialTargets);
+            adapters.put(name, tuner);
+            if (adapters.size() == 1) {
+                setAdapter(name);
+            }
+            return tuner;
         }
-        Tuner tuner = attach(name, config, partialTargets);
-        adapters.put(name, tuner);
-        if (adapters.size() == 1) {
-            setAdapter(name);
-        }
-        return tuner;
     }
 
     private static void checkName(String name) {
@@ -124,9 +143,15 @@ public final class PeftModel implements AutoCloseable {
     /// becomes a plain LoRA of twice the rank with the same answers (peft's `path_initial_model_for_weight_conversion`).
     /// Others are written as they are.
     public void saveConverted(Path folder) {
-        Tuner tuner = active();
+        try (Guard.Use use = model.reading("saveConverted")) {
+            Tuner tuner = active();
+            AdapterFiles.saveConverted(tuner, ofAdapter(tuner, folder));
+        }
+    }
+
+    private static Path ofAdapter(Tuner tuner, Path folder) {
         String name = tuner.attachment().name();
-        AdapterFiles.saveConverted(tuner, name.equals(DEFAULT_ADAPTER) ? folder : folder.resolve(name));
+        return name.equals(DEFAULT_ADAPTER) ? folder : folder.resolve(name);
     }
 
     /// Reads an adapter that Loran or peft saved and adds it under `name`; active if it is the first.
@@ -135,39 +160,43 @@ public final class PeftModel implements AutoCloseable {
     ///     model: made on other weights, or tensors missing, unknown or of another shape
     public Tuner loadAdapter(String name, Path folder) {
         PeftConfig config = AdapterFiles.config(folder);
-        Tuner tuner;
-        try {
-            tuner = addAdapter(name, config, true);
-        } catch (InputException e) {
-            throw AdapterFiles.of(folder.resolve(AdapterFiles.CONFIG), e);
+        try (Guard.Use use = model.changing("loadAdapter")) {
+            Tuner tuner;
+            try {
+                tuner = addAdapter(name, config, true);
+            } catch (InputException e) {
+                throw AdapterFiles.of(folder.resolve(AdapterFiles.CONFIG), e);
+            }
+            try {
+                AdapterFiles.load(tuner, folder);
+            } catch (RuntimeException e) {
+                deleteAdapter(name);
+                throw e;
+            }
+            return tuner;
         }
-        try {
-            AdapterFiles.load(tuner, folder);
-        } catch (RuntimeException e) {
-            deleteAdapter(name);
-            throw e;
-        }
-        return tuner;
     }
 
     /// As [#loadAdapter], in the place of adapter `name`, which is kept if the files do not fit.
     public Tuner replaceAdapter(String name, Path folder) {
         PeftConfig config = AdapterFiles.config(folder);
-        requireUnmerged("replaceAdapter");
-        Tuner before = adapter(name);
-        Tuner next = attach(name, config, true);
-        try {
-            AdapterFiles.load(next, folder);
-        } catch (RuntimeException e) {
-            next.close();
-            throw e;
+        try (Guard.Use use = model.changing("replaceAdapter")) {
+            requireUnmerged("replaceAdapter");
+            Tuner before = adapter(name);
+            Tuner next = attach(name, config, true);
+            try {
+                AdapterFiles.load(next, folder);
+            } catch (RuntimeException e) {
+                next.close();
+                throw e;
+            }
+            List<String> names = activeNames();
+            activate(List.of());
+            adapters.put(name, next);
+            before.close();
+            setAdapter(names);
+            return next;
         }
-        List<String> names = activeNames();
-        activate(List.of());
-        adapters.put(name, next);
-        before.close();
-        setAdapter(names);
-        return next;
     }
 
     /// Adds adapter `name`, a LoRA made of the low-rank updates of others: see [Combination]. LoRA on linear layers and
@@ -183,7 +212,6 @@ public final class PeftModel implements AutoCloseable {
     /// @throws IllegalStateException while adapters are merged
     public Map<String, Double> addWeightedAdapter(
             String name, List<String> names, List<Double> weights, Combination how) {
-        requireUnmerged("addWeightedAdapter");
         if (names.isEmpty() || names.size() != weights.size()) {
             throw new InputException("addWeightedAdapter: adapters are " + names + " but weights are " + weights
                     + "; needs one weight an adapter, and at least one");
@@ -191,22 +219,28 @@ public final class PeftModel implements AutoCloseable {
         if (!weights.stream().allMatch(Double::isFinite)) {
             throw new InputException("addWeightedAdapter: weights are " + weights + ", must be finite");
         }
-        List<Tuner> tuners = names.stream().map(this::adapter).toList();
-        return WeightedAdapter.add(
-                this, name, tuners, weights.stream().mapToDouble(w -> w).toArray(), how);
+        try (Guard.Use use = model.changing("addWeightedAdapter")) {
+            requireUnmerged("addWeightedAdapter");
+            List<Tuner> tuners = names.stream().map(this::adapter).toList();
+            return WeightedAdapter.add(
+                    this, name, tuners, weights.stream().mapToDouble(w -> w).toArray(), how);
+        }
     }
 
     /// Removes and closes an adapter. If it was active, those active beside it stay so.
     ///
     /// @throws IllegalStateException if it is merged
     public void deleteAdapter(String name) {
-        Tuner tuner = adapter(name);
-        if (active.contains(tuner)) {
-            requireUnmerged("deleteAdapter");
-            activate(active.stream().filter(t -> t != tuner).toList());
+        try (Guard.Use use = model.changing("deleteAdapter")) {
+            Tuner tuner = adapter(name);
+            if (active.contains(tuner)) {
+                requireUnmerged("deleteAdapter");
+                activate(active.stream().filter(t -> t != tuner).toList());
+                chosen();
+            }
+            adapters.remove(name);
+            tuner.close();
         }
-        adapters.remove(name);
-        tuner.close();
     }
 
     // ---- which are active
@@ -251,12 +285,31 @@ public final class PeftModel implements AutoCloseable {
     /// @throws InputException if a name is unknown or named twice, or adapters meet where they do not add up; what was
     ///     active stays so
     public void setAdapter(List<String> names) {
-        requireUnmerged("setAdapter");
-        List<Tuner> next = names.stream().map(this::adapter).toList();
-        if (Set.copyOf(names).size() < names.size()) {
-            throw new InputException("setAdapter: " + names + " names an adapter twice");
+        try (Guard.Use use = model.changing("setAdapter")) {
+            requireUnmerged("setAdapter");
+            List<Tuner> next = names.stream().map(this::adapter).toList();
+            if (Set.copyOf(names).size() < names.size()) {
+                throw new InputException("setAdapter: " + names + " names an adapter twice");
+            }
+            activate(next);
+            chosen();
         }
-        activate(next);
+    }
+
+    private void chosen() {
+        chooser = Thread.currentThread();
+        choice.set(activeAdapters());
+    }
+
+    /// A thread that chose adapters and then asks is not answered by those that another thread chose in between.
+    private void requireOwnChoice() {
+        List<String> mine = choice.get();
+        Thread by = chooser;
+        if (mine != null && by != null && by != Thread.currentThread() && !mine.equals(activeAdapters())) {
+            throw new ConcurrentModificationException("setAdapter: this thread chose adapters " + mine + ", but thread "
+                    + by.getName() + " has chosen " + activeAdapters() + " since; give each call its adapter by"
+                    + " withAdapter, or choose again when no other thread does");
+        }
     }
 
     private void activate(List<Tuner> next) {
@@ -320,15 +373,21 @@ public final class PeftModel implements AutoCloseable {
     ///
     /// @throws IllegalStateException while adapters are merged
     public Disabled disableAdapter() {
-        requireUnmerged("disableAdapter");
-        suspend();
-        disabled++;
+        try (Guard.Use use = model.changing("disableAdapter")) {
+            requireUnmerged("disableAdapter");
+            suspend();
+            disabled++;
+            chosen();
+        }
         boolean[] open = {true};
         return () -> {
             if (open[0]) {
-                open[0] = false;
-                disabled--;
-                resume();
+                try (Guard.Use use = model.changing("disableAdapter, closed")) {
+                    open[0] = false;
+                    disabled--;
+                    resume();
+                    chosen();
+                }
             }
         };
     }
@@ -367,8 +426,10 @@ public final class PeftModel implements AutoCloseable {
     /// @throws InputException if an active adapter cannot be merged: bottleneck adapters, prompts, prefixes
     /// @throws IllegalStateException if none is active, or they are merged already
     public MergeReport mergeReport(DType dtype) {
-        requireMergeable("mergeReport");
-        return MergedWeights.forecast(model, active, dtype);
+        try (Guard.Use use = model.changing("mergeReport")) {
+            requireMergeable("mergeReport");
+            return MergedWeights.forecast(model, active, dtype);
+        }
     }
 
     /// Writes the active adapters into the weights of the base, which then answers alone and at no extra cost. Weights
@@ -380,20 +441,22 @@ public final class PeftModel implements AutoCloseable {
     ///     on a head tied to the embeddings; nothing is changed then
     /// @throws IllegalStateException if none is active, or they are merged already
     public MergeReport mergeAdapter() {
-        requireMergeable("mergeAdapter");
-        MergedWeights weights = MergedWeights.of(model, active);
-        suspend();
-        boolean done = false;
-        try {
-            weights.write();
-            merged = weights;
-            done = true;
-        } finally {
-            if (!done) {
-                resume();
+        try (Guard.Use use = model.changing("mergeAdapter")) {
+            requireMergeable("mergeAdapter");
+            MergedWeights weights = MergedWeights.of(model, active);
+            suspend();
+            boolean done = false;
+            try {
+                weights.write();
+                merged = weights;
+                done = true;
+            } finally {
+                if (!done) {
+                    resume();
+                }
             }
+            return weights.report();
         }
-        return weights.report();
     }
 
     private void requireMergeable(String operation) {
@@ -408,12 +471,14 @@ public final class PeftModel implements AutoCloseable {
     ///
     /// @throws IllegalStateException if nothing is merged
     public void unmergeAdapter() {
-        if (merged == null) {
-            throw new IllegalStateException("unmergeAdapter: no adapter is merged");
+        try (Guard.Use use = model.changing("unmergeAdapter")) {
+            if (merged == null) {
+                throw new IllegalStateException("unmergeAdapter: no adapter is merged");
+            }
+            merged.undo();
+            merged = null;
+            resume();
         }
-        merged.undo();
-        merged = null;
-        resume();
     }
 
     /// Merges the active adapters for good, unless they are merged already, and closes this PeftModel with all adapters.
@@ -421,14 +486,16 @@ public final class PeftModel implements AutoCloseable {
     /// @return the model, which belongs to the caller
     /// @throws InputException as [#mergeAdapter]
     public Model mergeAndUnload() {
-        if (merged == null) {
-            mergeAdapter();
+        try (Guard.Use use = model.changing("mergeAndUnload")) {
+            if (merged == null) {
+                mergeAdapter();
+            }
+            Objects.requireNonNull(merged).keep();
+            model.weightsChanged();
+            merged = null;
+            active = List.of();
+            return unload();
         }
-        Objects.requireNonNull(merged).keep();
-        model.weightsChanged();
-        merged = null;
-        active = List.of();
-        return unload();
     }
 
     /// Closes this PeftModel with all adapters: the model is as it was before them, bit for bit, merged or not.
@@ -471,7 +538,9 @@ public final class PeftModel implements AutoCloseable {
 
     /// Says which forward this is: dropout draws its masks from it. The trainer calls this before each micro-batch.
     public void microStep(int number) {
-        model.backend().fill(microStep, number);
+        try (Guard.Use use = model.changing("microStep")) {
+            model.backend().fill(microStep, number);
+        }
     }
 
     /// Mean cross-entropy of a batch; see [Model#loss].
@@ -497,28 +566,80 @@ public final class PeftModel implements AutoCloseable {
     /// @throws InputException if a name is unknown, or an adapter trains biases of the base itself
     /// @throws IllegalStateException in training mode, or while adapters are merged
     public Tensor logits(Tensor inputIds, @Nullable Tensor attentionMask, List<String> adapterNames) {
-        requireUnmerged("logits");
+        return apart("logits", adapterNames, ofRows -> new MixedBatch(model, ofRows).logits(inputIds, attentionMask));
+    }
+
+    /// Runs `work` on this thread with one adapter in the place of what is active, for this thread alone: whatever it asks of the
+    /// model, through this object or past it, by [dev.loran.peft.model.KvCache] or a head of your own. Threads with different
+    /// adapters run side by side. Nothing is recorded.
+    ///
+    /// ```java
+    /// List<int[]> answers = peft.withAdapter("titles", () -> Generation.tokens(model, prompts, config));
+    /// ```
+    ///
+    /// An adapter that trains biases of the base itself changes these for everybody: where it is the one asked for, or is
+    /// active, no other thread may use the model meanwhile.
+    ///
+    /// @param name [#BASE] for none
+    /// @throws InputException if there is no adapter of this name
+    /// @throws IllegalStateException in training mode, or while adapters are merged
+    public <T> T withAdapter(String name, Supplier<T> work) {
+        return apart("withAdapter " + name, List.of(name), wanted -> {
+            Tuner tuner = wanted.getFirst();
+            try (Autograd.Mode mode = Autograd.noGrad()) {
+                if (tuner == null) {
+                    return work.get();
+                }
+                tuner.activate();
+                try {
+                    return work.get();
+                } finally {
+                    tuner.deactivate();
+                }
+            }
+        });
+    }
+
+    /// Runs `work`, given the adapters of these names, on slots of its own, empty ones.
+    private <T> T apart(String operation, List<String> names, Function<List<@Nullable Tuner>, T> work) {
+        try (Guard.Use use = model.reading(operation)) {
+            List<@Nullable Tuner> wanted = wanted(operation, names);
+            if (active.stream().noneMatch(Tuner::borrows)
+                    && wanted.stream().noneMatch(t -> t != null && t.borrows())) {
+                return Slot.callEmpty(() -> work.apply(wanted));
+            }
+        }
+        // What is borrowed is put into the base, or taken out of it, for all threads.
+        try (Guard.Use use = model.changing(operation)) {
+            List<@Nullable Tuner> wanted = wanted(operation, names);
+            empty();
+            try {
+                return Slot.callEmpty(() -> work.apply(wanted));
+            } finally {
+                fill();
+            }
+        }
+    }
+
+    private List<@Nullable Tuner> wanted(String operation, List<String> names) {
+        requireUnmerged(operation);
         if (model.isTraining()) {
             throw new IllegalStateException(
-                    "logits: the model is in training mode, but rows with adapters of their own are"
+                    operation + ": the model is in training mode, but rows with adapters of their own are"
                             + " for inference; call train(false) on the model");
         }
-        List<@Nullable Tuner> ofRows = new ArrayList<>();
-        adapterNames.forEach(name -> ofRows.add(name.equals(BASE) ? null : adapter(name)));
-        empty();
-        try {
-            return new MixedBatch(model, ofRows).logits(inputIds, attentionMask);
-        } finally {
-            fill();
-        }
+        List<@Nullable Tuner> wanted = new ArrayList<>();
+        names.forEach(name -> wanted.add(name.equals(BASE) ? null : adapter(name)));
+        return wanted;
     }
 
     /// Writes the active adapter as peft does: adapter_config.json and adapter_model.safetensors, in `folder` itself for
     /// the adapter `default`, else in a folder of its name below.
     public void savePretrained(Path folder) {
-        Tuner tuner = active();
-        String name = tuner.attachment().name();
-        AdapterFiles.save(tuner, name.equals(DEFAULT_ADAPTER) ? folder : folder.resolve(name));
+        try (Guard.Use use = model.reading("savePretrained")) {
+            Tuner tuner = active();
+            AdapterFiles.save(tuner, ofAdapter(tuner, folder));
+        }
     }
 
     /// Takes the adapters off the model and closes them. A second call does nothing.
@@ -527,16 +648,21 @@ public final class PeftModel implements AutoCloseable {
         if (closed) {
             return;
         }
-        if (merged != null) {
-            unmergeAdapter();
+        try (Guard.Use use = model.changing("close")) {
+            if (merged != null) {
+                unmergeAdapter();
+            }
+            if (disabled == 0) {
+                suspend();
+            }
+            if (model.check() == check) {
+                model.check(null);
+            }
+            closed = true;
+            active = List.of();
+            adapters.values().forEach(Tuner::close);
+            adapters.clear();
+            microStep.release();
         }
-        if (disabled == 0) {
-            suspend();
-        }
-        closed = true;
-        active = List.of();
-        adapters.values().forEach(Tuner::close);
-        adapters.clear();
-        microStep.release();
     }
 }

@@ -78,11 +78,8 @@ abstract class PromptTuner extends Tuner {
     }
 
     private Tensor promptAsMade() {
-        if (finished != null && versions() != versionsAtLoad) {
-            finished.close();
-            finished = null;
-        }
-        if (finished == null) {
+        Tensor fromFile = finished();
+        if (fromFile == null) {
             return encode();
         }
         if (attachment().model().isTraining()) {
@@ -90,7 +87,16 @@ abstract class PromptTuner extends Tuner {
                     "this " + config().peftType() + " adapter was loaded from peft's file, which holds the finished "
                             + "prompt without the encoder that made it; it can answer but not be trained further");
         }
-        return finished.detach();
+        return fromFile;
+    }
+
+    /// A view of the finished prompt, until the encoder changes. Several threads may find first that it has.
+    private synchronized @Nullable Tensor finished() {
+        if (finished != null && versions() != versionsAtLoad) {
+            finished.close();
+            finished = null;
+        }
+        return finished == null ? null : finished.detach();
     }
 
     private int versions() {

@@ -41,7 +41,7 @@ final class Residual implements AutoCloseable {
     private final Tensor cutB;
     private final Tensor rest;
     /// The version of W that `rest` was made from.
-    private int restOf = NONE;
+    private volatile int restOf = NONE;
 
     private boolean known;
 
@@ -111,6 +111,14 @@ final class Residual implements AutoCloseable {
     Tensor weight(Tensor w) {
         checkKnown();
         if (restOf != w.version()) {
+            measure(w);
+        }
+        return rest;
+    }
+
+    /// Several threads may ask first.
+    private synchronized void measure(Tensor w) {
+        if (restOf != w.version()) {
             try (Scope scope = Scope.open();
                     Autograd.Mode mode = Autograd.noGrad()) {
                 rest.copyFrom(cutFrom(Merge.wide(w)));
@@ -118,7 +126,6 @@ final class Residual implements AutoCloseable {
             rest.prepare();
             restOf = w.version();
         }
-        return rest;
     }
 
     /// W − s · B·A of W as [Merge] has it.

@@ -82,7 +82,7 @@ final class TrainableTokens {
     }
 
     /// D − W_t (k, C) in the weight's type.
-    private Tensor change(Tensor weight) {
+    private synchronized Tensor change(Tensor weight) {
         if (replacedOf != weight.version()) {
             read(weight);
         }

@@ -107,8 +107,13 @@ public class Tuner implements AutoCloseable {
         borrow(false);
     }
 
+    /// Whether it trains tensors of the base, which have one value at a time: it can answer for all threads only, or for none.
+    final boolean borrows() {
+        return !borrowed.isEmpty();
+    }
+
     private void borrow(boolean now) {
-        if (active != now) {
+        if (borrows() && active != now) {
             borrowed.values().forEach(Borrowed::swap);
             active = now;
         }

@@ -4,21 +4,36 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.assertj.core.api.Assertions.within;
 
+import dev.loran.engine.Backend;
 import dev.loran.engine.DType;
 import dev.loran.engine.ReferenceBackend;
+import dev.loran.engine.Tensor;
+import dev.loran.peft.Threads;
+import dev.loran.peft.data.Batch;
+import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Row;
 import dev.loran.peft.data.Task;
 import dev.loran.peft.data.TinyTokenizers;
 import dev.loran.peft.data.Tokenizer;
+import dev.loran.peft.model.Guard;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.train.Predictor.Answer;
+import dev.loran.peft.tuner.BottleneckConfig;
+import dev.loran.peft.tuner.LoraConfig;
+import dev.loran.peft.tuner.PeftConfig;
 import dev.loran.peft.tuner.PeftModel;
 import dev.loran.peft.tuner.PrefixTuningConfig;
+import dev.loran.peft.tuner.PromptTuningConfig;
+import dev.loran.peft.tuner.Targets;
+import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.ConcurrentModificationException;
 import java.util.List;
+import java.util.Map;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
 
@@ -92,6 +107,151 @@ class PredictorTest {
         predictor.add("red ".repeat(40));
         predictor.finish();
         assertThat(predictor.truncated()).isEqualTo(1);
+    }
+
+    /// Classifiers of several tenants on one base, each with its adapter, labels and head.
+    @Test
+    void manyThreadsAskAdaptersWithHeadsOfTheirOwn(@TempDir Path folder) {
+        List<PeftConfig> methods = List.of(
+                LoraConfig.defaults().withTargets(Targets.allLinear()),
+                PrefixTuningConfig.of(3),
+                PromptTuningConfig.of(2),
+                BottleneckConfig.houlsby().withSize(4));
+        List<TaskModel> tenants = new ArrayList<>();
+        List<List<Answer>> alone = new ArrayList<>();
+        List<String> texts = texts(9, 4);
+        for (int i = 0; i < methods.size(); i++) {
+            List<String> labels = List.of("a" + i, "b" + i, "c" + i).subList(0, 2 + i % 2);
+            Path saved = folder.resolve("tenant" + i);
+            try (Model own = Tiny.encoder(backend, DType.F64);
+                    PeftModel one = new PeftModel(own, i)) {
+                one.addAdapter("default", methods.get(i));
+                try (TaskModel trained = TaskModel.of(one, TaskCard.classify(new Labels(labels), 16), i);
+                        Trainer trainer = new Trainer(trained, TrainerConfig.defaults().withSteps(2))) {
+                    trainer.trainStep(batch(labels.size()));
+                    trainer.trainStep(batch(labels.size()));
+                    trained.save(saved);
+                }
+            }
+            try (Model own = Tiny.encoder(backend, DType.F64);
+                    PeftModel one = new PeftModel(own, 0);
+                    TaskModel loaded = TaskModel.load(one, saved)) {
+                alone.add(Predictor.answers(loaded, tokenizer, texts, 4));
+            }
+            tenants.add(TaskModel.load(peft, "tenant" + i, saved));
+        }
+        List<Answer> ofActive = Predictor.answers(classifier, tokenizer, texts, 4);
+        Threads.run(6, thread -> {
+            for (int i = 0; i < 2 * tenants.size(); i++) {
+                int which = (thread + i) % tenants.size();
+                same(Predictor.answers(tenants.get(which), tokenizer, texts, 4), alone.get(which));
+                same(Predictor.answers(classifier, tokenizer, texts, 4), ofActive);
+            }
+        });
+        assertThat(peft.activeAdapters()).containsExactly("default");
+        assertThatThrownBy(() -> tenants.getFirst().parameters())
+                .isInstanceOf(IllegalStateException.class)
+                .hasMessage("this TaskModel has adapter tenant0, but active are [default];"
+                        + " call setAdapter(\"tenant0\") to train or save it");
+        peft.setAdapter("tenant0");
+        assertThat(tenants.getFirst().parameters()).isNotEmpty();
+        tenants.forEach(TaskModel::close);
+    }
+
+    private static void same(List<Answer> actual, List<Answer> expected) {
+        for (int i = 0; i < expected.size(); i++) {
+            assertThat(actual.get(i).label()).isEqualTo(expected.get(i).label());
+            assertThat(actual.get(i).probabilities())
+                    .isEqualTo(expected.get(i).probabilities());
+            assertThat(actual.get(i).embedding()).isEqualTo(expected.get(i).embedding());
+        }
+    }
+
+    private static Batch batch(int classes) {
+        int[] ids = {2, 5, 6, 3, 2, 7, 8, 3};
+        int[] ones = new int[ids.length];
+        Arrays.fill(ones, 1);
+        return new Batch(ids, ones, new int[] {0, classes - 1}, new int[] {0, 1}, 2, 4, ids.length, 2);
+    }
+
+    /// What answers is in evaluation mode, whatever the model is in, and changes nothing that other threads see.
+    @Test
+    void aPredictorLeavesTheModelInItsMode() {
+        List<Answer> before = Predictor.answers(classifier, tokenizer, texts(5, 4), 4);
+        model.train(true);
+        Threads.run(3, thread -> same(Predictor.answers(classifier, tokenizer, texts(5, 4), 4), before));
+        assertThat(model.isTraining()).isTrue();
+    }
+
+    @Test
+    void aStepOfATrainerIsTakenByOneThreadAlone() {
+        TrainerConfig config = TrainerConfig.defaults().withSteps(3);
+        try (Trainer trainer = new Trainer(classifier, config)) {
+            trainer.trainStep(batch(2));
+            try (Guard.Use use = model.reading("predict")) {
+                assertThatThrownBy(() -> trainer.trainStep(batch(2)))
+                        .isInstanceOf(ConcurrentModificationException.class)
+                        .hasMessageStartingWith("trainStep: the model is being read (predict)");
+            }
+            assertThat(trainer.step()).isEqualTo(1);
+        }
+        List<String> said = new ArrayList<>();
+        Trainer[] same = new Trainer[1];
+        try (Trainer trainer = new Trainer(new Met(classifier, () -> same[0].trainStep(batch(2)), said), config);
+                Trainer other = new Trainer(new Met(classifier, () -> classifier.logits(batch(2)), said), config)) {
+            same[0] = trainer;
+            trainer.trainStep(batch(2));
+            other.trainStep(batch(2));
+        }
+        String owner = Thread.currentThread().getName();
+        assertThat(said).hasSize(2);
+        assertThat(said.getFirst())
+                .startsWith("trainStep: the trainer is being changed by thread " + owner + " (trainStep)");
+        assertThat(said.getLast()).contains("the model is being changed by thread " + owner + " (trainStep)");
+    }
+
+    /// In the middle of a step another thread does something else.
+    private record Met(TaskModel model, Runnable meanwhile, List<String> said) implements Learner {
+        @Override
+        public Task task() {
+            return model.task();
+        }
+
+        @Override
+        public Backend backend() {
+            return model.backend();
+        }
+
+        @Override
+        public DType dtype() {
+            return model.dtype();
+        }
+
+        @Override
+        public Map<String, Tensor> parameters() {
+            return model.parameters();
+        }
+
+        @Override
+        public Guard.Use changing(String operation) {
+            return model.changing(operation);
+        }
+
+        @Override
+        public Tensor loss(Batch batch) {
+            Threads.run(1, thread -> assertThatThrownBy(meanwhile::run)
+                    .isInstanceOf(ConcurrentModificationException.class)
+                    .satisfies(e -> said.add(e.getMessage())));
+            return model.loss(batch);
+        }
+
+        @Override
+        public Tensor logits(Batch batch) {
+            return model.logits(batch);
+        }
+
+        @Override
+        public void save(Path folder) {}
     }
 
     @Test

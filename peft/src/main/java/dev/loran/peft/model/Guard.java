@@ -1,0 +1,83 @@
+package dev.loran.peft.model;
+
+import java.util.ConcurrentModificationException;
+import java.util.concurrent.atomic.AtomicReference;
+import org.jspecify.annotations.Nullable;
+
+/// Who uses something now: any number of threads that read it, or one that changes it. Nobody waits: an operation that meets one
+/// it does not go together with fails before it has done anything. The thread that changes may read and change on the way.
+public final class Guard {
+    private static final State FREE = new State(0, null, 0, "");
+
+    /// @param readers how many uses that read are open
+    /// @param owner the thread that changes, in `depth` operations one inside the other
+    /// @param operation the one that began last, or the outermost of the owner
+    private record State(int readers, @Nullable Thread owner, int depth, String operation) {}
+
+    /// One use, from [#reading] or [#changing] until it is closed, once.
+    public interface Use extends AutoCloseable {
+        @Override
+        void close();
+    }
+
+    private final String what;
+    private final AtomicReference<State> state = new AtomicReference<>(FREE);
+
+    /// @param what is used, for messages: `model`
+    public Guard(String what) {
+        this.what = what;
+    }
+
+    /// Begins to read.
+    ///
+    /// @param operation for messages
+    /// @throws ConcurrentModificationException if another thread is changing what is read
+    public Use reading(String operation) {
+        while (true) {
+            State now = state.get();
+            if (now.owner == Thread.currentThread()) {
+                return () -> {};
+            }
+            if (now.owner != null) {
+                throw conflict(operation, now);
+            }
+            if (state.compareAndSet(now, new State(now.readers + 1, null, 0, operation))) {
+                return this::endReading;
+            }
+        }
+    }
+
+    private void endReading() {
+        state.updateAndGet(s -> s.readers == 1 ? FREE : new State(s.readers - 1, null, 0, s.operation));
+    }
+
+    /// Begins to change.
+    ///
+    /// @param operation for messages
+    /// @throws ConcurrentModificationException if any thread is reading, or another one changing
+    public Use changing(String operation) {
+        while (true) {
+            State now = state.get();
+            boolean again = now.owner == Thread.currentThread();
+            if (now.readers > 0 || now.owner != null && !again) {
+                throw conflict(operation, now);
+            }
+            State next = new State(0, Thread.currentThread(), now.depth + 1, again ? now.operation : operation);
+            if (state.compareAndSet(now, next)) {
+                return this::endChanging;
+            }
+        }
+    }
+
+    private void endChanging() {
+        state.updateAndGet(s -> s.depth == 1 ? FREE : new State(0, s.owner, s.depth - 1, s.operation));
+    }
+
+    private ConcurrentModificationException conflict(String operation, State now) {
+        String who = now.owner == null
+                ? "is being read (" + now.operation + ")"
+                : "is being changed by thread " + now.owner.getName() + " (" + now.operation + ")";
+        return new ConcurrentModificationException(operation + ": the " + what + " " + who
+                + "; any number of threads may read it at a time, but what changes it must be alone");
+    }
+}

@@ -1,0 +1,375 @@
+package dev.loran.peft.tuner;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+
+import dev.loran.engine.Autograd;
+import dev.loran.engine.Backend;
+import dev.loran.engine.DType;
+import dev.loran.engine.ReferenceBackend;
+import dev.loran.engine.Scope;
+import dev.loran.engine.Tensor;
+import dev.loran.kernels.SimdBackend;
+import dev.loran.peft.Threads;
+import dev.loran.peft.data.InputException;
+import dev.loran.peft.model.Guard;
+import dev.loran.peft.model.KvCache;
+import dev.loran.peft.model.Model;
+import dev.loran.peft.train.Generation;
+import dev.loran.peft.train.GenerationConfig;
+import java.util.ArrayList;
+import java.util.ConcurrentModificationException;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.atomic.AtomicInteger;
+import java.util.function.Consumer;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
+
+/// One PeftModel asked by several threads: the same bits as by one, and a clear failure where that cannot be.
+class SharedModelTest {
+    private static final int THREADS = 6;
+    private static final int CALLS = 20;
+    /// Rounds of calls, more for a longer run.
+    private static final int ROUNDS = Integer.getInteger("loran.rounds", 1);
+
+    /// Four threads that set adapters on one model got answers of each other's adapters. Now each answer is the right one, or
+    /// its call failed.
+    @ParameterizedTest
+    @ValueSource(strings = {"llama", "bert"})
+    void settingAdaptersFromSeveralThreadsNeverGivesTheAnswerOfAnotherAdapter(String family) {
+        try (Backend backend = new SimdBackend(2);
+                Subject subject = new Subject(family, backend, 4)) {
+            List<String> names = subject.names();
+            AtomicInteger answered = new AtomicInteger();
+            AtomicInteger refused = new AtomicInteger();
+            Threads.run(names.size(), thread -> {
+                String mine = names.get(thread);
+                for (int i = 0; i < 60 * ROUNDS; i++) {
+                    try {
+                        subject.peft.setAdapter(mine);
+                        assertThat(subject.logits()).isEqualTo(subject.alone.get(mine));
+                        answered.incrementAndGet();
+                    } catch (ConcurrentModificationException e) {
+                        refused.incrementAndGet();
+                    }
+                }
+            });
+            assertThat(answered.get() + refused.get()).isEqualTo(names.size() * 60 * ROUNDS);
+            report(family + ": setAdapter and logits", answered.get(), refused.get());
+        }
+    }
+
+    private static void report(String what, int answered, int refused) {
+        if (ROUNDS > 1) {
+            System.out.printf("%s: %,d calls, %,d refused, 0 wrong%n", what, answered + refused, refused);
+        }
+    }
+
+    /// The two calls are one choice: no other thread's comes in between unnoticed.
+    @Test
+    void anAdapterThatAnotherThreadChoseDoesNotAnswer() {
+        ReferenceBackend backend = new ReferenceBackend();
+        try (Subject subject = new Subject("llama", backend, 2)) {
+            PeftModel peft = subject.peft;
+            peft.setAdapter("lora");
+            Threads.run(1, thread -> {
+                // Who has chosen nothing takes what is there.
+                assertThat(subject.logits()).isEqualTo(subject.alone.get("lora"));
+                peft.setAdapter("lora everywhere");
+                assertThat(subject.logits()).isEqualTo(subject.alone.get("lora everywhere"));
+            });
+            assertThatThrownBy(subject::logits)
+                    .isInstanceOf(ConcurrentModificationException.class)
+                    .hasMessageMatching("setAdapter: this thread chose adapters \\[lora\\], but thread \\S+ has chosen"
+                            + " \\[lora everywhere\\] since; give each call its adapter by withAdapter, .*");
+            assertThat(peft.withAdapter("lora", subject::logits)).isEqualTo(subject.alone.get("lora"));
+            peft.setAdapter("lora");
+            Threads.run(1, thread -> {
+                try (PeftModel.Disabled disabled = peft.disableAdapter()) {
+                    assertThat(subject.logits()).isNotEqualTo(subject.alone.get("lora"));
+                }
+            });
+            assertThat(subject.logits()).isEqualTo(subject.alone.get("lora"));
+        }
+        assertThat(backend.liveBuffers()).isZero();
+    }
+
+    @ParameterizedTest
+    @ValueSource(strings = {"llama", "gpt2", "bert", "bert-head", "seo"})
+    void everyThreadGetsTheAnswersOfItsOwnAdapter(String family) {
+        try (Backend backend = new SimdBackend(2);
+                Subject subject = new Subject(family, backend)) {
+            List<String> names = subject.names();
+            Threads.run(THREADS, thread -> {
+                for (int i = 0; i < CALLS * ROUNDS; i++) {
+                    String mine = names.get((thread * 5 + i) % names.size());
+                    assertThat(subject.peft.withAdapter(mine, subject::logits))
+                            .as(mine)
+                            .isEqualTo(subject.alone.get(mine));
+                }
+            });
+            assertThat(subject.peft.activeAdapters()).containsExactly(names.getFirst());
+            report(family + ": withAdapter", THREADS * CALLS * ROUNDS, 0);
+        }
+    }
+
+    @ParameterizedTest
+    @ValueSource(strings = {"llama", "bert-head"})
+    void rowsWithAdaptersOfTheirOwnMayBeAskedForByEveryThread(String family) {
+        try (Backend backend = new SimdBackend(2);
+                Subject subject = new Subject(family, backend)) {
+            List<List<String>> batches = new ArrayList<>();
+            List<double[]> alone = new ArrayList<>();
+            for (int i = 0; i < THREADS; i++) {
+                batches.add(List.of(subject.names().get(i), subject.names().get(2 * i + 1), PeftModel.BASE));
+                alone.add(subject.mixed(batches.get(i)));
+            }
+            Threads.run(THREADS, thread -> {
+                for (int i = 0; i < CALLS * ROUNDS; i++) {
+                    int which = (thread + i) % THREADS;
+                    assertThat(subject.mixed(batches.get(which))).isEqualTo(alone.get(which));
+                    // Between them the active adapter answers as if nothing had been.
+                    assertThat(subject.logits()).isEqualTo(subject.alone.get(subject.names().getFirst()));
+                }
+            });
+        }
+    }
+
+    @ParameterizedTest
+    @ValueSource(strings = {"llama", "gpt2", "seo"})
+    void everyThreadGeneratesWithACacheOfItsOwn(String family) {
+        try (Backend backend = new SimdBackend(2);
+                Subject subject = new Subject(family, backend, List.of("lora", "dora", "houlsby", "prefix", "prompt"))) {
+            int[][] prompts = {{3, 1, 4}, {1, 5}};
+            GenerationConfig config = GenerationConfig.greedy(4);
+            Map<String, List<String>> alone = new LinkedHashMap<>();
+            for (String name : subject.names()) {
+                subject.peft.setAdapter(name);
+                alone.put(name, text(Generation.tokens(subject.model, prompts, config)));
+            }
+            String active = subject.peft.activeAdapter();
+            Threads.run(4, thread -> {
+                for (int i = 0; i < 5 * ROUNDS; i++) {
+                    String mine = subject.names().get((3 * thread + i) % subject.names().size());
+                    assertThat(text(subject.peft.withAdapter(
+                                    mine, () -> Generation.tokens(subject.model, prompts, config))))
+                            .as(mine)
+                            .isEqualTo(alone.get(mine));
+                    assertThat(text(Generation.tokens(subject.model, prompts, config)))
+                            .isEqualTo(alone.get(active));
+                }
+            });
+        }
+    }
+
+    private static List<String> text(List<int[]> tokens) {
+        return tokens.stream().map(java.util.Arrays::toString).toList();
+    }
+
+    /// What is made when it is first needed is made once, whoever asks first.
+    @ParameterizedTest
+    @ValueSource(strings = {"llama", "bert"})
+    void theFirstForwardsOfAModelMayBeThoseOfSeveralThreads(String family) {
+        for (int round = 0; round < 10 * ROUNDS; round++) {
+            ReferenceBackend backend = new ReferenceBackend();
+            try (Subject subject = new Subject(family, backend, List.of("pissa", "dora", "lora and tokens"))) {
+                // Raises the versions of what the adapters keep from the base.
+                subject.model.namedParameters().values().forEach(Tensor::markWritten);
+                Threads.run(4, thread -> subject.names().forEach(name -> assertThat(
+                                subject.peft.withAdapter(name, subject::logits))
+                        .isEqualTo(subject.alone.get(name))));
+            }
+            assertThat(backend.liveBuffers()).isZero();
+        }
+    }
+
+    @Test
+    void whatChangesAModelFailsWhileItIsRead() {
+        ReferenceBackend backend = new ReferenceBackend();
+        try (Subject subject = new Subject("llama", backend, 2)) {
+            PeftModel peft = subject.peft;
+            Model model = subject.model;
+            Map<String, Runnable> changes = new LinkedHashMap<>();
+            changes.put("setAdapter", () -> peft.setAdapter("lora"));
+            changes.put("addAdapter", () -> peft.addAdapter("new", LoraConfig.defaults()));
+            changes.put("deleteAdapter", () -> peft.deleteAdapter("lora"));
+            changes.put("disableAdapter", peft::disableAdapter);
+            changes.put("mergeAdapter", peft::mergeAdapter);
+            changes.put("mergeAndUnload", peft::mergeAndUnload);
+            changes.put("addWeightedAdapter", () -> peft.addWeightedAdapter(
+                    "sum", List.of("lora"), List.of(1.0), Combination.linear()));
+            changes.put("microStep", () -> peft.microStep(1));
+            changes.put("gradientCheckpointing", () -> model.gradientCheckpointing(true));
+            changes.put("train", () -> model.train(true));
+            changes.put("prepare", model::prepare);
+            changes.put("makeWritable", model::makeWritable);
+            changes.put("close", peft::close);
+            changes.forEach((name, change) -> {
+                // In the middle of a read of this thread, another thread tries; then this thread itself.
+                peft.withAdapter("lora", () -> {
+                    Threads.run(1, thread -> refused(change, name, "is being read (withAdapter lora)"));
+                    refused(change, name, "is being read");
+                    return true;
+                });
+                assertThat(subject.logits()).as(name).isEqualTo(subject.alone.get("lora"));
+            });
+            assertThat(peft.adapters()).containsOnlyKeys("lora", "lora everywhere");
+            assertThat(model.isTraining()).isFalse();
+            // It is free again.
+            changes.get("setAdapter").run();
+        }
+        assertThat(backend.liveBuffers()).isZero();
+    }
+
+    @Test
+    void whatReadsAModelFailsWhileItIsChanged() {
+        ReferenceBackend backend = new ReferenceBackend();
+        try (Subject subject = new Subject("bert-head", backend, 2)) {
+            PeftModel peft = subject.peft;
+            Map<String, Runnable> uses = new LinkedHashMap<>();
+            uses.put("logits", subject::logits);
+            uses.put("withAdapter lora", () -> peft.withAdapter("lora", () -> 1));
+            uses.put("savePretrained", () -> peft.savePretrained(java.nio.file.Path.of("never")));
+            uses.put("setAdapter", () -> peft.setAdapter("lora"));
+            uses.put("close", subject.model::close);
+            try (Guard.Use use = subject.model.changing("trainStep")) {
+                String owner = Thread.currentThread().getName();
+                Threads.run(1, thread -> uses.forEach(
+                        (name, work) -> refused(work, name, "is being changed by thread " + owner + " (trainStep)")));
+                // The thread that changes it may do all of that.
+                subject.logits();
+                peft.setAdapter("lora");
+            }
+            Threads.run(1, thread -> assertThat(subject.logits()).isEqualTo(subject.alone.get("lora")));
+        }
+        assertThat(backend.liveBuffers()).isZero();
+    }
+
+    private static void refused(Runnable work, String operation, String why) {
+        assertThatThrownBy(work::run)
+                .as(operation)
+                .isInstanceOf(ConcurrentModificationException.class)
+                .hasMessageStartingWith(operation + ": the model " + why)
+                .hasMessageEndingWith("any number of threads may read it at a time, but what changes it must be alone");
+    }
+
+    @Test
+    void anAdapterThatTrainsBiasesOfTheBaseAnswersAlone() {
+        ReferenceBackend backend = new ReferenceBackend();
+        try (Model model = Subjects.model("bert", backend, DType.F32);
+                PeftModel peft = new PeftModel(model, 7)) {
+            Subjects.add(peft, "lora", LoraConfig.defaults());
+            Subjects.add(peft, "biases", LoraConfig.defaults().withBias(LoraConfig.Bias.ALL));
+            try (Scope scope = Scope.open()) {
+                Tensor ids = Subjects.ids(model, 2);
+                double[] lora = Subjects.logits(peft, ids, null);
+                peft.setAdapter("biases");
+                double[] biases = Subjects.logits(peft, ids, null);
+                assertThat(peft.withAdapter("lora", () -> Subjects.logits(peft, ids, null))).isEqualTo(lora);
+                assertThat(peft.withAdapter("biases", () -> Subjects.logits(peft, ids, null))).isEqualTo(biases);
+                peft.setAdapter("lora");
+                assertThat(peft.withAdapter("biases", () -> Subjects.logits(peft, ids, null))).isEqualTo(biases);
+                assertThat(Subjects.logits(peft, ids, null)).isEqualTo(lora);
+                try (Guard.Use use = model.reading("logits")) {
+                    assertThatThrownBy(() -> peft.withAdapter("biases", () -> 1))
+                            .isInstanceOf(ConcurrentModificationException.class)
+                            .hasMessageStartingWith("withAdapter biases: the model is being read");
+                }
+                // None in the middle of another's.
+                assertThat(peft.withAdapter("lora", () -> peft.withAdapter(PeftModel.BASE, () -> model.prefixes())))
+                        .isNull();
+            }
+            assertThatThrownBy(() -> peft.withAdapter("none", () -> 1))
+                    .isInstanceOf(InputException.class)
+                    .hasMessage("adapter none does not exist; there are [lora, biases]");
+            model.train(true);
+            assertThatThrownBy(() -> peft.withAdapter("lora", () -> 1))
+                    .isInstanceOf(IllegalStateException.class)
+                    .hasMessageContaining("training mode");
+        }
+        assertThat(backend.liveBuffers()).isZero();
+    }
+
+    @Test
+    void aCacheAppendsOnManyThreadsThoughEachBelongsToOne() {
+        try (Backend backend = new SimdBackend(2);
+                Subject subject = new Subject("llama", backend, 1)) {
+            Consumer<List<double[]>> goOn = into -> {
+                try (KvCache cache = new KvCache(subject.model)) {
+                    for (int token = 0; token < 8; token++) {
+                        try (Scope scope = Scope.open()) {
+                            into.add(cache.append(new int[][] {{token}}).toDoubles());
+                        }
+                    }
+                }
+            };
+            List<double[]> alone = new ArrayList<>();
+            goOn.accept(alone);
+            Threads.run(THREADS, thread -> {
+                List<double[]> mine = new ArrayList<>();
+                goOn.accept(mine);
+                for (int i = 0; i < mine.size(); i++) {
+                    assertThat(mine.get(i)).isEqualTo(alone.get(i));
+                }
+            });
+        }
+    }
+
+    /// A model with adapters, and what each of them answers alone.
+    private static final class Subject implements AutoCloseable {
+        private static final int ROWS = 3;
+
+        final Model model;
+        final PeftModel peft;
+        final Map<String, double[]> alone = new LinkedHashMap<>();
+
+        /// With adapters of every kind.
+        Subject(String family, Backend backend) {
+            this(family, backend, Subjects.mixable(family).keySet().stream().toList());
+        }
+
+        Subject(String family, Backend backend, int adapters) {
+            this(family, backend, Subjects.mixable(family).keySet().stream().limit(adapters).toList());
+        }
+
+        Subject(String family, Backend backend, List<String> adapters) {
+            model = Subjects.model(family, backend, DType.F32);
+            peft = new PeftModel(model, 7);
+            Map<String, PeftConfig> all = Subjects.mixable(family);
+            adapters.forEach(name -> Subjects.add(peft, name, java.util.Objects.requireNonNull(all.get(name))));
+            model.prepare();
+            for (String name : adapters) {
+                peft.setAdapter(name);
+                alone.put(name, logits());
+            }
+            peft.setAdapter(adapters.getFirst());
+        }
+
+        List<String> names() {
+            return List.copyOf(alone.keySet());
+        }
+
+        double[] logits() {
+            try (Scope scope = Scope.open();
+                    Autograd.Mode mode = Autograd.noGrad()) {
+                return peft.logits(Subjects.ids(model, ROWS), Subjects.mask(model, ROWS))
+                        .toDoubles();
+            }
+        }
+
+        double[] mixed(List<String> names) {
+            try (Scope scope = Scope.open()) {
+                return peft.logits(Subjects.ids(model, ROWS), null, names).toDoubles();
+            }
+        }
+
+        @Override
+        public void close() {
+            peft.close();
+            model.close();
+        }
+    }
+}
