@@ -8,9 +8,11 @@ import dev.loran.engine.ReferenceBackend;
 import dev.loran.kernels.cuda.CudaBackend;
 import java.lang.management.ManagementFactory;
 import java.util.Locale;
+import java.util.concurrent.atomic.AtomicBoolean;
 import org.jspecify.annotations.Nullable;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
+import org.slf4j.helpers.NOPLoggerFactory;
 
 /// Picks the fastest backend this machine and this JVM allow, and says why it is not a faster one.
 ///
@@ -23,10 +25,14 @@ public final class Backends {
     private static final Logger LOG = LoggerFactory.getLogger(Backends.class);
     private static final String MODULE = "jdk.incubator.vector";
     private static final int C2_LEVEL = 4;
+    /// Whether somebody was told that the reference is slow.
+    private static final AtomicBoolean WARNED = new AtomicBoolean();
 
     private Backends() {}
 
-    /// The fastest backend, on as many threads as there are processors; logs one line that says what it is and why.
+    /// The fastest backend, on as many threads as there are processors; logs one line that says what it is and why. Where that is
+    /// the reference, which takes many times as long, the line is a warning, told once in the life of the JVM: on standard
+    /// error if no logger is there to tell it. [#requireFast] refuses instead.
     public static Backend best() {
         return best(Runtime.getRuntime().availableProcessors());
     }
@@ -39,18 +45,36 @@ public final class Backends {
     /// The fastest backend on `threads` threads whose products of linear layers and of attention take operands of type
     /// `operands`: F32, or BF16, which is faster and coarser ([SimdBackend#SimdBackend(int, DType)]).
     public static Backend best(int threads, DType operands) {
-        LOG.info("{}", describe(threads, operands));
-        return whyNotSimd() == null ? new SimdBackend(threads, operands) : new ReferenceBackend();
+        String choice = describe(threads, operands);
+        if (whyNotSimd() == null) {
+            LOG.info("{}", choice);
+            return new SimdBackend(threads, operands);
+        }
+        if (WARNED.compareAndSet(false, true)) {
+            if (LoggerFactory.getILoggerFactory() instanceof NOPLoggerFactory) {
+                System.err.println("WARNING: " + choice);
+            } else {
+                LOG.warn("{}", choice);
+            }
+        }
+        return new ReferenceBackend();
+    }
+
+    /// Refuses a JVM in which [#best] would be the reference: for who would rather know than wait.
+    ///
+    /// @throws BackendException saying what is missing and what to do about it
+    public static void requireFast() {
+        String missing = whyNotSimd();
+        if (missing != null) {
+            throw new BackendException("simd: " + missing);
+        }
     }
 
     /// The Vector API's backend on `threads` threads.
     ///
     /// @throws BackendException saying what is missing and what to do about it
     public static Backend simd(int threads) {
-        String missing = whyNotSimd();
-        if (missing != null) {
-            throw new BackendException("simd: " + missing);
-        }
+        requireFast();
         return new SimdBackend(threads);
     }
 

@@ -30,6 +30,15 @@ class BackendsTest {
     }
 
     @Test
+    void theSlowBackendIsToldOnceOnStandardErrorWhereNoLoggerIs() throws Exception {
+        String slow =
+                "WARNING: backend: reference, scalar loops on one thread; not simd: the Vector API is off; start the"
+                        + " JVM with --add-modules=jdk.incubator.vector";
+        assertThat(inOtherJvm()).containsOnlyOnce(slow);
+        assertThat(inOtherJvm("--add-modules=jdk.incubator.vector")).doesNotContain("WARNING: backend");
+    }
+
+    @Test
     void withoutC2TheLineSaysSo() throws Exception {
         assertThat(inOtherJvm("--add-modules=jdk.incubator.vector", "-XX:TieredStopAtLevel=1"))
                 .contains("not simd: the C2 compiler is off; start the JVM without -Xint and -XX:TieredStopAtLevel")
@@ -80,6 +89,7 @@ class BackendsTest {
             try (Backend backend = Backends.best()) {
                 System.out.println("best: " + backend.name());
             }
+            Backends.best().close();
             try (Backend backend = Backends.simd(1)) {
                 System.out.println("simd: " + backend.name());
             } catch (dev.loran.engine.BackendException e) {
