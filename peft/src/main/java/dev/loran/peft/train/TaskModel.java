@@ -87,6 +87,9 @@ public final class TaskModel implements Learner, AutoCloseable {
 
     /// The active adapter of `peft` trains, and a new head, if one is needed, drawn from `seed`.
     ///
+    /// Add the adapter first ([PeftModel#addAdapter]). Without one the model answers and can be evaluated as it is, with
+    /// its head; it does not train, for that would be the head alone: [#parameters] throws. [#full] trains all of a model.
+    ///
     /// @throws InputException if the model cannot do the task
     public static TaskModel of(PeftModel peft, TaskCard card, long seed) {
         return new TaskModel(peft.model(), peft, null, card, seed);
@@ -167,8 +170,14 @@ public final class TaskModel implements Learner, AutoCloseable {
         return model.dtype().accumulator();
     }
 
+    /// @throws IllegalStateException if no adapter is active: the head alone would train
     @Override
     public Map<String, Tensor> parameters() {
+        if (peft != null && peft.activeAdapter() == null) {
+            throw new IllegalStateException("nothing of the model trains: " + model.title() + " has no active adapter;"
+                    + " call peft.addAdapter(PeftModel.DEFAULT_ADAPTER, LoraConfig.defaults()), or that of another"
+                    + " method, before TaskModel.of, or train all of it by TaskModel.full");
+        }
         Map<String, Tensor> all =
                 new LinkedHashMap<>(peft == null ? model.namedParameters() : own(peft).trainableParameters());
         if (classifier != null) {

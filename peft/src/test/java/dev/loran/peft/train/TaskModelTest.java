@@ -201,6 +201,32 @@ class TaskModelTest {
         }
     }
 
+    @Test
+    void withoutAnAdapterNothingTrainsAndThatIsSaid() {
+        try (ReferenceBackend backend = new ReferenceBackend();
+                Model base = Tiny.encoder(backend, DType.F32);
+                PeftModel peft = new PeftModel(base, 3);
+                TaskModel model = TaskModel.of(peft, CLASSIFY, 1)) {
+            assertThat(Evaluation.of(model, Tiny.examples(4, 1), 4).rows()).isEqualTo(4);
+            assertForgotten(model);
+            peft.addAdapter("default", LoraConfig.defaults());
+            new Trainer(model, TrainerConfig.defaults()).close();
+            try (AutoCloseable off = peft.disableAdapter()) {
+                assertForgotten(model);
+            } catch (Exception e) {
+                throw new AssertionError(e);
+            }
+        }
+    }
+
+    private static void assertForgotten(TaskModel model) {
+        assertThatThrownBy(() -> new Trainer(model, TrainerConfig.defaults()))
+                .isInstanceOf(IllegalStateException.class)
+                .hasMessageStartingWith(
+                        "nothing of the model trains: bert has no active adapter; call peft.addAdapter(")
+                .hasMessageEndingWith("or train all of it by TaskModel.full");
+    }
+
     // ---- LoRA's promise
 
     /// Notes the size of every buffer it hands out.
