@@ -136,6 +136,7 @@ public final class SafeTensors implements AutoCloseable {
     }
 
     private static Map<String, String> weightMap(Path index) {
+        requireWhole(index);
         try {
             if (Files.size(index) > Header.MAX_BYTES) {
                 throw new SafeTensorsException(index + ": larger than " + Header.MAX_BYTES + " bytes");
@@ -169,7 +170,14 @@ public final class SafeTensors implements AutoCloseable {
         throw new SafeTensorsException(index + ": " + Json.quote(fileName) + " leads out of the folder");
     }
 
+    private static void requireWhole(Path file) {
+        LfsPointer.problem(file).ifPresent(problem -> {
+            throw new SafeTensorsException(problem);
+        });
+    }
+
     private static Header openFile(Path file, Map<Path, FileChannel> channels) {
+        requireWhole(file);
         try {
             FileChannel channel = FileChannel.open(file, StandardOpenOption.READ);
             channels.put(file, channel);

@@ -1,6 +1,7 @@
 package dev.loran.peft.cli;
 
 import dev.loran.peft.train.RunFolder;
+import dev.loran.peft.train.TaskCard;
 import dev.loran.peft.tuner.AdapterFiles;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -16,7 +17,8 @@ final class AdapterOptions {
     @Nullable
     Path adapter;
 
-    /// The folder with the adapter, or with the whole model where all of it was trained, which is then what `model` means.
+    /// The folder with the adapter, or with the whole model where all of it was trained, which is then what `model` means. Texts end
+    /// as they did in training, where nothing else was said.
     ///
     /// @return null where none was named
     @Nullable
@@ -24,6 +26,9 @@ final class AdapterOptions {
         Path folder = adapter == null ? null : RunFolder.adapter(adapter);
         if (folder != null && !Files.isRegularFile(folder.resolve(AdapterFiles.CONFIG))) {
             model.model = folder.toString();
+        }
+        if (folder != null && model.eosToken == null && TaskCard.isIn(folder)) {
+            model.eosToken = TaskCard.read(folder).eosToken();
         }
         return folder;
     }

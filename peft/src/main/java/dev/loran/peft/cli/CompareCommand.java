@@ -133,6 +133,7 @@ final class CompareCommand implements Callable<Integer> {
                 .put("task", data.card.task().toString())
                 .put("rows", data.rows.train().size())
                 .put("held_out", data.heldOut().size());
+        Output.put(report, data.rows.notices());
         ArrayNode results = report.putArray("methods");
         for (Method method : compared) {
             results.add(measured(method, data));
@@ -163,6 +164,7 @@ final class CompareCommand implements Callable<Integer> {
                 throw new InputException(
                         "--task " + task + " needs --train and --eval; what comes with Loran is to be" + " classified");
             }
+            read.notices().forEach(output::say);
             return new Data(read, read.card(open, reading, TaskRows.pooling(open.model())));
         }
     }

@@ -17,8 +17,11 @@ import dev.loran.peft.train.TaskCard;
 import dev.loran.peft.train.TaskModel;
 import dev.loran.peft.tuner.PeftModel;
 import java.nio.file.Path;
+import java.util.Arrays;
+import java.util.Comparator;
 import java.util.List;
 import java.util.concurrent.Callable;
+import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
@@ -48,8 +51,8 @@ final class EvalCommand implements Callable<Integer> {
     @Option(
             names = "--max-new-tokens",
             paramLabel = "N",
-            description = "generate: most tokens of an answer (${DEFAULT-VALUE})")
-    private int maxNewTokens = 32;
+            description = "generate: most tokens of an answer (as many as the longest target has)")
+    private @Nullable Integer maxNewTokens;
 
     @Mixin
     private ModelOptions model;
@@ -73,13 +76,17 @@ final class EvalCommand implements Callable<Integer> {
             }
             int virtualTokens = peft.activeAdapter() == null ? 0 : peft.active().virtualTokens();
             int maxLength = model.maxLength(open, virtualTokens, card.maxLength());
-            Examples.Options reading = Examples.Options.of(maxLength).withTextPrefix(card.textPrefix());
+            Examples.Options reading = Examples.Options.of(maxLength)
+                    .withTextPrefix(card.textPrefix())
+                    .withAnswerRoom(Math.min(card.answerRoom(), maxLength / 2));
             Examples rows = Examples.read(data, card.task(), open.tokenizer(), reading, card.labels());
             try (TaskModel learner = TaskModel.of(peft, card, model.seed)) {
                 if (folder != null) {
                     learner.loadHead(folder);
                 }
-                output.result(evaluate(open, learner, rows, maxLength), common.json);
+                ObjectNode result = evaluate(open, learner, rows, virtualTokens);
+                rows.notices(null).forEach(output::say);
+                output.result(result, common.json);
             }
             return Main.DONE;
         }
@@ -111,7 +118,7 @@ final class EvalCommand implements Callable<Integer> {
         return TaskCard.classify(labels, 0);
     }
 
-    private ObjectNode evaluate(OpenModel open, TaskModel learner, Examples rows, int maxLength) {
+    private ObjectNode evaluate(OpenModel open, TaskModel learner, Examples rows, int virtualTokens) {
         Evaluation e = Evaluation.of(learner, rows, model.batchSize());
         if (Double.isNaN(e.loss())) {
             throw new InputException((trained.adapter == null ? open.name() : trained.adapter)
@@ -122,29 +129,43 @@ final class EvalCommand implements Callable<Integer> {
         switch (e.task()) {
             case CLASSIFY -> result.put("accuracy", e.accuracy()).put("macro_f1", e.macroF1());
             case LM -> result.put("perplexity", e.perplexity());
-            case GENERATE -> result.put("perplexity", e.perplexity()).put("rouge_l", rougeL(open, maxLength));
+            case GENERATE -> result.put("perplexity", e.perplexity()).put("rouge_l", rougeL(open, rows, virtualTokens));
         }
-        return result.put("truncated", rows.truncated());
+        Output.put(result.put("truncated", rows.truncated()), rows.notices(null));
+        return result;
     }
 
-    /// The mean over the rows of the score of the answer against the target.
-    private double rougeL(OpenModel open, int maxLength) {
-        int room = Math.min(maxNewTokens, maxLength - 1);
-        List<Row.Generate> rows = Rows.read(data, Task.GENERATE).stream()
-                .map(Row.Generate.class::cast)
+    /// The mean over the rows of the score of the answer to the prompt, as the loss saw it, against the whole target.
+    private double rougeL(OpenModel open, Examples rows, int virtualTokens) {
+        if (maxNewTokens != null && maxNewTokens < 1) {
+            throw new InputException("--max-new-tokens " + maxNewTokens + " must be at least 1");
+        }
+        int positions = open.model().facts().maxPositions() - virtualTokens;
+        int wanted = maxNewTokens == null ? rows.longestTarget() : maxNewTokens;
+        List<String> targets = Rows.read(data, Task.GENERATE).stream()
+                .map(row -> ((Row.Generate) row).target())
+                .toList();
+        // Prompts of like length answer together, or the longest would leave too little room to the others' answers.
+        List<Integer> order = IntStream.range(0, rows.size())
+                .boxed()
+                .sorted(Comparator.comparingInt(rows::promptLength))
                 .toList();
         double sum = 0;
-        for (int from = 0; from < rows.size(); from += model.batchSize()) {
-            List<Row.Generate> batch = rows.subList(from, Math.min(from + model.batchSize(), rows.size()));
+        for (int from = 0, to; from < order.size(); from = to) {
+            int most = Math.min(wanted, positions - rows.promptLength(order.get(from)));
+            for (to = from + 1; to < Math.min(order.size(), from + model.batchSize()); to++) {
+                if (rows.promptLength(order.get(to)) + most > positions) {
+                    break;
+                }
+            }
+            List<Integer> batch = order.subList(from, to);
             int[][] prompts = batch.stream()
-                    .map(r -> open.tokenizer()
-                            .encodePrompt(r.source(), maxLength - room)
-                            .ids())
+                    .map(row -> Arrays.copyOf(rows.ids(row), rows.promptLength(row)))
                     .toArray(int[][]::new);
             List<Generation.Answer> answers =
-                    Generation.answers(open.model(), open.tokenizer(), prompts, GenerationConfig.greedy(room));
+                    Generation.answers(open.model(), open.tokenizer(), prompts, GenerationConfig.greedy(most));
             for (int i = 0; i < batch.size(); i++) {
-                sum += RougeL.score(answers.get(i).text(), batch.get(i).target());
+                sum += RougeL.score(answers.get(i).text(), targets.get(batch.get(i)));
             }
         }
         return sum / rows.size();

@@ -87,37 +87,47 @@ final class GenerateCommand implements Callable<Integer> {
             }
             TaskCard card = folder == null ? null : open.load(peft, folder);
             int virtualTokens = peft.activeAdapter() == null ? 0 : peft.active().virtualTokens();
-            int room = model.maxLength(open, virtualTokens, Integer.MAX_VALUE);
+            int room = open.model().facts().maxPositions() - virtualTokens;
+            boolean isSource = card != null && card.task() == Task.GENERATE;
+            int maxLength = model.maxLength(open, virtualTokens, isSource ? card.maxLength() : room);
             if (maxNewTokens < 1 || maxNewTokens >= room) {
                 throw new InputException("--max-new-tokens " + maxNewTokens + " must be from 1 to " + (room - 1)
                         + ": text and answer together have " + room + " positions");
             }
-            boolean isSource = card != null && card.task() == Task.GENERATE;
+            // A source is cut as training cut it; any other text only where it and the answer have no room.
+            int answerRoom = !isSource
+                    ? maxNewTokens
+                    : card.answerRoom() == 0 ? maxLength / 2 : Math.min(card.answerRoom(), maxLength / 2);
             Tokenizer.Encoded start = isSource
-                    ? open.tokenizer().encodePrompt(prompt, room - maxNewTokens)
-                    : open.tokenizer().encodeStart(prompt, room - maxNewTokens);
+                    ? open.tokenizer().encodePrompt(prompt, maxLength, answerRoom)
+                    : open.tokenizer().encodeStart(prompt, maxLength - maxNewTokens);
             if (start.truncated()) {
-                output.say("the text is longer than %d tokens and was cut".formatted(room - maxNewTokens));
+                output.say("the text is longer than %d tokens and was cut".formatted(maxLength - answerRoom));
             }
+            int most = Math.min(maxNewTokens, room - start.ids().length);
             open.model().prepare();
             open.model().train(false);
             Generation.Answer answer = Generation.answers(
-                            open.model(), open.tokenizer(), new int[][] {start.ids()}, config())
+                            open.model(), open.tokenizer(), new int[][] {start.ids()}, config(most))
                     .getFirst();
+            if (most < maxNewTokens && answer.ids().length == most) {
+                output.say("the answer ends after %d tokens: %s has room for no more".formatted(most, open.name()));
+            }
             output.out().println(answer.text());
             if (common.json) {
                 output.out()
                         .println(new ObjectMapper()
                                 .createObjectNode()
                                 .put("text", answer.text())
-                                .put("tokens", answer.ids().length));
+                                .put("tokens", answer.ids().length)
+                                .put("truncated", start.truncated() ? 1 : 0));
             }
             return Main.DONE;
         }
     }
 
-    private GenerationConfig config() {
-        GenerationConfig config = GenerationConfig.greedy(maxNewTokens)
+    private GenerationConfig config(int most) {
+        GenerationConfig config = GenerationConfig.greedy(most)
                 .withRepetitionPenalty(repetitionPenalty)
                 .withStopStrings(stop);
         boolean said = temperature != null || topK != null || topP != null;

@@ -25,6 +25,14 @@ final class ModelOptions {
     @Nullable
     Path tokenizer;
 
+    @Option(
+            names = "--eos-token",
+            paramLabel = "TOKEN",
+            description =
+                    "what ends a text (what the adapter was trained with, or the model's and tokenizer's files name)")
+    @Nullable
+    String eosToken;
+
     @Option(names = "--hidden", paramLabel = "N", description = "seo: width (${DEFAULT-VALUE})")
     int hidden = 256;
 

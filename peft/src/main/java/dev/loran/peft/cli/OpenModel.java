@@ -55,7 +55,7 @@ record OpenModel(
     static final String FRESH = "seo";
     private static final List<String> BUILT_IN = List.of("minilm", "bge-small", "e5-small", FRESH);
 
-    /// All that a tokenizer's folder may hold; Loran itself reads the first two.
+    /// All that a tokenizer's folder may hold; Loran itself reads the first three and the last.
     private static final List<String> TOKENIZER_FILES = List.of(
             "tokenizer.json",
             "tokenizer_config.json",
@@ -92,7 +92,7 @@ record OpenModel(
             throw new InputException("--model seo needs --tokenizer: a folder with tokenizer.json, or the file");
         }
         try (Backend scratch = new ReferenceBackend();
-                Tokenizer tokenizer = tokenizer(given);
+                Tokenizer tokenizer = Tokenizer.load(given, given, options.eosToken);
                 Model model = SeoTransformer.random(sizes(options, tokenizer), scratch, DType.F32, options.seed)) {
             Path draft = Files.createTempDirectory("loran-" + FRESH);
             boolean done = false;
@@ -157,7 +157,8 @@ record OpenModel(
         Model model = null;
         boolean done = false;
         try {
-            tokenizer = tokenizer(options.tokenizer == null ? folder : options.tokenizer);
+            Path words = options.tokenizer == null ? folder : options.tokenizer;
+            tokenizer = Tokenizer.load(words, folder, options.eosToken);
             model = HfModels.load(folder, backend, backend.storage());
             int rows = model.facts().vocabSize();
             if (tokenizer.vocabSize() > rows) {
@@ -255,17 +256,6 @@ record OpenModel(
             return Backends.cuda(dtype);
         } catch (BackendException e) {
             throw new InputException("--device cuda is not possible here: " + e.getMessage(), e);
-        }
-    }
-
-    private static Tokenizer tokenizer(Path given) {
-        if (Files.isDirectory(given)) {
-            return Tokenizer.load(given);
-        }
-        try {
-            return Tokenizer.of(Files.readAllBytes(given), given.toString());
-        } catch (IOException e) {
-            throw InputException.io(given, "cannot be read", e);
         }
     }
 

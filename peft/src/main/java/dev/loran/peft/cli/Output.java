@@ -21,6 +21,13 @@ record Output(PrintStream out, PrintStream err, boolean terminal) {
         err.println(line);
     }
 
+    /// Lines that were said, as `notices` of the result; nothing where there are none.
+    static void put(ObjectNode result, List<String> notices) {
+        if (!notices.isEmpty()) {
+            notices.forEach(result.putArray("notices")::add);
+        }
+    }
+
     /// The result: a line a value, and with `json` the whole as the last line.
     void result(ObjectNode values, boolean json) {
         int width = values.properties().stream()

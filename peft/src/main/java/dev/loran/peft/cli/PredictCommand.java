@@ -109,6 +109,11 @@ final class PredictCommand implements Callable<Integer> {
                 predictor.finish();
             }
             Files.move(draft, out, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
+            if (predictor.truncated() > 0) {
+                output.say("%s: %,d texts are longer than %d tokens and were cut"
+                        .formatted(
+                                data, predictor.truncated(), classifier.card().maxLength()));
+            }
             double seconds = (System.nanoTime() - started) / 1e9;
             return JSON.createObjectNode()
                     .put("texts", answered[0])

@@ -80,6 +80,7 @@ final class QuickstartCommand implements Callable<Integer> {
                     .withTextPrefix(open.textPrefix())
                     .withBase(open.base());
             output.say(open.backendChoice());
+            data.notices().forEach(output::say);
             Evaluation before = before(peft, card, train, heldOut, config);
             Evaluation after = after(peft, card, train, heldOut, config, folder);
             ObjectNode result = new ObjectMapper()

@@ -11,6 +11,7 @@ import dev.loran.peft.model.TaskType;
 import dev.loran.peft.train.TaskCard;
 import dev.loran.peft.train.TextClassifier.Pooling;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
@@ -29,7 +30,8 @@ record TaskRows(
         Labels known = classify && open.model().task() == TaskType.SEQ_CLS ? open.namedLabels() : null;
         Examples rows = Examples.read(train, task, open.tokenizer(), reading, known);
         Labels labels = classify ? rows.labels() : null;
-        Examples heldOut = eval == null ? null : Examples.read(eval, task, open.tokenizer(), reading, labels);
+        Examples.Options same = reading.withAnswerRoom(rows.answerRoom());
+        Examples heldOut = eval == null ? null : Examples.read(eval, task, open.tokenizer(), same, labels);
         return new TaskRows(rows, heldOut, labels);
     }
 
@@ -56,6 +58,15 @@ record TaskRows(
         return nouns.stream().map(ShippedData.Noun::classify).toList();
     }
 
+    /// What stands out in all of them, a line each.
+    List<String> notices() {
+        List<String> lines = new ArrayList<>(train.notices(null));
+        if (heldOut != null) {
+            lines.addAll(heldOut.notices(train));
+        }
+        return lines;
+    }
+
     /// The usual pooling of a model.
     static Pooling pooling(Model model) {
         return model.task() == TaskType.CAUSAL_LM ? Pooling.LAST : Pooling.MEAN;
@@ -63,6 +74,10 @@ record TaskRows(
 
     /// What training on these rows is for.
     TaskCard card(OpenModel open, Examples.Options reading, Pooling pooling) {
-        return new TaskCard(train.task(), labels, pooling, reading.textPrefix(), reading.maxLength(), open.base());
+        TaskCard card = labels == null
+                ? TaskCard.of(train.task(), reading.maxLength())
+                        .withAnswers(train.answerRoom(), open.tokenizer().eosToken())
+                : TaskCard.classify(labels, reading.maxLength());
+        return card.withPooling(pooling).withTextPrefix(reading.textPrefix()).withBase(open.base());
     }
 }

@@ -142,7 +142,7 @@ final class TrainCommand implements Callable<Integer> {
             PeftConfig adapter = methodKind.config(training, open.model().task(), steps);
             MemoryPlan plan = training.plan(open, adapter, card, config, rows);
             try (Subject subject = Subject.of(open.model(), adapter, card, model.seed)) {
-                run(open, subject.learner(), config, plan, rows.train(), rows.heldOut());
+                run(open, subject.learner(), config, plan, rows);
             }
             return Main.DONE;
         }
@@ -172,12 +172,9 @@ final class TrainCommand implements Callable<Integer> {
     }
 
     private void run(
-            OpenModel open,
-            TaskModel learner,
-            TrainerConfig config,
-            @Nullable MemoryPlan plan,
-            Examples rows,
-            @Nullable Examples heldOut) {
+            OpenModel open, TaskModel learner, TrainerConfig config, @Nullable MemoryPlan plan, TaskRows data) {
+        Examples rows = data.train();
+        Examples heldOut = data.heldOut();
         ParameterCount count = learner.parameterCount();
         int truncated = rows.truncated() + (heldOut == null ? 0 : heldOut.truncated());
         TrainingReport report;
@@ -204,9 +201,7 @@ final class TrainCommand implements Callable<Integer> {
             if (plan != null) {
                 opening.add("tensors: %s; at most %,.1f MiB at once".formatted(plan, plan.totalMib()));
             }
-            if (truncated > 0) {
-                opening.add("%,d texts are longer than %d tokens and were cut".formatted(truncated, model.maxLength));
-            }
+            opening.addAll(data.notices());
             try (Progress progress = new Progress(output, opening)) {
                 report = trainer.train(rows, heldOut, folder, progress);
             }
@@ -217,6 +212,7 @@ final class TrainCommand implements Callable<Integer> {
         ObjectNode result = result(count, report, plan, open)
                 .put("truncated", truncated)
                 .put("out", folder.path().toString());
+        Output.put(result, data.notices());
         folder.result(result);
         output.result(result, common.json);
     }

@@ -10,6 +10,7 @@ import java.util.HexFormat;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 
 /// Rows as token ids. Of a file that is read only the ids stay in memory; texts are let go line by line.
@@ -24,6 +25,7 @@ public final class Examples {
 
     private final @Nullable Labels labels;
     private final int truncated;
+    private final RowNotes notes;
 
     /// How texts become ids.
     ///
@@ -33,7 +35,9 @@ public final class Examples {
     /// @param pack for [Task#LM]: join all texts, each closed by the end token, and cut the whole into rows of
     ///     `maxLength` ids, so that nothing is padded or truncated. A row may then hold parts of several texts,
     ///     which see each other, as in Hugging Face's language-model examples
-    public record Options(int maxLength, String textPrefix, boolean pack) {
+    /// @param answerRoom for [Task#GENERATE]: how many of the `maxLength` ids a prompt leaves to its target; longer prompts
+    ///     are cut to that, whatever the target. 0: as many as the longest target of these rows has, at most half of all
+    public record Options(int maxLength, String textPrefix, boolean pack, int answerRoom) {
         public Options {
             if (maxLength < 1) {
                 throw new InputException("max length " + maxLength + " is not positive");
@@ -41,25 +45,32 @@ public final class Examples {
             if (pack && maxLength < 2) {
                 throw new InputException("max length 1 leaves nothing to predict in a packed row");
             }
+            if (answerRoom < 0) {
+                throw new InputException("answer room " + answerRoom + " is negative");
+            }
         }
 
         /// No prefix, no packing.
         public static Options of(int maxLength) {
-            return new Options(maxLength, "", false);
+            return new Options(maxLength, "", false, 0);
         }
 
         public Options withTextPrefix(String prefix) {
-            return new Options(maxLength, prefix, pack);
+            return new Options(maxLength, prefix, pack, answerRoom);
         }
 
         public Options withPack(boolean packed) {
-            return new Options(maxLength, textPrefix, packed);
+            return new Options(maxLength, textPrefix, packed, answerRoom);
+        }
+
+        public Options withAnswerRoom(int tokens) {
+            return new Options(maxLength, textPrefix, pack, tokens);
         }
     }
 
     private Examples(Builder builder, @Nullable Labels labels) {
         this.task = builder.task;
-        this.options = builder.options;
+        this.options = builder.options.withAnswerRoom(builder.answerRoom());
         this.padId = builder.tokenizer.padId().orElse(0);
         this.ids = builder.ids.toArray(int[][]::new);
         this.labels = labels;
@@ -70,6 +81,7 @@ public final class Examples {
             marks[row] = labels == null ? mark : labels.id(labelNames.get(mark));
         }
         this.truncated = builder.truncated;
+        this.notes = builder.notes;
     }
 
     /// Reads and tokenises a file of JSON Lines.
@@ -79,8 +91,8 @@ public final class Examples {
     /// @throws InputException for a bad row, a label that is not one of `labels`, a file with fewer than two
     ///     labels where they are taken from it, or a text that gives a language model nothing to predict
     public static Examples read(Path file, Task task, Tokenizer tokenizer, Options options, @Nullable Labels labels) {
-        Builder builder = new Builder(task, tokenizer, options, labels);
-        Rows.forEach(file, task, (row, line) -> builder.add(row, file.toString(), line));
+        Builder builder = new Builder(file.toString(), task, tokenizer, options, labels);
+        Rows.forEach(file, task, (row, line) -> builder.add(row, file.toString(), line), builder.notes::unread);
         return builder.build(file.toString());
     }
 
@@ -93,7 +105,7 @@ public final class Examples {
         if (rows.isEmpty()) {
             throw new InputException("rows: there are none");
         }
-        Builder builder = new Builder(rows.getFirst().task(), tokenizer, options, labels);
+        Builder builder = new Builder("rows", rows.getFirst().task(), tokenizer, options, labels);
         for (int i = 0; i < rows.size(); i++) {
             builder.add(rows.get(i), "rows", i + 1);
         }
@@ -102,7 +114,7 @@ public final class Examples {
 
     /// Texts to classify whose classes nobody knows: their labels are [Batch#IGNORE].
     public static Examples unlabelled(List<String> texts, Tokenizer tokenizer, Options options) {
-        Builder builder = new Builder(Task.CLASSIFY, tokenizer, options, null);
+        Builder builder = new Builder("texts", Task.CLASSIFY, tokenizer, options, null);
         texts.forEach(
                 text -> builder.keep(tokenizer.encode(options.textPrefix + text, options.maxLength), Batch.IGNORE));
         return new Examples(builder, null);
@@ -146,9 +158,45 @@ public final class Examples {
         return labels;
     }
 
-    /// How many texts were longer than the maximum and were cut.
+    /// How many rows had a text that was longer than there was room for and was cut.
     public int truncated() {
         return truncated;
+    }
+
+    /// How many of the ids of a row a prompt leaves to its target: what [Tokenizer#encodePrompt] must be told in order to cut
+    /// as these rows were cut. 0 but for [Task#GENERATE].
+    public int answerRoom() {
+        return options.answerRoom;
+    }
+
+    /// The ids of the longest target, its end among them; 0 but for [Task#GENERATE].
+    public int longestTarget() {
+        return task == Task.GENERATE
+                ? IntStream.range(0, size())
+                        .map(row -> length(row) - promptLength(row))
+                        .max()
+                        .orElse(0)
+                : 0;
+    }
+
+    /// What stands out in these rows, a line each that names file and count: texts that were cut, rows that are there twice,
+    /// the same text with different labels, texts that the tokenizer hardly knows, fields that nothing reads.
+    ///
+    /// @param train the rows that were trained on, where these are held out: rows of both are told too
+    public List<String> notices(@Nullable Examples train) {
+        List<String> lines = new ArrayList<>();
+        if (truncated > 0) {
+            lines.add("%s: %,d %s"
+                    .formatted(
+                            notes.file(),
+                            truncated,
+                            task == Task.GENERATE
+                                    ? "rows are longer than %d tokens, or their prompts than %d, and were cut"
+                                            .formatted(options.maxLength, options.maxLength - options.answerRoom)
+                                    : "texts are longer than %d tokens and were cut".formatted(options.maxLength)));
+        }
+        lines.addAll(notes.lines(train == null ? null : train.notes));
+        return lines;
     }
 
     /// The SHA-256 of all ids, classes and prompt lengths, in order: what training sees of the rows.
@@ -188,6 +236,7 @@ public final class Examples {
         private final Tokenizer tokenizer;
         private final Options options;
         private final @Nullable Labels given;
+        private final RowNotes notes;
         private final List<int[]> ids = new ArrayList<>();
 
         /// Per row: the place of its label in `labelNames`, or how many ids are prompt.
@@ -196,11 +245,14 @@ public final class Examples {
         /// Labels in order of first appearance.
         private final Map<String, Integer> labelNames = new LinkedHashMap<>();
 
+        /// Prompts and targets that wait for the longest target to be known.
+        private final List<Pair> pairs = new ArrayList<>();
+
         private int[] unpacked = new int[0];
         private int unpackedLength;
         private int truncated;
 
-        Builder(Task task, Tokenizer tokenizer, Options options, @Nullable Labels given) {
+        Builder(String name, Task task, Tokenizer tokenizer, Options options, @Nullable Labels given) {
             if (options.pack && task != Task.LM) {
                 throw new InputException("packing joins texts of task lm, not rows of task " + task);
             }
@@ -208,7 +260,11 @@ public final class Examples {
             this.tokenizer = tokenizer;
             this.options = options;
             this.given = given;
+            this.notes = new RowNotes(name, task, tokenizer.unknownId());
         }
+
+        /// The ids of a prompt and a target without what stands around them.
+        private record Pair(int[] prompt, int[] target) {}
 
         void add(Row row, String file, long line) {
             if (row.task() != task) {
@@ -220,22 +276,43 @@ public final class Examples {
                         requireKnown(label, given, file, line);
                     }
                     Integer place = labelNames.putIfAbsent(label, labelNames.size());
-                    keep(
-                            tokenizer.encode(options.textPrefix + text, options.maxLength),
-                            place == null ? labelNames.size() - 1 : place);
+                    Tokenizer.Encoded ids = tokenizer.encode(options.textPrefix + text, options.maxLength);
+                    notes.row(text, label, ids.ids(), tokenizer.aroundText());
+                    keep(ids, place == null ? labelNames.size() - 1 : place);
                 }
                 case Row.Generate(String source, String target) -> {
-                    Tokenizer.Encoded pair = tokenizer.encodePair(source, target, options.maxLength);
-                    keep(requireLoss(pair, file, line), pair.promptLength());
+                    int[] prompt = tokenizer.body(source);
+                    notes.row(source, target, prompt, 0);
+                    pairs.add(new Pair(bounded(prompt), bounded(tokenizer.targetBody(target))));
                 }
                 case Row.Text(String text) -> {
+                    Tokenizer.Encoded ids =
+                            tokenizer.encodeDocument(text, options.pack ? Integer.MAX_VALUE : options.maxLength);
+                    notes.row(text, "", ids.ids(), 0);
                     if (options.pack) {
-                        pack(tokenizer.encodeDocument(text, Integer.MAX_VALUE).ids());
+                        pack(ids.ids());
                     } else {
-                        keep(requireLoss(tokenizer.encodeDocument(text, options.maxLength), file, line), 0);
+                        keep(requireLoss(ids, file, line), 0);
                     }
                 }
             }
+        }
+
+        /// Not more ids than tell that there are too many.
+        private int[] bounded(int[] text) {
+            return text.length <= options.maxLength ? text : Arrays.copyOf(text, options.maxLength + 1);
+        }
+
+        /// How much room prompts leave to targets.
+        int answerRoom() {
+            if (options.answerRoom > 0 || task != Task.GENERATE) {
+                return options.answerRoom;
+            }
+            int longest = pairs.stream()
+                    .mapToInt(p -> tokenizer.targetLength(p.target))
+                    .max()
+                    .orElse(1);
+            return Math.max(1, Math.min(longest, options.maxLength / 2));
         }
 
         private static void requireKnown(String label, Labels given, String file, long line) {
@@ -247,7 +324,7 @@ public final class Examples {
         }
 
         private static Tokenizer.Encoded requireLoss(Tokenizer.Encoded encoded, String file, long line) {
-            if (encoded.ids().length <= Math.max(1, encoded.promptLength())) {
+            if (encoded.ids().length <= 1) {
                 throw InputException.at(file, line, "the text gives fewer than two tokens: nothing to predict");
             }
             return encoded;
@@ -281,6 +358,11 @@ public final class Examples {
         Examples build(String file) {
             if (unpackedLength > 1) {
                 keepPacked(0, unpackedLength);
+            }
+            int answerRoom = answerRoom();
+            for (Pair pair : pairs) {
+                Tokenizer.Encoded row = tokenizer.pair(pair.prompt, pair.target, options.maxLength, answerRoom);
+                keep(row, row.promptLength());
             }
             if (ids.isEmpty()) {
                 throw new InputException(file + ": the texts give fewer than two tokens: nothing to predict");

@@ -1,5 +1,6 @@
 package dev.loran.peft.data;
 
+import dev.loran.engine.io.LfsPointer;
 import java.io.IOException;
 import java.nio.file.AccessDeniedException;
 import java.nio.file.FileAlreadyExistsException;
@@ -25,6 +26,13 @@ public final class InputException extends RuntimeException {
         boolean missing =
                 e instanceof NoSuchFileException missed && file.toString().equals(missed.getFile());
         return new InputException(file + ": " + (missing ? "no such file" : problem + " (" + reason(e) + ")"), e);
+    }
+
+    /// Refuses what Git LFS keeps in place of a file.
+    static void requireWhole(Path file) {
+        LfsPointer.problem(file).ifPresent(problem -> {
+            throw new InputException(problem);
+        });
     }
 
     /// Why: Java's exceptions of files often tell it by their class alone, and their message is a path.

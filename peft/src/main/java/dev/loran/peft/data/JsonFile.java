@@ -19,6 +19,7 @@ public final class JsonFile {
     ///
     /// @throws InputException naming the file, if there is none, or it holds anything else
     public static ObjectNode read(Path file) {
+        InputException.requireWhole(file);
         try {
             if (JSON.readTree(Files.readAllBytes(file)) instanceof ObjectNode object) {
                 return object;

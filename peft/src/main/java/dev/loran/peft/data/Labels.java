@@ -1,6 +1,8 @@
 package dev.loran.peft.data;
 
+import java.util.ArrayList;
 import java.util.Collection;
+import java.util.Comparator;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
@@ -29,12 +31,16 @@ public final class Labels {
         }
     }
 
-    /// The different labels of some data. They are sorted (by Unicode code units), so that the ids do not
-    /// depend on the order of the rows.
+    /// The different labels of some data. They are sorted, so that the ids do not depend on the order of the rows: by
+    /// value where all are whole numbers (then 0, 1, 2 are their own ids), else by Unicode code units.
     ///
     /// @throws InputException for fewer than two different names
     public static Labels of(Collection<String> names) {
-        return new Labels(List.copyOf(new TreeSet<>(names)));
+        List<String> sorted = new ArrayList<>(new TreeSet<>(names));
+        if (sorted.stream().allMatch(name -> name.matches("-?[0-9]{1,18}"))) {
+            sorted.sort(Comparator.comparingLong(Long::parseLong));
+        }
+        return new Labels(sorted);
     }
 
     public int size() {

@@ -130,6 +130,7 @@ public final class OnnxWeights implements AutoCloseable {
             @Nullable MemorySegment raw) {}
 
     private OnnxWeights(Path path) {
+        InputException.requireWhole(path);
         this.file = path.toString();
         try (FileChannel channel = FileChannel.open(path)) {
             MemorySegment bytes = channel.map(FileChannel.MapMode.READ_ONLY, 0, channel.size(), arena);

@@ -24,7 +24,7 @@ import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 
 /// Reads rows from JSON Lines: one JSON object a line, in UTF-8. Fields that a task does not know are passed
-/// over, blank lines too; everything else that is not a good row is an [InputException] naming file, line and
+/// over ([Examples#notices] tells of them), blank lines too, labels may be whole numbers; everything else that is not a good row is an [InputException] naming file, line and
 /// field.
 ///
 /// A file is read as a stream: one line of it is in memory at a time.
@@ -60,8 +60,16 @@ public final class Rows {
     ///
     /// @throws InputException for a file that is missing or without rows and for the first bad row
     public static void forEach(Path file, Task task, Visitor visitor) {
+        forEach(file, task, visitor, field -> {});
+    }
+
+    /// As above.
+    ///
+    /// @param unread takes the name of every field that the task does not know, row by row
+    static void forEach(Path file, Task task, Visitor visitor, Consumer<String> unread) {
+        InputException.requireWhole(file);
         try (InputStream in = Files.newInputStream(file)) {
-            forEach(in, file.toString(), task, visitor);
+            forEach(in, file.toString(), task, visitor, unread);
         } catch (IOException e) {
             throw InputException.io(file, "cannot be read", e);
         }
@@ -72,11 +80,19 @@ public final class Rows {
     /// @param name what error messages call the stream
     /// @throws InputException for a stream without rows and for the first bad row
     public static void forEach(InputStream in, String name, Task task, Visitor visitor) throws IOException {
-        forEachObject(
-                in,
-                name,
-                "a row of task " + task + " is " + task.form(),
-                fields -> visitor.row(fields.row(task), fields.line));
+        forEach(in, name, task, visitor, field -> {});
+    }
+
+    private static void forEach(InputStream in, String name, Task task, Visitor visitor, Consumer<String> unread)
+            throws IOException {
+        forEachObject(in, name, "a row of task " + task + " is " + task.form(), fields -> {
+            visitor.row(fields.row(task), fields.line);
+            fields.object.fieldNames().forEachRemaining(field -> {
+                if (!task.fields().contains(field)) {
+                    unread.accept(field);
+                }
+            });
+        });
     }
 
     /// Shows the visitor every text of a file: field `text` of JSON Lines, or where the file's name ends in `.txt` a line
@@ -86,9 +102,10 @@ public final class Rows {
     public static void texts(Path file, Consumer<String> visitor) {
         String form = "a text is a line of a .txt file, or {\"text\"}";
         String name = file.toString();
+        InputException.requireWhole(file);
         try (InputStream in = Files.newInputStream(file)) {
             if (!name.endsWith(".txt")) {
-                forEachObject(in, name, form, fields -> visitor.accept(fields.text("text")));
+                forEachObject(in, name, form, fields -> visitor.accept(fields.single()));
                 return;
             }
             Lines lines = new Lines(in, name);
@@ -174,6 +191,14 @@ public final class Rows {
             this.name = name;
             this.line = line;
             this.form = form;
+            String start = text.strip();
+            if (line == 1 && start.startsWith("[")) {
+                throw bad("a JSON array, not JSON Lines; put each element on a line of its own, without brackets and"
+                        + " commas around it; " + form);
+            }
+            if (line == 1 && !start.startsWith("{") && name.matches("(?i).*\\.(csv|tsv)")) {
+                throw bad("separated values, not JSON Lines; make each record an object on a line of its own; " + form);
+            }
             try {
                 this.object = JSON.readTree(text);
             } catch (JsonProcessingException e) {
@@ -189,11 +214,13 @@ public final class Rows {
 
         private Row row(Task task) {
             return switch (task) {
-                case CLASSIFY -> new Row.Classify(text("text"), text("label"));
+                case CLASSIFY -> new Row.Classify(single(), label());
                 case GENERATE ->
                     object.has("instruction")
                             ? Row.Generate.instruction(
-                                    text("instruction"), object.has("input") ? string("input") : "", text("output"))
+                                    text("instruction"),
+                                    object.hasNonNull("input") ? string("input") : "",
+                                    text("output"))
                             : new Row.Generate(text("source"), text("target"));
                 case LM -> new Row.Text(text("text"));
             };
@@ -208,10 +235,27 @@ public final class Rows {
             return value;
         }
 
+        /// The text of a row that has no second one beside it.
+        private String single() {
+            if (object.hasNonNull("text_pair")) {
+                throw bad("field \"text_pair\": pairs of texts cannot be classified yet; put both into \"text\"");
+            }
+            return text("text");
+        }
+
+        /// A string, or a whole number, which is a name like any other.
+        private String label() {
+            JsonNode value = object.path("label");
+            return value.isIntegralNumber() ? value.asText() : text("label");
+        }
+
         private String string(String field) {
             JsonNode value = object.get(field);
             if (value == null) {
-                throw bad("field \"" + field + "\" is missing; " + form);
+                List<String> found = new ArrayList<>();
+                object.fieldNames().forEachRemaining(name -> found.add("\"" + name + "\""));
+                throw bad("field \"" + field + "\" is missing, found "
+                        + (found.isEmpty() ? "none" : String.join(", ", found)) + "; " + form);
             }
             if (!value.isTextual()) {
                 throw bad("field \"" + field + "\" must be a string, found " + kind(value));

@@ -1,25 +1,35 @@
 package dev.loran.peft.data;
 
+import java.util.List;
 import java.util.Locale;
 
 /// What a model is trained to do, and with it what a row of data holds.
 public enum Task {
     /// One label for a text.
-    CLASSIFY("{\"text\",\"label\"}"),
+    CLASSIFY("{\"text\",\"label\"}", List.of("text", "text_pair", "label")),
     /// A text that answers a prompt: titles, descriptions, instructions.
-    GENERATE("{\"source\",\"target\"} or {\"instruction\",\"input\",\"output\"}"),
+    GENERATE(
+            "{\"source\",\"target\"} or {\"instruction\",\"input\",\"output\"}",
+            List.of("source", "target", "instruction", "input", "output")),
     /// The next token of a text.
-    LM("{\"text\"}");
+    LM("{\"text\"}", List.of("text"));
 
     private final String form;
+    private final List<String> fields;
 
-    Task(String form) {
+    Task(String form, List<String> fields) {
         this.form = form;
+        this.fields = fields;
     }
 
     /// The fields of a row, as error messages and `--help` show them.
     public String form() {
         return form;
+    }
+
+    /// All fields that are read of a row.
+    List<String> fields() {
+        return fields;
     }
 
     /// The task of the option `--task`: `classify`, `generate` or `lm`.

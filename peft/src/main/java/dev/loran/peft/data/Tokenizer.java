@@ -7,14 +7,14 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import java.io.ByteArrayInputStream;
 import java.io.IOException;
-import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
 import java.util.Arrays;
-import java.util.HashMap;
+import java.util.List;
 import java.util.Map;
 import java.util.OptionalInt;
+import org.jspecify.annotations.Nullable;
 
 /// Text to token ids and back, by the rules of a Hugging Face `tokenizer.json`; the same ids as Hugging Face
 /// tokenizers.
@@ -34,13 +34,15 @@ public final class Tokenizer implements AutoCloseable {
 
     private final HuggingFaceTokenizer tokenizer;
     private final String name;
-    private final int vocabSize;
+    private final SpecialTokens special;
     private final OptionalInt padId;
-    private final OptionalInt eosId;
     /// The special tokens that the file's template puts before and after a text: `[CLS]` and `[SEP]` for BERT.
     private final int[] prefix;
 
     private final int[] suffix;
+    /// What training puts after a text.
+    private final int[] end;
+
     private final int[] separator;
 
     /// Token ids of one row.
@@ -50,48 +52,58 @@ public final class Tokenizer implements AutoCloseable {
     /// @param truncated whether some of the text had to be left out
     public record Encoded(int[] ids, int promptLength, boolean truncated) {}
 
-    private Tokenizer(byte[] tokenizerJson, String name, JsonNode config) {
-        JsonNode file = parse(tokenizerJson, name);
-        Map<String, Integer> added = new HashMap<>();
-        for (JsonNode token : file.path("added_tokens")) {
-            added.put(token.path("content").asText(), token.path("id").asInt());
-        }
+    private Tokenizer(
+            byte[] tokenizerJson,
+            String name,
+            @Nullable Path tokenizerFolder,
+            @Nullable Path modelFolder,
+            @Nullable String eosToken) {
+        this.special = new SpecialTokens(parse(tokenizerJson, name), name, tokenizerFolder, modelFolder, eosToken);
         this.name = name;
         this.tokenizer = open(tokenizerJson, name);
-        this.vocabSize = 1 + Math.max(largestId(file.path("model").path("vocab")), largestId(added.values()));
-        this.eosId = special(config, added, "eos_token");
-        this.padId = special(config, added, "pad_token", "[PAD]", "<pad>");
+        this.padId = special.pad();
         Encoding probe = tokenizer.encode("a", true, false);
-        long[] special = probe.getSpecialTokenMask();
+        long[] mask = probe.getSpecialTokenMask();
         int begin = 0;
-        int end = special.length;
-        while (begin < end && special[begin] == 1) {
+        int end = mask.length;
+        while (begin < end && mask[begin] == 1) {
             begin++;
         }
-        while (end > begin && special[end - 1] == 1) {
+        while (end > begin && mask[end - 1] == 1) {
             end--;
         }
         int[] ids = toInts(probe.getIds());
         this.prefix = Arrays.copyOf(ids, begin);
         this.suffix = Arrays.copyOfRange(ids, end, ids.length);
+        this.end = special.after(suffix);
         this.separator = body(SEPARATOR);
     }
 
-    /// The tokenizer of a Hugging Face model folder: `tokenizer.json`, and the names of the special tokens from
-    /// `tokenizer_config.json` where there is one.
+    /// The tokenizer of a Hugging Face model folder: `tokenizer.json`, and the special tokens that `tokenizer_config.json`,
+    /// `special_tokens_map.json`, `generation_config.json` and `config.json` name.
     ///
     /// @throws InputException for a missing file and for one that is no tokenizer
     public static Tokenizer load(Path folder) {
-        Path file = folder.resolve("tokenizer.json");
-        Path config = folder.resolve("tokenizer_config.json");
+        return load(folder, folder, null);
+    }
+
+    /// A tokenizer for a model whose files are elsewhere.
+    ///
+    /// @param tokenizer a folder with `tokenizer.json`, or that file
+    /// @param model the folder that says which token ids end a generated text
+    /// @param eosToken the token that ends a text, whatever the files say; null to let them say it
+    /// @throws InputException for a missing file, for one that is no tokenizer, and for an end token that it does not have
+    public static Tokenizer load(Path tokenizer, Path model, @Nullable String eosToken) {
+        boolean isFolder = Files.isDirectory(tokenizer);
+        Path file = isFolder ? tokenizer.resolve("tokenizer.json") : tokenizer;
+        InputException.requireWhole(file);
         try {
-            byte[] configJson =
-                    Files.exists(config) ? Files.readAllBytes(config) : "{}".getBytes(StandardCharsets.UTF_8);
-            return new Tokenizer(Files.readAllBytes(file), file.toString(), parse(configJson, config.toString()));
-        } catch (NoSuchFileException e) {
-            throw new InputException(file + ": no such file; a model folder needs its tokenizer.json", e);
+            byte[] json = Files.readAllBytes(file);
+            return new Tokenizer(json, file.toString(), isFolder ? tokenizer : null, model, eosToken);
         } catch (IOException e) {
-            throw InputException.io(file, "cannot be read", e);
+            throw isFolder && e instanceof NoSuchFileException
+                    ? new InputException(file + ": no such file; a model folder needs its tokenizer.json", e)
+                    : InputException.io(file, "cannot be read", e);
         }
     }
 
@@ -100,12 +112,12 @@ public final class Tokenizer implements AutoCloseable {
     /// @param name what error messages call it
     /// @throws InputException for bytes that are no tokenizer
     public static Tokenizer of(byte[] tokenizerJson, String name) {
-        return new Tokenizer(tokenizerJson, name, new ObjectMapper().createObjectNode());
+        return new Tokenizer(tokenizerJson, name, null, null, null);
     }
 
     /// One more than the largest id that a text can give: the rows that an embedding needs at least.
     public int vocabSize() {
-        return vocabSize;
+        return special.vocabSize();
     }
 
     /// The padding token, where the files name one.
@@ -113,9 +125,19 @@ public final class Tokenizer implements AutoCloseable {
         return padId;
     }
 
-    /// The token that ends a generated text, where the files name one.
+    /// The token that training puts after a text, where the files or the template name one.
     public OptionalInt eosId() {
-        return eosId;
+        return end.length == 0 ? OptionalInt.empty() : OptionalInt.of(end[0]);
+    }
+
+    /// The token of [#eosId] as the vocabulary spells it; null for none. What [#load(Path, Path, String)] takes.
+    public @Nullable String eosToken() {
+        return end.length == 0 ? null : special.token(end[0]);
+    }
+
+    /// The tokens that end a generated text: that of [#eosId], and those that the model's files name beside it.
+    public List<Integer> eosIds() {
+        return special.ends(suffix);
     }
 
     /// The ids of a text between the special tokens of the tokenizer's template, as an encoder takes them.
@@ -133,7 +155,6 @@ public final class Tokenizer implements AutoCloseable {
     /// @throws InputException where `maxLength` leaves no room for the text
     public Encoded encodeDocument(String text, int maxLength) {
         int[] body = body(text);
-        int[] end = end();
         boolean fits = prefix.length + body.length + end.length <= maxLength;
         return assemble(body, fits ? end : new int[0], maxLength);
     }
@@ -146,34 +167,63 @@ public final class Tokenizer implements AutoCloseable {
         return assemble(body(text), new int[0], maxLength);
     }
 
-    /// The ids of a prompt, ready for a model to answer: special tokens, prompt, [#SEPARATOR].
+    /// The ids of a prompt, ready for a model to answer: special tokens, prompt, [#SEPARATOR]; the first ids that
+    /// [#encodePair] gives for the prompt with any target. A prompt that is longer than `maxLength - answerRoom` is cut at
+    /// its end: how long an answer will be nobody knows before it is there.
     ///
-    /// @param maxLength the most ids to return
-    /// @throws InputException where `maxLength` leaves no room for the prompt
-    public Encoded encodePrompt(String prompt, int maxLength) {
-        Encoded encoded = assemble(body(prompt), separator, maxLength);
-        return new Encoded(encoded.ids, encoded.ids.length, encoded.truncated);
+    /// @param maxLength the most ids of prompt and answer together
+    /// @param answerRoom how many of them a prompt leaves to the answer at least
+    /// @throws InputException where that leaves no room for the prompt, or no token ends an answer
+    public Encoded encodePrompt(String prompt, int maxLength, int answerRoom) {
+        requireEnd();
+        return prompt(body(prompt), maxLength, answerRoom);
     }
 
-    /// The ids of a prompt as [#encodePrompt] gives them, of the target after it, and of the end token. Where
-    /// both together are too long the longer one is cut first, down to the length of the other; a cut target is
-    /// not closed by the end token.
+    /// The ids of a prompt as [#encodePrompt] gives them, of the target after it, and of the end token. A target that is
+    /// longer than what the prompt has left is cut at its end, and closed by the end token as any other.
     ///
     /// @param maxLength the most ids to return
-    /// @throws InputException where `maxLength` leaves no room for a token of each
-    public Encoded encodePair(String prompt, String target, int maxLength) {
-        int[] promptBody = body(prompt);
-        int[] targetBody = concat(body(target), end());
-        int room = maxLength - prefix.length - separator.length;
-        requireRoom(room, 2, maxLength);
-        int half = room / 2;
-        int targetLength = Math.min(targetBody.length, Math.max(room - half, room - promptBody.length));
-        int promptLength = Math.min(promptBody.length, room - targetLength);
-        int[] head = concat(concat(prefix, Arrays.copyOf(promptBody, promptLength)), separator);
-        return new Encoded(
-                concat(head, Arrays.copyOf(targetBody, targetLength)),
-                head.length,
-                promptLength + targetLength < promptBody.length + targetBody.length);
+    /// @param answerRoom as in [#encodePrompt]
+    /// @throws InputException as in [#encodePrompt]
+    public Encoded encodePair(String prompt, String target, int maxLength, int answerRoom) {
+        return pair(body(prompt), targetBody(target), maxLength, answerRoom);
+    }
+
+    /// The ids of a target alone, without its end.
+    ///
+    /// @throws InputException where no token ends it
+    int[] targetBody(String target) {
+        requireEnd();
+        return body(target);
+    }
+
+    /// How many ids a target takes, its end among them.
+    int targetLength(int[] target) {
+        return target.length + end.length;
+    }
+
+    /// As [#encodePair], of ids.
+    Encoded pair(int[] prompt, int[] target, int maxLength, int answerRoom) {
+        Encoded head = prompt(prompt, maxLength, answerRoom);
+        int room = maxLength - head.ids.length - end.length;
+        requireRoom(room, 1, maxLength);
+        int kept = Math.min(target.length, room);
+        int[] all = concat(concat(head.ids, Arrays.copyOf(target, kept)), end);
+        return new Encoded(all, head.ids.length, head.truncated || kept < target.length);
+    }
+
+    private Encoded prompt(int[] body, int maxLength, int answerRoom) {
+        int room = maxLength - answerRoom - prefix.length - separator.length;
+        requireRoom(room, 1, maxLength);
+        int kept = Math.min(body.length, room);
+        int[] ids = concat(concat(prefix, Arrays.copyOf(body, kept)), separator);
+        return new Encoded(ids, ids.length, kept < body.length);
+    }
+
+    private void requireEnd() {
+        if (end.length == 0) {
+            throw special.noEnd();
+        }
     }
 
     /// The text of some ids, special tokens left out.
@@ -201,12 +251,18 @@ public final class Tokenizer implements AutoCloseable {
         }
     }
 
-    private int[] end() {
-        return suffix.length > 0 || eosId.isEmpty() ? suffix : new int[] {eosId.getAsInt()};
+    /// What stands for everything that the vocabulary does not know, if anything does.
+    OptionalInt unknownId() {
+        return special.unknown();
+    }
+
+    /// How many special tokens [#encode] puts around a text.
+    int aroundText() {
+        return prefix.length + suffix.length;
     }
 
     /// The ids of a text alone, without special tokens around it.
-    private int[] body(String text) {
+    int[] body(String text) {
         return toInts(tokenizer.encode(text, false, false).getIds());
     }
 
@@ -249,38 +305,6 @@ public final class Tokenizer implements AutoCloseable {
                 .lines()
                 .findFirst()
                 .orElse(e.getClass().getSimpleName());
-    }
-
-    /// The id of a special token: the one `tokenizer_config.json` names, a string or an object with `content`;
-    /// failing that the first of the usual names that the tokenizer holds.
-    private static OptionalInt special(JsonNode config, Map<String, Integer> added, String key, String... usual) {
-        JsonNode named = config.path(key);
-        Integer id = added.get(named.isObject() ? named.path("content").asText() : named.asText());
-        for (int i = 0; id == null && i < usual.length; i++) {
-            id = added.get(usual[i]);
-        }
-        return id == null ? OptionalInt.empty() : OptionalInt.of(id);
-    }
-
-    /// The largest id of a vocabulary: an object from token to id (WordPiece, BPE) or an array in id order
-    /// (Unigram).
-    private static int largestId(JsonNode vocab) {
-        if (vocab.isArray()) {
-            return vocab.size() - 1;
-        }
-        int largest = -1;
-        for (JsonNode id : vocab) {
-            largest = Math.max(largest, id.asInt());
-        }
-        return largest;
-    }
-
-    private static int largestId(Iterable<Integer> ids) {
-        int largest = -1;
-        for (int id : ids) {
-            largest = Math.max(largest, id);
-        }
-        return largest;
     }
 
     private static int[] toInts(long[] ids) {

@@ -41,15 +41,15 @@ public final class Generation {
         }
     }
 
-    /// The answers to some prompts of different lengths, each up to the tokenizer's end token or one of the config's, or
-    /// up to a stop string.
+    /// The answers to some prompts of different lengths, each up to one of the tokenizer's end tokens or of the config's,
+    /// or up to a stop string.
     ///
     /// @param model causal, in evaluation mode
     /// @throws ShapeException if a prompt is empty, or the longest has no room for `maxNewTokens` behind it
     /// @throws IllegalStateException if the model is not causal, or in training mode
     public static List<Answer> answers(Model model, Tokenizer tokenizer, int[][] prompts, GenerationConfig config) {
         List<Integer> ends = new ArrayList<>(config.eosTokenIds());
-        tokenizer.eosId().ifPresent(ends::add);
+        ends.addAll(tokenizer.eosIds());
         return new Generation(config.withEosTokenIds(ends), tokenizer, prompts)
                 .run(model, prompts).stream()
                         .map(ids -> new Answer(ids, cut(tokenizer.decode(ids), config.stopStrings())))

@@ -20,6 +20,9 @@ import org.jspecify.annotations.Nullable;
 /// @param pooling how a [TextClassifier] pools
 /// @param textPrefix what was put before every text to classify; usually empty
 /// @param maxLength the most tokens of a text; longer ones were cut
+/// @param answerRoom how many tokens of those a prompt left to its answer ([dev.loran.peft.data.Examples#answerRoom]); 0 if
+///     nobody said
+/// @param eosToken the token that was put after every text; null if nobody said, and for [Task#CLASSIFY]
 /// @param base the model that the adapter belongs to; null if nobody said
 public record TaskCard(
         Task task,
@@ -27,6 +30,8 @@ public record TaskCard(
         Pooling pooling,
         String textPrefix,
         int maxLength,
+        int answerRoom,
+        @Nullable String eosToken,
         @Nullable Base base) {
     public static final String FILE = "loran.json";
 
@@ -38,28 +43,33 @@ public record TaskCard(
 
     /// Classification into `labels`, mean pooling.
     public static TaskCard classify(Labels labels, int maxLength) {
-        return new TaskCard(Task.CLASSIFY, labels, Pooling.MEAN, "", maxLength, null);
+        return new TaskCard(Task.CLASSIFY, labels, Pooling.MEAN, "", maxLength, 0, null, null);
     }
 
     /// A task of a language model.
     public static TaskCard of(Task task, int maxLength) {
-        return new TaskCard(task, null, Pooling.LAST, "", maxLength, null);
+        return new TaskCard(task, null, Pooling.LAST, "", maxLength, 0, null, null);
     }
 
     public TaskCard withPooling(Pooling next) {
-        return new TaskCard(task, labels, next, textPrefix, maxLength, base);
+        return new TaskCard(task, labels, next, textPrefix, maxLength, answerRoom, eosToken, base);
     }
 
     public TaskCard withTextPrefix(String prefix) {
-        return new TaskCard(task, labels, pooling, prefix, maxLength, base);
+        return new TaskCard(task, labels, pooling, prefix, maxLength, answerRoom, eosToken, base);
     }
 
     public TaskCard withMaxLength(int tokens) {
-        return new TaskCard(task, labels, pooling, textPrefix, tokens, base);
+        return new TaskCard(task, labels, pooling, textPrefix, tokens, answerRoom, eosToken, base);
     }
 
     public TaskCard withBase(@Nullable Base model) {
-        return new TaskCard(task, labels, pooling, textPrefix, maxLength, model);
+        return new TaskCard(task, labels, pooling, textPrefix, maxLength, answerRoom, eosToken, model);
+    }
+
+    /// How prompts and answers were read: see the components of those names.
+    public TaskCard withAnswers(int room, @Nullable String end) {
+        return new TaskCard(task, labels, pooling, textPrefix, maxLength, room, end, base);
     }
 
     /// A base model: what the user called it, and [Model#sha256] of its weights.
@@ -101,6 +111,8 @@ public record TaskCard(
                     Pooling.named(json.path("pooling").asText()),
                     json.path("text_prefix").asText(""),
                     json.path("max_length").asInt(),
+                    json.path("answer_room").asInt(),
+                    json.path("eos_token").isTextual() ? json.path("eos_token").textValue() : null,
                     base.isObject()
                             ? new Base(
                                     base.path("name").asText(),
@@ -123,6 +135,12 @@ public record TaskCard(
             labels.names().forEach(json.putArray("labels")::add);
         }
         json.put("pooling", pooling.toString()).put("text_prefix", textPrefix).put("max_length", maxLength);
+        if (answerRoom > 0) {
+            json.put("answer_room", answerRoom);
+        }
+        if (eosToken != null) {
+            json.put("eos_token", eosToken);
+        }
         if (base != null) {
             json.putObject("base").put("name", base.name).put("sha256", base.sha256);
         }

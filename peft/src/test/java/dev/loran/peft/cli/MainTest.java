@@ -46,7 +46,8 @@ class MainTest extends CommandLineTest {
                         "eval_loss",
                         "eval_accuracy",
                         "truncated",
-                        "out");
+                        "out",
+                        "notices");
         assertThat(json.get("method").asText()).isEqualTo("lora");
         assertThat(json.get("steps").intValue()).isEqualTo(72);
         // Two layers of query and value with A (4, 16) and B (16, 4), and the head (2, 16) with its bias.
@@ -60,7 +61,12 @@ class MainTest extends CommandLineTest {
         assertThat(json.get("peak_tensor_mib").doubleValue()).isBetween(0.9 * planned, planned);
         assertThat(json.get("truncated").intValue()).isZero();
         assertThat(result.err())
-                .contains("lora on 48 rows, 72 steps; 546 of ", "tensors: weights 0.", "at once", "step 72/72");
+                .contains(
+                        train + ": 16 of 48 rows repeat another one",
+                        "lora on 48 rows, 72 steps; 546 of ",
+                        "tensors: weights 0.",
+                        "at once",
+                        "step 72/72");
 
         Path run = folder.resolve("run");
         for (String part : List.of("best", "last")) {
@@ -78,7 +84,8 @@ class MainTest extends CommandLineTest {
 
         Result evaluated = eval("--model", encoder, "--adapter", run, "--task", "classify", "--data", held);
         assertThat(evaluated.code()).as(evaluated.err()).isZero();
-        assertThat(names(evaluated.json())).containsExactly("rows", "loss", "accuracy", "macro_f1", "truncated");
+        assertThat(names(evaluated.json()))
+                .containsExactly("rows", "loss", "accuracy", "macro_f1", "truncated", "notices");
         assertThat(evaluated.json().get("rows").intValue()).isEqualTo(20);
         assertThat(evaluated.json().get("accuracy")).isEqualTo(json.get("eval_accuracy"));
         assertThat(evaluated.json().get("macro_f1").doubleValue()).isGreaterThan(0.8);
@@ -196,7 +203,7 @@ class MainTest extends CommandLineTest {
         assertThat(result.json().get("eval_accuracy").isNull()).isTrue();
         Result evaluated = eval("--adapter", run, "--data", texts);
         assertThat(evaluated.code()).as(evaluated.err()).isZero();
-        assertThat(names(evaluated.json())).containsExactly("rows", "loss", "perplexity", "truncated");
+        assertThat(names(evaluated.json())).containsExactly("rows", "loss", "perplexity", "truncated", "notices");
         assertThat(evaluated.json().get("perplexity").doubleValue()).isLessThan(2);
         // The fresh model itself is kept too, and so an adapter can be put on it.
         Result untrained = eval("--model", run.resolve("base"), "--task", "lm", "--data", texts);
@@ -232,7 +239,8 @@ class MainTest extends CommandLineTest {
         assertThat(result.code()).as(result.err()).isZero();
         Result evaluated = eval("--adapter", run, "--task", "generate", "--data", pairs, "--max-new-tokens", 4);
         assertThat(evaluated.code()).as(evaluated.err()).isZero();
-        assertThat(names(evaluated.json())).containsExactly("rows", "loss", "perplexity", "rouge_l", "truncated");
+        assertThat(names(evaluated.json()))
+                .containsExactly("rows", "loss", "perplexity", "rouge_l", "truncated", "notices");
         assertThat(evaluated.json().get("rouge_l").doubleValue()).isGreaterThan(0.7);
         Result answer = loran("generate", "--adapter", run, "--prompt", "query", "--max-new-tokens", 3, "--json");
         assertThat(answer.code()).as(answer.err()).isZero();

@@ -130,7 +130,7 @@ class RefusalsTest extends CommandLineTest {
                 .startsWith("loran: " + words + ":2: not JSON at column ")
                 .hasLineCount(1);
         Result noField = loran("train", "--model", encoder, "--task", "classify", "--train", lacking);
-        assertRefused(noField, "loran: " + lacking + ":1: field \"label\" is missing; " + form);
+        assertRefused(noField, "loran: " + lacking + ":1: field \"label\" is missing, found \"text\"; " + form);
         assertRefused(
                 loran("train", "--model", encoder, "--task", "classify", "--train", folder.resolve("none.jsonl")),
                 "loran: " + folder.resolve("none.jsonl") + ": no such file");

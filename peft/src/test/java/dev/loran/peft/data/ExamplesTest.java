@@ -81,6 +81,39 @@ class ExamplesTest {
     }
 
     @Test
+    void whatStandsOutInRowsIsTold() throws IOException {
+        Path train = Files.writeString(folder.resolve("train.jsonl"), """
+                {"text": "buy red shoes", "label": "a", "lable": "b", "id": 3}
+                {"text": "buy red shoes", "label": "a", "id": 4}
+                {"text": "buy red shoes", "label": "b"}
+                {"text": "zzz yyy", "label": "b"}
+                {"text": "\\u0000", "label": "b"}
+                """);
+        Path held = Files.writeString(folder.resolve("held.jsonl"), """
+                {"text": "buy red shoes", "label": "b"}
+                {"text": "run", "label": "a"}
+                """);
+        try (Tokenizer tokenizer = TinyTokenizers.wordPiece()) {
+            Examples rows = Examples.read(train, Task.CLASSIFY, tokenizer, Examples.Options.of(4), null);
+            assertThat(rows.notices(null))
+                    .containsExactly(
+                            train + ": 3 texts are longer than 4 tokens and were cut",
+                            train + ": fields that are not read: id (2), lable (1); did you mean label?",
+                            train + ": 1 of 5 rows repeat another one",
+                            train + ": 1 of 5 rows have a text that another row has with another label",
+                            train + ": 1 of 5 texts are empty for the tokenizer",
+                            train
+                                    + ": 1 of 5 texts are for the most part not in the tokenizer's vocabulary, 25.0 % of all"
+                                    + " tokens; is it of their language?");
+            Examples.Options reading = Examples.Options.of(9);
+            Examples same = Examples.read(held, Task.CLASSIFY, tokenizer, reading, rows.labels());
+            assertThat(same.notices(null)).isEmpty();
+            assertThat(same.notices(rows))
+                    .containsExactly(held + ": 1 of 2 rows are among those to train on: results on them prove nothing");
+        }
+    }
+
+    @Test
     void generateRowsKnowTheirPrompt() {
         try (Tokenizer bytes = TinyTokenizers.bytes(folder)) {
             Examples examples = Examples.of(
@@ -88,8 +121,10 @@ class ExamplesTest {
                     bytes,
                     Examples.Options.of(6),
                     null);
-            assertThat(examples.ids(0)).containsExactly(64, 65, 66, 198, 65, 256);
-            assertThat(examples.promptLength(0)).isEqualTo(4);
+            assertThat(examples.ids(0)).containsExactly(64, 65, 198, 65, 256);
+            assertThat(examples.promptLength(0)).isEqualTo(3);
+            assertThat(examples.answerRoom()).isEqualTo(3);
+            assertThat(examples.longestTarget()).isEqualTo(3);
             assertThat(examples.promptLength(1)).isEqualTo(2);
             assertThat(examples.truncated()).isEqualTo(1);
             assertThatThrownBy(examples::labels)

@@ -5,6 +5,8 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.engine.io.SafeTensors;
+import dev.loran.engine.io.SafeTensorsException;
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.AccessDeniedException;
@@ -12,6 +14,7 @@ import java.nio.file.FileSystemException;
 import java.nio.file.Files;
 import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
+import java.util.List;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
@@ -65,5 +68,34 @@ class JsonFileTest {
                 .hasMessage(below + ": cannot be written (" + folder.resolve("none/.a.json.part") + " does not exist)");
         assertThat(InputException.io(Path.of("/a"), "cannot be read", new NoSuchFileException("/a")))
                 .hasMessage("/a: no such file");
+    }
+
+    @Test
+    void aPointerOfGitLfsIsCalledOneWhateverFileItStandsFor() throws IOException {
+        String pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n";
+        for (String name : List.of("config.json", "tokenizer.json", "model.onnx", "rows.jsonl", "texts.txt")) {
+            Path file = Files.writeString(folder.resolve(name), pointer);
+            assertThatThrownBy(() -> {
+                        switch (name) {
+                            case "config.json" -> JsonFile.read(file);
+                            case "tokenizer.json" -> Tokenizer.load(folder).close();
+                            case "model.onnx" -> OnnxWeights.open(file).close();
+                            case "rows.jsonl" -> Rows.read(file, Task.LM);
+                            default -> Rows.texts(file, text -> {});
+                        }
+                    })
+                    .as(name)
+                    .isInstanceOf(InputException.class)
+                    .hasMessage(
+                            file + ": is a Git LFS pointer, not the file itself; run git lfs pull where it came from");
+        }
+        for (String name : List.of("model.safetensors", "model.safetensors.index.json")) {
+            Path file = Files.writeString(folder.resolve(name), pointer);
+            assertThatThrownBy(() -> SafeTensors.openModel(folder))
+                    .as(name)
+                    .isInstanceOf(SafeTensorsException.class)
+                    .hasMessageContaining(name + ": is a Git LFS pointer");
+            Files.delete(file);
+        }
     }
 }

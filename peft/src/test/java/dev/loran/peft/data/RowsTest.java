@@ -56,16 +56,18 @@ class RowsTest {
             delimiter = '|',
             quoteCharacter = '`',
             value = {
-                "classify | {\"text\":\"a\"}                     | field \"label\" is missing; a row of task classify is {\"text\",\"label\"}",
-                "classify | {\"text\":\"a\",\"label\":3}         | field \"label\" must be a string, found number",
+                "classify | {\"text\":\"a\"}                     | field \"label\" is missing, found \"text\"; a row of task classify is {\"text\",\"label\"}",
+                "classify | {\"text\":\"a\",\"label\":3.5}       | field \"label\" must be a string, found number",
                 "classify | {\"text\":null,\"label\":\"x\"}      | field \"text\" must be a string, found null",
                 "classify | {\"text\":[\"a\"],\"label\":\"x\"}   | field \"text\" must be a string, found array",
                 "classify | {\"text\":\" \",\"label\":\"x\"}     | field \"text\" is empty",
+                "generate | {\"messages\":[]}                    | field \"source\" is missing, found \"messages\"; a row of task generate is {\"source\",\"target\"} or {\"instruction\",\"input\",\"output\"}",
+                "classify | {\"text\":\"a\",\"text_pair\":\"b\",\"label\":\"x\"} | field \"text_pair\": pairs of texts cannot be classified yet; put both into \"text\"",
                 "lm       | [\"text\"]                           | a JSON array, not an object; a row of task lm is {\"text\"}",
                 "lm       | \"text\"                             | a JSON string, not an object; a row of task lm is {\"text\"}",
-                "generate | {\"source\":\"a\"}                   | field \"target\" is missing; a row of task generate is {\"source\",\"target\"} or {\"instruction\",\"input\",\"output\"}",
+                "generate | {\"source\":\"a\"}                   | field \"target\" is missing, found \"source\"; a row of task generate is {\"source\",\"target\"} or {\"instruction\",\"input\",\"output\"}",
                 "generate | {\"instruction\":\"a\",\"input\":2,\"output\":\"b\"} | field \"input\" must be a string, found number",
-                "generate | {\"instruction\":\"a\",\"input\":\"\"} | field \"output\" is missing; a row of task generate is {\"source\",\"target\"} or {\"instruction\",\"input\",\"output\"}",
+                "generate | {\"instruction\":\"a\",\"input\":\"\"} | field \"output\" is missing, found \"instruction\", \"input\"; a row of task generate is {\"source\",\"target\"} or {\"instruction\",\"input\",\"output\"}",
             })
     void aBadRowIsNamedByFileLineAndField(String task, String row, String problem) throws IOException {
         Path file = file("{\"text\":\"a\",\"label\":\"x\",\"source\":\"s\",\"target\":\"t\"}\n" + row + "\n");
@@ -91,6 +93,30 @@ class RowsTest {
                 .hasMessageStartingWith(file + ":2: " + problem)
                 .message()
                 .hasLineCount(1);
+    }
+
+    @Test
+    void labelsMayBeNumbersAndAnInputNull() throws IOException {
+        assertThat(Rows.read(file("{\"text\":\"a\",\"label\":0}\n{\"text\":\"b\",\"label\":10}\n"), Task.CLASSIFY))
+                .containsExactly(new Row.Classify("a", "0"), new Row.Classify("b", "10"));
+        assertThat(Labels.of(List.of("10", "2", "0")).names()).containsExactly("0", "2", "10");
+        assertThat(Labels.of(List.of("10", "2", "b")).names()).containsExactly("10", "2", "b");
+        assertThat(Rows.read(file("{\"instruction\":\"say\",\"input\":null,\"output\":\"a\"}"), Task.GENERATE))
+                .containsExactly(new Row.Generate("say", "a"));
+    }
+
+    @Test
+    void otherFormatsAreNamed() throws IOException {
+        Path array = file("[\n {\"text\": \"a\"}\n]\n");
+        assertThatThrownBy(() -> Rows.read(array, Task.LM))
+                .isInstanceOf(InputException.class)
+                .hasMessage(array + ":1: a JSON array, not JSON Lines; put each element on a line of its own, without"
+                        + " brackets and commas around it; a row of task lm is {\"text\"}");
+        Path table = Files.writeString(folder.resolve("rows.csv"), "text,label\nred chair,a\n");
+        assertThatThrownBy(() -> Rows.read(table, Task.CLASSIFY))
+                .isInstanceOf(InputException.class)
+                .hasMessage(table + ":1: separated values, not JSON Lines; make each record an object on a line of its"
+                        + " own; a row of task classify is {\"text\",\"label\"}");
     }
 
     @Test

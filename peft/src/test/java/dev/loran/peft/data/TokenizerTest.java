@@ -7,6 +7,7 @@ import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
@@ -23,7 +24,9 @@ class TokenizerTest {
                     .containsExactly(2, 4, 5, 7, 8, 6, 9, 1, 3);
             assertThat(tokenizer.vocabSize()).isEqualTo(TinyTokenizers.WORDS.size());
             assertThat(tokenizer.padId()).hasValue(0);
-            assertThat(tokenizer.eosId()).isEmpty();
+            // What stands behind a text in training ends one in generation.
+            assertThat(tokenizer.eosId()).hasValue(3);
+            assertThat(tokenizer.eosIds()).containsExactly(3);
         }
     }
 
@@ -77,29 +80,90 @@ class TokenizerTest {
     @Test
     void aPairIsThePromptAsGenerationSeesItThenTheTargetAndTheEnd() {
         try (Tokenizer tokenizer = TinyTokenizers.bytes(folder)) {
-            Tokenizer.Encoded pair = tokenizer.encodePair("ab", "cd", 20);
+            Tokenizer.Encoded pair = tokenizer.encodePair("ab", "cd", 20, 6);
             assertThat(pair.ids()).containsExactly(64, 65, 198, 66, 67, 256);
             assertThat(pair.promptLength()).isEqualTo(3);
             assertThat(pair.truncated()).isFalse();
-            assertThat(tokenizer.encodePrompt("ab", 20).ids()).containsExactly(64, 65, 198);
-            assertThat(tokenizer.encodePrompt("abc", 3).ids()).containsExactly(64, 65, 198);
+            assertThat(tokenizer.encodePrompt("ab", 20, 6).ids()).containsExactly(64, 65, 198);
+            assertThat(tokenizer.encodePrompt("abc", 9, 6).ids()).containsExactly(64, 65, 198);
         }
     }
 
     @Test
-    void theLongerSideOfAPairIsCutFirst() {
+    void aPromptIsCutTheSameWhateverFollowsItAndAnyTargetIsClosed() {
         try (Tokenizer tokenizer = TinyTokenizers.bytes(folder)) {
-            Tokenizer.Encoded longPrompt = tokenizer.encodePair("aaaaaaaaaa", "cd", 8);
-            assertThat(longPrompt.ids()).containsExactly(64, 64, 64, 64, 198, 66, 67, 256);
+            Tokenizer.Encoded longPrompt = tokenizer.encodePair("aaaaaaaaaa", "c", 8, 3);
+            assertThat(longPrompt.ids()).containsExactly(64, 64, 64, 64, 198, 66, 256);
             assertThat(longPrompt.truncated()).isTrue();
-            Tokenizer.Encoded longTarget = tokenizer.encodePair("ab", "cccccccccc", 8);
-            assertThat(longTarget.ids()).containsExactly(64, 65, 198, 66, 66, 66, 66, 66);
+            assertThat(tokenizer.encodePrompt("aaaaaaaaaa", 8, 3).ids()).containsExactly(64, 64, 64, 64, 198);
+            Tokenizer.Encoded longTarget = tokenizer.encodePair("ab", "cccccccccc", 8, 3);
+            assertThat(longTarget.ids()).containsExactly(64, 65, 198, 66, 66, 66, 66, 256);
             assertThat(longTarget.truncated()).isTrue();
-            Tokenizer.Encoded both = tokenizer.encodePair("aaaaaaaaaa", "cccccccccc", 8);
-            assertThat(both.ids()).containsExactly(64, 64, 64, 198, 66, 66, 66, 66);
-            assertThatThrownBy(() -> tokenizer.encodePair("a", "b", 2))
+            Tokenizer.Encoded both = tokenizer.encodePair("aaaaaaaaaa", "cccccccccc", 8, 3);
+            assertThat(both.ids()).containsExactly(64, 64, 64, 64, 198, 66, 66, 256);
+            assertThatThrownBy(() -> tokenizer.encodePair("a", "b", 2, 1))
                     .isInstanceOf(InputException.class)
                     .hasMessageContaining("use 3 or more");
+        }
+    }
+
+    @Test
+    void theEndIsLookedForInAllFilesThatNameIt() throws IOException {
+        TinyTokenizers.bytes(folder).close();
+        Files.writeString(folder.resolve("tokenizer_config.json"), "{\"model_max_length\": 1024}");
+        try (Tokenizer none = Tokenizer.load(folder)) {
+            assertThat(none.eosId()).isEmpty();
+            assertThat(none.encodeDocument("ab", 9).ids()).containsExactly(64, 65);
+            assertThatThrownBy(() -> none.encodePair("a", "b", 9, 3))
+                    .isInstanceOf(InputException.class)
+                    .hasMessage(folder.resolve("tokenizer.json")
+                            + ": nothing says which token ends a text, so an answer would never end; name one by"
+                            + " --eos-token TOKEN, or as eos_token in tokenizer_config.json");
+            assertThatThrownBy(() -> none.encodePrompt("a", 9, 3)).isInstanceOf(InputException.class);
+        }
+        // Of an id that the vocabulary does not have the message tells.
+        assertEnds("{\"eos_token_id\": 999}", null, null, null);
+        assertEnds("{\"eos_token_id\": 256}", null, null, 256, 256);
+        assertEnds("{\"eos_token_id\": 5}", "{\"eos_token_id\": [256, 198]}", null, 256, 256, 198);
+        assertEnds("{\"eos_token_id\": 5}", "{\"eos_token_id\": null}", null, 5, 5);
+        // What training appends and what the model stops at may differ: generation stops at both.
+        assertEnds("{}", "{\"eos_token_id\": 198}", "{\"eos_token\": {\"content\": \"<|endoftext|>\"}}", 256, 256, 198);
+        try (Tokenizer said = Tokenizer.load(folder, folder, "z")) {
+            assertThat(said.eosIds()).containsExactly(89, 198);
+            assertThat(said.eosToken()).isEqualTo("z");
+            assertThat(said.encodePair("a", "b", 9, 3).ids()).containsExactly(64, 198, 65, 89);
+        }
+        assertThatThrownBy(() -> Tokenizer.load(folder, folder, "</s>"))
+                .isInstanceOf(InputException.class)
+                .hasMessage("end token \"</s>\" is no token of " + folder.resolve("tokenizer.json"));
+    }
+
+    private void assertEnds(
+            String config,
+            @Nullable String generation,
+            @Nullable String map,
+            @Nullable Integer trained,
+            Integer... ends)
+            throws IOException {
+        write("config.json", config);
+        write("generation_config.json", generation);
+        write("special_tokens_map.json", map);
+        try (Tokenizer tokenizer = Tokenizer.load(folder)) {
+            assertThat(tokenizer.eosIds()).containsExactly(ends);
+            if (trained == null) {
+                assertThatThrownBy(() -> tokenizer.encodePrompt("a", 9, 3))
+                        .isInstanceOf(InputException.class)
+                        .hasMessageContaining("(eos_token_id 999 of config.json is not in the vocabulary)");
+            } else {
+                assertThat(tokenizer.eosId()).hasValue(trained);
+            }
+        }
+    }
+
+    private void write(String file, @Nullable String json) throws IOException {
+        Files.deleteIfExists(folder.resolve(file));
+        if (json != null) {
+            Files.writeString(folder.resolve(file), json);
         }
     }
 

@@ -1,0 +1,132 @@
+package dev.loran.peft.data;
+
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Map;
+import java.util.OptionalInt;
+import java.util.TreeMap;
+import java.util.stream.Collectors;
+import org.jspecify.annotations.Nullable;
+
+/// What stands out in the rows of one file: each kind is counted, and told in one line. Of a row two hashes of 64 bits stay
+/// in memory.
+final class RowNotes {
+    private final String file;
+    private final Task task;
+    private final OptionalInt unknownId;
+
+    /// Hashes of texts, and of texts with their answers.
+    private long[] texts = new long[64];
+
+    private long[] whole = new long[64];
+    private int rows;
+
+    private final Map<String, Integer> unread = new TreeMap<>();
+    private int empty;
+    private int mostlyUnknown;
+    private long unknown;
+    private long tokens;
+
+    RowNotes(String file, Task task, OptionalInt unknownId) {
+        this.file = file;
+        this.task = task;
+        this.unknownId = unknownId;
+    }
+
+    String file() {
+        return file;
+    }
+
+    /// @param text what is given
+    /// @param answer what belongs to it: a label, a target; empty for a text alone
+    /// @param ids of the text
+    /// @param special how many of them are the template's
+    void row(String text, String answer, int[] ids, int special) {
+        if (rows == texts.length) {
+            texts = Arrays.copyOf(texts, 2 * rows);
+            whole = Arrays.copyOf(whole, 2 * rows);
+        }
+        texts[rows] = hash(text, 0);
+        whole[rows] = hash(answer, texts[rows]);
+        rows++;
+        long missed =
+                Arrays.stream(ids).filter(id -> unknownId.orElse(-1) == id).count();
+        int own = ids.length - special;
+        empty += own == 0 ? 1 : 0;
+        mostlyUnknown += 2 * missed > own ? 1 : 0;
+        unknown += missed;
+        tokens += own;
+    }
+
+    /// A field that nothing reads.
+    void unread(String field) {
+        unread.merge(field, 1, Integer::sum);
+    }
+
+    /// FNV-1a over the characters, then the finalizer of MurmurHash3.
+    private static long hash(String text, long seed) {
+        long h = 0xcbf29ce484222325L ^ seed;
+        for (int i = 0; i < text.length(); i++) {
+            h = (h ^ text.charAt(i)) * 0x100000001b3L;
+        }
+        h = (h ^ h >>> 33) * 0xff51afd7ed558ccdL;
+        h = (h ^ h >>> 33) * 0xc4ceb9fe1a85ec53L;
+        return h ^ h >>> 33;
+    }
+
+    private static long[] distinct(long[] hashes, int count) {
+        return Arrays.stream(hashes, 0, count).sorted().distinct().toArray();
+    }
+
+    /// A line for each kind of thing.
+    ///
+    /// @param train the rows that were trained on, where these are held out
+    List<String> lines(@Nullable RowNotes train) {
+        List<String> lines = new ArrayList<>();
+        if (!unread.isEmpty()) {
+            String names = unread.entrySet().stream()
+                    .map(e -> e.getKey() + " (" + e.getValue() + ")")
+                    .collect(Collectors.joining(", "));
+            add(lines, 1, "fields that are not read: " + names + Nearest.hint(near(), task.fields()));
+        }
+        long[] different = distinct(whole, rows);
+        add(lines, rows - different.length, "rows repeat another one");
+        if (task == Task.CLASSIFY) {
+            int more = different.length - distinct(texts, rows).length;
+            add(lines, more, "rows have a text that another row has with another label");
+        }
+        add(lines, empty, "texts are empty for the tokenizer");
+        add(
+                lines,
+                mostlyUnknown,
+                "texts are for the most part not in the tokenizer's vocabulary, %.1f %% of all tokens; is it of their language?"
+                        .formatted(100.0 * unknown / Math.max(1, tokens)));
+        add(
+                lines,
+                train == null ? 0 : shared(train),
+                "rows are among those to train on: results on them prove nothing");
+        return lines;
+    }
+
+    /// Fields that could have been meant to be one that is read.
+    private List<String> near() {
+        return unread.keySet().stream()
+                .filter(field -> task.fields().stream().anyMatch(known -> Nearest.edits(field, known) <= 2))
+                .toList();
+    }
+
+    private int shared(RowNotes train) {
+        long[] known = distinct(task == Task.GENERATE ? train.whole : train.texts, train.rows);
+        long[] own = task == Task.GENERATE ? whole : texts;
+        return (int) Arrays.stream(own, 0, rows)
+                .filter(h -> Arrays.binarySearch(known, h) >= 0)
+                .count();
+    }
+
+    private void add(List<String> lines, int count, String what) {
+        if (count > 0) {
+            lines.add(file + ": " + (what.startsWith("fields") ? "" : "%,d of %,d ".formatted(count, rows)) + what);
+        }
+    }
+}
