@@ -216,6 +216,25 @@ record AttentionBlock(Problem a, Scratch w, int b, int first, int n, int from, i
         }
     }
 
+    /// One pass over the scores that a vector of queries, the one from `lane` on, has for all keys.
+    @FunctionalInterface
+    interface Pass {
+        void over(AttentionBlock pair, int lane);
+    }
+
+    /// All passes in turn over the scores of one vector of queries, then of the next.
+    ///
+    /// Two exponentials are more than C2 inlines in one method, and of a pass that it has begun to inline when that happens
+    /// it leaves loads, stores and the exponential as calls, with vectors as objects. Here it inlines none: at a call that
+    /// reaches three methods or more, as often each, it cannot tell which. So each pass is compiled for itself.
+    void forLanes(Pass[] passes) {
+        for (int lane = 0; lane < width(); lane += V) {
+            for (Pass pass : passes) {
+                pass.over(this, lane);
+            }
+        }
+    }
+
     /// x (keys, queries) ← `value` where one of the vector of queries from `lane` on comes before the key, the mask hides
     /// it, or it is none.
     void hide(long x, int lane, float value) {

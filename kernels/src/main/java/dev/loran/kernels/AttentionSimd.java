@@ -10,6 +10,7 @@ import static dev.loran.kernels.Vectors.set;
 import static dev.loran.kernels.Vectors.splat;
 import static dev.loran.kernels.Vectors.store;
 
+import dev.loran.kernels.AttentionBlock.Pass;
 import dev.loran.kernels.AttentionBlock.Scratch;
 import dev.loran.kernels.Workspace.Slot;
 import java.lang.foreign.MemorySegment;
@@ -31,6 +32,21 @@ final class AttentionSimd {
 
     /// Bytes of a cache line.
     private static final long LINE = 64;
+
+    /// From scores to what values are weighted with.
+    private static final Pass[] FORWARD = {
+        (pair, lane) -> pair.hide(pair.w().scores(), lane, Float.NEGATIVE_INFINITY),
+        AttentionSimd::highest,
+        AttentionSimd::weights
+    };
+
+    /// From scores and the slopes of weights to weights and the slopes of scores. Hidden slopes are none: what was not
+    /// computed may be anything, and NaN times a weight of 0 is NaN.
+    private static final Pass[] BACKWARD = {
+        (pair, lane) -> pair.hide(pair.w().scores(), lane, Float.NEGATIVE_INFINITY),
+        (pair, lane) -> pair.hide(pair.w().slopes(), lane, 0f),
+        AttentionSimd::slopes
+    };
 
     private AttentionSimd() {}
 
@@ -199,16 +215,8 @@ final class AttentionSimd {
 
     private static void forwardKeys(AttentionBlock pair) {
         Scratch w = pair.w();
-        MemorySegment m = w.m();
         pair.scores(w.scores(), w.k(), w.qt());
-        for (int lane = 0; lane < pair.width(); lane += V) {
-            pair.hide(w.scores(), lane, Float.NEGATIVE_INFINITY);
-            int count = pair.scored(lane);
-            long at = 4L * lane;
-            highest(m, w.scores() + at, count, w.max() + at, w.factor() + at);
-            rescale(m, w.total() + at, w.factor() + at);
-            weights(m, w.scores() + at, count, w.max() + at, w.total() + at);
-        }
+        pair.forLanes(FORWARD);
         if (pair.from() > 0) {
             scaleRows(pair.a(), w, pair.n());
         }
@@ -223,13 +231,14 @@ final class AttentionSimd {
         }
     }
 
-    private static void rescale(MemorySegment m, long total, long factor) {
-        store(m, total, load(m, total).mul(load(m, factor)));
-    }
-
     /// max ← the maximum of it and the scores of one vector of queries; factor ← exp(the old one − the new one), by which what
     /// was summed before shrinks.
-    private static void highest(MemorySegment m, long scores, int count, long max, long factor) {
+    private static void highest(AttentionBlock pair, int lane) {
+        Scratch w = pair.w();
+        MemorySegment m = w.m();
+        int count = pair.scored(lane);
+        long scores = w.scores() + 4L * lane;
+        long max = w.max() + 4L * lane;
         FloatVector before = load(m, max);
         FloatVector even = before;
         FloatVector odd = before;
@@ -246,13 +255,19 @@ final class AttentionSimd {
         }
         FloatVector now = even.blend(odd, odd.compare(VectorOperators.GT, even));
         store(m, max, now);
-        store(m, factor, VectorMath.expOfNegative(before.sub(now)));
+        store(m, w.factor() + 4L * lane, VectorMath.expOfNegative(before.sub(now)));
     }
 
-    /// Scores become exp(score − max) for the queries of one vector; their sum is added to `total`.
-    private static void weights(MemorySegment m, long scores, int count, long max, long total) {
-        FloatVector now = load(m, max);
-        FloatVector sum = load(m, total);
+    /// Scores become exp(score − max) for the queries of one vector; their sum is added to `total`, which has
+    /// shrunk by the factor first.
+    private static void weights(AttentionBlock pair, int lane) {
+        Scratch w = pair.w();
+        MemorySegment m = w.m();
+        int count = pair.scored(lane);
+        long scores = w.scores() + 4L * lane;
+        long total = w.total() + 4L * lane;
+        FloatVector now = load(m, w.max() + 4L * lane);
+        FloatVector sum = load(m, total).mul(load(m, w.factor() + 4L * lane));
         for (int j = 0; j < count; j++) {
             FloatVector e = VectorMath.expOfNegative(load(m, scores + HIGH * j).sub(now));
             store(m, scores + HIGH * j, e);
@@ -388,23 +403,21 @@ final class AttentionSimd {
         Scratch w = pair.w();
         pair.scores(w.scores(), w.k(), w.qt());
         pair.scores(w.slopes(), w.v(), w.gt());
-        for (int lane = 0; lane < pair.width(); lane += V) {
-            pair.hide(w.scores(), lane, Float.NEGATIVE_INFINITY);
-            // What was not computed may be anything, and NaN times a weight of 0 is NaN.
-            pair.hide(w.slopes(), lane, 0f);
-            int count = pair.scored(lane);
-            long at = 4L * lane;
-            slopes(w.m(), w.scores() + at, w.slopes() + at, count, w.max() + at, w.total() + at);
-        }
+        pair.forLanes(BACKWARD);
         pair.timesQueries(keySums, to + values, w.scores(), w.g(), onto);
         pair.timesQueries(keySums, to, w.slopes(), w.q(), onto);
         pair.timesKeys(w.slopes(), w.k());
     }
 
     /// scores ← P = exp(scores − lse) and dP ← dS = P · (dP − D), for the queries of one vector.
-    private static void slopes(MemorySegment m, long scores, long dP, int count, long lse, long d) {
-        FloatVector norm = load(m, lse);
-        FloatVector mean = load(m, d);
+    private static void slopes(AttentionBlock pair, int lane) {
+        Scratch w = pair.w();
+        MemorySegment m = w.m();
+        int count = pair.scored(lane);
+        long scores = w.scores() + 4L * lane;
+        long dP = w.slopes() + 4L * lane;
+        FloatVector norm = load(m, w.max() + 4L * lane);
+        FloatVector mean = load(m, w.total() + 4L * lane);
         for (int j = 0; j < count; j++) {
             FloatVector p = VectorMath.expOfNegative(load(m, scores + HIGH * j).sub(norm));
             store(m, scores + HIGH * j, p);
