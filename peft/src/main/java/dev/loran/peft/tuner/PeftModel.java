@@ -57,7 +57,9 @@ public final class PeftModel implements AutoCloseable {
     /// The thread that last said which adapters are active, and what each thread said last.
     private @Nullable Thread chooser;
 
+    @SuppressWarnings("ThreadLocalUsage") // A thread chooses for each PeftModel apart.
     private final ThreadLocal<@Nullable List<String>> choice = new ThreadLocal<>();
+
     private @Nullable MergedWeights merged;
     private int disabled;
     private boolean closed;

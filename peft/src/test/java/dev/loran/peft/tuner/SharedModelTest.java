@@ -17,11 +17,14 @@ import dev.loran.peft.model.KvCache;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.train.Generation;
 import dev.loran.peft.train.GenerationConfig;
+import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.ConcurrentModificationException;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.function.Consumer;
 import org.junit.jupiter.api.Test;
@@ -30,8 +33,8 @@ import org.junit.jupiter.params.provider.ValueSource;
 
 /// One PeftModel asked by several threads: the same bits as by one, and a clear failure where that cannot be.
 class SharedModelTest {
-    private static final int THREADS = 6;
-    private static final int CALLS = 20;
+    private static final int THREADS = 4;
+    private static final int CALLS = 8;
     /// Rounds of calls, more for a longer run.
     private static final int ROUNDS = Integer.getInteger("loran.rounds", 1);
 
@@ -47,7 +50,7 @@ class SharedModelTest {
             AtomicInteger refused = new AtomicInteger();
             Threads.run(names.size(), thread -> {
                 String mine = names.get(thread);
-                for (int i = 0; i < 60 * ROUNDS; i++) {
+                for (int i = 0; i < 30 * ROUNDS; i++) {
                     try {
                         subject.peft.setAdapter(mine);
                         assertThat(subject.logits()).isEqualTo(subject.alone.get(mine));
@@ -57,7 +60,7 @@ class SharedModelTest {
                     }
                 }
             });
-            assertThat(answered.get() + refused.get()).isEqualTo(names.size() * 60 * ROUNDS);
+            assertThat(answered.get() + refused.get()).isEqualTo(names.size() * 30 * ROUNDS);
             report(family + ": setAdapter and logits", answered.get(), refused.get());
         }
     }
@@ -166,14 +169,14 @@ class SharedModelTest {
     }
 
     private static List<String> text(List<int[]> tokens) {
-        return tokens.stream().map(java.util.Arrays::toString).toList();
+        return tokens.stream().map(Arrays::toString).toList();
     }
 
     /// What is made when it is first needed is made once, whoever asks first.
     @ParameterizedTest
     @ValueSource(strings = {"llama", "bert"})
     void theFirstForwardsOfAModelMayBeThoseOfSeveralThreads(String family) {
-        for (int round = 0; round < 10 * ROUNDS; round++) {
+        for (int round = 0; round < 4 * ROUNDS; round++) {
             ReferenceBackend backend = new ReferenceBackend();
             try (Subject subject = new Subject(family, backend, List.of("pissa", "dora", "lora and tokens"))) {
                 // Raises the versions of what the adapters keep from the base.
@@ -232,7 +235,7 @@ class SharedModelTest {
             Map<String, Runnable> uses = new LinkedHashMap<>();
             uses.put("logits", subject::logits);
             uses.put("withAdapter lora", () -> peft.withAdapter("lora", () -> 1));
-            uses.put("savePretrained", () -> peft.savePretrained(java.nio.file.Path.of("never")));
+            uses.put("savePretrained", () -> peft.savePretrained(Path.of("never")));
             uses.put("setAdapter", () -> peft.setAdapter("lora"));
             uses.put("close", subject.model::close);
             try (Guard.Use use = subject.model.changing("trainStep")) {
@@ -339,7 +342,7 @@ class SharedModelTest {
             model = Subjects.model(family, backend, DType.F32);
             peft = new PeftModel(model, 7);
             Map<String, PeftConfig> all = Subjects.mixable(family);
-            adapters.forEach(name -> Subjects.add(peft, name, java.util.Objects.requireNonNull(all.get(name))));
+            adapters.forEach(name -> Subjects.add(peft, name, Objects.requireNonNull(all.get(name))));
             model.prepare();
             for (String name : adapters) {
                 peft.setAdapter(name);
