@@ -119,7 +119,7 @@ class PredictorTest {
                 BottleneckConfig.houlsby().withSize(4));
         List<TaskModel> tenants = new ArrayList<>();
         List<List<Answer>> alone = new ArrayList<>();
-        List<String> texts = texts(9, 4);
+        List<String> texts = texts(6, 4);
         for (int i = 0; i < methods.size(); i++) {
             List<String> labels = List.of("a" + i, "b" + i, "c" + i).subList(0, 2 + i % 2);
             Path saved = folder.resolve("tenant" + i);
@@ -141,8 +141,8 @@ class PredictorTest {
             tenants.add(TaskModel.load(peft, "tenant" + i, saved));
         }
         List<Answer> ofActive = Predictor.answers(classifier, tokenizer, texts, 4);
-        Threads.run(6, thread -> {
-            for (int i = 0; i < 2 * tenants.size(); i++) {
+        Threads.run(4, thread -> {
+            for (int i = 0; i < tenants.size(); i++) {
                 int which = (thread + i) % tenants.size();
                 same(Predictor.answers(tenants.get(which), tokenizer, texts, 4), alone.get(which));
                 same(Predictor.answers(classifier, tokenizer, texts, 4), ofActive);
