@@ -50,17 +50,19 @@ class SharedModelTest {
             AtomicInteger refused = new AtomicInteger();
             Threads.run(names.size(), thread -> {
                 String mine = names.get(thread);
-                for (int i = 0; i < 30 * ROUNDS; i++) {
+                // A refusal takes much less time than an answer: who is refused tries again.
+                for (int i = 0, right = 0; i < 20_000 && right < 10 * ROUNDS; i++) {
                     try {
                         subject.peft.setAdapter(mine);
                         assertThat(subject.logits()).isEqualTo(subject.alone.get(mine));
+                        right++;
                         answered.incrementAndGet();
                     } catch (ConcurrentModificationException e) {
                         refused.incrementAndGet();
                     }
                 }
             });
-            assertThat(answered.get() + refused.get()).isEqualTo(names.size() * 30 * ROUNDS);
+            assertThat(answered.get()).isPositive();
             report(family + ": setAdapter and logits", answered.get(), refused.get());
         }
     }
