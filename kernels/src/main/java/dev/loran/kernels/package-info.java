@@ -45,7 +45,12 @@
 ///   then loads, broadcasts and fused multiply-adds are all that is left in the loop.
 /// - One method, one loop. A loop that chooses its function inside, or in which too much is inlined, puts every vector into
 ///   an object: five times slower, and nothing warns of it. `-XX:+UnlockDiagnosticVMOptions -XX:+PrintInlining` shows
-///   `NodeCountInliningCutoff` where that happened.
+///   `NodeCountInliningCutoff` where that happened: beyond 18,000 nodes C2 inlines the JDK's own methods but none of
+///   ours. An operation on vectors has some 400 of them, a load or store 500 to 900, the exponential 8,600.
+/// - What callers inline counts as well. A method of up to 325 bytes of bytecode goes into its caller unless its own machine
+///   code has more than 2,500, as many loops have with vectors of 512 bits and not with 256: two exponentials that are
+///   called one after the other must stay apart, as `AttentionBlock.forLanes` does it. Likewise a method of ours in a
+///   branch that is rare when C2 compiles it is called, not inlined: there, load and store by the Vector API's own.
 /// - `-XX:-UseProfiledLoopPredicate`, which the launcher and the tests pass: with it on, a check that was moved out of the
 ///   loop fails where a loop ends with its memory segment, and C2 compiles the kernel anew, dozens of times
 ///   (`-Xlog:deoptimization=debug` shows `profile_predicate`).
