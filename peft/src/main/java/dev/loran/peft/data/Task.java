@@ -6,20 +6,16 @@ import java.util.Locale;
 /// What a model is trained to do, and with it what a row of data holds.
 public enum Task {
     /// One label for a text.
-    CLASSIFY("{\"text\",\"label\"}", List.of("text", "text_pair", "label")),
+    CLASSIFY("{\"text\",\"label\"}"),
     /// A text that answers a prompt: titles, descriptions, instructions.
-    GENERATE(
-            "{\"source\",\"target\"} or {\"instruction\",\"input\",\"output\"}",
-            List.of("source", "target", "instruction", "input", "output")),
+    GENERATE("{\"source\",\"target\"} or {\"instruction\",\"input\",\"output\"}"),
     /// The next token of a text.
-    LM("{\"text\"}", List.of("text"));
+    LM("{\"text\"}");
 
     private final String form;
-    private final List<String> fields;
 
-    Task(String form, List<String> fields) {
+    Task(String form) {
         this.form = form;
-        this.fields = fields;
     }
 
     /// The fields of a row, as error messages and `--help` show them.
@@ -29,7 +25,11 @@ public enum Task {
 
     /// All fields that are read of a row.
     List<String> fields() {
-        return fields;
+        return switch (this) {
+            case CLASSIFY -> List.of("text", "text_pair", "label");
+            case GENERATE -> List.of("source", "target", "instruction", "input", "output");
+            case LM -> List.of("text");
+        };
     }
 
     /// The task of the option `--task`: `classify`, `generate` or `lm`.
