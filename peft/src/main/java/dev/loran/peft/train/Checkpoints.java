@@ -46,6 +46,7 @@ record Checkpoints(Path folder, TrainerConfig.Checkpoints options, ObjectNode ru
     /// @param firstStep those before this run
     /// @param nanos of the training loop
     /// @param worse evaluations since the best one
+    /// @param evaluationDue whether the evaluation after `step` is still to be made
     record Standing(
             int step,
             int firstStep,
@@ -55,10 +56,11 @@ record Checkpoints(Path folder, TrainerConfig.Checkpoints options, ObjectNode ru
             int stepsOfEpoch,
             @Nullable Evaluation best,
             int bestStep,
-            int worse) {
+            int worse,
+            boolean evaluationDue) {
         /// A run that begins after `step` steps.
         static Standing at(int step) {
-            return new Standing(step, step, 0, 0, 0, 0, null, 0, 0);
+            return new Standing(step, step, 0, 0, 0, 0, null, 0, 0, false);
         }
     }
 
@@ -66,11 +68,16 @@ record Checkpoints(Path folder, TrainerConfig.Checkpoints options, ObjectNode ru
         return options.everySteps() > 0 && step % options.everySteps() == 0;
     }
 
+    /// Where the checkpoint of `step` lies.
+    Path place(int step) {
+        return folder.resolve(PREFIX + step);
+    }
+
     // ---- writing
 
     /// Writes a checkpoint, whole or not at all, then removes those that are no longer to be kept.
     void write(Map<String, Tensor> state, Standing standing) {
-        Path place = folder.resolve(PREFIX + standing.step);
+        Path place = place(standing.step);
         Path draft = folder.resolve(DRAFT + place.getFileName());
         try {
             // Only a damaged one can stand there: the run went on from an older one.

@@ -6,6 +6,9 @@ import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.DataLoader;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.Task;
+import java.util.Objects;
+import java.util.function.BooleanSupplier;
+import org.jspecify.annotations.Nullable;
 
 /// How well a model does on some rows.
 ///
@@ -21,33 +24,36 @@ public record Evaluation(Task task, int rows, double loss, double accuracy, doub
 
     /// Evaluates `learner`, which is in evaluation mode afterwards.
     public static Evaluation of(Learner learner, Examples examples, int batchSize) {
+        return Objects.requireNonNull(of(learner, examples, batchSize, () -> false));
+    }
+
+    /// As above, given up once `stop` says so, which is asked before each batch: null.
+    static @Nullable Evaluation of(Learner learner, Examples examples, int batchSize, BooleanSupplier stop) {
         DataLoader loader = new DataLoader(examples, DataLoader.Options.evaluation(batchSize));
         learner.train(false);
         try (Autograd.Mode mode = Autograd.noGrad()) {
             return learner.task() == Task.CLASSIFY
-                    ? classification(learner, loader)
-                    : new Evaluation(
-                            learner.task(),
-                            examples.size(),
-                            languageModelLoss(learner, loader),
-                            Double.NaN,
-                            Double.NaN);
+                    ? classification(learner, loader, stop)
+                    : languageModel(learner, loader, stop);
         }
     }
 
-    private static double languageModelLoss(Learner learner, DataLoader loader) {
+    private static @Nullable Evaluation languageModel(Learner learner, DataLoader loader, BooleanSupplier stop) {
         double sum = 0;
         long terms = 0;
         for (Batch batch : loader.epoch(0)) {
+            if (stop.getAsBoolean()) {
+                return null;
+            }
             try (Scope scope = Scope.open()) {
                 sum += learner.loss(batch).item() * batch.lossTerms();
             }
             terms += batch.lossTerms();
         }
-        return sum / terms;
+        return new Evaluation(learner.task(), loader.examples().size(), sum / terms, Double.NaN, Double.NaN);
     }
 
-    private static Evaluation classification(Learner learner, DataLoader loader) {
+    private static @Nullable Evaluation classification(Learner learner, DataLoader loader, BooleanSupplier stop) {
         int classes = loader.examples().labels().size();
         int[] right = new int[classes];
         int[] answered = new int[classes];
@@ -55,6 +61,9 @@ public record Evaluation(Task task, int rows, double loss, double accuracy, doub
         double loss = 0;
         int rows = 0;
         for (Batch batch : loader.epoch(0)) {
+            if (stop.getAsBoolean()) {
+                return null;
+            }
             double[] logits;
             try (Scope scope = Scope.open()) {
                 logits = learner.logits(batch).toDoubles();

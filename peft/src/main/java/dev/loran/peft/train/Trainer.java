@@ -26,6 +26,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
+import java.util.function.BooleanSupplier;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 
@@ -80,6 +81,9 @@ public final class Trainer implements AutoCloseable {
     private int totalSteps;
     private int step;
     private int microStep;
+    private volatile boolean stopping;
+    /// Whether the training thread was, which it is not to notice before the end: files and locks would fail.
+    private boolean interrupted;
 
     public Trainer(Learner learner, TrainerConfig config) {
         this.learner = learner;
@@ -109,6 +113,23 @@ public final class Trainer implements AutoCloseable {
         return step;
     }
 
+    int totalSteps() {
+        return totalSteps;
+    }
+
+    Learner learner() {
+        return learner;
+    }
+
+    TrainerConfig config() {
+        return config;
+    }
+
+    /// Whether no lower scale may still help a loss that is no number.
+    boolean isHopeless() {
+        return scaler == null || scaler.value() < 1;
+    }
+
     private LrSchedule begin(int total) {
         if (schedule == null) {
             schedule = config.rate().over(total);
@@ -136,13 +157,19 @@ public final class Trainer implements AutoCloseable {
     /// @throws IllegalStateException if the configuration does not say how many steps there will be
     /// @throws java.util.ConcurrentModificationException if another thread takes a step of this trainer, or uses the model
     public StepResult trainStep(List<Batch> microBatches) {
+        return Objects.requireNonNull(tryStep(microBatches, () -> false));
+    }
+
+    /// As [#trainStep(List)], given up between two micro-batches once `stop` says so: null, and nothing has changed.
+    @Nullable
+    StepResult tryStep(List<Batch> microBatches, BooleanSupplier stop) {
         try (Guard.Use own = guard.changing("trainStep");
                 Guard.Use use = learner.changing("trainStep")) {
-            return step(microBatches);
+            return step(microBatches, stop);
         }
     }
 
-    private StepResult step(List<Batch> microBatches) {
+    private @Nullable StepResult step(List<Batch> microBatches, BooleanSupplier stop) {
         if (schedule == null && config.steps() == 0) {
             throw new IllegalStateException(
                     "trainStep: the learning rate depends on the number of steps; set it with TrainerConfig.withSteps");
@@ -167,6 +194,11 @@ public final class Trainer implements AutoCloseable {
             parameters.values().forEach(Tensor::markWritten);
         } else {
             for (int i = 0; i < microBatches.size(); i++) {
+                if (i > 0 && stop.getAsBoolean()) {
+                    optimizer.zeroGrad(parameters);
+                    microStep -= i;
+                    return null;
+                }
                 Batch b = microBatches.get(i);
                 learner.microStep(microStep++);
                 // Rows without anything to predict have a loss of 0, whatever they weigh.
@@ -250,8 +282,22 @@ public final class Trainer implements AutoCloseable {
         return steps;
     }
 
+    /// Wishes that [#train] stop: at the next step, or within a step or an evaluation at the next batch, which is then as if
+    /// it had not begun. It writes a checkpoint, where it has a folder, and returns. Any thread may call this, also before
+    /// [#train] was called; the wish is forgotten when that returns. Interrupting the training thread does the same.
+    public void stop() {
+        stopping = true;
+    }
+
+    /// Asked on the training thread, which is no longer interrupted afterwards.
+    boolean isToStop() {
+        interrupted |= Thread.interrupted();
+        return stopping || interrupted;
+    }
+
     /// Trains to the end of the run: from the newest complete checkpoint in `folder` ([RunFolder#resume]), or where there
-    /// is none from the step this trainer stands at.
+    /// is none from the step this trainer stands at. Ends before it where it is to stop ([#stop]); if by an interrupt, the
+    /// thread is interrupted again afterwards.
     ///
     /// @param heldOut what is evaluated on, or null
     /// @param folder where the best and the last parameters, checkpoints and the metrics go, or null
@@ -260,32 +306,33 @@ public final class Trainer implements AutoCloseable {
     public TrainingReport train(
             Examples examples, @Nullable Examples heldOut, @Nullable RunFolder folder, TrainingListener listener) {
         try (Guard.Use own = guard.changing("train")) {
+            begin(plan(examples));
             return run(examples, heldOut, folder, listener);
+        } finally {
+            stopping = false;
+            if (interrupted) {
+                interrupted = false;
+                Thread.currentThread().interrupt();
+            }
         }
     }
 
     private TrainingReport run(
             Examples examples, @Nullable Examples heldOut, @Nullable RunFolder folder, TrainingListener listener) {
         DataLoader loader = new DataLoader(examples, DataLoader.Options.training(config.batchSize(), config.seed()));
-        begin(plan(examples));
-        int stepsPerEpoch = Math.ceilDiv(loader.size(), config.accumulation());
         if (folder == null) {
             listener.begun(step, totalSteps);
             reserve(loader);
-            return new Run(loader, stepsPerEpoch, heldOut, null, null, List.of(listener), Standing.at(step)).toTheEnd();
+            return new TrainingRun(this, loader, heldOut, null, null, List.of(listener), null).toTheEnd();
         }
         Checkpoints checkpoints =
                 new Checkpoints(folder.checkpoints(), config.checkpoints(), identity(examples, heldOut));
         Standing resumed = checkpoints.resume(backend, this::load);
         listener.begun(step, totalSteps);
         reserve(loader);
-        Standing standing = resumed == null ? Standing.at(step) : resumed;
         try (MetricsFile metrics = folder.metrics(step)) {
             List<TrainingListener> listeners = List.of(metrics, listener);
-            TrainingReport report =
-                    new Run(loader, stepsPerEpoch, heldOut, folder, checkpoints, listeners, standing).toTheEnd();
-            learner.save(folder.last());
-            return report;
+            return new TrainingRun(this, loader, heldOut, folder, checkpoints, listeners, resumed).toTheEnd();
         }
     }
 
@@ -299,149 +346,6 @@ public final class Trainer implements AutoCloseable {
         run.set("learner", learner.identity());
         run.put("rows", examples.sha256());
         return run.put("held_out_rows", heldOut == null ? "none" : heldOut.sha256());
-    }
-
-    /// The state of one [#train].
-    private final class Run {
-        private final DataLoader loader;
-        private final int stepsPerEpoch;
-        private final @Nullable Examples heldOut;
-        private final @Nullable RunFolder folder;
-        private final @Nullable Checkpoints checkpoints;
-        private final List<TrainingListener> listeners;
-        private final int firstStep;
-        private @Nullable StepResult unread;
-        private @Nullable Evaluation best;
-        private int bestStep;
-        private int worse;
-        private long nanos;
-        private long started = System.nanoTime();
-        private long tokens;
-        private double lossOfEpoch;
-        private int stepsOfEpoch;
-
-        Run(
-                DataLoader loader,
-                int stepsPerEpoch,
-                @Nullable Examples heldOut,
-                @Nullable RunFolder folder,
-                @Nullable Checkpoints checkpoints,
-                List<TrainingListener> listeners,
-                Standing from) {
-            this.loader = loader;
-            this.stepsPerEpoch = stepsPerEpoch;
-            this.heldOut = heldOut;
-            this.folder = folder;
-            this.checkpoints = checkpoints;
-            this.listeners = listeners;
-            this.firstStep = from.firstStep();
-            this.best = from.best();
-            this.bestStep = from.bestStep();
-            this.worse = from.worse();
-            this.nanos = from.nanos();
-            this.tokens = from.tokens();
-            this.lossOfEpoch = from.lossOfEpoch();
-            this.stepsOfEpoch = from.stepsOfEpoch();
-        }
-
-        TrainingReport toTheEnd() {
-            while (step < totalSteps && !isStopped()) {
-                List<Batch> batches = loader.epoch(step / stepsPerEpoch);
-                int index = step % stepsPerEpoch;
-                if (index == 0) {
-                    lossOfEpoch = 0;
-                    stepsOfEpoch = 0;
-                }
-                for (; index < stepsPerEpoch && step < totalSteps && !isStopped(); index++) {
-                    int from = index * config.accumulation();
-                    StepResult result =
-                            trainStep(batches.subList(from, Math.min(batches.size(), from + config.accumulation())));
-                    readLate();
-                    unread = result;
-                    if (heldOut != null && isDue(index)) {
-                        evaluate(heldOut);
-                    }
-                    if (checkpoints != null && checkpoints.isDue(step)) {
-                        save(checkpoints);
-                    }
-                }
-                readLate();
-            }
-            pause();
-            return new TrainingReport(
-                    step - firstStep,
-                    nanos / 1e9,
-                    tokens,
-                    lossOfEpoch / Math.max(1, stepsOfEpoch),
-                    best,
-                    bestStep,
-                    isStopped() && step < totalSteps);
-        }
-
-        /// Evaluation comes first: a step's checkpoint knows how good it is.
-        private void save(Checkpoints to) {
-            pause();
-            try (Scope scope = Scope.open()) {
-                to.write(
-                        state(),
-                        new Standing(step, firstStep, nanos, tokens, lossOfEpoch, stepsOfEpoch, best, bestStep, worse));
-            }
-            started = System.nanoTime();
-        }
-
-        private boolean isStopped() {
-            return config.patience() > 0 && worse >= config.patience();
-        }
-
-        private boolean isDue(int index) {
-            return step == totalSteps
-                    || (config.evalEvery() == 0 ? index == stepsPerEpoch - 1 : step % config.evalEvery() == 0);
-        }
-
-        /// Takes in the numbers of the step before, which the backend has had time for.
-        private void readLate() {
-            StepResult result = unread;
-            if (result == null) {
-                return;
-            }
-            unread = null;
-            double loss = result.loss();
-            // A lower scale may still help where there is one.
-            boolean hopeless = scaler == null || scaler.value() < 1;
-            if (!Double.isFinite(loss) && hopeless) {
-                throw new InputException("the loss is " + loss + " at step " + result.step()
-                        + "; lower the learning rate (" + config.rate().peak() + ")");
-            }
-            if (Double.isFinite(loss)) {
-                lossOfEpoch += loss;
-                stepsOfEpoch++;
-            }
-            tokens += result.tokens();
-            double seconds = (nanos + System.nanoTime() - started) / 1e9;
-            listeners.forEach(l -> l.step(result, totalSteps, seconds));
-        }
-
-        private void pause() {
-            readLate();
-            nanos += System.nanoTime() - started;
-        }
-
-        private void evaluate(Examples rows) {
-            pause();
-            Evaluation e = Evaluation.of(learner, rows, config.batchSize());
-            learner.train(true);
-            boolean better = best == null || e.loss() < best.loss();
-            worse = better ? 0 : worse + 1;
-            if (better) {
-                best = e;
-                bestStep = step;
-                if (folder != null) {
-                    learner.save(folder.best());
-                }
-            }
-            listeners.forEach(l -> l.evaluated(step, e, better));
-            started = System.nanoTime();
-        }
     }
 
     // ---- state

@@ -1,6 +1,8 @@
 package dev.loran.peft.train;
 
-/// Watches a [Trainer].
+import java.nio.file.Path;
+
+/// Watches a [Trainer], which calls it on the training thread.
 public interface TrainingListener {
     /// After each step, one step late, so that reading its numbers waits for nothing.
     ///
@@ -16,4 +18,17 @@ public interface TrainingListener {
     ///
     /// @param best whether its loss is the lowest so far
     default void evaluated(int step, Evaluation evaluation, boolean best) {}
+
+    /// After something was written whole: `best/`, `last/`, or a checkpoint.
+    ///
+    /// @param step optimizer steps done
+    default void saved(int step, Path folder) {}
+
+    /// Once, after everything else, also where the run ends by an exception.
+    default void ended(TrainingReport report) {}
+
+    /// Whether the run should stop as by [Trainer#stop]. Asked often.
+    default boolean wantsStop() {
+        return false;
+    }
 }

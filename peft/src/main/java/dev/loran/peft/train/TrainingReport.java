@@ -10,7 +10,7 @@ import org.jspecify.annotations.Nullable;
 /// @param trainLoss mean loss of the steps of the last epoch
 /// @param best the evaluation with the lowest loss, whose parameters are in `best/`; null without evaluation
 /// @param bestStep the step after which it was made; 0 without evaluation
-/// @param stoppedEarly whether the loss stopped falling before the run was over
+/// @param end why there were no more steps
 public record TrainingReport(
         int steps,
         double seconds,
@@ -18,7 +18,29 @@ public record TrainingReport(
         double trainLoss,
         @Nullable Evaluation best,
         int bestStep,
-        boolean stoppedEarly) {
+        End end) {
+    /// Why a run has ended.
+    public enum End {
+        /// All its steps are done.
+        FINISHED,
+        /// The evaluation loss stopped falling ([TrainerConfig#patience]).
+        PATIENCE,
+        /// Somebody wished it: [Trainer#stop], an interrupt, or [TrainingListener#wantsStop]. It can go on later.
+        STOPPED,
+        /// By an exception, which [Trainer#train] throws.
+        FAILED
+    }
+
+    /// Whether the evaluation loss stopped falling before the run was over.
+    public boolean stoppedEarly() {
+        return end == End.PATIENCE;
+    }
+
+    /// Whether the run was stopped from outside, and can go on.
+    public boolean stopped() {
+        return end == End.STOPPED;
+    }
+
     public double stepsPerSecond() {
         return steps / seconds;
     }

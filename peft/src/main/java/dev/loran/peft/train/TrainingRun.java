@@ -1,0 +1,222 @@
+package dev.loran.peft.train;
+
+import dev.loran.engine.Scope;
+import dev.loran.peft.data.Batch;
+import dev.loran.peft.data.DataLoader;
+import dev.loran.peft.data.Examples;
+import dev.loran.peft.data.InputException;
+import dev.loran.peft.train.Checkpoints.Standing;
+import dev.loran.peft.train.TrainingReport.End;
+import java.nio.file.Path;
+import java.util.List;
+import org.jspecify.annotations.Nullable;
+
+/// One [Trainer#train]: what goes on between its steps, and where it stands.
+final class TrainingRun {
+    private final Trainer trainer;
+    private final TrainerConfig config;
+    private final int totalSteps;
+    private final DataLoader loader;
+    private final int stepsPerEpoch;
+    private final @Nullable Examples heldOut;
+    private final @Nullable RunFolder folder;
+    private final @Nullable Checkpoints checkpoints;
+    private final List<TrainingListener> listeners;
+    private final int firstStep;
+    private @Nullable StepResult unread;
+    private @Nullable Evaluation best;
+    private int bestStep;
+    private int worse;
+    private long nanos;
+    private long started = System.nanoTime();
+    private long tokens;
+    private double lossOfEpoch;
+    private int stepsOfEpoch;
+    /// Whether the evaluation that is due after the last step was not made, or not to its end.
+    private boolean evaluationDue;
+    /// The step whose checkpoint is written; -1 before the first one.
+    private int savedStep;
+
+    /// @param from where the run stands, in the newest of `checkpoints` if that is after any step
+    TrainingRun(
+            Trainer trainer,
+            DataLoader loader,
+            @Nullable Examples heldOut,
+            @Nullable RunFolder folder,
+            @Nullable Checkpoints checkpoints,
+            List<TrainingListener> listeners,
+            @Nullable Standing from) {
+        this.trainer = trainer;
+        this.config = trainer.config();
+        this.totalSteps = trainer.totalSteps();
+        this.loader = loader;
+        this.stepsPerEpoch = Math.ceilDiv(loader.size(), config.accumulation());
+        this.heldOut = heldOut;
+        this.folder = folder;
+        this.checkpoints = checkpoints;
+        this.listeners = listeners;
+        this.savedStep = from == null ? -1 : from.step();
+        Standing standing = from == null ? Standing.at(trainer.step()) : from;
+        this.firstStep = standing.firstStep();
+        this.best = standing.best();
+        this.bestStep = standing.bestStep();
+        this.worse = standing.worse();
+        this.nanos = standing.nanos();
+        this.tokens = standing.tokens();
+        this.lossOfEpoch = standing.lossOfEpoch();
+        this.stepsOfEpoch = standing.stepsOfEpoch();
+        this.evaluationDue = standing.evaluationDue();
+    }
+
+    /// Trains until the run is over or is to stop, and writes what is to stay.
+    TrainingReport toTheEnd() {
+        End end = End.FAILED;
+        try {
+            steps();
+            pause();
+            boolean over = trainer.step() == totalSteps && !evaluationDue;
+            end = over ? End.FINISHED : isWorse() ? End.PATIENCE : End.STOPPED;
+            if (folder != null) {
+                if (checkpoints != null && end == End.STOPPED && savedStep != trainer.step()) {
+                    save(checkpoints);
+                }
+                trainer.learner().save(folder.last());
+                saved(folder.last());
+            }
+            return report(end);
+        } finally {
+            TrainingReport report = report(end);
+            listeners.forEach(l -> l.ended(report));
+        }
+    }
+
+    private TrainingReport report(End end) {
+        double loss = lossOfEpoch / Math.max(1, stepsOfEpoch);
+        return new TrainingReport(trainer.step() - firstStep, nanos / 1e9, tokens, loss, best, bestStep, end);
+    }
+
+    private void steps() {
+        if (evaluationDue && heldOut != null) {
+            evaluate(heldOut);
+        }
+        while (goesOn()) {
+            List<Batch> batches = loader.epoch(trainer.step() / stepsPerEpoch);
+            int index = trainer.step() % stepsPerEpoch;
+            if (index == 0) {
+                lossOfEpoch = 0;
+                stepsOfEpoch = 0;
+            }
+            for (; index < stepsPerEpoch && goesOn(); index++) {
+                int from = index * config.accumulation();
+                StepResult result = trainer.tryStep(
+                        batches.subList(from, Math.min(batches.size(), from + config.accumulation())), this::isToStop);
+                if (result == null) {
+                    break;
+                }
+                readLate();
+                unread = result;
+                if (heldOut != null && isDue(index)) {
+                    evaluate(heldOut);
+                }
+                if (checkpoints != null && checkpoints.isDue(trainer.step()) && !evaluationDue) {
+                    save(checkpoints);
+                }
+            }
+            readLate();
+        }
+    }
+
+    private boolean goesOn() {
+        return trainer.step() < totalSteps && !isWorse() && !isToStop();
+    }
+
+    private boolean isToStop() {
+        return trainer.isToStop() || listeners.stream().anyMatch(TrainingListener::wantsStop);
+    }
+
+    private boolean isWorse() {
+        return config.patience() > 0 && worse >= config.patience();
+    }
+
+    private boolean isDue(int index) {
+        return trainer.step() == totalSteps
+                || (config.evalEvery() == 0 ? index == stepsPerEpoch - 1 : trainer.step() % config.evalEvery() == 0);
+    }
+
+    /// Evaluation comes first: a step's checkpoint knows how good it is.
+    private void save(Checkpoints to) {
+        pause();
+        int step = trainer.step();
+        try (Scope scope = Scope.open()) {
+            to.write(
+                    trainer.state(),
+                    new Standing(
+                            step,
+                            firstStep,
+                            nanos,
+                            tokens,
+                            lossOfEpoch,
+                            stepsOfEpoch,
+                            best,
+                            bestStep,
+                            worse,
+                            evaluationDue));
+        }
+        savedStep = step;
+        saved(to.place(step));
+        started = System.nanoTime();
+    }
+
+    private void saved(Path where) {
+        listeners.forEach(l -> l.saved(trainer.step(), where));
+    }
+
+    /// Takes in the numbers of the step before, which the backend has had time for.
+    private void readLate() {
+        StepResult result = unread;
+        if (result == null) {
+            return;
+        }
+        unread = null;
+        double loss = result.loss();
+        if (!Double.isFinite(loss) && trainer.isHopeless()) {
+            throw new InputException("the loss is " + loss + " at step " + result.step() + "; lower the learning rate ("
+                    + config.rate().peak() + ")");
+        }
+        if (Double.isFinite(loss)) {
+            lossOfEpoch += loss;
+            stepsOfEpoch++;
+        }
+        tokens += result.tokens();
+        double seconds = (nanos + System.nanoTime() - started) / 1e9;
+        listeners.forEach(l -> l.step(result, totalSteps, seconds));
+    }
+
+    private void pause() {
+        readLate();
+        nanos += System.nanoTime() - started;
+        started = System.nanoTime();
+    }
+
+    private void evaluate(Examples rows) {
+        pause();
+        Learner learner = trainer.learner();
+        Evaluation e = Evaluation.of(learner, rows, config.batchSize(), this::isToStop);
+        learner.train(true);
+        evaluationDue = e == null;
+        if (e != null) {
+            boolean better = best == null || e.loss() < best.loss();
+            worse = better ? 0 : worse + 1;
+            if (better) {
+                best = e;
+                bestStep = trainer.step();
+                if (folder != null) {
+                    learner.save(folder.best());
+                    saved(folder.best());
+                }
+            }
+            listeners.forEach(l -> l.evaluated(trainer.step(), e, better));
+        }
+        started = System.nanoTime();
+    }
+}
