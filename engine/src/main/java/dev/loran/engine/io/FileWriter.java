@@ -5,18 +5,19 @@ import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.DTypeException;
 import dev.loran.engine.Tensor;
+import java.io.FileOutputStream;
 import java.io.IOException;
+import java.io.OutputStream;
 import java.io.UncheckedIOException;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
-import java.nio.channels.FileChannel;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardCopyOption;
-import java.nio.file.StandardOpenOption;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Comparator;
@@ -41,10 +42,11 @@ final class FileWriter {
         Path temporary = place.resolveSibling("." + place.getFileName() + "."
                 + Long.toHexString(ThreadLocalRandom.current().nextLong()) + ".tmp");
         try {
-            try (FileChannel out =
-                    FileChannel.open(temporary, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE)) {
+            Files.createFile(temporary);
+            // No channel, which an interrupt would close.
+            try (FileOutputStream out = new FileOutputStream(temporary.toFile())) {
                 writeAll(out, file, parts, metadata);
-                out.force(true);
+                out.getFD().sync();
             }
             Files.move(temporary, place, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
         } catch (IOException e) {
@@ -64,20 +66,21 @@ final class FileWriter {
     }
 
     private static void writeAll(
-            FileChannel out, Path file, Map<String, SafeTensors.Part> parts, Map<String, String> metadata)
+            OutputStream out, Path file, Map<String, SafeTensors.Part> parts, Map<String, String> metadata)
             throws IOException {
         List<Map.Entry<String, SafeTensors.Part>> sorted = new ArrayList<>(parts.entrySet());
         sorted.sort(Comparator.comparingInt((Map.Entry<String, SafeTensors.Part> e) ->
                         ORDER.indexOf(e.getValue().dtype()))
                 .thenComparing(Map.Entry.comparingByKey()));
-        writeFully(out, header(sorted, metadata));
+        out.write(header(sorted, metadata));
         try (Arena arena = Arena.ofConfined()) {
             MemorySegment staging = arena.allocate(CHUNK * 8, 64);
+            byte[] copy = new byte[1 << 16];
             for (Map.Entry<String, SafeTensors.Part> e : sorted) {
                 SafeTensors.Part part = e.getValue();
                 try (Tensor tensor = part.tensor().get()) {
                     check(file, e.getKey(), part, tensor);
-                    writeElements(out, tensor, part.dtype(), staging);
+                    writeElements(out, tensor, part.dtype(), staging, copy);
                 }
             }
         }
@@ -96,7 +99,7 @@ final class FileWriter {
     }
 
     /// Length and text of the header, padded with spaces so that the tensors start at a multiple of 8.
-    private static ByteBuffer header(List<Map.Entry<String, SafeTensors.Part>> sorted, Map<String, String> metadata) {
+    private static byte[] header(List<Map.Entry<String, SafeTensors.Part>> sorted, Map<String, String> metadata) {
         StringJoiner json = new StringJoiner(",", "{", "}");
         if (!metadata.isEmpty()) {
             StringJoiner texts = new StringJoiner(",", "{", "}");
@@ -122,10 +125,10 @@ final class FileWriter {
         while (bytes.hasRemaining()) {
             bytes.put((byte) ' ');
         }
-        return bytes.flip();
+        return bytes.array();
     }
 
-    private static void writeElements(FileChannel out, Tensor tensor, DType dtype, MemorySegment staging)
+    private static void writeElements(OutputStream out, Tensor tensor, DType dtype, MemorySegment staging, byte[] copy)
             throws IOException {
         Backend backend = tensor.backend();
         Buffer elements = tensor.buffer().isRowMajor()
@@ -145,16 +148,14 @@ final class FileWriter {
                     backend.read(bytes, converted);
                     converted.release();
                 }
-                writeFully(out, bytes.asByteBuffer());
+                for (long at = 0; at < bytes.byteSize(); at += copy.length) {
+                    int count = (int) Math.min(copy.length, bytes.byteSize() - at);
+                    MemorySegment.copy(bytes, ValueLayout.JAVA_BYTE, at, copy, 0, count);
+                    out.write(copy, 0, count);
+                }
             }
         } finally {
             elements.release();
-        }
-    }
-
-    private static void writeFully(FileChannel out, ByteBuffer bytes) throws IOException {
-        while (bytes.hasRemaining()) {
-            out.write(bytes);
         }
     }
 }

@@ -4,7 +4,6 @@ import dev.loran.engine.Shape;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
-import java.nio.channels.FileChannel;
 import java.nio.charset.CharacterCodingException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
@@ -23,14 +22,14 @@ record Header(Map<String, SafeTensors.Entry> entries, Map<String, String> metada
 
     static final String METADATA = "__metadata__";
 
-    /// Reads and checks the header of `file`, which `channel` is open on.
-    static Header read(Path file, FileChannel channel) throws IOException {
-        long size = channel.size();
+    /// Reads and checks the header of `file`, which `opened` is.
+    static Header read(Path file, MappedFile opened) throws IOException {
+        long size = opened.size();
         if (size < 8) {
             throw new SafeTensorsException(file + ": " + size
                     + " bytes are too few for a safetensors file, it is truncated or something else");
         }
-        long length = bytes(channel, 0, 8).order(ByteOrder.LITTLE_ENDIAN).getLong();
+        long length = opened.bytes(0, 8).order(ByteOrder.LITTLE_ENDIAN).getLong();
         if (length < 2 || length > MAX_BYTES) {
             throw new SafeTensorsException(file + ": header length " + Long.toUnsignedString(length)
                     + " is not between 2 and " + MAX_BYTES + "; this is no safetensors file");
@@ -39,13 +38,7 @@ record Header(Map<String, SafeTensors.Entry> entries, Map<String, String> metada
             throw new SafeTensorsException(file + ": header length " + length + " exceeds the file of " + size
                     + " bytes, which is truncated or something else");
         }
-        return new Checks(file, 8 + length, size).header(decode(file + ": header", bytes(channel, 8, (int) length)));
-    }
-
-    private static ByteBuffer bytes(FileChannel channel, long from, int count) throws IOException {
-        ByteBuffer b = ByteBuffer.allocate(count);
-        while (b.hasRemaining() && channel.read(b, from + b.position()) >= 0) {}
-        return b.flip();
+        return new Checks(file, 8 + length, size).header(decode(file + ": header", opened.bytes(8, (int) length)));
     }
 
     /// UTF-8, strictly; `where` opens the message.

@@ -12,16 +12,15 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.ByteBuffer;
 import java.nio.channels.ClosedChannelException;
-import java.nio.channels.FileChannel;
 import java.nio.file.Files;
 import java.nio.file.InvalidPathException;
 import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
-import java.nio.file.StandardOpenOption;
 import java.util.Collections;
 import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.Map;
+import java.util.Objects;
 import java.util.Set;
 import java.util.function.Supplier;
 
@@ -50,14 +49,14 @@ public final class SafeTensors implements AutoCloseable {
     private final String where;
     private final Map<String, Entry> entries;
     private final Map<String, String> metadata;
-    private final Map<Path, FileChannel> channels;
+    private final Map<Path, MappedFile> files;
 
     private SafeTensors(
-            String where, Map<String, Entry> entries, Map<String, String> metadata, Map<Path, FileChannel> channels) {
+            String where, Map<String, Entry> entries, Map<String, String> metadata, Map<Path, MappedFile> files) {
         this.where = where;
         this.entries = Collections.unmodifiableMap(entries);
         this.metadata = Collections.unmodifiableMap(metadata);
-        this.channels = channels;
+        this.files = files;
     }
 
     /// One tensor of a file.
@@ -90,10 +89,10 @@ public final class SafeTensors implements AutoCloseable {
     ///
     /// @throws SafeTensorsException if it cannot be read or is damaged
     public static SafeTensors open(Path file) {
-        Map<Path, FileChannel> channels = new HashMap<>();
-        return closingOnFailure(channels, () -> {
-            Header h = openFile(file, channels);
-            return new SafeTensors(file.toString(), h.entries(), h.metadata(), channels);
+        Map<Path, MappedFile> files = new HashMap<>();
+        return closingOnFailure(files, () -> {
+            Header h = openFile(file, files);
+            return new SafeTensors(file.toString(), h.entries(), h.metadata(), files);
         });
     }
 
@@ -113,17 +112,17 @@ public final class SafeTensors implements AutoCloseable {
             throw new SafeTensorsException(
                     folder + ": holds neither model.safetensors nor model.safetensors.index.json" + pickled(folder));
         }
-        Map<Path, FileChannel> channels = new HashMap<>();
-        return closingOnFailure(channels, () -> openShards(folder, index, channels));
+        Map<Path, MappedFile> files = new HashMap<>();
+        return closingOnFailure(files, () -> openShards(folder, index, files));
     }
 
-    private static SafeTensors openShards(Path folder, Path index, Map<Path, FileChannel> channels) {
+    private static SafeTensors openShards(Path folder, Path index, Map<Path, MappedFile> files) {
         Map<String, Entry> entries = new LinkedHashMap<>();
         Map<String, String> metadata = new LinkedHashMap<>();
         Map<Path, Header> headers = new HashMap<>();
         weightMap(index).forEach((tensor, fileName) -> {
             Path file = inside(folder, index, fileName);
-            Header h = headers.computeIfAbsent(file, f -> openFile(f, channels));
+            Header h = headers.computeIfAbsent(file, f -> openFile(f, files));
             Entry e = h.entries().get(tensor);
             if (e == null) {
                 throw new SafeTensorsException(
@@ -132,7 +131,7 @@ public final class SafeTensors implements AutoCloseable {
             entries.put(tensor, e);
             h.metadata().forEach(metadata::putIfAbsent);
         });
-        return new SafeTensors(folder.toString(), entries, metadata, channels);
+        return new SafeTensors(folder.toString(), entries, metadata, files);
     }
 
     private static Map<String, String> weightMap(Path index) {
@@ -176,18 +175,18 @@ public final class SafeTensors implements AutoCloseable {
         });
     }
 
-    private static Header openFile(Path file, Map<Path, FileChannel> channels) {
+    private static Header openFile(Path file, Map<Path, MappedFile> files) {
         requireWhole(file);
         try {
-            FileChannel channel = FileChannel.open(file, StandardOpenOption.READ);
-            channels.put(file, channel);
-            return Header.read(file, channel);
+            MappedFile opened = MappedFile.open(file);
+            files.put(file, opened);
+            return Header.read(file, opened);
         } catch (IOException e) {
             throw unreadable(file, e);
         }
     }
 
-    private static SafeTensors closingOnFailure(Map<Path, FileChannel> channels, Supplier<SafeTensors> opening) {
+    private static SafeTensors closingOnFailure(Map<Path, MappedFile> files, Supplier<SafeTensors> opening) {
         boolean opened = false;
         try {
             SafeTensors result = opening.get();
@@ -195,15 +194,15 @@ public final class SafeTensors implements AutoCloseable {
             return result;
         } finally {
             if (!opened) {
-                closeAll(channels);
+                closeAll(files);
             }
         }
     }
 
-    private static void closeAll(Map<Path, FileChannel> channels) {
-        for (FileChannel c : channels.values()) {
+    private static void closeAll(Map<Path, MappedFile> files) {
+        for (MappedFile f : files.values()) {
             try {
-                c.close();
+                f.close();
             } catch (IOException e) {
                 throw new UncheckedIOException(e);
             }
@@ -218,7 +217,7 @@ public final class SafeTensors implements AutoCloseable {
     /// Closes the files; tensors and mappings stay.
     @Override
     public void close() {
-        closeAll(channels);
+        closeAll(files);
     }
 
     // ---- what is there
@@ -251,12 +250,9 @@ public final class SafeTensors implements AutoCloseable {
     /// The bytes of tensor `name`, mapped read-only for as long as `arena` lives; aligned as the file happens to be.
     public MemorySegment map(String name, Arena arena) {
         Entry e = entry(name);
-        FileChannel channel = channels.get(e.file());
+        MappedFile file = Objects.requireNonNull(files.get(e.file()));
         try {
-            if (channel == null) {
-                throw new ClosedChannelException();
-            }
-            return channel.map(FileChannel.MapMode.READ_ONLY, e.offset(), e.bytes(), arena);
+            return file.map(e.offset(), e.bytes(), arena);
         } catch (ClosedChannelException closed) {
             throw new IllegalStateException(
                     "safetensors: " + e.file() + " was closed before " + name + " was read", closed);

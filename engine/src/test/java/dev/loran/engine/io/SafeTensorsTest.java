@@ -366,4 +366,30 @@ class SafeTensorsTest {
                 .hasMessage(
                         folder.resolve("empty") + ": holds neither model.safetensors nor model.safetensors.index.json");
     }
+
+    // ---- interrupts
+
+    /// What is written by an interrupted thread, or read by one beside others, is whole; the thread stays interrupted.
+    @Test
+    void interruptsHarmNeitherFilesNorOtherReaders() throws Exception {
+        Path file = folder.resolve("interrupted.safetensors");
+        try (Tensor t = Tensor.of(new ReferenceBackend(), DType.F32, new double[] {1, 2, 3, 4}, 2, 2)) {
+            Thread.currentThread().interrupt();
+            SafeTensors.write(file, Map.of("t", t));
+            assertThat(Thread.currentThread().isInterrupted()).isTrue();
+            try (SafeTensors opened = SafeTensors.open(file)) {
+                for (int i = 0; i < 3; i++) {
+                    try (Tensor copy = opened.copy(new ReferenceBackend(), "t", DType.F32)) {
+                        assertThat(copy.toFloats()).containsExactly(1, 2, 3, 4);
+                    }
+                }
+                assertThat(Thread.interrupted()).isTrue();
+                try (Tensor other = opened.tensor(new ReferenceBackend(), "t", DType.F32)) {
+                    assertThat(other.toFloats()).containsExactly(1, 2, 3, 4);
+                }
+            }
+        } finally {
+            assertThat(Thread.interrupted()).isFalse();
+        }
+    }
 }

@@ -152,14 +152,21 @@ final class CudaDevice implements AutoCloseable {
         });
     }
 
+    /// Whoever interrupts the caller does not mean the device: half of a step would be handed over.
     private void put(Work work) {
         synchronized (handover) {
             refuseBesideCapture();
-            try {
-                queue.put(work);
-            } catch (InterruptedException e) {
+            boolean interrupted = false;
+            while (true) {
+                try {
+                    queue.put(work);
+                    break;
+                } catch (InterruptedException e) {
+                    interrupted = true;
+                }
+            }
+            if (interrupted) {
                 Thread.currentThread().interrupt();
-                throw new BackendException("cuda: interrupted while handing over work", e);
             }
         }
     }
@@ -319,9 +326,15 @@ final class CudaDevice implements AutoCloseable {
         closed = true;
         // The thread may wait for work.
         put(() -> {});
-        try {
-            Objects.requireNonNull(owner).join();
-        } catch (InterruptedException e) {
+        boolean interrupted = false;
+        while (Objects.requireNonNull(owner).isAlive()) {
+            try {
+                owner.join();
+            } catch (InterruptedException e) {
+                interrupted = true;
+            }
+        }
+        if (interrupted) {
             Thread.currentThread().interrupt();
         }
         arena.close();

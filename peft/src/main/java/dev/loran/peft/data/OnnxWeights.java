@@ -1,12 +1,12 @@
 package dev.loran.peft.data;
 
+import dev.loran.engine.io.MappedFile;
 import java.io.IOException;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.lang.foreign.ValueLayout.OfFloat;
 import java.nio.ByteOrder;
-import java.nio.channels.FileChannel;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -132,8 +132,8 @@ public final class OnnxWeights implements AutoCloseable {
     private OnnxWeights(Path path) {
         InputException.requireWhole(path);
         this.file = path.toString();
-        try (FileChannel channel = FileChannel.open(path)) {
-            MemorySegment bytes = channel.map(FileChannel.MapMode.READ_ONLY, 0, channel.size(), arena);
+        try (MappedFile mapped = MappedFile.open(path)) {
+            MemorySegment bytes = mapped.map(0, mapped.size(), arena);
             SequencedMap<String, Weight> found = named(bytes);
             this.shape = shapeOf(found);
             this.weights = ordered(found);

@@ -6,16 +6,14 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Backend;
 import dev.loran.engine.DType;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.io.MappedFile;
 import dev.loran.engine.io.SafeTensors;
 import dev.loran.engine.io.SafeTensorsException;
 import dev.loran.peft.data.InputException;
-import java.io.File;
 import java.io.IOException;
-import java.nio.channels.FileChannel;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardCopyOption;
-import java.nio.file.StandardOpenOption;
 import java.util.Comparator;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -89,28 +87,16 @@ record Checkpoints(Path folder, TrainerConfig.Checkpoints options, ObjectNode ru
             text.set("standing", JSON.valueToTree(standing));
             text.set("run", run);
             Files.writeString(draft.resolve(TEXT), text.toPrettyString() + "\n");
-            force(draft.resolve(TEXT));
-            force(draft);
+            MappedFile.force(draft.resolve(TEXT));
+            MappedFile.force(draft);
             Files.move(draft, place, StandardCopyOption.ATOMIC_MOVE);
-            force(folder);
+            MappedFile.force(folder);
             List<Path> all = newestFirst();
             for (Path old : all.subList(Math.min(options.keep(), all.size()), all.size())) {
                 remove(old);
             }
         } catch (IOException e) {
             throw InputException.io(place, "the checkpoint cannot be written", e);
-        }
-    }
-
-    /// Brings a file, or the names in a folder, onto the disk.
-    private static void force(Path path) throws IOException {
-        // A folder can be opened, and needs to be forced, on POSIX systems alone.
-        if (File.separatorChar == '/' || Files.isRegularFile(path)) {
-            boolean isFolder = Files.isDirectory(path);
-            try (FileChannel channel =
-                    FileChannel.open(path, isFolder ? StandardOpenOption.READ : StandardOpenOption.WRITE)) {
-                channel.force(true);
-            }
         }
     }
 

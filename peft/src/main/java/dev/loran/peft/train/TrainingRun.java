@@ -34,7 +34,7 @@ final class TrainingRun {
     private int stepsOfEpoch;
     /// Whether the evaluation that is due after the last step was not made, or not to its end.
     private boolean evaluationDue;
-    /// The step whose checkpoint is written; -1 before the first one.
+    /// The step whose checkpoint is written as it is now; -1 for none.
     private int savedStep;
 
     /// @param from where the run stands, in the newest of `checkpoints` if that is after any step
@@ -98,6 +98,7 @@ final class TrainingRun {
     private void steps() {
         if (evaluationDue && heldOut != null) {
             evaluate(heldOut);
+            savedStep = evaluationDue ? savedStep : -1;
         }
         while (goesOn()) {
             List<Batch> batches = loader.epoch(trainer.step() / stepsPerEpoch);
