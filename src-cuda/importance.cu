@@ -2,12 +2,13 @@
 #include "common.cuh"
 
 // smooth <- beta1 * smooth + (1 - beta1) * |scale * p * g|, then spread <- beta2 * spread + (1 - beta2) * |.. - smooth|;
-// `scale` may be null: 1.
+// `scale` may be null: 1; no number leaves both as they are.
 template <class T>
 __device__ inline void importance(T *smooth, T *spread, const T *p, const T *g, const T *scale, long long n, float beta1,
                                   float beta2) {
     constexpr int P = Pack<T>::SIZE;
     float factor = scale ? widen(scale[0]) : 1;
+    if (factor != factor) return;
     for (long long i = flat_thread() * P; i < n; i += flat_threads() * P) {
         int left = (int)min(n - i, (long long)P);
         Few<T> s = take(smooth + i, left), u = take(spread + i, left), fp = take(p + i, left), fg = take(g + i, left);

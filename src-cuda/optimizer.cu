@@ -1,4 +1,5 @@
 // Optimizer steps, in place, and the norm that clips them. Learning rate, step number and gradient scale are one-element buffers.
+// A gradient scale that is no number leaves everything as it is.
 #include "common.cuh"
 
 // Tensors that one launch does together, as many as its 4 KB of arguments have room for: N arrays each, tensor i of size[i]
@@ -115,6 +116,7 @@ template <class T>
 __device__ inline void sgd(T *p, T *velocity, const T *g, const T *lr, const T *gScale, long long n, float momentum,
                            float weightDecay) {
     float rate = widen(*lr), scale = gScale ? widen(*gScale) : 1;
+    if (scale != scale) return;
     for (long long i = flat_thread(); i < n; i += flat_threads()) {
         float direction = scale * widen(g[i]) + weightDecay * widen(p[i]);
         if (velocity) {
@@ -135,6 +137,7 @@ __device__ inline void sgd(T *p, T *velocity, const T *g, const T *lr, const T *
                                          float logBeta1, float logBeta2, float eps, float weightDecay, \
                                          Tensors<T, 4> all) { \
         float rate = widen(*lr); \
+        if (gScale && widen(*gScale) != widen(*gScale)) return; \
         /* 1 - beta^t without the cancellation of a beta near 1. */ \
         float correction = -expm1f(*t * logBeta1), root = sqrtf(-expm1f(*t * logBeta2)); \
         AdamW a{beta1, beta2, eps, gScale ? widen(*gScale) : 1, rate / correction, 1 - rate * weightDecay, root}; \

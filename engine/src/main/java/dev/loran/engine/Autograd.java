@@ -2,12 +2,16 @@ package dev.loran.engine;
 
 import java.util.List;
 import java.util.Objects;
+import java.util.function.BiConsumer;
 import java.util.function.Function;
 import java.util.function.UnaryOperator;
+import org.jspecify.annotations.Nullable;
 
 /// Reverse-mode differentiation: recording, and the walk back.
 public final class Autograd {
     private static final ThreadLocal<Integer> NO_GRAD_DEPTH = ThreadLocal.withInitial(() -> 0);
+
+    private static final ThreadLocal<@Nullable BiConsumer<Op, Tensor>> WATCHER = new ThreadLocal<>();
 
     private Autograd() {}
 
@@ -38,6 +42,20 @@ public final class Autograd {
         return NO_GRAD_DEPTH.get() == 0;
     }
 
+    /// Shows `watcher` every operation of this thread with its output, as soon as that is made, until closed: to find where
+    /// numbers go wrong.
+    public static Mode watch(BiConsumer<Op, Tensor> watcher) {
+        BiConsumer<Op, Tensor> before = WATCHER.get();
+        WATCHER.set(watcher);
+        return () -> {
+            if (before == null) {
+                WATCHER.remove();
+            } else {
+                WATCHER.set(before);
+            }
+        };
+    }
+
     /// The output of `op` as a tensor of `shape` over `output` (whose count passes to the tensor): recorded when an
     /// input requires a gradient and recording is on.
     public static Tensor record(Op op, Shape shape, Buffer output) {
@@ -47,11 +65,19 @@ public final class Autograd {
                 wanted |= input.requiresGrad();
             }
         }
-        return Tensor.result(shape, output, wanted ? new Node(op) : null);
+        return watched(op, Tensor.result(shape, output, wanted ? new Node(op) : null));
     }
 
     static Tensor recordAlways(Op op, Shape shape, Buffer output) {
-        return Tensor.result(shape, output, new Node(op));
+        return watched(op, Tensor.result(shape, output, new Node(op)));
+    }
+
+    private static Tensor watched(Op op, Tensor output) {
+        BiConsumer<Op, Tensor> watcher = WATCHER.get();
+        if (watcher != null) {
+            watcher.accept(op, output);
+        }
+        return output;
     }
 
     /// Runs `segment` on `x` and keeps only `x`; backward runs it again to have what it saved (Chen et al., "Training

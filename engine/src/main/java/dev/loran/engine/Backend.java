@@ -876,7 +876,8 @@ public interface Backend extends AutoCloseable {
     /// One AdamW step over each of several tensors (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019, algorithm
     /// 2), in torch's form: with ĝ = gScale · g, m ← β₁m + (1 − β₁)ĝ, v ← β₂v + (1 − β₂)ĝ², p ← p − lr · weightDecay ·
     /// p − lr / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + eps). lr, gScale (null: 1) and t (I32, from 1) are one-element
-    /// buffers; p, m, v, lists in one order, are updated in place.
+    /// buffers; p, m, v, lists in one order, are updated in place, but where gScale is NaN: all stays as it is then, so that a
+    /// step is left out without anybody waiting to learn that it should be.
     void adamW(
             List<Buffer> p,
             List<Buffer> m,
@@ -892,7 +893,8 @@ public interface Backend extends AutoCloseable {
 
     /// AdaLoRA's smoothed importance of every entry (Zhang et al., "AdaLoRA", 2023, equations 8 to 10): with I = |gScale · p
     /// · g|, smooth ← β₁ · smooth + (1 − β₁) · I and then spread ← β₂ · spread + (1 − β₂) · |I − smooth|. gScale has one
-    /// element (null: 1); smooth and spread are updated in place.
+    /// element (null: 1); smooth and spread are updated in place. On a backend that [#captures], both stay as they are where
+    /// gScale is NaN.
     default void importance(
             Buffer smooth, Buffer spread, Buffer p, Buffer g, @Nullable Buffer gScale, double beta1, double beta2) {
         int n = Math.toIntExact(p.size());
@@ -911,7 +913,7 @@ public interface Backend extends AutoCloseable {
     }
 
     /// One SGD step in torch's form: with ĝ = gScale · g + weightDecay · p, velocity ← momentum · velocity + ĝ (absent:
-    /// ĝ itself), p ← p − lr · velocity.
+    /// ĝ itself), p ← p − lr · velocity. Where gScale is NaN all stays as it is.
     void sgd(
             Buffer p,
             @Nullable Buffer velocity,

@@ -412,6 +412,9 @@ public class ReferenceBackend implements Backend {
         double rate = View.of(lr).get(0);
         double step = View.of(t).get(0);
         double scale = gScale == null ? 1 : View.of(gScale).get(0);
+        if (Double.isNaN(scale)) {
+            return;
+        }
         double correction1 = 1 - Math.pow(beta1, step);
         double correction2 = Math.sqrt(1 - Math.pow(beta2, step));
         for (int k = 0; k < p.size(); k++) {
@@ -442,6 +445,9 @@ public class ReferenceBackend implements Backend {
         View vg = View.of(g);
         double rate = View.of(lr).get(0);
         double scale = gScale == null ? 1 : View.of(gScale).get(0);
+        if (Double.isNaN(scale)) {
+            return;
+        }
         for (long i = 0; i < p.size(); i++) {
             double direction = scale * vg.get(i) + weightDecay * vp.get(i);
             if (velocity != null) {

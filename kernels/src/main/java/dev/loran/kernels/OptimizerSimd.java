@@ -36,6 +36,9 @@ final class OptimizerSimd {
         double rate = Vectors.get(lr, 0);
         int step = Vectors.getInt(t, 0);
         float scale = gScale == null ? 1f : Vectors.get(gScale, 0);
+        if (Float.isNaN(scale)) {
+            return;
+        }
         float decay = (float) (-rate * weightDecay);
         float stride = (float) (rate / (1 - Math.pow(beta1, step)));
         float root = (float) (1 / Math.sqrt(1 - Math.pow(beta2, step)));
@@ -126,6 +129,9 @@ final class OptimizerSimd {
             float weightDecay) {
         float rate = Vectors.get(lr, 0);
         float scale = gScale == null ? 1f : Vectors.get(gScale, 0);
+        if (Float.isNaN(scale)) {
+            return;
+        }
         Vectors.forChunks(parallel, n, (at, size) -> {
             if (velocity == null) {
                 plain(p, g, at, size, rate, scale, weightDecay);

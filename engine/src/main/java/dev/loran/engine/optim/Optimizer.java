@@ -161,6 +161,16 @@ public abstract class Optimizer implements AutoCloseable {
         }
     }
 
+    /// Takes the last step back, of which nothing was done because its gradient scale was NaN ([Backend#adamW]): its number
+    /// counts for the next.
+    public void retreat() {
+        step--;
+        advanced = false;
+        for (State s : states.values()) {
+            s.missed -= s.live ? 0 : 1;
+        }
+    }
+
     /// As [#step(Map, Buffer)], with gradients as they are.
     public void step(Map<String, Tensor> parameters) {
         step(parameters, null);
@@ -286,6 +296,10 @@ public abstract class Optimizer implements AutoCloseable {
     public Map<String, Tensor> state() {
         Map<String, Tensor> all = new LinkedHashMap<>();
         states.forEach((name, s) -> {
+            // Its first step was taken back.
+            if (step == s.missed) {
+                return;
+            }
             all.put(name + "." + STEP, Tensor.ofInts(backend, new int[] {step - s.missed}));
             for (int i = 0; i < s.moments.size(); i++) {
                 all.put(name + "." + momentNames.get(i), s.moments.get(i).detach());

@@ -3,6 +3,7 @@ package dev.loran.peft.cli;
 import dev.loran.engine.io.SafeTensorsException;
 import dev.loran.peft.data.InputException;
 import dev.loran.peft.data.Nearest;
+import dev.loran.peft.train.DivergedException;
 import dev.loran.peft.train.RunFolder;
 import java.io.Console;
 import java.io.PrintStream;
@@ -163,6 +164,10 @@ public final class Main implements Runnable {
         if (e instanceof InputException || e instanceof SafeTensorsException) {
             output.problem("loran: " + oneLine(e));
             return INPUT_ERROR;
+        }
+        if (e instanceof DivergedException) {
+            output.problem("loran: " + oneLine(e));
+            return FAILED;
         }
         if (e instanceof UncheckedIOException io) {
             String message = oneLine(e);

@@ -38,6 +38,9 @@ final class Progress implements TrainingListener, AutoCloseable {
 
     @Override
     public void step(StepResult result, int totalSteps, double seconds) {
+        if (result.problem() != null) {
+            output.say("left out: " + result.problem());
+        }
         if (result.step() <= totalSteps / 2) {
             secondsOfFirstHalf = seconds;
         } else {

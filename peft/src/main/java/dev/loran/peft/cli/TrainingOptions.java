@@ -69,6 +69,12 @@ final class TrainingOptions {
                             + " which f32 and bf16 need (${DEFAULT-VALUE})")
     double lossScale;
 
+    @Option(
+            names = "--skip-bad-steps",
+            paramLabel = "N",
+            description = "leave out up to N steps whose loss or gradients are NaN or infinite (${DEFAULT-VALUE})")
+    int skipBadSteps;
+
     @Option(names = "--rank", paramLabel = "N", description = "rank of lora and adalora (${DEFAULT-VALUE})")
     int rank = 8;
 
@@ -156,7 +162,8 @@ final class TrainingOptions {
                 0,
                 0,
                 model.seed,
-                TrainerConfig.Checkpoints.defaults());
+                TrainerConfig.Checkpoints.defaults(),
+                skipBadSteps);
     }
 
     Targets targets() {

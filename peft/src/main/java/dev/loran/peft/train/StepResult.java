@@ -21,6 +21,7 @@ public final class StepResult {
     private final DType dtype;
     private final Supplier<MemorySegment> pending;
     private double @Nullable [] numbers;
+    private @Nullable String problem;
 
     StepResult(int step, double learningRate, int tokens, DType dtype, Supplier<MemorySegment> pending) {
         this.step = step;
@@ -38,6 +39,16 @@ public final class StepResult {
                     .toArray();
         }
         return numbers;
+    }
+
+    void leftOut(String why) {
+        problem = why;
+    }
+
+    /// Why this step was left out ([TrainerConfig#skipBadSteps]), once that is known: on a GPU with the next step. Null of
+    /// one that was taken.
+    public @Nullable String problem() {
+        return problem;
     }
 
     /// The number of this optimizer step, from 1.

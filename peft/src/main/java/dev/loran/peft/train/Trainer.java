@@ -2,10 +2,13 @@ package dev.loran.peft.train;
 
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.engine.Autograd;
 import dev.loran.engine.Backend;
+import dev.loran.engine.BinaryFn;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.Scope;
+import dev.loran.engine.Scratch;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.optim.AdamW;
@@ -76,6 +79,18 @@ public final class Trainer implements AutoCloseable {
     /// Loss, penalty and norm of the step.
     private final Tensor numbers;
 
+    /// 0, or NaN from a step on whose loss or gradients are not finite: no step is taken until that one was looked at.
+    private final Tensor bad;
+
+    /// The step whose numbers nobody has looked at yet.
+    private @Nullable Taken unseen;
+
+    private int skipped;
+
+    /// Of the last step that was taken.
+    private @Nullable List<Batch> lastBatches;
+
+
     private final @Nullable RecordedSteps recorded;
     private @Nullable LrSchedule schedule;
     private int totalSteps;
@@ -104,6 +119,8 @@ public final class Trainer implements AutoCloseable {
                 : new GradScaler(backend, dtype, GradScaler.Config.of(config.lossScale()));
         this.numbers = Tensor.own(Shape.of(StepResult.NUMBERS), backend.allocate(dtype, StepResult.NUMBERS));
         backend.fill(numbers.buffer(), 0);
+        this.bad = Tensor.own(Shape.of(), backend.allocate(dtype, 1));
+        backend.fill(bad.buffer(), 0);
         // Scaled losses are looked at before the step is taken, which no recording can.
         this.recorded = backend.captures() && scaler == null ? new RecordedSteps(learner, backend) : null;
     }
@@ -160,6 +177,11 @@ public final class Trainer implements AutoCloseable {
         return Objects.requireNonNull(tryStep(microBatches, () -> false));
     }
 
+    /// A step that was handed over.
+    ///
+    /// @param microStep the number of its first forward
+    private record Taken(StepResult result, List<Batch> batches, int microStep) {}
+
     /// As [#trainStep(List)], given up between two micro-batches once `stop` says so: null, and nothing has changed.
     @Nullable
     StepResult tryStep(List<Batch> microBatches, BooleanSupplier stop) {
@@ -175,7 +197,110 @@ public final class Trainer implements AutoCloseable {
                     "trainStep: the learning rate depends on the number of steps; set it with TrainerConfig.withSteps");
         }
         LrSchedule rate = schedule == null ? begin(config.steps()) : schedule;
+        if (!learner.repeats(step + 1)) {
+            // What the host does after it cannot be taken back.
+            settle();
+        }
+        Taken before = unseen;
+        Taken taken = take(rate, microBatches, stop);
+        if (before != null && !isGood(before)) {
+            // This one came too early: nothing of it was done.
+            if (taken != null) {
+                optimizer.retreat();
+                step--;
+                microStep = taken.microStep;
+            }
+            leaveOut(before);
+            unseen = null;
+            taken = take(rate, microBatches, stop);
+        }
+        if (taken == null) {
+            return null;
+        }
+        unseen = taken;
+        if (!backend.captures()) {
+            settle();
+        }
+        return taken.result;
+    }
+
+    /// Looks at the numbers of the step before, for which this may wait.
+    ///
+    /// @throws DivergedException if it was not taken, as they are not finite, and no more steps may be left out
+    void settle() {
+        Taken last = unseen;
+        unseen = null;
+        if (last != null && !isGood(last)) {
+            leaveOut(last);
+        }
+    }
+
+    private boolean isGood(Taken taken) {
+        // What a hollow backend holds says nothing, and a lower scale may still help where there is one.
+        if (backend.isHollow()) {
+            return true;
+        }
+        boolean finite = isFinite(taken.result);
+        if (finite) {
+            lastBatches = taken.batches;
+        }
+        return finite || !isHopeless();
+    }
+
+    private static boolean isFinite(StepResult result) {
+        return Double.isFinite(result.loss()) && Double.isFinite(result.gradNorm());
+    }
+
+    /// The last step was not taken: it counts as a step of the run, but not for the optimizer, or ends the run.
+    private void leaveOut(Taken taken) {
+        if (scaler == null) {
+            optimizer.retreat();
+            backend.fill(bad.buffer(), 0);
+        }
+        int after = microStep;
+        StepResult result = taken.result;
+        String number = Double.isFinite(result.loss())
+                ? "the norm of the gradients is " + result.gradNorm()
+                : "the loss is " + result.loss();
+        String why = "%s at step %d, in %s"
+                .formatted(number, result.step(), Divergence.of(learner, taken.batches, taken.microStep));
+        if (skipped == config.skipBadSteps()) {
+            step = result.step() - 1;
+            microStep = taken.microStep;
+            throw new DivergedException(why + "; lower the learning rate (" + config.rate().peak()
+                    + "), or leave such steps out (skipBadSteps)");
+        }
+        skipped++;
+        result.leftOut(why);
+        learner.microStep(after);
+    }
+
+    /// @throws DivergedException if the parameters, as the last step left them, give no finite loss on its rows
+    void requireFinite() {
+        settle();
+        List<Batch> batches = lastBatches;
+        if (batches == null || backend.isHollow()) {
+            return;
+        }
+        double loss;
+        try (Scope scope = Scope.open();
+                Autograd.Mode mode = Autograd.noGrad()) {
+            loss = learner.loss(batches.getFirst()).item();
+        }
+        if (!Double.isFinite(loss)) {
+            throw diverged("the loss", loss, batches);
+        }
+    }
+
+    /// That the last step has spoilt the parameters.
+    DivergedException diverged(String what, double loss, List<Batch> batches) {
+        return new DivergedException("%s is %s after step %d, in %s; lower the learning rate (%s)"
+                .formatted(what, loss, step, Divergence.of(learner, batches, microStep), config.rate().peak()));
+    }
+
+    private @Nullable Taken take(LrSchedule rate, List<Batch> microBatches, BooleanSupplier stop) {
         double learningRate = config.rate().peak() * rate.factor(step);
+        int first = microStep;
         int terms = 0;
         int tokens = 0;
         for (Batch b : microBatches) {
@@ -188,6 +313,7 @@ public final class Trainer implements AutoCloseable {
             recorded.step(microBatches.getFirst(), loss -> {
                 forwardBackward(loss, 1, true);
                 norm();
+                gate();
                 update();
             });
             // A replay runs none of the code that would have said so.
@@ -196,7 +322,7 @@ public final class Trainer implements AutoCloseable {
             for (int i = 0; i < microBatches.size(); i++) {
                 if (i > 0 && stop.getAsBoolean()) {
                     optimizer.zeroGrad(parameters);
-                    microStep -= i;
+                    microStep = first;
                     return null;
                 }
                 Batch b = microBatches.get(i);
@@ -208,6 +334,7 @@ public final class Trainer implements AutoCloseable {
             Tensor norm = norm();
             if (scaler == null || scaler.update(norm)) {
                 optimizer.advance(learningRate);
+                gate();
                 update();
             } else {
                 // The step is left out; to the method it is one without gradients.
@@ -216,7 +343,26 @@ public final class Trainer implements AutoCloseable {
             }
         }
         step++;
-        return new StepResult(step, learningRate, tokens, dtype, backend.readLater(numbers.buffer()));
+        StepResult result = new StepResult(step, learningRate, tokens, dtype, backend.readLater(numbers.buffer()));
+        return new Taken(result, microBatches, first);
+    }
+
+    /// Makes the scale of the gradients NaN, with which nothing is updated, if the loss or their norm is not finite, or those
+    /// of an earlier step were not.
+    private void gate() {
+        if (scaler != null) {
+            return;
+        }
+        int[] one = {1};
+        try (Scratch scratch = new Scratch(backend)) {
+            Buffer zero = scratch.like(bad.buffer());
+            for (int which : new int[] {StepResult.LOSS, StepResult.NORM}) {
+                // 0, but NaN for NaN and infinity.
+                backend.binary(BinaryFn.SUB, zero, number(which), number(which), one, one, one);
+                backend.axpby(bad.buffer(), zero, 1, 1);
+            }
+        }
+        backend.axpby(clip.scale(), bad.buffer(), 1, 1);
     }
 
     private void forwardBackward(Supplier<Tensor> of, double weight, boolean first) {
@@ -301,8 +447,8 @@ public final class Trainer implements AutoCloseable {
     ///
     /// @param heldOut what is evaluated on, or null
     /// @param folder where the best and the last parameters, checkpoints and the metrics go, or null
-    /// @throws InputException if the loss is no longer a number, or the checkpoint is of a run with another base model,
-    ///     method, configuration or other rows
+    /// @throws DivergedException if a loss or the gradients are no longer finite; what is on the disk is from before
+    /// @throws InputException if the checkpoint is of a run with another base model, method, configuration or other rows
     public TrainingReport train(
             Examples examples, @Nullable Examples heldOut, @Nullable RunFolder folder, TrainingListener listener) {
         try (Guard.Use own = guard.changing("train")) {
@@ -341,7 +487,7 @@ public final class Trainer implements AutoCloseable {
         ObjectNode run = JSON.createObjectNode();
         ObjectNode trainer = JSON.valueToTree(config);
         // How often and how many: that alone may change.
-        trainer.remove("checkpoints");
+        trainer.remove(List.of("checkpoints", "skipBadSteps"));
         run.set("trainer", trainer);
         run.set("learner", learner.identity());
         run.put("rows", examples.sha256());
@@ -418,6 +564,7 @@ public final class Trainer implements AutoCloseable {
             recorded.close();
         }
         numbers.close();
+        bad.close();
         clip.close();
         if (scaler != null) {
             scaler.close();

@@ -20,6 +20,7 @@ import org.jspecify.annotations.Nullable;
 /// @param patience evaluations without a better loss after which training stops; 0 for never
 /// @param seed of the order of the rows
 /// @param checkpoints how often a run with a folder writes what a killed one goes on from
+/// @param skipBadSteps how many steps whose loss or gradients are NaN or infinite are left out before such a one ends the run
 public record TrainerConfig(
         int epochs,
         int steps,
@@ -32,9 +33,11 @@ public record TrainerConfig(
         int evalEvery,
         int patience,
         long seed,
-        Checkpoints checkpoints) {
+        Checkpoints checkpoints,
+        int skipBadSteps) {
 
     public TrainerConfig {
+        check(skipBadSteps >= 0, "number of bad steps to leave out", skipBadSteps, "at least 0");
         check(epochs >= 1, "epochs", epochs, "at least 1");
         check(steps >= 0, "steps", steps, "at least 1, or 0 to go by epochs");
         check(batchSize >= 1, "batch size", batchSize, "at least 1");
@@ -55,7 +58,7 @@ public record TrainerConfig(
     /// Three epochs of batches of 16 rows, [Rate#defaults], weight decay 0.01, gradients clipped at 1, an evaluation
     /// after each epoch, no early stopping, seed 42, [Checkpoints#defaults].
     public static TrainerConfig defaults() {
-        return new TrainerConfig(3, 0, 16, 1, Rate.defaults(), 0.01, 1, 0, 0, 0, 42, Checkpoints.defaults());
+        return new TrainerConfig(3, 0, 16, 1, Rate.defaults(), 0.01, 1, 0, 0, 0, 42, Checkpoints.defaults(), 0);
     }
 
     /// The number of optimizer steps of a run over `rows` rows.
@@ -77,7 +80,8 @@ public record TrainerConfig(
                 evalEvery,
                 patience,
                 seed,
-                checkpoints);
+                checkpoints,
+                skipBadSteps);
     }
 
     public TrainerConfig withSteps(int number) {
@@ -93,7 +97,8 @@ public record TrainerConfig(
                 evalEvery,
                 patience,
                 seed,
-                checkpoints);
+                checkpoints,
+                skipBadSteps);
     }
 
     /// Steps of `microBatches` batches of `rows` rows.
@@ -110,7 +115,8 @@ public record TrainerConfig(
                 evalEvery,
                 patience,
                 seed,
-                checkpoints);
+                checkpoints,
+                skipBadSteps);
     }
 
     public TrainerConfig withRate(Rate next) {
@@ -126,7 +132,8 @@ public record TrainerConfig(
                 evalEvery,
                 patience,
                 seed,
-                checkpoints);
+                checkpoints,
+                skipBadSteps);
     }
 
     public TrainerConfig withWeightDecay(double decay) {
@@ -142,7 +149,8 @@ public record TrainerConfig(
                 evalEvery,
                 patience,
                 seed,
-                checkpoints);
+                checkpoints,
+                skipBadSteps);
     }
 
     public TrainerConfig withMaxGradNorm(double norm) {
@@ -158,7 +166,8 @@ public record TrainerConfig(
                 evalEvery,
                 patience,
                 seed,
-                checkpoints);
+                checkpoints,
+                skipBadSteps);
     }
 
     public TrainerConfig withLossScale(double first) {
@@ -174,7 +183,8 @@ public record TrainerConfig(
                 evalEvery,
                 patience,
                 seed,
-                checkpoints);
+                checkpoints,
+                skipBadSteps);
     }
 
     public TrainerConfig withEvaluation(int everySteps, int evaluationsToWait) {
@@ -190,7 +200,8 @@ public record TrainerConfig(
                 everySteps,
                 evaluationsToWait,
                 seed,
-                checkpoints);
+                checkpoints,
+                skipBadSteps);
     }
 
     public TrainerConfig withSeed(long number) {
@@ -206,7 +217,8 @@ public record TrainerConfig(
                 evalEvery,
                 patience,
                 number,
-                checkpoints);
+                checkpoints,
+                skipBadSteps);
     }
 
     public TrainerConfig withCheckpoints(Checkpoints next) {
@@ -222,7 +234,25 @@ public record TrainerConfig(
                 evalEvery,
                 patience,
                 seed,
-                next);
+                next,
+                skipBadSteps);
+    }
+
+    public TrainerConfig withSkippedBadSteps(int most) {
+        return new TrainerConfig(
+                epochs,
+                steps,
+                batchSize,
+                accumulation,
+                rate,
+                weightDecay,
+                maxGradNorm,
+                lossScale,
+                evalEvery,
+                patience,
+                seed,
+                checkpoints,
+                most);
     }
 
     /// The checkpoints of a run.

@@ -4,7 +4,6 @@ import dev.loran.engine.Scope;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.DataLoader;
 import dev.loran.peft.data.Examples;
-import dev.loran.peft.data.InputException;
 import dev.loran.peft.train.Checkpoints.Standing;
 import dev.loran.peft.train.TrainingReport.End;
 import java.nio.file.Path;
@@ -36,6 +35,8 @@ final class TrainingRun {
     private boolean evaluationDue;
     /// The step whose checkpoint is written as it is now; -1 for none.
     private int savedStep;
+    /// The step whose parameters are known to give a finite loss.
+    private int finiteStep;
 
     /// @param from where the run stands, in the newest of `checkpoints` if that is after any step
     TrainingRun(
@@ -55,6 +56,7 @@ final class TrainingRun {
         this.folder = folder;
         this.checkpoints = checkpoints;
         this.listeners = listeners;
+        this.finiteStep = trainer.step();
         this.savedStep = from == null ? -1 : from.step();
         Standing standing = from == null ? Standing.at(trainer.step()) : from;
         this.firstStep = standing.firstStep();
@@ -76,6 +78,7 @@ final class TrainingRun {
             pause();
             boolean over = trainer.step() == totalSteps && !evaluationDue;
             end = over ? End.FINISHED : isWorse() ? End.PATIENCE : End.STOPPED;
+            requireFinite();
             if (folder != null) {
                 if (checkpoints != null && end == End.STOPPED && savedStep != trainer.step()) {
                     save(checkpoints);
@@ -147,6 +150,7 @@ final class TrainingRun {
     /// Evaluation comes first: a step's checkpoint knows how good it is.
     private void save(Checkpoints to) {
         pause();
+        requireFinite();
         int step = trainer.step();
         try (Scope scope = Scope.open()) {
             to.write(
@@ -168,6 +172,14 @@ final class TrainingRun {
         started = System.nanoTime();
     }
 
+    /// Parameters that give no finite loss are not written.
+    private void requireFinite() {
+        if (finiteStep != trainer.step()) {
+            trainer.requireFinite();
+            finiteStep = trainer.step();
+        }
+    }
+
     private void saved(Path where) {
         listeners.forEach(l -> l.saved(trainer.step(), where));
     }
@@ -180,11 +192,7 @@ final class TrainingRun {
         }
         unread = null;
         double loss = result.loss();
-        if (!Double.isFinite(loss) && trainer.isHopeless()) {
-            throw new InputException("the loss is " + loss + " at step " + result.step() + "; lower the learning rate ("
-                    + config.rate().peak() + ")");
-        }
-        if (Double.isFinite(loss)) {
+        if (Double.isFinite(loss) && result.problem() == null) {
             lossOfEpoch += loss;
             stepsOfEpoch++;
         }
@@ -194,6 +202,7 @@ final class TrainingRun {
     }
 
     private void pause() {
+        trainer.settle();
         readLate();
         nanos += System.nanoTime() - started;
         started = System.nanoTime();
@@ -205,7 +214,12 @@ final class TrainingRun {
         Evaluation e = Evaluation.of(learner, rows, config.batchSize(), this::isToStop);
         learner.train(true);
         evaluationDue = e == null;
+        if (e != null && !Double.isFinite(e.loss())) {
+            List<Batch> batches = new DataLoader(rows, DataLoader.Options.evaluation(config.batchSize())).epoch(0);
+            throw trainer.diverged("the evaluation loss", e.loss(), batches);
+        }
         if (e != null) {
+            finiteStep = trainer.step();
             boolean better = best == null || e.loss() < best.loss();
             worse = better ? 0 : worse + 1;
             if (better) {

@@ -362,8 +362,10 @@ class TrainerTest {
                 Tensor head = Objects.requireNonNull(model.parameters().get("head.weight"));
                 model.backend().fill(head.buffer(), Double.NaN);
                 assertThatThrownBy(() -> trainer.train(Tiny.examples(8, 1), null, null, new TrainingListener() {}))
-                        .isInstanceOf(InputException.class)
-                        .hasMessage("the loss is NaN at step 1; lower the learning rate (900000.0)");
+                        .isInstanceOf(DivergedException.class)
+                        .hasMessage("the loss is NaN at step 1, in rows 3, 4, 5, 7, 6, 1, 8, 2: first in the output of "
+                                + "operation 42, LinearOp (8, 2), with head.weight; lower the learning rate (900000.0), "
+                                + "or leave such steps out (skipBadSteps)");
             }
         });
     }
@@ -546,7 +548,7 @@ class TrainerTest {
         withClassifier(new ReferenceBackend(), DType.F32, 0, model -> {
             try (Trainer trainer = new Trainer(new Overflowing(model, 0, 1, 2, 3, 4, 5), CONFIG.withLossScale(4))) {
                 assertThatThrownBy(() -> trainer.train(Tiny.examples(20, 1), null, null, new TrainingListener() {}))
-                        .isInstanceOf(InputException.class)
+                        .isInstanceOf(DivergedException.class)
                         .hasMessageStartingWith("the loss is Infinity at step ");
                 assertThat(trainer.step()).isGreaterThan(2);
             }
