@@ -154,12 +154,15 @@ record Checkpoints(Path folder, TrainerConfig.Checkpoints options, ObjectNode ru
                     requireSame(place, "", text.path("run"), run);
                     Standing standing = JSON.treeToValue(text.path("standing"), Standing.class);
                     Map<String, Tensor> state = new LinkedHashMap<>();
-                    for (String name : file.names()) {
-                        DType dtype = file.entry(name).dtype().dtype();
-                        state.put(name, file.copy(backend, name, dtype));
+                    try {
+                        for (String name : file.names()) {
+                            DType dtype = file.entry(name).dtype().dtype();
+                            state.put(name, file.copy(backend, name, dtype));
+                        }
+                        load.accept(state);
+                    } finally {
+                        state.values().forEach(Tensor::close);
                     }
-                    load.accept(state);
-                    state.values().forEach(Tensor::close);
                     return standing;
                 } catch (SafeTensorsException | IOException e) {
                     LOG.warn("{}: is damaged and is passed over ({})", place, e.getMessage());
