@@ -52,7 +52,6 @@ public final class Main implements Runnable {
     public static void main(String[] args) {
         // Commands say themselves what was chosen; libraries speak up only when something is wrong.
         defaultProperty("org.slf4j.simpleLogger.defaultLogLevel", "warn");
-        defaultProperty("org.slf4j.simpleLogger.log.ai.djl", "error");
         boolean terminal =
                 Optional.ofNullable(System.console()).map(Console::isTerminal).orElse(false);
         System.exit(run(new Output(System.out, System.err, terminal), args));

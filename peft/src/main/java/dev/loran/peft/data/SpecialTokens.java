@@ -2,13 +2,12 @@ package dev.loran.peft.data;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
+import dev.loran.peft.tokenizer.HfTokenizer;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
-import java.util.HashMap;
 import java.util.LinkedHashSet;
 import java.util.List;
-import java.util.Map;
 import java.util.OptionalInt;
 import java.util.SequencedSet;
 import org.jspecify.annotations.Nullable;
@@ -20,41 +19,33 @@ import org.jspecify.annotations.Nullable;
 /// | what training puts after a text | what the caller says; the template of `tokenizer.json`; `eos_token` of `tokenizer_config.json`, of `special_tokens_map.json`; else the first of the next line |
 /// | what ends a generated text | all of the line above, and `eos_token_id`, one or a list, of `generation_config.json`, else of `config.json` |
 final class SpecialTokens {
-    private final Map<String, Integer> ids = new HashMap<>();
+    private final HfTokenizer tokenizer;
     private final List<JsonNode> named = new ArrayList<>();
     private final @Nullable String said;
     private final String name;
-    private final JsonNode model;
     private final SequencedSet<Integer> modelEnds = new LinkedHashSet<>();
     /// What the files name as an end and the vocabulary does not have.
     private final List<String> unknown = new ArrayList<>();
 
-    /// @param file the content of `tokenizer.json`
+    /// @param tokenizer what `tokenizer.json` holds
     /// @param name what error messages call that
     /// @param tokenizerFolder where the two files are that name tokens; null for none
     /// @param modelFolder where the two are that name ids; null for none
     /// @param eosToken the end token, whatever the files say; null to let them say it
     /// @throws InputException if `eosToken` is no token, or a file is damaged
     SpecialTokens(
-            JsonNode file,
+            HfTokenizer tokenizer,
             String name,
             @Nullable Path tokenizerFolder,
             @Nullable Path modelFolder,
             @Nullable String eosToken) {
         this.name = name;
-        this.model = file.path("model");
-        JsonNode vocab = model.path("vocab");
-        vocab.properties().forEach(e -> ids.put(e.getKey(), e.getValue().asInt()));
-        for (int i = 0; i < vocab.size() && vocab.isArray(); i++) {
-            ids.put(vocab.path(i).path(0).asText(), i);
-        }
-        file.path("added_tokens")
-                .forEach(t -> ids.put(t.path("content").asText(), t.path("id").asInt()));
+        this.tokenizer = tokenizer;
         for (String names : List.of("tokenizer_config.json", "special_tokens_map.json")) {
             named.add(read(tokenizerFolder, names));
         }
         readEnds(modelFolder);
-        if (eosToken != null && !ids.containsKey(eosToken)) {
+        if (eosToken != null && tokenizer.id(eosToken).isEmpty()) {
             throw new InputException("end token \"" + eosToken + "\" is no token of " + name);
         }
         this.said = eosToken;
@@ -70,7 +61,7 @@ final class SpecialTokens {
         for (String file : List.of("generation_config.json", "config.json")) {
             JsonNode ends = read(modelFolder, file).path("eos_token_id");
             for (JsonNode end : ends.isArray() ? ends : List.of(ends)) {
-                if (end.isNumber() && ids.containsValue(end.asInt())) {
+                if (end.isNumber() && tokenizer.token(end.asInt()) != null) {
                     modelEnds.add(end.asInt());
                 } else if (!end.isMissingNode() && !end.isNull()) {
                     unknown.add("eos_token_id " + end + " of " + file);
@@ -82,29 +73,18 @@ final class SpecialTokens {
         }
     }
 
-    /// One more than the largest id.
-    int vocabSize() {
-        return 1 + ids.values().stream().mapToInt(Integer::intValue).max().orElse(-1);
-    }
-
     /// The padding token: the one that is named, or else one of the usual names.
     OptionalInt pad() {
         OptionalInt pad = named("pad_token");
         for (String usual : List.of("[PAD]", "<pad>")) {
-            pad = pad.isEmpty() ? id(usual) : pad;
+            pad = pad.isEmpty() ? tokenizer.id(usual) : pad;
         }
         return pad;
     }
 
-    /// What stands for everything that the vocabulary does not know.
-    OptionalInt unknown() {
-        int place = model.path("unk_id").asInt(-1);
-        return place < 0 ? id(model.path("unk_token").asText()) : OptionalInt.of(place);
-    }
-
     /// The token that the caller or the tokenizer's files name as the end of a text.
     OptionalInt eos() {
-        return said != null ? id(said) : named("eos_token");
+        return said != null ? tokenizer.id(said) : named("eos_token");
     }
 
     /// What training puts after a text; empty for nothing.
@@ -131,15 +111,6 @@ final class SpecialTokens {
         return List.copyOf(ends);
     }
 
-    /// The token of an id.
-    String token(int id) {
-        return ids.entrySet().stream()
-                .filter(e -> e.getValue() == id)
-                .map(Map.Entry::getKey)
-                .findFirst()
-                .orElseThrow();
-    }
-
     /// That nothing names an end, and what to do.
     InputException noEnd() {
         return new InputException(name + ": nothing says which token ends a text"
@@ -152,16 +123,11 @@ final class SpecialTokens {
     private OptionalInt named(String key) {
         for (JsonNode names : named) {
             JsonNode token = names.path(key);
-            OptionalInt id = id(token.path("content").asText(token.asText("")));
+            OptionalInt id = tokenizer.id(token.path("content").asText(token.asText("")));
             if (id.isPresent()) {
                 return id;
             }
         }
         return OptionalInt.empty();
-    }
-
-    private OptionalInt id(String token) {
-        Integer id = ids.get(token);
-        return id == null ? OptionalInt.empty() : OptionalInt.of(id);
     }
 }

@@ -1,19 +1,16 @@
 package dev.loran.peft.data;
 
-import ai.djl.huggingface.tokenizers.Encoding;
-import ai.djl.huggingface.tokenizers.HuggingFaceTokenizer;
 import com.fasterxml.jackson.core.JsonProcessingException;
-import com.fasterxml.jackson.databind.JsonNode;
-import com.fasterxml.jackson.databind.ObjectMapper;
-import java.io.ByteArrayInputStream;
+import dev.loran.peft.tokenizer.HfTokenizer;
+import dev.loran.peft.tokenizer.TokenizerException;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.List;
-import java.util.Map;
 import java.util.OptionalInt;
+import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 
 /// Text to token ids and back, by the rules of a Hugging Face `tokenizer.json`; the same ids as Hugging Face
@@ -23,16 +20,14 @@ import org.jspecify.annotations.Nullable;
 /// row, and the methods here cut to the length they are given, always from the end of the text, so that the
 /// special tokens around it stay.
 ///
-/// Needs no network. [#close()] frees native memory.
+/// [#close()] does nothing: a tokenizer holds no native memory.
 ///
-/// **Threads**: safe from any number of threads; closing must be the last call.
+/// **Threads**: safe from any number of threads.
 public final class Tokenizer implements AutoCloseable {
     /// What stands between a prompt and the text that answers it.
     public static final String SEPARATOR = "\n";
 
-    private static final String OFFLINE = "ai.djl.offline";
-
-    private final HuggingFaceTokenizer tokenizer;
+    private final HfTokenizer tokenizer;
     private final String name;
     private final SpecialTokens special;
     private final OptionalInt padId;
@@ -58,23 +53,12 @@ public final class Tokenizer implements AutoCloseable {
             @Nullable Path tokenizerFolder,
             @Nullable Path modelFolder,
             @Nullable String eosToken) {
-        this.special = new SpecialTokens(parse(tokenizerJson, name), name, tokenizerFolder, modelFolder, eosToken);
         this.name = name;
         this.tokenizer = open(tokenizerJson, name);
+        this.special = new SpecialTokens(tokenizer, name, tokenizerFolder, modelFolder, eosToken);
         this.padId = special.pad();
-        Encoding probe = tokenizer.encode("a", true, false);
-        long[] mask = probe.getSpecialTokenMask();
-        int begin = 0;
-        int end = mask.length;
-        while (begin < end && mask[begin] == 1) {
-            begin++;
-        }
-        while (end > begin && mask[end - 1] == 1) {
-            end--;
-        }
-        int[] ids = toInts(probe.getIds());
-        this.prefix = Arrays.copyOf(ids, begin);
-        this.suffix = Arrays.copyOfRange(ids, end, ids.length);
+        this.prefix = tokenizer.before();
+        this.suffix = tokenizer.after();
         this.end = special.after(suffix);
         this.separator = body(SEPARATOR);
     }
@@ -117,7 +101,7 @@ public final class Tokenizer implements AutoCloseable {
 
     /// One more than the largest id that a text can give: the rows that an embedding needs at least.
     public int vocabSize() {
-        return special.vocabSize();
+        return tokenizer.vocabSize();
     }
 
     /// The padding token, where the files name one.
@@ -132,7 +116,7 @@ public final class Tokenizer implements AutoCloseable {
 
     /// The token of [#eosId] as the vocabulary spells it; null for none. What [#load(Path, Path, String)] takes.
     public @Nullable String eosToken() {
-        return end.length == 0 ? null : special.token(end[0]);
+        return end.length == 0 ? null : tokenizer.token(end[0]);
     }
 
     /// The tokens that end a generated text: that of [#eosId], and those that the model's files name beside it.
@@ -228,13 +212,11 @@ public final class Tokenizer implements AutoCloseable {
 
     /// The text of some ids, special tokens left out.
     public String decode(int[] ids) {
-        return tokenizer.decode(Arrays.stream(ids).asLongStream().toArray(), true);
+        return applied(() -> tokenizer.decode(ids));
     }
 
     @Override
-    public void close() {
-        tokenizer.close();
-    }
+    public void close() {}
 
     private Encoded assemble(int[] body, int[] after, int maxLength) {
         int room = maxLength - prefix.length - after.length;
@@ -253,7 +235,7 @@ public final class Tokenizer implements AutoCloseable {
 
     /// What stands for everything that the vocabulary does not know, if anything does.
     OptionalInt unknownId() {
-        return special.unknown();
+        return tokenizer.unknownId();
     }
 
     /// How many special tokens [#encode] puts around a text.
@@ -263,52 +245,27 @@ public final class Tokenizer implements AutoCloseable {
 
     /// The ids of a text alone, without special tokens around it.
     int[] body(String text) {
-        return toInts(tokenizer.encode(text, false, false).getIds());
+        return applied(() -> tokenizer.encode(text));
     }
 
-    /// The library asks the network for leave unless told that it is offline: it reports its use to its makers,
-    /// and where it sees a GPU it downloads another native library. It knows one switch, a system property that
-    /// it reads while a tokenizer is opened; set for that long, and only where the user has not decided.
-    private static synchronized HuggingFaceTokenizer open(byte[] tokenizerJson, String name) {
-        boolean decided = System.getProperty(OFFLINE) != null;
-        if (!decided) {
-            System.setProperty(OFFLINE, "true");
-        }
+    private <T> T applied(Supplier<T> use) {
         try {
-            return HuggingFaceTokenizer.newInstance(
-                    new ByteArrayInputStream(tokenizerJson), Map.of("truncation", "false", "padding", "false"));
-        } catch (IOException | RuntimeException e) {
-            throw new InputException(name + ": not a tokenizer that can be used (" + firstLine(e) + ")", e);
-        } finally {
-            if (!decided) {
-                System.clearProperty(OFFLINE);
-            }
+            return use.get();
+        } catch (TokenizerException e) {
+            throw new InputException(name + ": " + e.getMessage(), e);
         }
     }
 
-    private static JsonNode parse(byte[] json, String name) {
+    private static HfTokenizer open(byte[] tokenizerJson, String name) {
         try {
-            JsonNode node = new ObjectMapper().readTree(json);
-            if (!node.isObject()) {
-                throw new InputException(name + ": not a JSON object");
-            }
-            return node;
+            return HfTokenizer.read(tokenizerJson);
+        } catch (TokenizerException e) {
+            throw new InputException(name + ": " + e.getMessage(), e);
         } catch (JsonProcessingException e) {
             throw new InputException(name + ": not JSON (" + JsonFile.problem(e) + ")", e);
         } catch (IOException e) {
-            throw new InputException(name + ": cannot be read (" + firstLine(e) + ")", e);
+            throw new InputException(name + ": not JSON (" + e + ")", e);
         }
-    }
-
-    private static String firstLine(Exception e) {
-        return String.valueOf(e.getMessage())
-                .lines()
-                .findFirst()
-                .orElse(e.getClass().getSimpleName());
-    }
-
-    private static int[] toInts(long[] ids) {
-        return Arrays.stream(ids).mapToInt(Math::toIntExact).toArray();
     }
 
     private static int[] concat(int[] a, int[] b) {

@@ -168,13 +168,6 @@ class TokenizerTest {
     }
 
     @Test
-    void theSystemPropertyThatKeepsTheLibraryOfflineDoesNotOutliveTheCall() {
-        String before = System.getProperty("ai.djl.offline");
-        TinyTokenizers.wordPiece().close();
-        assertThat(System.getProperty("ai.djl.offline")).isEqualTo(before);
-    }
-
-    @Test
     void filesThatAreNoTokenizerAreRefusedByName() throws IOException {
         assertThatThrownBy(() -> Tokenizer.load(folder))
                 .isInstanceOf(InputException.class)
@@ -183,7 +176,7 @@ class TokenizerTest {
         Files.writeString(folder.resolve("tokenizer.json"), "{\"model\": {}}");
         assertThatThrownBy(() -> Tokenizer.load(folder))
                 .isInstanceOf(InputException.class)
-                .hasMessageStartingWith(folder.resolve("tokenizer.json") + ": not a tokenizer that can be used (");
+                .hasMessage(folder.resolve("tokenizer.json") + ": model.vocab: is missing or empty");
         Files.writeString(folder.resolve("tokenizer.json"), "{\"model\"");
         assertThatThrownBy(() -> Tokenizer.load(folder))
                 .isInstanceOf(InputException.class)

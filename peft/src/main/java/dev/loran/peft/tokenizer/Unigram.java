@@ -1,0 +1,119 @@
+package dev.loran.peft.tokenizer;
+
+import org.jspecify.annotations.Nullable;
+
+/// SentencePiece's unigram language model (Kudo 2018): of all ways to write a text in tokens, the one whose scores,
+/// which are logarithms of probabilities, have the largest sum.
+final class Unigram implements Model {
+    /// How much worse than the least likely token an unknown character is.
+    private static final double UNKNOWN_PENALTY = 10;
+
+    private final Vocabulary vocabulary;
+    private final double[] scores;
+    private final double unknownScore;
+    private final int unknownId;
+    private final int @Nullable [] byteIds;
+    private final Trie tokens = new Trie();
+    private final WordCache cache = new WordCache();
+
+    Unigram(Field model, Vocabulary vocabulary, double[] scores) {
+        this.vocabulary = vocabulary;
+        this.scores = scores;
+        double least = Double.POSITIVE_INFINITY;
+        for (int id = 0; id < vocabulary.end(); id++) {
+            String token = vocabulary.token(id);
+            if (token != null && !token.isEmpty()) {
+                tokens.put(token, vocabulary.find(token));
+            }
+            least = Math.min(least, scores[id]);
+        }
+        this.unknownScore = least - UNKNOWN_PENALTY;
+        Field unknown = model.optional("unk_id");
+        this.unknownId = unknown == null ? -1 : unknown.number(vocabulary.end() - 1);
+        this.byteIds = Model.byteIds(model, vocabulary);
+    }
+
+    @Override
+    public void encode(String text, int from, int to, Ids out) {
+        int[] ids = cache.get(text, from, to);
+        if (ids == null) {
+            Ids found = new Ids();
+            addBest(text, from, to, found);
+            ids = found.from(0);
+            cache.put(text, from, to, ids);
+        }
+        out.addAll(ids);
+    }
+
+    /// Viterbi: the best way to each place comes of the best ways to the places before it.
+    private void addBest(String text, int from, int to, Ids out) {
+        int length = to - from;
+        double[] best = new double[length + 1];
+        int[] starts = new int[length + 1];
+        int[] ids = new int[length + 1];
+        java.util.Arrays.fill(starts, -1);
+        for (int start = 0, next; start < length; start = next) {
+            next = start + Character.charCount(text.codePointAt(from + start));
+            boolean known = false;
+            int node = 0;
+            for (int end = start; end < length; ) {
+                node = tokens.child(node, text.charAt(from + end++));
+                if (node == Trie.NONE) {
+                    break;
+                }
+                int id = tokens.value(node);
+                if (id != Trie.NONE) {
+                    double score = scores[id] + best[start];
+                    if (starts[end] < 0 || score > best[end]) {
+                        best[end] = score;
+                        starts[end] = start;
+                        ids[end] = id;
+                    }
+                    known |= end == next;
+                }
+            }
+            if (!known) {
+                double score = unknownScore + best[start];
+                if (starts[next] < 0 || score > best[next]) {
+                    requireUnknown();
+                    best[next] = score;
+                    starts[next] = start;
+                    ids[next] = unknownId;
+                }
+            }
+        }
+        // Backwards, then turned round: runs of unknown characters are one token, or their bytes.
+        int[] path = new int[length + 1];
+        int steps = 0;
+        for (int end = length; end > 0; end = starts[end]) {
+            path[steps++] = end;
+        }
+        for (int i = steps - 1; i >= 0; i--) {
+            int end = path[i];
+            if (ids[end] != unknownId) {
+                out.add(ids[end]);
+                continue;
+            }
+            int start = starts[end];
+            while (i > 0 && ids[path[i - 1]] == unknownId) {
+                end = path[--i];
+            }
+            addUnknown(text, from + start, from + end, out);
+        }
+    }
+
+    private void addUnknown(String text, int from, int to, Ids out) {
+        int id = vocabulary.find(text, from, to);
+        if (id >= 0) {
+            out.add(id);
+        } else if (byteIds == null || !Model.addBytes(byteIds, text, from, to, out)) {
+            out.add(unknownId);
+        }
+    }
+
+    private void requireUnknown() {
+        if (unknownId < 0) {
+            throw new TokenizerException("model.unk_id: is missing, and a text has unknown characters");
+        }
+    }
+}

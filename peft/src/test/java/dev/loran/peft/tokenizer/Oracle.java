@@ -1,0 +1,51 @@
+package dev.loran.peft.tokenizer;
+
+import ai.djl.huggingface.tokenizers.HuggingFaceTokenizer;
+import java.io.ByteArrayInputStream;
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.nio.charset.StandardCharsets;
+import java.util.Arrays;
+import java.util.Map;
+
+/// Hugging Face tokenizers itself, through DJL.
+final class Oracle implements AutoCloseable {
+    private final HuggingFaceTokenizer tokenizer;
+
+    static {
+        // Unless told that it is offline, the library reports its use to its makers.
+        System.setProperty("ai.djl.offline", "true");
+    }
+
+    Oracle(String json) {
+        try {
+            tokenizer = HuggingFaceTokenizer.newInstance(
+                    new ByteArrayInputStream(json.getBytes(StandardCharsets.UTF_8)),
+                    Map.of("truncation", "false", "padding", "false"));
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
+    }
+
+    int[] encode(String text) {
+        return ints(tokenizer.encode(text, false, false).getIds());
+    }
+
+    /// With the special tokens of the file's template.
+    int[] encodeWhole(String text) {
+        return ints(tokenizer.encode(text, true, false).getIds());
+    }
+
+    String decode(int[] ids) {
+        return tokenizer.decode(Arrays.stream(ids).asLongStream().toArray(), true);
+    }
+
+    private static int[] ints(long[] ids) {
+        return Arrays.stream(ids).mapToInt(Math::toIntExact).toArray();
+    }
+
+    @Override
+    public void close() {
+        tokenizer.close();
+    }
+}
