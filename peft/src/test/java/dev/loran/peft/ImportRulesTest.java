@@ -90,6 +90,7 @@ class ImportRulesTest {
         assertThat(offences(
                         sources, "dev.loran.peft", under("dev.loran.engine", "dev.loran.kernels", "dev.loran.peft")))
                 .isEmpty();
+        assertThat(offences(sources, "dev.loran.peft.tokenizer", under())).isEmpty();
     }
 
     @Test

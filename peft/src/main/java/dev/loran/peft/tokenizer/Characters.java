@@ -1,8 +1,56 @@
 package dev.loran.peft.tokenizer;
 
+import java.util.HexFormat;
+import java.util.stream.IntStream;
+import java.util.stream.Stream;
+
 /// The classes of characters that Hugging Face tokenizers asks for, of Unicode code points.
+///
+/// Hugging Face knows categories by Unicode 8. What came later has none there, so that BERT's tokenizers take its marks
+/// and punctuation for letters.
 final class Characters {
+    /// Between the first and the last of each range every format character, mark and punctuation is younger than
+    /// Unicode 8.
+    private static final int[] YOUNG = ranges(
+            """
+            61d 7fd 890-8e2 9fd-9fe a76 afa-aff b55 c04-c3c c77 c84 d00 d3b-d3c d81 eba ece 180f 1abf-1ace 1b4e-1b4f
+            1b7d-1b7f 1df6-1dfb 2e43-2e5d a82c a8c5 a8ff 10d24-10f89 11070-11074 110c2-110cd 111cf 1123e-11241 1133b
+            113bb-1145e 11660-1166c 116b9 1182f-11fff 12ff1-1612f 16d6d-16f4f 16fe2-16fe4 1cf00-1cf46 1e000-1e5ff
+            1e944-1e95f""");
+
     private Characters() {}
+
+    /// First and last of each range, in order.
+    private static int[] ranges(String text) {
+        return Stream.of(text.split("\\s"))
+                .flatMapToInt(range -> IntStream.of(
+                        HexFormat.fromHexDigits(range.replaceFirst("-.*", "")),
+                        HexFormat.fromHexDigits(range.replaceFirst(".*-", ""))))
+                .toArray();
+    }
+
+    private static boolean isYoung(int c) {
+        int low = 0;
+        for (int high = YOUNG.length / 2; low < high; ) {
+            int middle = (low + high) / 2;
+            if (YOUNG[2 * middle + 1] < c) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        return 2 * low < YOUNG.length && YOUNG[2 * low] <= c;
+    }
+
+    /// The category in Unicode 8 of what is a format character, a nonspacing mark or punctuation there or here.
+    private static int type(int c) {
+        return switch (c) {
+            case 0x166d, 0x111c9 -> Character.OTHER_PUNCTUATION;
+            case 0x1734, 0x1171e -> Character.NON_SPACING_MARK;
+            case 0x1885, 0x1886, 0xa9bd -> Character.OTHER_LETTER;
+            default -> isYoung(c) ? Character.UNASSIGNED : Character.getType(c);
+        };
+    }
 
     /// Unicode's White_Space.
     static boolean isWhitespace(int c) {
@@ -21,7 +69,7 @@ final class Characters {
 
     /// Control, format, surrogate and private use.
     static boolean isOther(int c) {
-        int type = Character.getType(c);
+        int type = type(c);
         return type == Character.CONTROL
                 || type == Character.FORMAT
                 || type == Character.SURROGATE
@@ -33,7 +81,7 @@ final class Characters {
         if (c < 0x80) {
             return (c >= '!' && c <= '/') || (c >= ':' && c <= '@') || (c >= '[' && c <= '`') || (c >= '{' && c <= '~');
         }
-        return switch (Character.getType(c)) {
+        return switch (type(c)) {
             case Character.CONNECTOR_PUNCTUATION,
                     Character.DASH_PUNCTUATION,
                     Character.START_PUNCTUATION,
@@ -46,7 +94,7 @@ final class Characters {
     }
 
     static boolean isNonspacingMark(int c) {
-        return Character.getType(c) == Character.NON_SPACING_MARK;
+        return type(c) == Character.NON_SPACING_MARK;
     }
 
     static boolean isMark(int c) {

@@ -214,8 +214,8 @@ public final class HfTokenizer {
                 } else if (name.equals("vocab") && value == JsonToken.START_ARRAY && vocabulary == null) {
                     vocabulary = readScores(parser);
                 } else if (name.equals("merges") && value == JsonToken.START_ARRAY) {
-                    if (vocabulary == null) {
-                        mergesFirst = true;
+                    if (vocabulary == null || vocabulary.size() == 0) {
+                        mergesFirst = vocabulary == null;
                         parser.skipChildren();
                     } else {
                         merges = readMerges(parser, vocabulary);

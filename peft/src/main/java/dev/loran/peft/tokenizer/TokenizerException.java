@@ -6,6 +6,19 @@ public final class TokenizerException extends RuntimeException {
     private static final long serialVersionUID = 1L;
 
     TokenizerException(String message) {
-        super(message);
+        super(oneLine(message));
+    }
+
+    /// What a file holds may be anything, a message is one line.
+    private static String oneLine(String message) {
+        StringBuilder line = new StringBuilder(message.length());
+        for (char c : message.toCharArray()) {
+            if (Character.isISOControl(c) || c == '\u2028' || c == '\u2029') {
+                line.append("\\u%04x".formatted((int) c));
+            } else {
+                line.append(c);
+            }
+        }
+        return line.toString();
     }
 }

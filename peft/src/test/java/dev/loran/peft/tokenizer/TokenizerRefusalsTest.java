@@ -23,7 +23,7 @@ import org.junit.jupiter.params.provider.ValueSource;
 /// Whatever a file holds, it is read or refused in one line; whatever a text holds, it is encoded or refused.
 class TokenizerRefusalsTest {
     private static final ObjectMapper JSON = new ObjectMapper();
-    private static final int CASES = Integer.getInteger("loran.damagedFiles", 500);
+    private static final int CASES = 300;
 
     @ParameterizedTest
     @ValueSource(longs = {1, 2, 3, 4})
