@@ -10,7 +10,6 @@ import java.io.IOException;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
-import java.util.Map;
 import java.util.OptionalInt;
 import org.jspecify.annotations.Nullable;
 
@@ -27,6 +26,7 @@ public final class HfTokenizer {
     private final PostProcessor postProcessor;
     private final @Nullable Decoder decoder;
     private final int vocabSize;
+    private final int unknownId;
 
     private HfTokenizer(Field file, ModelReader read) {
         Field version = file.optional("version");
@@ -39,6 +39,7 @@ public final class HfTokenizer {
         Field decoder = file.optional("decoder");
         this.vocabulary = read.vocabulary(file.at("model"));
         this.model = read.model(file.at("model"));
+        this.unknownId = unknownId(file.at("model"), vocabulary);
         this.normalizer = normalizer == null ? null : Normalizer.read(normalizer);
         this.preTokenizer = preTokenizer == null ? null : PreTokenizer.read(preTokenizer);
         this.added = new AddedTokens(file.optional("added_tokens"), vocabulary, this.normalizer);
@@ -65,9 +66,23 @@ public final class HfTokenizer {
         return vocabSize;
     }
 
-    /// The ids of the added tokens by their texts, in the order of the file.
-    public Map<String, Integer> addedTokens() {
-        return java.util.Collections.unmodifiableMap(added.ids());
+    /// The token of an id, added or the model's, as the file spells it; null where there is none.
+    public @Nullable String token(int id) {
+        String content = added.content(id);
+        return content == null ? vocabulary.token(id) : content;
+    }
+
+    /// What stands for everything that the model does not know, if the file names it.
+    public OptionalInt unknownId() {
+        return unknownId < 0 ? OptionalInt.empty() : OptionalInt.of(unknownId);
+    }
+
+    private static int unknownId(Field model, Vocabulary vocabulary) {
+        Field place = model.optional("unk_id");
+        Field token = model.optional("unk_token");
+        return place != null
+                ? place.number(vocabulary.end() - 1)
+                : token == null ? -1 : vocabulary.find(token.text());
     }
 
     /// The id of a token, added or the model's, by its text.
@@ -148,8 +163,7 @@ public final class HfTokenizer {
     public String decode(int[] ids) {
         List<String> tokens = new ArrayList<>(ids.length);
         for (int id : ids) {
-            String content = added.content(id);
-            String token = content == null ? vocabulary.token(id) : content;
+            String token = token(id);
             if (token != null && !added.isSpecial(token)) {
                 tokens.add(token);
             }
