@@ -79,12 +79,17 @@ METHODS = {
     "ln_tuning": lambda f: peft.LNTuningConfig(target_modules=NORMS[f]),
 }
 # peft 0.21 cuts OLoRA out of GPT-2's transposed layers in the wrong direction: it cannot run what it makes.
-CASES = [(m, f) for m, f in itertools.product(METHODS, FAMILIES) if (m, f) != ("olora", "gpt2")]
+CASES = [(m, f, False) for m, f in itertools.product(METHODS, FAMILIES) if (m, f) != ("olora", "gpt2")]
+# Classifiers on models that have no classes of their own: the head is new, and the adapter brings it.
+HEADED = ("lora", "lora, all linear layers", "dora", "lora, biases of the base", "prompt", "ia3", "ln_tuning")
+# Of a causal model with embeddings for an input, as of prompts, transformers reads the last position even where it is padding.
+CASES += [(m, f, True) for m, f in itertools.product(HEADED, FAMILIES) if m != "prompt" or f == "bert"]
 
 
-def make_base(family, folder):
+def make_base(family, folder, headed):
     """A model whose answers are of the order of 1, not of its usual random weights."""
-    sizes = {"vocab_size": VOCAB, "initializer_range": 0.25, "tie_word_embeddings": family == "gpt2"}
+    sizes = {"pad_token_id": 0} if headed else {}
+    sizes |= {"vocab_size": VOCAB, "initializer_range": 0.25, "tie_word_embeddings": family == "gpt2"}
     if family == "llama":
         config = transformers.LlamaConfig(
             hidden_size=24,
@@ -110,20 +115,26 @@ def make_base(family, folder):
             num_labels=CLASSES,
             **sizes,
         )
-        model = transformers.BertForSequenceClassification(config)
+        model = (transformers.BertModel if headed else transformers.BertForSequenceClassification)(config)
     model.save_pretrained(folder)
 
 
-def load_base(family, folder):
+def load_base(family, folder, headed):
+    if headed:
+        torch.manual_seed(3)
+        kind = transformers.AutoModelForSequenceClassification
+        return kind.from_pretrained(folder, dtype=torch.float32, num_labels=CLASSES).eval()
     kind = transformers.BertForSequenceClassification if family == "bert" else transformers.AutoModelForCausalLM
     return kind.from_pretrained(folder, dtype=torch.float32).eval()
 
 
-def texts(family):
-    ids = torch.randint(0, VOCAB, (3, LENGTH))
+def texts(family, headed):
+    ids = torch.randint(1, VOCAB, (3, LENGTH))
     mask = torch.ones_like(ids)
     mask[1, LENGTH - 4 :] = 0
-    labels = torch.randint(0, CLASSES, (3,)) if family == "bert" else ids.masked_fill(mask == 0, -100)
+    classify = headed or family == "bert"
+    labels = torch.randint(0, CLASSES, (3,)) if classify else ids.masked_fill(mask == 0, -100)
+    ids = ids.masked_fill(mask == 0, 0)
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
@@ -149,8 +160,8 @@ def save(model, folder, initial):
         model.save_pretrained(folder, path_initial_model_for_weight_conversion=str(initial))
 
 
-def made_by_peft(base, family, config, inputs, folder, convert):
-    model = peft.get_peft_model(load_base(family, base), config).eval()
+def made_by_peft(fresh, config, inputs, folder, convert):
+    model = peft.get_peft_model(fresh(), config).eval()
     initial = None
     if convert:
         initial = folder.with_name("initial")
@@ -223,43 +234,48 @@ def every_method(count, loran):
     torch.manual_seed(1)
     transformers.logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as temporary:
-        for number, (method, family) in enumerate(CASES):
-            base = Path(temporary) / family
+        for number, (method, family, headed) in enumerate(CASES):
+            base = Path(temporary) / (f"{family}-encoder" if headed else family)
             if not base.exists():
-                make_base(family, base)
+                make_base(family, base, headed)
+
+            def fresh():
+                return load_base(family, base, headed)
+
             folder = Path(temporary) / str(number)
             folder.mkdir()
             given = folder / "texts.safetensors"
-            inputs = texts(family)
+            inputs = texts(family, headed)
             save_file(inputs, given)
             config = METHODS[method](family)
-            config.task_type = "SEQ_CLS" if family == "bert" else "CAUSAL_LM"
+            config.task_type = "SEQ_CLS" if headed or family == "bert" else "CAUSAL_LM"
             convert = method == "converted to plain lora"
             if convert and family == "bert":
                 # peft leaves the trained head out of what it converts.
                 config.task_type = None
-            plain = answer(load_base(family, base), inputs)
+            plain = answer(fresh(), inputs)
 
             def matters(logits):
                 if logits.shape == plain.shape and (logits - plain).abs().max() < 0.01 * plain.abs().max():
                     raise RuntimeError("the adapter changes nothing, so that agreement would mean nothing")
 
             def from_peft():
-                theirs = made_by_peft(base, family, config, inputs, folder / "peft", convert)
+                theirs = made_by_peft(fresh, config, inputs, folder / "peft", convert)
                 matters(theirs)
                 return difference(loran.answer(base, folder / "peft", given)["logits"], theirs, inputs["attention_mask"])
 
             def to_peft():
                 untrained = folder / "untrained"
-                peft.get_peft_model(load_base(family, base), config).save_pretrained(untrained)
+                peft.get_peft_model(fresh(), config).save_pretrained(untrained)
                 plainly = ["plain"] if convert else []
                 ours = loran.answer(base, untrained, given, folder / "loran", *plainly)["logits"]
                 matters(ours)
-                model = peft.PeftModel.from_pretrained(load_base(family, base), folder / "loran").eval()
+                model = peft.PeftModel.from_pretrained(fresh(), folder / "loran").eval()
                 return difference(ours, answer(model, inputs), inputs["attention_mask"])
 
-            count.check(f"{family}, {method}, from peft", from_peft)
-            count.check(f"{family}, {method}, to peft", to_peft)
+            title = f"{family}, {method}{', new head' if headed else ''}"
+            count.check(f"{title}, from peft", from_peft)
+            count.check(f"{title}, to peft", to_peft)
 
 
 def encoder(count, loran, model, adapter):

@@ -11,7 +11,9 @@ import dev.loran.engine.optim.GradClip;
 import dev.loran.kernels.Backends;
 import dev.loran.peft.model.HfModels;
 import dev.loran.peft.model.Model;
+import dev.loran.peft.model.TaskType;
 import dev.loran.peft.tuner.AdapterFiles;
+import dev.loran.peft.tuner.PeftConfig;
 import dev.loran.peft.tuner.PeftModel;
 import dev.loran.peft.tuner.Tuner;
 import java.io.BufferedReader;
@@ -73,7 +75,13 @@ final class AnswersCommand implements Callable<Integer> {
                 peft.loadAdapter(PeftModel.DEFAULT_ADAPTER, adapter);
                 model.prepare();
             } else {
-                peft.addAdapter(PeftModel.DEFAULT_ADAPTER, AdapterFiles.config(adapter), true);
+                PeftConfig config = AdapterFiles.config(adapter);
+                if (config.taskType() == TaskType.SEQ_CLS && model.classifier() == null) {
+                    // Its files say how many classes the new head has.
+                    peft.loadAdapter(PeftModel.DEFAULT_ADAPTER, adapter);
+                } else {
+                    peft.addAdapter(PeftModel.DEFAULT_ADAPTER, config, true);
+                }
                 model.prepare();
                 train(peft, ids, mask, texts.tensor(backend, "labels", DType.I32));
                 Path saved = Path.of(fields[4]);

@@ -4,7 +4,6 @@ import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.InputException;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Task;
-import dev.loran.peft.model.BertModel;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.TaskType;
 import dev.loran.peft.train.StepResult;
@@ -16,7 +15,6 @@ import dev.loran.peft.tuner.PeftConfig;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
-import java.util.stream.IntStream;
 
 /// A training step at a time, for a loop of your own: a [Trainer] over a model with one adapter, at a constant learning
 /// rate. Runs with schedules, evaluation and checkpoints are [Trainer#train].
@@ -85,13 +83,8 @@ public final class PeftTrainer implements AutoCloseable {
         if (model.task() == TaskType.CAUSAL_LM) {
             return TaskCard.of(Task.LM, longest);
         }
-        if (model instanceof BertModel bert && model.task() == TaskType.SEQ_CLS) {
-            int classes = bert.config().numLabels();
-            return TaskCard.classify(
-                    new Labels(IntStream.range(0, classes)
-                            .mapToObj(i -> "LABEL_" + i)
-                            .toList()),
-                    longest);
+        if (model.task() == TaskType.SEQ_CLS) {
+            return TaskCard.classify(new Labels(model.labels()), longest);
         }
         throw new InputException(
                 "PeftTrainer: an encoder without a head has no loss; use TaskModel, which brings one, and Trainer");

@@ -28,6 +28,13 @@ public abstract class Layer implements AutoCloseable {
         return layer;
     }
 
+    /// Takes the child `name` out again, unclosed.
+    protected final void removeChild(String name) {
+        if (children.remove(name) == null) {
+            throw new IllegalArgumentException("layer: there is no child " + name);
+        }
+    }
+
     /// Registers `value` under `name` and takes it out of any scope.
     protected final Tensor parameter(String name, Tensor value) {
         if (parameters.putIfAbsent(name, value.detachFromScope()) != null) {

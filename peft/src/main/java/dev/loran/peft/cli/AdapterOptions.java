@@ -1,5 +1,6 @@
 package dev.loran.peft.cli;
 
+import dev.loran.peft.data.Catalogue;
 import dev.loran.peft.train.RunFolder;
 import dev.loran.peft.train.TaskCard;
 import dev.loran.peft.tuner.AdapterFiles;
@@ -17,19 +18,37 @@ final class AdapterOptions {
     @Nullable
     Path adapter;
 
-    /// The folder with the adapter, or with the whole model where all of it was trained, which is then what `model` means. Texts end
+    /// What was trained, for messages.
+    String title(ModelOptions model) {
+        return adapter == null ? model.requireModel() : adapter.toString();
+    }
+
+    /// The folder with the adapter, or with the whole model where all of it was trained, which is then what `model` means; or
+    /// that of a model which says itself what it was trained for. Texts end
     /// as they did in training, where nothing else was said.
     ///
-    /// @return null where none was named
+    /// @return null where there is none
     @Nullable
     Path folder(ModelOptions model) {
-        Path folder = adapter == null ? null : RunFolder.adapter(adapter);
-        if (folder != null && !Files.isRegularFile(folder.resolve(AdapterFiles.CONFIG))) {
+        if (adapter == null) {
+            Path itself = model.model == null || Catalogue.find(model.model).isPresent() ? null : Path.of(model.model);
+            if (itself == null || !TaskCard.isIn(itself)) {
+                return null;
+            }
+            readEnd(model, itself);
+            return itself;
+        }
+        Path folder = RunFolder.adapter(adapter);
+        if (!Files.isRegularFile(folder.resolve(AdapterFiles.CONFIG))) {
             model.model = folder.toString();
         }
-        if (folder != null && model.eosToken == null && TaskCard.isIn(folder)) {
+        readEnd(model, folder);
+        return folder;
+    }
+
+    private static void readEnd(ModelOptions model, Path folder) {
+        if (model.eosToken == null && TaskCard.isIn(folder)) {
             model.eosToken = TaskCard.read(folder).eosToken();
         }
-        return folder;
     }
 }

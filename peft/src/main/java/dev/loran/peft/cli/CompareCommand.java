@@ -165,7 +165,7 @@ final class CompareCommand implements Callable<Integer> {
                         "--task " + task + " needs --train and --eval; what comes with Loran is to be" + " classified");
             }
             read.notices().forEach(output::say);
-            return new Data(read, read.card(open, reading, TaskRows.pooling(open.model())));
+            return new Data(read, read.card(open, reading, null));
         }
     }
 
@@ -221,7 +221,8 @@ final class CompareCommand implements Callable<Integer> {
         }
     }
 
-    /// The size of the adapter's tensors on the disk, or of the model's where all of it was trained; without the head.
+    /// The size of the adapter's tensors on the disk, or of the model's where all of it was trained; without a head beside
+    /// the model.
     private static long bytes(Path folder) {
         try {
             Path adapter = folder.resolve(AdapterFiles.WEIGHTS);

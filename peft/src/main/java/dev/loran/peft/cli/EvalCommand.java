@@ -72,7 +72,8 @@ final class EvalCommand implements Callable<Integer> {
             TaskCard known = folder == null ? null : open.load(peft, folder);
             TaskCard card = known == null ? card(open) : known;
             if (task != null && card.task() != Task.named(task)) {
-                throw new InputException(trained.adapter + ": was trained for task " + card.task() + ", not " + task);
+                throw new InputException(
+                        trained.title(model) + ": was trained for task " + card.task() + ", not " + task);
             }
             int virtualTokens = peft.activeAdapter() == null ? 0 : peft.active().virtualTokens();
             int maxLength = model.maxLength(open, virtualTokens, card.maxLength());
@@ -80,10 +81,8 @@ final class EvalCommand implements Callable<Integer> {
                     .withTextPrefix(card.textPrefix())
                     .withAnswerRoom(Math.min(card.answerRoom(), maxLength / 2));
             Examples rows = Examples.read(data, card.task(), open.tokenizer(), reading, card.labels());
-            try (TaskModel learner = TaskModel.of(peft, card, model.seed)) {
-                if (folder != null) {
-                    learner.loadHead(folder);
-                }
+            try (TaskModel learner =
+                    folder == null ? TaskModel.of(peft, card, model.seed) : TaskModel.load(peft, card, folder)) {
                 ObjectNode result = evaluate(open, learner, rows, virtualTokens);
                 rows.notices(null).forEach(output::say);
                 output.result(result, common.json);
@@ -94,34 +93,34 @@ final class EvalCommand implements Callable<Integer> {
 
     /// What a model without `loran.json` can be evaluated for: the task that was asked for, if it has a head for it.
     private TaskCard card(OpenModel open) {
-        if (task == null) {
+        boolean hasClasses = open.model().task() == TaskType.SEQ_CLS;
+        if (task == null && !hasClasses) {
             throw new InputException("--task is missing: classify, generate or lm");
         }
-        Task asked = Task.named(task);
+        Task asked = task == null ? Task.CLASSIFY : Task.named(task);
         if (asked != Task.CLASSIFY) {
             return TaskCard.of(asked, 0);
         }
         return classes(open, trained);
     }
 
-    /// The classes that a model without `loran.json` tells apart, if its config names them.
+    /// The classes that a model without `loran.json` tells apart, as its config names or numbers them.
     static TaskCard classes(OpenModel open, AdapterOptions trained) {
-        Labels labels = open.model().task() == TaskType.SEQ_CLS ? open.namedLabels() : null;
-        if (labels == null) {
+        if (open.model().task() != TaskType.SEQ_CLS) {
             throw new InputException("--task classify: nothing says which classes " + open.name()
                     + " tells apart; give "
                     + (trained.adapter == null
                             ? "--adapter with the folder of a run"
                             : "an adapter with its " + TaskCard.FILE)
-                    + ", or a model whose config.json names them");
+                    + ", or a model with a head");
         }
-        return TaskCard.classify(labels, 0);
+        return TaskCard.classify(new Labels(open.model().labels()), 0);
     }
 
     private ObjectNode evaluate(OpenModel open, TaskModel learner, Examples rows, int virtualTokens) {
         Evaluation e = Evaluation.of(learner, rows, model.batchSize());
         if (Double.isNaN(e.loss())) {
-            throw new InputException((trained.adapter == null ? open.name() : trained.adapter)
+            throw new InputException(trained.title(model)
                     + ": answers with what is no number (NaN); its weights are damaged, or its training diverged");
         }
         ObjectNode result =

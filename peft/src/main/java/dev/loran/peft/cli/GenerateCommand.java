@@ -82,10 +82,11 @@ final class GenerateCommand implements Callable<Integer> {
         Path folder = trained.folder(model);
         try (OpenModel open = OpenModel.of(model);
                 PeftModel peft = new PeftModel(open.model(), model.seed)) {
-            if (open.model().task() != TaskType.CAUSAL_LM) {
-                throw new InputException("generate needs a causal language model, and " + open.name() + " is none");
-            }
             TaskCard card = folder == null ? null : open.load(peft, folder);
+            if (open.model().task() != TaskType.CAUSAL_LM) {
+                throw new InputException(
+                        "generate needs a causal language model, and " + trained.title(model) + " is none");
+            }
             int virtualTokens = peft.activeAdapter() == null ? 0 : peft.active().virtualTokens();
             int room = open.model().facts().maxPositions() - virtualTokens;
             boolean isSource = card != null && card.task() == Task.GENERATE;

@@ -5,6 +5,7 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.DType;
 import dev.loran.peft.data.InputException;
 import dev.loran.peft.model.HfModels;
+import dev.loran.peft.model.Model;
 import dev.loran.peft.train.RunFolder;
 import dev.loran.peft.train.TaskCard;
 import dev.loran.peft.train.TextClassifier;
@@ -137,12 +138,18 @@ final class MergeCommand implements Callable<Integer> {
         List<Path> folders = adapters.stream().map(MergeCommand::folder).toList();
         List<Double> shares = weights.isEmpty() ? Collections.nCopies(folders.size(), 1.0 / folders.size()) : weights;
         Combination how = Combination.named(combination, density, rank, seed);
-        try (OpenModel open = OpenModel.of(options);
+        try (OpenModel open = OpenModel.withoutTokenizer(options);
                 PeftModel peft = new PeftModel(open.model(), 0)) {
             List<String> names = new ArrayList<>();
             for (Path folder : folders) {
                 names.add("adapter " + (names.size() + 1));
                 open.load(peft, names.getLast(), folder);
+            }
+            boolean sameClasses = sameClasses(folders);
+            if (open.model().classifier() != null && !sameClasses) {
+                throw new InputException(
+                        "merge: " + adapters + " tell different classes apart, and no head can tell both;"
+                                + " combine adapters of one task");
             }
             Map<String, Double> errors = peft.addWeightedAdapter(PeftModel.DEFAULT_ADAPTER, names, shares, how);
             peft.setAdapter(PeftModel.DEFAULT_ADAPTER);
@@ -150,11 +157,19 @@ final class MergeCommand implements Callable<Integer> {
             List<List<String>> table = new ArrayList<>(List.of(List.of("layer", "relative error")));
             errors.forEach((layer, error) -> table.add(List.of(layer, String.format(Locale.ROOT, "%.4f", error))));
             output.table(table);
-            boolean sameHead = sameHead(folders);
-            if (sameHead) {
-                copyTask(folders.getFirst());
+            boolean beside = folders.stream().allMatch(TextClassifier::isIn);
+            if (sameClasses) {
+                copy(folders.getFirst(), TaskCard.FILE);
+                if (beside) {
+                    TextClassifier.combine(folders, shares, out);
+                }
+                if (beside || open.model().classifier() != null) {
+                    output.say("the heads tell the same classes apart: theirs is the sum by the same weights");
+                }
             } else {
-                output.say("the adapters have different heads, which are not combined: train one on the new adapter");
+                output.say(
+                        "the adapters tell different classes apart, so that their heads are not combined: train one on"
+                                + " the new adapter");
             }
             output.result(
                     new ObjectMapper()
@@ -173,38 +188,47 @@ final class MergeCommand implements Callable<Integer> {
                                             .mapToDouble(e -> e)
                                             .max()
                                             .orElse(0))
-                            .put("head", sameHead && Files.isRegularFile(out.resolve(TextClassifier.FILE)))
+                            .put("head", sameClasses && (beside || open.model().classifier() != null))
                             .put("out", out.toString()),
                     common.json);
         }
     }
 
-    /// Whether all have the same head of their own, or none has one.
-    private static boolean sameHead(List<Path> folders) {
-        try {
-            Path first = folders.getFirst().resolve(TextClassifier.FILE);
-            for (Path folder : folders) {
-                Path head = folder.resolve(TextClassifier.FILE);
-                if (Files.exists(head) != Files.exists(first)
-                        || Files.exists(head) && Files.mismatch(head, first) != -1) {
-                    return false;
-                }
-            }
-            return true;
-        } catch (IOException e) {
-            throw new InputException("merge: a head cannot be read (" + InputException.reason(e) + ")", e);
+    /// Whether all were trained for the same classes, in the same order and told from the same vectors, or none for any; what
+    /// nobody says is taken to be so.
+    private static boolean sameClasses(List<Path> folders) {
+        if (folders.stream().map(TextClassifier::isIn).distinct().count() > 1) {
+            return false;
         }
+        List<List<Object>> all = folders.stream()
+                .filter(TaskCard::isIn)
+                .map(TaskCard::read)
+                .map(card -> List.<Object>of(
+                        card.labels() == null ? List.of() : card.labels().names(), card.pooling(), card.normalize()))
+                .distinct()
+                .toList();
+        return all.size() < 2;
     }
 
     private void merge(ModelOptions options, Path folder, DType written) {
-        try (OpenModel open = OpenModel.of(options);
+        try (OpenModel open = OpenModel.withoutTokenizer(options);
                 PeftModel peft = new PeftModel(open.model(), 0)) {
-            open.load(peft, folder);
+            TaskCard card = open.load(peft, folder);
             MergeReport report = peft.mergeReport(written);
             output.say(report.toString().strip());
-            HfModels.save(peft.mergeAndUnload(), out, written);
+            Model merged = peft.mergeAndUnload();
+            if (card != null
+                    && card.labels() != null
+                    && merged.labels().size() == card.labels().size()) {
+                merged.labels(card.labels().names());
+            }
+            HfModels.save(merged, out, written);
             OpenModel.copyTokenizer(open.folder(), out);
-            copyTask(folder);
+            copy(folder, TaskCard.FILE);
+            if (copy(folder, TextClassifier.FILE)) {
+                output.say("the head is beside the model, in " + TextClassifier.FILE
+                        + ": Loran reads it, transformers does not");
+            }
             output.result(result(report), common.json);
         }
     }
@@ -232,16 +256,16 @@ final class MergeCommand implements Callable<Integer> {
         }
     }
 
-    /// What is beside the model: a head of its own, and what it was trained for.
-    private void copyTask(Path folder) {
+    /// Copies a file, if there is one, and says whether there was.
+    private boolean copy(Path folder, String file) {
         try {
-            for (String file : List.of(TextClassifier.FILE, TaskCard.FILE)) {
-                if (Files.isRegularFile(folder.resolve(file))) {
-                    Files.copy(folder.resolve(file), out.resolve(file));
-                }
+            boolean there = Files.isRegularFile(folder.resolve(file));
+            if (there) {
+                Files.copy(folder.resolve(file), out.resolve(file));
             }
+            return there;
         } catch (IOException e) {
-            throw InputException.io(out, "the head cannot be copied there", e);
+            throw InputException.io(out, file + " cannot be copied there", e);
         }
     }
 

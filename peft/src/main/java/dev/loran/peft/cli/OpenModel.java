@@ -1,6 +1,5 @@
 package dev.loran.peft.cli;
 
-import com.fasterxml.jackson.databind.JsonNode;
 import dev.loran.engine.Backend;
 import dev.loran.engine.BackendException;
 import dev.loran.engine.DType;
@@ -10,17 +9,20 @@ import dev.loran.kernels.cuda.CudaBackend;
 import dev.loran.peft.data.Catalogue;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.InputException;
-import dev.loran.peft.data.JsonFile;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Nearest;
 import dev.loran.peft.data.Tokenizer;
+import dev.loran.peft.model.BertModel;
 import dev.loran.peft.model.HfModels;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.SeoTransformer;
+import dev.loran.peft.model.TaskType;
 import dev.loran.peft.model.TransformerConfig;
 import dev.loran.peft.train.MemoryPlan;
 import dev.loran.peft.train.MemoryPlan.Largest;
+import dev.loran.peft.train.SentencePooling;
 import dev.loran.peft.train.TaskCard;
+import dev.loran.peft.train.TextClassifier.Pooling;
 import dev.loran.peft.train.TrainerConfig;
 import dev.loran.peft.tuner.AdapterFiles;
 import dev.loran.peft.tuner.PeftConfig;
@@ -29,7 +31,6 @@ import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardCopyOption;
-import java.util.ArrayList;
 import java.util.List;
 import java.util.Objects;
 import java.util.Optional;
@@ -41,6 +42,7 @@ import org.jspecify.annotations.Nullable;
 /// @param name what the user called it
 /// @param folder where its files are
 /// @param textPrefix what it wants before a text to classify; usually empty
+/// @param given its tokenizer; null where none was needed
 /// @param draft whether it is a new one, whose folder goes when it is closed
 record OpenModel(
         String name,
@@ -49,7 +51,7 @@ record OpenModel(
         int threads,
         Backend backend,
         Model model,
-        Tokenizer tokenizer,
+        @Nullable Tokenizer given,
         boolean draft)
         implements AutoCloseable {
     static final String FRESH = "seo";
@@ -80,8 +82,19 @@ record OpenModel(
                             + "base/ in the run's folder");
         }
         return entry.isPresent()
-                ? of(options, Catalogue.folder(entry.get()), entry.get().textPrefix(), false)
-                : of(options, Path.of(name), "", false);
+                ? of(options, Catalogue.folder(entry.get()), entry.get().textPrefix(), false, true)
+                : of(options, Path.of(name), "", false, true);
+    }
+
+    /// As [#of], for what reads no text: the folder may lack a tokenizer.
+    static OpenModel withoutTokenizer(ModelOptions options) {
+        String name = options.requireModel();
+        Path folder = Catalogue.find(name).map(Catalogue::folder).orElse(Path.of(name));
+        return of(options, folder, "", false, false);
+    }
+
+    Tokenizer tokenizer() {
+        return Objects.requireNonNull(given, "opened without a tokenizer");
     }
 
     /// Makes a new [SeoTransformer] with random weights and opens it: its files, and its tokenizer's, are gone when it is
@@ -100,7 +113,7 @@ record OpenModel(
                 HfModels.save(model, draft);
                 copyTokenizer(given, draft);
                 options.tokenizer = null;
-                OpenModel open = of(options, draft, "", true);
+                OpenModel open = of(options, draft, "", true, true);
                 done = true;
                 return open;
             } finally {
@@ -147,7 +160,7 @@ record OpenModel(
         }
     }
 
-    private static OpenModel of(ModelOptions options, Path folder, String textPrefix, boolean draft) {
+    private static OpenModel of(ModelOptions options, Path folder, String textPrefix, boolean draft, boolean reads) {
         if (!Files.isDirectory(folder)) {
             throw new InputException("--model " + folder + ": no such folder, and not one of "
                     + String.join(", ", BUILT_IN) + Nearest.hint(List.of(folder.toString()), BUILT_IN));
@@ -158,10 +171,10 @@ record OpenModel(
         boolean done = false;
         try {
             Path words = options.tokenizer == null ? folder : options.tokenizer;
-            tokenizer = Tokenizer.load(words, folder, options.eosToken);
+            tokenizer = reads ? Tokenizer.load(words, folder, options.eosToken) : null;
             model = HfModels.load(folder, backend, backend.storage());
             int rows = model.facts().vocabSize();
-            if (tokenizer.vocabSize() > rows) {
+            if (tokenizer != null && tokenizer.vocabSize() > rows) {
                 throw new InputException("the tokenizer has ids up to " + (tokenizer.vocabSize() - 1) + " but " + folder
                         + " has " + rows + " token embeddings; they do not belong together");
             }
@@ -230,15 +243,36 @@ record OpenModel(
         return new TaskCard.Base(name, Objects.requireNonNull(model.sha256(), "weights of " + folder));
     }
 
-    /// The classes that `config.json` names; null if it names none, or only numbers them (`LABEL_0`).
+    /// The classes that the model names; null if it has none, or only numbers them (`LABEL_0`).
     @Nullable
     Labels namedLabels() {
-        JsonNode names = JsonFile.read(folder.resolve("config.json")).path("id2label");
-        List<String> labels = new ArrayList<>();
-        for (int i = 0; i < names.size(); i++) {
-            labels.add(names.path(String.valueOf(i)).asText());
+        List<String> labels = model.labels();
+        return labels.isEmpty() || labels.getFirst().equals("LABEL_0") ? null : new Labels(labels);
+    }
+
+    /// How a text becomes one vector to classify: what was asked for, else what those say who made the model, else what the
+    /// family's own head sees where the model has all it takes, else the mean.
+    ///
+    /// @throws InputException if that is not possible, or the model's own classes leave no choice
+    SentencePooling pooling(@Nullable String asked) {
+        Pooling family = Pooling.of(model);
+        boolean hasClasses = model.task() == TaskType.SEQ_CLS;
+        if (hasClasses && asked != null && Pooling.named(asked) != family) {
+            throw new InputException(
+                    "--pooling " + asked + ": " + name + " has a head of its own, whose pooling is " + family);
         }
-        return labels.size() < 2 || labels.getFirst().equals("LABEL_0") ? null : new Labels(labels);
+        if (hasClasses || asked != null) {
+            return new SentencePooling(asked == null ? family : Pooling.named(asked), false);
+        }
+        Optional<Catalogue.Entry> entry = Catalogue.find(name);
+        if (entry.isPresent()) {
+            return new SentencePooling(Pooling.named(entry.get().pooling()), false);
+        }
+        SentencePooling files = SentencePooling.read(folder);
+        if (files != null) {
+            return files;
+        }
+        return new SentencePooling(model instanceof BertModel bert && !bert.hasPooler() ? Pooling.MEAN : family, false);
     }
 
     /// The backend that `options` ask for.
@@ -294,7 +328,9 @@ record OpenModel(
     @Override
     public void close() {
         model.close();
-        tokenizer.close();
+        if (given != null) {
+            given.close();
+        }
         backend.close();
         if (draft) {
             delete(folder);

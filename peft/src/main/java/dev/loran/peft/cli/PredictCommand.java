@@ -74,19 +74,13 @@ final class PredictCommand implements Callable<Integer> {
             TaskCard known = folder == null ? null : open.load(peft, folder);
             TaskCard card = known == null ? EvalCommand.classes(open, trained) : known;
             if (card.task() != Task.CLASSIFY) {
-                throw new InputException(trained.adapter + ": was trained for task " + card.task()
+                throw new InputException(trained.title(model) + ": was trained for task " + card.task()
                         + "; loran generate goes on with texts");
             }
             int virtualTokens = peft.activeAdapter() == null ? 0 : peft.active().virtualTokens();
             card = card.withMaxLength(model.maxLength(open, virtualTokens, card.maxLength()));
-            try (TaskModel classifier = TaskModel.of(peft, card, model.seed)) {
-                if (folder != null) {
-                    classifier.loadHead(folder);
-                }
-                if (embeddings && !classifier.hasPooling()) {
-                    throw new InputException("--embeddings: " + open.name() + " classifies by a head of its own, which"
-                            + " sees no pooled vector");
-                }
+            try (TaskModel classifier =
+                    folder == null ? TaskModel.of(peft, card, model.seed) : TaskModel.load(peft, card, folder)) {
                 output.result(predict(open, classifier, Objects.requireNonNull(card.labels())), common.json);
             }
             return Main.DONE;
@@ -130,7 +124,7 @@ final class PredictCommand implements Callable<Integer> {
 
     private ObjectNode line(Predictor.Answer answer, Labels labels) {
         if (Double.isNaN(answer.probability())) {
-            throw new InputException((trained.adapter == null ? model.requireModel() : trained.adapter)
+            throw new InputException(trained.title(model)
                     + ": answers with what is no number (NaN); its weights are damaged, or its training diverged");
         }
         ObjectNode line = JSON.createObjectNode()

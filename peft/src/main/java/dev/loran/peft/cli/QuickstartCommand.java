@@ -76,9 +76,7 @@ final class QuickstartCommand implements Callable<Integer> {
             TrainerConfig config = training.config(model, Method.LORA);
             RunFolder folder = RunFolder.create(out);
             folder.options(CommonOptions.resolved(spec));
-            TaskCard card = TaskCard.classify(train.labels(), model.maxLength(open, 0, 0))
-                    .withTextPrefix(open.textPrefix())
-                    .withBase(open.base());
+            TaskCard card = data.card(open, reading, null);
             output.say(open.backendChoice());
             data.notices().forEach(output::say);
             Evaluation before = before(peft, card, train, heldOut, config);

@@ -6,8 +6,8 @@ import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Row;
 import dev.loran.peft.data.ShippedData;
 import dev.loran.peft.data.Task;
-import dev.loran.peft.model.Model;
 import dev.loran.peft.model.TaskType;
+import dev.loran.peft.train.SentencePooling;
 import dev.loran.peft.train.TaskCard;
 import dev.loran.peft.train.TextClassifier.Pooling;
 import java.nio.file.Path;
@@ -67,17 +67,16 @@ record TaskRows(
         return lines;
     }
 
-    /// The usual pooling of a model.
-    static Pooling pooling(Model model) {
-        return model.task() == TaskType.CAUSAL_LM ? Pooling.LAST : Pooling.MEAN;
-    }
-
     /// What training on these rows is for.
-    TaskCard card(OpenModel open, Examples.Options reading, Pooling pooling) {
+    ///
+    /// @param pooling what the user asked for; null for the model's usual
+    TaskCard card(OpenModel open, Examples.Options reading, @Nullable String pooling) {
+        SentencePooling how =
+                train.task() == Task.CLASSIFY ? open.pooling(pooling) : new SentencePooling(Pooling.LAST, false);
         TaskCard card = labels == null
                 ? TaskCard.of(train.task(), reading.maxLength())
                         .withAnswers(train.answerRoom(), open.tokenizer().eosToken())
                 : TaskCard.classify(labels, reading.maxLength());
-        return card.withPooling(pooling).withTextPrefix(reading.textPrefix()).withBase(open.base());
+        return card.withPooling(how.pooling(), how.normalize()).withTextPrefix(reading.textPrefix()).withBase(open.base());
     }
 }

@@ -10,7 +10,6 @@ import dev.loran.peft.train.MemoryPlan;
 import dev.loran.peft.train.RunFolder;
 import dev.loran.peft.train.TaskCard;
 import dev.loran.peft.train.TaskModel;
-import dev.loran.peft.train.TextClassifier.Pooling;
 import dev.loran.peft.train.Trainer;
 import dev.loran.peft.train.TrainerConfig;
 import dev.loran.peft.train.TrainerConfig.Checkpoints;
@@ -97,7 +96,9 @@ final class TrainCommand implements Callable<Integer> {
             names = "--pooling",
             paramLabel = "P",
             description =
-                    "how a text becomes one vector to classify: mean or last (mean for encoders, last for causal models)")
+                    "how a text becomes one vector to classify: mean, cls, max, mean_sqrt_len, last, or BERT's pooler (what "
+                            + "the model's sentence-transformers files say; else last for causal models, pooler where the "
+                            + "folder has one, mean)")
     private @Nullable String pooling;
 
     @Option(
@@ -134,10 +135,10 @@ final class TrainCommand implements Callable<Integer> {
             int maxLength = model.maxLength(open, methodKind.virtualTokens(training), 0);
             Examples.Options reading = Examples.Options.of(maxLength).withTextPrefix(open.textPrefix());
             TaskRows rows = TaskRows.read(open, taskKind, reading, train, eval);
-            if (pooling == null) {
-                pooling = TaskRows.pooling(open.model()).toString();
+            TaskCard card = rows.card(open, reading, pooling);
+            if (taskKind == Task.CLASSIFY && !card.normalize()) {
+                pooling = card.pooling().toString();
             }
-            TaskCard card = rows.card(open, reading, Pooling.named(pooling));
             int steps = config.stepsOver(rows.train().size());
             PeftConfig adapter = methodKind.config(training, open.model().task(), steps);
             MemoryPlan plan = training.plan(open, adapter, card, config, rows);

@@ -56,6 +56,7 @@ public final class Catalogue {
                             "all-minilm-l6-v2-tokenizer.json",
                             "da0e79933b9ed51798a3ae27893d3c5fa4a201126cef75586296df9b4d2c62a0"),
                     12,
+                    "mean",
                     ""),
             new Entry(
                     "bge-small",
@@ -68,6 +69,7 @@ public final class Catalogue {
                             "bge-small-en-v1.5-tokenizer.json",
                             "d241a60d5e8f04cc1b2b3e9ef7a4921b27bf526d9f6050ab90f9267a1f9e5c66"),
                     12,
+                    "cls",
                     ""),
             new Entry(
                     "e5-small",
@@ -79,6 +81,7 @@ public final class Catalogue {
                             "e5-small-v2-tokenizer.json",
                             "d241a60d5e8f04cc1b2b3e9ef7a4921b27bf526d9f6050ab90f9267a1f9e5c66"),
                     12,
+                    "mean",
                     "query: "));
 
     private static final List<String> MODEL_FILES = List.of("config.json", "model.safetensors", "tokenizer.json");
@@ -94,6 +97,7 @@ public final class Catalogue {
     /// @param coordinates the Maven artifact, `group:artifact:version`
     /// @param origin where the weights come from, and their licence
     /// @param heads attention heads, which the weights do not show
+    /// @param pooling how its authors make one vector of a text: `mean` over the tokens, or `cls`, the first one
     /// @param textPrefix what the encoder was trained to find before a text to classify; may be empty.
     ///     `e5-small` wants `"query: "`
     public record Entry(
@@ -103,6 +107,7 @@ public final class Catalogue {
             Resource onnx,
             Resource tokenizer,
             int heads,
+            String pooling,
             String textPrefix) {
         /// The name of the artifact's jar in the cache folder: `artifact-version.jar`.
         public String jarName() {

@@ -1,6 +1,5 @@
 package dev.loran.peft.model;
 
-import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Backend;
 import dev.loran.engine.DType;
@@ -32,7 +31,6 @@ public final class BertModel extends Model {
     private final LayerNorm embeddingsNorm;
     private final List<Block> layers = new ArrayList<>();
     private final @Nullable Linear pooler;
-    private final @Nullable Linear classifier;
 
     /// The sizes, in Hugging Face's words.
     ///
@@ -89,7 +87,8 @@ public final class BertModel extends Model {
         }
 
         /// @param pooler whether the files hold a pooler
-        static Config read(HfConfig c, boolean pooler) {
+        /// @param labels classes of the head; 0 for the encoder alone
+        static Config read(HfConfig c, boolean pooler, int labels) {
             c.only(
                     "architectures",
                     "[\"BertForSequenceClassification\"]",
@@ -99,16 +98,6 @@ public final class BertModel extends Model {
             c.only("position_embedding_type", "\"absolute\"");
             c.only("is_decoder", "false");
             c.only("add_cross_attention", "false");
-            c.only("problem_type", "\"single_label_classification\"");
-            JsonNode architecture = c.value("architectures");
-            boolean head =
-                    architecture != null && architecture.path(0).asText().equals("BertForSequenceClassification");
-            HfConfig labels = c.child("id2label");
-            int numLabels =
-                    labels == null ? c.integer("num_labels", 2) : labels.json().size();
-            if (head && numLabels == 1) {
-                throw new InputException(c.where() + ": one label is a regression head, which is not supported");
-            }
             return new Config(
                     c.integer("vocab_size"),
                     c.integer("hidden_size"),
@@ -119,14 +108,14 @@ public final class BertModel extends Model {
                     c.integer("type_vocab_size", 2),
                     c.activationName("hidden_act", "gelu"),
                     c.number("layer_norm_eps", 1e-12),
-                    head ? numLabels : 0,
-                    head || pooler,
+                    labels,
+                    labels > 0 || pooler,
                     c.number("initializer_range", 0.02));
         }
 
         ObjectNode json() {
             ObjectNode json = HfConfig.object().put("model_type", "bert");
-            json.putArray("architectures").add(numLabels > 0 ? "BertForSequenceClassification" : "BertModel");
+            json.putArray("architectures").add("BertModel");
             json.put("vocab_size", vocabSize)
                     .put("hidden_size", hiddenSize)
                     .put("num_hidden_layers", numHiddenLayers)
@@ -137,14 +126,6 @@ public final class BertModel extends Model {
                     .put("hidden_act", hiddenAct)
                     .put("layer_norm_eps", layerNormEps)
                     .put("initializer_range", initializerRange);
-            if (numLabels > 0) {
-                ObjectNode labels = json.putObject("id2label");
-                ObjectNode ids = json.putObject("label2id");
-                for (int i = 0; i < numLabels; i++) {
-                    labels.put(String.valueOf(i), "LABEL_" + i);
-                    ids.put("LABEL_" + i, i);
-                }
-            }
             return json;
         }
     }
@@ -171,8 +152,9 @@ public final class BertModel extends Model {
         }
         String p = top + "pooler.dense";
         pooler = config.pooler ? child(p, weights.linear(p, hidden, hidden, true, std)) : null;
-        classifier =
-                head ? child("classifier", weights.linear("classifier", hidden, config.numLabels, true, std)) : null;
+        if (head) {
+            classifier(weights.linear(classifierName(), hidden, config.numLabels, true, std));
+        }
     }
 
     /// A model with random weights: tables and linear layers from N(0, initializerRange²), norms as the identity,
@@ -250,14 +232,44 @@ public final class BertModel extends Model {
     /// With a head the scores of the classes (B, labels); without one the mean-pooled hidden states (B, C).
     @Override
     public Tensor logits(Tensor inputIds, @Nullable Tensor attentionMask) {
-        if (pooler == null || classifier == null) {
-            return embeddings(inputIds, attentionMask, false);
+        return classifier() == null
+                ? embeddings(inputIds, attentionMask, false)
+                : super.logits(inputIds, attentionMask);
+    }
+
+    /// Whether the class can be read from the pooled first position: a folder may come without a pooler.
+    public boolean hasPooler() {
+        return pooler != null;
+    }
+
+    /// What a head sees of hidden states (B, P + T, C): tanh of the pooler's answer to the first position, (B, C).
+    ///
+    /// @throws IllegalStateException if there is no pooler
+    public Tensor pooled(Tensor hidden) {
+        if (pooler == null) {
+            throw new IllegalStateException("pooled: this encoder has no pooler");
         }
-        try (Guard.Use use = reading("logits");
-                Scope scope = Scope.open()) {
-            Tensor h = hidden(inputIds, attentionMask);
-            return scope.keep(classifier.forward(Functional.tanh(pooler.forward(first(h)))));
+        return Functional.tanh(pooler.forward(first(hidden)));
+    }
+
+    @Override
+    Tensor pooled(Tensor hidden, Tensor inputIds, @Nullable Tensor attentionMask) {
+        return pooled(hidden);
+    }
+
+    @Override
+    public String classifierName() {
+        return "classifier";
+    }
+
+    @Override
+    public Linear addClassifier(int labels) {
+        if (pooler == null) {
+            throw new InputException(
+                    title() + ": has no pooler (pooler.dense.weight), through which a classification head"
+                            + " sees the text; transformers draws one at random there, and an adapter's file does not hold it");
         }
+        return super.addClassifier(labels);
     }
 
     /// The mean of the hidden states over the positions that the mask shows, virtual tokens included: (B, C). A text
@@ -287,20 +299,10 @@ public final class BertModel extends Model {
         return x.mul(Functional.unary(UnaryFn.RSQRT, squares).reshape(-1, 1));
     }
 
-    /// Mean cross-entropy of the classes; labels (B).
-    ///
-    /// @throws IllegalStateException if the model has no head
     @Override
-    public Tensor loss(Tensor inputIds, @Nullable Tensor attentionMask, Tensor labels) {
-        if (classifier == null) {
-            throw new IllegalStateException(
-                    "loss: this encoder has no head; put one on its embeddings, or load a model with a classifier");
-        }
-        try (Guard.Use use = useOfLoss();
-                Scope scope = Scope.open()) {
-            return scope.keep(
-                    Functional.crossEntropy(logits(inputIds, attentionMask), labels, Functional.IGNORE_INDEX));
-        }
+    @Nullable
+    Linear head() {
+        return null;
     }
 
     @Override
@@ -323,11 +325,6 @@ public final class BertModel extends Model {
     @Override
     ObjectNode configJson() {
         return config.json();
-    }
-
-    @Override
-    public TaskType task() {
-        return config.numLabels > 0 ? TaskType.SEQ_CLS : TaskType.FEATURE_EXTRACTION;
     }
 
     @Override

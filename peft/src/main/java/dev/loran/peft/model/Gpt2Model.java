@@ -25,7 +25,7 @@ public final class Gpt2Model extends Model {
     private final Embedding wpe;
     private final List<Block> h = new ArrayList<>();
     private final LayerNorm lnF;
-    private final Linear lmHead;
+    private final @Nullable Linear lmHead;
 
     /// The sizes, in Hugging Face's words.
     ///
@@ -61,7 +61,7 @@ public final class Gpt2Model extends Model {
         }
 
         static Config read(HfConfig c) {
-            c.only("architectures", "[\"GPT2LMHeadModel\"]", "[\"GPT2Model\"]");
+            c.only("architectures", "[\"GPT2LMHeadModel\"]", "[\"GPT2Model\"]", "[\"GPT2ForSequenceClassification\"]");
             c.only("add_cross_attention", "false");
             c.only("scale_attn_weights", "true");
             c.only("scale_attn_by_inverse_layer_idx", "false");
@@ -95,7 +95,8 @@ public final class Gpt2Model extends Model {
         }
     }
 
-    Gpt2Model(Config config, Weights w) {
+    /// @param labels classes of a classification head, which then stands in the place of the other; 0 for none
+    Gpt2Model(Config config, Weights w, int labels) {
         this.config = config;
         double std = config.initializerRange;
         wte = child("transformer.wte", w.embedding("transformer.wte", config.vocabSize, config.nEmbd, std));
@@ -105,17 +106,22 @@ public final class Gpt2Model extends Model {
             h.add(child(name, new Gpt2Block(config, w.under(name))));
         }
         lnF = child("transformer.ln_f", w.layerNorm("transformer.ln_f", config.nEmbd, config.layerNormEpsilon));
-        lmHead = child(
-                "lm_head",
-                config.tieWordEmbeddings
-                        ? new Linear(wte.weight(), null, false)
-                        : w.linear("lm_head", config.nEmbd, config.vocabSize, false, std));
+        lmHead = labels > 0
+                ? null
+                : child(
+                        "lm_head",
+                        config.tieWordEmbeddings
+                                ? new Linear(wte.weight(), null, false)
+                                : w.linear("lm_head", config.nEmbd, config.vocabSize, false, std));
+        if (labels > 0) {
+            classifier(w.linear(classifierName(), config.nEmbd, labels, false, std));
+        }
     }
 
     /// A model with random weights: tables and linear layers from N(0, initializerRange²), those that write to the
     /// residual stream divided by √(2 · layers), norms as the identity, biases zero.
     public static Gpt2Model random(Config config, Backend backend, DType dtype, long seed) {
-        return new Gpt2Model(config, Weights.random(backend, dtype, seed));
+        return new Gpt2Model(config, Weights.random(backend, dtype, seed), 0);
     }
 
     /// One block: x + attention(norm(x)), then the same with the feed-forward network.
@@ -178,6 +184,7 @@ public final class Gpt2Model extends Model {
     }
 
     @Override
+    @Nullable
     Linear head() {
         return lmHead;
     }
@@ -202,11 +209,6 @@ public final class Gpt2Model extends Model {
     @Override
     ObjectNode configJson() {
         return config.json();
-    }
-
-    @Override
-    public TaskType task() {
-        return TaskType.CAUSAL_LM;
     }
 
     @Override

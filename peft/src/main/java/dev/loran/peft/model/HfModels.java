@@ -1,5 +1,6 @@
 package dev.loran.peft.model;
 
+import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Backend;
 import dev.loran.engine.DType;
@@ -32,6 +33,7 @@ import java.util.Locale;
 import java.util.Map;
 import java.util.Set;
 import java.util.regex.Pattern;
+import java.util.stream.IntStream;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 
@@ -42,6 +44,8 @@ import org.jspecify.annotations.Nullable;
 /// missing, of another shape, or not part of the model is an [InputException] that names it. The config's dropouts are
 /// kept and written again, but not applied in training ([Model]).
 public final class HfModels {
+    private static final String CLASSIFIER = "ForSequenceClassification";
+
     private HfModels() {}
 
     /// Loads a folder in F32; see [#load(Path, Backend, DType)].
@@ -49,8 +53,8 @@ public final class HfModels {
         return load(folder, backend, DType.F32);
     }
 
-    /// Loads the model of a folder, frozen, converted to `dtype`. Its task follows from the config: a
-    /// `BertForSequenceClassification` has its head, any other BERT is the encoder alone. Matrices that need no
+    /// Loads the model of a folder, frozen, converted to `dtype`. Its task follows from the config: a model
+    /// `…ForSequenceClassification` has its head, any other BERT is the encoder alone. Matrices that need no
     /// conversion stay in the mapped file where the backend can use them there: before writing to them see
     /// [Model#makeWritable].
     ///
@@ -124,32 +128,62 @@ public final class HfModels {
     }
 
     private static Model model(HfConfig config, Weights weights, boolean pooler) {
+        int labels = labels(config);
         try {
             Model model = switch (family(config)) {
-                case LLAMA -> new LlamaModel(LlamaModel.Config.read(config), weights);
-                case GPT2 -> new Gpt2Model(Gpt2Model.Config.read(config), weights);
-                case BERT -> new BertModel(BertModel.Config.read(config, pooler), weights);
-                case SEO -> new SeoTransformer(TransformerConfig.read(config), weights);
+                case LLAMA -> new LlamaModel(LlamaModel.Config.read(config), weights, labels);
+                case GPT2 -> new Gpt2Model(Gpt2Model.Config.read(config), weights, labels);
+                case BERT -> new BertModel(BertModel.Config.read(config, pooler, labels), weights);
+                case SEO -> new SeoTransformer(TransformerConfig.read(config), weights, labels);
             };
             model.configAsRead(config.json());
+            HfConfig names = config.child("id2label");
+            if (labels > 0 && names != null) {
+                model.labels(IntStream.range(0, labels)
+                        .mapToObj(i -> names.text(String.valueOf(i)))
+                        .toList());
+            }
             return model;
         } catch (IllegalArgumentException e) {
             throw new InputException(config.where() + ": " + e.getMessage(), e);
         }
     }
 
+    /// How many classes the head of a config's architecture has; 0 where that has none.
+    private static int labels(HfConfig config) {
+        JsonNode architecture = config.value("architectures");
+        if (architecture == null || !architecture.path(0).asText().endsWith(CLASSIFIER)) {
+            return 0;
+        }
+        config.only("problem_type", "\"single_label_classification\"");
+        HfConfig names = config.child("id2label");
+        int labels =
+                names == null ? config.integer("num_labels", 2) : names.json().size();
+        if (labels == 1) {
+            throw new InputException(config.where() + ": one label is a regression head, which is not supported");
+        }
+        return labels;
+    }
+
+    /// What the family of that `model_type` puts before the names of all that stands below a head.
+    static String prefix(String modelType) {
+        return Family.valueOf(modelType.toUpperCase(Locale.ROOT)).prefix;
+    }
+
     /// What files of a family may do differently from the model's own names: leave out or add the `prefix`, and hold
     /// `buffers`, which are masks and tables that a model computes.
     private enum Family {
-        LLAMA("model.", ".*\\.rotary_emb\\.inv_freq"),
-        GPT2("transformer.", "(transformer\\.)?h\\.\\d+\\.attn\\.(bias|masked_bias)"),
-        BERT("bert.", "(bert\\.)?embeddings\\.(position_ids|token_type_ids)"),
-        SEO("", "");
+        LLAMA("Llama", "model.", ".*\\.rotary_emb\\.inv_freq"),
+        GPT2("GPT2", "transformer.", "(transformer\\.)?h\\.\\d+\\.attn\\.(bias|masked_bias)"),
+        BERT("Bert", "bert.", "(bert\\.)?embeddings\\.(position_ids|token_type_ids)"),
+        SEO("Seo", "", "");
 
+        private final String title;
         private final String prefix;
         private final Pattern buffers;
 
-        Family(String prefix, String buffers) {
+        Family(String title, String prefix, String buffers) {
+            this.title = title;
             this.prefix = prefix;
             this.buffers = Pattern.compile(buffers);
         }
@@ -280,7 +314,7 @@ public final class HfModels {
         model.namedParameters().forEach((name, tensor) -> {
             Shape s = tensor.shape();
             parts.put(
-                    name,
+                    model.classifier() == null ? name : model.belowHead(name),
                     transposed.contains(tensor)
                             ? new Part(dtype, Shape.of(s.dim(1), s.dim(0)), () -> transposed(tensor))
                             : Part.of(tensor, dtype));
@@ -317,7 +351,17 @@ public final class HfModels {
         if (read != null) {
             json.setAll(read);
         }
-        if (own.has("architectures")) {
+        if (model.classifier() != null) {
+            Family family = Family.valueOf(model.facts().modelType().toUpperCase(Locale.ROOT));
+            json.putArray("architectures").add(family.title + CLASSIFIER);
+            ObjectNode names = json.putObject("id2label");
+            ObjectNode ids = json.putObject("label2id");
+            for (int i = 0; i < model.labels().size(); i++) {
+                names.put(String.valueOf(i), model.labels().get(i));
+                ids.put(model.labels().get(i), i);
+            }
+            json.remove("num_labels");
+        } else if (own.has("architectures")) {
             json.set("architectures", own.get("architectures"));
         }
         json.remove("torch_dtype");

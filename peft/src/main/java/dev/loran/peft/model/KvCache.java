@@ -169,7 +169,7 @@ public final class KvCache implements AutoCloseable {
         int[] after = new int[batch];
         Arrays.setAll(after, i -> before[i] + s.dim(1) - padding[i]);
         Tensor ends = Functional.embedding(h.reshape(-1, s.dim(2)), Tensor.ofInts(backend, last, batch));
-        Tensor logits = model.head().forward(ends);
+        Tensor logits = model.requireHead().forward(ends);
         lengths = after;
         return logits;
     }

@@ -26,7 +26,7 @@ public final class LlamaModel extends Model {
     private final Embedding embedTokens;
     private final List<Block> layers = new ArrayList<>();
     private final RmsNorm norm;
-    private final Linear lmHead;
+    private final @Nullable Linear lmHead;
     private final Angles angles;
 
     /// The sizes, in Hugging Face's words.
@@ -106,7 +106,11 @@ public final class LlamaModel extends Model {
         }
 
         static Config read(HfConfig c) {
-            c.only("architectures", "[\"LlamaForCausalLM\"]", "[\"LlamaModel\"]");
+            c.only(
+                    "architectures",
+                    "[\"LlamaForCausalLM\"]",
+                    "[\"LlamaModel\"]",
+                    "[\"LlamaForSequenceClassification\"]");
             c.only("sliding_window");
             int hidden = c.integer("hidden_size");
             int heads = c.integer("num_attention_heads");
@@ -149,7 +153,8 @@ public final class LlamaModel extends Model {
         }
     }
 
-    LlamaModel(Config config, Weights w) {
+    /// @param labels classes of a classification head, which then stands in the place of the other; 0 for none
+    LlamaModel(Config config, Weights w, int labels) {
         this.config = config;
         double std = config.initializerRange;
         int hidden = config.hiddenSize;
@@ -160,16 +165,21 @@ public final class LlamaModel extends Model {
             layers.add(child(name, new LlamaBlock(config, angles, w.under(name))));
         }
         norm = child("model.norm", w.rmsNorm("model.norm", hidden, config.rmsNormEps));
-        lmHead = child(
-                "lm_head",
-                config.tieWordEmbeddings
-                        ? new Linear(embedTokens.weight(), null, false)
-                        : w.linear("lm_head", hidden, config.vocabSize, false, std));
+        lmHead = labels > 0
+                ? null
+                : child(
+                        "lm_head",
+                        config.tieWordEmbeddings
+                                ? new Linear(embedTokens.weight(), null, false)
+                                : w.linear("lm_head", hidden, config.vocabSize, false, std));
+        if (labels > 0) {
+            classifier(w.linear(classifierName(), hidden, labels, false, std));
+        }
     }
 
     /// A model with random weights: linear layers and tables from N(0, initializerRange²), norms as the identity.
     public static LlamaModel random(Config config, Backend backend, DType dtype, long seed) {
-        return new LlamaModel(config, Weights.random(backend, dtype, seed));
+        return new LlamaModel(config, Weights.random(backend, dtype, seed), 0);
     }
 
     /// One block: x + attention(norm(x)), then the same with the gated network.
@@ -321,6 +331,7 @@ public final class LlamaModel extends Model {
     }
 
     @Override
+    @Nullable
     Linear head() {
         return lmHead;
     }
@@ -345,11 +356,6 @@ public final class LlamaModel extends Model {
     @Override
     ObjectNode configJson() {
         return config.json();
-    }
-
-    @Override
-    public TaskType task() {
-        return TaskType.CAUSAL_LM;
     }
 
     @Override

@@ -1,5 +1,6 @@
 package dev.loran.peft.model;
 
+import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Autograd;
 import dev.loran.engine.Backend;
@@ -22,6 +23,7 @@ import java.util.Arrays;
 import java.util.ConcurrentModificationException;
 import java.util.List;
 import java.util.function.Supplier;
+import java.util.random.RandomGenerator;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 
@@ -39,6 +41,8 @@ import org.jspecify.annotations.Nullable;
 /// [Slot#call], with other adapters for one call. What changes it (adapters, weights, modes, a training step, closing) must be
 /// alone, and fails with a [ConcurrentModificationException] where it meets another thread's use: see [Guard].
 public abstract class Model extends Layer {
+    private static final String HEAD = "lm_head";
+
     private final Guard guard = new Guard("model");
     private final Slot<Supplier<Tensor>> virtualTokens = new Slot<>();
     private final Slot<Supplier<List<Prefix>>> prefixes = new Slot<>();
@@ -46,6 +50,9 @@ public abstract class Model extends Layer {
     private final Slot<Runnable> check = new Slot<>();
     private boolean gradientCheckpointing;
     private @Nullable Tensor positions;
+    private @Nullable Linear classifier;
+    private boolean newClassifier;
+    private List<String> labels = List.of();
     private @Nullable ObjectNode configAsRead;
     private @Nullable Path folder;
     private @Nullable String sha256;
@@ -88,7 +95,12 @@ public abstract class Model extends Layer {
 
     public abstract Facts facts();
 
-    public abstract TaskType task();
+    /// What the model answers: classes where it has a [#classifier].
+    public final TaskType task() {
+        return classifier != null
+                ? TaskType.SEQ_CLS
+                : head() == null ? TaskType.FEATURE_EXTRACTION : TaskType.CAUSAL_LM;
+    }
 
     /// Where the parameters live.
     public final Backend backend() {
@@ -136,6 +148,7 @@ public abstract class Model extends Layer {
     public final void weightsChanged() {
         folder = null;
         sha256 = null;
+        newClassifier = false;
     }
 
     /// The blocks from the first to the last.
@@ -172,7 +185,11 @@ public abstract class Model extends Layer {
     public Tensor logits(Tensor inputIds, @Nullable Tensor attentionMask) {
         try (Guard.Use use = guard.reading("logits");
                 Scope scope = Scope.open()) {
-            return scope.keep(head().forward(hidden(inputIds, attentionMask)));
+            Tensor h = hidden(inputIds, attentionMask);
+            return scope.keep(
+                    classifier == null
+                            ? requireHead().forward(h)
+                            : classify(classifier, pooled(h, inputIds, attentionMask)));
         }
     }
 
@@ -181,7 +198,11 @@ public abstract class Model extends Layer {
     public Tensor loss(Tensor inputIds, @Nullable Tensor attentionMask, Tensor labels) {
         try (Guard.Use use = useOfLoss();
                 Scope scope = Scope.open()) {
-            return scope.keep(nextTokenLoss(head(), hidden(inputIds, attentionMask), labels));
+            return scope.keep(
+                    classifier == null
+                            ? nextTokenLoss(requireHead(), hidden(inputIds, attentionMask), labels)
+                            : Functional.crossEntropy(
+                                    logits(inputIds, attentionMask), labels, Functional.IGNORE_INDEX));
         }
     }
 
@@ -190,12 +211,164 @@ public abstract class Model extends Layer {
         return isTraining() ? guard.changing("loss") : guard.reading("loss");
     }
 
-    /// The layer that makes a causal model's logits of its hidden states.
+    /// The layer that makes a causal model's logits of its hidden states; null if the model is not causal.
+    abstract @Nullable Linear head();
+
+    /// As above.
     ///
     /// @throws IllegalStateException if the model is not causal
-    Linear head() {
-        throw new IllegalStateException(
-                facts().modelType() + ": an encoder has no head for the next token; use llama, gpt2 or seo");
+    final Linear requireHead() {
+        Linear head = head();
+        if (head == null) {
+            throw new IllegalStateException(facts().modelType()
+                    + ": an encoder without a head has no classes and no next token; load a model with a classifier, or"
+                    + " use llama, gpt2 or seo");
+        }
+        return head;
+    }
+
+    // ---- classification
+
+    /// The layer that makes the scores of the classes, the family's own: `score`, without bias, at the last token of a
+    /// causal model, `classifier` behind BERT's pooler. Null for a model without classes.
+    public final @Nullable Linear classifier() {
+        return classifier;
+    }
+
+    /// The names of the classes by their ids, `LABEL_0`, … where nobody named them; empty for a model without classes.
+    public final List<String> labels() {
+        return labels;
+    }
+
+    /// @throws IllegalArgumentException if there are not as many classes
+    public final void labels(List<String> names) {
+        if (classifier == null || classifier.outFeatures() != names.size()) {
+            throw new IllegalArgumentException("labels: " + names + " for "
+                    + (classifier == null ? "no classes" : classifier.outFeatures() + " classes"));
+        }
+        labels = List.copyOf(names);
+    }
+
+    /// Puts a new classification head of zeros in the place of the head for the next token, if there is one, as
+    /// transformers' `AutoModelForSequenceClassification` does with random numbers. All classes are equally likely until it
+    /// is trained. They are called as the model's config says, if it names as many.
+    ///
+    /// @throws InputException if the model lacks what stands before a head
+    /// @throws IllegalStateException if there is a classification head
+    public Linear addClassifier(int classes) {
+        if (classifier != null) {
+            throw new IllegalStateException("addClassifier: the model has classes already");
+        }
+        if (head() != null) {
+            removeChild(HEAD);
+        }
+        boolean bias = head() == null;
+        int hidden = facts().hiddenSize();
+        newClassifier = true;
+        Linear layer = classifier(new Linear(
+                Tensor.zeros(backend(), dtype(), classes, hidden),
+                bias ? Tensor.zeros(backend(), dtype(), classes) : null,
+                false));
+        JsonNode names = configAsRead == null ? null : configAsRead.get("id2label");
+        if (names != null && names.size() == classes) {
+            labels = IntStream.range(0, classes)
+                    .mapToObj(i -> names.path(String.valueOf(i)).asText())
+                    .toList();
+        }
+        return layer;
+    }
+
+    /// Draws the weight of a new head as transformers does: from N(0, 0.02²).
+    public static void drawHead(Tensor weight, RandomGenerator random) {
+        try (Tensor drawn = Tensor.randn(
+                weight.backend(), weight.dtype(), random, 0.02, weight.shape().dims())) {
+            weight.copyFrom(drawn);
+        }
+    }
+
+    /// Whether the classification head is one that [#addClassifier] made, and not yet part of weights that have changed.
+    public final boolean hasNewClassifier() {
+        return newClassifier;
+    }
+
+    /// Takes away and closes a new classification head; the model is as it was.
+    public final void removeClassifier() {
+        if (classifier != null && newClassifier) {
+            removeChild(classifierName());
+            classifier.close();
+            classifier = null;
+            newClassifier = false;
+            labels = List.of();
+            Linear head = head();
+            if (head != null) {
+                child(HEAD, head);
+            }
+        }
+    }
+
+    /// Makes `layer` the classification head.
+    final Linear classifier(Linear layer) {
+        classifier = child(classifierName(), layer);
+        labels = IntStream.range(0, layer.outFeatures())
+                .mapToObj(i -> "LABEL_" + i)
+                .toList();
+        return layer;
+    }
+
+    /// What the family calls its classification head.
+    public String classifierName() {
+        return "score";
+    }
+
+    /// The name of a module, or of a parameter, in the family's model with a head: all but the head itself stands below the
+    /// family's prefix there (`bert.`).
+    public final String belowHead(String name) {
+        String prefix = HfModels.prefix(facts().modelType());
+        return name.startsWith(prefix) || name.equals(classifierName()) || name.startsWith(classifierName() + ".")
+                ? name
+                : prefix + name;
+    }
+
+    /// The scores of the classes (B, labels) of what [#classifier] sees of texts, (B, C).
+    ///
+    /// @throws IllegalStateException for a model without classes
+    public final Tensor classify(Tensor pooled) {
+        if (classifier == null) {
+            throw new IllegalStateException("classify: the model has no classes");
+        }
+        return classify(classifier, pooled);
+    }
+
+    /// In the accumulator's type: what tells classes apart is small, and so is the work.
+    private static Tensor classify(Linear classifier, Tensor pooled) {
+        return classifier.forward(Functional.cast(pooled, pooled.dtype().accumulator()));
+    }
+
+    /// What the head sees of hidden states (B, P + T, C): those of the last token that is shown and is no padding, as
+    /// [#isPadding] tells it.
+    Tensor pooled(Tensor hidden, Tensor inputIds, @Nullable Tensor attentionMask) {
+        Shape s = hidden.shape();
+        int length = inputIds.shape().dim(1);
+        int[] ids = inputIds.toInts();
+        int[] mask = attentionMask == null ? null : attentionMask.toInts();
+        int[] at = new int[s.dim(0)];
+        for (int row = 0; row < at.length; row++) {
+            int last = length - 1;
+            while (last > 0
+                    && (mask != null && mask[row * length + last] == 0 || isPadding(ids[row * length + last]))) {
+                last--;
+            }
+            at[row] = row * s.dim(1) + s.dim(1) - length + last;
+        }
+        return Functional.embedding(hidden.reshape(-1, s.dim(2)), Tensor.ofInts(backend(), at, at.length));
+    }
+
+    /// Whether `id` is the token that the model's config names as padding (`pad_token_id`), which a head at the last token
+    /// passes over wherever it stands.
+    public final boolean isPadding(int id) {
+        return configAsRead != null
+                && configAsRead.path("pad_token_id").isInt()
+                && configAsRead.path("pad_token_id").intValue() == id;
     }
 
     /// Makes the (P, C) embeddings of the virtual tokens anew at each forward; null when there are none.
@@ -521,6 +694,10 @@ public abstract class Model extends Layer {
     public void close() {
         try (Guard.Use use = guard.changing("close")) {
             super.close();
+            Linear head = head();
+            if (classifier != null && head != null) {
+                head.close();
+            }
             if (positions != null) {
                 positions.close();
             }

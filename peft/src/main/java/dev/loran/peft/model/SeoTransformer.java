@@ -26,9 +26,10 @@ public final class SeoTransformer extends Model {
     private final Embedding positionEmbedding;
     private final List<Block> layers = new ArrayList<>();
     private final LayerNorm norm;
-    private final Linear lmHead;
+    private final @Nullable Linear lmHead;
 
-    SeoTransformer(TransformerConfig config, Weights w) {
+    /// @param labels classes of a classification head, which then stands in the place of the other; 0 for none
+    SeoTransformer(TransformerConfig config, Weights w, int labels) {
         this.config = config;
         int hidden = config.hiddenSize();
         tokenEmbedding = child("token_embedding", w.embedding("token_embedding", config.vocabSize(), hidden, STD));
@@ -38,14 +39,17 @@ public final class SeoTransformer extends Model {
             layers.add(child("layers." + i, new SeoBlock(config, w.under("layers." + i))));
         }
         norm = child("norm", w.layerNorm("norm", hidden, EPS));
-        lmHead = child("lm_head", new Linear(tokenEmbedding.weight(), null, false));
+        lmHead = labels > 0 ? null : child("lm_head", new Linear(tokenEmbedding.weight(), null, false));
+        if (labels > 0) {
+            classifier(w.linear(classifierName(), hidden, labels, false, STD));
+        }
         gradientCheckpointing(config.gradientCheckpointing());
     }
 
     /// A model with random weights: tables and linear layers from N(0, 0.02²), those that write to the residual stream
     /// divided by √(2 · layers), norms as the identity, biases zero.
     public static SeoTransformer random(TransformerConfig config, Backend backend, DType dtype, long seed) {
-        return new SeoTransformer(config, Weights.random(backend, dtype, seed));
+        return new SeoTransformer(config, Weights.random(backend, dtype, seed), 0);
     }
 
     /// One block: x + attention(norm(x)), then the same with the feed-forward network.
@@ -108,6 +112,7 @@ public final class SeoTransformer extends Model {
     }
 
     @Override
+    @Nullable
     Linear head() {
         return lmHead;
     }
@@ -132,11 +137,6 @@ public final class SeoTransformer extends Model {
     @Override
     ObjectNode configJson() {
         return config.json();
-    }
-
-    @Override
-    public TaskType task() {
-        return TaskType.CAUSAL_LM;
     }
 
     @Override

@@ -45,7 +45,7 @@ public final class Predictor {
     /// @param label the likeliest class
     /// @param probability of it
     /// @param probabilities of all classes, in the order of the labels' ids; their sum is 1
-    /// @param embedding the pooled vector that the head saw, (C); empty where the model classifies by a head of its own
+    /// @param embedding the pooled vector that the head saw, (C)
     public record Answer(String text, String label, double probability, double[] probabilities, float[] embedding) {}
 
     /// @param model is for [dev.loran.peft.data.Task#CLASSIFY]; its card says how texts are read
@@ -113,16 +113,12 @@ public final class Predictor {
     }
 
     private void answer(Batch batch, Answer[] answers) {
-        float[] vectors = new float[0];
+        float[] vectors;
         double[] logits;
         try (Scope scope = Scope.open()) {
-            if (model.hasPooling()) {
-                Tensor pooled = model.pooled(batch);
-                vectors = pooled.toFloats();
-                logits = model.classify(pooled).toDoubles();
-            } else {
-                logits = model.logits(batch).toDoubles();
-            }
+            Tensor pooled = model.pooled(batch);
+            vectors = pooled.toFloats();
+            logits = model.classify(pooled).toDoubles();
         }
         int classes = labels.size();
         int width = vectors.length / batch.batchSize();

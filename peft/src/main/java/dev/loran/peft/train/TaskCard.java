@@ -17,7 +17,8 @@ import org.jspecify.annotations.Nullable;
 /// What an adapter was trained for, beside what Hugging Face's files say of it: `loran.json`.
 ///
 /// @param labels the classes in the order of their ids; null but for [Task#CLASSIFY]
-/// @param pooling how a [TextClassifier] pools
+/// @param pooling how a text becomes one vector to classify
+/// @param normalize whether that is divided by its Euclidean length
 /// @param textPrefix what was put before every text to classify; usually empty
 /// @param maxLength the most tokens of a text; longer ones were cut
 /// @param answerRoom how many tokens of those a prompt left to its answer ([dev.loran.peft.data.Examples#answerRoom]); 0 if
@@ -28,6 +29,7 @@ public record TaskCard(
         Task task,
         @Nullable Labels labels,
         Pooling pooling,
+        boolean normalize,
         String textPrefix,
         int maxLength,
         int answerRoom,
@@ -43,33 +45,37 @@ public record TaskCard(
 
     /// Classification into `labels`, mean pooling.
     public static TaskCard classify(Labels labels, int maxLength) {
-        return new TaskCard(Task.CLASSIFY, labels, Pooling.MEAN, "", maxLength, 0, null, null);
+        return new TaskCard(Task.CLASSIFY, labels, Pooling.MEAN, false, "", maxLength, 0, null, null);
     }
 
     /// A task of a language model.
     public static TaskCard of(Task task, int maxLength) {
-        return new TaskCard(task, null, Pooling.LAST, "", maxLength, 0, null, null);
+        return new TaskCard(task, null, Pooling.LAST, false, "", maxLength, 0, null, null);
     }
 
     public TaskCard withPooling(Pooling next) {
-        return new TaskCard(task, labels, next, textPrefix, maxLength, answerRoom, eosToken, base);
+        return withPooling(next, false);
+    }
+
+    public TaskCard withPooling(Pooling next, boolean normalized) {
+        return new TaskCard(task, labels, next, normalized, textPrefix, maxLength, answerRoom, eosToken, base);
     }
 
     public TaskCard withTextPrefix(String prefix) {
-        return new TaskCard(task, labels, pooling, prefix, maxLength, answerRoom, eosToken, base);
+        return new TaskCard(task, labels, pooling, normalize, prefix, maxLength, answerRoom, eosToken, base);
     }
 
     public TaskCard withMaxLength(int tokens) {
-        return new TaskCard(task, labels, pooling, textPrefix, tokens, answerRoom, eosToken, base);
+        return new TaskCard(task, labels, pooling, normalize, textPrefix, tokens, answerRoom, eosToken, base);
     }
 
     public TaskCard withBase(@Nullable Base model) {
-        return new TaskCard(task, labels, pooling, textPrefix, maxLength, answerRoom, eosToken, model);
+        return new TaskCard(task, labels, pooling, normalize, textPrefix, maxLength, answerRoom, eosToken, model);
     }
 
     /// How prompts and answers were read: see the components of those names.
     public TaskCard withAnswers(int room, @Nullable String end) {
-        return new TaskCard(task, labels, pooling, textPrefix, maxLength, room, end, base);
+        return new TaskCard(task, labels, pooling, normalize, textPrefix, maxLength, room, end, base);
     }
 
     /// A base model: what the user called it, and [Model#sha256] of its weights.
@@ -109,6 +115,7 @@ public record TaskCard(
                     Task.named(json.path("task").asText()),
                     names.isEmpty() ? null : new Labels(names),
                     Pooling.named(json.path("pooling").asText()),
+                    json.path("normalize").asBoolean(),
                     json.path("text_prefix").asText(""),
                     json.path("max_length").asInt(),
                     json.path("answer_room").asInt(),
@@ -134,7 +141,11 @@ public record TaskCard(
         if (labels != null) {
             labels.names().forEach(json.putArray("labels")::add);
         }
-        json.put("pooling", pooling.toString()).put("text_prefix", textPrefix).put("max_length", maxLength);
+        json.put("pooling", pooling.toString());
+        if (normalize) {
+            json.put("normalize", true);
+        }
+        json.put("text_prefix", textPrefix).put("max_length", maxLength);
         if (answerRoom > 0) {
             json.put("answer_room", answerRoom);
         }

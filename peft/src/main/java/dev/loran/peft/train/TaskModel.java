@@ -7,7 +7,6 @@ import dev.loran.engine.DType;
 import dev.loran.engine.Functional;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
-import dev.loran.engine.nn.Layer;
 import dev.loran.engine.nn.Linear;
 import dev.loran.engine.optim.Optimizer;
 import dev.loran.peft.data.Batch;
@@ -18,6 +17,7 @@ import dev.loran.peft.model.Guard;
 import dev.loran.peft.model.HfModels;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.TaskType;
+import dev.loran.peft.train.TextClassifier.Pooling;
 import dev.loran.peft.tuner.PeftModel;
 import dev.loran.peft.tuner.PeftModel.ParameterCount;
 import dev.loran.peft.tuner.Tuner;
@@ -29,18 +29,21 @@ import java.util.Map;
 import java.util.Objects;
 import java.util.SplittableRandom;
 import java.util.function.Supplier;
+import java.util.random.RandomGenerator;
 import org.jspecify.annotations.Nullable;
 
-/// A model made ready for a task: with an adapter that trains, or all of whose parameters train, and a [TextClassifier]
-/// where the task is to classify and the model has no classes of its own.
+/// A model made ready for a task: with an adapter that trains, or all of whose parameters train, and where the task is to
+/// classify with a [TextClassifier].
 ///
 /// | model | task | head |
 /// |---|---|---|
 /// | causal | lm, generate | the model's own |
-/// | BERT with a classifier | classify | the model's own; LoRA trains it with the task type SEQ_CLS |
-/// | any other | classify | a [TextClassifier], always trained |
+/// | with classes of its own | classify | the model's own |
+/// | without, pooled as the family's own head would be ([Pooling#of]) | classify | the family's own, new: saved as peft does it, with the task type SEQ_CLS |
+/// | without, pooled otherwise | classify | a linear layer beside the model: [TextClassifier#FILE] |
 ///
-/// Owns the head; model and adapter are closed by who made them.
+/// A model's own classes are trained by an adapter of the task type SEQ_CLS, other heads always. Owns a head beside the
+/// model; model and adapter are closed by who made them.
 ///
 /// **Threads**: reading ([#logits], [#loss] in evaluation mode, a [Predictor] each) is safe from any number of threads, with the
 /// active adapter or with that of its own ([#load(PeftModel, String, Path)]). What changes it (training, loading, closing) must
@@ -54,35 +57,21 @@ public final class TaskModel implements Learner, AutoCloseable {
     private final TaskCard card;
     private final @Nullable TextClassifier classifier;
 
-    private TaskModel(Model model, @Nullable PeftModel peft, @Nullable String adapter, TaskCard card, long seed) {
+    private TaskModel(
+            Model model,
+            @Nullable PeftModel peft,
+            @Nullable String adapter,
+            TaskCard card,
+            @Nullable TextClassifier classifier) {
         this.model = model;
         this.peft = peft;
         this.adapter = adapter;
         this.card = card;
-        Labels labels = card.labels();
-        boolean causal = model.task() == TaskType.CAUSAL_LM;
-        if (labels == null && !causal) {
-            throw new InputException("task " + card.task() + " needs a causal language model, not the encoder "
-                    + model.facts().modelType());
-        }
-        if (labels != null && model.task() == TaskType.SEQ_CLS) {
-            checkClasses(labels);
-        }
-        if (labels == null || model.task() == TaskType.SEQ_CLS) {
-            this.classifier = null;
-        } else {
-            this.classifier = new TextClassifier(model, labels.size(), card.pooling(), new SplittableRandom(seed));
+        this.classifier = classifier;
+        if (classifier != null) {
             classifier.requiresGrad(true);
         }
         model.prepare();
-    }
-
-    private void checkClasses(Labels labels) {
-        Layer head = model.namedModules().get("classifier");
-        if (head instanceof Linear linear && linear.outFeatures() != labels.size()) {
-            throw new InputException("the model's classifier has " + linear.outFeatures() + " classes but the data has "
-                    + labels.size() + " labels: " + labels);
-        }
     }
 
     /// The active adapter of `peft` trains, and a new head, if one is needed, drawn from `seed`.
@@ -92,16 +81,34 @@ public final class TaskModel implements Learner, AutoCloseable {
     ///
     /// @throws InputException if the model cannot do the task
     public static TaskModel of(PeftModel peft, TaskCard card, long seed) {
-        return new TaskModel(peft.model(), peft, null, card, seed);
+        Model model = peft.model();
+        RandomGenerator random = new SplittableRandom(seed);
+        Labels labels = checked(model, card);
+        boolean trains = peft.activeAdapter() != null;
+        if (labels != null && trains && isFamilyHead(model, card) && !hasOwnClasses(model)) {
+            peft.addClassifier(labels.size(), random);
+        }
+        boolean trained = trains && peft.active().hasNewClassifier();
+        return new TaskModel(
+                model, peft, null, card, labels == null ? null : classifier(model, trained, labels, card, random));
     }
 
     /// All parameters of `model` train, and a new head, if one is needed, drawn from `seed`.
     ///
     /// @throws InputException if the model cannot do the task
     public static TaskModel full(Model model, TaskCard card, long seed) {
+        RandomGenerator random = new SplittableRandom(seed);
+        Labels labels = checked(model, card);
+        Linear head = labels == null || !isFamilyHead(model, card) || hasOwnClasses(model)
+                ? null
+                : model.addClassifier(labels.size());
         model.makeWritable();
+        if (head != null) {
+            Model.drawHead(head.weight(), random);
+        }
         model.requiresGrad(true);
-        return new TaskModel(model, null, null, card, seed);
+        return new TaskModel(
+                model, null, null, card, labels == null ? null : classifier(model, head != null, labels, card, random));
     }
 
     /// What [#save] wrote: adds the adapter to `peft` as `default`, with its head.
@@ -109,9 +116,7 @@ public final class TaskModel implements Learner, AutoCloseable {
     /// @throws InputException if files are missing, damaged, or do not fit the model
     public static TaskModel load(PeftModel peft, Path folder) {
         peft.loadAdapter(PeftModel.DEFAULT_ADAPTER, folder);
-        TaskModel loaded = of(peft, TaskCard.read(folder), 0);
-        loaded.loadHead(folder);
-        return loaded;
+        return load(peft, TaskCard.read(folder), folder);
     }
 
     /// As above, with the adapter under `name`: what this model is asked, that adapter and its head answer, whichever is active.
@@ -121,12 +126,72 @@ public final class TaskModel implements Learner, AutoCloseable {
     /// @throws InputException as above, or if the name is taken
     public static TaskModel load(PeftModel peft, String name, Path folder) {
         peft.loadAdapter(name, folder);
-        TaskModel loaded = new TaskModel(peft.model(), peft, name, TaskCard.read(folder), 0);
-        loaded.loadHead(folder);
-        return loaded;
+        return load(peft, name, TaskCard.read(folder), folder);
     }
 
-    /// Takes over the head in `folder`; does nothing where the model has its own.
+    /// As above where the adapter, if there is one, stands on the model already.
+    ///
+    /// @param folder where a head beside the model is, if it has one
+    public static TaskModel load(PeftModel peft, TaskCard card, Path folder) {
+        return load(peft, null, card, folder);
+    }
+
+    private static TaskModel load(PeftModel peft, @Nullable String adapter, TaskCard card, Path folder) {
+        Model model = peft.model();
+        Labels labels = checked(model, card);
+        TextClassifier classifier = null;
+        if (labels != null && model.classifier() != null && !TextClassifier.isIn(folder)) {
+            classifier = ofModel(model, labels);
+        } else if (labels != null) {
+            classifier = beside(model, labels, card, new SplittableRandom(0));
+            classifier.load(folder);
+        }
+        return new TaskModel(model, peft, adapter, card, classifier);
+    }
+
+    /// The labels of a task to classify, else null.
+    private static @Nullable Labels checked(Model model, TaskCard card) {
+        if (card.labels() == null && model.task() != TaskType.CAUSAL_LM) {
+            throw new InputException("task " + card.task() + " needs a causal language model, not the "
+                    + (model.task() == TaskType.SEQ_CLS ? "classifier " : "encoder ")
+                    + model.facts().modelType());
+        }
+        return card.labels();
+    }
+
+    /// Whether the model's classes are part of its own weights.
+    private static boolean hasOwnClasses(Model model) {
+        return model.classifier() != null && !model.hasNewClassifier();
+    }
+
+    /// Whether a new head is to be the family's own: one that sees what that sees.
+    private static boolean isFamilyHead(Model model, TaskCard card) {
+        return card.pooling() == Pooling.of(model) && !card.normalize();
+    }
+
+    /// @param trained whether what trains has the model's new head
+    private static TextClassifier classifier(
+            Model model, boolean trained, Labels labels, TaskCard card, RandomGenerator random) {
+        return hasOwnClasses(model) || trained && isFamilyHead(model, card)
+                ? ofModel(model, labels)
+                : beside(model, labels, card, random);
+    }
+
+    private static TextClassifier ofModel(Model model, Labels labels) {
+        int classes = model.labels().size();
+        if (classes != labels.size()) {
+            throw new InputException("the model's classifier has " + classes + " classes but the data has "
+                    + labels.size() + " labels: " + labels);
+        }
+        model.labels(labels.names());
+        return TextClassifier.of(model);
+    }
+
+    private static TextClassifier beside(Model model, Labels labels, TaskCard card, RandomGenerator random) {
+        return TextClassifier.beside(model, labels.size(), card.pooling(), card.normalize(), random);
+    }
+
+    /// Takes over the head in `folder`; does nothing where it is the model's own.
     ///
     /// @throws InputException if the file is missing, damaged, or does not fit
     public void loadHead(Path folder) {
@@ -217,16 +282,17 @@ public final class TaskModel implements Learner, AutoCloseable {
         return reading(() -> {
             try (Scope scope = Scope.open()) {
                 OnBackend b = new OnBackend(batch);
-                return scope.keep(classifier == null ? model.logits(b.ids, b.mask) : classifier.logits(b.pooled()));
+                return scope.keep(
+                        classifier == null ? model.logits(b.ids, b.mask) : classifier.logits(b.pooled(classifier)));
             }
         });
     }
 
-    /// The vectors (B, C) that the [TextClassifier] sees.
+    /// The vectors (B, C) that the head sees.
     Tensor pooled(Batch batch) {
         return reading(() -> {
             try (Scope scope = Scope.open()) {
-                return scope.keep(new OnBackend(batch).pooled());
+                return scope.keep(new OnBackend(batch).pooled(head()));
             }
         });
     }
@@ -252,14 +318,13 @@ public final class TaskModel implements Learner, AutoCloseable {
         return of;
     }
 
-    /// Whether a [TextClassifier] pools hidden states: whether the model has no head of its own.
-    public boolean hasPooling() {
-        return classifier != null;
+    private TextClassifier head() {
+        return Objects.requireNonNull(classifier, "no head");
     }
 
     /// The scores (B, labels) of vectors (B, C) of [#pooled].
     Tensor classify(Tensor pooled) {
-        return Objects.requireNonNull(classifier, "no head").logits(pooled);
+        return head().logits(pooled);
     }
 
     /// Positions that the adapter takes from the text.
@@ -338,25 +403,22 @@ public final class TaskModel implements Learner, AutoCloseable {
                 return scope.keep(
                         classifier == null
                                 ? model.loss(ids, mask, labels)
-                                : Functional.crossEntropy(classifier.logits(pooled()), labels, Batch.IGNORE));
+                                : Functional.crossEntropy(classifier.logits(pooled(classifier)), labels, Batch.IGNORE));
             }
         }
 
-        Tensor pooled() {
-            if (classifier == null) {
-                throw new IllegalStateException("pooled: the model classifies by a head of its own");
-            }
+        Tensor pooled(TextClassifier head) {
             Tensor hidden = model.hidden(ids, mask);
             Tensor w = weights;
             if (w == null) {
                 int positions = hidden.shape().dim(1);
-                double[] values = classifier.weights(batch, positions);
+                double[] values = head.weights(batch, positions);
                 w = Tensor.of(backend(), model.dtype(), values, batch.batchSize(), 1, positions);
                 if (outlives) {
                     weights = w.detachFromScope();
                 }
             }
-            return classifier.pooled(hidden, w);
+            return head.pooled(hidden, w);
         }
 
         @Override

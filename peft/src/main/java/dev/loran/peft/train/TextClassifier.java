@@ -3,28 +3,47 @@ package dev.loran.peft.train;
 import dev.loran.engine.Backend;
 import dev.loran.engine.DType;
 import dev.loran.engine.Functional;
+import dev.loran.engine.ReferenceBackend;
+import dev.loran.engine.Scope;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.UnaryFn;
 import dev.loran.engine.io.SafeTensors;
+import dev.loran.engine.io.SafeTensorsException;
 import dev.loran.engine.nn.Layer;
 import dev.loran.engine.nn.Linear;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.InputException;
+import dev.loran.peft.model.BertModel;
 import dev.loran.peft.model.Model;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
+import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Locale;
 import java.util.Map;
 import java.util.random.RandomGenerator;
+import org.jspecify.annotations.Nullable;
 
-/// A linear head over the pooled hidden states of a model that has no classes of its own:
-/// logits = pool(hidden)·weightᵀ + bias. Owns the head, not the model.
+/// A head over the pooled hidden states of a model: logits = pool(hidden)·weightᵀ + bias. The head is the model's own
+/// ([Model#classifier]), or one beside a model that has none, which this owns.
 public final class TextClassifier extends Layer {
     /// The file of the head in an adapter folder: `weight` (labels, C) and `bias` (labels).
     public static final String FILE = "head.safetensors";
 
+    private static final double MASKED = -1e9;
+
+    private final Model model;
     private final Pooling pooling;
-    private final Linear head;
+    private final boolean normalize;
+    /// Null where the model's own is meant.
+    private final @Nullable Linear head;
+
+    /// Whether `folder` holds a head beside a model.
+    public static boolean isIn(Path folder) {
+        return Files.isRegularFile(folder.resolve(FILE));
+    }
 
     /// How the hidden states (B, S, C) of a text become one vector (B, C).
     public enum Pooling {
@@ -32,7 +51,20 @@ public final class TextClassifier extends Layer {
         /// the whole text.
         MEAN,
         /// The last token of the text: the only one of a causal model that has seen all of it.
-        LAST;
+        LAST,
+        /// The first position, BERT's `[CLS]`, or the first virtual token where there are any.
+        CLS,
+        /// The largest value of each component over the positions that [#MEAN] takes.
+        MAX,
+        /// Their sum divided by the root of their number.
+        MEAN_SQRT_LEN,
+        /// What BERT's own head sees: tanh of a linear layer, the pooler, on the first position.
+        POOLER;
+
+        /// What the family's own classification head sees.
+        public static Pooling of(Model model) {
+            return model instanceof BertModel ? POOLER : LAST;
+        }
 
         /// As files have it.
         @Override
@@ -49,15 +81,37 @@ public final class TextClassifier extends Layer {
                     return p;
                 }
             }
-            throw new InputException("pooling \"" + name + "\" is not known; choose mean or last");
+            throw new InputException("pooling \"" + name + "\" is not known; choose one of "
+                    + String.join(
+                            ", ", Arrays.stream(values()).map(Pooling::toString).toList()));
         }
     }
 
-    /// With a new head.
-    public TextClassifier(Model model, int labels, Pooling pooling, RandomGenerator random) {
+    private TextClassifier(Model model, Pooling pooling, boolean normalize, @Nullable Linear head) {
+        this.model = model;
         this.pooling = pooling;
+        this.normalize = normalize;
+        this.head = head == null ? null : child("head", head);
+        if (pooling == Pooling.POOLER && !(model instanceof BertModel bert && bert.hasPooler())) {
+            throw new InputException("pooling pooler: " + model.title()
+                    + " has no pooler, which BERT alone has, where its folder holds the weights; choose another one");
+        }
+    }
+
+    /// With a new head beside the model.
+    ///
+    /// @param normalize whether vectors are divided by their Euclidean length
+    /// @throws InputException if the model cannot be pooled so
+    public static TextClassifier beside(
+            Model model, int labels, Pooling pooling, boolean normalize, RandomGenerator random) {
         int width = model.facts().hiddenSize();
-        this.head = child("head", newHead(model.backend(), model.dtype().accumulator(), width, labels, random));
+        Linear head = newHead(model.backend(), model.dtype().accumulator(), width, labels, random);
+        return new TextClassifier(model, pooling, normalize, head);
+    }
+
+    /// With the model's own head.
+    public static TextClassifier of(Model model) {
+        return new TextClassifier(model, Pooling.of(model), false, null);
     }
 
     /// A head that starts as torch's linear layer does: weight and bias uniform in ±1/√width.
@@ -67,23 +121,45 @@ public final class TextClassifier extends Layer {
         return new Linear(weight, Tensor.uniform(backend, dtype, random, bound, labels), false);
     }
 
-    public Linear head() {
-        return head;
-    }
-
     /// The scores of the classes, (B, labels), from [#pooled].
     Tensor logits(Tensor pooled) {
-        return head.forward(pooled);
+        return head == null ? model.classify(pooled) : head.forward(pooled);
     }
 
-    /// The vectors of texts, (B, C), in the head's type: a product of their hidden states (B, P + T, C) with the weight that each position has.
+    /// The vectors of texts, (B, C), in the accumulator's type, from their hidden states (B, P + T, C) and the weight that
+    /// each position has, (B, 1, P + T).
     Tensor pooled(Tensor hidden, Tensor weights) {
         Shape s = hidden.shape();
-        Tensor mean = weights.matmul(hidden).reshape(s.dim(0), s.dim(2));
-        return Functional.cast(mean, head.weight().dtype());
+        Tensor pooled = switch (pooling) {
+            case POOLER -> ((BertModel) model).pooled(hidden);
+            case MAX -> max(hidden.add(weights.reshape(s.dim(0), s.dim(1), 1)));
+            case MEAN, LAST, CLS, MEAN_SQRT_LEN -> weights.matmul(hidden).reshape(s.dim(0), s.dim(2));
+        };
+        Tensor wide = Functional.cast(pooled, hidden.dtype().accumulator());
+        return normalize ? normalized(wide) : wide;
     }
 
-    /// (B, 1, P + T) from the mask (B, T).
+    /// The largest over the positions of x (B, S, C). A position that counts stands before all that do not, so that no
+    /// difference to what hides those is ever added to it.
+    private static Tensor max(Tensor x) {
+        Tensor rest = x;
+        for (int n = x.shape().dim(1); n > 1; n = rest.shape().dim(1)) {
+            int half = Math.ceilDiv(n, 2);
+            Tensor first = rest.slice(1, 0, half);
+            Tensor low = rest.slice(1, 0, n - half);
+            Tensor larger = low.add(Functional.relu(rest.slice(1, half, n).sub(low)));
+            rest = half == n - half ? larger : Functional.concat(List.of(larger, first.slice(1, half - 1, half)), 1);
+        }
+        return rest.reshape(x.shape().dim(0), x.shape().dim(2));
+    }
+
+    private static Tensor normalized(Tensor x) {
+        Tensor squares = x.mul(x).sum(1).add(Tensor.full(x.backend(), x.dtype(), 1e-24, 1));
+        return x.mul(Functional.unary(UnaryFn.RSQRT, squares).reshape(-1, 1));
+    }
+
+    /// What [#pooled] needs of the positions, (B, 1, P + T), from the mask (B, T): the weight of each, or for [Pooling#MAX]
+    /// what hides those that do not count.
     double[] weights(Batch batch, int positions) {
         int virtual = positions - batch.length();
         double[] weights = new double[batch.batchSize() * positions];
@@ -94,23 +170,72 @@ public final class TextClassifier extends Layer {
             }
             int from = row * positions;
             int to = from + virtual + length;
-            if (pooling == Pooling.MEAN) {
-                Arrays.fill(weights, from, to, 1.0 / (virtual + length));
-            } else {
-                weights[to - 1] = 1;
+            switch (pooling) {
+                case MEAN -> Arrays.fill(weights, from, to, 1.0 / (virtual + length));
+                case MEAN_SQRT_LEN -> Arrays.fill(weights, from, to, 1 / Math.sqrt(virtual + length));
+                case LAST -> weights[head == null ? lastToken(batch, row, length) + from + virtual : to - 1] = 1;
+                case CLS -> weights[from] = 1;
+                case MAX -> Arrays.fill(weights, to, from + positions, MASKED);
+                case POOLER -> {}
             }
         }
         return weights;
     }
 
-    void save(Path folder) {
-        SafeTensors.write(folder.resolve(FILE), head.namedParameters());
+    /// As the model's own head has it: [Model#isPadding].
+    private int lastToken(Batch batch, int row, int length) {
+        int last = length - 1;
+        while (last > 0 && model.isPadding(batch.inputIds()[row * batch.length() + last])) {
+            last--;
+        }
+        return last;
     }
 
-    /// Takes over the head in `folder`.
+    /// Writes a head beside the model; does nothing for the model's own.
+    void save(Path folder) {
+        if (head != null) {
+            SafeTensors.write(folder.resolve(FILE), head.namedParameters());
+        }
+    }
+
+    /// Writes Σ wᵢ · headᵢ of the heads beside several models.
+    ///
+    /// @param folders where they are, all for the same classes
+    /// @throws InputException if one is missing or damaged, or their shapes differ
+    public static void combine(List<Path> folders, List<Double> weights, Path out) {
+        try (Backend backend = new ReferenceBackend();
+                Scope scope = Scope.open()) {
+            Map<String, Tensor> sums = new LinkedHashMap<>();
+            for (int i = 0; i < folders.size(); i++) {
+                Path file = folders.get(i).resolve(FILE);
+                double weight = weights.get(i);
+                try (SafeTensors stored = SafeTensors.open(file)) {
+                    for (String name : List.of("weight", "bias")) {
+                        Tensor term = stored.copy(backend, name, DType.F64).scale(weight);
+                        Tensor sum = sums.get(name);
+                        if (sum != null && !sum.shape().equals(term.shape())) {
+                            throw new InputException(file + ": " + name + " is " + term.shape() + " but that of "
+                                    + folders.getFirst() + " is " + sum.shape());
+                        }
+                        sums.put(name, sum == null ? term : sum.add(term));
+                    }
+                } catch (SafeTensorsException e) {
+                    throw new InputException(String.valueOf(e.getMessage()), e);
+                }
+            }
+            Map<String, SafeTensors.Part> parts = new LinkedHashMap<>();
+            sums.forEach((name, t) -> parts.put(name, SafeTensors.Part.of(t, DType.F32)));
+            SafeTensors.writeParts(out.resolve(FILE), parts, SafeTensors.PYTORCH);
+        }
+    }
+
+    /// Takes over the head in `folder`; does nothing for the model's own.
     ///
     /// @throws InputException if a tensor is missing or has another shape
     void load(Path folder) {
+        if (head == null) {
+            return;
+        }
         Path file = folder.resolve(FILE);
         Map<String, Tensor> parameters = head.namedParameters();
         try (SafeTensors stored = SafeTensors.open(file)) {

@@ -420,13 +420,13 @@ public record AdaLoraConfig(
         Allocator(AdaLoraConfig config, Attachment to) {
             super(config, to);
             this.config = config;
-            this.rankPattern = config.rankPattern;
+            this.rankPattern = config.rankPattern == null ? null : new LinkedHashMap<>(config.rankPattern);
             this.compacted = rankPattern != null;
             this.total = config.totalStep == null ? 0 : config.totalStep;
         }
 
         void add(String module, Linear linear) {
-            List<Boolean> live = rankPattern == null ? null : rankPattern.get(module + ".lora_E");
+            List<Boolean> live = rankPattern == null ? null : live(rankPattern, module + ".lora_E");
             if (rankPattern != null && live == null) {
                 throw new InputException("rank_pattern: there is no entry for " + module + ".lora_E");
             }
@@ -438,6 +438,21 @@ public record AdaLoraConfig(
                     linear, r, scaling, attachment(), attachment().dropout(config.lora.loraDropout(), layers.size()));
             layers.put(module, adapter);
             place(module, linear, adapter);
+        }
+
+        /// The entry `name`, which files for a model with a head may have by its name below that.
+        private @Nullable List<Boolean> live(Map<String, List<Boolean>> pattern, String name) {
+            List<Boolean> below = pattern.remove(attachment().model().belowHead(name));
+            if (below != null) {
+                pattern.put(name, below);
+            }
+            return pattern.get(name);
+        }
+
+        private Map<String, List<Boolean>> inFile(Map<String, List<Boolean>> pattern) {
+            Map<String, List<Boolean>> all = new LinkedHashMap<>();
+            pattern.forEach((name, live) -> all.put(key(name).substring(prefix().length()), live));
+            return all;
         }
 
         /// Live triplets of each adapted layer, by module name.
@@ -634,7 +649,7 @@ public record AdaLoraConfig(
             String name = attachment().name();
             layers.forEach((module, layer) -> {
                 int[] keep = kept(flags(pattern, module));
-                String full = prefix() + module + ".";
+                String full = key(module) + ".";
                 optimizer.resize(full + "lora_A." + name, layer.loraA, 0, keep);
                 optimizer.resize(full + "lora_B." + name, layer.loraB, 1, keep);
                 optimizer.resize(full + "lora_E." + name, layer.loraE, 0, keep);
@@ -659,7 +674,7 @@ public record AdaLoraConfig(
             Map<String, List<Boolean>> pattern = rankPattern;
             layers.forEach((module, layer) -> {
                 int[] keep = kept(flags(pattern, module));
-                String full = prefix() + module + ".";
+                String full = key(module) + ".";
                 all.put(full + "lora_A", rows(layer.loraA, keep));
                 all.put(full + "lora_B", columns(layer.loraB, keep));
                 all.put(full + "lora_E", rows(layer.loraE, keep));
@@ -693,7 +708,7 @@ public record AdaLoraConfig(
         @Override
         public ObjectNode savedConfig() {
             return config.withTotalStep(total == 0 ? null : (Integer) total)
-                    .withRankPattern(rankPattern)
+                    .withRankPattern(rankPattern == null ? null : inFile(rankPattern))
                     .toJson();
         }
 

@@ -329,15 +329,14 @@ public record BottleneckConfig(
         public Map<String, Tensor> parameters() {
             Map<String, Tensor> all = super.parameters();
             byPlace.forEach((place, adapter) -> adapter.collect(
-                    (local, t) -> all.put(prefix() + place + "." + attachment().name() + "." + local, t)));
+                    (local, t) -> all.put(key(place) + "." + attachment().name() + "." + local, t)));
             return all;
         }
 
         @Override
         public Map<String, Tensor> fileTensors() {
             Map<String, Tensor> all = super.fileTensors();
-            byPlace.forEach(
-                    (place, adapter) -> adapter.collect((local, t) -> all.put(prefix() + place + "." + local, t)));
+            byPlace.forEach((place, adapter) -> adapter.collect((local, t) -> all.put(key(place) + "." + local, t)));
             return all;
         }
 

@@ -1,10 +1,14 @@
 package dev.loran.peft.tuner;
 
+import dev.loran.engine.io.SafeTensors;
+import dev.loran.engine.io.SafeTensorsException;
 import dev.loran.engine.nn.AdaptedLayer;
 import dev.loran.engine.nn.Linear;
 import dev.loran.peft.data.InputException;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.TaskType;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.LinkedHashSet;
 import java.util.List;
@@ -18,7 +22,7 @@ import org.jspecify.annotations.Nullable;
 /// @param names as saved in `modules_to_save`
 /// @param optional those that the model need not have
 record Heads(List<String> names, Set<String> optional) {
-    private static final List<String> CLASSIFIERS = List.of("classifier", "score");
+    static final List<String> CLASSIFIERS = List.of("classifier", "score");
 
     static Heads of(List<String> modulesToSave, @Nullable TaskType task) {
         Set<String> names = new LinkedHashSet<>(modulesToSave);
@@ -27,6 +31,26 @@ record Heads(List<String> names, Set<String> optional) {
         }
         names.addAll(CLASSIFIERS);
         return new Heads(List.copyOf(names), Set.copyOf(CLASSIFIERS));
+    }
+
+    /// How many classes the head in an adapter's files tells apart; 0 where there is none.
+    static int classes(Path weights) {
+        if (!Files.isRegularFile(weights)) {
+            return 0;
+        }
+        try (SafeTensors files = SafeTensors.open(weights)) {
+            for (String name : CLASSIFIERS) {
+                for (String prefix : List.of("base_model.model.", "base_model.")) {
+                    String key = prefix + name + ".weight";
+                    if (files.names().contains(key) && files.entry(key).shape().rank() == 2) {
+                        return files.entry(key).shape().dim(0);
+                    }
+                }
+            }
+            return 0;
+        } catch (SafeTensorsException e) {
+            throw new InputException(String.valueOf(e.getMessage()), e);
+        }
     }
 
     /// Places a trained copy of each.
@@ -40,10 +64,12 @@ record Heads(List<String> names, Set<String> optional) {
             boolean found = false;
             for (Map.Entry<String, AdaptedLayer<?>> e : candidates.entrySet()) {
                 if (Targets.matching(List.of(name), e.getKey()) != null && e.getValue() instanceof Linear linear) {
-                    tuner.place(
-                            e.getKey(),
-                            linear,
-                            new ModulesToSave(linear, tuner.attachment().name()));
+                    ModulesToSave copy =
+                            new ModulesToSave(linear, tuner.attachment().name());
+                    if (linear == model.classifier() && model.hasNewClassifier()) {
+                        copy.draw(tuner.attachment().random());
+                    }
+                    tuner.place(e.getKey(), linear, copy);
                     found = true;
                 }
             }

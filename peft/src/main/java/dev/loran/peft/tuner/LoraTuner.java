@@ -75,7 +75,7 @@ final class LoraTuner extends Tuner {
                 weight = ((Linear) p.layer()).weight();
             }
             if (weight != null) {
-                all.put(prefix() + p.module() + ".base_layer.weight", weight);
+                all.put(key(p.module()) + ".base_layer.weight", weight);
             }
         }
         return all;
@@ -119,19 +119,19 @@ final class LoraTuner extends Tuner {
         for (Placed<?> p : placements()) {
             if (p.adapter() instanceof LoraEmbedding table) {
                 // No part of a table was cut: its rank is filled up with nothing.
-                String key = prefix() + p.module();
+                String key = key(p.module());
                 tensors.put(key + ".lora_embedding_A", doubled(table.loraA, table.loraA.scale(0), 0));
                 tensors.put(key + ".lora_embedding_B", doubled(table.loraB, table.loraB.scale(0), 1));
             }
         }
         linears().forEach((module, lora) -> {
             Residual residual = Objects.requireNonNull(lora.residual(), module);
-            String key = prefix() + module;
+            String key = key(module);
             tensors.put(key + ".lora_A.weight", doubled(lora.loraA, residual.cutA(), 0));
             tensors.put(
                     key + ".lora_B.weight", doubled(lora.loraB, residual.cutB().scale(-1), 1));
         });
-        return new Saved(config.converted().toJson(), tensors, Map.of());
+        return new Saved(withHead(config.converted().toJson()), tensors, Map.of());
     }
 
     private static Tensor doubled(Tensor trained, Tensor cut, int axis) {

@@ -3,8 +3,10 @@ package dev.loran.peft.tuner;
 import dev.loran.engine.Functional;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.Linear;
+import dev.loran.peft.model.Model;
 import java.util.List;
 import java.util.function.BiConsumer;
+import java.util.random.RandomGenerator;
 import org.jspecify.annotations.Nullable;
 
 /// A linear layer trained whole beside its frozen original: peft's `modules_to_save`, as for a classification head.
@@ -18,6 +20,11 @@ final class ModulesToSave implements Mergeable<Linear> {
         prefix = "modules_to_save." + adapterName + ".";
         weight = Merge.wide(original.weight()).detachFromScope();
         bias = original.bias() == null ? null : Merge.wide(original.bias()).detachFromScope();
+    }
+
+    /// Starts as a new head does: [Model#drawHead].
+    void draw(RandomGenerator random) {
+        Model.drawHead(weight, random);
     }
 
     @Override

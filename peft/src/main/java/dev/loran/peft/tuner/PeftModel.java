@@ -5,10 +5,12 @@ import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.nn.Linear;
 import dev.loran.engine.nn.Slot;
 import dev.loran.peft.data.InputException;
 import dev.loran.peft.model.Guard;
 import dev.loran.peft.model.Model;
+import dev.loran.peft.model.TaskType;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Collections;
@@ -22,6 +24,7 @@ import java.util.Set;
 import java.util.SplittableRandom;
 import java.util.function.Function;
 import java.util.function.Supplier;
+import java.util.random.RandomGenerator;
 import org.jspecify.annotations.Nullable;
 
 /// A frozen model with its adapters, by name; one or more of them are active. peft's `PeftModel`.
@@ -62,6 +65,8 @@ public final class PeftModel implements AutoCloseable {
 
     private @Nullable MergedWeights merged;
     private int disabled;
+    /// Whether the model has its classification head from here.
+    private boolean ownsHead;
     private boolean closed;
 
     /// How many parameters there are: [#parameterCount].
@@ -163,19 +168,93 @@ public final class PeftModel implements AutoCloseable {
     public Tuner loadAdapter(String name, Path folder) {
         PeftConfig config = AdapterFiles.config(folder);
         try (Guard.Use use = model.changing("loadAdapter")) {
-            Tuner tuner;
+            boolean head = makeRoomForHead(config, folder);
+            boolean done = false;
             try {
-                tuner = addAdapter(name, config, true);
-            } catch (InputException e) {
-                throw AdapterFiles.of(folder.resolve(AdapterFiles.CONFIG), e);
+                Tuner tuner = loadAdapter(name, config, folder);
+                done = true;
+                return tuner;
+            } finally {
+                if (head && !done) {
+                    removeHead();
+                }
             }
-            try {
-                AdapterFiles.load(tuner, folder);
-            } catch (RuntimeException e) {
-                deleteAdapter(name);
-                throw e;
-            }
-            return tuner;
+        }
+    }
+
+    private Tuner loadAdapter(String name, PeftConfig config, Path folder) {
+        Tuner tuner;
+        try {
+            tuner = addAdapter(name, config, true);
+        } catch (InputException e) {
+            throw AdapterFiles.of(folder.resolve(AdapterFiles.CONFIG), e);
+        }
+        try {
+            AdapterFiles.load(tuner, folder);
+        } catch (RuntimeException e) {
+            deleteAdapter(name);
+            throw e;
+        }
+        return tuner;
+    }
+
+    private void removeHead() {
+        if (ownsHead) {
+            model.removeClassifier();
+            ownsHead = false;
+        }
+    }
+
+    /// Gives the model the classification head that the adapter in `folder` is for, where it has none: peft's adapters
+    /// are made on models whose head is new, and bring the trained one.
+    ///
+    /// @return whether it did
+    /// @throws InputException if the model cannot have one, or has one for other numbers of classes
+    private boolean makeRoomForHead(PeftConfig config, Path folder) {
+        int classes = config.taskType() == TaskType.SEQ_CLS ? Heads.classes(folder.resolve(AdapterFiles.WEIGHTS)) : 0;
+        Linear present = model.classifier();
+        if (classes == 0 || present != null && present.outFeatures() == classes) {
+            return false;
+        }
+        requireUnmerged("loadAdapter");
+        if (present != null && adapters.values().stream().noneMatch(Tuner::hasNewClassifier)) {
+            removeHead();
+            present = model.classifier();
+        }
+        if (present != null) {
+            throw new InputException(folder + ": tells " + classes + " classes apart, but the model has a head for "
+                    + present.outFeatures()
+                    + (model.hasNewClassifier()
+                            ? ", which adapters beside it have trained; load this one on a model of its own"
+                            : " of its own; the adapter was made for another base model"));
+        }
+        try {
+            model.addClassifier(classes);
+            ownsHead = true;
+        } catch (InputException e) {
+            throw new InputException(folder + ": " + e.getMessage(), e);
+        }
+        return true;
+    }
+
+    /// Gives the model a new classification head, unless it has one, and has the active adapter train it: what peft does for
+    /// the task type SEQ_CLS, which the adapter's file then says. Closing takes the head away again.
+    ///
+    /// @param random draws the head's start
+    /// @throws InputException if the model cannot have a head
+    /// @throws IllegalStateException if no adapter is active, or the model has classes of its own
+    public void addClassifier(int classes, RandomGenerator random) {
+        try (Guard.Use use = model.changing("addClassifier")) {
+        requireUnmerged("addClassifier");
+        Tuner tuner = active();
+        if (!model.hasNewClassifier()) {
+            model.addClassifier(classes);
+            ownsHead = true;
+        }
+        if (!tuner.hasNewClassifier()) {
+            tuner.trainClassifier(random);
+            resume();
+        }
         }
     }
 
@@ -185,6 +264,20 @@ public final class PeftModel implements AutoCloseable {
         try (Guard.Use use = model.changing("replaceAdapter")) {
             requireUnmerged("replaceAdapter");
             Tuner before = adapter(name);
+            Tuner next = attachFrom(folder, name, config);
+            List<String> names = activeNames();
+            activate(List.of());
+            adapters.put(name, next);
+            before.close();
+            setAdapter(names);
+            return next;
+        }
+    }
+
+    private Tuner attachFrom(Path folder, String name, PeftConfig config) {
+        boolean head = makeRoomForHead(config, folder);
+        boolean done = false;
+        try {
             Tuner next = attach(name, config, true);
             try {
                 AdapterFiles.load(next, folder);
@@ -192,12 +285,12 @@ public final class PeftModel implements AutoCloseable {
                 next.close();
                 throw e;
             }
-            List<String> names = activeNames();
-            activate(List.of());
-            adapters.put(name, next);
-            before.close();
-            setAdapter(names);
+            done = true;
             return next;
+        } finally {
+            if (!done && head) {
+                removeHead();
+            }
         }
     }
 
@@ -664,6 +757,7 @@ public final class PeftModel implements AutoCloseable {
             active = List.of();
             adapters.values().forEach(Tuner::close);
             adapters.clear();
+            removeHead();
             microStep.release();
         }
     }

@@ -6,13 +6,18 @@ import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.AdaptedLayer;
 import dev.loran.engine.nn.Adapter;
 import dev.loran.engine.nn.Layer;
+import dev.loran.engine.nn.Linear;
 import dev.loran.engine.optim.Optimizer;
 import dev.loran.peft.data.InputException;
+import dev.loran.peft.model.TaskType;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
+import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
+import java.util.Set;
+import java.util.random.RandomGenerator;
 import java.util.regex.Pattern;
 import org.jspecify.annotations.Nullable;
 
@@ -48,6 +53,8 @@ public class Tuner implements AutoCloseable {
     private final List<Placed<?>> placements = new ArrayList<>();
     private final Map<String, Borrowed> borrowed = new LinkedHashMap<>();
     private boolean active;
+    private boolean classifies;
+    private boolean headCameLater;
 
     protected Tuner(PeftConfig config, Attachment to) {
         this.config = config;
@@ -73,8 +80,15 @@ public class Tuner implements AutoCloseable {
         return "base_model.model.";
     }
 
+    /// What names of parameters in `module` start with. An adapter with a new head is for a model that has one, where the
+    /// family may put a prefix before the modules below it.
+    protected final String key(String module) {
+        return prefix() + (classifies ? to.model().belowHead(module) : module);
+    }
+
     /// Plans `adapter` for `layer`; it is put there by [#activate].
     protected final <L extends Layer> void place(String module, AdaptedLayer<L> layer, Adapter<? super L> adapter) {
+        classifies |= layer == to.model().classifier() && to.model().hasNewClassifier();
         placements.add(new Placed<>(module, layer, adapter));
     }
 
@@ -87,12 +101,26 @@ public class Tuner implements AutoCloseable {
     /// The tensors of the base that [#trainBase] named, by their names; the adapter's values while it is active.
     final Map<String, Tensor> baseTensors() {
         Map<String, Tensor> all = new LinkedHashMap<>();
-        borrowed.forEach((name, b) -> all.put(name, active ? b.base : b.own));
+        borrowed.forEach((name, b) -> all.put(key(name.substring(prefix().length())), active ? b.base : b.own));
         return all;
     }
 
     protected final List<Placed<?>> placements() {
         return placements;
+    }
+
+    /// Trains the model's new classification head, which came after this adapter.
+    final void trainClassifier(RandomGenerator random) {
+        Linear layer = Objects.requireNonNull(to.model().classifier());
+        ModulesToSave head = new ModulesToSave(layer, to.name());
+        head.draw(random);
+        place(to.model().classifierName(), layer, head);
+        headCameLater = true;
+    }
+
+    /// Whether this adapter trains a head that the base's own files do not have.
+    public final boolean hasNewClassifier() {
+        return classifies;
     }
 
     /// Fills the model's slots.
@@ -123,7 +151,7 @@ public class Tuner implements AutoCloseable {
     public Map<String, Tensor> parameters() {
         Map<String, Tensor> all = new LinkedHashMap<>();
         for (Placed<?> p : placements) {
-            p.adapter().collect((local, tensor) -> all.put(prefix() + p.module() + "." + local, tensor));
+            p.adapter().collect((local, tensor) -> all.put(key(p.module()) + "." + local, tensor));
         }
         all.putAll(baseTensors());
         return all;
@@ -137,7 +165,7 @@ public class Tuner implements AutoCloseable {
     private Map<String, Tensor> placedTensors() {
         Map<String, Tensor> all = new LinkedHashMap<>();
         for (Placed<?> p : placements) {
-            p.adapter().collect((local, tensor) -> all.put(prefix() + p.module() + "." + fileName(local), tensor));
+            p.adapter().collect((local, tensor) -> all.put(key(p.module()) + "." + fileName(local), tensor));
         }
         all.putAll(baseTensors());
         return all;
@@ -154,7 +182,18 @@ public class Tuner implements AutoCloseable {
 
     /// This adapter as it stands; tensors made for the purpose belong to the caller's scope.
     final Saved saved() {
-        return new Saved(savedConfig(), fileTensors(), trainingTensors());
+        return new Saved(withHead(savedConfig()), fileTensors(), trainingTensors());
+    }
+
+    /// A configuration that says so where a classification head came later than this adapter.
+    final ObjectNode withHead(ObjectNode json) {
+        if (headCameLater) {
+            json.put("task_type", TaskType.SEQ_CLS.name());
+            Set<String> names = new LinkedHashSet<>(Heads.CLASSIFIERS);
+            json.path("modules_to_save").forEach(name -> names.add(name.asText()));
+            ConfigJson.put(json, "modules_to_save", List.copyOf(names));
+        }
+        return json;
     }
 
     /// As [#saved], for the untouched base model alone, whatever was done to the base at the start.

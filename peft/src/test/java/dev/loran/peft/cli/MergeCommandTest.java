@@ -132,6 +132,75 @@ class MergeCommandTest {
         Result whole = loran("eval", "--adapter", merged, "--data", rows, "--threads", 1, "--json");
         Result two = loran("eval", "--model", base, "--adapter", run, "--data", rows, "--threads", 1, "--json");
         assertThat(whole.json().get("accuracy")).isEqualTo(two.json().get("accuracy"));
+        assertThat(result.err()).contains("the head is beside the model, in head.safetensors: Loran reads it,");
+        Result alone = loran("eval", "--model", merged, "--data", rows, "--threads", 1, "--json");
+        assertThat(alone.json().get("accuracy")).isEqualTo(two.json().get("accuracy"));
+    }
+
+    private void causal() throws IOException {
+        base = folder.resolve("causal");
+        try (ReferenceBackend backend = new ReferenceBackend();
+                Model seo = Tiny.causal(backend, DType.F32)) {
+            Tiny.save(seo, base);
+        }
+    }
+
+    @Test
+    void aMergedClassifierHasItsHeadAndItsLabels() throws IOException {
+        causal();
+        train("lora");
+        Path rows = folder.resolve("rows.jsonl");
+        Result adapted = loran("eval", "--model", base, "--adapter", run, "--data", rows, "--threads", 1, "--json");
+        Path tokenizer = folder.resolve("tokenizer.json");
+        Files.move(base.resolve("tokenizer.json"), tokenizer);
+        Result result = merge("f32");
+        assertThat(result.code()).as(result.err()).isZero();
+        assertThat(merged.resolve("head.safetensors")).doesNotExist();
+        assertThat(Files.readString(merged.resolve("config.json")))
+                .contains("SeoForSequenceClassification", "\"1\" : \"sport\"", "\"purchase\" : 0")
+                .doesNotContain("LABEL_");
+        Files.move(tokenizer, merged.resolve("tokenizer.json"));
+        Result whole = loran("eval", "--model", merged, "--data", rows, "--threads", 1, "--json");
+        assertThat(whole.code()).as(whole.err()).isZero();
+        assertThat(whole.json().get("accuracy")).isEqualTo(adapted.json().get("accuracy"));
+        // Nothing but the config says which classes there are.
+        Files.delete(merged.resolve("loran.json"));
+        Path answers = folder.resolve("answers.jsonl");
+        Result predicted =
+                loran("predict", "--model", merged, "--data", rows, "--out", answers, "--embeddings", "--threads", 1);
+        assertThat(predicted.code()).as(predicted.err()).isZero();
+        assertThat(Files.readString(answers)).contains("\"purchase\"", "\"sport\"", "\"embedding\":[");
+    }
+
+    @Test
+    void headsForOtherClassesAreNotCombined() throws IOException {
+        train("lora");
+        Path other = folder.resolve("other-run");
+        Files.move(run, other);
+        retold(other);
+        train("lora");
+        Result beside = loran("merge", "--model", base, "--adapters", run + "," + other, "--out", merged, "--json");
+        assertThat(beside.code()).as(beside.err()).isZero();
+        assertThat(beside.json().get("head").booleanValue()).isFalse();
+        assertThat(beside.err()).contains("the adapters tell different classes apart, so that their heads are not");
+        assertThat(merged.resolve("head.safetensors")).doesNotExist();
+        causal();
+        train("lora");
+        Files.move(run, folder.resolve("third"));
+        retold(folder.resolve("third"));
+        train("lora");
+        String two = run + "," + folder.resolve("third");
+        assertRefused(
+                loran("merge", "--model", base, "--adapters", two, "--out", folder.resolve("none")),
+                "loran: merge: [" + two.replace(",", ", ")
+                        + "] tell different classes apart, and no head can tell both;"
+                        + " combine adapters of one task");
+    }
+
+    /// Says of a run that it was trained for other classes.
+    private static void retold(Path run) throws IOException {
+        Path card = run.resolve("last/loran.json");
+        Files.writeString(card, Files.readString(card).replace("sport", "music"));
     }
 
     @Test

@@ -51,6 +51,7 @@ class CatalogueTest {
             new Resource("tiny.onnx", sha256(onnx.file())),
             new Resource("tiny-tokenizer.json", sha256(TinyTokenizers.wordPieceJson())),
             3,
+            "mean",
             "");
 
     private static String sha256(byte[] bytes) {

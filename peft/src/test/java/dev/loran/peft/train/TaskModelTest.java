@@ -30,10 +30,12 @@ import dev.loran.peft.tuner.PeftModel;
 import dev.loran.peft.tuner.PromptTuningConfig;
 import dev.loran.peft.tuner.Targets;
 import java.nio.file.Path;
+import java.util.Arrays;
 import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.stream.IntStream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
@@ -55,6 +57,41 @@ class TaskModelTest {
     void aMeanPooledHeadSeesTheMeanOfTheRealTokens() {
         checkPooling(Pooling.MEAN, 0);
         checkPooling(Pooling.MEAN, 3);
+    }
+
+    @Test
+    void otherPoolingsSeeWhatTheySay() {
+        for (Pooling pooling : List.of(Pooling.CLS, Pooling.MAX, Pooling.MEAN_SQRT_LEN)) {
+            checkPooling(pooling, 0);
+            checkPooling(pooling, 3);
+        }
+    }
+
+    @Test
+    void aNormalizedVectorHasLengthOne() {
+        try (ReferenceBackend backend = new ReferenceBackend();
+                Model base = Tiny.encoder(backend, DType.F64);
+                PeftModel peft = new PeftModel(base, 3);
+                Scope scope = Scope.open();
+                Autograd.Mode mode = Autograd.noGrad()) {
+            Batch batch = batch(Tiny.examples(5, 1));
+            TaskCard card = CLASSIFY.withPooling(Pooling.CLS);
+            try (TaskModel plain = TaskModel.of(peft, card, 1);
+                    TaskModel unit = TaskModel.of(peft, card.withPooling(Pooling.CLS, true), 1)) {
+                double[] expected = plain.pooled(batch).toDoubles();
+                double[] actual = unit.pooled(batch).toDoubles();
+                for (int row = 0; row < 5; row++) {
+                    double squares = 0;
+                    for (int c = 0; c < 16; c++) {
+                        squares += expected[row * 16 + c] * expected[row * 16 + c];
+                    }
+                    for (int c = 0; c < 16; c++) {
+                        assertThat(actual[row * 16 + c])
+                                .isCloseTo(expected[row * 16 + c] / Math.sqrt(squares), within(1e-12));
+                    }
+                }
+            }
+        }
     }
 
     @Test
@@ -81,13 +118,21 @@ class TaskModelTest {
                 int positions = virtualTokens + batch.length();
                 for (int row = 0; row < batch.batchSize(); row++) {
                     int end = virtualTokens + length(batch, row);
-                    int from = pooling == Pooling.MEAN ? 0 : end - 1;
                     for (int c = 0; c < 16; c++) {
-                        double sum = 0;
-                        for (int t = from; t < end; t++) {
-                            sum += hidden[(row * positions + t) * 16 + c];
-                        }
-                        assertThat(actual[row * 16 + c]).isCloseTo(sum / (end - from), within(1e-12));
+                        int at = row * positions * 16 + c;
+                        double[] values = IntStream.range(0, end)
+                                .mapToDouble(t -> hidden[at + t * 16])
+                                .toArray();
+                        double sum = Arrays.stream(values).sum();
+                        double expected = switch (pooling) {
+                            case MEAN -> sum / end;
+                            case MEAN_SQRT_LEN -> sum / Math.sqrt(end);
+                            case MAX -> Arrays.stream(values).max().orElseThrow();
+                            case CLS -> values[0];
+                            case LAST -> values[end - 1];
+                            case POOLER -> throw new AssertionError();
+                        };
+                        assertThat(actual[row * 16 + c]).isCloseTo(expected, within(1e-12));
                     }
                 }
             }

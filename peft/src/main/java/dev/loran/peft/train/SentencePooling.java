@@ -1,0 +1,115 @@
+package dev.loran.peft.train;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.peft.data.InputException;
+import dev.loran.peft.data.JsonFile;
+import dev.loran.peft.train.TextClassifier.Pooling;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import org.jspecify.annotations.Nullable;
+
+/// How a text becomes one vector, as the files say that sentence-transformers puts beside a model: `modules.json`, which
+/// lists what follows the transformer, and the `config.json` of its pooling, in `1_Pooling` as a rule.
+///
+/// @param normalize whether the vector is divided by its Euclidean length
+public record SentencePooling(Pooling pooling, boolean normalize) {
+    private static final String MODULES = "modules.json";
+    private static final String USUAL = "1_Pooling";
+    private static final String ADVICE = "; say --pooling to choose one of your own";
+    private static final String MODE = "pooling_mode_";
+    private static final Map<String, Pooling> MODES = Map.of(
+            "cls_token", Pooling.CLS,
+            "mean_tokens", Pooling.MEAN,
+            "max_tokens", Pooling.MAX,
+            "mean_sqrt_len_tokens", Pooling.MEAN_SQRT_LEN,
+            "lasttoken", Pooling.LAST);
+
+    /// What the files in `folder` say; null where there are none.
+    ///
+    /// @throws InputException if they ask for what is not supported
+    public static @Nullable SentencePooling read(Path folder) {
+        Path modules = folder.resolve(MODULES);
+        if (!Files.isRegularFile(modules)) {
+            return Files.isRegularFile(folder.resolve(USUAL).resolve("config.json"))
+                    ? new SentencePooling(pooling(folder, USUAL), false)
+                    : null;
+        }
+        Pooling pooling = null;
+        boolean normalize = false;
+        for (JsonNode module : list(modules)) {
+            String type = module.path("type").asText();
+            String name = type.substring(type.lastIndexOf('.') + 1);
+            if (name.equals("Pooling") && pooling == null && !normalize) {
+                pooling = pooling(folder, module.path("path").asText());
+            } else if (name.equals("Normalize") && pooling != null) {
+                normalize = true;
+            } else if (!name.equals("Transformer") || pooling != null) {
+                throw new InputException(
+                        modules + ": module " + type + " is not supported where it stands; Transformer,"
+                                + " Pooling and Normalize are, in this order" + ADVICE);
+            }
+        }
+        return pooling == null ? null : new SentencePooling(pooling, normalize);
+    }
+
+    private static JsonNode list(Path file) {
+        try {
+            JsonNode list = new ObjectMapper().readTree(Files.readString(file));
+            if (!list.isArray()) {
+                throw new InputException(file + ": needs a list of modules");
+            }
+            return list;
+        } catch (IOException e) {
+            throw InputException.io(file, "cannot be read", e);
+        }
+    }
+
+    private static Pooling pooling(Path folder, String path) {
+        Path file = folder.resolve(path).resolve("config.json").normalize();
+        if (!file.startsWith(folder.normalize())) {
+            throw new InputException(folder.resolve(MODULES) + ": path " + path + " leaves the folder");
+        }
+        if (!Files.isRegularFile(file)) {
+            throw new InputException(file + ": no such file, but " + MODULES + " names it" + ADVICE);
+        }
+        ObjectNode config = JsonFile.read(file);
+        List<String> asked = new ArrayList<>();
+        config.fieldNames().forEachRemaining(key -> {
+            if (key.startsWith(MODE) && config.path(key).asBoolean()) {
+                asked.add(key.substring(MODE.length()));
+            }
+        });
+        // sentence-transformers' own default.
+        if (!config.has(MODE + "mean_tokens") && !config.has("pooling_mode")) {
+            asked.add("mean_tokens");
+        }
+        if (config.path("pooling_mode").isTextual()) {
+            asked.add(config.path("pooling_mode").asText());
+        }
+        Pooling found = asked.size() == 1 ? named(asked.getFirst()) : null;
+        if (found == null) {
+            throw new InputException(file + ": asks for "
+                    + (asked.isEmpty()
+                            ? "no pooling"
+                            : asked.size() > 1 ? String.join(" and ", asked) + " side by side" : asked.getFirst())
+                    + ", which is not supported" + ADVICE);
+        }
+        return found;
+    }
+
+    /// By the name that a file has, as newer files have it too: without `_token` or `_tokens`.
+    private static @Nullable Pooling named(String mode) {
+        return MODES.entrySet().stream()
+                .filter(e -> e.getKey().equals(mode)
+                        || e.getKey().replaceFirst("_tokens?$", "").equals(mode))
+                .map(Map.Entry::getValue)
+                .findFirst()
+                .orElse(null);
+    }
+}
