@@ -1,8 +1,10 @@
-"""Golden cases of Hugging Face peft for HfParityTest, in the layout of fixtures/hf/README.md.
+"""Golden cases of Hugging Face peft for HfParityTest, in the layout of fixtures/hf/README.md, and the adapters of
+fixtures/adapters beside it, which were made on another model of the family or change its tables.
 
     python golden.py peft/src/test/resources/fixtures/hf [METHOD ...]
 
-Reads FAMILY/base and the inputs of FAMILY/lora, writes FAMILY/METHOD for each method below. Needs torch, transformers and
+Reads FAMILY/base and the inputs of FAMILY/lora, writes FAMILY/METHOD for each method below; METHOD "adapters" stands for
+those beside. Needs torch, transformers and
 peft; nothing of it is needed to build or test Loran.
 """
 
@@ -23,6 +25,12 @@ ATTENTION = {
     "bert": ["query", "value"],
 }
 TABLES = {"llama": ["embed_tokens", "lm_head"], "gpt2": ["wte", "lm_head"], "bert": ["word_embeddings"]}
+# Of every kind: tables, heads tied (GPT-2) and not, linear layers, norms, and a module that holds another.
+WHOLE = {
+    "llama": ["embed_tokens", "lm_head", "o_proj", "norm"],
+    "gpt2": ["wte", "ln_f"],
+    "bert": ["word_embeddings", "pooler", "output.LayerNorm"],
+}
 # A bias on keys has no gradient but rounding, in which AdamW walks at random.
 WITHOUT_KEYS = {"llama": ["q_proj", "v_proj", "down_proj"], "gpt2": ["attn.c_proj", "c_fc"], "bert": ["value", "dense"]}
 LORA = {"r": 4, "lora_alpha": 8, "init_lora_weights": False}
@@ -35,6 +43,8 @@ METHODS = {
     "lora_with_bias": (("llama", "gpt2", "bert"), {**LORA, "lora_bias": True, "target_modules": WITHOUT_KEYS}),
     "lora_tables": (("llama", "gpt2", "bert"), {**LORA, "target_modules": TABLES}),
     "lora_tokens": (("llama", "gpt2", "bert"), {**LORA, "trainable_token_indices": [7, 2, 11]}),
+    "lora_whole": (("llama", "gpt2", "bert"), {**LORA, "modules_to_save": WHOLE}),
+    "lora_tied": (("gpt2",), {**LORA, "modules_to_save": {"gpt2": ["lm_head"]}, "ensure_weight_tying": True}),
     "dora_pissa": (("llama", "gpt2"), {**LORA, "init_lora_weights": "pissa", "use_dora": True}),
     "dora_rs": (("llama", "bert"), {**LORA, "lora_alpha": 4, "use_dora": True, "use_rslora": True}),
 }
@@ -48,6 +58,8 @@ def base_model(family, folder):
 def config(family, options):
     options = dict(options)
     targets = options.pop("target_modules", ATTENTION)[family]
+    if "modules_to_save" in options:
+        options["modules_to_save"] = list(options["modules_to_save"][family])
     return peft.LoraConfig(
         task_type="SEQ_CLS" if family == "bert" else "CAUSAL_LM", target_modules=list(targets), **options
     )
@@ -141,8 +153,8 @@ def write(folder, family, method, options):
     print(f"{family}/{method}: seed {seed}, loss {losses[0]:.4f} to {losses[-1]:.4f}")
 
 
-def save(model, folder):
-    model.save_pretrained(folder)
+def save(model, folder, tables="auto"):
+    model.save_pretrained(folder, save_embedding_layers=tables)
     (folder / "README.md").unlink(missing_ok=True)
     file = folder / "adapter_config.json"
     facts = json.loads(file.read_text())
@@ -151,9 +163,53 @@ def save(model, folder):
     file.write_text(json.dumps(facts, indent=2, sort_keys=True))
 
 
+ROWS = 100
+QV = {"llama": ["q_proj", "v_proj"], "gpt2": ["c_attn"], "bert": ["query", "value"]}
+
+# Case: family, class, and what LoraConfig gets beside targets.
+ADAPTERS = {
+    "llama-bare": ("llama", transformers.LlamaModel, {"task_type": "FEATURE_EXTRACTION"}),
+    "gpt2-bare": ("gpt2", transformers.GPT2Model, {"task_type": "FEATURE_EXTRACTION"}),
+    "bert-bare": ("bert", transformers.BertModel, {"task_type": "FEATURE_EXTRACTION"}),
+    "bert-masked": ("bert", transformers.BertForMaskedLM, {}),
+    "gpt2-transposed": ("gpt2", transformers.GPT2LMHeadModel, {"modules_to_save": ["attn.c_proj"]}),
+    "llama-resized": ("llama", transformers.LlamaForCausalLM, {"task_type": "CAUSAL_LM"}),
+    "gpt2-resized": ("gpt2", transformers.GPT2LMHeadModel, {"task_type": "CAUSAL_LM"}),
+}
+
+
+def write_adapter(folder, case):
+    """An adapter with random values, and what its model answers: logits, and the states after the last norm."""
+    family, kind, options = ADAPTERS[case]
+    torch.manual_seed(5)
+    model = kind.from_pretrained(folder / family / "base", dtype=torch.float32).eval()
+    resized = case.endswith("-resized")
+    if resized:
+        model.resize_token_embeddings(ROWS)
+    model = peft.get_peft_model(model, peft.LoraConfig(r=4, lora_alpha=8, target_modules=QV[family], **options)).eval()
+    for p in trainable(model).values():
+        p.data.add_(0.2 * torch.randn_like(p))
+    out = folder.parent / "adapters" / case
+    save(model, out, resized)
+    given = load_file(folder / family / "lora" / "io.safetensors")
+    expected = {k: given[k].clone() for k in ("input_ids", "attention_mask")}
+    if resized:
+        expected["input_ids"][:, 1] = ROWS - 1
+    answer = model(**expected, output_hidden_states=True)
+    expected["hidden"] = answer.hidden_states[-1].detach()
+    if case in ("gpt2-transposed", "llama-resized", "gpt2-resized"):
+        expected["logits"] = answer.logits.detach()
+    save_file({k: v.contiguous() for k, v in expected.items()}, out / "expected.safetensors")
+    print(case)
+
+
 def main():
-    folder, wanted = Path(sys.argv[1]), sys.argv[2:] or METHODS
+    folder, wanted = Path(sys.argv[1]), sys.argv[2:] or [*METHODS, "adapters"]
     for method in wanted:
+        if method == "adapters":
+            for case in ADAPTERS:
+                write_adapter(folder, case)
+            continue
         families, options = METHODS[method]
         for family in families:
             write(folder, family, method, options)

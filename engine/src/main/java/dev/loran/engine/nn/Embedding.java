@@ -12,8 +12,13 @@ public final class Embedding extends AdaptedLayer<Embedding> {
 
     /// Takes over `weight`.
     public Embedding(Tensor weight) {
+        this(weight, weight.dtype());
+    }
+
+    /// Takes over `weight`, which may be wider than `dtype`, the type of the rows that it answers.
+    public Embedding(Tensor weight, DType dtype) {
         this.weight = parameter("weight", weight);
-        dtype = weight.dtype();
+        this.dtype = dtype;
     }
 
     @Override

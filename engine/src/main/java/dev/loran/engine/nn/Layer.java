@@ -43,6 +43,14 @@ public abstract class Layer implements AutoCloseable {
         return value;
     }
 
+    /// Registers `value` in the place of parameter `name`, which belongs to the caller from then on.
+    protected final Tensor replaceParameter(String name, Tensor value) {
+        if (parameters.replace(name, value.detachFromScope()) == null) {
+            throw new IllegalArgumentException("layer: there is no parameter " + name);
+        }
+        return value;
+    }
+
     /// Every parameter below this layer by its torch name, each once: a tied one under its first name.
     public final Map<String, Tensor> namedParameters() {
         Map<String, Tensor> all = new LinkedHashMap<>();

@@ -4,6 +4,7 @@ import dev.loran.engine.Backend;
 import dev.loran.engine.DType;
 import dev.loran.engine.Functional;
 import dev.loran.engine.Functional.Projection;
+import dev.loran.engine.ShapeException;
 import dev.loran.engine.Tensor;
 import java.util.ArrayList;
 import java.util.List;
@@ -18,7 +19,7 @@ import org.jspecify.annotations.Nullable;
 ///
 /// Parameters may be wider than what comes in, as those that train are: they are cast to its type where they are used.
 public final class Linear extends AdaptedLayer<Linear> {
-    private final Tensor weight;
+    private Tensor weight;
     private final @Nullable Tensor bias;
     private final boolean fanInFanOut;
 
@@ -70,6 +71,15 @@ public final class Linear extends AdaptedLayer<Linear> {
 
     public Tensor weight() {
         return weight;
+    }
+
+    /// Takes `next` for its weight, of the same shape: how a tied layer gets a weight of its own, and is tied again. The one
+    /// before is not closed.
+    public void weight(Tensor next) {
+        if (!next.shape().equals(weight.shape())) {
+            throw new ShapeException("weight: it is " + next.shape() + " but the layer's is " + weight.shape());
+        }
+        weight = replaceParameter("weight", next);
     }
 
     public @Nullable Tensor bias() {

@@ -3,20 +3,30 @@ package dev.loran.peft.cli;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.engine.Backend;
 import dev.loran.engine.io.SafeTensors;
+import dev.loran.engine.io.SafeTensorsException;
+import dev.loran.kernels.Backends;
 import dev.loran.peft.data.Catalogue;
 import dev.loran.peft.data.InputException;
 import dev.loran.peft.data.JsonFile;
+import dev.loran.peft.data.Tokenizer;
+import dev.loran.peft.model.HfModels;
+import dev.loran.peft.model.Model;
 import dev.loran.peft.train.RunFolder;
 import dev.loran.peft.train.TaskCard;
 import dev.loran.peft.tuner.AdapterFiles;
+import dev.loran.peft.tuner.PeftModel;
 import java.io.IOException;
 import java.nio.file.Files;
+import java.nio.file.InvalidPathException;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
 import java.util.concurrent.Callable;
+import java.util.function.Consumer;
+import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Option;
@@ -25,7 +35,7 @@ import picocli.CommandLine.Parameters;
 /// `loran inspect`.
 @Command(
         name = "inspect",
-        description = "Says what a model's folder, an adapter's, a run's, or a safetensors file holds.",
+        description = "Says what a model's folder, an adapter's, a run's, or a safetensors file holds, and whether it can be loaded.",
         sortOptions = false)
 final class InspectCommand implements Callable<Integer> {
     private static final ObjectMapper JSON = new ObjectMapper();
@@ -54,6 +64,7 @@ final class InspectCommand implements Callable<Integer> {
             try (SafeTensors file = SafeTensors.open(what)) {
                 add(file, result, true);
             }
+            result.put("loadable", true);
         } else if (RunFolder.isRun(what)) {
             run(what, result);
         } else if (Files.isRegularFile(what.resolve(AdapterFiles.CONFIG))) {
@@ -78,6 +89,61 @@ final class InspectCommand implements Callable<Integer> {
             add(files, result, tensors);
         }
         card(folder, result);
+        loadable(result, () -> openModel(folder));
+    }
+
+    /// Whether what is shown can be loaded, and if not, why: the checks of loading itself, on memory that holds nothing.
+    private static void loadable(ObjectNode result, Runnable load) {
+        try {
+            load.run();
+            result.put("loadable", true);
+        } catch (InputException | SafeTensorsException e) {
+            result.put("loadable", false).put("reason", e.getMessage());
+        }
+    }
+
+    private static void openModel(Path folder) {
+        withModel(folder, model -> {
+            if (Files.isRegularFile(folder.resolve("tokenizer.json"))) {
+                try (Tokenizer tokenizer = Tokenizer.load(folder)) {
+                    OpenModel.checkFits(tokenizer, model, folder);
+                }
+            }
+        });
+    }
+
+    private static void withModel(Path folder, Consumer<Model> use) {
+        try (Backend backend = Backends.best(1);
+                Backend hollow = backend.hollow();
+                Model model = HfModels.load(folder, hollow == null ? backend : hollow)) {
+            use.accept(model);
+        }
+    }
+
+    private static void openAdapter(Path folder, Path base) {
+        withModel(base, model -> {
+            model.resizeTokenEmbeddings(AdapterFiles.tokenEmbeddings(folder, model));
+            try (PeftModel peft = new PeftModel(model, 0)) {
+                peft.loadAdapter(PeftModel.DEFAULT_ADAPTER, folder);
+            }
+        });
+    }
+
+    /// The folder of the model that an adapter names as its base; null if it is not here.
+    private static @Nullable Path base(Path adapter) {
+        TaskCard card = TaskCard.isIn(adapter) ? TaskCard.read(adapter) : null;
+        TaskCard.Base known = card == null ? null : card.base();
+        String name = known != null
+                ? known.name()
+                : JsonFile.read(adapter.resolve(AdapterFiles.CONFIG))
+                        .path("base_model_name_or_path")
+                        .asText("");
+        try {
+            Path folder = Catalogue.find(name).map(Catalogue::folder).orElseGet(() -> Path.of(name));
+            return Files.isRegularFile(folder.resolve("config.json")) ? folder : null;
+        } catch (InputException | InvalidPathException e) {
+            return null;
+        }
     }
 
     private void adapter(Path folder, ObjectNode result) {
@@ -86,6 +152,17 @@ final class InspectCommand implements Callable<Integer> {
             add(file, result, tensors);
         }
         card(folder, result);
+        Path base = base(folder);
+        if (base == null) {
+            result.put("checked", "alone: its base model is not here, or not named");
+        }
+        loadable(result, () -> {
+            if (base == null) {
+                AdapterFiles.config(folder);
+            } else {
+                openAdapter(folder, base);
+            }
+        });
     }
 
     private static void card(Path folder, ObjectNode result) {
@@ -116,6 +193,19 @@ final class InspectCommand implements Callable<Integer> {
         for (Path part : List.of(new RunFolder(folder).best(), new RunFolder(folder).last())) {
             result.put(part.getFileName().toString(), Files.isDirectory(part));
         }
+        loadable(result, () -> {
+            Path best = RunFolder.adapter(folder);
+            if (Files.isRegularFile(best.resolve("config.json"))) {
+                openModel(best);
+            } else {
+                Path base = base(best);
+                if (base != null) {
+                    openAdapter(best, base);
+                } else {
+                    AdapterFiles.config(best);
+                }
+            }
+        });
     }
 
     /// Counts, and with `all` every tensor's type and shape.

@@ -133,6 +133,7 @@ record OpenModel(
         }
         try (Stream<Path> files = Files.list(folder)) {
             Files.createDirectories(place);
+            model.nameOrPath(place.toString());
             for (Path file : files.toList()) {
                 Files.copy(file, place.resolve(file.getFileName()), StandardCopyOption.REPLACE_EXISTING);
             }
@@ -173,11 +174,8 @@ record OpenModel(
             Path words = options.tokenizer == null ? folder : options.tokenizer;
             tokenizer = reads ? Tokenizer.load(words, folder, options.eosToken) : null;
             model = HfModels.load(folder, backend, backend.storage());
-            int rows = model.facts().vocabSize();
-            if (tokenizer != null && tokenizer.vocabSize() > rows) {
-                throw new InputException("the tokenizer has ids up to " + (tokenizer.vocabSize() - 1) + " but " + folder
-                        + " has " + rows + " token embeddings; they do not belong together");
-            }
+            model.nameOrPath(draft ? null : options.requireModel());
+            checkFits(tokenizer, model, folder);
             done = true;
             return new OpenModel(
                     options.requireModel(), folder, textPrefix, options.threads(), backend, model, tokenizer, draft);
@@ -191,6 +189,15 @@ record OpenModel(
                 }
                 backend.close();
             }
+        }
+    }
+
+    /// @throws InputException if the tokenizer has ids that the model has no row for
+    static void checkFits(Tokenizer tokenizer, Model model, Path folder) {
+        int rows = model.facts().vocabSize();
+        if (tokenizer.vocabSize() > rows) {
+            throw new InputException("the tokenizer has ids up to " + (tokenizer.vocabSize() - 1) + " but " + folder
+                    + " has " + rows + " token embeddings; they do not belong together");
         }
     }
 
@@ -211,6 +218,9 @@ record OpenModel(
             if (card != null) {
                 card.requireBase(base(), adapter);
             }
+            if (peft.adapters().isEmpty()) {
+                model.resizeTokenEmbeddings(AdapterFiles.tokenEmbeddings(adapter, model));
+            }
             peft.loadAdapter(as, adapter);
         }
         return card;
@@ -228,6 +238,7 @@ record OpenModel(
                 b -> {
                     Model same = HfModels.load(folder, b, backend.storage());
                     same.gradientCheckpointing(checkpointing);
+                    same.resizeTokenEmbeddings(model.facts().vocabSize());
                     return same;
                 },
                 method,

@@ -24,7 +24,7 @@ import org.jspecify.annotations.Nullable;
 /// (the first virtual token, where there are any). Alone ([TaskType#FEATURE_EXTRACTION]) they do not, and the answer is
 /// the mean of the hidden states.
 public final class BertModel extends Model {
-    private final Config config;
+    private Config config;
     private final Embedding wordEmbeddings;
     private final Embedding positionEmbeddings;
     private final Embedding tokenTypeEmbeddings;
@@ -111,6 +111,22 @@ public final class BertModel extends Model {
                     labels,
                     labels > 0 || pooler,
                     c.number("initializer_range", 0.02));
+        }
+
+        private Config withVocabSize(int rows) {
+            return new Config(
+                    rows,
+                    hiddenSize,
+                    numHiddenLayers,
+                    numAttentionHeads,
+                    intermediateSize,
+                    maxPositionEmbeddings,
+                    typeVocabSize,
+                    hiddenAct,
+                    layerNormEps,
+                    numLabels,
+                    pooler,
+                    initializerRange);
         }
 
         ObjectNode json() {
@@ -320,6 +336,11 @@ public final class BertModel extends Model {
 
     public Config config() {
         return config;
+    }
+
+    @Override
+    void vocabSize(int rows) {
+        config = config.withVocabSize(rows);
     }
 
     @Override

@@ -20,7 +20,7 @@ import org.jspecify.annotations.Nullable;
 /// head is the token table. Its linear layers are transposed in files. **Paper**: Radford et al., "Language Models are
 /// Unsupervised Multitask Learners", 2019.
 public final class Gpt2Model extends Model {
-    private final Config config;
+    private Config config;
     private final Embedding wte;
     private final Embedding wpe;
     private final List<Block> h = new ArrayList<>();
@@ -51,6 +51,7 @@ public final class Gpt2Model extends Model {
             HfConfig.positive("n_layer", nLayer);
             HfConfig.divides("n_head", nHead, "n_embd", nEmbd);
             HfConfig.positive("n_inner", nInner);
+            HfConfig.product("n_embd", nEmbd, "three, for queries, keys and values,", 3);
             HfConfig.activation(activationFunction);
         }
 
@@ -72,16 +73,30 @@ public final class Gpt2Model extends Model {
                     width,
                     c.integer("n_layer"),
                     c.integer("n_head"),
-                    c.integer("n_inner", 4 * width),
+                    c.has("n_inner") ? c.integer("n_inner") : HfConfig.product("n_embd", width, "n_inner's", 4),
                     c.activationName("activation_function", "gelu_new"),
                     c.number("layer_norm_epsilon", 1e-5),
                     c.flag("tie_word_embeddings", true),
                     c.number("initializer_range", 0.02));
         }
 
-        ObjectNode json() {
+        private Config withVocabSize(int rows) {
+            return new Config(
+                    rows,
+                    nPositions,
+                    nEmbd,
+                    nLayer,
+                    nHead,
+                    nInner,
+                    activationFunction,
+                    layerNormEpsilon,
+                    tieWordEmbeddings,
+                    initializerRange);
+        }
+
+        ObjectNode json(boolean head) {
             ObjectNode json = HfConfig.object().put("model_type", "gpt2");
-            json.putArray("architectures").add("GPT2LMHeadModel");
+            json.putArray("architectures").add(head ? "GPT2LMHeadModel" : "GPT2Model");
             return json.put("vocab_size", vocabSize)
                     .put("n_positions", nPositions)
                     .put("n_embd", nEmbd)
@@ -95,18 +110,20 @@ public final class Gpt2Model extends Model {
         }
     }
 
+    /// @param bare whether there is no head at all; nothing then stands before the modules' names
     /// @param labels classes of a classification head, which then stands in the place of the other; 0 for none
-    Gpt2Model(Config config, Weights w, int labels) {
+    Gpt2Model(Config config, Weights w, boolean bare, int labels) {
         this.config = config;
+        String top = bare ? "" : "transformer.";
         double std = config.initializerRange;
-        wte = child("transformer.wte", w.embedding("transformer.wte", config.vocabSize, config.nEmbd, std));
-        wpe = child("transformer.wpe", w.embedding("transformer.wpe", config.nPositions, config.nEmbd, std));
+        wte = child(top + "wte", w.embedding(top + "wte", config.vocabSize, config.nEmbd, std));
+        wpe = child(top + "wpe", w.embedding(top + "wpe", config.nPositions, config.nEmbd, std));
         for (int i = 0; i < config.nLayer; i++) {
-            String name = "transformer.h." + i;
+            String name = top + "h." + i;
             h.add(child(name, new Gpt2Block(config, w.under(name))));
         }
-        lnF = child("transformer.ln_f", w.layerNorm("transformer.ln_f", config.nEmbd, config.layerNormEpsilon));
-        lmHead = labels > 0
+        lnF = child(top + "ln_f", w.layerNorm(top + "ln_f", config.nEmbd, config.layerNormEpsilon));
+        lmHead = bare || labels > 0
                 ? null
                 : child(
                         "lm_head",
@@ -121,7 +138,7 @@ public final class Gpt2Model extends Model {
     /// A model with random weights: tables and linear layers from N(0, initializerRange²), those that write to the
     /// residual stream divided by √(2 · layers), norms as the identity, biases zero.
     public static Gpt2Model random(Config config, Backend backend, DType dtype, long seed) {
-        return new Gpt2Model(config, Weights.random(backend, dtype, seed), 0);
+        return new Gpt2Model(config, Weights.random(backend, dtype, seed), false, 0);
     }
 
     /// One block: x + attention(norm(x)), then the same with the feed-forward network.
@@ -207,8 +224,14 @@ public final class Gpt2Model extends Model {
     }
 
     @Override
+    void vocabSize(int rows) {
+        config = config.withVocabSize(rows);
+    }
+
+    @Override
     ObjectNode configJson() {
-        return config.json();
+        ObjectNode json = config.json(lmHead != null);
+        return lmHead == null ? json : json.put("tie_word_embeddings", lmHead.weight() == wte.weight());
     }
 
     @Override

@@ -160,6 +160,18 @@ record HfConfig(String where, ObjectNode json) {
         }
     }
 
+    /// The product of two sizes of a configuration.
+    ///
+    /// @throws IllegalArgumentException if it is larger than a dimension can be
+    static int product(String aName, int a, String bName, int b) {
+        long product = Math.multiplyFull(a, b);
+        if (product > Integer.MAX_VALUE) {
+            throw new IllegalArgumentException(
+                    aName + " " + a + " times " + bName + " " + b + " is " + product + ", larger than a dimension can be");
+        }
+        return (int) product;
+    }
+
     /// Checks two sizes of a configuration.
     ///
     /// @throws IllegalArgumentException if `part` does not divide `whole`

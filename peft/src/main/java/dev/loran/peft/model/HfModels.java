@@ -32,6 +32,7 @@ import java.util.List;
 import java.util.Locale;
 import java.util.Map;
 import java.util.Set;
+import java.util.function.Predicate;
 import java.util.regex.Pattern;
 import java.util.stream.IntStream;
 import java.util.stream.Stream;
@@ -45,6 +46,8 @@ import org.jspecify.annotations.Nullable;
 /// kept and written again, but not applied in training ([Model]).
 public final class HfModels {
     private static final String CLASSIFIER = "ForSequenceClassification";
+    /// A causal model's head that is no table of embeddings.
+    private static final String HEAD = "lm_head.weight";
 
     private HfModels() {}
 
@@ -65,7 +68,7 @@ public final class HfModels {
             FileWeights weights = new FileWeights(folder, family(config), files, backend, dtype);
             boolean done = false;
             try {
-                Model model = model(config, weights, weights.has("pooler.dense.weight"));
+                Model model = model(config, weights, weights::has);
                 weights.checkLeftovers(model);
                 model.readFrom(folder);
                 done = true;
@@ -116,7 +119,7 @@ public final class HfModels {
     public static Model random(Path folder, Backend backend, DType dtype, long seed) {
         HfConfig config = HfConfig.read(folder);
         family(config);
-        return model(config, Weights.random(backend, dtype, seed), true);
+        return model(config, Weights.random(backend, dtype, seed), name -> true);
     }
 
     private static Family family(HfConfig config) {
@@ -127,14 +130,25 @@ public final class HfModels {
         return Family.valueOf(config.text("model_type").toUpperCase(Locale.ROOT));
     }
 
-    private static Model model(HfConfig config, Weights weights, boolean pooler) {
+    /// @param has whether the files hold a parameter that not all models of a family have
+    private static Model model(HfConfig config, Weights weights, Predicate<String> has) {
         int labels = labels(config);
         try {
             Model model = switch (family(config)) {
-                case LLAMA -> new LlamaModel(LlamaModel.Config.read(config), weights, labels);
-                case GPT2 -> new Gpt2Model(Gpt2Model.Config.read(config), weights, labels);
-                case BERT -> new BertModel(BertModel.Config.read(config, pooler, labels), weights);
-                case SEO -> new SeoTransformer(TransformerConfig.read(config), weights, labels);
+                case LLAMA -> {
+                    LlamaModel.Config sizes = LlamaModel.Config.read(config);
+                    yield new LlamaModel(sizes, weights, isBare(config, sizes.tieWordEmbeddings(), has), labels);
+                }
+                case GPT2 -> {
+                    Gpt2Model.Config sizes = Gpt2Model.Config.read(config);
+                    yield new Gpt2Model(sizes, weights, isBare(config, sizes.tieWordEmbeddings(), has), labels);
+                }
+                case BERT ->
+                    new BertModel(BertModel.Config.read(config, has.test("pooler.dense.weight"), labels), weights);
+                case SEO -> {
+                    boolean isTied = config.flag("tie_word_embeddings", true);
+                    yield new SeoTransformer(TransformerConfig.read(config), weights, isTied, labels);
+                }
             };
             model.configAsRead(config.json());
             HfConfig names = config.child("id2label");
@@ -147,6 +161,13 @@ public final class HfModels {
         } catch (IllegalArgumentException e) {
             throw new InputException(config.where() + ": " + e.getMessage(), e);
         }
+    }
+
+    /// Whether a decoder has no head: its class has none, and neither the files nor the table of embeddings make one.
+    private static boolean isBare(HfConfig config, boolean isTied, Predicate<String> has) {
+        JsonNode architecture = config.value("architectures");
+        String name = architecture == null ? "" : architecture.path(0).asText();
+        return List.of("LlamaModel", "GPT2Model").contains(name) && !isTied && !has.test(HEAD);
     }
 
     /// How many classes the head of a config's architecture has; 0 where that has none.
@@ -165,7 +186,7 @@ public final class HfModels {
         return labels;
     }
 
-    /// What the family of that `model_type` puts before the names of all that stands below a head.
+    /// What the family of that `model_type` puts before the names of all that stands below a head, with its dot.
     static String prefix(String modelType) {
         return Family.valueOf(modelType.toUpperCase(Locale.ROOT)).prefix;
     }
@@ -266,7 +287,7 @@ public final class HfModels {
                 boolean known = taken.contains(name)
                         || family.buffers.matcher(name).matches()
                         || model.task() == TaskType.FEATURE_EXTRACTION && name.startsWith("cls.")
-                        || name.equals("lm_head.weight") && isTable(name, model);
+                        || name.equals(HEAD) && isTable(name, model);
                 if (!known) {
                     unknown.add(name + " " + files.entry(name).shape());
                 }
@@ -363,6 +384,12 @@ public final class HfModels {
             json.remove("num_labels");
         } else if (own.has("architectures")) {
             json.set("architectures", own.get("architectures"));
+        }
+        // What may have changed since.
+        for (String key : List.of("vocab_size", "tie_word_embeddings")) {
+            if (own.has(key)) {
+                json.set(key, own.get(key));
+            }
         }
         json.remove("torch_dtype");
         return json.put(

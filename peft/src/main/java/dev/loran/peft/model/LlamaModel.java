@@ -22,7 +22,7 @@ import org.jspecify.annotations.Nullable;
 /// network, without biases by default. **Paper**: Touvron et al., "LLaMA", 2023; grouped-query heads: Ainslie et al.,
 /// "GQA", 2023.
 public final class LlamaModel extends Model {
-    private final Config config;
+    private Config config;
     private final Embedding embedTokens;
     private final List<Block> layers = new ArrayList<>();
     private final RmsNorm norm;
@@ -63,6 +63,7 @@ public final class LlamaModel extends Model {
             HfConfig.positive("num_key_value_heads", numKeyValueHeads);
             HfConfig.positive("head_dim", headDim);
             HfConfig.positive("max_position_embeddings", maxPositionEmbeddings);
+            HfConfig.product("num_attention_heads", numAttentionHeads, "head_dim", headDim);
             HfConfig.divides("num_key_value_heads", numKeyValueHeads, "num_attention_heads", numAttentionHeads);
             if (headDim % 2 != 0) {
                 throw new IllegalArgumentException("head_dim is " + headDim + ", must be even");
@@ -132,9 +133,28 @@ public final class LlamaModel extends Model {
                     c.number("initializer_range", 0.02));
         }
 
-        ObjectNode json() {
+        private Config withVocabSize(int rows) {
+            return new Config(
+                    rows,
+                    hiddenSize,
+                    intermediateSize,
+                    numHiddenLayers,
+                    numAttentionHeads,
+                    numKeyValueHeads,
+                    headDim,
+                    maxPositionEmbeddings,
+                    hiddenAct,
+                    rmsNormEps,
+                    rope,
+                    attentionBias,
+                    mlpBias,
+                    tieWordEmbeddings,
+                    initializerRange);
+        }
+
+        ObjectNode json(boolean head) {
             ObjectNode json = HfConfig.object().put("model_type", "llama");
-            json.putArray("architectures").add("LlamaForCausalLM");
+            json.putArray("architectures").add(head ? "LlamaForCausalLM" : "LlamaModel");
             json.put("vocab_size", vocabSize)
                     .put("hidden_size", hiddenSize)
                     .put("intermediate_size", intermediateSize)
@@ -153,19 +173,21 @@ public final class LlamaModel extends Model {
         }
     }
 
+    /// @param bare whether there is no head at all; nothing then stands before the modules' names
     /// @param labels classes of a classification head, which then stands in the place of the other; 0 for none
-    LlamaModel(Config config, Weights w, int labels) {
+    LlamaModel(Config config, Weights w, boolean bare, int labels) {
         this.config = config;
+        String top = bare ? "" : "model.";
         double std = config.initializerRange;
         int hidden = config.hiddenSize;
-        embedTokens = child("model.embed_tokens", w.embedding("model.embed_tokens", config.vocabSize, hidden, std));
+        embedTokens = child(top + "embed_tokens", w.embedding(top + "embed_tokens", config.vocabSize, hidden, std));
         angles = new Angles(config, this);
         for (int i = 0; i < config.numHiddenLayers; i++) {
-            String name = "model.layers." + i;
+            String name = top + "layers." + i;
             layers.add(child(name, new LlamaBlock(config, angles, w.under(name))));
         }
-        norm = child("model.norm", w.rmsNorm("model.norm", hidden, config.rmsNormEps));
-        lmHead = labels > 0
+        norm = child(top + "norm", w.rmsNorm(top + "norm", hidden, config.rmsNormEps));
+        lmHead = bare || labels > 0
                 ? null
                 : child(
                         "lm_head",
@@ -179,7 +201,7 @@ public final class LlamaModel extends Model {
 
     /// A model with random weights: linear layers and tables from N(0, initializerRange²), norms as the identity.
     public static LlamaModel random(Config config, Backend backend, DType dtype, long seed) {
-        return new LlamaModel(config, Weights.random(backend, dtype, seed), 0);
+        return new LlamaModel(config, Weights.random(backend, dtype, seed), false, 0);
     }
 
     /// One block: x + attention(norm(x)), then the same with the gated network.
@@ -245,8 +267,7 @@ public final class LlamaModel extends Model {
 
     /// cos and sin of the positions' angles, each (positions, D / 2), for as many positions as were asked for so far.
     private static final class Angles implements AutoCloseable {
-        private final float[] frequencies;
-        private final int maxPositions;
+        private final Config config;
         private final Model model;
         private final Backend backend;
         private final DType dtype;
@@ -254,8 +275,7 @@ public final class LlamaModel extends Model {
         private @Nullable Tensor sin;
 
         Angles(Config config, Model model) {
-            frequencies = config.rope.frequencies(config.headDim);
-            maxPositions = config.maxPositionEmbeddings;
+            this.config = config;
             this.model = model;
             this.backend = model.backend();
             this.dtype = model.dtype();
@@ -278,7 +298,7 @@ public final class LlamaModel extends Model {
             if (cos == null || sin == null || cos.shape().dim(0) < to) {
                 int rows = cos == null ? 512 : 2 * cos.shape().dim(0);
                 close();
-                rows = Math.max(to, Math.min(maxPositions, rows));
+                rows = Math.max(to, Math.min(config.maxPositionEmbeddings, rows));
                 cos = table(rows, Math::cos);
                 sin = table(rows, Math::sin);
             }
@@ -300,6 +320,8 @@ public final class LlamaModel extends Model {
         }
 
         private Tensor table(int rows, DoubleUnaryOperator fn) {
+            // Not before: the files have then shown that the head is as wide as the config says.
+            float[] frequencies = config.rope.frequencies(config.headDim);
             int half = frequencies.length;
             double[] values = new double[rows * half];
             for (int position = 0; position < rows; position++) {
@@ -354,8 +376,14 @@ public final class LlamaModel extends Model {
     }
 
     @Override
+    void vocabSize(int rows) {
+        config = config.withVocabSize(rows);
+    }
+
+    @Override
     ObjectNode configJson() {
-        return config.json();
+        ObjectNode json = config.json(lmHead != null);
+        return lmHead == null ? json : json.put("tie_word_embeddings", lmHead.weight() == embedTokens.weight());
     }
 
     @Override

@@ -7,11 +7,13 @@ import dev.loran.engine.Backend;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.Functional;
+import dev.loran.engine.Functional.Projection;
 import dev.loran.engine.HostBuffer;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Shape;
 import dev.loran.engine.ShapeException;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.nn.Adapter;
 import dev.loran.engine.nn.Embedding;
 import dev.loran.engine.nn.Layer;
 import dev.loran.engine.nn.Linear;
@@ -42,6 +44,7 @@ import org.jspecify.annotations.Nullable;
 /// alone, and fails with a [ConcurrentModificationException] where it meets another thread's use: see [Guard].
 public abstract class Model extends Layer {
     private static final String HEAD = "lm_head";
+    private static final String SCORE = "score";
 
     private final Guard guard = new Guard("model");
     private final Slot<Supplier<Tensor>> virtualTokens = new Slot<>();
@@ -49,6 +52,8 @@ public abstract class Model extends Layer {
     private final Slot<List<Rows>> rows = new Slot<>();
     private final Slot<Runnable> check = new Slot<>();
     private boolean gradientCheckpointing;
+    /// Of token embeddings as they were before they were resized; 0 if they never were.
+    private int rowsBefore;
     private @Nullable Tensor positions;
     private @Nullable Linear classifier;
     private boolean newClassifier;
@@ -56,6 +61,7 @@ public abstract class Model extends Layer {
     private @Nullable ObjectNode configAsRead;
     private @Nullable Path folder;
     private @Nullable String sha256;
+    private @Nullable String nameOrPath;
 
     /// The sizes that tuners need.
     ///
@@ -142,13 +148,44 @@ public abstract class Model extends Layer {
 
     final void readFrom(Path weights) {
         folder = weights;
+        nameOrPath = weights.toString();
+    }
+
+    /// What the model was opened by, as adapter files say it (`base_model_name_or_path`): a folder, unless a name was said
+    /// with [#nameOrPath(String)]. Null for weights that were made here, or changed since.
+    public final @Nullable String nameOrPath() {
+        return nameOrPath;
+    }
+
+    /// Says what the model was opened by, as a name of a catalogue; null for nothing that others could open.
+    public final void nameOrPath(@Nullable String name) {
+        nameOrPath = name;
+    }
+
+    /// The class that computes the same in transformers, as `LlamaForCausalLM`; null if there is none.
+    public final @Nullable String className() {
+        String name = configJson().path("architectures").path(0).asText();
+        return name.isEmpty() ? null : name;
     }
 
     /// Says that the weights are no longer those that were read: see [#sha256].
     public final void weightsChanged() {
         folder = null;
+        nameOrPath = null;
         sha256 = null;
         newClassifier = false;
+    }
+
+    /// What the family's other models call `module` of this one: where this one has a head and puts the family's prefix
+    /// before what is below it (`model.`, `transformer.`, `bert.`), the name without it; else the name with it. What stands
+    /// beside the prefix, as the head does, has the same name in all.
+    public final String otherName(String module) {
+        String prefix = HfModels.prefix(facts().modelType());
+        boolean hasPrefix = namedModules().keySet().stream().anyMatch(name -> name.startsWith(prefix));
+        if (module.startsWith(prefix)) {
+            return module.substring(prefix.length());
+        }
+        return hasPrefix ? module : belowHead(module);
     }
 
     /// The blocks from the first to the last.
@@ -156,6 +193,71 @@ public abstract class Model extends Layer {
 
     /// The table of token embeddings.
     public abstract Embedding tokenEmbedding();
+
+    /// Gives the table of token embeddings and the head, if there is one, `rows` rows: transformers'
+    /// `resize_token_embeddings`, for tokens that a tokenizer got beside. New rows are the mean of those that were there;
+    /// those past the end go. `vocab_size` follows. Before an adapter is added.
+    ///
+    /// @throws IllegalStateException if the table or the head carries an adapter
+    public final void resizeTokenEmbeddings(int rows) {
+        HfConfig.positive("resizeTokenEmbeddings: rows", rows);
+        Linear head = tokenHead();
+        if (tokenEmbedding().adapter() != null || head != null && head.adapter() != null) {
+            throw new IllegalStateException(
+                    "resizeTokenEmbeddings: the table or the head carries an adapter; resize before adding one");
+        }
+        if (rows == facts().vocabSize()) {
+            return;
+        }
+        rowsBefore = rowsBefore == 0 ? facts().vocabSize() : Math.min(rowsBefore, rows);
+        resize(tokenEmbedding().weight(), rows);
+        if (head != null && head.weight() != tokenEmbedding().weight()) {
+            resize(head.weight(), rows);
+        }
+        vocabSize(rows);
+    }
+
+    private static void resize(Tensor table, int rows) {
+        try (Scope scope = Scope.open();
+                Autograd.Mode mode = Autograd.noGrad()) {
+            table.restore();
+            int before = table.shape().dim(0);
+            Tensor next;
+            if (rows <= before) {
+                next = table.slice(0, 0, rows);
+            } else {
+                DType type = table.dtype();
+                Tensor mean = Functional.cast(Functional.cast(table, type.accumulator()).mean(0), type);
+                int cols = table.shape().dim(1);
+                Tensor added =
+                        Tensor.zeros(table.backend(), type, rows - before, cols).add(mean.reshape(1, cols));
+                next = Functional.concat(List.of(table, added), 0);
+            }
+            // A tensor of its own: what is cut off must not be kept.
+            Buffer own = table.backend().allocate(table.dtype(), next.shape().size());
+            table.backend().cast(own, next.buffer());
+            table.assign(next.shape(), own);
+        }
+    }
+
+    /// Says that there are `rows` tokens from now on.
+    abstract void vocabSize(int rows);
+
+    /// How many of the rows of the tables are those that were read, or made with the model: all, unless
+    /// [#resizeTokenEmbeddings] added some.
+    public final int knownTokenEmbeddings() {
+        return isResized() ? Math.min(rowsBefore, facts().vocabSize()) : facts().vocabSize();
+    }
+
+    /// Whether [#resizeTokenEmbeddings] changed the tables: adapter files then hold them.
+    public final boolean isResized() {
+        return rowsBefore > 0;
+    }
+
+    /// The head that makes logits of tokens; null if there is none.
+    public final @Nullable Linear tokenHead() {
+        return namedModules().get(HEAD) instanceof Linear head ? head : null;
+    }
 
     /// Hidden states after the last norm, (B, P + T, C).
     public final Tensor hidden(Tensor inputIds, @Nullable Tensor attentionMask) {
@@ -262,7 +364,7 @@ public abstract class Model extends Layer {
         if (head() != null) {
             removeChild(HEAD);
         }
-        boolean bias = head() == null;
+        boolean bias = !classifierName().equals(SCORE);
         int hidden = facts().hiddenSize();
         newClassifier = true;
         Linear layer = classifier(new Linear(
@@ -317,7 +419,7 @@ public abstract class Model extends Layer {
 
     /// What the family calls its classification head.
     public String classifierName() {
-        return "score";
+        return SCORE;
     }
 
     /// The name of a module, or of a parameter, in the family's model with a head: all but the head itself stands below the
@@ -665,7 +767,7 @@ public abstract class Model extends Layer {
     }
 
     /// Mean cross-entropy of the next token: hidden (B, P + T, C), labels (B, T) aligned with the text. The logits of
-    /// all positions never exist at once, unless an adapter stands on the head.
+    /// all positions never exist at once, unless an adapter that is more than another weight stands on the head.
     private Tensor nextTokenLoss(Linear head, Tensor hidden, Tensor labels) {
         Shape s = hidden.shape();
         int virtual = s.dim(1) - labels.shape().dim(-1);
@@ -680,9 +782,11 @@ public abstract class Model extends Layer {
                         ? List.of(labels.slice(1, 1, s.dim(1)), last)
                         : List.of(ignored(s.dim(0), virtual - 1), labels, last),
                 1);
-        return head.adapter() == null
-                ? Functional.linearCrossEntropy(
-                        hidden, Functional.cast(head.weight(), hidden.dtype()), targets, Functional.IGNORE_INDEX)
+        Adapter<? super Linear> adapter = head.adapter();
+        Projection plain =
+                adapter == null ? head.projection(hidden.dtype()) : adapter.projection(head, hidden.dtype());
+        return plain != null && plain.bias() == null && plain.lowRank() == null
+                ? Functional.linearCrossEntropy(hidden, plain.weight(), targets, Functional.IGNORE_INDEX)
                 : Functional.crossEntropy(head.forward(hidden), targets, Functional.IGNORE_INDEX);
     }
 

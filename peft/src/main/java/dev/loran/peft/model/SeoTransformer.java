@@ -21,15 +21,16 @@ public final class SeoTransformer extends Model {
     private static final double EPS = 1e-5;
     private static final double STD = 0.02;
 
-    private final TransformerConfig config;
+    private TransformerConfig config;
     private final Embedding tokenEmbedding;
     private final Embedding positionEmbedding;
     private final List<Block> layers = new ArrayList<>();
     private final LayerNorm norm;
     private final @Nullable Linear lmHead;
 
+    /// @param isTied whether the head is the token table, as it is unless an adapter was merged into one of the two
     /// @param labels classes of a classification head, which then stands in the place of the other; 0 for none
-    SeoTransformer(TransformerConfig config, Weights w, int labels) {
+    SeoTransformer(TransformerConfig config, Weights w, boolean isTied, int labels) {
         this.config = config;
         int hidden = config.hiddenSize();
         tokenEmbedding = child("token_embedding", w.embedding("token_embedding", config.vocabSize(), hidden, STD));
@@ -39,7 +40,13 @@ public final class SeoTransformer extends Model {
             layers.add(child("layers." + i, new SeoBlock(config, w.under("layers." + i))));
         }
         norm = child("norm", w.layerNorm("norm", hidden, EPS));
-        lmHead = labels > 0 ? null : child("lm_head", new Linear(tokenEmbedding.weight(), null, false));
+        lmHead = labels > 0
+                ? null
+                : child(
+                        "lm_head",
+                        isTied
+                                ? new Linear(tokenEmbedding.weight(), null, false)
+                                : w.linear("lm_head", hidden, config.vocabSize(), false, STD));
         if (labels > 0) {
             classifier(w.linear(classifierName(), hidden, labels, false, STD));
         }
@@ -49,7 +56,7 @@ public final class SeoTransformer extends Model {
     /// A model with random weights: tables and linear layers from N(0, 0.02²), those that write to the residual stream
     /// divided by √(2 · layers), norms as the identity, biases zero.
     public static SeoTransformer random(TransformerConfig config, Backend backend, DType dtype, long seed) {
-        return new SeoTransformer(config, Weights.random(backend, dtype, seed), 0);
+        return new SeoTransformer(config, Weights.random(backend, dtype, seed), true, 0);
     }
 
     /// One block: x + attention(norm(x)), then the same with the feed-forward network.
@@ -135,8 +142,14 @@ public final class SeoTransformer extends Model {
     }
 
     @Override
+    void vocabSize(int rows) {
+        config = config.withVocabSize(rows);
+    }
+
+    @Override
     ObjectNode configJson() {
-        return config.json();
+        ObjectNode json = config.json();
+        return lmHead == null || lmHead.weight() == tokenEmbedding.weight() ? json : json.put("tie_word_embeddings", false);
     }
 
     @Override

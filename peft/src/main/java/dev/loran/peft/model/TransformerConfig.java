@@ -15,6 +15,7 @@ public record TransformerConfig(
         HfConfig.positive("num_layers", numLayers);
         HfConfig.positive("vocab_size", vocabSize);
         HfConfig.positive("max_positions", maxPositions);
+        HfConfig.product("hidden_size", hiddenSize, "the network's", 4);
     }
 
     /// The sizes with 512 positions and without gradient checkpointing.
@@ -28,6 +29,10 @@ public record TransformerConfig(
 
     public TransformerConfig withGradientCheckpointing(boolean value) {
         return new TransformerConfig(hiddenSize, numLayers, numHeads, vocabSize, maxPositions, value);
+    }
+
+    TransformerConfig withVocabSize(int rows) {
+        return new TransformerConfig(hiddenSize, numLayers, numHeads, rows, maxPositions, gradientCheckpointing);
     }
 
     static TransformerConfig read(HfConfig c) {

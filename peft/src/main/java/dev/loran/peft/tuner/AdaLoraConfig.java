@@ -255,11 +255,11 @@ public record AdaLoraConfig(
 
     @Override
     public Tuner attach(Attachment to) {
-        Heads heads = Heads.of(lora.modulesToSave(), lora.taskType());
+        Heads heads = lora.heads(to);
         Targets targets = lora.targetModules().or(to.model(), TARGETS);
         Targets.Limits limits = new Targets.Limits(
                 lora.excludeModules(), lora.layersToTransform(), lora.layersPattern(), heads.names());
-        Map<String, AdaptedLayer<?>> found = targets.resolve("target_modules", to.model(), limits, to.partialTargets());
+        Map<String, AdaptedLayer<?>> found = targets.resolve("target_modules", to, limits);
         boolean transposed = found.values().stream().anyMatch(l -> l instanceof Linear x && x.fanInFanOut());
         LoraConfig shared =
                 lora.withTargets(targets).withModulesToSave(heads.names()).withFanInFanOut(transposed);

@@ -4,19 +4,26 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.SerializationFeature;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.DType;
+import dev.loran.engine.Functional;
 import dev.loran.engine.HostBuffer;
 import dev.loran.engine.Scope;
+import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.io.SafeTensors;
 import dev.loran.engine.io.SafeTensorsException;
+import dev.loran.engine.nn.AdaptedLayer;
 import dev.loran.peft.data.InputException;
 import dev.loran.peft.data.JsonFile;
 import dev.loran.peft.model.Model;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.HashSet;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Map;
+import java.util.Set;
+import java.util.function.UnaryOperator;
 
 /// peft's adapter folder: `adapter_config.json` and `adapter_model.safetensors`.
 public final class AdapterFiles {
@@ -28,7 +35,13 @@ public final class AdapterFiles {
 
     private static final String PICKLED = "adapter_model.bin";
     private static final String BASE = "base_model";
+
+    /// What peft puts before the names of the model's tensors.
+    static final String PREFIX = "base_model.model.";
     private static final String BASE_SHA256 = "base_model_sha256";
+
+    /// What the weight of a table is called below its module: alone, or under an adapter.
+    private static final List<String> TABLE = List.of(".weight", ".base_layer.weight", ".token_adapter.base_layer.weight");
 
     private static final ObjectMapper JSON = new ObjectMapper()
             .enable(SerializationFeature.INDENT_OUTPUT)
@@ -51,6 +64,32 @@ public final class AdapterFiles {
         }
     }
 
+    /// What the file in `folder` calls the modules of `model`: the same, or, where the one was made for the family's bare
+    /// model and the other has a head, their [Model#otherName].
+    static UnaryOperator<String> naming(Path folder, Model model) {
+        Set<String> names = new HashSet<>();
+        try (SafeTensors weights = SafeTensors.open(folder.resolve(WEIGHTS))) {
+            weights.names().stream()
+                    .filter(key -> key.startsWith(PREFIX))
+                    .forEach(key -> addParents(key.substring(PREFIX.length()), names));
+        } catch (SafeTensorsException e) {
+            // The loading that follows says it better.
+            return UnaryOperator.identity();
+        }
+        List<String> modules = Targets.candidates(model).keySet().stream()
+                .filter(module -> !model.otherName(module).equals(module))
+                .toList();
+        boolean isOther = modules.stream().noneMatch(names::contains)
+                && modules.stream().anyMatch(module -> names.contains(model.otherName(module)));
+        return isOther ? model::otherName : UnaryOperator.identity();
+    }
+
+    private static void addParents(String name, Set<String> all) {
+        for (int dot = name.lastIndexOf('.'); dot > 0; dot = name.lastIndexOf('.', dot - 1)) {
+            all.add(name.substring(0, dot));
+        }
+    }
+
     /// What is wrong, with the file that said so.
     static InputException of(Path file, InputException e) {
         String message = String.valueOf(e.getMessage());
@@ -60,20 +99,29 @@ public final class AdapterFiles {
     /// Writes the adapter as it stands, each file whole or not at all.
     static void save(Tuner tuner, Path folder) {
         try (Scope scope = Scope.open()) {
-            write(tuner.saved(), tuner.attachment().model(), folder);
+            write(tuner.saved(), tuner.attachment(), folder);
         }
     }
 
     /// As [#save], in the form that needs nothing but the untouched base: [Tuner#converted].
     static void saveConverted(Tuner tuner, Path folder) {
         try (Scope scope = Scope.open()) {
-            write(tuner.converted(), tuner.attachment().model(), folder);
+            write(tuner.converted(), tuner.attachment(), folder);
         }
     }
 
-    private static void write(Tuner.Saved saved, Model base, Path folder) {
+    private static void write(Tuner.Saved saved, Attachment to, Path folder) {
+        Model base = to.model();
         // As peft does: what is saved is meant for inference, and training sets it back.
         ObjectNode config = saved.config().put("inference_mode", true);
+        config.put("base_model_name_or_path", base.nameOrPath());
+        String kind = base.className();
+        if (!config.hasNonNull("task_type") && kind != null && !to.isRenamed()) {
+            String family = base.facts().modelType();
+            config.putObject("auto_mapping")
+                    .put("base_model_class", kind)
+                    .put("parent_library", "transformers.models." + family + ".modeling_" + family);
+        }
         try {
             Files.createDirectories(folder);
             Map<String, SafeTensors.Part> parts = new LinkedHashMap<>();
@@ -131,13 +179,15 @@ public final class AdapterFiles {
         try (Scope scope = Scope.open();
                 SafeTensors weights = SafeTensors.open(file)) {
             checkBase(folder, weights.metadata(), tuner.attachment().model());
-            Map<String, Tensor> repeated = tuner.repeated();
+            Map<String, Tensor> repeated = new LinkedHashMap<>(tuner.repeated());
+            repeated.putAll(takeTables(tuner, file, weights));
             Map<String, Tensor> wanted = new LinkedHashMap<>(tuner.fileTensors());
             wanted.keySet().removeAll(repeated.keySet());
+            wanted.keySet().removeAll(tuner.tiedKeys());
             wanted.forEach((key, tensor) -> {
                 if (!weights.names().contains(key)) {
-                    throw new InputException(file + ": tensor " + key
-                            + " is missing; the adapter is damaged or was made for another base model");
+                    throw new InputException(file + ": tensor " + key + " is missing"
+                            + otherWay(key, wanted.keySet(), weights.names()));
                 }
                 if (!weights.entry(key).shape().equals(tensor.shape())) {
                     throw new InputException(file + ": tensor " + key + " is "
@@ -149,9 +199,11 @@ public final class AdapterFiles {
                 Tensor base = repeated.get(key);
                 if (base != null) {
                     checkRepeated(file, key, weights, base);
-                } else if (!wanted.containsKey(key) && !wanted.containsKey(withoutWrapper(key))) {
-                    throw new InputException(file + ": tensor " + key
-                            + " has no place in the model; the adapter was made for another base model");
+                } else if (!wanted.containsKey(key)
+                        && !wanted.containsKey(withoutWrapper(key))
+                        && !tuner.tiedKeys().contains(key)) {
+                    throw new InputException(file + ": tensor " + key + " has no place in the model; "
+                            + noPlace(key, tuner.attachment()));
                 }
             }
             Map<String, Tensor> values = new LinkedHashMap<>();
@@ -159,6 +211,104 @@ public final class AdapterFiles {
             tuner.load(values);
             values.values().forEach(Tensor::close);
         }
+    }
+
+    /// Tables of token embeddings, and heads, that a file holds beside the adapter, as peft's does where the vocabulary was
+    /// resized. Those that are not the model's own become the adapter's.
+    ///
+    /// @return the model's own, by their keys
+    /// @throws InputException if they have another number of rows than the model's
+    private static Map<String, Tensor> takeTables(Tuner tuner, Path file, SafeTensors weights) {
+        Map<String, Tensor> own = new LinkedHashMap<>();
+        Set<String> wanted = tuner.fileTensors().keySet();
+        tuner.attachment().tables().forEach((module, layer) -> {
+            Tensor table = Attachment.weight(layer);
+            for (String below : TABLE) {
+                String key = tuner.prefix() + module + below;
+                if (weights.names().contains(key)) {
+                    checkRows(file, key, weights.entry(key).shape(), table.shape());
+                    if (!wanted.contains(key) && isSame(key, weights, table, 0)) {
+                        own.put(key, table);
+                    } else if (below.startsWith(".base") || below.startsWith(".token")) {
+                        takeRows(tuner.attachment().model(), key, weights, table);
+                        own.put(key, table);
+                    }
+                }
+            }
+            String key = tuner.prefix() + module + TABLE.getFirst();
+            if (weights.names().contains(key) && !wanted.contains(key) && !own.containsKey(key)) {
+                ModulesToSave.placeGiven(tuner, module, layer);
+            }
+        });
+        return own;
+    }
+
+    /// Rows that resizing made up under an adapter become those of the file.
+    private static void takeRows(Model model, String key, SafeTensors weights, Tensor table) {
+        int known = model.knownTokenEmbeddings();
+        if (known < table.shape().dim(0)) {
+            try (Tensor file = weights.copy(table.backend(), key, table.dtype());
+                    Tensor rows = Residual.rowMajor(table);
+                    Tensor next = Functional.concat(
+                            List.of(
+                                    rows.slice(0, 0, known),
+                                    file.slice(0, known, table.shape().dim(0))),
+                            0)) {
+                table.copyFrom(next);
+            }
+        }
+    }
+
+    private static void checkRows(Path file, String key, Shape found, Shape table) {
+        if (found.rank() == 2 && found.dim(1) == table.dim(1) && found.dim(0) != table.dim(0)) {
+            throw new InputException("%s: tensor %s is %s but the model has %d token embeddings; the vocabulary was resized"
+                            .formatted(file, key, found, table.dim(0))
+                    + " when the adapter was made: call resizeTokenEmbeddings(" + found.dim(0)
+                    + ") on the model before the adapter is loaded");
+        }
+    }
+
+    /// How many token embeddings the model needs for the adapter in `folder`: as many as it has, unless the file holds a
+    /// table of another size. See [Model#resizeTokenEmbeddings].
+    public static int tokenEmbeddings(Path folder, Model model) {
+        Path file = folder.resolve(WEIGHTS);
+        if (Files.isRegularFile(file)) {
+            try (SafeTensors weights = SafeTensors.open(file)) {
+                for (Map.Entry<String, AdaptedLayer<?>> e : Targets.candidates(model).entrySet()) {
+                    String name = e.getValue() == model.tokenEmbedding() ? e.getKey() : null;
+                    for (String below : name == null ? List.<String>of() : TABLE) {
+                        for (String key : List.of(PREFIX + name + below, PREFIX + model.otherName(name) + below)) {
+                            if (weights.names().contains(key) && weights.entry(key).shape().rank() == 2) {
+                                return weights.entry(key).shape().dim(0);
+                            }
+                        }
+                    }
+                }
+            } catch (SafeTensorsException e) {
+                throw new InputException(String.valueOf(e.getMessage()), e);
+            }
+        }
+        return model.facts().vocabSize();
+    }
+
+    /// Why a tensor may be missing: some other tensor of its layer is there, or none.
+    private static String otherWay(String key, Set<String> wanted, Set<String> names) {
+        return wanted.stream().anyMatch(names::contains)
+                ? "; the adapter is damaged, or was made for a model with fewer layers"
+                : ", as are all others; the adapter was made for another kind of model: its tensors are "
+                        + String.join(", ", names.stream().sorted().limit(2).toList()) + (names.size() > 2 ? ", …" : "");
+    }
+
+    /// Why a tensor has no place: there is no such module, or the configuration does not ask for it.
+    private static String noPlace(String key, Attachment to) {
+        String name = key.startsWith(PREFIX) ? key.substring(PREFIX.length()) : key;
+        Set<String> parents = new HashSet<>();
+        addParents(name, parents);
+        return to.modules().keySet().stream()
+                .filter(parents::contains)
+                .findFirst()
+                .map(module -> CONFIG + " asks for nothing of that name at " + module)
+                .orElse("there is no such module: the adapter was made for a model with other layers or another head");
     }
 
     private static void loadTraining(Tuner tuner, Path beside) {
@@ -183,6 +333,16 @@ public final class AdapterFiles {
 
     /// A frozen weight that the file repeats has to be the model's, but for the rounding of a 16-bit file.
     private static void checkRepeated(Path file, String key, SafeTensors weights, Tensor base) {
+        if (!isSame(key, weights, base, 1.0 / 256)) {
+            throw new InputException(
+                    file + ": tensor " + key + " " + weights.entry(key).shape()
+                            + " repeats a frozen weight, but the model's " + base.shape()
+                            + " holds other values; the adapter was made for another base model");
+        }
+    }
+
+    /// @param relative how far elements may be off, in parts of their size
+    private static boolean isSame(String key, SafeTensors weights, Tensor base, double relative) {
         boolean[] same = {weights.entry(key).shape().equals(base.shape())};
         if (same[0]) {
             try (Tensor repeated = weights.copy(base.backend(), key, base.dtype())) {
@@ -191,16 +351,11 @@ public final class AdapterFiles {
                 base.withElements(a -> repeated.withElements(b -> {
                     for (long i = 0; i < size && same[0]; i++) {
                         double x = HostBuffer.get(a, type, i);
-                        same[0] = Math.abs(x - HostBuffer.get(b, type, i)) <= Math.abs(x) / 256 + 1e-7;
+                        same[0] = Math.abs(x - HostBuffer.get(b, type, i)) <= Math.abs(x) * relative + (relative == 0 ? 0 : 1e-7);
                     }
                 }));
             }
         }
-        if (!same[0]) {
-            throw new InputException(
-                    file + ": tensor " + key + " " + weights.entry(key).shape()
-                            + " repeats a frozen weight, but the model's " + base.shape()
-                            + " holds other values; the adapter was made for another base model");
-        }
+        return same[0];
     }
 }

@@ -3,7 +3,14 @@ package dev.loran.peft.tuner;
 import dev.loran.engine.Backend;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DropoutMask;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.nn.AdaptedLayer;
+import dev.loran.engine.nn.Embedding;
+import dev.loran.engine.nn.Linear;
 import dev.loran.peft.model.Model;
+import java.util.LinkedHashMap;
+import java.util.Map;
+import java.util.function.UnaryOperator;
 import java.util.random.RandomGenerator;
 import org.jspecify.annotations.Nullable;
 
@@ -13,9 +20,45 @@ import org.jspecify.annotations.Nullable;
 /// @param random source of initial values
 /// @param seed key of all dropout masks
 /// @param microStep (1) I32 counter of forwards, written by [PeftModel]
-/// @param partialTargets whether target names that match nothing are let pass
+/// @param partialTargets whether the configuration comes from elsewhere: target names that match nothing are let pass
+/// @param naming what the adapter calls a module of the model: a file may have been made on another model of the family,
+///     whose names have a prefix more or less ([Model#otherName])
 public record Attachment(
-        Model model, String name, RandomGenerator random, long seed, Buffer microStep, boolean partialTargets) {
+        Model model,
+        String name,
+        RandomGenerator random,
+        long seed,
+        Buffer microStep,
+        boolean partialTargets,
+        UnaryOperator<String> naming) {
+
+    /// The layers that may be adapted, by the names that the adapter has for them, in model order.
+    public Map<String, AdaptedLayer<?>> modules() {
+        Map<String, AdaptedLayer<?>> all = new LinkedHashMap<>();
+        Targets.candidates(model).forEach((name, layer) -> all.put(naming.apply(name), layer));
+        return all;
+    }
+
+    /// Whether the adapter calls the modules by other names than the model.
+    boolean isRenamed() {
+        return !modules().keySet().equals(Targets.candidates(model).keySet());
+    }
+
+    /// Of these, the table of token embeddings and the head for tokens, if there is one.
+    Map<String, AdaptedLayer<?>> tables() {
+        Map<String, AdaptedLayer<?>> all = modules();
+        all.values().removeIf(layer -> layer != model.tokenEmbedding() && layer != model.tokenHead());
+        return all;
+    }
+
+    /// The weight of a table or a head.
+    static Tensor weight(AdaptedLayer<?> layer) {
+        return switch (layer) {
+            case Embedding e -> e.weight();
+            case Linear l -> l.weight();
+            default -> throw new IllegalArgumentException("no table and no head");
+        };
+    }
 
     public Backend backend() {
         return model.backend();

@@ -60,9 +60,8 @@ public record BitFitConfig(
         Heads heads = Heads.of(modulesToSave, taskType);
         Tuner tuner = new Tuner(new BitFitConfig(heads.names(), inferenceMode, taskType), to);
         boolean any = false;
-        for (Map.Entry<String, AdaptedLayer<?>> e :
-                Targets.candidates(to.model()).entrySet()) {
-            if (Targets.matching(heads.names(), e.getKey()) != null) {
+        for (Map.Entry<String, AdaptedLayer<?>> e : to.modules().entrySet()) {
+            if (Heads.whole(heads.names(), e.getKey()) != null) {
                 continue;
             }
             if (e.getValue() instanceof Linear l && l.bias() != null) {

@@ -31,6 +31,11 @@ public final class ConfigJson {
             "revision",
             "megatron_core",
             "qalora_group_size",
+            // How A and B of LoRA were made: past by the time there is a file.
+            "eva_config",
+            "lora_ga_config",
+            "corda_config",
+            "loftq_config",
             "runtime_config");
 
     private final String file;

@@ -16,21 +16,22 @@ import java.util.Map;
 import java.util.Set;
 import org.jspecify.annotations.Nullable;
 
-/// The layers trained whole beside a method: what the configuration names, and for classification the head, which a family
+/// The modules trained whole beside a method: what the configuration names, and for classification the head, which a family
 /// calls `classifier` or `score`.
 ///
 /// @param names as saved in `modules_to_save`
 /// @param optional those that the model need not have
-record Heads(List<String> names, Set<String> optional) {
+/// @param isTied whether a head that is the table of token embeddings stays so where the table is trained
+record Heads(List<String> names, Set<String> optional, boolean isTied) {
     static final List<String> CLASSIFIERS = List.of("classifier", "score");
 
     static Heads of(List<String> modulesToSave, @Nullable TaskType task) {
         Set<String> names = new LinkedHashSet<>(modulesToSave);
         if (task != TaskType.SEQ_CLS) {
-            return new Heads(List.copyOf(names), Set.of());
+            return new Heads(List.copyOf(names), Set.of(), false);
         }
         names.addAll(CLASSIFIERS);
-        return new Heads(List.copyOf(names), Set.copyOf(CLASSIFIERS));
+        return new Heads(List.copyOf(names), Set.copyOf(CLASSIFIERS), false);
     }
 
     /// How many classes the head in an adapter's files tells apart; 0 where there is none.
@@ -53,33 +54,83 @@ record Heads(List<String> names, Set<String> optional) {
         }
     }
 
-    /// Places a trained copy of each.
-    ///
-    /// @throws InputException if a name is no linear layer of the model
-    void place(Tuner tuner) {
-        Model model = tuner.attachment().model();
-        Map<String, AdaptedLayer<?>> candidates = Targets.candidates(model);
-        List<String> missing = new ArrayList<>();
-        for (String name : names) {
-            boolean found = false;
-            for (Map.Entry<String, AdaptedLayer<?>> e : candidates.entrySet()) {
-                if (Targets.matching(List.of(name), e.getKey()) != null && e.getValue() instanceof Linear linear) {
-                    ModulesToSave copy =
-                            new ModulesToSave(linear, tuner.attachment().name());
-                    if (linear == model.classifier() && model.hasNewClassifier()) {
-                        copy.draw(tuner.attachment().random());
-                    }
-                    tuner.place(e.getKey(), linear, copy);
-                    found = true;
+    /// These, with the tie between table and head of `to` kept: peft's `ensure_weight_tying`. The table alone is then
+    /// named, by its full name.
+    Heads tied(Attachment to) {
+        Model model = to.model();
+        Linear head = tiedHead(model);
+        List<String> kept = new ArrayList<>(names);
+        boolean isTable = false;
+        for (Map.Entry<String, AdaptedLayer<?>> e : to.modules().entrySet()) {
+            boolean isHead = e.getValue() == head;
+            if (isHead || e.getValue() == model.tokenEmbedding()) {
+                isTable |= whole(names, e.getKey()) != null;
+                if (isHead) {
+                    kept.removeIf(name -> whole(List.of(name), e.getKey()) != null);
+                } else if (!kept.contains(e.getKey())) {
+                    kept.add(e.getKey());
                 }
             }
-            if (!found && !optional.contains(name) && !tuner.attachment().partialTargets()) {
-                missing.add(name);
+        }
+        return isTable && head != null ? new Heads(kept, optional, true) : this;
+    }
+
+    /// The head whose weight is the table of token embeddings; null if there is none.
+    static @Nullable Linear tiedHead(Model model) {
+        for (AdaptedLayer<?> layer : Targets.candidates(model).values()) {
+            if (layer instanceof Linear l && l.weight() == model.tokenEmbedding().weight()) {
+                return l;
             }
         }
-        if (!missing.isEmpty()) {
-            throw new InputException("modules_to_save " + missing + " are no linear layers of the model (modules: "
+        return null;
+    }
+
+    /// The outermost module that `module` is or is in and whose name ends as one of `names` does; null if there is none.
+    /// peft asks for no dot before the end: `norm` is `input_layernorm` too.
+    static @Nullable String whole(List<String> names, String module) {
+        for (int dot = module.indexOf('.'); dot >= 0; dot = module.indexOf('.', dot + 1)) {
+            String outer = module.substring(0, dot);
+            if (names.stream().anyMatch(outer::endsWith)) {
+                return outer;
+            }
+        }
+        return names.stream().anyMatch(module::endsWith) ? module : null;
+    }
+
+    /// Places a trained copy of each layer that is, or is in, a module of these names.
+    ///
+    /// @throws InputException if a name is no module of the model
+    void place(Tuner tuner) {
+        Attachment to = tuner.attachment();
+        Map<String, AdaptedLayer<?>> candidates = to.modules();
+        List<String> missing = new ArrayList<>(names);
+        missing.removeAll(optional);
+        candidates.forEach((module, layer) -> {
+            String outer = whole(names, module);
+            if (outer != null) {
+                String below = module.equals(outer) ? "" : module.substring(outer.length() + 1);
+                ModulesToSave<?> copy = ModulesToSave.place(tuner, outer, below, layer);
+                if (layer == to.model().classifier() && to.model().hasNewClassifier()) {
+                    copy.draw(to.random());
+                }
+                if (isTied && layer == to.model().tokenEmbedding()) {
+                    placeTied(tuner, copy, candidates);
+                }
+                missing.removeIf(name -> whole(List.of(name), module) != null);
+            }
+        });
+        if (!missing.isEmpty() && !to.partialTargets()) {
+            throw new InputException("modules_to_save " + missing + " are no modules of the model (modules: "
                     + String.join(", ", candidates.keySet()) + ")");
         }
+    }
+
+    private static void placeTied(Tuner tuner, ModulesToSave<?> table, Map<String, AdaptedLayer<?>> candidates) {
+        Linear head = tiedHead(tuner.attachment().model());
+        candidates.forEach((module, layer) -> {
+            if (layer == head && layer instanceof Linear linear) {
+                table.placeTied(tuner, module, linear);
+            }
+        });
     }
 }

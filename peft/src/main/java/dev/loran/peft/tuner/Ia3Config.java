@@ -128,7 +128,7 @@ public record Ia3Config(
         Targets targets = targetModules.or(to.model(), TARGETS);
         Targets feedforward = feedforwardModules.or(to.model(), FEED_FORWARD);
         Targets.Limits limits = new Targets.Limits(excludeModules, null, List.of(), heads.names());
-        Map<String, AdaptedLayer<?>> found = targets.resolve("target_modules", to.model(), limits, to.partialTargets());
+        Map<String, AdaptedLayer<?>> found = targets.resolve("target_modules", to, limits);
         boolean transposed = found.values().stream().anyMatch(l -> l instanceof Linear x && x.fanInFanOut());
         Tuner tuner = new Tuner(
                 new Ia3Config(

@@ -82,7 +82,7 @@ public record LnTuningConfig(
         Targets.Limits limits = new Targets.Limits(excludeModules, null, List.of(), heads.names());
         Tuner tuner =
                 new Tuner(new LnTuningConfig(targets, excludeModules, heads.names(), inferenceMode, taskType), to);
-        Map<String, AdaptedLayer<?>> found = targets.resolve("target_modules", to.model(), limits, to.partialTargets());
+        Map<String, AdaptedLayer<?>> found = targets.resolve("target_modules", to, limits);
         found.forEach((name, layer) -> {
             switch (layer) {
                 case LayerNorm n -> tuner.place(name, n, new TunedLayerNorm(n, to.name()));

@@ -16,6 +16,7 @@ import java.util.Map;
 import java.util.Set;
 import java.util.function.Consumer;
 import java.util.regex.Pattern;
+import java.util.regex.PatternSyntaxException;
 import org.jspecify.annotations.Nullable;
 
 /// LoRA: a frozen linear layer plus a product of two thin matrices, y = x·Wᵀ + b + s · dropout(x)·Aᵀ·Bᵀ with
@@ -42,6 +43,8 @@ import org.jspecify.annotations.Nullable;
 /// @param loraBias a trained bias on B
 /// @param trainableTokenIndices token ids whose rows are trained whole, by the name of their table; "" for the table of
 ///     token embeddings: see [TrainableTokens]
+/// @param ensureWeightTying whether a head that is the table of token embeddings stays so where `modulesToSave` names
+///     either; else each is trained apart
 /// @param inferenceMode see [PeftConfig#inferenceMode]
 /// @param taskType see [PeftConfig#taskType]
 public record LoraConfig(
@@ -62,6 +65,7 @@ public record LoraConfig(
         boolean useDora,
         boolean loraBias,
         Map<String, List<Integer>> trainableTokenIndices,
+        boolean ensureWeightTying,
         boolean inferenceMode,
         @Nullable TaskType taskType)
         implements PeftConfig {
@@ -185,6 +189,11 @@ public record LoraConfig(
         return with(f -> f.trainableTokenIndices = idsByTable);
     }
 
+    /// Keeps a head that is the table of token embeddings so, where `modulesToSave` names either.
+    public LoraConfig withWeightTying(boolean value) {
+        return with(f -> f.ensureWeightTying = value);
+    }
+
     public LoraConfig withTask(@Nullable TaskType task) {
         return with(f -> f.taskType = task);
     }
@@ -217,6 +226,7 @@ public record LoraConfig(
         boolean useDora;
         boolean loraBias;
         Map<String, List<Integer>> trainableTokenIndices = Map.of();
+        boolean ensureWeightTying;
         boolean inferenceMode;
 
         @Nullable
@@ -242,6 +252,7 @@ public record LoraConfig(
             useDora = c.useDora;
             loraBias = c.loraBias;
             trainableTokenIndices = c.trainableTokenIndices;
+            ensureWeightTying = c.ensureWeightTying;
             inferenceMode = c.inferenceMode;
             taskType = c.taskType;
         }
@@ -265,6 +276,7 @@ public record LoraConfig(
                     useDora,
                     loraBias,
                     trainableTokenIndices,
+                    ensureWeightTying,
                     inferenceMode,
                     taskType);
         }
@@ -306,6 +318,7 @@ public record LoraConfig(
         f.useDora = json.bool("use_dora", f.useDora);
         f.loraBias = json.bool("lora_bias", f.loraBias);
         f.trainableTokenIndices = json.integersByName("trainable_token_indices", TrainableTokens.INPUT);
+        f.ensureWeightTying = json.bool("ensure_weight_tying", f.ensureWeightTying);
         f.inferenceMode = json.bool("inference_mode", f.inferenceMode);
         f.taskType = json.taskType();
         return f.config();
@@ -317,7 +330,7 @@ public record LoraConfig(
         ObjectNode alphas = n.putObject("alpha_pattern");
         alphaPattern.forEach((k, v) -> ConfigJson.put(alphas, k, v));
         n.put("bias", bias.fileName());
-        n.put("ensure_weight_tying", false);
+        n.put("ensure_weight_tying", ensureWeightTying);
         excludeModules.write(n, "exclude_modules");
         n.put("fan_in_fan_out", fanInFanOut);
         if (initLoraWeights.equals(LoraInit.TRUE) || initLoraWeights.equals(LoraInit.FALSE)) {
@@ -379,21 +392,31 @@ public record LoraConfig(
 
     private static <V> @Nullable V byPattern(Map<String, V> patterns, String name) {
         for (Map.Entry<String, V> e : patterns.entrySet()) {
-            if (Pattern.compile("(.*\\.)?(" + e.getKey() + ")$").matcher(name).matches()) {
+            if (pattern(e.getKey()).matcher(name).matches()) {
                 return e.getValue();
             }
         }
         return null;
     }
 
+    private static Pattern pattern(String key) {
+        try {
+            return Pattern.compile("(.*\\.)?(" + key + ")$");
+        } catch (PatternSyntaxException e) {
+            throw new InputException(
+                    "rank_pattern, alpha_pattern: \"" + key + "\" is no regular expression: " + e.getDescription(), e);
+        }
+    }
+
     @Override
     public Tuner attach(Attachment to) {
         Model model = to.model();
-        Heads heads = Heads.of(modulesToSave, taskType);
+        Heads heads = heads(to);
         Targets targets = targetModules.or(model, DEFAULT_TARGETS);
         Targets.Limits limits = new Targets.Limits(excludeModules, layersToTransform, layersPattern, heads.names());
-        Map<String, AdaptedLayer<?>> found = targets.resolve("target_modules", model, limits, to.partialTargets());
+        Map<String, AdaptedLayer<?>> found = targets.resolve("target_modules", to, limits);
         LoraConfig complete = withTargets(targets).withModulesToSave(heads.names());
+        checkMatches(found, to);
         boolean transposed = found.values().stream().anyMatch(l -> l instanceof Linear x && x.fanInFanOut());
         Tuner tuner = new LoraTuner(complete.withFanInFanOut(transposed), to);
         try {
@@ -409,6 +432,40 @@ public record LoraConfig(
         }
         trainBiases(tuner, found.keySet());
         return tuner;
+    }
+
+    /// The modules trained whole, with their tie where that is asked for.
+    Heads heads(Attachment to) {
+        Heads heads = Heads.of(modulesToSave, taskType);
+        return ensureWeightTying ? heads.tied(to) : heads;
+    }
+
+    /// @throws InputException if a field that is none of a file's says something of no layer in `found`
+    private void checkMatches(Map<String, AdaptedLayer<?>> found, Attachment to) {
+        boolean isTable = found.values().stream().anyMatch(to.tables()::containsValue);
+        if (ensureWeightTying && isTable && Heads.tiedHead(to.model()) != null) {
+            throw new InputException("ensure_weight_tying: a table that is the head too is among target_modules, where the"
+                    + " tie cannot be kept; name it in modules_to_save, or in trainable_token_indices");
+        }
+        if (to.partialTargets()) {
+            return;
+        }
+        if (initLoraWeights.isFromFile()) {
+            throw new InputException("init_lora_weights " + initLoraWeights.name()
+                    + " is known from files alone; start from true, gaussian, pissa or olora");
+        }
+        checkKeys("rank_pattern", rankPattern, found);
+        checkKeys("alpha_pattern", alphaPattern, found);
+    }
+
+    private static <V> void checkKeys(String field, Map<String, V> patterns, Map<String, AdaptedLayer<?>> found) {
+        patterns.forEach((key, value) -> {
+            if (found.keySet().stream().noneMatch(name -> byPattern(Map.of(key, value), name) != null)) {
+                throw new InputException(field + ": " + key + " matches no adapted module, which are "
+                        + String.join(", ", found.keySet().stream().limit(4).toList())
+                        + (found.size() > 4 ? ", …" : ""));
+            }
+        });
     }
 
     private void place(Tuner tuner, String name, AdaptedLayer<?> layer, int site) {
@@ -442,7 +499,7 @@ public record LoraConfig(
         if (bias == Bias.NONE) {
             return;
         }
-        Targets.candidates(tuner.attachment().model()).forEach((name, layer) -> {
+        tuner.attachment().modules().forEach((name, layer) -> {
             boolean isAdapted = adapted.contains(name);
             boolean isWhole = !isAdapted && tuner.placements().stream().anyMatch(p -> p.layer() == layer);
             Tensor b = layer instanceof Linear l ? l.bias() : layer instanceof LayerNorm n ? n.bias() : null;

@@ -8,7 +8,9 @@ import java.util.regex.Pattern;
 
 /// How LoRA's A and B start, by peft's name.
 ///
-/// @param name `true`, `false`, `gaussian`, `pissa`, `pissa_niter_[number]` or `olora`
+/// `eva`, `lora_ga`, `orthogonal` and `mica` are known from files alone: what they made is plain LoRA by the time it is saved.
+///
+/// @param name `true`, `false`, `gaussian`, `pissa`, `pissa_niter_[number]` or `olora`; one of the above in files
 public record LoraInit(String name) {
     /// A uniform in ±1/√in (Kaiming with a = √5), B zero: the update starts at zero.
     public static final LoraInit TRUE = new LoraInit("true");
@@ -22,11 +24,21 @@ public record LoraInit(String name) {
     /// OLoRA: A and B are the first rows of R and columns of Q, the rest of W = Q·R stands in its place.
     public static final LoraInit OLORA = new LoraInit("olora");
 
+    /// Those that leave the base as it is and that Loran does not compute.
+    private static final List<String> IN_FILES = List.of("eva", "lora_ga", "orthogonal", "mica");
+
     private static final Pattern PISSA_NITER = Pattern.compile("pissa_niter_([1-9]\\d{0,3})");
 
     public LoraInit {
         name = name.toLowerCase(Locale.ROOT);
+        if (name.startsWith("corda") || name.equals("loftq")) {
+            throw new InputException("init_lora_weights " + name + ": A and B stand on a base that was changed by "
+                    + (name.equals("loftq") ? "quantising it" : "statistics of its inputs")
+                    + " when they were made, and the file does not say how; convert the adapter to plain LoRA where it was"
+                    + " made (path_initial_model_for_weight_conversion), or save that base beside it");
+        }
         if (!List.of("true", "false", "gaussian", "pissa", "olora").contains(name)
+                && !IN_FILES.contains(name)
                 && !PISSA_NITER.matcher(name).matches()) {
             throw new InputException("init_lora_weights " + name
                     + " is not supported; known are true, false, gaussian, pissa, pissa_niter_[number], olora");
@@ -37,6 +49,11 @@ public record LoraInit(String name) {
     /// taken of what was found.
     public static LoraInit pissa(int iterations) {
         return new LoraInit("pissa_niter_" + iterations);
+    }
+
+    /// Whether only files may say so.
+    boolean isFromFile() {
+        return IN_FILES.contains(name);
     }
 
     /// Whether part of the frozen weight moves into A and B.

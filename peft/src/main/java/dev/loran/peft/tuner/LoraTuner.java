@@ -116,6 +116,7 @@ final class LoraTuner extends Tuner {
             return saved();
         }
         Map<String, Tensor> tensors = new LinkedHashMap<>(fileTensors());
+        tensors.putAll(resizedTables());
         for (Placed<?> p : placements()) {
             if (p.adapter() instanceof LoraEmbedding table) {
                 // No part of a table was cut: its rank is filled up with nothing.

@@ -17,6 +17,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
+import org.jspecify.annotations.Nullable;
 
 /// Adapters written into the weights of a model, and the buffers whose place the written ones took: putting those back
 /// brings every bit back, in any type, mapped or prepared. Only parameters that the adapters change have two buffers.
@@ -27,7 +28,11 @@ final class MergedWeights {
     private final Map<Tensor, Buffer> replaced = new LinkedHashMap<>();
     private final List<MergeReport.Change> changes = new ArrayList<>();
 
+    /// A head that is the table of token embeddings, and a weight that becomes its own where only one of the two changes.
+    private record Untied(Linear head, Tensor table, Tensor own) {}
+
     private final Model model;
+    private final @Nullable Untied untied;
     private final String adapters;
     private final DType dtype;
 
@@ -35,14 +40,33 @@ final class MergedWeights {
         this.model = model;
         this.adapters = String.join(", ", active.stream().map(Tuner::title).toList());
         this.dtype = dtype;
+        this.untied = untied(model);
+    }
+
+    private static @Nullable Untied untied(Model model) {
+        Linear head = Heads.tiedHead(model);
+        if (head == null || keepsTie(head.adapter()) && keepsTie(model.tokenEmbedding().adapter())) {
+            return null;
+        }
+        Tensor table = head.weight();
+        Tensor own = Tensor.empty(table.backend(), table.dtype(), table.shape().dims()).detachFromScope();
+        return new Untied(head, table, own);
+    }
+
+    private static boolean keepsTie(@Nullable Adapter<?> adapter) {
+        return adapter == null || adapter instanceof Mergeable<?> mergeable && mergeable.keepsTies();
     }
 
     /// What merging the active adapters into weights of `dtype` would do; nothing is written.
     static MergeReport forecast(Model model, List<Tuner> active, DType dtype) {
         MergedWeights plan = new MergedWeights(model, active, dtype);
-        plan.check();
-        plan.visitLayers(false);
-        return plan.report();
+        try {
+            plan.check();
+            plan.visitLayers(false);
+            return plan.report();
+        } finally {
+            plan.closeUntied();
+        }
     }
 
     /// Works out the weights with `active`, which stand in the model's slots; [#write] puts them into the model.
@@ -50,9 +74,9 @@ final class MergedWeights {
     /// @throws InputException if one of them cannot be merged
     static MergedWeights of(Model model, List<Tuner> active) {
         MergedWeights plan = new MergedWeights(model, active, model.dtype());
-        plan.check();
         boolean done = false;
         try {
+            plan.check();
             plan.visitLayers(true);
             for (Tuner tuner : active) {
                 tuner.baseTensors().values().forEach(t -> plan.next.computeIfAbsent(t, plan::copy));
@@ -62,7 +86,14 @@ final class MergedWeights {
         } finally {
             if (!done) {
                 plan.next.values().forEach(Buffer::release);
+                plan.closeUntied();
             }
+        }
+    }
+
+    private void closeUntied() {
+        if (untied != null) {
+            untied.own.close();
         }
     }
 
@@ -110,16 +141,13 @@ final class MergedWeights {
             own.forEach((local, parameter) -> {
                 Tensor value = merge.values().get(parameter);
                 if (value != null) {
-                    if (!(adapter instanceof Mergeable<?> mergeable && mergeable.keepsTies())) {
-                        refuseTied(module, parameter);
-                    }
                     String name = module + "." + local;
                     changes.add(MergeReport.Change.of(name, Merge.wide(parameter), value, dtype));
                     if (keep) {
                         Buffer rounded = parameter
                                 .backend()
                                 .allocate(dtype, value.shape().size());
-                        next.put(parameter, rounded);
+                        next.put(untied != null && layer == untied.head ? untied.own : parameter, rounded);
                         parameter.backend().cast(rounded, value.buffer());
                     }
                 }
@@ -139,16 +167,6 @@ final class MergedWeights {
         }
     }
 
-    /// A head that is the table of embeddings cannot take an adapter's change without the embeddings changing too.
-    private void refuseTied(String module, Tensor parameter) {
-        Tensor table = model.tokenEmbedding().weight();
-        boolean tied = Targets.candidates(model).values().stream()
-                .anyMatch(layer -> layer instanceof Linear linear && linear.weight() == table);
-        if (parameter == table && tied) {
-            throw refusal("the weight of " + module + " is at once the token embedding and the head of this model");
-        }
-    }
-
     MergeReport report() {
         return new MergeReport(dtype, changes);
     }
@@ -157,6 +175,7 @@ final class MergedWeights {
     void write() {
         boolean done = false;
         try {
+            untie();
             for (Tensor parameter : List.copyOf(next.keySet())) {
                 Buffer before = parameter.buffer().retain();
                 parameter.assign(parameter.shape(), Objects.requireNonNull(next.remove(parameter)));
@@ -173,10 +192,26 @@ final class MergedWeights {
         }
     }
 
-    /// Puts the old buffers back.
+    private void untie() {
+        if (untied != null) {
+            try (Tensor rows = Residual.rowMajor(untied.table)) {
+                untied.own.copyFrom(rows);
+            }
+            untied.head.weight(untied.own);
+            if (!untied.table.buffer().isRowMajor()) {
+                untied.own.prepare();
+            }
+        }
+    }
+
+    /// Puts the old buffers back, and a head that was tied to its table.
     void undo() {
+        if (untied != null) {
+            untied.head.weight(untied.table);
+        }
         replaced.forEach((parameter, before) -> parameter.assign(parameter.shape(), before));
         drop();
+        closeUntied();
     }
 
     /// Makes the merge final: the old buffers are given back.

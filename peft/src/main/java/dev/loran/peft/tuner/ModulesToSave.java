@@ -1,57 +1,183 @@
 package dev.loran.peft.tuner;
 
-import dev.loran.engine.Functional;
+import dev.loran.engine.DType;
+import dev.loran.engine.Functional.Projection;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.nn.AdaptedLayer;
+import dev.loran.engine.nn.Embedding;
+import dev.loran.engine.nn.LayerNorm;
 import dev.loran.engine.nn.Linear;
 import dev.loran.peft.model.Model;
+import dev.loran.engine.nn.RmsNorm;
+import dev.loran.peft.data.InputException;
 import java.util.List;
+import java.util.Map;
+import java.util.Objects;
 import java.util.function.BiConsumer;
 import java.util.random.RandomGenerator;
+import java.util.function.Function;
 import org.jspecify.annotations.Nullable;
 
-/// A linear layer trained whole beside its frozen original: peft's `modules_to_save`, as for a classification head.
-final class ModulesToSave implements Mergeable<Linear> {
-    private final String prefix;
-    private final Tensor weight;
-    private final @Nullable Tensor bias;
+/// A layer trained whole beside its frozen original: peft's `modules_to_save`, as for a classification head or the table of
+/// token embeddings. Of the same kind as the original, in full precision.
+final class ModulesToSave<L extends AdaptedLayer<L>> implements Mergeable<L> {
+    /// What becomes of the layer's own parameters.
+    private enum Role {
+        /// They are trained.
+        TRAINED,
+        /// They are those of another layer, which trains them; files hold them under both names.
+        TIED,
+        /// A file brought them; they stay as they are.
+        GIVEN
+    }
 
-    /// Starts from a copy of the original.
-    ModulesToSave(Linear original, String adapterName) {
-        prefix = "modules_to_save." + adapterName + ".";
-        weight = Merge.wide(original.weight()).detachFromScope();
-        bias = original.bias() == null ? null : Merge.wide(original.bias()).detachFromScope();
+    private final L own;
+    private final Map<String, Tensor> originals;
+    private final String prefix;
+    private final Role role;
+    private boolean isFollowed;
+
+    /// @param original without an adapter
+    private ModulesToSave(L original, L own, String prefix, Role role) {
+        this.own = own;
+        this.originals = original.namedParameters();
+        this.prefix = prefix;
+        this.role = role;
     }
 
     /// Starts as a new head does: [Model#drawHead].
     void draw(RandomGenerator random) {
-        Model.drawHead(weight, random);
+        Model.drawHead(parameters().getFirst(), random);
     }
 
-    @Override
-    public Tensor forward(Linear base, Tensor x) {
-        return Functional.linear(
-                x, Functional.cast(weight, x.dtype()), bias == null ? null : Functional.cast(bias, x.dtype()));
+    /// Plans a trained copy of `layer`, which is `below` the module of that name that is kept whole, or that module itself
+    /// where it is empty.
+    ///
+    /// @return what is placed
+    static ModulesToSave<?> place(Tuner tuner, String module, String below, AdaptedLayer<?> layer) {
+        String prefix = "modules_to_save." + tuner.attachment().name() + "." + (below.isEmpty() ? "" : below + ".");
+        return switch (layer) {
+            case Linear l ->
+                put(
+                        tuner,
+                        module,
+                        l,
+                        new Linear(copy(l.weight()), copyOrNull(l.bias()), l.fanInFanOut()),
+                        prefix,
+                        Role.TRAINED);
+            case Embedding e ->
+                put(tuner, module, e, new Embedding(copy(e.weight()), e.dtype()), prefix, Role.TRAINED);
+            case LayerNorm n ->
+                put(tuner, module, n, new LayerNorm(copy(n.weight()), copy(n.bias()), n.eps()), prefix, Role.TRAINED);
+            case RmsNorm n -> put(tuner, module, n, new RmsNorm(copy(n.weight()), n.eps()), prefix, Role.TRAINED);
+            default ->
+                throw new InputException("modules_to_save: " + module + " is a layer of its own kind and cannot be copied");
+        };
     }
 
-    @Override
-    public void merge(Linear base, Merge merge) {
-        merge.put(base.weight(), Merge.wide(weight));
-        if (base.bias() != null && bias != null) {
-            merge.put(base.bias(), Merge.wide(bias));
+    /// Lets `head`, whose weight is that of the table, follow this copy of the table.
+    void placeTied(Tuner tuner, String module, Linear head) {
+        isFollowed = true;
+        String name = "modules_to_save." + tuner.attachment().name() + ".";
+        Linear same = new Linear(parameters().getFirst(), null, false);
+        put(tuner, module, head, same, name, Role.TIED).isFollowed = true;
+    }
+
+    /// Plans a table or head that a file brings for `layer`, and that is not trained; a head that is tied to the table
+    /// follows it.
+    static void placeGiven(Tuner tuner, String module, AdaptedLayer<?> layer) {
+        String name = "modules_to_save." + tuner.attachment().name() + ".";
+        switch (layer) {
+            case Embedding e -> put(tuner, module, e, new Embedding(copy(e.weight()), e.dtype()), name, Role.GIVEN);
+            case Linear l ->
+                put(tuner, module, l, new Linear(copy(l.weight()), copyOrNull(l.bias()), false), name, Role.GIVEN);
+            default -> throw new IllegalStateException(module + " is no table and no head");
         }
     }
 
-    /// The weight, and the bias if there is one.
+    private static <L extends AdaptedLayer<L>> ModulesToSave<L> put(
+            Tuner tuner, String module, L layer, L own, String prefix, Role role) {
+        ModulesToSave<L> placed = new ModulesToSave<>(layer, own, prefix, role);
+        tuner.place(module, layer, placed);
+        return placed;
+    }
+
+    private static Tensor copy(Tensor original) {
+        return Merge.wide(original).detachFromScope();
+    }
+
+    private static @Nullable Tensor copyOrNull(@Nullable Tensor original) {
+        return original == null ? null : copy(original);
+    }
+
+    @Override
+    public Tensor forward(L base, Tensor x) {
+        return own.base(x);
+    }
+
+    @Override
+    public @Nullable Projection projection(L base, DType type) {
+        return own instanceof Linear linear ? linear.projection(type) : null;
+    }
+
+    @Override
+    public void merge(L base, Merge merge) {
+        if (role == Role.TIED) {
+            return;
+        }
+        own.namedParameters()
+                .forEach((name, tensor) ->
+                        merge.put(Objects.requireNonNull(originals.get(name), name), Merge.wide(tensor)));
+    }
+
+    @Override
+    public boolean keepsTies() {
+        return isFollowed;
+    }
+
+    /// The layer's parameters, in the order of their names in the layer.
     List<Tensor> parameters() {
-        return bias == null ? List.of(weight) : List.of(weight, bias);
+        return List.copyOf(own.namedParameters().values());
     }
 
     @Override
     public void collect(BiConsumer<String, Tensor> visitor) {
-        visitor.accept(prefix + "weight", weight);
-        if (bias != null) {
-            visitor.accept(prefix + "bias", bias);
+        if (role == Role.TRAINED) {
+            own.namedParameters().forEach((name, tensor) -> visitor.accept(prefix + name, tensor));
         }
+    }
+
+    /// The tensors that files hold, as they hold them; those made for the purpose belong to the caller's scope.
+    void collectFiles(BiConsumer<String, Tensor> visitor) {
+        own.namedParameters()
+                .forEach((name, tensor) ->
+                        visitor.accept(prefix + name, isTransposed(name) ? tensor.detach().transpose(0, 1) : tensor));
+    }
+
+    /// Whether the parameters are those of another layer: files need not repeat them.
+    boolean isTied() {
+        return role == Role.TIED;
+    }
+
+    /// Whether a file brought the parameters.
+    boolean isGiven() {
+        return role == Role.GIVEN;
+    }
+
+    /// Takes over what a file holds, by the names of [#collectFiles].
+    void load(Function<String, Tensor> values) {
+        if (role == Role.TIED) {
+            return;
+        }
+        own.namedParameters().forEach((name, tensor) -> {
+            Tensor value = values.apply(prefix + name);
+            tensor.copyFrom(isTransposed(name) ? value.transpose(0, 1) : value);
+        });
+    }
+
+    /// Whether files hold the parameter the other way round.
+    private boolean isTransposed(String name) {
+        return own instanceof Linear linear && linear.fanInFanOut() && name.equals("weight");
     }
 
     @Override
@@ -61,9 +187,8 @@ final class ModulesToSave implements Mergeable<Linear> {
 
     @Override
     public void close() {
-        weight.close();
-        if (bias != null) {
-            bias.close();
+        if (role != Role.TIED) {
+            own.close();
         }
     }
 }

@@ -25,6 +25,7 @@ import java.util.SplittableRandom;
 import java.util.function.Function;
 import java.util.function.Supplier;
 import java.util.random.RandomGenerator;
+import java.util.function.UnaryOperator;
 import org.jspecify.annotations.Nullable;
 
 /// A frozen model with its adapters, by name; one or more of them are active. peft's `PeftModel`.
@@ -112,22 +113,25 @@ public final class PeftModel implements AutoCloseable {
     /// As above; with `partialTargets` names of the target list that match nothing are let pass as long as one matches, as
     /// files from elsewhere need.
     public Tuner addAdapter(String name, PeftConfig config, boolean partialTargets) {
-        checkName(name);
         try (Guard.Use use = model.changing("addAdapter")) {
-            requireUnmerged("addAdapter");
-            if (adapters.containsKey(name)) {
-                throw new InputException("addAdapter: adapter " + name + " exists already; delete it first");
-            }
-            Tuner tuner = attach(name, config, partialTargets);
-            adapters.put(name, tuner);
-            if (adapters.size() == 1) {
-                setAdapter(name);
-            }
-            return tuner;
+            checkNew(name);
+            return add(name, attach(name, config, partialTargets, UnaryOperator.identity()));
         }
     }
 
-    private static void checkName(String name) {
+    private Tuner add(String name, Tuner tuner) {
+        adapters.put(name, tuner);
+        if (adapters.size() == 1) {
+            setAdapter(name);
+        }
+        return tuner;
+    }
+
+    private void checkNew(String name) {
+        requireUnmerged("addAdapter");
+        if (adapters.containsKey(name)) {
+            throw new InputException("addAdapter: adapter " + name + " exists already; delete it first");
+        }
         if (name.isBlank() || name.contains(".") || name.contains("/") || name.contains("\\") || name.equals(BASE)) {
             throw new InputException("addAdapter: \"" + name
                     + "\" is no adapter name; it may hold no dot and no slash, and " + BASE + " means the base");
@@ -135,12 +139,12 @@ public final class PeftModel implements AutoCloseable {
     }
 
     /// Attaches to the bare base: what starts from its weights must not see those of another adapter.
-    private Tuner attach(String name, PeftConfig config, boolean partialTargets) {
+    private Tuner attach(String name, PeftConfig config, boolean partialTargets, UnaryOperator<String> naming) {
         empty();
         // What attaching makes on the way (activations, say) goes with the scope; parameters stand outside of it.
         try (Scope scope = Scope.open()) {
-            return config.attach(new Attachment(
-                    model, name, new SplittableRandom(seed + adapters.size()), seed, microStep, partialTargets));
+            SplittableRandom random = new SplittableRandom(seed + adapters.size());
+            return config.attach(new Attachment(model, name, random, seed, microStep, partialTargets, naming));
         } finally {
             fill();
         }
@@ -168,34 +172,9 @@ public final class PeftModel implements AutoCloseable {
     public Tuner loadAdapter(String name, Path folder) {
         PeftConfig config = AdapterFiles.config(folder);
         try (Guard.Use use = model.changing("loadAdapter")) {
-            boolean head = makeRoomForHead(config, folder);
-            boolean done = false;
-            try {
-                Tuner tuner = loadAdapter(name, config, folder);
-                done = true;
-                return tuner;
-            } finally {
-                if (head && !done) {
-                    removeHead();
-                }
-            }
+            checkNew(name);
+            return add(name, attachFrom(folder, name, config));
         }
-    }
-
-    private Tuner loadAdapter(String name, PeftConfig config, Path folder) {
-        Tuner tuner;
-        try {
-            tuner = addAdapter(name, config, true);
-        } catch (InputException e) {
-            throw AdapterFiles.of(folder.resolve(AdapterFiles.CONFIG), e);
-        }
-        try {
-            AdapterFiles.load(tuner, folder);
-        } catch (RuntimeException e) {
-            deleteAdapter(name);
-            throw e;
-        }
-        return tuner;
     }
 
     private void removeHead() {
@@ -274,20 +253,22 @@ public final class PeftModel implements AutoCloseable {
         }
     }
 
+    /// An adapter with what its files hold; where they do not fit, everything is as it was.
     private Tuner attachFrom(Path folder, String name, PeftConfig config) {
         boolean head = makeRoomForHead(config, folder);
+        Tuner next = null;
         boolean done = false;
         try {
-            Tuner next = attach(name, config, true);
-            try {
-                AdapterFiles.load(next, folder);
-            } catch (RuntimeException e) {
-                next.close();
-                throw e;
-            }
+            next = attach(name, config, true, AdapterFiles.naming(folder, model));
+            AdapterFiles.load(next, folder);
             done = true;
             return next;
+        } catch (InputException e) {
+            throw next == null ? AdapterFiles.of(folder.resolve(AdapterFiles.CONFIG), e) : e;
         } finally {
+            if (!done && next != null) {
+                next.close();
+            }
             if (!done && head) {
                 removeHead();
             }
@@ -529,11 +510,12 @@ public final class PeftModel implements AutoCloseable {
 
     /// Writes the active adapters into the weights of the base, which then answers alone and at no extra cost. Weights
     /// that an adapter changes exist twice until [#unmergeAdapter]; prepared ones are prepared again, and mapped files are
-    /// not written to.
+    /// not written to. A head that is the table of token embeddings gets a weight of its own where an adapter changes only
+    /// one of the two: the model is no longer tied then, and its config.json says so.
     ///
     /// @return what became of each weight, and how much of the update rounding to its type lost
-    /// @throws InputException if an active adapter cannot be merged: bottleneck adapters, prompts, prefixes, or an adapter
-    ///     on a head tied to the embeddings; nothing is changed then
+    /// @throws InputException if an active adapter cannot be merged: bottleneck adapters, prompts, prefixes; nothing is
+    ///     changed then
     /// @throws IllegalStateException if none is active, or they are merged already
     public MergeReport mergeAdapter() {
         try (Guard.Use use = model.changing("mergeAdapter")) {

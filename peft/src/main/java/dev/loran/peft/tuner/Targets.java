@@ -11,6 +11,7 @@ import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.Optional;
 import java.util.Set;
 import java.util.TreeSet;
@@ -145,52 +146,107 @@ public final class Targets {
             List<String> modulesToSave) {
         static final Limits NONE = new Limits(null, null, List.of(), List.of());
 
-        boolean allows(String module, Model model, Layer layer) {
-            if (exclude != null && !exclude.isModelDefault() && exclude.matches(module, model, layer)
-                    || matching(modulesToSave, module) != null) {
-                return false;
+        /// What leaves `module` out; null if nothing does.
+        @Nullable
+        String obstacle(String module, Model model, Layer layer) {
+            if (exclude != null && !exclude.isModelDefault() && exclude.matches(module, model, layer)) {
+                return "exclude_modules " + exclude;
+            }
+            if (Heads.whole(modulesToSave, module) != null) {
+                return "modules_to_save " + modulesToSave;
             }
             if (layersToTransform == null || layersToTransform.isEmpty()) {
-                return true;
+                return null;
             }
-            Matcher m = LAYER_INDEX.matcher(module);
+            Integer index = layerIndex(module);
+            return index != null && layersToTransform.contains(index) ? null : "layers_to_transform " + layersToTransform;
+        }
+
+        /// The number of the layer that `module` is in; null if it is in none.
+        private @Nullable Integer layerIndex(String module) {
             for (String pattern : layersPattern) {
-                m = Pattern.compile("\\." + Pattern.quote(pattern) + "\\.(\\d+)\\.")
+                Matcher m = Pattern.compile("\\." + Pattern.quote(pattern) + "\\.(\\d+)\\.")
                         .matcher("." + module);
                 if (m.find()) {
-                    return layersToTransform.contains(Integer.valueOf(m.group(1)));
+                    return Integer.valueOf(m.group(1));
                 }
             }
-            return layersPattern.isEmpty() && m.find() && layersToTransform.contains(Integer.valueOf(m.group(1)));
+            Matcher m = LAYER_INDEX.matcher(module);
+            return layersPattern.isEmpty() && m.find() ? Integer.valueOf(m.group(1)) : null;
+        }
+
+        /// @param modules that the targets match
+        /// @throws InputException if the limits say something of no module
+        private void check(String option, Targets targets, Set<String> modules, Set<String> all) {
+            if (exclude != null && exclude.names != null) {
+                for (String name : exclude.names) {
+                    if (all.stream().noneMatch(m -> matching(List.of(name), m) != null)) {
+                        throw new InputException("exclude_modules [" + name + "] match no module");
+                    }
+                }
+            }
+            boolean byLayer = layersToTransform != null && !layersToTransform.isEmpty();
+            if (!byLayer && !layersPattern.isEmpty()) {
+                throw new InputException("layers_pattern " + layersPattern + " says nothing without layers_to_transform");
+            }
+            if (!byLayer || layersToTransform == null) {
+                return;
+            }
+            if (targets.names == null) {
+                throw new InputException("layers_to_transform goes with a list of " + option + ", not with " + targets);
+            }
+            Set<Integer> layers = new TreeSet<>();
+            modules.stream().map(this::layerIndex).filter(Objects::nonNull).forEach(layers::add);
+            for (String name : targets.names) {
+                if (modules.stream()
+                        .filter(m -> matching(List.of(name), m) != null)
+                        .allMatch(m -> layerIndex(m) == null)) {
+                    throw new InputException(
+                            option + " [" + name + "] is in none of the layers" + (layersPattern.isEmpty() ? "" : " " + layersPattern)
+                                    + " that layers_to_transform " + layersToTransform
+                                    + " counts, and would be left out; take it out of the one or leave out the other");
+                }
+            }
+            if (!layers.containsAll(layersToTransform)) {
+                throw new InputException(
+                        "layers_to_transform " + layersToTransform + ": the layers of " + option + " " + targets + " are " + layers);
+            }
         }
     }
 
-    /// The modules of `model` to adapt, by name, in model order.
+    /// The modules to adapt, by the adapter's names for them, in model order.
     ///
-    /// @param partial whether names of the list that match nothing are left out silently, as files from elsewhere need
+    /// Names of the list that match nothing are left out silently where [Attachment#partialTargets] says so.
+    ///
     /// @throws InputException naming what matched nothing, and the nearest names
-    Map<String, AdaptedLayer<?>> resolve(String option, Model model, Limits limits, boolean partial) {
-        Map<String, AdaptedLayer<?>> found = new LinkedHashMap<>();
-        TreeSet<String> unmatched = names == null ? new TreeSet<>() : new TreeSet<>(names);
-        Map<String, AdaptedLayer<?>> candidates = candidates(model);
-        candidates.forEach((name, layer) -> {
-            if (matches(name, model, layer)) {
-                if (names != null) {
-                    names.stream()
-                            .filter(n -> name.equals(n) || name.endsWith("." + n))
-                            .forEach(unmatched::remove);
-                }
-                if (limits.allows(name, model, layer)) {
-                    found.put(name, layer);
-                }
+    Map<String, AdaptedLayer<?>> resolve(String option, Attachment to, Limits limits) {
+        Map<String, AdaptedLayer<?>> candidates = to.modules();
+        Map<String, AdaptedLayer<?>> matched = new LinkedHashMap<>(candidates);
+        matched.entrySet().removeIf(e -> !matches(e.getKey(), to.model(), e.getValue()));
+        if (!to.partialTargets()) {
+            List<String> unmatched = new ArrayList<>(names == null ? List.of() : new TreeSet<>(names));
+            unmatched.removeIf(n -> matched.keySet().stream().anyMatch(m -> matching(List.of(n), m) != null));
+            if (!unmatched.isEmpty()) {
+                throw new InputException(option + " " + unmatched + " match no module" + nearest(unmatched, candidates));
             }
-        });
-        if (!unmatched.isEmpty() && !partial) {
-            throw new InputException(option + " " + unmatched + " match no module" + nearest(unmatched, candidates));
+            limits.check(option, this, matched.keySet(), candidates.keySet());
         }
-        if (found.isEmpty()) {
+        if (matched.isEmpty()) {
             throw new InputException(option + " " + this + " match no module that may be adapted"
                     + nearest(names == null ? List.of() : names, candidates));
+        }
+        Set<String> obstacles = new TreeSet<>();
+        Map<String, AdaptedLayer<?>> found = new LinkedHashMap<>();
+        matched.forEach((name, layer) -> {
+            String obstacle = limits.obstacle(name, to.model(), layer);
+            if (obstacle == null) {
+                found.put(name, layer);
+            } else {
+                obstacles.add(obstacle);
+            }
+        });
+        if (found.isEmpty()) {
+            throw new InputException(option + " " + this + " are all left out by " + String.join(" and ", obstacles));
         }
         return found;
     }
@@ -254,13 +310,13 @@ public final class Targets {
     @Override
     public boolean equals(Object o) {
         return o instanceof Targets t
-                && java.util.Objects.equals(names, t.names)
-                && java.util.Objects.equals(regex, t.regex);
+                && Objects.equals(names, t.names)
+                && Objects.equals(regex, t.regex);
     }
 
     @Override
     public int hashCode() {
-        return java.util.Objects.hash(names, regex);
+        return Objects.hash(names, regex);
     }
 
     @Override

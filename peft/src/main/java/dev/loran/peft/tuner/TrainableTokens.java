@@ -177,7 +177,7 @@ final class TrainableTokens {
     ///     or trained whole already
     static void place(Tuner tuner, Map<String, List<Integer>> wanted) {
         Model model = tuner.attachment().model();
-        Map<String, AdaptedLayer<?>> candidates = Targets.candidates(model);
+        Map<String, AdaptedLayer<?>> candidates = tuner.attachment().modules();
         Map<String, List<Integer>> byModule = new LinkedHashMap<>();
         wanted.forEach((name, ids) -> byModule.put(find(name, model, candidates), ids));
         IdentityHashMap<Tensor, TrainableTokens> byTable = new IdentityHashMap<>();

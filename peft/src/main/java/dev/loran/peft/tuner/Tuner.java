@@ -11,6 +11,7 @@ import dev.loran.engine.optim.Optimizer;
 import dev.loran.peft.data.InputException;
 import dev.loran.peft.model.TaskType;
 import java.util.ArrayList;
+import java.util.HashSet;
 import java.util.LinkedHashMap;
 import java.util.LinkedHashSet;
 import java.util.List;
@@ -18,6 +19,8 @@ import java.util.Map;
 import java.util.Objects;
 import java.util.Set;
 import java.util.random.RandomGenerator;
+import java.util.function.BiConsumer;
+import java.util.function.Function;
 import java.util.regex.Pattern;
 import org.jspecify.annotations.Nullable;
 
@@ -77,7 +80,7 @@ public class Tuner implements AutoCloseable {
     /// What stands before a module's name: peft wraps the model once (`base_model.model.`), prompt methods only by
     /// `base_model.`.
     protected String prefix() {
-        return "base_model.model.";
+        return AdapterFiles.PREFIX;
     }
 
     /// What names of parameters in `module` start with. An adapter with a new head is for a model that has one, where the
@@ -112,9 +115,7 @@ public class Tuner implements AutoCloseable {
     /// Trains the model's new classification head, which came after this adapter.
     final void trainClassifier(RandomGenerator random) {
         Linear layer = Objects.requireNonNull(to.model().classifier());
-        ModulesToSave head = new ModulesToSave(layer, to.name());
-        head.draw(random);
-        place(to.model().classifierName(), layer, head);
+        ModulesToSave.place(this, to.model().classifierName(), "", layer).draw(random);
         headCameLater = true;
     }
 
@@ -165,10 +166,46 @@ public class Tuner implements AutoCloseable {
     private Map<String, Tensor> placedTensors() {
         Map<String, Tensor> all = new LinkedHashMap<>();
         for (Placed<?> p : placements) {
-            p.adapter().collect((local, tensor) -> all.put(key(p.module()) + "." + fileName(local), tensor));
+            BiConsumer<String, Tensor> put = (local, tensor) -> all.put(fileName(p, local), tensor);
+            if (p.adapter() instanceof ModulesToSave<?> whole) {
+                whole.collectFiles(put);
+            } else {
+                p.adapter().collect(put);
+            }
         }
         all.putAll(baseTensors());
         return all;
+    }
+
+    /// The keys of those tensors that are another layer's too, so that a file may leave them out.
+    final Set<String> tiedKeys() {
+        Set<String> keys = new HashSet<>();
+        for (Placed<?> p : placements) {
+            if (p.adapter() instanceof ModulesToSave<?> whole && whole.isTied()) {
+                whole.collectFiles((local, tensor) -> keys.add(fileName(p, local)));
+            }
+        }
+        return keys;
+    }
+
+    /// The base's table of token embeddings and its head, where they are not those of the base's own files any more, by
+    /// their keys: peft saves them beside the adapter.
+    final Map<String, Tensor> resizedTables() {
+        Map<String, Tensor> all = new LinkedHashMap<>();
+        if (to.model().isResized()) {
+            to.tables().forEach((module, layer) -> {
+                Placed<?> placed = placements.stream().filter(p -> p.layer() == layer).findFirst().orElse(null);
+                String below = placed == null ? "" : placed.adapter().baseName() + ".";
+                if (placed == null || !(placed.adapter() instanceof ModulesToSave<?>)) {
+                    all.put(key(module) + "." + below + "weight", Attachment.weight(layer));
+                }
+            });
+        }
+        return all;
+    }
+
+    private String fileName(Placed<?> placed, String local) {
+        return key(placed.module()) + "." + fileName(local);
     }
 
     /// Frozen weights of the base that an adapter file may repeat, by their keys there: a reader compares them with the
@@ -182,7 +219,9 @@ public class Tuner implements AutoCloseable {
 
     /// This adapter as it stands; tensors made for the purpose belong to the caller's scope.
     final Saved saved() {
-        return new Saved(withHead(savedConfig()), fileTensors(), trainingTensors());
+        Map<String, Tensor> tensors = new LinkedHashMap<>(fileTensors());
+        tensors.putAll(resizedTables());
+        return new Saved(withHead(savedConfig()), tensors, trainingTensors());
     }
 
     /// A configuration that says so where a classification head came later than this adapter.
@@ -203,12 +242,26 @@ public class Tuner implements AutoCloseable {
 
     /// Takes over the tensors of an adapter file: the keys and shapes of [#fileTensors], without those [#repeated].
     public void load(Map<String, Tensor> values) {
-        copy(fileTensors(), values);
+        Map<String, Tensor> rest = new LinkedHashMap<>(fileTensors());
+        rest.keySet().removeAll(placedTensors().keySet());
+        copy(rest, values);
+        loadPlaced(values);
     }
 
     /// Takes over those of the adapters that stand in for layers, and of the base.
     protected final void loadPlaced(Map<String, Tensor> values) {
-        copy(placedTensors(), values);
+        for (Placed<?> p : placements) {
+            Function<String, Tensor> value = local -> {
+                String key = fileName(p, local);
+                return Objects.requireNonNull(values.get(key), key);
+            };
+            if (p.adapter() instanceof ModulesToSave<?> whole) {
+                whole.load(value);
+            } else {
+                p.adapter().collect((local, tensor) -> tensor.copyFrom(value.apply(local)));
+            }
+        }
+        copy(baseTensors(), values);
     }
 
     private static void copy(Map<String, Tensor> to, Map<String, Tensor> from) {

@@ -1,9 +1,11 @@
 package dev.loran.peft.tuner;
 
 import dev.loran.engine.Tensor;
+import dev.loran.engine.nn.AdaptedLayer;
 import dev.loran.peft.data.InputException;
 import dev.loran.peft.model.Model;
 import java.util.ArrayList;
+import java.util.IdentityHashMap;
 import java.util.LinkedHashMap;
 import java.util.LinkedHashSet;
 import java.util.List;
@@ -25,7 +27,7 @@ final class WeightedAdapter {
     }
 
     /// A whole layer of one adapter: its parameters by their names below the layer.
-    private record Whole(ModulesToSave layer, double weight) {}
+    private record Whole(ModulesToSave<?> layer, double weight) {}
 
     /// The result for one layer, and ‖result − Σ wᵢΔᵢ‖ / ‖Σ wᵢΔᵢ‖.
     private record Result(LowRank update, double error) {}
@@ -36,15 +38,23 @@ final class WeightedAdapter {
     private final Map<String, List<Term>> terms = new LinkedHashMap<>();
     private final Map<String, List<Whole>> whole = new LinkedHashMap<>();
 
-    private WeightedAdapter(Combination how) {
+    /// The model's names: adapters may have others, each its own.
+    private final Map<AdaptedLayer<?>, String> modules = new IdentityHashMap<>();
+
+    private WeightedAdapter(Model model, Combination how) {
         this.how = how;
+        Targets.candidates(model).forEach((module, layer) -> modules.put(layer, module));
+    }
+
+    private String module(Tuner.Placed<?> p) {
+        return Objects.requireNonNull(modules.get(p.layer()), p.module());
     }
 
     /// Adds the adapter `name` to `peft`.
     ///
     /// @return the relative error of each layer, by its name
     static Map<String, Double> add(PeftModel peft, String name, List<Tuner> tuners, double[] weights, Combination how) {
-        WeightedAdapter work = new WeightedAdapter(how);
+        WeightedAdapter work = new WeightedAdapter(peft.model(), how);
         for (int i = 0; i < weights.length; i++) {
             work.read(tuners.get(i), weights[i]);
         }
@@ -61,8 +71,9 @@ final class WeightedAdapter {
             Result result = results.get(p.module());
             if (result != null) {
                 write(p, result.update);
-            } else if (p.adapter() instanceof ModulesToSave head) {
-                errors.put(p.module(), work.write(p.module(), head));
+            } else if (p.adapter() instanceof ModulesToSave<?> head) {
+                String module = work.module(p);
+                errors.put(module, work.write(module, head));
             }
         }
         return errors;
@@ -74,14 +85,17 @@ final class WeightedAdapter {
             throw refusal(tuner, obstacle);
         }
         for (Tuner.Placed<?> p : tuner.placements()) {
+            String module = module(p);
             if (p.adapter() instanceof LowRank.Source source) {
                 LowRank factors = source.factors();
                 if (factors.rank() > 0) {
-                    terms.computeIfAbsent(p.module(), m -> new ArrayList<>())
+                    terms.computeIfAbsent(module, m -> new ArrayList<>())
                             .add(new Term(tuner, factors, source.scaling(), weight));
                 }
-            } else if (p.adapter() instanceof ModulesToSave head) {
-                whole.computeIfAbsent(p.module(), m -> new ArrayList<>()).add(new Whole(head, weight));
+            } else if (p.adapter() instanceof ModulesToSave<?> head && !head.isGiven() && !head.isTied()) {
+                whole.computeIfAbsent(module, m -> new ArrayList<>()).add(new Whole(head, weight));
+            } else if (p.adapter() instanceof ModulesToSave<?>) {
+                throw refusal(tuner, "its table of token embeddings is another than the base's, or tied to the head");
             } else {
                 throw refusal(tuner, NO_SUM);
             }
@@ -187,7 +201,7 @@ final class WeightedAdapter {
         Set<String> saved = new LinkedHashSet<>();
         // Of the heads that a task has by several names, only those that this model has.
         tuners.forEach(t -> lora(t).modulesToSave().stream()
-                .filter(head -> whole.keySet().stream().anyMatch(m -> Targets.matching(List.of(head), m) != null))
+                .filter(head -> whole.keySet().stream().anyMatch(m -> Heads.whole(List.of(head), m) != null))
                 .forEach(saved::add));
         LoraConfig first = lora(tuners.getFirst());
         return LoraConfig.defaults()
@@ -238,7 +252,7 @@ final class WeightedAdapter {
     }
 
     /// Base plus what the rule makes of the differences; returns the relative error.
-    private double write(String module, ModulesToSave head) {
+    private double write(String module, ModulesToSave<?> head) {
         Combination.Rule rule = switch (how) {
             case Combination.Cat cat -> new Combination.Sum();
             case Combination.OfUpdates of -> of.rule();

@@ -333,6 +333,7 @@ class MainTest extends CommandLineTest {
         assertThat(model.get("kind").asText()).isEqualTo("model");
         assertThat(model.get("config").get("hidden_size").intValue()).isEqualTo(16);
         assertThat(model.get("tokenizer").booleanValue()).isTrue();
+        assertThat(model.get("loadable").booleanValue()).isTrue();
         JsonNode adapter = loran("inspect", folder.resolve("run/best"), "--json", "--tensors")
                 .json();
         assertThat(adapter.get("kind").asText()).isEqualTo("adapter");
@@ -346,9 +347,31 @@ class MainTest extends CommandLineTest {
         assertThat(run.get("kind").asText()).isEqualTo("run");
         assertThat(run.get("last_step").get("step").intValue()).isEqualTo(2);
         assertThat(run.get("best").booleanValue()).isTrue();
+        assertThat(adapter.get("loadable").booleanValue()).isTrue();
+        assertThat(adapter.has("checked")).isFalse();
+        assertThat(run.get("loadable").booleanValue()).isTrue();
         JsonNode head = loran("inspect", folder.resolve("run/last/head.safetensors"), "--json")
                 .json();
         assertThat(head.get("weight").asText()).isEqualTo("F32 (2, 16)");
+    }
+
+    @Test
+    void inspectSaysWhyWhatItShowsCannotBeLoaded() throws IOException {
+        train("--eval", held, "--steps", 2);
+        Path config = encoder.resolve("config.json");
+        String before = Files.readString(config);
+        Files.writeString(config, before.replace("\"gelu\"", "\"mish\""));
+        JsonNode model = loran("inspect", encoder, "--json").json();
+        assertThat(model.get("loadable").booleanValue()).isFalse();
+        assertThat(model.get("reason").asText()).startsWith(config + ": hidden_act = \"mish\" is not supported");
+        assertThat(loran("inspect", folder.resolve("run"), "--json").json().get("reason"))
+                .isEqualTo(model.get("reason"));
+        Files.writeString(config, before);
+        Path adapter = folder.resolve("run/best/adapter_config.json");
+        Files.writeString(adapter, Files.readString(adapter).replace("\"LORA\"", "\"OFT\""));
+        JsonNode shown = loran("inspect", folder.resolve("run/best"), "--json").json();
+        assertThat(shown.get("loadable").booleanValue()).isFalse();
+        assertThat(shown.get("reason").asText()).contains("OFT");
     }
 
     @Test

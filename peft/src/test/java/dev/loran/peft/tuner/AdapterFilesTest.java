@@ -89,7 +89,7 @@ class AdapterFilesTest {
             assertRefused(
                     model,
                     "{}/adapter_model.safetensors: tensor " + Q
-                            + " is missing; the adapter is damaged or was made for another base model");
+                            + " is missing; the adapter is damaged, or was made for a model with fewer layers");
         }
     }
 
@@ -114,7 +114,8 @@ class AdapterFilesTest {
             assertRefused(
                     model,
                     "{}/adapter_model.safetensors: tensor " + extra
-                            + " has no place in the model; the adapter was made for another base model");
+                            + " has no place in the model; there is no such module: the adapter was made for a model"
+                            + " with other layers or another head");
         }
     }
 
@@ -131,6 +132,74 @@ class AdapterFilesTest {
                         .isInstanceOf(InputException.class)
                         .hasMessageStartingWith(file + ": ");
             }
+        }
+    }
+
+    // ---- what a configuration of one's own says of nothing
+
+    static Stream<Arguments> sayingNothing() {
+        LoraConfig q = LORA.withTargets(Targets.of("q_proj"));
+        List<String> none = List.of();
+        return Stream.of(
+                Arguments.of(
+                        LORA.withTargets(Targets.of("q_proj", "lm_head")).withLayers(List.of(1), none),
+                        "target_modules [lm_head] is in none of the layers that layers_to_transform [1] counts"),
+                Arguments.of(
+                        q.withLayers(List.of(1, 31), none),
+                        "layers_to_transform [1, 31]: the layers of target_modules [q_proj] are [0, 1]"),
+                Arguments.of(
+                        q.withLayers(List.of(31), none),
+                        "layers_to_transform [31]: the layers of target_modules [q_proj] are [0, 1]"),
+                Arguments.of(
+                        q.withLayers(List.of(1), List.of("q_proj")),
+                        "target_modules [q_proj] is in none of the layers [q_proj] that layers_to_transform [1] counts"),
+                Arguments.of(
+                        q.withLayers(null, List.of("layers")),
+                        "layers_pattern [layers] says nothing without layers_to_transform"),
+                Arguments.of(
+                        LORA.withTargets(Targets.allLinear()).withLayers(List.of(1), none),
+                        "layers_to_transform goes with a list of target_modules, not with \"all-linear\""),
+                Arguments.of(
+                        q.withPatterns(Map.of("layers.0.attn.q_proj", 2), Map.of()),
+                        "rank_pattern: layers.0.attn.q_proj matches no adapted module, which are model.layers.0."),
+                Arguments.of(
+                        q.withPatterns(Map.of(), Map.of("v_proj", 2.0)),
+                        "alpha_pattern: v_proj matches no adapted module"),
+                Arguments.of(
+                        q.withPatterns(Map.of("(", 2), Map.of()),
+                        "rank_pattern, alpha_pattern: \"(\" is no regular expression"),
+                Arguments.of(q.withExclude(Targets.of("nonsense")), "exclude_modules [nonsense] match no module"),
+                Arguments.of(
+                        q.withExclude(Targets.of("self_attn.q_proj")),
+                        "target_modules [q_proj] are all left out by exclude_modules [self_attn.q_proj]"),
+                Arguments.of(
+                        q.withModulesToSave(List.of("q_proj")),
+                        "target_modules [q_proj] are all left out by modules_to_save [q_proj]"),
+                Arguments.of(
+                        q.withModulesToSave(List.of("q_prj")), "modules_to_save [q_prj] are no modules of the model"),
+                Arguments.of(q.withInit(new LoraInit("eva")), "init_lora_weights eva is known from files alone"));
+    }
+
+    @ParameterizedTest
+    @MethodSource("sayingNothing")
+    void whatSaysSomethingOfNoModuleIsRefusedWithItsReason(LoraConfig config, String message) {
+        try (Model model = Subjects.model("llama", backend, DType.F32);
+                PeftModel peft = new PeftModel(model, 3)) {
+            assertThatThrownBy(() -> peft.addAdapter("default", config))
+                    .isInstanceOf(InputException.class)
+                    .hasMessageStartingWith(message);
+        }
+    }
+
+    @Test
+    void fromAFileItIsLetPass() {
+        try (Model model = Subjects.model("llama", backend, DType.F32);
+                PeftModel peft = new PeftModel(model, 3)) {
+            LoraConfig config = LORA.withTargets(Targets.of("q_proj", "lm_head"))
+                    .withLayers(List.of(1, 31), List.of())
+                    .withPatterns(Map.of("nowhere", 3), Map.of())
+                    .withInit(new LoraInit("eva"));
+            assertThat(peft.addAdapter("default", config, true).parameters()).hasSize(2);
         }
     }
 

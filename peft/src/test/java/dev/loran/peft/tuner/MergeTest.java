@@ -13,6 +13,7 @@ import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.Linear;
 import dev.loran.peft.data.InputException;
+import dev.loran.peft.data.JsonFile;
 import dev.loran.peft.model.HfModels;
 import dev.loran.peft.model.Model;
 import java.lang.foreign.MemorySegment;
@@ -31,6 +32,9 @@ import org.junit.jupiter.params.provider.MethodSource;
 
 /// Merging: the model alone answers as with its adapters, and unmerging brings every bit back.
 class MergeTest {
+    @TempDir
+    Path folder;
+
     private final ReferenceBackend backend = new ReferenceBackend();
 
     static Stream<Arguments> cases() {
@@ -318,10 +322,70 @@ class MergeTest {
         refused(
                 BottleneckConfig.pfeiffer().withSize(2),
                 "(BOTTLENECK) cannot be merged: a network behind the sublayers is no weight;");
-        refused(
-                LoraConfig.defaults().withTargets(Targets.of("lm_head")),
-                "(LORA) cannot be merged: the weight of lm_head is at once the token embedding and the head of this"
-                        + " model;");
+    }
+
+    /// What changes a table that is also the head, or the head alone, or both apart, by family.
+    static Stream<Arguments> untying() {
+        LoraConfig lora = LoraConfig.defaults().withRank(3, 5);
+        return Stream.of(
+                Arguments.of("gpt2", lora.withTargets(Targets.of("lm_head"))),
+                Arguments.of("gpt2", lora.withModulesToSave(List.of("wte"))),
+                Arguments.of("gpt2", lora.withModulesToSave(List.of("wte", "lm_head"))),
+                Arguments.of("seo", lora.withTargets(Targets.of("token_embedding"))),
+                Arguments.of("seo", lora.withModulesToSave(List.of("lm_head"))));
+    }
+
+    @ParameterizedTest
+    @MethodSource("untying")
+    void aTiedHeadGetsAWeightOfItsOwnWhereOnlyOneOfTheTwoChanges(String family, LoraConfig config) {
+        try (Model model = Subjects.model(family, backend, DType.F32);
+                Scope scope = Scope.open()) {
+            Tensor ids = Subjects.ids(model, 3);
+            Map<String, String> base = Subjects.bits(model);
+            PeftModel peft = new PeftModel(model, 7);
+            Subjects.add(peft, "one", config);
+            double[] adapted = Subjects.logits(peft, ids, null);
+            model.prepare();
+            peft.mergeAdapter();
+            assertThat(Subjects.distance(Subjects.logits(peft, ids, null), adapted))
+                    .isLessThan(2e-5);
+            peft.unmergeAdapter();
+            assertThat(Subjects.logits(peft, ids, null)).isEqualTo(adapted);
+            try (PeftModel.Disabled disabled = peft.disableAdapter()) {
+                assertThat(Subjects.bits(model)).containsExactlyEntriesOf(base);
+            }
+            peft.mergeAndUnload();
+            HfModels.save(model, folder);
+            assertThat(JsonFile.read(folder.resolve("config.json"))
+                            .get("tie_word_embeddings")
+                            .booleanValue())
+                    .isFalse();
+            try (Model read = HfModels.load(folder, backend)) {
+                assertThat(Subjects.distance(read.logits(ids, null).toDoubles(), adapted))
+                        .isLessThan(2e-5);
+            }
+        }
+        assertThat(backend.liveBuffers()).isZero();
+    }
+
+    @Test
+    void aTieThatIsKeptIsMergedOnce() {
+        try (Model model = Subjects.model("gpt2", backend, DType.F32);
+                Scope scope = Scope.open()) {
+            Tensor ids = Subjects.ids(model, 3);
+            PeftModel peft = new PeftModel(model, 7);
+            LoraConfig config =
+                    LoraConfig.defaults().withModulesToSave(List.of("wte")).withWeightTying(true);
+            Subjects.add(peft, "one", config);
+            double[] adapted = Subjects.logits(peft, ids, null);
+            List<String> names = List.copyOf(model.namedParameters().keySet());
+            assertThat(names.stream().filter(n -> n.contains("modules_to_save"))).hasSize(1);
+            peft.mergeAndUnload();
+            assertThat(model.namedParameters()).doesNotContainKey("lm_head.weight");
+            assertThat(Subjects.distance(model.logits(ids, null).toDoubles(), adapted))
+                    .isLessThan(2e-5);
+        }
+        assertThat(backend.liveBuffers()).isZero();
     }
 
     @Test

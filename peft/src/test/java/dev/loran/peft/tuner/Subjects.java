@@ -97,10 +97,21 @@ final class Subjects {
         all.put("ia3", Ia3Config.defaults());
         all.put("ln", LnTuningConfig.defaults());
         all.put("bitfit", BitFitConfig.defaults());
+        all.put("lora and whole modules", lora.withModulesToSave(whole(family)));
         if (family.equals("bert-head")) {
             all.put("lora and head", lora.withModulesToSave(List.of("classifier")));
         }
         return all;
+    }
+
+    /// Layers of every kind that the family has, but for tied tables.
+    private static List<String> whole(String family) {
+        return switch (family) {
+            case "llama" -> List.of("embed_tokens", "down_proj", "norm");
+            case "gpt2" -> List.of("wpe", "mlp.c_proj", "ln_f");
+            case "seo" -> List.of("position_embedding", "mlp.down", "mlp_norm");
+            default -> List.of("word_embeddings", "intermediate", "output.LayerNorm");
+        };
     }
 
     /// Adapters of which any may share a batch with any other, two lengths of prefix and prompt among them.
