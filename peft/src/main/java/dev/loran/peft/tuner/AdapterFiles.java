@@ -275,17 +275,24 @@ public final class AdapterFiles {
         if (Files.isRegularFile(file)) {
             try (SafeTensors weights = SafeTensors.open(file)) {
                 for (Map.Entry<String, AdaptedLayer<?>> e : Targets.candidates(model).entrySet()) {
-                    String name = e.getValue() == model.tokenEmbedding() ? e.getKey() : null;
-                    for (String below : name == null ? List.<String>of() : TABLE) {
-                        for (String key : List.of(PREFIX + name + below, PREFIX + model.otherName(name) + below)) {
-                            if (weights.names().contains(key) && weights.entry(key).shape().rank() == 2) {
-                                return weights.entry(key).shape().dim(0);
-                            }
-                        }
+                    if (e.getValue() == model.tokenEmbedding()) {
+                        return rows(weights, model, e.getKey());
                     }
                 }
             } catch (SafeTensorsException e) {
                 throw new InputException(String.valueOf(e.getMessage()), e);
+            }
+        }
+        return model.facts().vocabSize();
+    }
+
+    private static int rows(SafeTensors weights, Model model, String module) {
+        for (String name : List.of(module, model.otherName(module))) {
+            for (String below : TABLE) {
+                String key = PREFIX + name + below;
+                if (weights.names().contains(key) && weights.entry(key).shape().rank() == 2) {
+                    return weights.entry(key).shape().dim(0);
+                }
             }
         }
         return model.facts().vocabSize();
