@@ -22,7 +22,6 @@ import dev.loran.peft.model.Block.Prefix;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
-import java.util.ConcurrentModificationException;
 import java.util.List;
 import java.util.function.Supplier;
 import java.util.random.RandomGenerator;
@@ -515,7 +514,8 @@ public abstract class Model extends Layer {
             List<Prefix> all = new ArrayList<>();
             for (Block block : blocks()) {
                 block.observer(kv -> all.add(new Prefix(
-                        kv.keys().detach().detachFromScope(), kv.values().detach().detachFromScope())));
+                        kv.keys().detach().detachFromScope(),
+                        kv.values().detach().detachFromScope())));
             }
             try (Scope scope = Scope.open();
                     Autograd.Mode mode = Autograd.noGrad()) {

@@ -56,7 +56,8 @@ final class AddedTokens {
             }
         }
         // Of two tokens that normalise to the same text the special one is found.
-        later.forEach(token -> index(new Field("added_tokens", com.fasterxml.jackson.databind.node.NullNode.instance), token, normalizer));
+        later.forEach(token -> index(
+                new Field("added_tokens", com.fasterxml.jackson.databind.node.NullNode.instance), token, normalizer));
     }
 
     private static Token read(Field field) {
@@ -76,8 +77,8 @@ final class AddedTokens {
             normalizer.apply(passage);
             pattern = passage.text;
             if (pattern.isEmpty()) {
-                throw field.problem("nothing is left of a token by normalisation: "
-                        + Field.shown("\"" + token.content + "\""));
+                throw field.problem(
+                        "nothing is left of a token by normalisation: " + Field.shown("\"" + token.content + "\""));
             }
         }
         Trie trie = token.normalized ? normalized : raw;
@@ -96,7 +97,8 @@ final class AddedTokens {
     }
 
     /// The content of an added token, or null.
-    @Nullable String content(int id) {
+    @Nullable
+    String content(int id) {
         return contents.get(id);
     }
 

@@ -63,9 +63,8 @@ final class Bpe implements Model {
         for (int i = from, next; i < to; i = next) {
             next = i + Character.charCount(text.codePointAt(i));
             boolean bare = (i == from || prefix.isEmpty()) && (next < to || suffix.isEmpty());
-            String symbol = bare
-                    ? text
-                    : (i == from ? "" : prefix) + text.substring(i, next) + (next < to ? "" : suffix);
+            String symbol =
+                    bare ? text : (i == from ? "" : prefix) + text.substring(i, next) + (next < to ? "" : suffix);
             int start = bare ? i : 0;
             int end = bare ? next : symbol.length();
             int id = vocabulary.find(symbol, start, end);
@@ -143,7 +142,8 @@ final class Bpe implements Model {
         }
 
         static TokenizerException problem(int rank, String token, String what) {
-            return new TokenizerException("model.merges[" + rank + "]: " + Field.shown("\"" + token + "\"") + " " + what);
+            return new TokenizerException(
+                    "model.merges[" + rank + "]: " + Field.shown("\"" + token + "\"") + " " + what);
         }
 
         private int slot(int left, int right) {

@@ -11,8 +11,7 @@ import java.util.stream.Stream;
 final class Characters {
     /// Between the first and the last of each range every format character, mark and punctuation is younger than
     /// Unicode 8.
-    private static final int[] YOUNG = ranges(
-            """
+    private static final int[] YOUNG = ranges("""
             61d 7fd 890-8e2 9fd-9fe a76 afa-aff b55 c04-c3c c77 c84 d00 d3b-d3c d81 eba ece 180f 1abf-1ace 1b4e-1b4f
             1b7d-1b7f 1df6-1dfb 2e43-2e5d a82c a8c5 a8ff 10d24-10f89 11070-11074 110c2-110cd 111cf 1123e-11241 1133b
             113bb-1145e 11660-1166c 116b9 1182f-11fff 12ff1-1612f 16d6d-16f4f 16fe2-16fe4 1cf00-1cf46 1e000-1e5ff

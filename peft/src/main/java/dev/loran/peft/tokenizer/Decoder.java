@@ -28,7 +28,8 @@ interface Decoder {
             case "ByteLevel" -> tokens -> List.of(ByteLevel.read(tokens));
             case "ByteFallback" -> Decoder::joinBytes;
             case "Fuse" -> tokens -> List.of(String.join("", tokens));
-            case "WordPiece" -> wordPiece(field.at("prefix").text(), field.at("cleanup").flag());
+            case "WordPiece" ->
+                wordPiece(field.at("prefix").text(), field.at("cleanup").flag());
             case "Metaspace" -> metaspace(PreTokenizer.Metaspace.read(field));
             case "BPEDecoder" -> bpe(field.at("suffix").text());
             case "Strip" ->

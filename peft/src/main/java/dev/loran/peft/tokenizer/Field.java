@@ -21,7 +21,8 @@ record Field(String path, JsonNode json) {
     }
 
     /// The field `name`, or null where it is missing or null.
-    @Nullable Field optional(String name) {
+    @Nullable
+    Field optional(String name) {
         Field field = at(name);
         return field.json.isMissingNode() || field.json.isNull() ? null : field;
     }

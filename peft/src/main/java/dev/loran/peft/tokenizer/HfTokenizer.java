@@ -1,6 +1,5 @@
 package dev.loran.peft.tokenizer;
 
-import com.fasterxml.jackson.core.JacksonException;
 import com.fasterxml.jackson.core.JsonFactory;
 import com.fasterxml.jackson.core.JsonParser;
 import com.fasterxml.jackson.core.JsonToken;
@@ -80,9 +79,7 @@ public final class HfTokenizer {
     private static int unknownId(Field model, Vocabulary vocabulary) {
         Field place = model.optional("unk_id");
         Field token = model.optional("unk_token");
-        return place != null
-                ? place.number(vocabulary.end() - 1)
-                : token == null ? -1 : vocabulary.find(token.text());
+        return place != null ? place.number(vocabulary.end() - 1) : token == null ? -1 : vocabulary.find(token.text());
     }
 
     /// The id of a token, added or the model's, by its text.
@@ -132,8 +129,7 @@ public final class HfTokenizer {
             if (stretch.from() == stretch.to()) {
                 continue;
             }
-            Piece piece = new Piece(
-                    passage.text, stretch.from(), stretch.to(), passage.first && stretch.from() == 0);
+            Piece piece = new Piece(passage.text, stretch.from(), stretch.to(), passage.first && stretch.from() == 0);
             pieces.clear();
             if (preTokenizer == null) {
                 pieces.add(piece);
@@ -266,8 +262,8 @@ public final class HfTokenizer {
             int id = 0;
             while (parser.nextToken() != JsonToken.END_ARRAY) {
                 String place = "model.vocab[" + id + "]";
-                boolean pair = parser.currentToken() == JsonToken.START_ARRAY
-                        && parser.nextToken() == JsonToken.VALUE_STRING;
+                boolean pair =
+                        parser.currentToken() == JsonToken.START_ARRAY && parser.nextToken() == JsonToken.VALUE_STRING;
                 String token = pair ? parser.getText() : "";
                 if (!pair || !parser.nextToken().isNumeric()) {
                     throw new TokenizerException(place + ": is not a token and its score");

@@ -39,7 +39,8 @@ interface Normalizer {
             case "Nmt" -> passage -> change(passage, Normalizer::isNmtControl, c -> isNmtBlank(c) ? ' ' : c);
             case "Replace" -> replace(field);
             case "Prepend" -> prepend(field.at("prepend").text());
-            case "Strip" -> strip(field.at("strip_left").flag(), field.at("strip_right").flag());
+            case "Strip" ->
+                strip(field.at("strip_left").flag(), field.at("strip_right").flag());
             case "ByteLevel" -> passage -> passage.text = ByteLevel.write(passage.text, 0, passage.text.length());
             case "Precompiled" -> new Charsmap(field.at("precompiled_charsmap"));
             default ->

@@ -87,7 +87,9 @@ record PostProcessor(int[] before, int[] after) {
         if (token.json().isMissingNode()) {
             throw id.problem(Field.shown(id.json().toString()) + " is not among special_tokens");
         }
-        int[] ids = token.at("ids").list().stream().mapToInt(each -> each.number(end - 1)).toArray();
+        int[] ids = token.at("ids").list().stream()
+                .mapToInt(each -> each.number(end - 1))
+                .toArray();
         if (ids.length != token.at("tokens").list().size()) {
             throw token.problem("has another number of ids than of tokens");
         }

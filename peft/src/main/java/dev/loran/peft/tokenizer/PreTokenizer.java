@@ -10,8 +10,7 @@ interface PreTokenizer {
     void split(Piece piece, List<Piece> out);
 
     /// GPT-2's words: contractions, and letters, digits or other signs with a blank before them.
-    Regex GPT2 =
-            Regex.of("'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+");
+    Regex GPT2 = Regex.of("'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+");
 
     static PreTokenizer read(Field field) {
         return switch (field.type()) {

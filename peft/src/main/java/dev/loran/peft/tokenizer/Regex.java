@@ -52,7 +52,8 @@ final class Regex {
 
     /// A pattern of our own.
     static Regex of(String expression) {
-        return new Regex(new Field(expression, com.fasterxml.jackson.databind.node.NullNode.instance), null, expression);
+        return new Regex(
+                new Field(expression, com.fasterxml.jackson.databind.node.NullNode.instance), null, expression);
     }
 
     /// Takes `text[from, to)` apart. A pattern sees nothing beyond this stretch.
@@ -87,8 +88,8 @@ final class Regex {
                 }
             }
         } catch (StackOverflowError e) {
-            throw new TokenizerException(path + ": the regular expression recurses too deeply for a text of "
-                    + (to - from) + " characters");
+            throw new TokenizerException(
+                    path + ": the regular expression recurses too deeply for a text of " + (to - from) + " characters");
         }
     }
 
@@ -150,8 +151,7 @@ final class Regex {
     private static final class Translation {
         private static final int MAX_LENGTH = 10_000;
         private static final int MAX_DEPTH = 100;
-        private static final String WORD =
-                "\\p{IsAlphabetic}\\p{M}\\p{Nd}\\p{Pc}\\u00b2\\u00b3\\u00b9\\u00bc-\\u00be";
+        private static final String WORD = "\\p{IsAlphabetic}\\p{M}\\p{Nd}\\p{Pc}\\u00b2\\u00b3\\u00b9\\u00bc-\\u00be";
 
         private final Field field;
         private final String source;
@@ -197,8 +197,8 @@ final class Regex {
         }
 
         private TokenizerException refused(String what) {
-            return field.problem("the regular expression has " + what + ", which is not supported: "
-                    + Field.shown(source));
+            return field.problem(
+                    "the regular expression has " + what + ", which is not supported: " + Field.shown(source));
         }
 
         private void deeper() {
@@ -214,7 +214,8 @@ final class Regex {
                 return;
             }
             if (follows("(?i)")) {
-                // Inside a pattern it would reach to the end of an alternative in one dialect, of the group in the other.
+                // Inside a pattern it would reach to the end of an alternative in one dialect, of the group in the
+                // other.
                 if (at > 0) {
                     throw refused("(?i) behind its start");
                 }
@@ -240,7 +241,10 @@ final class Regex {
                 at++;
                 return;
             }
-            out.append('{').append(inside.startsWith(",") ? "0" : "").append(inside).append('}');
+            out.append('{')
+                    .append(inside.startsWith(",") ? "0" : "")
+                    .append(inside)
+                    .append('}');
             at = close + 1;
             if (follows("+") || (follows("?") && !inside.contains(","))) {
                 throw refused("{" + inside + "}" + source.charAt(at));

@@ -103,12 +103,11 @@ final class Spans {
         for (int i = 1; i < size; i++) {
             boolean before = matched[i - 1] != invert;
             boolean after = matched[i] != invert;
-            boolean joined =
-                    switch (behavior) {
-                        case CONTIGUOUS -> before == after;
-                        case MERGED_WITH_PREVIOUS -> after && !before;
-                        default -> before && !after;
-                    };
+            boolean joined = switch (behavior) {
+                case CONTIGUOUS -> before == after;
+                case MERGED_WITH_PREVIOUS -> after && !before;
+                default -> before && !after;
+            };
             if (!joined) {
                 piece.part(from, to(i - 1), out);
                 from = to(i - 1);

@@ -65,7 +65,8 @@ final class Vocabulary {
     }
 
     /// The token of an id; null where there is none.
-    @Nullable String token(int id) {
+    @Nullable
+    String token(int id) {
         return id < 0 || id >= end ? null : tokens[id];
     }
 

@@ -243,8 +243,8 @@ public final class TaskModel implements Learner, AutoCloseable {
                     + " call peft.addAdapter(PeftModel.DEFAULT_ADAPTER, LoraConfig.defaults()), or that of another"
                     + " method, before TaskModel.of, or train all of it by TaskModel.full");
         }
-        Map<String, Tensor> all =
-                new LinkedHashMap<>(peft == null ? model.namedParameters() : own(peft).trainableParameters());
+        Map<String, Tensor> all = new LinkedHashMap<>(
+                peft == null ? model.namedParameters() : own(peft).trainableParameters());
         if (classifier != null) {
             all.putAll(classifier.namedParameters());
         }

@@ -681,8 +681,7 @@ public final class PeftModel implements AutoCloseable {
     private <T> T apart(String operation, List<String> names, Function<List<@Nullable Tuner>, T> work) {
         try (Guard.Use use = model.reading(operation)) {
             List<@Nullable Tuner> wanted = wanted(operation, names);
-            if (active.stream().noneMatch(Tuner::borrows)
-                    && wanted.stream().noneMatch(t -> t != null && t.borrows())) {
+            if (active.stream().noneMatch(Tuner::borrows) && wanted.stream().noneMatch(t -> t != null && t.borrows())) {
                 return Slot.callEmpty(() -> work.apply(wanted));
             }
         }

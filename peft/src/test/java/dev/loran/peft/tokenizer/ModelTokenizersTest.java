@@ -27,7 +27,17 @@ class ModelTokenizersTest {
     @ParameterizedTest
     @ValueSource(
             strings = {
-                "gpt2", "roberta", "llama3", "qwen2", "modernbert", "llama2", "mistral", "gemma", "xlmr", "t5", "deberta3"
+                "gpt2",
+                "roberta",
+                "llama3",
+                "qwen2",
+                "modernbert",
+                "llama2",
+                "mistral",
+                "gemma",
+                "xlmr",
+                "t5",
+                "deberta3"
             })
     void theSameIdsAndTexts(String model) throws IOException {
         HfTokenizer tokenizer = HfTokenizer.read(fixture(model));

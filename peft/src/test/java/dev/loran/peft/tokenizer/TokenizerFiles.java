@@ -15,15 +15,89 @@ import java.util.Set;
 final class TokenizerFiles {
     private static final ObjectMapper JSON = new ObjectMapper();
     private static final String[] SNIPPETS = {
-        "the", "of", "running", "shoes", "Tokenizer", "don't", "we'll", "I'VE", "HTTP", "naïve", "café", "Ångström",
-        "ﬁne", "straße", "İstanbul", "ΣΊΣΥΦΟΣ", "Привет", "мир", "日本語", "こんにちは", "カタカナ", "안녕하세요", "ประเทศไทย",
-        "हिन्दी", "שלום", "مرحبا", "😀", "👩‍👩‍👧", "🇩🇪🇫🇷", "👍🏽", "1", "23", "4567", "³½", "Ⅷ", "٣٤", "e\u0301", "o\u0308u",
-        "\u1112\u1161\u11ab", ".", ",", "!", "?!", "...", "—", "«", "'", "\"", "$", "+", "€", "©", "_", "#", "##ing",
-        "<unk>", "</s>", "[MASK]", "<extra>", "<x>", "\u0000", "\u0007", "\u00ad", "\u200b", "\u200d", "\ufeff",
-        "\ufffd", "▁", "▁▁a", "Ġ", "<0x0A>", "\ue000", "𝔾𝕠", "𠀋", "ｆｕｌｌ", "㍿", "a1b2", "x=y;", "{\"k\": [1]}"
+        "the",
+        "of",
+        "running",
+        "shoes",
+        "Tokenizer",
+        "don't",
+        "we'll",
+        "I'VE",
+        "HTTP",
+        "naïve",
+        "café",
+        "Ångström",
+        "ﬁne",
+        "straße",
+        "İstanbul",
+        "ΣΊΣΥΦΟΣ",
+        "Привет",
+        "мир",
+        "日本語",
+        "こんにちは",
+        "カタカナ",
+        "안녕하세요",
+        "ประเทศไทย",
+        "हिन्दी",
+        "שלום",
+        "مرحبا",
+        "😀",
+        "👩‍👩‍👧",
+        "🇩🇪🇫🇷",
+        "👍🏽",
+        "1",
+        "23",
+        "4567",
+        "³½",
+        "Ⅷ",
+        "٣٤",
+        "e\u0301",
+        "o\u0308u",
+        "\u1112\u1161\u11ab",
+        ".",
+        ",",
+        "!",
+        "?!",
+        "...",
+        "—",
+        "«",
+        "'",
+        "\"",
+        "$",
+        "+",
+        "€",
+        "©",
+        "_",
+        "#",
+        "##ing",
+        "<unk>",
+        "</s>",
+        "[MASK]",
+        "<extra>",
+        "<x>",
+        "\u0000",
+        "\u0007",
+        "\u00ad",
+        "\u200b",
+        "\u200d",
+        "\ufeff",
+        "\ufffd",
+        "▁",
+        "▁▁a",
+        "Ġ",
+        "<0x0A>",
+        "\ue000",
+        "𝔾𝕠",
+        "𠀋",
+        "ｆｕｌｌ",
+        "㍿",
+        "a1b2",
+        "x=y;",
+        "{\"k\": [1]}"
     };
     private static final String[] BLANKS = {
-        " ", " ", " ", " ", "", "", "  ", "   ", "\n", "\r\n", "\t", "\n\n", " \n ", "\u00a0", "\u3000", "\u2028", "\u0085"
+        " ", " ", " ", " ", "", "", "  ", "   ", "\n", "\r\n", "\t", "\n\n", " \n ", "\u00a0", "\u3000", "\u2028",
+        "\u0085"
     };
 
     private final Random random;
@@ -50,9 +124,23 @@ final class TokenizerFiles {
 
     /// A character that every table of Unicode in use knows alike.
     private String character() {
-        int[][] ranges = {{0x20, 0x2ff}, {0x370, 0x377}, {0x400, 0x4ff}, {0x900, 0x939}, {0x1e00, 0x1eff},
-            {0x2000, 0x206f}, {0x2100, 0x218b}, {0x2190, 0x23ff}, {0x3041, 0x30ff}, {0x4e00, 0x9fa5}, {0xac00, 0xd7a3},
-            {0xff01, 0xffdc}, {0x1d400, 0x1d7ff}, {0x1f300, 0x1f5ff}, {0x20000, 0x2a6d6}};
+        int[][] ranges = {
+            {0x20, 0x2ff},
+            {0x370, 0x377},
+            {0x400, 0x4ff},
+            {0x900, 0x939},
+            {0x1e00, 0x1eff},
+            {0x2000, 0x206f},
+            {0x2100, 0x218b},
+            {0x2190, 0x23ff},
+            {0x3041, 0x30ff},
+            {0x4e00, 0x9fa5},
+            {0xac00, 0xd7a3},
+            {0xff01, 0xffdc},
+            {0x1d400, 0x1d7ff},
+            {0x1f300, 0x1f5ff},
+            {0x20000, 0x2a6d6}
+        };
         int[] range = ranges[random.nextInt(ranges.length)];
         return Character.toString(range[0] + random.nextInt(range[1] - range[0] + 1));
     }
@@ -64,17 +152,15 @@ final class TokenizerFiles {
         boolean bytes = kind.equals("BPE") && coin();
         String preTokenizer = bytes ? byteLevel(coin()) : random.nextInt(5) == 0 ? "null" : preTokenizer(2);
         Map<String, Integer> ids = new HashMap<>();
-        String model =
-                switch (kind) {
-                    case "BPE" -> bpe(bytes, ids);
-                    case "Unigram" -> unigram(ids);
-                    case "WordPiece" -> wordPiece(ids);
-                    default -> words(ids);
-                };
+        String model = switch (kind) {
+            case "BPE" -> bpe(bytes, ids);
+            case "Unigram" -> unigram(ids);
+            case "WordPiece" -> wordPiece(ids);
+            default -> words(ids);
+        };
         return """
                 {"version": "1.0", "truncation": null, "padding": null, "added_tokens": %s, "normalizer": %s,
-                 "pre_tokenizer": %s, "post_processor": %s, "decoder": %s, "model": %s}"""
-                .formatted(
+                 "pre_tokenizer": %s, "post_processor": %s, "decoder": %s, "model": %s}""".formatted(
                         added(ids),
                         normalizer,
                         preTokenizer,
@@ -98,7 +184,8 @@ final class TokenizerFiles {
             case 10 -> "{\"type\": \"Replace\", \"pattern\": {\"String\": \" \"}, \"content\": \"▁\"}";
             case 11 -> random.nextInt(4) == 0 ? "{\"type\": \"ByteLevel\"}" : "{\"type\": \"NFC\"}";
             default ->
-                "{\"type\": \"Sequence\", \"normalizers\": [%s, %s]}".formatted(normalizer(depth - 1), normalizer(depth - 1));
+                "{\"type\": \"Sequence\", \"normalizers\": [%s, %s]}"
+                        .formatted(normalizer(depth - 1), normalizer(depth - 1));
         };
     }
 
@@ -166,12 +253,15 @@ final class TokenizerFiles {
         String bytes = "{\"type\": \"ByteLevel\", \"add_prefix_space\": %s, \"trim_offsets\": true, \"use_regex\": %s}"
                 .formatted(coin(), !own);
         String split = "{\"type\": \"Split\", \"pattern\": %s, \"behavior\": \"Isolated\", \"invert\": false}";
-        return own ? "{\"type\": \"Sequence\", \"pretokenizers\": [%s, %s]}".formatted(split.formatted(words()), bytes) : bytes;
+        return own
+                ? "{\"type\": \"Sequence\", \"pretokenizers\": [%s, %s]}".formatted(split.formatted(words()), bytes)
+                : bytes;
     }
 
     private String decoder(boolean bytes, int depth) {
         return switch (bytes ? 0 : random.nextInt(depth > 0 ? 9 : 7)) {
-            case 0 -> "{\"type\": \"ByteLevel\", \"add_prefix_space\": true, \"trim_offsets\": true, \"use_regex\": true}";
+            case 0 ->
+                "{\"type\": \"ByteLevel\", \"add_prefix_space\": true, \"trim_offsets\": true, \"use_regex\": true}";
             case 1 -> "{\"type\": \"WordPiece\", \"prefix\": \"##\", \"cleanup\": %s}".formatted(coin());
             case 2 ->
                 "{\"type\": \"Metaspace\", \"replacement\": \"▁\", \"prepend_scheme\": \"%s\", \"split\": true}"
@@ -179,10 +269,13 @@ final class TokenizerFiles {
             case 3 -> "{\"type\": \"BPEDecoder\", \"suffix\": \"%s\"}".formatted(one("</w>", "e"));
             case 4 -> "{\"type\": \"ByteFallback\"}";
             case 5 -> "{\"type\": \"Strip\", \"content\": \"%s\", \"start\": 2, \"stop\": 0}".formatted(one(" ", "t"));
-            case 6 -> "{\"type\": \"Replace\", \"pattern\": %s, \"content\": \" \"}".formatted(one("{\"String\": \"▁\"}", pattern()));
-            case 7 -> "{\"type\": \"Sequence\", \"decoders\": [%s, %s]}".formatted(decoder(false, depth - 1), decoder(false, depth - 1));
-            default ->
-                """
+            case 6 ->
+                "{\"type\": \"Replace\", \"pattern\": %s, \"content\": \" \"}"
+                        .formatted(one("{\"String\": \"▁\"}", pattern()));
+            case 7 ->
+                "{\"type\": \"Sequence\", \"decoders\": [%s, %s]}"
+                        .formatted(decoder(false, depth - 1), decoder(false, depth - 1));
+            default -> """
                 {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
                  {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]}""";
         };
@@ -197,13 +290,14 @@ final class TokenizerFiles {
                             {"SpecialToken": {"id": "</s>", "type_id": 0}}],
                  "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
                  "special_tokens": {"<x>": {"id": "<x>", "ids": [%d, %d], "tokens": ["<x>", "<x>"]},
-                                    "</s>": {"id": "</s>", "ids": [%d], "tokens": ["</s>"]}}}"""
-                .formatted(cls, sep, sep);
-        String bytes = "{\"type\": \"ByteLevel\", \"add_prefix_space\": true, \"trim_offsets\": true, \"use_regex\": true}";
+                                    "</s>": {"id": "</s>", "ids": [%d], "tokens": ["</s>"]}}}""".formatted(cls, sep, sep);
+        String bytes =
+                "{\"type\": \"ByteLevel\", \"add_prefix_space\": true, \"trim_offsets\": true, \"use_regex\": true}";
         return switch (random.nextInt(6)) {
             case 0 -> "null";
             case 1 -> bytes;
-            case 2 -> "{\"type\": \"BertProcessing\", \"sep\": [\"</s>\", %d], \"cls\": [\"<x>\", %d]}".formatted(sep, cls);
+            case 2 ->
+                "{\"type\": \"BertProcessing\", \"sep\": [\"</s>\", %d], \"cls\": [\"<x>\", %d]}".formatted(sep, cls);
             case 3 ->
                 "{\"type\": \"RobertaProcessing\", \"sep\": [\"</s>\", %d], \"cls\": [\"<x>\", %d], \"trim_offsets\": true, \"add_prefix_space\": false}"
                         .formatted(sep, cls);
@@ -281,7 +375,8 @@ final class TokenizerFiles {
         }
         String prefix = !bytes && random.nextInt(4) == 0 ? "##" : "";
         String suffix = !bytes && random.nextInt(4) == 0 ? "</w>" : "";
-        List<String> alphabet = vocab.stream().filter(t -> t.codePointCount(0, t.length()) == 1).toList();
+        List<String> alphabet =
+                vocab.stream().filter(t -> t.codePointCount(0, t.length()) == 1).toList();
         if (!prefix.isEmpty()) {
             alphabet.forEach(c -> vocab.add(prefix + c));
         }
@@ -338,7 +433,8 @@ final class TokenizerFiles {
             // Few different scores, so that some ways are equally good.
             scores.addArray().add(token).add(-random.nextInt(8) * (coin() ? 1.0 : 1.5));
         }
-        ObjectNode model = JSON.createObjectNode().put("type", "Unigram").put("unk_id", 0).put("byte_fallback", fallback);
+        ObjectNode model =
+                JSON.createObjectNode().put("type", "Unigram").put("unk_id", 0).put("byte_fallback", fallback);
         model.set("vocab", scores);
         return model.toString();
     }

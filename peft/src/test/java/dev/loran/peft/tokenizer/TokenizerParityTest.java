@@ -35,7 +35,9 @@ class TokenizerParityTest {
     private static void compare(HfTokenizer ours, Oracle oracle, String text, Random random, String json) {
         int[] ids = ours.encode(text);
         assertThat(ids).as("ids of %s by %s", text, json).containsExactly(oracle.encode(text));
-        int[] whole = Stream.of(ours.before(), ids, ours.after()).flatMapToInt(Arrays::stream).toArray();
+        int[] whole = Stream.of(ours.before(), ids, ours.after())
+                .flatMapToInt(Arrays::stream)
+                .toArray();
         assertThat(whole).as("%s", json).containsExactly(oracle.encodeWhole(text));
         int[] drawn = IntStream.range(0, 1 + random.nextInt(8))
                 .map(k -> random.nextInt(ours.vocabSize()))

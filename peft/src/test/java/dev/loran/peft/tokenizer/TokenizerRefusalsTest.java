@@ -36,7 +36,8 @@ class TokenizerRefusalsTest {
             }
             byte[] damaged = json.clone();
             for (int flips = random.nextInt(4); flips >= 0; flips--) {
-                damaged[random.nextInt(damaged.length)] = (byte) (random.nextInt(4) == 0 ? random.nextInt(256) : "0{}[],:\"\\-9e".charAt(random.nextInt(12)));
+                damaged[random.nextInt(damaged.length)] = (byte)
+                        (random.nextInt(4) == 0 ? random.nextInt(256) : "0{}[],:\"\\-9e".charAt(random.nextInt(12)));
             }
             use(damaged, random);
         }
@@ -77,18 +78,17 @@ class TokenizerRefusalsTest {
         collect(file, containers, random);
         JsonNode container = containers.get(random.nextInt(containers.size()));
         int place = random.nextInt(container.size());
-        JsonNode value =
-                switch (random.nextInt(9)) {
-                    case 0 -> JSON.createObjectNode();
-                    case 1 -> JSON.createArrayNode();
-                    case 2 -> JSON.getNodeFactory().nullNode();
-                    case 3 -> JSON.getNodeFactory().numberNode(random.nextInt(-2, 400));
-                    case 4 -> JSON.getNodeFactory().numberNode(new BigInteger("9".repeat(1 + random.nextInt(30))));
-                    case 5 -> JSON.getNodeFactory().numberNode(random.nextInt(9) * 0.5);
-                    case 6 -> JSON.getNodeFactory().textNode(new TokenizerFiles(random.nextLong()).text());
-                    case 7 -> JSON.getNodeFactory().booleanNode(random.nextBoolean());
-                    default -> containers.get(random.nextInt(containers.size())).deepCopy();
-                };
+        JsonNode value = switch (random.nextInt(9)) {
+            case 0 -> JSON.createObjectNode();
+            case 1 -> JSON.createArrayNode();
+            case 2 -> JSON.getNodeFactory().nullNode();
+            case 3 -> JSON.getNodeFactory().numberNode(random.nextInt(-2, 400));
+            case 4 -> JSON.getNodeFactory().numberNode(new BigInteger("9".repeat(1 + random.nextInt(30))));
+            case 5 -> JSON.getNodeFactory().numberNode(random.nextInt(9) * 0.5);
+            case 6 -> JSON.getNodeFactory().textNode(new TokenizerFiles(random.nextLong()).text());
+            case 7 -> JSON.getNodeFactory().booleanNode(random.nextBoolean());
+            default -> containers.get(random.nextInt(containers.size())).deepCopy();
+        };
         if (container instanceof ArrayNode array) {
             if (random.nextInt(4) == 0) {
                 array.remove(place);
@@ -119,11 +119,7 @@ class TokenizerRefusalsTest {
     }
 
     @ParameterizedTest
-    @CsvSource(
-            delimiter = '|',
-            quoteCharacter = '`',
-            textBlock =
-                    """
+    @CsvSource(delimiter = '|', quoteCharacter = '`', textBlock = """
                     model/type|"RNN"|model.type: "RNN" is not supported; models are BPE, Unigram, WordPiece and WordLevel
                     model/vocab|{}|model.vocab: is missing or empty
                     model/vocab|{"a": -1}|model.vocab: "a" has an id that is not from 0 to 4194303
@@ -160,8 +156,7 @@ class TokenizerRefusalsTest {
                 .hasMessage(message);
     }
 
-    private static final String SMALL =
-            """
+    private static final String SMALL = """
             {"version": "1.0", "added_tokens": [{"id": 3, "content": "<s>", "single_word": false, "lstrip": false,
               "rstrip": false, "normalized": false, "special": true}],
              "post_processor": {"type": "TemplateProcessing",
@@ -171,8 +166,9 @@ class TokenizerRefusalsTest {
 
     @Test
     void mergesMayStandBeforeTheVocabulary() throws IOException {
-        HfTokenizer tokenizer = HfTokenizer.read(
-                "{\"model\": {\"merges\": [\"a b\"], \"vocab\": {\"a\": 0, \"b\": 1, \"ab\": 2}}}".getBytes(StandardCharsets.UTF_8));
+        HfTokenizer tokenizer =
+                HfTokenizer.read("{\"model\": {\"merges\": [\"a b\"], \"vocab\": {\"a\": 0, \"b\": 1, \"ab\": 2}}}"
+                        .getBytes(StandardCharsets.UTF_8));
         assertThat(tokenizer.encode("abba")).containsExactly(2, 1, 0);
     }
 
@@ -197,8 +193,9 @@ class TokenizerRefusalsTest {
         Tokenizer tokenizer = Tokenizer.of(JSON.writeValueAsBytes(file), "slow.json");
         assertThatThrownBy(() -> tokenizer.encode("a".repeat(20_000) + "c", 99))
                 .isInstanceOf(InputException.class)
-                .hasMessageMatching("slow.json: pre_tokenizer.pattern.Regex: the regular expression (takes too many steps"
-                        + "|recurses too deeply).*");
+                .hasMessageMatching(
+                        "slow.json: pre_tokenizer.pattern.Regex: the regular expression (takes too many steps"
+                                + "|recurses too deeply).*");
     }
 
     /// A million characters without a blank, marks without end, halves of pairs: some time, no error.
@@ -214,7 +211,8 @@ class TokenizerRefusalsTest {
                 "🇩".repeat(100_000),
                 "\ud800".repeat(1000) + "\udc00\ud83d");
         for (int i = 0; i < 12; i++) {
-            HfTokenizer tokenizer = HfTokenizer.read(new TokenizerFiles(i).file().getBytes(StandardCharsets.UTF_8));
+            HfTokenizer tokenizer =
+                    HfTokenizer.read(new TokenizerFiles(i).file().getBytes(StandardCharsets.UTF_8));
             for (String text : texts) {
                 tokenizer.decode(tokenizer.encode(text));
             }

@@ -127,7 +127,8 @@ class PredictorTest {
                     PeftModel one = new PeftModel(own, i)) {
                 one.addAdapter("default", methods.get(i));
                 try (TaskModel trained = TaskModel.of(one, TaskCard.classify(new Labels(labels), 16), i);
-                        Trainer trainer = new Trainer(trained, TrainerConfig.defaults().withSteps(2))) {
+                        Trainer trainer =
+                                new Trainer(trained, TrainerConfig.defaults().withSteps(2))) {
                     trainer.trainStep(batch(labels.size()));
                     trainer.trainStep(batch(labels.size()));
                     trained.save(saved);
@@ -161,8 +162,7 @@ class PredictorTest {
     private static void same(List<Answer> actual, List<Answer> expected) {
         for (int i = 0; i < expected.size(); i++) {
             assertThat(actual.get(i).label()).isEqualTo(expected.get(i).label());
-            assertThat(actual.get(i).probabilities())
-                    .isEqualTo(expected.get(i).probabilities());
+            assertThat(actual.get(i).probabilities()).isEqualTo(expected.get(i).probabilities());
             assertThat(actual.get(i).embedding()).isEqualTo(expected.get(i).embedding());
         }
     }
@@ -239,9 +239,11 @@ class PredictorTest {
 
         @Override
         public Tensor loss(Batch batch) {
-            Threads.run(1, thread -> assertThatThrownBy(meanwhile::run)
-                    .isInstanceOf(ConcurrentModificationException.class)
-                    .satisfies(e -> said.add(e.getMessage())));
+            Threads.run(
+                    1,
+                    thread -> assertThatThrownBy(meanwhile::run)
+                            .isInstanceOf(ConcurrentModificationException.class)
+                            .satisfies(e -> said.add(e.getMessage())));
             return model.loss(batch);
         }
 

@@ -137,7 +137,8 @@ class SharedModelTest {
                     int which = (thread + i) % THREADS;
                     assertThat(subject.mixed(batches.get(which))).isEqualTo(alone.get(which));
                     // Between them the active adapter answers as if nothing had been.
-                    assertThat(subject.logits()).isEqualTo(subject.alone.get(subject.names().getFirst()));
+                    assertThat(subject.logits())
+                            .isEqualTo(subject.alone.get(subject.names().getFirst()));
                 }
             });
         }
@@ -147,7 +148,8 @@ class SharedModelTest {
     @ValueSource(strings = {"llama", "gpt2", "seo"})
     void everyThreadGeneratesWithACacheOfItsOwn(String family) {
         try (Backend backend = new SimdBackend(2);
-                Subject subject = new Subject(family, backend, List.of("lora", "dora", "houlsby", "prefix", "prompt"))) {
+                Subject subject =
+                        new Subject(family, backend, List.of("lora", "dora", "houlsby", "prefix", "prompt"))) {
             int[][] prompts = {{3, 1, 4}, {1, 5}};
             GenerationConfig config = GenerationConfig.greedy(4);
             Map<String, List<String>> alone = new LinkedHashMap<>();
@@ -158,7 +160,8 @@ class SharedModelTest {
             String active = subject.peft.activeAdapter();
             Threads.run(4, thread -> {
                 for (int i = 0; i < 5 * ROUNDS; i++) {
-                    String mine = subject.names().get((3 * thread + i) % subject.names().size());
+                    String mine = subject.names()
+                            .get((3 * thread + i) % subject.names().size());
                     assertThat(text(subject.peft.withAdapter(
                                     mine, () -> Generation.tokens(subject.model, prompts, config))))
                             .as(mine)
@@ -183,9 +186,11 @@ class SharedModelTest {
             try (Subject subject = new Subject(family, backend, List.of("pissa", "dora", "lora and tokens"))) {
                 // Raises the versions of what the adapters keep from the base.
                 subject.model.namedParameters().values().forEach(Tensor::markWritten);
-                Threads.run(4, thread -> subject.names().forEach(name -> assertThat(
-                                subject.peft.withAdapter(name, subject::logits))
-                        .isEqualTo(subject.alone.get(name))));
+                Threads.run(
+                        4,
+                        thread -> subject.names()
+                                .forEach(name -> assertThat(subject.peft.withAdapter(name, subject::logits))
+                                        .isEqualTo(subject.alone.get(name))));
             }
             assertThat(backend.liveBuffers()).isZero();
         }
@@ -204,8 +209,9 @@ class SharedModelTest {
             changes.put("disableAdapter", peft::disableAdapter);
             changes.put("mergeAdapter", peft::mergeAdapter);
             changes.put("mergeAndUnload", peft::mergeAndUnload);
-            changes.put("addWeightedAdapter", () -> peft.addWeightedAdapter(
-                    "sum", List.of("lora"), List.of(1.0), Combination.linear()));
+            changes.put(
+                    "addWeightedAdapter",
+                    () -> peft.addWeightedAdapter("sum", List.of("lora"), List.of(1.0), Combination.linear()));
             changes.put("microStep", () -> peft.microStep(1));
             changes.put("gradientCheckpointing", () -> model.gradientCheckpointing(true));
             changes.put("train", () -> model.train(true));
@@ -242,8 +248,10 @@ class SharedModelTest {
             uses.put("close", subject.model::close);
             try (Guard.Use use = subject.model.changing("trainStep")) {
                 String owner = Thread.currentThread().getName();
-                Threads.run(1, thread -> uses.forEach(
-                        (name, work) -> refused(work, name, "is being changed by thread " + owner + " (trainStep)")));
+                Threads.run(
+                        1,
+                        thread -> uses.forEach((name, work) ->
+                                refused(work, name, "is being changed by thread " + owner + " (trainStep)")));
                 // The thread that changes it may do all of that.
                 subject.logits();
                 peft.setAdapter("lora");
@@ -273,10 +281,13 @@ class SharedModelTest {
                 double[] lora = Subjects.logits(peft, ids, null);
                 peft.setAdapter("biases");
                 double[] biases = Subjects.logits(peft, ids, null);
-                assertThat(peft.withAdapter("lora", () -> Subjects.logits(peft, ids, null))).isEqualTo(lora);
-                assertThat(peft.withAdapter("biases", () -> Subjects.logits(peft, ids, null))).isEqualTo(biases);
+                assertThat(peft.withAdapter("lora", () -> Subjects.logits(peft, ids, null)))
+                        .isEqualTo(lora);
+                assertThat(peft.withAdapter("biases", () -> Subjects.logits(peft, ids, null)))
+                        .isEqualTo(biases);
                 peft.setAdapter("lora");
-                assertThat(peft.withAdapter("biases", () -> Subjects.logits(peft, ids, null))).isEqualTo(biases);
+                assertThat(peft.withAdapter("biases", () -> Subjects.logits(peft, ids, null)))
+                        .isEqualTo(biases);
                 assertThat(Subjects.logits(peft, ids, null)).isEqualTo(lora);
                 try (Guard.Use use = model.reading("logits")) {
                     assertThatThrownBy(() -> peft.withAdapter("biases", () -> 1))
@@ -337,7 +348,10 @@ class SharedModelTest {
         }
 
         Subject(String family, Backend backend, int adapters) {
-            this(family, backend, Subjects.mixable(family).keySet().stream().limit(adapters).toList());
+            this(
+                    family,
+                    backend,
+                    Subjects.mixable(family).keySet().stream().limit(adapters).toList());
         }
 
         Subject(String family, Backend backend, List<String> adapters) {
