@@ -11,7 +11,8 @@ import org.jspecify.annotations.Nullable;
 /// SentencePiece's `precompiled_charsmap`: what characters, and what a reader sees as one, are replaced by.
 ///
 /// Four bytes that tell the size of a double-array trie (Aoe 1989, in the layout of Darts-clone), its units of 32 bits,
-/// little endian, then the replacements, each closed by a zero byte. A unit's low byte and its highest bit are the label
+/// little endian, then the replacements, each closed by a zero byte.
+/// A unit's low byte and its highest bit are the label
 /// that must equal the byte that led there, bit 8 tells of a value, and the rest is an offset, whose unit is 256 where
 /// bit 9 is set.
 final class Charsmap implements Normalizer {

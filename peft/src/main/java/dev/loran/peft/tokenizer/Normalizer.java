@@ -55,7 +55,8 @@ interface Normalizer {
     }
 
     /// Bounds the work on a text that never ends its combining marks: sorting them takes quadratic time. Unicode's
-    /// stream-safe format (UAX 15, section 13) allows 30 of them in a row; here more than 1,024 are normalised in parts.
+    /// stream-safe format (UAX 15, section 13) allows 30 of them in a row;
+    /// here more than 1,024 are normalised in parts.
     static String unicode(String text, Form form) {
         if (isLatin1(text) && (form == Form.NFC || isAscii(text))) {
             return text;

@@ -151,7 +151,8 @@ final class Regex {
     private static final class Translation {
         private static final int MAX_LENGTH = 10_000;
         private static final int MAX_DEPTH = 100;
-        private static final String WORD = "\\p{IsAlphabetic}\\p{M}\\p{Nd}\\p{Pc}\\u00b2\\u00b3\\u00b9\\u00bc-\\u00be";
+        private static final String WORD = "\\p{IsAlphabetic}\\p{M}\\p{Nd}\\p{Pc}";
+        private static final String LATIN_NUMBERS = "\\u00b2\\u00b3\\u00b9\\u00bc-\\u00be";
 
         private final Field field;
         private final String source;
@@ -287,7 +288,7 @@ final class Regex {
             switch (c) {
                 case 'p', 'P' -> property();
                 case 'd', 'D', 's', 'S', 'n', 'r', 't', 'f', 'a', 'e' -> copy(2);
-                case 'w', 'W' -> word(c == 'W');
+                case 'w', 'W' -> word(c == 'W', inClass);
                 case 'h', 'H' -> replace(c == 'h' ? "[0-9a-fA-F]" : "[^0-9a-fA-F]", 2);
                 case 'v' -> replace("\\x0B", 2);
                 case 'b', 'B', 'A', 'z', 'Z', 'G' -> {
@@ -312,9 +313,10 @@ final class Regex {
             at += length;
         }
 
-        /// Java counts the joiners among the characters of words, Oniguruma the fractions and powers of Latin 1.
-        private void word(boolean not) {
-            replace(not ? "[^" + WORD + "]" : "[" + WORD + "]", 2);
+        /// Java counts the joiners among the characters of words, Oniguruma outside of classes the fractions and powers of Latin 1.
+        private void word(boolean not, boolean inClass) {
+            String letters = inClass ? WORD : WORD + LATIN_NUMBERS;
+            replace(not ? "[^" + letters + "]" : "[" + letters + "]", 2);
         }
 
         private void codePoint() {
