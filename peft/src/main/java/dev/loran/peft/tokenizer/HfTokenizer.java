@@ -200,7 +200,7 @@ public final class HfTokenizer {
             ObjectNode file = JSON.createObjectNode();
             try (JsonParser parser = JSON.createParser(json)) {
                 if (parser.nextToken() != JsonToken.START_OBJECT) {
-                    throw new TokenizerException("the file: is not a JSON object");
+                    throw new TokenizerException("not a JSON object");
                 }
                 while (parser.nextToken() == JsonToken.FIELD_NAME) {
                     String name = parser.currentName();

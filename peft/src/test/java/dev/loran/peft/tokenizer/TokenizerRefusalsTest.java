@@ -126,7 +126,7 @@ class TokenizerRefusalsTest {
                     model/vocab|{"a": 99999999999}|model.vocab: "a" has an id that is not from 0 to 4194303
                     model/vocab|{"a": 1.5}|model.vocab: "a" has no whole number for its id
                     model/vocab|{"a": 1, "b": 1}|model.vocab: "a" and "b" have the same id, 1
-                    model/vocab|[["a", 1]]|model: BPE needs merges, and a vocabulary of ids
+                    model/vocab|[["a", 1], ["b", 1], ["ab", 1]]|model: BPE needs merges, and a vocabulary of ids
                     model/merges|["a"]|model.merges[0]: "a" is not two tokens with a blank between them
                     model/merges|["a b", "a q"]|model.merges[1]: "q" is not in the vocabulary
                     model/merges|["b a"]|model.merges[0]: "ba" is not in the vocabulary
