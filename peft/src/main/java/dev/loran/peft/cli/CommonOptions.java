@@ -63,15 +63,15 @@ final class CommonOptions {
         return values;
     }
 
+    /// Options that are of one command line: another run by the same options has its own.
+    private static final List<String> NOT_OF_THE_RUN = List.of("json", "config", "out", "overwrite");
+
     /// All options of a command that have a value, by name: what `run.json` holds, and `--config` takes.
     static Map<String, Object> resolved(CommandSpec spec) {
         Map<String, Object> values = new LinkedHashMap<>();
         for (OptionSpec option : spec.options()) {
             Object value = option.getValue();
-            if (value != null
-                    && !option.usageHelp()
-                    && !name(option).equals("json")
-                    && !name(option).equals("config")) {
+            if (value != null && !option.usageHelp() && !NOT_OF_THE_RUN.contains(name(option))) {
                 values.put(
                         name(option), value instanceof Number || value instanceof Boolean ? value : value.toString());
             }

@@ -86,11 +86,8 @@ final class CompareCommand implements Callable<Integer> {
             description = "without --train: rows to train on, of 5000 (${DEFAULT-VALUE})")
     private int rows = 1000;
 
-    @Option(
-            names = "--out",
-            paramLabel = "DIR",
-            description = "where report.json and a run's folder for each method go (${DEFAULT-VALUE})")
-    private Path out = Path.of("loran-compare");
+    @Mixin
+    private OutOptions place;
 
     @Mixin
     private ModelOptions model;
@@ -127,6 +124,11 @@ final class CompareCommand implements Callable<Integer> {
         if ((train == null) != (eval == null)) {
             throw new InputException("--train and --eval go together: what is compared is the held-out rows");
         }
+        Path out = place.folder("loran-compare");
+        if (!place.overwrite && !RunFolder.isFree(out)) {
+            throw new InputException(
+                    out + ": holds files already; replace a comparison (--overwrite), or choose another folder (--out)");
+        }
         Data data = data(compared);
         ObjectNode report = JSON.createObjectNode()
                 .put("model", model.requireModel())
@@ -136,9 +138,15 @@ final class CompareCommand implements Callable<Integer> {
         Output.put(report, data.rows.notices());
         ArrayNode results = report.putArray("methods");
         for (Method method : compared) {
-            results.add(measured(method, data));
+            ObjectNode result = measured(method, data, out.resolve(method.toString()));
+            if (result == null) {
+                output.say("stopped; methods that were done are in " + out.resolve("report.json"));
+                return Main.STOPPED;
+            }
+            results.add(result);
+            // What is done stays, however the rest ends.
+            JsonFile.write(out.resolve("report.json"), report);
         }
-        JsonFile.write(out.resolve("report.json"), report);
         output.table(table(results));
         if (common.json) {
             output.out().println(report);
@@ -169,12 +177,15 @@ final class CompareCommand implements Callable<Integer> {
         }
     }
 
-    /// Trains by one method, on a model opened anew, and measures.
-    private ObjectNode measured(Method method, Data data) {
+    /// Trains by one method, on a model opened anew, and measures; null where it was stopped.
+    private @Nullable ObjectNode measured(Method method, Data data, Path out) {
         Examples rowsToTrainOn = data.rows.train();
         TrainerConfig config = training.config(model, method);
-        RunFolder folder = RunFolder.create(out.resolve(method.toString()));
-        folder.options(Map.of("method", method.toString(), "lr", config.rate().peak(), "epochs", config.epochs()));
+        RunFolder folder = RunFolder.create(
+                out,
+                place.overwrite,
+                begun -> begun.options(Map.of(
+                        "method", method.toString(), "lr", config.rate().peak(), "epochs", config.epochs())));
         boolean counted = ProcessMemory.resetPeak();
         try (OpenModel open = OpenModel.of(model)) {
             int steps = config.stepsOver(rowsToTrainOn.size());
@@ -195,6 +206,9 @@ final class CompareCommand implements Callable<Integer> {
                         Progress progress = new Progress(output, List.of())) {
                     report = trainer.train(rowsToTrainOn, null, folder, progress);
                     tokensPerSecond = progress.tokensPerSecond();
+                }
+                if (report.stopped()) {
+                    return null;
                 }
                 long peak = open.backend().peakBytes();
                 double process = ProcessMemory.peakMib(peak);

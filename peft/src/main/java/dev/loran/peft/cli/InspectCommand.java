@@ -2,6 +2,7 @@ package dev.loran.peft.cli;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.MissingNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Backend;
 import dev.loran.engine.io.SafeTensors;
@@ -177,7 +178,8 @@ final class InspectCommand implements Callable<Integer> {
         try {
             List<String> lines = Files.isRegularFile(metrics) ? Files.readAllLines(metrics) : List.of();
             for (String line : lines) {
-                JsonNode entry = JSON.readTree(line);
+                // A run that was killed may end in half a line.
+                JsonNode entry = line.endsWith("}") ? JSON.readTree(line) : MissingNode.getInstance();
                 if (entry.has("loss")) {
                     result.set("last_step", entry);
                 } else if (entry.path("best").asBoolean()) {

@@ -26,8 +26,8 @@ import picocli.CommandLine.UnmatchedArgumentException;
 
 /// The entry point.
 ///
-/// Exit codes: 0 done; 2 the user gave something that cannot be used, said in one line on standard error; 1 anything
-/// else.
+/// Exit codes: 0 done; 2 the user gave something that cannot be used, said in one line on standard error; 130 and
+/// 143 ended by Ctrl-C and by SIGTERM; 1 anything else.
 @Command(
         name = "loran",
         description = "Fine-tunes transformers on the JVM. Start with: loran quickstart",
@@ -39,6 +39,8 @@ public final class Main implements Runnable {
     static final int DONE = 0;
     static final int FAILED = 1;
     static final int INPUT_ERROR = 2;
+    /// As after Ctrl-C.
+    static final int STOPPED = 130;
 
     @Spec
     private CommandSpec spec;
@@ -54,7 +56,10 @@ public final class Main implements Runnable {
         defaultProperty("org.slf4j.simpleLogger.defaultLogLevel", "warn");
         boolean terminal =
                 Optional.ofNullable(System.console()).map(Console::isTerminal).orElse(false);
-        System.exit(run(new Output(System.out, System.err, terminal), args));
+        Stop stop = Stop.onSignals();
+        int code = run(new Output(System.out, System.err, terminal, stop), args);
+        stop.end();
+        System.exit(code);
     }
 
     private static void defaultProperty(String key, String value) {
@@ -65,7 +70,7 @@ public final class Main implements Runnable {
 
     /// Runs one command line and returns its exit code.
     public static int run(String[] args, PrintStream out, PrintStream err) {
-        return run(new Output(out, err, false), args);
+        return run(new Output(out, err, false, new Stop()), args);
     }
 
     private static int run(Output output, String... args) {
@@ -120,9 +125,12 @@ public final class Main implements Runnable {
             if (value != null && option[0].equals("--config")) {
                 CommonOptions.readConfig(command.getCommandSpec(), Path.of(value));
             } else if (value != null && option[0].equals("--resume")) {
-                CommonOptions.readConfig(
-                        command.getCommandSpec(),
-                        RunFolder.resume(Path.of(value)).optionsFile());
+                RunFolder run = RunFolder.resume(Path.of(value));
+                if (!run.hasOptions()) {
+                    throw new InputException(run.optionsFile() + ": names no options: the run was killed as it began, or"
+                            + " was not begun by loran train; begin it anew (--overwrite)");
+                }
+                CommonOptions.readConfig(command.getCommandSpec(), run.optionsFile());
             }
         }
     }
@@ -160,6 +168,9 @@ public final class Main implements Runnable {
     }
 
     private static int failure(Exception e, Output output) {
+        if (e instanceof Stop.Ended) {
+            return STOPPED;
+        }
         if (e instanceof InputException || e instanceof SafeTensorsException) {
             output.problem("loran: " + oneLine(e));
             return INPUT_ERROR;

@@ -3,6 +3,7 @@ package dev.loran.peft.cli;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.DType;
+import dev.loran.peft.data.Drafts;
 import dev.loran.peft.data.InputException;
 import dev.loran.peft.model.HfModels;
 import dev.loran.peft.model.Model;
@@ -23,7 +24,7 @@ import java.util.List;
 import java.util.Locale;
 import java.util.Map;
 import java.util.concurrent.Callable;
-import java.util.stream.Stream;
+import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
@@ -153,23 +154,25 @@ final class MergeCommand implements Callable<Integer> {
             }
             Map<String, Double> errors = peft.addWeightedAdapter(PeftModel.DEFAULT_ADAPTER, names, shares, how);
             peft.setAdapter(PeftModel.DEFAULT_ADAPTER);
-            peft.savePretrained(out);
+            boolean beside = folders.stream().allMatch(TextClassifier::isIn);
+            fill(AdapterFiles.CONFIG, draft -> {
+                peft.savePretrained(draft);
+                if (sameClasses) {
+                    copy(folders.getFirst(), TaskCard.FILE, draft);
+                }
+                if (sameClasses && beside) {
+                    TextClassifier.combine(folders, shares, draft);
+                }
+            });
             List<List<String>> table = new ArrayList<>(List.of(List.of("layer", "relative error")));
             errors.forEach((layer, error) -> table.add(List.of(layer, String.format(Locale.ROOT, "%.4f", error))));
             output.table(table);
-            boolean beside = folders.stream().allMatch(TextClassifier::isIn);
-            if (sameClasses) {
-                copy(folders.getFirst(), TaskCard.FILE);
-                if (beside) {
-                    TextClassifier.combine(folders, shares, out);
-                }
-                if (beside || open.model().classifier() != null) {
-                    output.say("the heads tell the same classes apart: theirs is the sum by the same weights");
-                }
-            } else {
+            if (beside || open.model().classifier() != null) {
                 output.say(
-                        "the adapters tell different classes apart, so that their heads are not combined: train one on"
-                                + " the new adapter");
+                        sameClasses
+                                ? "the heads tell the same classes apart: theirs is the sum by the same weights"
+                                : "the adapters tell different classes apart, so that their heads are not combined:"
+                                        + " train one on the new adapter");
             }
             output.result(
                     new ObjectMapper()
@@ -222,10 +225,13 @@ final class MergeCommand implements Callable<Integer> {
                     && merged.labels().size() == card.labels().size()) {
                 merged.labels(card.labels().names());
             }
-            HfModels.save(merged, out, written);
-            OpenModel.copyTokenizer(open.folder(), out);
-            copy(folder, TaskCard.FILE);
-            if (copy(folder, TextClassifier.FILE)) {
+            fill("config.json", draft -> {
+                HfModels.save(merged, draft, written);
+                OpenModel.copyTokenizer(open.folder(), draft);
+                copy(folder, TaskCard.FILE, draft);
+                copy(folder, TextClassifier.FILE, draft);
+            });
+            if (TextClassifier.isIn(folder)) {
                 output.say("the head is beside the model, in " + TextClassifier.FILE
                         + ": Loran reads it, transformers does not");
             }
@@ -243,11 +249,8 @@ final class MergeCommand implements Callable<Integer> {
     }
 
     private static void requireEmpty(Path folder) {
-        if (!Files.exists(folder)) {
-            return;
-        }
-        try (Stream<Path> files = Files.list(folder)) {
-            if (files.findAny().isPresent()) {
+        try {
+            if (!new Drafts(folder).isFree(List.of())) {
                 throw new InputException(
                         folder + ": holds files already; choose a new or empty folder for the merged model");
             }
@@ -256,16 +259,36 @@ final class MergeCommand implements Callable<Integer> {
         }
     }
 
-    /// Copies a file, if there is one, and says whether there was.
-    private boolean copy(Path folder, String file) {
+    /// Fills [#out], with all or nothing.
+    private void fill(String last, Consumer<Path> content) {
+        Drafts drafts = new Drafts(out);
+        boolean isNew = !Files.exists(out);
+        boolean done = false;
+        output.stop().listen(true);
         try {
-            boolean there = Files.isRegularFile(folder.resolve(file));
-            if (there) {
-                Files.copy(folder.resolve(file), out.resolve(file));
+            try {
+                drafts.fill(last, content, output.stop()::check);
+                done = true;
+            } finally {
+                if (!done) {
+                    drafts.abandon(List.of(), isNew);
+                }
             }
-            return there;
         } catch (IOException e) {
-            throw InputException.io(out, file + " cannot be copied there", e);
+            throw InputException.io(out, "cannot be written", e);
+        } finally {
+            output.stop().listen(false);
+        }
+    }
+
+    /// Copies a file, if there is one.
+    private static void copy(Path folder, String file, Path to) {
+        try {
+            if (Files.isRegularFile(folder.resolve(file))) {
+                Files.copy(folder.resolve(file), to.resolve(file));
+            }
+        } catch (IOException e) {
+            throw InputException.io(to, file + " cannot be copied there", e);
         }
     }
 

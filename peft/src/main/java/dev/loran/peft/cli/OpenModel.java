@@ -7,6 +7,7 @@ import dev.loran.engine.ReferenceBackend;
 import dev.loran.kernels.Backends;
 import dev.loran.kernels.cuda.CudaBackend;
 import dev.loran.peft.data.Catalogue;
+import dev.loran.peft.data.Drafts;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.InputException;
 import dev.loran.peft.data.Labels;
@@ -107,12 +108,14 @@ record OpenModel(
         try (Backend scratch = new ReferenceBackend();
                 Tokenizer tokenizer = Tokenizer.load(given, given, options.eosToken);
                 Model model = SeoTransformer.random(sizes(options, tokenizer), scratch, DType.F32, options.seed)) {
-            Path draft = Files.createTempDirectory("loran-" + FRESH);
+            // The folder's name goes into adapters: as it will be called when it is kept.
+            Path draft = Files.createTempDirectory("loran-" + FRESH).resolve("base");
             boolean done = false;
             try {
                 HfModels.save(model, draft);
                 copyTokenizer(given, draft);
                 options.tokenizer = null;
+                deleteOnExit(draft);
                 OpenModel open = of(options, draft, "", true, true);
                 done = true;
                 return open;
@@ -123,6 +126,21 @@ record OpenModel(
             }
         } catch (IOException e) {
             throw new InputException("--model seo: cannot be written (" + InputException.reason(e) + ")", e);
+        }
+    }
+
+    /// Opens one that [#fresh] made and [#keep] put into `folder`, under the same name.
+    static OpenModel kept(ModelOptions options, Path folder) {
+        options.tokenizer = null;
+        return of(options, folder, "", false);
+    }
+
+    /// For a process that is ended: [#close] is not called then.
+    private static void deleteOnExit(Path draft) throws IOException {
+        temporary(draft).toFile().deleteOnExit();
+        draft.toFile().deleteOnExit();
+        try (Stream<Path> files = Files.list(draft)) {
+            files.forEach(file -> file.toFile().deleteOnExit());
         }
     }
 
@@ -142,14 +160,16 @@ record OpenModel(
         }
     }
 
-    private static void delete(Path folder) {
-        try (Stream<Path> files = Files.list(folder)) {
-            for (Path file : files.toList()) {
-                Files.delete(file);
-            }
-            Files.delete(folder);
+    /// The folder of its own that a new model's folder is in.
+    private static Path temporary(Path draft) {
+        return Objects.requireNonNull(draft.getParent());
+    }
+
+    private static void delete(Path draft) {
+        try {
+            Drafts.delete(temporary(draft));
         } catch (IOException e) {
-            throw InputException.io(folder, "cannot be removed", e);
+            throw InputException.io(draft, "cannot be removed", e);
         }
     }
 
@@ -338,13 +358,16 @@ record OpenModel(
 
     @Override
     public void close() {
-        model.close();
-        if (given != null) {
-            given.close();
-        }
-        backend.close();
-        if (draft) {
-            delete(folder);
+        try {
+            model.close();
+            if (given != null) {
+                given.close();
+            }
+            backend.close();
+        } finally {
+            if (draft) {
+                delete(folder);
+            }
         }
     }
 }

@@ -10,7 +10,8 @@ import java.util.Map;
 /// Where a command writes: results to `out`, everything on the way to `err`.
 ///
 /// @param terminal whether somebody watches: progress is then a bar
-record Output(PrintStream out, PrintStream err, boolean terminal) {
+/// @param stop says that the command is to end
+record Output(PrintStream out, PrintStream err, boolean terminal, Stop stop) {
     /// A line about what is going on.
     void say(String line) {
         err.println(line);

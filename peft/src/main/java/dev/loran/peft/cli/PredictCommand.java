@@ -92,10 +92,13 @@ final class PredictCommand implements Callable<Integer> {
         long started = System.nanoTime();
         Path draft = out.resolveSibling(out.getFileName() + ".part");
         long[] answered = {0};
+        boolean stopped = false;
+        output.stop().listen(true);
         try {
             Predictor predictor;
             try (BufferedWriter lines = Files.newBufferedWriter(draft)) {
                 predictor = new Predictor(classifier, open.tokenizer(), model.batchSize(), answer -> {
+                    output.stop().check();
                     write(lines, line(answer, labels));
                     answered[0]++;
                 });
@@ -117,8 +120,15 @@ final class PredictCommand implements Callable<Integer> {
                     .put("out", out.toString());
         } catch (IOException e) {
             throw InputException.io(out, "cannot be written", e);
+        } catch (Stop.Ended e) {
+            stopped = true;
+            output.say("stopped; the first %,d answers are in %s".formatted(answered[0], draft));
+            throw e;
         } finally {
-            discard(draft);
+            output.stop().listen(false);
+            if (!stopped) {
+                discard(draft);
+            }
         }
     }
 

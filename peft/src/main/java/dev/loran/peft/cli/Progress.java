@@ -26,6 +26,12 @@ final class Progress implements TrainingListener, AutoCloseable {
     Progress(Output output, List<String> opening) {
         this.output = output;
         this.opening = opening;
+        output.stop().listen(true);
+    }
+
+    @Override
+    public boolean wantsStop() {
+        return output.stop().isAsked();
     }
 
     @Override
@@ -101,6 +107,7 @@ final class Progress implements TrainingListener, AutoCloseable {
 
     @Override
     public void close() {
+        output.stop().listen(false);
         if (bar != null) {
             bar.close();
         }

@@ -16,6 +16,7 @@ import java.util.List;
 import java.util.Locale;
 import java.util.Objects;
 import java.util.concurrent.Callable;
+import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Model.CommandSpec;
@@ -43,8 +44,8 @@ final class QuickstartCommand implements Callable<Integer> {
     @Option(names = "--rows", paramLabel = "N", description = "rows to train on, of 5000 (${DEFAULT-VALUE})")
     private int rows = 2000;
 
-    @Option(names = "--out", paramLabel = "DIR", description = "where the run's files go (${DEFAULT-VALUE})")
-    private Path out = Path.of("loran-quickstart");
+    @Mixin
+    private OutOptions place;
 
     @Mixin
     private ModelOptions model;
@@ -62,6 +63,7 @@ final class QuickstartCommand implements Callable<Integer> {
     @Override
     public Integer call() {
         long started = System.nanoTime();
+        Path out = place.runFolder("loran-quickstart");
         if (model.model == null) {
             model.model = "minilm";
         }
@@ -74,13 +76,17 @@ final class QuickstartCommand implements Callable<Integer> {
             Examples heldOut = Objects.requireNonNull(data.heldOut());
             training.resolve(EPOCHS, LEARNING_RATE);
             TrainerConfig config = training.config(model, Method.LORA);
-            RunFolder folder = RunFolder.create(out);
-            folder.options(CommonOptions.resolved(spec));
+            RunFolder folder = RunFolder.create(
+                    out, place.overwrite, begun -> begun.options(CommonOptions.resolved(spec)));
             TaskCard card = data.card(open, reading, null);
             output.say(open.backendChoice());
             data.notices().forEach(output::say);
             Evaluation before = before(peft, card, train, heldOut, config);
             Evaluation after = after(peft, card, train, heldOut, config, folder);
+            if (after == null) {
+                output.say("stopped; what it came to is in " + folder.last());
+                return Main.STOPPED;
+            }
             ObjectNode result = new ObjectMapper()
                     .createObjectNode()
                     .put("accuracy_before", before.accuracy())
@@ -106,7 +112,8 @@ final class QuickstartCommand implements Callable<Integer> {
         }
     }
 
-    private Evaluation after(
+    /// Null where it was stopped.
+    private @Nullable Evaluation after(
             PeftModel peft, TaskCard card, Examples train, Examples heldOut, TrainerConfig config, RunFolder folder) {
         peft.addAdapter(
                 PeftModel.DEFAULT_ADAPTER, Method.lora(training, peft.model().task()));
@@ -115,7 +122,9 @@ final class QuickstartCommand implements Callable<Integer> {
             output.say("LoRA: %,d parameters train"
                     .formatted(learner.parameterCount().trainableParameters()));
             try (Progress progress = new Progress(output, List.of())) {
-                trainer.train(train, null, folder, progress);
+                if (trainer.train(train, null, folder, progress).stopped()) {
+                    return null;
+                }
             }
             Evaluation e = Evaluation.of(learner, heldOut, config.batchSize());
             output.say(String.format(Locale.ROOT, "accuracy after: %.4f", e.accuracy()));

@@ -47,7 +47,7 @@ final class SweepCommand implements Callable<Integer> {
     private static final String SHARED = "sweep.json";
 
     private static final List<String> NOT_VARIED =
-            List.of("out", "train", "eval", "task", "resume", "config", "json", "help");
+            List.of("out", "overwrite", "train", "eval", "task", "resume", "config", "json", "help");
 
     private final Output output;
 
@@ -101,6 +101,9 @@ final class SweepCommand implements Callable<Integer> {
         if (shared.stream().anyMatch(a -> a.startsWith("--resume"))) {
             throw new InputException("--resume is for one run; a sweep goes on by itself");
         }
+        if (shared.contains("--overwrite")) {
+            throw new InputException("--overwrite is for one run; a sweep replaces nothing: choose another folder (--out)");
+        }
         // What is wrong for all is said before anything starts.
         CommandLine train = train();
         parse(train, shared);
@@ -147,7 +150,7 @@ final class SweepCommand implements Callable<Integer> {
 
     private CommandLine train() {
         CommandLine train = new CommandLine(new TrainCommand(
-                new Output(new PrintStream(PrintStream.nullOutputStream()), output.err(), output.terminal())));
+                new Output(new PrintStream(PrintStream.nullOutputStream()), output.err(), output.terminal(), output.stop())));
         train.getCommandSpec().name("loran train");
         return train.setOverwrittenOptionsAllowed(true);
     }
@@ -211,6 +214,10 @@ final class SweepCommand implements Callable<Integer> {
             output.say("run %d of %d: %s%s"
                     .formatted(i + 1, runs.size(), run.folder.getFileName(), run.isDone() ? ", done already" : ""));
             results.add(result(run));
+            if (output.stop().isAsked()) {
+                output.say("the sweep stopped; it goes on by the same command");
+                return Main.STOPPED;
+            }
         }
         results.sort(BEST_FIRST);
         ObjectNode report = JSON.createObjectNode();
@@ -241,7 +248,7 @@ final class SweepCommand implements Callable<Integer> {
         try {
             if (!run.isDone()) {
                 CommandLine train = train();
-                parse(train, RunFolder.isRun(run.folder) ? resumed(run) : run.arguments);
+                parse(train, begun(run));
                 train.<TrainCommand>getCommand().call();
             }
             return result.setAll(JsonFile.read(run.folder.resolve(RunFolder.RESULT)));
@@ -251,8 +258,14 @@ final class SweepCommand implements Callable<Integer> {
         }
     }
 
-    private static List<String> resumed(Run run) {
-        return List.of("--resume", run.folder.toString());
+    /// The command line of a run: it goes on where it was begun, but where its options were not kept before it was killed.
+    private static List<String> begun(Run run) {
+        if (!RunFolder.isRun(run.folder)) {
+            return run.arguments;
+        }
+        return RunFolder.resume(run.folder).hasOptions()
+                ? List.of("--resume", run.folder.toString())
+                : Stream.concat(run.arguments.stream(), Stream.of("--overwrite")).toList();
     }
 
     private static List<List<String>> table(List<String> varied, ArrayNode results) {

@@ -38,7 +38,7 @@ import picocli.CommandLine.Spec;
             "{\"instruction\",\"input\",\"output\"} to generate, {\"text\"} for lm.",
             "",
             "Example: loran train --model minilm --task classify --train pages.jsonl --eval held-out.jsonl --out run",
-            "A run that was killed goes on: loran train --resume run"
+            "A run that was killed, or stopped by Ctrl-C, goes on: loran train --resume run"
         })
 final class TrainCommand implements Callable<Integer> {
     private final Output output;
@@ -62,8 +62,8 @@ final class TrainCommand implements Callable<Integer> {
     @Option(names = "--eval", paramLabel = "FILE", description = "rows to evaluate on; the best parameters are kept")
     private @Nullable Path eval;
 
-    @Option(names = "--out", paramLabel = "DIR", description = "where the run's files go (${DEFAULT-VALUE})")
-    private Path out = Path.of("loran-run");
+    @Mixin
+    private OutOptions place;
 
     @Option(names = "--eval-every", paramLabel = "N", description = "steps between evaluations (an epoch)")
     private int evalEvery;
@@ -124,6 +124,7 @@ final class TrainCommand implements Callable<Integer> {
         if (resume != null) {
             resumed(resume);
         }
+        Path out = resume == null ? place.runFolder("loran-run") : resume;
         Task taskKind = Task.named(task);
         Method methodKind = Method.named(method);
         training.resolve(methodKind.epochs, methodKind.learningRate);
@@ -143,9 +144,8 @@ final class TrainCommand implements Callable<Integer> {
             PeftConfig adapter = methodKind.config(training, open.model().task(), steps);
             MemoryPlan plan = training.plan(open, adapter, card, config, rows);
             try (Subject subject = Subject.of(open.model(), adapter, card, model.seed)) {
-                run(open, subject.learner(), config, plan, rows);
+                return run(open, subject.learner(), config, plan, rows, out);
             }
-            return Main.DONE;
         }
     }
 
@@ -161,21 +161,26 @@ final class TrainCommand implements Callable<Integer> {
                     "%s: is of a run with dtype %s, not %s; resume with what the run was begun with, or begin another one"
                             .formatted(run, begun, model.dtype));
         }
-        out = run;
-        if (OpenModel.FRESH.equals(model.model)) {
-            model.model = run.resolve("base").toString();
-            model.tokenizer = null;
-        }
     }
 
     private OpenModel open() {
-        return OpenModel.FRESH.equals(model.model) ? OpenModel.fresh(model) : OpenModel.of(model);
+        if (!OpenModel.FRESH.equals(model.model)) {
+            return OpenModel.of(model);
+        }
+        return resume == null
+                ? OpenModel.fresh(model)
+                : OpenModel.kept(model, new RunFolder(resume).base());
     }
 
-    private void run(
-            OpenModel open, TaskModel learner, TrainerConfig config, @Nullable MemoryPlan plan, TaskRows data) {
+    private int run(
+            OpenModel open, TaskModel learner, TrainerConfig config, @Nullable MemoryPlan plan, TaskRows data, Path out) {
         Examples rows = data.train();
         Examples heldOut = data.heldOut();
+        if (Method.FULL.toString().equals(method)) {
+            // A whole model is of use with its tokenizer only.
+            Path tokenizer = model.tokenizer == null ? open.folder() : model.tokenizer;
+            learner.alsoSave(saved -> OpenModel.copyTokenizer(tokenizer, saved));
+        }
         ParameterCount count = learner.parameterCount();
         int truncated = rows.truncated() + (heldOut == null ? 0 : heldOut.truncated());
         TrainingReport report;
@@ -183,9 +188,10 @@ final class TrainCommand implements Callable<Integer> {
         try (Trainer trainer = new Trainer(learner, config)) {
             int steps = trainer.plan(rows);
             if (resume == null) {
-                folder = RunFolder.create(out);
-                open.keep(folder.path().resolve("base"));
-                folder.options(CommonOptions.resolved(spec));
+                folder = RunFolder.create(out, place.overwrite, begun -> {
+                    open.keep(begun.base());
+                    begun.options(CommonOptions.resolved(spec));
+                });
             } else {
                 folder = RunFolder.resume(out);
             }
@@ -207,8 +213,10 @@ final class TrainCommand implements Callable<Integer> {
                 report = trainer.train(rows, heldOut, folder, progress);
             }
         }
-        if (Method.FULL.toString().equals(method)) {
-            keepTokenizer(open, folder, report.best() != null);
+        if (report.stopped()) {
+            output.say("stopped after %d of its steps; it goes on by: loran train --resume %s"
+                    .formatted(report.steps(), folder.path()));
+            return Main.STOPPED;
         }
         ObjectNode result = result(count, report, plan, open)
                 .put("truncated", truncated)
@@ -216,15 +224,7 @@ final class TrainCommand implements Callable<Integer> {
         Output.put(result, data.notices());
         folder.result(result);
         output.result(result, common.json);
-    }
-
-    /// A whole model is of use with its tokenizer only.
-    private void keepTokenizer(OpenModel open, RunFolder folder, boolean hasBest) {
-        Path tokenizer = model.tokenizer == null ? open.folder() : model.tokenizer;
-        OpenModel.copyTokenizer(tokenizer, folder.last());
-        if (hasBest) {
-            OpenModel.copyTokenizer(tokenizer, folder.best());
-        }
+        return Main.DONE;
     }
 
     private ObjectNode result(ParameterCount count, TrainingReport report, @Nullable MemoryPlan plan, OpenModel open) {

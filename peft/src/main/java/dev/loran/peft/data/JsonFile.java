@@ -41,13 +41,25 @@ public final class JsonFile {
 
     /// As above, of a text and a line break.
     public static void write(Path file, String json) {
-        Path draft = file.resolveSibling("." + file.getFileName() + ".part");
         try {
-            Files.writeString(draft, json + "\n");
-            Files.move(draft, file, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
+            try {
+                Files.writeString(draft(file), json + "\n");
+                Files.move(draft(file), file, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
+            } finally {
+                clean(file);
+            }
         } catch (IOException e) {
             throw InputException.io(file, "cannot be written", e);
         }
+    }
+
+    /// Removes what a process left that was killed while it wrote `file`.
+    public static void clean(Path file) throws IOException {
+        Files.deleteIfExists(draft(file));
+    }
+
+    private static Path draft(Path file) {
+        return file.resolveSibling("." + file.getFileName() + ".part");
     }
 
     /// What is wrong with a text, in one line, without the library's notes on itself.

@@ -1,19 +1,20 @@
 package dev.loran.peft.train;
 
+import com.fasterxml.jackson.databind.DeserializationFeature;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Backend;
 import dev.loran.engine.DType;
 import dev.loran.engine.Tensor;
-import dev.loran.engine.io.MappedFile;
 import dev.loran.engine.io.SafeTensors;
 import dev.loran.engine.io.SafeTensorsException;
+import dev.loran.peft.data.Drafts;
 import dev.loran.peft.data.InputException;
+import dev.loran.peft.data.JsonFile;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.nio.file.StandardCopyOption;
 import java.util.Comparator;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -26,17 +27,17 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /// The points that a killed run goes on from: folders `step-N`, each with `state.safetensors` ([Trainer#state]) and
-/// `state.json` (where the run stood, and which run it was). A folder has its name only once all of it is on the disk.
+/// `state.json` (where the run stood, and which run it was), and the sums of both. A folder has its name only once all of it
+/// is on the disk.
 ///
 /// @param run what a checkpoint of this run must have been made with
 record Checkpoints(Path folder, TrainerConfig.Checkpoints options, ObjectNode run) {
     private static final Logger LOG = LoggerFactory.getLogger(Checkpoints.class);
-    private static final ObjectMapper JSON = new ObjectMapper();
+    private static final ObjectMapper JSON =
+            new ObjectMapper().enable(DeserializationFeature.FAIL_ON_MISSING_CREATOR_PROPERTIES);
     private static final String TENSORS = "state.safetensors";
     private static final String TEXT = "state.json";
     private static final String PREFIX = "step-";
-    /// Before the name of a folder that is being written or removed.
-    private static final String DRAFT = ".";
 
     /// Where a run stands, beside [Trainer#state].
     ///
@@ -75,50 +76,28 @@ record Checkpoints(Path folder, TrainerConfig.Checkpoints options, ObjectNode ru
 
     /// Writes a checkpoint, whole or not at all, then removes those that are no longer to be kept.
     void write(Map<String, Tensor> state, Standing standing) {
-        Path place = place(standing.step);
-        Path draft = folder.resolve(DRAFT + place.getFileName());
+        String name = PREFIX + standing.step;
         try {
             // Only a damaged one can stand there: the run went on from an older one.
-            remove(place);
-            delete(draft);
-            Files.createDirectories(draft);
-            SafeTensors.write(draft.resolve(TENSORS), state);
-            ObjectNode text = JSON.createObjectNode();
-            text.set("standing", JSON.valueToTree(standing));
-            text.set("run", run);
-            Files.writeString(draft.resolve(TEXT), text.toPrettyString() + "\n");
-            MappedFile.force(draft.resolve(TEXT));
-            MappedFile.force(draft);
-            Files.move(draft, place, StandardCopyOption.ATOMIC_MOVE);
-            MappedFile.force(folder);
+            drafts().put(name, draft -> {
+                SafeTensors.write(draft.resolve(TENSORS), state);
+                ObjectNode text = JSON.createObjectNode();
+                text.set("standing", JSON.valueToTree(standing));
+                text.set("run", run);
+                JsonFile.write(draft.resolve(TEXT), text);
+                Checksums.write(draft);
+            });
             List<Path> all = newestFirst();
             for (Path old : all.subList(Math.min(options.keep(), all.size()), all.size())) {
-                remove(old);
+                drafts().remove(old.getFileName().toString());
             }
         } catch (IOException e) {
-            throw InputException.io(place, "the checkpoint cannot be written", e);
+            throw InputException.io(folder.resolve(name), "the checkpoint cannot be written", e);
         }
     }
 
-    /// Removes a checkpoint, if it exists; what is left of one never has its name.
-    private static void remove(Path place) throws IOException {
-        if (Files.exists(place)) {
-            Path gone = place.resolveSibling(DRAFT + place.getFileName());
-            delete(gone);
-            Files.move(place, gone, StandardCopyOption.ATOMIC_MOVE);
-            delete(gone);
-        }
-    }
-
-    /// Deletes a folder with all that is in it, if it exists.
-    static void delete(Path folder) throws IOException {
-        if (Files.exists(folder)) {
-            try (Stream<Path> files = Files.walk(folder)) {
-                for (Path file : files.sorted(Comparator.reverseOrder()).toList()) {
-                    Files.delete(file);
-                }
-            }
-        }
+    private Drafts drafts() {
+        return new Drafts(folder);
     }
 
     // ---- reading
@@ -140,38 +119,48 @@ record Checkpoints(Path folder, TrainerConfig.Checkpoints options, ObjectNode ru
 
     /// Reads the newest complete checkpoint, if there is one. A damaged one is passed over with a warning.
     ///
-    /// @param load takes over the state, whose tensors are closed afterwards
+    /// @param load takes over the state, whose tensors are closed afterwards, or changes nothing and throws
     /// @throws InputException if it was made by another run, naming what differs
     @Nullable
     Standing resume(Backend backend, Consumer<Map<String, Tensor>> load) {
         try {
+            drafts().clean();
             for (Path place : newestFirst()) {
-                try (SafeTensors file = SafeTensors.open(place.resolve(TENSORS))) {
-                    JsonNode text = JSON.readTree(Files.readString(place.resolve(TEXT)));
-                    if (!text.path("standing").isObject()) {
-                        throw new IOException(TEXT + " says nothing");
-                    }
-                    requireSame(place, "", text.path("run"), run);
-                    Standing standing = JSON.treeToValue(text.path("standing"), Standing.class);
-                    Map<String, Tensor> state = new LinkedHashMap<>();
-                    try {
-                        for (String name : file.names()) {
-                            DType dtype = file.entry(name).dtype().dtype();
-                            state.put(name, file.copy(backend, name, dtype));
-                        }
-                        load.accept(state);
-                    } finally {
-                        state.values().forEach(Tensor::close);
-                    }
-                    return standing;
-                } catch (SafeTensorsException | IOException e) {
-                    LOG.warn("{}: is damaged and is passed over ({})", place, e.getMessage());
+                try {
+                    return read(place, backend, load);
+                } catch (SafeTensorsException | IOException | IllegalArgumentException e) {
+                    LOG.warn("{}: is damaged and is passed over ({})", place, reason(e));
                 }
             }
             return null;
         } catch (IOException e) {
             throw InputException.io(folder, "cannot be read", e);
         }
+    }
+
+    private static String reason(Exception e) {
+        return e instanceof IOException io ? InputException.reason(io) : String.valueOf(e.getMessage());
+    }
+
+    private Standing read(Path place, Backend backend, Consumer<Map<String, Tensor>> load) throws IOException {
+        Checksums.check(place);
+        JsonNode text = JSON.readTree(Files.readString(place.resolve(TEXT)));
+        requireSame(place, "", text.path("run"), run);
+        Standing standing = JSON.treeToValue(text.path("standing"), Standing.class);
+        if (standing == null || standing.step != step(place)) {
+            throw new IOException(TEXT + " is not of this step");
+        }
+        Map<String, Tensor> state = new LinkedHashMap<>();
+        try (SafeTensors file = SafeTensors.open(place.resolve(TENSORS))) {
+            for (String name : file.names()) {
+                DType dtype = file.entry(name).dtype().dtype();
+                state.put(name, file.copy(backend, name, dtype));
+            }
+            load.accept(state);
+        } finally {
+            state.values().forEach(Tensor::close);
+        }
+        return standing;
     }
 
     /// Compares what two runs are, value by value. What has a SHA-256 is the same wherever it lies if that is the same.

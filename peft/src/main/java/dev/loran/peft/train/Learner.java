@@ -5,6 +5,7 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Backend;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
+import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.optim.Optimizer;
 import dev.loran.peft.data.Batch;
@@ -91,6 +92,13 @@ public interface Learner {
 
     /// What going on later needs beside parameters and moments, by name.
     default Map<String, Tensor> trainingState() {
+        return Map.of();
+    }
+
+    /// The shapes of those parameters that [#loadTrainingState] will give another one. Changes nothing.
+    ///
+    /// @throws IllegalArgumentException if `state` is not one of this learner
+    default Map<String, Shape> shapes(Map<String, Tensor> state) {
         return Map.of();
     }
 

@@ -1,54 +1,91 @@
 package dev.loran.peft.train;
 
 import com.fasterxml.jackson.core.JsonProcessingException;
+import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.peft.data.InputException;
 import dev.loran.peft.data.Task;
 import java.io.IOException;
-import java.io.Writer;
-import java.nio.file.Files;
+import java.nio.ByteBuffer;
+import java.nio.channels.FileChannel;
+import java.nio.channels.OverlappingFileLockException;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
-import java.nio.file.StandardCopyOption;
 import java.nio.file.StandardOpenOption;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
 
-/// `metrics.jsonl`: what a [Trainer] reports, a JSON object a line, each on disk before the next step.
+/// `metrics.jsonl`: what a [Trainer] reports, a JSON object a line, each on disk before the next step. Whoever has it open
+/// holds the run's folder: a lock on the file itself ends with the process, however that ends, and leaves nothing behind.
+/// (On POSIX systems it also ends when the same process opens and closes the file elsewhere.)
 final class MetricsFile implements TrainingListener, AutoCloseable {
+    private static final Logger LOG = LoggerFactory.getLogger(MetricsFile.class);
     private static final ObjectMapper JSON = new ObjectMapper();
 
     private final Path file;
-    private final Writer out;
+    private final FileChannel channel;
 
-    /// Goes on after the lines of the first `steps` steps; lines of later ones, which a killed run left, are dropped.
-    MetricsFile(Path file, int steps) {
+    /// @throws InputException if another process, or another trainer of this one, has it open
+    MetricsFile(Path file) {
         this.file = file;
         try {
-            if (Files.exists(file)) {
-                keep(steps);
+            channel = FileChannel.open(
+                    file, StandardOpenOption.CREATE, StandardOpenOption.READ, StandardOpenOption.WRITE);
+        } catch (IOException e) {
+            throw InputException.io(file, "cannot be written", e);
+        }
+        if (!isLocked()) {
+            close();
+            throw new InputException(file.getParent()
+                    + ": another process trains there; wait until it has ended, or choose another folder (--out)");
+        }
+    }
+
+    private boolean isLocked() {
+        try {
+            // Of a byte that no line reaches: where locks keep others from reading, they may read the lines.
+            return channel.tryLock(Long.MAX_VALUE - 1, 1, false) != null;
+        } catch (OverlappingFileLockException e) {
+            return false;
+        } catch (IOException e) {
+            LOG.warn("{}: cannot be locked ({}); see to it that no other process trains there", file, e.getMessage());
+            return true;
+        }
+    }
+
+    /// Goes on after the lines of the first `steps` steps; those of later ones, and half a line, which a killed run left, are
+    /// dropped.
+    ///
+    /// @param evaluated whether the evaluation after the last of these steps is among them
+    void keep(int steps, boolean evaluated) {
+        try {
+            ByteBuffer bytes = ByteBuffer.allocate(Math.toIntExact(channel.size()));
+            while (bytes.hasRemaining() && channel.read(bytes, bytes.position()) >= 0) {
+                // Once is nearly always enough.
             }
-            out = Files.newBufferedWriter(file, StandardOpenOption.CREATE, StandardOpenOption.APPEND);
+            String lines = new String(bytes.array(), 0, bytes.position(), StandardCharsets.ISO_8859_1);
+            int end = 0;
+            for (int next = lines.indexOf('\n'); next >= 0; next = lines.indexOf('\n', end)) {
+                if (!isUpTo(steps, evaluated, lines.substring(end, next))) {
+                    break;
+                }
+                end = next + 1;
+            }
+            channel.truncate(end);
+            channel.position(end);
         } catch (IOException e) {
             throw InputException.io(file, "cannot be written", e);
         }
     }
 
-    private void keep(int steps) throws IOException {
-        StringBuilder kept = new StringBuilder();
-        for (String line : Files.readAllLines(file)) {
-            if (isUpTo(steps, line)) {
-                kept.append(line).append('\n');
-            }
-        }
-        Path draft = file.resolveSibling(file.getFileName() + ".part");
-        Files.writeString(draft, kept);
-        Files.move(draft, file, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
-    }
-
-    private static boolean isUpTo(int steps, String line) {
+    private static boolean isUpTo(int steps, boolean evaluated, String line) {
         try {
-            return JSON.readTree(line).path("step").asInt(Integer.MAX_VALUE) <= steps;
+            JsonNode entry = JSON.readTree(line);
+            int step = entry.path("step").asInt(Integer.MAX_VALUE);
+            return step < steps || step == steps && (evaluated || !entry.has("eval_loss"));
         } catch (JsonProcessingException e) {
-            // The run was killed while it wrote this line.
+            // The machine stopped while this line was on its way to the disk.
             return false;
         }
     }
@@ -79,8 +116,10 @@ final class MetricsFile implements TrainingListener, AutoCloseable {
 
     private void write(ObjectNode line) {
         try {
-            out.write(line + "\n");
-            out.flush();
+            ByteBuffer bytes = StandardCharsets.UTF_8.encode(line + "\n");
+            while (bytes.hasRemaining()) {
+                channel.write(bytes);
+            }
         } catch (IOException e) {
             throw InputException.io(file, "cannot be written", e);
         }
@@ -89,7 +128,7 @@ final class MetricsFile implements TrainingListener, AutoCloseable {
     @Override
     public void close() {
         try {
-            out.close();
+            channel.close();
         } catch (IOException e) {
             throw InputException.io(file, "cannot be written", e);
         }

@@ -2,6 +2,7 @@ package dev.loran.peft.train;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
+import dev.loran.peft.data.Drafts;
 import dev.loran.peft.data.InputException;
 import dev.loran.peft.data.JsonFile;
 import dev.loran.peft.tuner.AdapterFiles;
@@ -10,37 +11,97 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.Map;
+import java.util.function.Consumer;
 import java.util.stream.Stream;
 
 /// Where a run leaves what it made: `run.json` (its options), `metrics.jsonl` (a line a step and a line an evaluation),
 /// `result.json` (what it came to, once it is over), `best/` (after the evaluation with the lowest loss), `last/`, and
 /// `checkpoints/step-N/` to go on from.
 public record RunFolder(Path path) {
-    static final String OPTIONS = "run.json";
-    static final String METRICS = "metrics.jsonl";
+    private static final String OPTIONS = "run.json";
+    private static final String METRICS = "metrics.jsonl";
+    private static final String BEST = "best";
+    private static final String LAST = "last";
 
     /// What a finished run came to; there is none before.
     public static final String RESULT = "result.json";
 
-    /// Makes the folder. What an earlier run left there is removed.
+    /// All that is a run's. Its options come first: without them it is none.
+    private static final List<String> ALL = List.of(OPTIONS, RESULT, BEST, LAST, "checkpoints", "base", METRICS);
+
+    /// Makes the folder of a run without options; see [#create(Path, boolean, Consumer)].
     ///
-    /// @throws InputException if it holds anything but an earlier run, or cannot be made
+    /// @throws InputException if it holds a run or anything else, or cannot be made
     public static RunFolder create(Path path) {
+        return create(path, false, begun -> begun.options(Map.of()));
+    }
+
+    /// Makes the folder. It is a run's once all that `begin` writes is there, however the process may end before.
+    ///
+    /// @param overwrite whether an earlier run that is there, finished or not, may go
+    /// @param begin writes what the run begins with, at least its [#options], into the folder that it is given
+    /// @throws InputException if it holds a run, or anything else, or cannot be made, or another process trains there
+    public static RunFolder create(Path path, boolean overwrite, Consumer<RunFolder> begin) {
+        requireFree(path, overwrite);
         RunFolder run = new RunFolder(path);
+        boolean isNew = !Files.exists(path);
+        boolean done = false;
         try {
-            if (Files.exists(path) && !isRun(path) && !isEmpty(path)) {
-                throw new InputException(path + ": holds other files; choose a new or empty folder for the run");
+            run.drafts().begin();
+            MetricsFile held = new MetricsFile(path.resolve(METRICS));
+            try (held) {
+                // Another process may have begun one meanwhile.
+                requireFree(path, overwrite);
+                run.drafts().fill(OPTIONS, draft -> begin.accept(new RunFolder(draft)), () -> {
+                    run.deleteParts();
+                    held.keep(0, false);
+                });
+                done = true;
+            } finally {
+                if (!done) {
+                    // Of a run that was to be replaced and is still there nothing has gone.
+                    run.drafts().abandon(isRun(path) ? List.of() : ALL, isNew);
+                }
             }
-            Files.createDirectories(path);
-            for (Path part : List.of(run.best(), run.last(), run.checkpoints())) {
-                Checkpoints.delete(part);
-            }
-            Files.deleteIfExists(path.resolve(METRICS));
-            Files.deleteIfExists(path.resolve(RESULT));
-            run.options(Map.of());
             return run;
         } catch (IOException e) {
             throw InputException.io(path, "cannot be made a run's folder", e);
+        }
+    }
+
+    /// Removes what an earlier run left there, but the metrics, which are open.
+    private void deleteParts() {
+        try {
+            for (String part : ALL.subList(0, ALL.size() - 1)) {
+                Drafts.delete(path.resolve(part));
+            }
+        } catch (IOException e) {
+            throw InputException.io(path, "the run there cannot be removed", e);
+        }
+    }
+
+    /// Refuses a folder that cannot become a run's.
+    ///
+    /// @param overwrite whether an earlier run may be replaced
+    /// @throws InputException saying what is there
+    public static void requireFree(Path path, boolean overwrite) {
+        if (isRun(path)) {
+            if (!overwrite) {
+                throw new InputException("%s: holds a run already%s; go on with it (--resume %s), replace it (--overwrite),"
+                        .formatted(path, Files.exists(path.resolve(RESULT)) ? ", a finished one" : "", path)
+                        + " or choose another folder (--out)");
+            }
+        } else if (!isFree(path)) {
+            throw new InputException(path + ": holds other files; choose a new or empty folder for the run");
+        }
+    }
+    /// Whether a new run can begin there: nothing is there, or what is left of a process that was killed before its run
+    /// began.
+    public static boolean isFree(Path path) {
+        try {
+            return !isRun(path) && new Drafts(path).isFree(ALL);
+        } catch (IOException e) {
+            throw InputException.io(path, "cannot be read", e);
         }
     }
 
@@ -53,6 +114,48 @@ public record RunFolder(Path path) {
             throw new InputException(path + ": holds no run that could go on (" + OPTIONS + ")");
         }
         return new RunFolder(path);
+    }
+
+    /// Whether `run.json` names options: those of a run that was killed as it began may be missing.
+    public boolean hasOptions() {
+        return !JsonFile.read(optionsFile()).isEmpty();
+    }
+
+    /// Takes the folder for one trainer, until what this returns is closed, and ends what a killed process left half done.
+    ///
+    /// @throws InputException if another process, or another trainer of this one, has it
+    MetricsFile open() {
+        MetricsFile metrics = new MetricsFile(path.resolve(METRICS));
+        boolean done = false;
+        try {
+            drafts().clean(BEST, LAST);
+            JsonFile.clean(optionsFile());
+            JsonFile.clean(path.resolve(RESULT));
+            done = true;
+            return metrics;
+        } catch (IOException e) {
+            throw InputException.io(path, "cannot be written", e);
+        } finally {
+            if (!done) {
+                metrics.close();
+            }
+        }
+    }
+
+    /// Writes [#best] or [#last], whole or not at all, with the sums of their files.
+    void save(Learner learner, Path place) {
+        try {
+            drafts().put(place.getFileName().toString(), draft -> {
+                learner.save(draft);
+                Checksums.write(draft);
+            });
+        } catch (IOException e) {
+            throw InputException.io(place, "cannot be written", e);
+        }
+    }
+
+    private Drafts drafts() {
+        return new Drafts(path);
     }
 
     /// Writes `run.json`.
@@ -83,12 +186,16 @@ public record RunFolder(Path path) {
     /// The folder with the adapter (or the whole model) that `given` means: itself, or of a run the best one, else the
     /// last one.
     ///
-    /// @throws InputException if there is none
+    /// @throws InputException if there is none, or the run's is not what was written
     public static Path adapter(Path given) {
-        RunFolder run = new RunFolder(given);
-        for (Path folder : isRun(given) ? List.of(run.best(), run.last()) : List.of(given)) {
+        boolean isRun = isRun(given);
+        Drafts run = new Drafts(given);
+        for (Path folder : isRun ? List.of(run.find(BEST), run.find(LAST)) : List.of(given)) {
             if (Files.isRegularFile(folder.resolve(AdapterFiles.CONFIG))
                     || Files.isRegularFile(folder.resolve("config.json"))) {
+                if (isRun) {
+                    check(folder);
+                }
                 return folder;
             }
         }
@@ -98,25 +205,38 @@ public record RunFolder(Path path) {
                         : ": no such folder"));
     }
 
+    private static void check(Path folder) {
+        try {
+            if (Files.exists(folder.resolve(Checksums.FILE))) {
+                Checksums.check(folder);
+            }
+        } catch (IOException e) {
+            throw new InputException(
+                    "%s: is damaged (%s); if it was changed on purpose, name this folder instead of the run's"
+                            .formatted(folder, InputException.reason(e)),
+                    e);
+        }
+    }
+
     /// `run.json`.
     public Path optionsFile() {
         return path.resolve(OPTIONS);
     }
 
     public Path best() {
-        return path.resolve("best");
+        return path.resolve(BEST);
     }
 
     public Path last() {
-        return path.resolve("last");
+        return path.resolve(LAST);
+    }
+
+    /// The model itself, where the run made it.
+    public Path base() {
+        return path.resolve("base");
     }
 
     Path checkpoints() {
         return path.resolve("checkpoints");
-    }
-
-    /// @param steps whose metrics are kept
-    MetricsFile metrics(int steps) {
-        return new MetricsFile(path.resolve(METRICS), steps);
     }
 }

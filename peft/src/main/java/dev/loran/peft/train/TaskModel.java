@@ -6,6 +6,7 @@ import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.Functional;
 import dev.loran.engine.Scope;
+import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.Linear;
 import dev.loran.engine.optim.Optimizer;
@@ -28,6 +29,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.SplittableRandom;
+import java.util.function.Consumer;
 import java.util.function.Supplier;
 import java.util.random.RandomGenerator;
 import org.jspecify.annotations.Nullable;
@@ -56,6 +58,7 @@ public final class TaskModel implements Learner, AutoCloseable {
 
     private final TaskCard card;
     private final @Nullable TextClassifier classifier;
+    private Consumer<Path> beside = folder -> {};
 
     private TaskModel(
             Model model,
@@ -476,6 +479,11 @@ public final class TaskModel implements Learner, AutoCloseable {
     }
 
     @Override
+    public Map<String, Shape> shapes(Map<String, Tensor> state) {
+        return peft == null ? Map.of() : active(peft).shapes(state);
+    }
+
+    @Override
     public void loadTrainingState(Map<String, Tensor> state) {
         if (peft != null) {
             active(peft).loadTrainingState(state);
@@ -508,6 +516,12 @@ public final class TaskModel implements Learner, AutoCloseable {
             classifier.save(folder);
         }
         card.write(folder);
+        beside.accept(folder);
+    }
+
+    /// What [#save] writes beside, such as a tokenizer.
+    public void alsoSave(Consumer<Path> files) {
+        beside = files;
     }
 
     @Override

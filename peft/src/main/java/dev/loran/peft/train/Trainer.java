@@ -29,6 +29,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
+import java.util.Set;
 import java.util.function.BooleanSupplier;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
@@ -473,10 +474,11 @@ public final class Trainer implements AutoCloseable {
         }
         Checkpoints checkpoints =
                 new Checkpoints(folder.checkpoints(), config.checkpoints(), identity(examples, heldOut));
-        Standing resumed = checkpoints.resume(backend, this::load);
-        listener.begun(step, totalSteps);
-        reserve(loader);
-        try (MetricsFile metrics = folder.metrics(step)) {
+        try (MetricsFile metrics = folder.open()) {
+            Standing resumed = checkpoints.resume(backend, this::load);
+            listener.begun(step, totalSteps);
+            reserve(loader);
+            metrics.keep(step, resumed == null || !resumed.evaluationDue());
             List<TrainingListener> listeners = List.of(metrics, listener);
             return new TrainingRun(this, loader, heldOut, folder, checkpoints, listeners, resumed).toTheEnd();
         }
@@ -514,7 +516,7 @@ public final class Trainer implements AutoCloseable {
 
     /// Goes on where another trainer of the same model and configuration stood: takes over a copy of its [#state].
     ///
-    /// @throws IllegalArgumentException if an entry is missing or unknown
+    /// @throws IllegalArgumentException if an entry is missing or unknown, or has another shape; nothing has changed then
     public void load(Map<String, Tensor> state) {
         Map<String, Tensor> moments = new LinkedHashMap<>(state);
         int steps = take(moments, STEP);
@@ -523,20 +525,47 @@ public final class Trainer implements AutoCloseable {
         Map<String, Tensor> ofScaler = takeAll(moments, SCALER);
         Map<String, Tensor> ofLearner = takeAll(moments, LEARNER);
         Map<String, Tensor> values = takeAll(moments, PARAMETER);
-        if (!values.keySet().equals(parameters.keySet())) {
-            throw new IllegalArgumentException(
-                    "trainer: state is of parameters " + values.keySet() + " but " + parameters.keySet() + " train");
+        checkShapes(values, moments, learner.shapes(ofLearner));
+        try (Scope scope = Scope.open()) {
+            Set<String> needed = scaler == null ? Set.of() : scaler.state().keySet();
+            if (!ofScaler.keySet().equals(needed)) {
+                throw new IllegalArgumentException(
+                        "trainer: state of the loss scale has " + ofScaler.keySet() + ", needs " + needed);
+            }
         }
-        optimizer.load(moments);
+        begin(total);
         if (scaler != null) {
             scaler.load(ofScaler);
         }
-        begin(total);
+        optimizer.load(moments);
         // Before the parameters: some of them change their shape while training.
         learner.loadTrainingState(ofLearner);
         parameters.forEach((name, t) -> t.copyFrom(Objects.requireNonNull(values.get(name), name)));
         step = steps;
         microStep = microSteps;
+    }
+
+    /// @param changed the shapes of parameters that will not be those which they have now
+    private void checkShapes(Map<String, Tensor> values, Map<String, Tensor> moments, Map<String, Shape> changed) {
+        if (!values.keySet().equals(parameters.keySet())) {
+            throw new IllegalArgumentException(
+                    "trainer: state is of parameters " + values.keySet() + " but " + parameters.keySet() + " train");
+        }
+        Map<String, Shape> shapes = new LinkedHashMap<>();
+        parameters.forEach((name, t) -> shapes.put(name, t.shape()));
+        shapes.putAll(changed);
+        values.forEach((name, t) -> requireShape(PARAMETER + name, t, shapes.get(name)));
+        moments.forEach((key, t) -> {
+            String name = key.substring(0, Math.max(0, key.lastIndexOf('.')));
+            requireShape(key, t, key.endsWith(".step") ? Shape.of() : shapes.get(name));
+        });
+    }
+
+    private static void requireShape(String key, Tensor t, @Nullable Shape shape) {
+        if (shape == null || !t.shape().equals(shape)) {
+            throw new IllegalArgumentException("trainer: state entry " + key
+                    + (shape == null ? " is of nothing that trains" : " is " + t.shape() + ", needs " + shape));
+        }
     }
 
     /// Takes the entries whose names start with `prefix` out of `state`, under the rest of their names.

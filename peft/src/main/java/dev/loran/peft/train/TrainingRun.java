@@ -83,7 +83,7 @@ final class TrainingRun {
                 if (checkpoints != null && end == End.STOPPED && savedStep != trainer.step()) {
                     save(checkpoints);
                 }
-                trainer.learner().save(folder.last());
+                folder.save(trainer.learner(), folder.last());
                 saved(folder.last());
             }
             return report(end);
@@ -101,7 +101,10 @@ final class TrainingRun {
     private void steps() {
         if (evaluationDue && heldOut != null) {
             evaluate(heldOut);
-            savedStep = evaluationDue ? savedStep : -1;
+            if (checkpoints != null && !evaluationDue) {
+                // The checkpoint stands before the evaluation: whoever goes on from it again would make it again.
+                save(checkpoints);
+            }
         }
         while (goesOn()) {
             List<Batch> batches = loader.epoch(trainer.step() / stepsPerEpoch);
@@ -226,7 +229,7 @@ final class TrainingRun {
                 best = e;
                 bestStep = trainer.step();
                 if (folder != null) {
-                    learner.save(folder.best());
+                    folder.save(learner, folder.best());
                     saved(folder.best());
                 }
             }

@@ -407,6 +407,8 @@ public record AdaLoraConfig(
     /// Peft's RankAllocator: smoothed importance of every entry, and who stays.
     static final class Allocator extends Tuner {
         private static final String RANK_PATTERN = "rank_pattern.";
+        private static final String SMOOTH = "exp_avg_ipt.";
+        private static final String SPREAD = "exp_avg_unc.";
 
         private final AdaLoraConfig config;
         private final Map<String, SvdLinear> layers = new LinkedHashMap<>();
@@ -722,13 +724,48 @@ public record AdaLoraConfig(
                     state.put(RANK_PATTERN + name, Tensor.ofInts(attachment().backend(), flags, flags.length));
                 });
             }
-            sensitivity.forEach((name, t) -> state.put("exp_avg_ipt." + name, t));
-            uncertainty.forEach((name, t) -> state.put("exp_avg_unc." + name, t));
+            sensitivity.forEach((name, t) -> state.put(SMOOTH + name, t));
+            uncertainty.forEach((name, t) -> state.put(SPREAD + name, t));
             return state;
         }
 
         @Override
-        public void loadTrainingState(Map<String, Tensor> state) {
+        public Map<String, Shape> shapes(Map<String, Tensor> state) {
+            Map<String, Tensor> own = parametersOfLayers();
+            Map<String, List<Boolean>> pattern = pattern(state);
+            state.forEach((key, t) -> {
+                String name = key.substring(key.indexOf('.') + 1);
+                Tensor of = own.get(name);
+                boolean known = key.startsWith(RANK_PATTERN)
+                        ? pattern.containsKey(name) && t.shape().equals(Shape.of(config.initR))
+                        : (key.startsWith(SMOOTH) || key.startsWith(SPREAD))
+                                && of != null
+                                && of.shape().equals(t.shape());
+                if (!known) {
+                    throw new IllegalArgumentException(title() + ": training state has " + key + " of " + t.shape()
+                            + ", which does not belong to this adapter");
+                }
+            });
+            if (!pattern.isEmpty() && pattern.size() != layers.size()) {
+                throw new IllegalArgumentException(title() + ": training state knows the ranks of " + pattern.keySet()
+                        + " alone");
+            }
+            Map<String, Shape> shapes = new LinkedHashMap<>();
+            if (!pattern.isEmpty() && config.shrink && !compacted) {
+                String name = attachment().name();
+                layers.forEach((module, layer) -> {
+                    int r = kept(flags(pattern, module)).length;
+                    String full = prefix() + module + ".";
+                    shapes.put(full + "lora_A." + name, layer.loraA.shape().withDim(0, r));
+                    shapes.put(full + "lora_B." + name, layer.loraB.shape().withDim(1, r));
+                    shapes.put(full + "lora_E." + name, layer.loraE.shape().withDim(0, r));
+                });
+            }
+            return shapes;
+        }
+
+        /// Which triplets `state` says are live, by the names of `E`; empty before the last allocation.
+        private Map<String, List<Boolean>> pattern(Map<String, Tensor> state) {
             Map<String, List<Boolean>> pattern = new LinkedHashMap<>();
             layers.keySet().forEach(module -> {
                 Tensor live = state.get(RANK_PATTERN + module + ".lora_E");
@@ -740,6 +777,12 @@ public record AdaLoraConfig(
                                     .toList());
                 }
             });
+            return pattern;
+        }
+
+        @Override
+        public void loadTrainingState(Map<String, Tensor> state) {
+            Map<String, List<Boolean>> pattern = pattern(state);
             if (!pattern.isEmpty()) {
                 rankPattern = pattern;
                 if (config.shrink && !compacted) {
@@ -748,8 +791,8 @@ public record AdaLoraConfig(
                 }
             }
             parametersOfLayers().forEach((name, p) -> {
-                Tensor smooth = state.get("exp_avg_ipt." + name);
-                Tensor spread = state.get("exp_avg_unc." + name);
+                Tensor smooth = state.get(SMOOTH + name);
+                Tensor spread = state.get(SPREAD + name);
                 if (smooth != null && spread != null) {
                     sensitivity.computeIfAbsent(name, k -> zeros(p)).copyFrom(smooth);
                     uncertainty.computeIfAbsent(name, k -> zeros(p)).copyFrom(spread);

@@ -2,6 +2,7 @@ package dev.loran.peft.tuner;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Buffer;
+import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.AdaptedLayer;
 import dev.loran.engine.nn.Adapter;
@@ -322,6 +323,13 @@ public class Tuner implements AutoCloseable {
 
     /// What a checkpoint needs beside the parameters and the optimizer's moments; read within the caller's scope.
     public Map<String, Tensor> trainingState() {
+        return Map.of();
+    }
+
+    /// The shapes of those parameters that [#loadTrainingState] will give another one, by their full names. Changes nothing.
+    ///
+    /// @throws IllegalArgumentException if `state` is not one of this method
+    public Map<String, Shape> shapes(Map<String, Tensor> state) {
         return Map.of();
     }
 

@@ -1,0 +1,40 @@
+package dev.loran.peft.cli;
+
+import dev.loran.peft.train.RunFolder;
+import java.nio.file.Path;
+import org.jspecify.annotations.Nullable;
+import picocli.CommandLine.Option;
+
+/// Where a run's files go.
+final class OutOptions {
+    @Option(
+            names = "--out",
+            paramLabel = "DIR",
+            description = "where the files go (a new folder here, with a number where its name is taken)")
+    @Nullable
+    Path out;
+
+    @Option(names = "--overwrite", description = "replace the run, or the comparison, that is in --out already")
+    boolean overwrite;
+
+    /// The folder that was named; else `usual`, or where that is taken the first free one of `usual-2`, `usual-3`, ….
+    Path folder(String usual) {
+        if (out != null || overwrite) {
+            return out == null ? Path.of(usual) : out;
+        }
+        Path place = Path.of(usual);
+        for (int i = 2; !RunFolder.isFree(place); i++) {
+            place = Path.of(usual + "-" + i);
+        }
+        return place;
+    }
+
+    /// As above, for a run.
+    ///
+    /// @throws InputException if something is there that is not to be replaced
+    Path runFolder(String usual) {
+        Path place = folder(usual);
+        RunFolder.requireFree(place, overwrite);
+        return place;
+    }
+}
