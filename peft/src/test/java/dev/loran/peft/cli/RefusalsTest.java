@@ -8,6 +8,7 @@ import dev.loran.engine.io.SafeTensors;
 import dev.loran.peft.data.TinyTokenizers;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.train.Tiny;
+import dev.loran.peft.train.RunFiles;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
@@ -16,6 +17,8 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
+import java.util.Map;
+import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
 
 /// What cannot be used is refused: exit code 2, and one line that names it.
@@ -233,6 +236,46 @@ class RefusalsTest extends CommandLineTest {
         seo.addAll(List.of("--targets", "w_q", "--steps", 1));
         assertThat(loran(seo.toArray()).code()).isZero();
         assertThat(out.resolve("base")).isDirectoryContaining("glob:**model.safetensors");
+    }
+
+    @Test
+    void twoEqualRunsOfANewModelWriteTheSameFiles() throws IOException {
+        Path tokenizer = Files.write(folder.resolve("tokenizer.json"), TinyTokenizers.wordPieceJson());
+        List<Object> seo = new ArrayList<>(List.of("train", "--model", "seo", "--task", "classify", "--train", train));
+        seo.addAll(List.of("--tokenizer", tokenizer, "--hidden", 16, "--layers", 1, "--heads", 2, "--threads", 1));
+        seo.addAll(List.of("--steps", 3, "--save-steps", 2));
+        for (String name : List.of("one", "two")) {
+            Result result = loran(Stream.concat(seo.stream(), Stream.of("--out", folder.resolve(name)))
+                    .toArray());
+            assertThat(result.code()).as(result.err()).isZero();
+        }
+        // The third is as one that was killed after its checkpoint.
+        Path resumed = folder.resolve("one");
+        Map<String, String> first = RunFiles.of(resumed);
+        assertThat(RunFiles.difference(RunFiles.of(folder.resolve("two")), first)).isEmpty();
+        Files.delete(resumed.resolve("result.json"));
+        assertThat(loran("train", "--resume", resumed).code()).isZero();
+        assertThat(RunFiles.difference(RunFiles.of(resumed), first)).isEmpty();
+    }
+
+    @Test
+    void aRunIsNotReplacedByMistake() throws IOException {
+        Path run = folder.resolve("run");
+        assertThat(train("--steps", 1).code()).isZero();
+        Map<String, String> before = RunFiles.of(run);
+        List<Object> plain = List.of("train", "--model", encoder, "--task", "classify", "--train", train, "--out", run);
+        assertRefused(
+                loran(plain.toArray()),
+                "loran: " + run + ": holds a run already, a finished one; go on with it (--resume " + run
+                        + "), replace it (--overwrite), or choose another folder (--out)");
+        assertThat(RunFiles.of(run)).isEqualTo(before);
+        Files.createDirectory(folder.resolve("usual"));
+        Files.writeString(folder.resolve("usual/mine"), "mine");
+        OutOptions options = new OutOptions();
+        String usual = folder.resolve("usual").toString();
+        assertThat(options.folder(usual)).isEqualTo(Path.of(usual + "-2"));
+        Files.move(run, Path.of(usual + "-2"));
+        assertThat(options.runFolder(usual)).isEqualTo(Path.of(usual + "-3"));
     }
 
     @Test

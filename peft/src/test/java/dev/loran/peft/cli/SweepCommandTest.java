@@ -102,6 +102,30 @@ class SweepCommandTest extends CommandLineTest {
         assertThat(result.json().at("/best").asText()).contains("rank=2");
     }
 
+    /// Killed as its folder was made: without options, as earlier versions left it, and in between.
+    @Test
+    void aRunThatWasKilledAsItBeganBeginsAnew() throws IOException {
+        Object[] grid = {"--eval", held, "--steps", 2, "--grid", "rank=2,4"};
+        Path first = Files.createDirectories(folder.resolve("sweep/rank=2"));
+        Files.writeString(first.resolve("run.json"), "{ }");
+        Files.createDirectories(folder.resolve("sweep/rank=4/.loran-draft"));
+        Path shared = folder.resolve("sweep/sweep.json");
+        Result without = sweep("--eval", held, "--steps", 2, "--grid", "rank=2,4", "--out", folder.resolve("other"));
+        assertThat(without.code()).as(without.err()).isZero();
+        Files.copy(folder.resolve("other/sweep.json"), shared);
+        Result result = sweep(grid);
+        assertThat(result.code()).as(result.err()).isZero();
+        assertThat(result.json().get("runs").findValuesAsText("error")).isEmpty();
+        Files.writeString(first.resolve("run.json"), "{ }");
+        assertRefused(
+                loran("train", "--resume", first),
+                "loran: " + first.resolve("run.json") + ": names no options: the run was killed as it began, or was not"
+                        + " begun by loran train; begin it anew (--overwrite)");
+        assertRefused(
+                sweep("--overwrite", "--eval", held, "--grid", "rank=2"),
+                "loran: --overwrite is for one run; a sweep replaces nothing: choose another folder (--out)");
+    }
+
     @Test
     void sweepsThatCannotBeAreRefusedBeforeTheFirstRun() throws IOException {
         assertRefused(

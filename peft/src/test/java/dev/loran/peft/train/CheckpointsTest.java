@@ -3,6 +3,10 @@ package dev.loran.peft.train;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import dev.loran.engine.ReferenceBackend;
+import dev.loran.engine.Scope;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.io.SafeTensors;
 import dev.loran.peft.data.InputException;
 import java.io.BufferedReader;
 import java.io.IOException;
@@ -10,9 +14,14 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.LinkedHashMap;
 import java.util.List;
+import java.util.Map;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.condition.EnabledOnOs;
+import org.junit.jupiter.api.condition.OS;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
@@ -135,18 +144,14 @@ class CheckpointsTest {
         KilledRun.train("lora", straight, 5, NOBODY);
         assertThat(files(straight.checkpoints())).containsExactly(Path.of("step-10"), Path.of("step-5"));
         RunFolder again = run("again");
-        Path good = Files.createDirectories(again.checkpoints().resolve("step-5"));
-        for (String file : List.of("state.safetensors", "state.json")) {
-            Files.copy(straight.checkpoints().resolve("step-5").resolve(file), good.resolve(file));
-        }
+        Path good = copy(straight.checkpoints().resolve("step-5"), again.checkpoints().resolve("step-5"));
         // Never renamed; without its text; cut short.
-        Files.createDirectories(again.checkpoints().resolve(".step-11"));
-        Path lacking = Files.createDirectories(again.checkpoints().resolve("step-11"));
-        Files.copy(good.resolve("state.safetensors"), lacking.resolve("state.safetensors"));
-        Path cut = Files.createDirectories(again.checkpoints().resolve("step-10"));
+        Files.createDirectories(again.checkpoints().resolve(".loran-draft/step-11"));
+        Path lacking = copy(good, again.checkpoints().resolve("step-11"));
+        Files.delete(lacking.resolve("state.json"));
+        Path cut = copy(good, again.checkpoints().resolve("step-10"));
         byte[] bytes = Files.readAllBytes(good.resolve("state.safetensors"));
-        Files.write(cut.resolve("state.safetensors"), java.util.Arrays.copyOf(bytes, bytes.length - 1));
-        Files.copy(good.resolve("state.json"), cut.resolve("state.json"));
+        Files.write(cut.resolve("state.safetensors"), Arrays.copyOf(bytes, bytes.length - 1));
         List<Integer> begun = new ArrayList<>();
         KilledRun.train("lora", again, 5, new TrainingListener() {
             @Override
@@ -159,6 +164,119 @@ class CheckpointsTest {
             assertThat(again.last().resolve(file))
                     .hasSameBinaryContentAs(straight.last().resolve(file));
         }
+    }
+
+    private static Path copy(Path from, Path to) throws IOException {
+        Files.createDirectories(to);
+        for (Path file : files(from)) {
+            Files.copy(from.resolve(file), to.resolve(file));
+        }
+        return to;
+    }
+
+    /// Whatever is wrong with a checkpoint, what it holds does not get into the run: the one before it is taken.
+    @ParameterizedTest
+    @CsvSource({
+        "lora, flipped",
+        "lora, renamed",
+        "lora, no moment",
+        "lora, another shape",
+        "lora, another step",
+        "adalora, no moment",
+        "adalora, another shape",
+        "adalora, no ranks",
+    })
+    void theCheckpointBeforeADamagedOneIsTaken(String method, String damage) throws IOException {
+        RunFolder straight = run("straight");
+        KilledRun.train(method, straight, 5, NOBODY);
+        RunFolder again = run("again");
+        copy(straight.checkpoints().resolve("step-5"), again.checkpoints().resolve("step-5"));
+        boolean moved = damage.equals("another step");
+        Path damaged = copy(
+                straight.checkpoints().resolve("step-10"),
+                again.checkpoints().resolve(moved ? "step-11" : "step-10"));
+        if (!moved) {
+            damage(damaged, damage);
+        }
+        List<Integer> begun = new ArrayList<>();
+        KilledRun.train(method, again, 5, new TrainingListener() {
+            @Override
+            public void begun(int step, int totalSteps) {
+                begun.add(step);
+            }
+        });
+        assertThat(begun).containsExactly(5);
+        for (Path file : files(straight.last())) {
+            assertThat(again.last().resolve(file))
+                    .hasSameBinaryContentAs(straight.last().resolve(file));
+        }
+    }
+
+    /// Damages the tensors; all but a flipped bit as a program could have written them, with sums that are right.
+    private static void damage(Path checkpoint, String how) throws IOException {
+        Path file = checkpoint.resolve("state.safetensors");
+        if (how.equals("flipped")) {
+            byte[] bytes = Files.readAllBytes(file);
+            bytes[bytes.length - 3] ^= 4;
+            Files.write(file, bytes);
+            return;
+        }
+        try (ReferenceBackend backend = new ReferenceBackend();
+                Scope scope = Scope.open()) {
+            Map<String, Tensor> state = new LinkedHashMap<>();
+            try (SafeTensors old = SafeTensors.open(file)) {
+                for (String name : old.names()) {
+                    state.put(name, old.copy(backend, name, old.entry(name).dtype().dtype()));
+                }
+            }
+            List<Tensor> all = List.copyOf(state.values());
+            String parameter = state.keySet().stream()
+                    .filter(n -> n.startsWith("parameter.") && n.contains("lora_A"))
+                    .reduce((a, b) -> b)
+                    .orElseThrow();
+            String moment = parameter.substring("parameter.".length()) + ".exp_avg";
+            Tensor value = state.get(parameter);
+            switch (how) {
+                case "renamed" -> state.put(parameter + "x", state.remove(parameter));
+                case "no moment" -> state.remove(moment);
+                case "another shape" -> state.put(parameter, Tensor.zeros(backend, value.dtype(), 3, 5));
+                case "no ranks" -> state.keySet().removeIf(n -> n.startsWith("learner.rank_pattern."));
+                default -> throw new IllegalArgumentException(how);
+            }
+            SafeTensors.write(file, state);
+            all.forEach(Tensor::close);
+        }
+        Files.delete(checkpoint.resolve("SHA256SUMS"));
+        Checksums.write(checkpoint);
+    }
+
+    /// The disk fails at each of a run's writes in turn. With `-Dloran.steps=2` of a longer run, and also once alone.
+    @Test
+    @EnabledOnOs(OS.LINUX)
+    void aRunGoesOnFromWhereverTheDiskFailed() throws IOException, InterruptedException {
+        Path library = folder.resolve("failing_disk.so");
+        Process compiler = new ProcessBuilder(
+                        "gcc", "-shared", "-fPIC", "-O1", "-o", library.toString(), "src/test/c/failing_disk.c", "-ldl")
+                .inheritIO()
+                .start();
+        assertThat(compiler.waitFor()).isZero();
+        ProcessBuilder child = new ProcessBuilder(
+                        Path.of(System.getProperty("java.home"), "bin", "java").toString(),
+                        "--enable-native-access=ALL-UNNAMED",
+                        "-XX:TieredStopAtLevel=1",
+                        "-cp",
+                        System.getProperty("java.class.path"),
+                        FailingDisk.class.getName(),
+                        library.toString(),
+                        Files.createDirectory(folder.resolve("runs")).toString(),
+                        "lora",
+                        System.getProperty("loran.steps", "1"))
+                .redirectErrorStream(true);
+        child.environment().put("LD_PRELOAD", library.toString());
+        Process process = child.start();
+        List<String> lines = process.inputReader(StandardCharsets.UTF_8).lines().toList();
+        assertThat(process.waitFor()).as("%s", lines).isZero();
+        assertThat(lines.getLast()).matches("[1-9]\\d+ failures");
     }
 
     @Test

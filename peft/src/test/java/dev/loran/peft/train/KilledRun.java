@@ -2,6 +2,7 @@ package dev.loran.peft.train;
 
 import dev.loran.engine.DType;
 import dev.loran.engine.ReferenceBackend;
+import dev.loran.peft.data.Examples;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.train.TrainerConfig.Checkpoints;
 import dev.loran.peft.train.TrainerConfig.Rate;
@@ -25,6 +26,9 @@ public final class KilledRun {
             .withBatch(4, 2)
             .withRate(new Rate(2e-2, 2, Schedule.LINEAR, 2))
             .withEvaluation(3, 0);
+
+    private static final Examples ROWS = Tiny.examples(30, 1);
+    private static final Examples HELD_OUT = Tiny.examples(10, 2);
 
     private KilledRun() {}
 
@@ -53,16 +57,19 @@ public final class KilledRun {
 
     /// Trains to the end, or goes on to it.
     static TrainingReport train(String method, RunFolder folder, int saveSteps, TrainingListener listener) {
+        return train(method, folder, CONFIG.withCheckpoints(new Checkpoints(saveSteps, 2)), listener);
+    }
+
+    static TrainingReport train(String method, RunFolder folder, TrainerConfig config, TrainingListener listener) {
         boolean isBert = !method.equals("prefix");
         try (ReferenceBackend backend = new ReferenceBackend();
                 Model base = isBert ? Tiny.encoder(backend, DType.F32) : Tiny.causal(backend, DType.F32);
                 PeftModel peft = new PeftModel(base, 7)) {
             peft.addAdapter("default", config(method));
             TaskCard card = TaskCard.classify(Tiny.LABELS, Tiny.POSITIONS);
-            TrainerConfig config = CONFIG.withCheckpoints(new Checkpoints(saveSteps, 2));
             try (TaskModel learner = TaskModel.of(peft, card, 11);
                     Trainer trainer = new Trainer(learner, config)) {
-                return trainer.train(Tiny.examples(30, 1), Tiny.examples(10, 2), folder, listener);
+                return trainer.train(ROWS, HELD_OUT, folder, listener);
             }
         }
     }
