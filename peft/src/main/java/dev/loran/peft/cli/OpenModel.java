@@ -132,7 +132,7 @@ record OpenModel(
     /// Opens one that [#fresh] made and [#keep] put into `folder`, under the same name.
     static OpenModel kept(ModelOptions options, Path folder) {
         options.tokenizer = null;
-        return of(options, folder, "", false);
+        return of(options, folder, "", false, true);
     }
 
     /// For a process that is ended: [#close] is not called then.
