@@ -12,13 +12,22 @@ import java.nio.file.Path;
 /// and says what to do; the command line prints it alone and ends with exit code 2.
 public final class InputException extends RuntimeException {
     private static final long serialVersionUID = 1L;
+    private static final int LONGEST = 2_000;
 
     public InputException(String message) {
-        super(message);
+        super(oneLine(message));
     }
 
     public InputException(String message, Throwable cause) {
-        super(message, cause);
+        super(oneLine(message), cause);
+    }
+
+    /// What a file holds may stand in a message, whatever that is: control characters as `?`, and no more than can be read.
+    private static String oneLine(String message) {
+        String line = message.length() <= LONGEST
+                ? message
+                : message.substring(0, LONGEST / 2) + " … " + message.substring(message.length() - LONGEST / 2);
+        return line.codePoints().anyMatch(Character::isISOControl) ? line.replaceAll("\\p{Cntrl}", "?") : line;
     }
 
     /// A file that is missing, or with which something failed: `file: no such file`, or `file: problem (reason)`.

@@ -11,7 +11,7 @@ import java.util.Random;
 
 /// Writes the ONNX file of a small random BERT encoder as PyTorch's exporter does: linear weights anonymous and
 /// transposed, everything else by its name. Tests damage it in parts.
-final class TinyOnnx {
+public final class TinyOnnx {
     /// Odd sizes, each different, so that no transposed or swapped shape passes.
     static final BertShape SHAPE = new BertShape(2, 6, 10, 13, 7, 2, true);
 
@@ -21,7 +21,7 @@ final class TinyOnnx {
     private final Map<String, byte[]> tensors = new LinkedHashMap<>();
     private final Map<String, byte[]> nodes = new LinkedHashMap<>();
 
-    TinyOnnx(long seed) {
+    public TinyOnnx(long seed) {
         Random random = new Random(seed);
         int[] anonymous = {880};
         SHAPE.weightShapes().forEach((name, shape) -> {
@@ -61,7 +61,7 @@ final class TinyOnnx {
         return this;
     }
 
-    byte[] file() {
+    public byte[] file() {
         ByteArrayOutputStream graph = new ByteArrayOutputStream();
         nodes.values().forEach(node -> delimited(graph, 1, node));
         tensors.values().forEach(tensor -> delimited(graph, 5, tensor));
