@@ -78,7 +78,8 @@ public class ManyThreadsTest {
             Tensor k = Functional.linear(h, weights.get(1), null);
             Tensor v = Functional.linear(h, weights.get(2), null);
             Tensor att = Functional.attention(split(q), split(k), split(v), null, null, null, true, 0.25);
-            Tensor y = Functional.unary(UnaryFn.GELU, Functional.linear(att.reshape(rows, 17, 64), weights.get(3), null));
+            Tensor y =
+                    Functional.unary(UnaryFn.GELU, Functional.linear(att.reshape(rows, 17, 64), weights.get(3), null));
             Tensor p = Functional.softmax(y.add(x));
             Tensor loss = p.mul(p).sum();
             loss.backward();

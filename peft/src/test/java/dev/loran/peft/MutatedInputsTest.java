@@ -357,7 +357,7 @@ class MutatedInputsTest {
                 Opening opening = () -> {
                     try (Tokenizer t = Tokenizer.load(tokenizer)) {
                         t.encode("Buy cheap shoes, running \u00e9\u4e2d\ud83d\ude00 online", 24);
-                        t.encodePair("red", "query: shoes", 24);
+                        t.encodePair("red", "query: shoes", 24, 8);
                         t.decode(t.encode("red shoes", 8).ids());
                     }
                 };

@@ -175,8 +175,8 @@ final class CudaDevice implements AutoCloseable {
     void refuseBesideCapture() {
         Thread by = capturer;
         if (by != null && by != Thread.currentThread()) {
-            throw new BackendException("cuda: thread " + by.getName() + " is recording a training step; no other thread may"
-                    + " use this backend meanwhile");
+            throw new BackendException("cuda: thread " + by.getName()
+                    + " is recording a training step; no other thread may" + " use this backend meanwhile");
         }
     }
 

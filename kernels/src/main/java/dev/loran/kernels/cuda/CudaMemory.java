@@ -106,8 +106,8 @@ final class CudaMemory implements AutoCloseable {
     /// @throws BackendException if the device has none left, even with all that waits for reuse given back
     synchronized long take(long bytes) {
         if (current != null && current.by != Thread.currentThread()) {
-            throw new BackendException("cuda: thread " + current.by.getName() + " is recording a training step; no other"
-                    + " thread may use this backend meanwhile");
+            throw new BackendException("cuda: thread " + current.by.getName()
+                    + " is recording a training step; no other" + " thread may use this backend meanwhile");
         }
         long size = sizeClass(bytes);
         ArrayDeque<Long> list = free.get(size);

@@ -126,8 +126,8 @@ final class CompareCommand implements Callable<Integer> {
         }
         Path out = place.folder("loran-compare");
         if (!place.overwrite && !RunFolder.isFree(out)) {
-            throw new InputException(
-                    out + ": holds files already; replace a comparison (--overwrite), or choose another folder (--out)");
+            throw new InputException(out
+                    + ": holds files already; replace a comparison (--overwrite), or choose another folder (--out)");
         }
         Data data = data(compared);
         ObjectNode report = JSON.createObjectNode()
@@ -184,8 +184,8 @@ final class CompareCommand implements Callable<Integer> {
         RunFolder folder = RunFolder.create(
                 out,
                 place.overwrite,
-                begun -> begun.options(Map.of(
-                        "method", method.toString(), "lr", config.rate().peak(), "epochs", config.epochs())));
+                begun -> begun.options(
+                        Map.of("method", method.toString(), "lr", config.rate().peak(), "epochs", config.epochs())));
         boolean counted = ProcessMemory.resetPeak();
         try (OpenModel open = OpenModel.of(model)) {
             int steps = config.stepsOver(rowsToTrainOn.size());

@@ -89,19 +89,20 @@ final class GenerateCommand implements Callable<Integer> {
             }
             int virtualTokens = peft.activeAdapter() == null ? 0 : peft.active().virtualTokens();
             int room = open.model().facts().maxPositions() - virtualTokens;
-            boolean isSource = card != null && card.task() == Task.GENERATE;
-            int maxLength = model.maxLength(open, virtualTokens, isSource ? card.maxLength() : room);
+            TaskCard trainedOn = card != null && card.task() == Task.GENERATE ? card : null;
+            int maxLength = model.maxLength(open, virtualTokens, trainedOn == null ? room : trainedOn.maxLength());
             if (maxNewTokens < 1 || maxNewTokens >= room) {
                 throw new InputException("--max-new-tokens " + maxNewTokens + " must be from 1 to " + (room - 1)
                         + ": text and answer together have " + room + " positions");
             }
             // A source is cut as training cut it; any other text only where it and the answer have no room.
-            int answerRoom = !isSource
-                    ? maxNewTokens
-                    : card.answerRoom() == 0 ? maxLength / 2 : Math.min(card.answerRoom(), maxLength / 2);
-            Tokenizer.Encoded start = isSource
-                    ? open.tokenizer().encodePrompt(prompt, maxLength, answerRoom)
-                    : open.tokenizer().encodeStart(prompt, maxLength - maxNewTokens);
+            int answerRoom = trainedOn == null ? maxNewTokens : trainedOn.answerRoom();
+            if (trainedOn != null) {
+                answerRoom = answerRoom == 0 ? maxLength / 2 : Math.min(answerRoom, maxLength / 2);
+            }
+            Tokenizer.Encoded start = trainedOn == null
+                    ? open.tokenizer().encodeStart(prompt, maxLength - maxNewTokens)
+                    : open.tokenizer().encodePrompt(prompt, maxLength, answerRoom);
             if (start.truncated()) {
                 output.say("the text is longer than %d tokens and was cut".formatted(maxLength - answerRoom));
             }

@@ -127,8 +127,9 @@ public final class Main implements Runnable {
             } else if (value != null && option[0].equals("--resume")) {
                 RunFolder run = RunFolder.resume(Path.of(value));
                 if (!run.hasOptions()) {
-                    throw new InputException(run.optionsFile() + ": names no options: the run was killed as it began, or"
-                            + " was not begun by loran train; begin it anew (--overwrite)");
+                    throw new InputException(
+                            run.optionsFile() + ": names no options: the run was killed as it began, or"
+                                    + " was not begun by loran train; begin it anew (--overwrite)");
                 }
                 CommonOptions.readConfig(command.getCommandSpec(), run.optionsFile());
             }

@@ -195,7 +195,9 @@ record OpenModel(
             tokenizer = reads ? Tokenizer.load(words, folder, options.eosToken) : null;
             model = HfModels.load(folder, backend, backend.storage());
             model.nameOrPath(draft ? null : options.requireModel());
-            checkFits(tokenizer, model, folder);
+            if (tokenizer != null) {
+                checkFits(tokenizer, model, folder);
+            }
             done = true;
             return new OpenModel(
                     options.requireModel(), folder, textPrefix, options.threads(), backend, model, tokenizer, draft);

@@ -76,8 +76,8 @@ final class QuickstartCommand implements Callable<Integer> {
             Examples heldOut = Objects.requireNonNull(data.heldOut());
             training.resolve(EPOCHS, LEARNING_RATE);
             TrainerConfig config = training.config(model, Method.LORA);
-            RunFolder folder = RunFolder.create(
-                    out, place.overwrite, begun -> begun.options(CommonOptions.resolved(spec)));
+            RunFolder folder =
+                    RunFolder.create(out, place.overwrite, begun -> begun.options(CommonOptions.resolved(spec)));
             TaskCard card = data.card(open, reading, null);
             output.say(open.backendChoice());
             data.notices().forEach(output::say);

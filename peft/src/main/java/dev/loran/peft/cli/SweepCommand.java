@@ -102,7 +102,8 @@ final class SweepCommand implements Callable<Integer> {
             throw new InputException("--resume is for one run; a sweep goes on by itself");
         }
         if (shared.contains("--overwrite")) {
-            throw new InputException("--overwrite is for one run; a sweep replaces nothing: choose another folder (--out)");
+            throw new InputException(
+                    "--overwrite is for one run; a sweep replaces nothing: choose another folder (--out)");
         }
         // What is wrong for all is said before anything starts.
         CommandLine train = train();
@@ -149,8 +150,8 @@ final class SweepCommand implements Callable<Integer> {
     }
 
     private CommandLine train() {
-        CommandLine train = new CommandLine(new TrainCommand(
-                new Output(new PrintStream(PrintStream.nullOutputStream()), output.err(), output.terminal(), output.stop())));
+        CommandLine train = new CommandLine(new TrainCommand(new Output(
+                new PrintStream(PrintStream.nullOutputStream()), output.err(), output.terminal(), output.stop())));
         train.getCommandSpec().name("loran train");
         return train.setOverwrittenOptionsAllowed(true);
     }
@@ -265,7 +266,8 @@ final class SweepCommand implements Callable<Integer> {
         }
         return RunFolder.resume(run.folder).hasOptions()
                 ? List.of("--resume", run.folder.toString())
-                : Stream.concat(run.arguments.stream(), Stream.of("--overwrite")).toList();
+                : Stream.concat(run.arguments.stream(), Stream.of("--overwrite"))
+                        .toList();
     }
 
     private static List<List<String>> table(List<String> varied, ArrayNode results) {

@@ -77,6 +77,8 @@ record TaskRows(
                 ? TaskCard.of(train.task(), reading.maxLength())
                         .withAnswers(train.answerRoom(), open.tokenizer().eosToken())
                 : TaskCard.classify(labels, reading.maxLength());
-        return card.withPooling(how.pooling(), how.normalize()).withTextPrefix(reading.textPrefix()).withBase(open.base());
+        return card.withPooling(how.pooling(), how.normalize())
+                .withTextPrefix(reading.textPrefix())
+                .withBase(open.base());
     }
 }

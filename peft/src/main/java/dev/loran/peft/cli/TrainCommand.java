@@ -167,13 +167,16 @@ final class TrainCommand implements Callable<Integer> {
         if (!OpenModel.FRESH.equals(model.model)) {
             return OpenModel.of(model);
         }
-        return resume == null
-                ? OpenModel.fresh(model)
-                : OpenModel.kept(model, new RunFolder(resume).base());
+        return resume == null ? OpenModel.fresh(model) : OpenModel.kept(model, new RunFolder(resume).base());
     }
 
     private int run(
-            OpenModel open, TaskModel learner, TrainerConfig config, @Nullable MemoryPlan plan, TaskRows data, Path out) {
+            OpenModel open,
+            TaskModel learner,
+            TrainerConfig config,
+            @Nullable MemoryPlan plan,
+            TaskRows data,
+            Path out) {
         Examples rows = data.train();
         Examples heldOut = data.heldOut();
         if (Method.FULL.toString().equals(method)) {

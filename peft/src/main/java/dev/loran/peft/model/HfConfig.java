@@ -166,8 +166,8 @@ record HfConfig(String where, ObjectNode json) {
     static int product(String aName, int a, String bName, int b) {
         long product = Math.multiplyFull(a, b);
         if (product > Integer.MAX_VALUE) {
-            throw new IllegalArgumentException(
-                    aName + " " + a + " times " + bName + " " + b + " is " + product + ", larger than a dimension can be");
+            throw new IllegalArgumentException(aName + " " + a + " times " + bName + " " + b + " is " + product
+                    + ", larger than a dimension can be");
         }
         return (int) product;
     }

@@ -226,7 +226,8 @@ public abstract class Model extends Layer {
                 next = table.slice(0, 0, rows);
             } else {
                 DType type = table.dtype();
-                Tensor mean = Functional.cast(Functional.cast(table, type.accumulator()).mean(0), type);
+                Tensor mean = Functional.cast(
+                        Functional.cast(table, type.accumulator()).mean(0), type);
                 int cols = table.shape().dim(1);
                 Tensor added =
                         Tensor.zeros(table.backend(), type, rows - before, cols).add(mean.reshape(1, cols));
@@ -783,8 +784,7 @@ public abstract class Model extends Layer {
                         : List.of(ignored(s.dim(0), virtual - 1), labels, last),
                 1);
         Adapter<? super Linear> adapter = head.adapter();
-        Projection plain =
-                adapter == null ? head.projection(hidden.dtype()) : adapter.projection(head, hidden.dtype());
+        Projection plain = adapter == null ? head.projection(hidden.dtype()) : adapter.projection(head, hidden.dtype());
         return plain != null && plain.bias() == null && plain.lowRank() == null
                 ? Functional.linearCrossEntropy(hidden, plain.weight(), targets, Functional.IGNORE_INDEX)
                 : Functional.crossEntropy(head.forward(hidden), targets, Functional.IGNORE_INDEX);

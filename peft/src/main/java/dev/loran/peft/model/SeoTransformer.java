@@ -149,7 +149,9 @@ public final class SeoTransformer extends Model {
     @Override
     ObjectNode configJson() {
         ObjectNode json = config.json();
-        return lmHead == null || lmHead.weight() == tokenEmbedding.weight() ? json : json.put("tie_word_embeddings", false);
+        return lmHead == null || lmHead.weight() == tokenEmbedding.weight()
+                ? json
+                : json.put("tie_word_embeddings", false);
     }
 
     @Override

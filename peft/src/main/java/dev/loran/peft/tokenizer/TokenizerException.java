@@ -12,7 +12,8 @@ public final class TokenizerException extends RuntimeException {
     /// What a file holds may be anything, a message is one line.
     private static String oneLine(String message) {
         StringBuilder line = new StringBuilder(message.length());
-        for (char c : message.toCharArray()) {
+        for (int i = 0; i < message.length(); i++) {
+            char c = message.charAt(i);
             if (Character.isISOControl(c) || c == '\u2028' || c == '\u2029') {
                 line.append("\\u%04x".formatted((int) c));
             } else {

@@ -48,7 +48,10 @@ final class Divergence {
     private static String rows(int[] rows) {
         int shown = 16;
         return (rows.length == 1 ? "row " : "rows ")
-                + Arrays.stream(rows).limit(shown).mapToObj(r -> String.valueOf(r + 1)).collect(Collectors.joining(", "))
+                + Arrays.stream(rows)
+                        .limit(shown)
+                        .mapToObj(r -> String.valueOf(r + 1))
+                        .collect(Collectors.joining(", "))
                 + (rows.length > shown ? " and %d more".formatted(rows.length - shown) : "");
     }
 

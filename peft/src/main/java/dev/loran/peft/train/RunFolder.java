@@ -87,9 +87,13 @@ public record RunFolder(Path path) {
     public static void requireFree(Path path, boolean overwrite) {
         if (isRun(path)) {
             if (!overwrite) {
-                throw new InputException("%s: holds a run already%s; go on with it (--resume %s), replace it (--overwrite),"
-                        .formatted(path, Files.exists(path.resolve(RESULT)) ? ", a finished one" : "", path)
-                        + " or choose another folder (--out)");
+                throw new InputException(
+                        "%s: holds a run already%s; go on with it (--resume %s), replace it (--overwrite),"
+                                        .formatted(
+                                                path,
+                                                Files.exists(path.resolve(RESULT)) ? ", a finished one" : "",
+                                                path)
+                                + " or choose another folder (--out)");
             }
         } else if (!isFree(path)) {
             throw new InputException(path + ": holds other files; choose a new or empty folder for the run");

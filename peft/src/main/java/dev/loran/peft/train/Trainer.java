@@ -91,7 +91,6 @@ public final class Trainer implements AutoCloseable {
     /// Of the last step that was taken.
     private @Nullable List<Batch> lastBatches;
 
-
     private final @Nullable RecordedSteps recorded;
     private @Nullable LrSchedule schedule;
     private int totalSteps;
@@ -268,8 +267,8 @@ public final class Trainer implements AutoCloseable {
         if (skipped == config.skipBadSteps()) {
             step = result.step() - 1;
             microStep = taken.microStep;
-            throw new DivergedException(why + "; lower the learning rate (" + config.rate().peak()
-                    + "), or leave such steps out (skipBadSteps)");
+            throw new DivergedException(why + "; lower the learning rate ("
+                    + config.rate().peak() + "), or leave such steps out (skipBadSteps)");
         }
         skipped++;
         result.leftOut(why);
@@ -296,7 +295,12 @@ public final class Trainer implements AutoCloseable {
     /// That the last step has spoilt the parameters.
     DivergedException diverged(String what, double loss, List<Batch> batches) {
         return new DivergedException("%s is %s after step %d, in %s; lower the learning rate (%s)"
-                .formatted(what, loss, step, Divergence.of(learner, batches, microStep), config.rate().peak()));
+                .formatted(
+                        what,
+                        loss,
+                        step,
+                        Divergence.of(learner, batches, microStep),
+                        config.rate().peak()));
     }
 
     private @Nullable Taken take(LrSchedule rate, List<Batch> microBatches, BooleanSupplier stop) {

@@ -747,8 +747,8 @@ public record AdaLoraConfig(
                 }
             });
             if (!pattern.isEmpty() && pattern.size() != layers.size()) {
-                throw new IllegalArgumentException(title() + ": training state knows the ranks of " + pattern.keySet()
-                        + " alone");
+                throw new IllegalArgumentException(
+                        title() + ": training state knows the ranks of " + pattern.keySet() + " alone");
             }
             Map<String, Shape> shapes = new LinkedHashMap<>();
             if (!pattern.isEmpty() && config.shrink && !compacted) {

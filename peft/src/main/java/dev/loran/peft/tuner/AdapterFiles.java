@@ -41,7 +41,8 @@ public final class AdapterFiles {
     private static final String BASE_SHA256 = "base_model_sha256";
 
     /// What the weight of a table is called below its module: alone, or under an adapter.
-    private static final List<String> TABLE = List.of(".weight", ".base_layer.weight", ".token_adapter.base_layer.weight");
+    private static final List<String> TABLE =
+            List.of(".weight", ".base_layer.weight", ".token_adapter.base_layer.weight");
 
     private static final ObjectMapper JSON = new ObjectMapper()
             .enable(SerializationFeature.INDENT_OUTPUT)
@@ -186,8 +187,8 @@ public final class AdapterFiles {
             wanted.keySet().removeAll(tuner.tiedKeys());
             wanted.forEach((key, tensor) -> {
                 if (!weights.names().contains(key)) {
-                    throw new InputException(file + ": tensor " + key + " is missing"
-                            + otherWay(key, wanted.keySet(), weights.names()));
+                    throw new InputException(
+                            file + ": tensor " + key + " is missing" + otherWay(wanted.keySet(), weights.names()));
                 }
                 if (!weights.entry(key).shape().equals(tensor.shape())) {
                     throw new InputException(file + ": tensor " + key + " is "
@@ -261,10 +262,11 @@ public final class AdapterFiles {
 
     private static void checkRows(Path file, String key, Shape found, Shape table) {
         if (found.rank() == 2 && found.dim(1) == table.dim(1) && found.dim(0) != table.dim(0)) {
-            throw new InputException("%s: tensor %s is %s but the model has %d token embeddings; the vocabulary was resized"
-                            .formatted(file, key, found, table.dim(0))
-                    + " when the adapter was made: call resizeTokenEmbeddings(" + found.dim(0)
-                    + ") on the model before the adapter is loaded");
+            throw new InputException(
+                    "%s: tensor %s is %s but the model has %d token embeddings; the vocabulary was resized"
+                                    .formatted(file, key, found, table.dim(0))
+                            + " when the adapter was made: call resizeTokenEmbeddings(" + found.dim(0)
+                            + ") on the model before the adapter is loaded");
         }
     }
 
@@ -274,7 +276,8 @@ public final class AdapterFiles {
         Path file = folder.resolve(WEIGHTS);
         if (Files.isRegularFile(file)) {
             try (SafeTensors weights = SafeTensors.open(file)) {
-                for (Map.Entry<String, AdaptedLayer<?>> e : Targets.candidates(model).entrySet()) {
+                for (Map.Entry<String, AdaptedLayer<?>> e :
+                        Targets.candidates(model).entrySet()) {
                     if (e.getValue() == model.tokenEmbedding()) {
                         return rows(weights, model, e.getKey());
                     }
@@ -299,11 +302,12 @@ public final class AdapterFiles {
     }
 
     /// Why a tensor may be missing: some other tensor of its layer is there, or none.
-    private static String otherWay(String key, Set<String> wanted, Set<String> names) {
+    private static String otherWay(Set<String> wanted, Set<String> names) {
         return wanted.stream().anyMatch(names::contains)
                 ? "; the adapter is damaged, or was made for a model with fewer layers"
                 : ", as are all others; the adapter was made for another kind of model: its tensors are "
-                        + String.join(", ", names.stream().sorted().limit(2).toList()) + (names.size() > 2 ? ", …" : "");
+                        + String.join(", ", names.stream().sorted().limit(2).toList())
+                        + (names.size() > 2 ? ", …" : "");
     }
 
     /// Why a tensor has no place: there is no such module, or the configuration does not ask for it.
@@ -358,7 +362,8 @@ public final class AdapterFiles {
                 base.withElements(a -> repeated.withElements(b -> {
                     for (long i = 0; i < size && same[0]; i++) {
                         double x = HostBuffer.get(a, type, i);
-                        same[0] = Math.abs(x - HostBuffer.get(b, type, i)) <= Math.abs(x) * relative + (relative == 0 ? 0 : 1e-7);
+                        same[0] = Math.abs(x - HostBuffer.get(b, type, i))
+                                <= Math.abs(x) * relative + (relative == 0 ? 0 : 1e-7);
                     }
                 }));
             }

@@ -78,7 +78,8 @@ record Heads(List<String> names, Set<String> optional, boolean isTied) {
     /// The head whose weight is the table of token embeddings; null if there is none.
     static @Nullable Linear tiedHead(Model model) {
         for (AdaptedLayer<?> layer : Targets.candidates(model).values()) {
-            if (layer instanceof Linear l && l.weight() == model.tokenEmbedding().weight()) {
+            if (layer instanceof Linear l
+                    && l.weight() == model.tokenEmbedding().weight()) {
                 return l;
             }
         }

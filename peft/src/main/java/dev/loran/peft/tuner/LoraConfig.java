@@ -444,8 +444,9 @@ public record LoraConfig(
     private void checkMatches(Map<String, AdaptedLayer<?>> found, Attachment to) {
         boolean isTable = found.values().stream().anyMatch(to.tables()::containsValue);
         if (ensureWeightTying && isTable && Heads.tiedHead(to.model()) != null) {
-            throw new InputException("ensure_weight_tying: a table that is the head too is among target_modules, where the"
-                    + " tie cannot be kept; name it in modules_to_save, or in trainable_token_indices");
+            throw new InputException(
+                    "ensure_weight_tying: a table that is the head too is among target_modules, where the"
+                            + " tie cannot be kept; name it in modules_to_save, or in trainable_token_indices");
         }
         if (to.partialTargets()) {
             return;

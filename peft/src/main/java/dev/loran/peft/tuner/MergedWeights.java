@@ -45,11 +45,13 @@ final class MergedWeights {
 
     private static @Nullable Untied untied(Model model) {
         Linear head = Heads.tiedHead(model);
-        if (head == null || keepsTie(head.adapter()) && keepsTie(model.tokenEmbedding().adapter())) {
+        if (head == null
+                || keepsTie(head.adapter()) && keepsTie(model.tokenEmbedding().adapter())) {
             return null;
         }
         Tensor table = head.weight();
-        Tensor own = Tensor.empty(table.backend(), table.dtype(), table.shape().dims()).detachFromScope();
+        Tensor own = Tensor.empty(table.backend(), table.dtype(), table.shape().dims())
+                .detachFromScope();
         return new Untied(head, table, own);
     }
 

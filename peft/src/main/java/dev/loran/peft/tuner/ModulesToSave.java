@@ -7,15 +7,15 @@ import dev.loran.engine.nn.AdaptedLayer;
 import dev.loran.engine.nn.Embedding;
 import dev.loran.engine.nn.LayerNorm;
 import dev.loran.engine.nn.Linear;
-import dev.loran.peft.model.Model;
 import dev.loran.engine.nn.RmsNorm;
 import dev.loran.peft.data.InputException;
+import dev.loran.peft.model.Model;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.function.BiConsumer;
-import java.util.random.RandomGenerator;
 import java.util.function.Function;
+import java.util.random.RandomGenerator;
 import org.jspecify.annotations.Nullable;
 
 /// A layer trained whole beside its frozen original: peft's `modules_to_save`, as for a classification head or the table of
@@ -65,13 +65,13 @@ final class ModulesToSave<L extends AdaptedLayer<L>> implements Mergeable<L> {
                         new Linear(copy(l.weight()), copyOrNull(l.bias()), l.fanInFanOut()),
                         prefix,
                         Role.TRAINED);
-            case Embedding e ->
-                put(tuner, module, e, new Embedding(copy(e.weight()), e.dtype()), prefix, Role.TRAINED);
+            case Embedding e -> put(tuner, module, e, new Embedding(copy(e.weight()), e.dtype()), prefix, Role.TRAINED);
             case LayerNorm n ->
                 put(tuner, module, n, new LayerNorm(copy(n.weight()), copy(n.bias()), n.eps()), prefix, Role.TRAINED);
             case RmsNorm n -> put(tuner, module, n, new RmsNorm(copy(n.weight()), n.eps()), prefix, Role.TRAINED);
             default ->
-                throw new InputException("modules_to_save: " + module + " is a layer of its own kind and cannot be copied");
+                throw new InputException(
+                        "modules_to_save: " + module + " is a layer of its own kind and cannot be copied");
         };
     }
 
@@ -150,8 +150,8 @@ final class ModulesToSave<L extends AdaptedLayer<L>> implements Mergeable<L> {
     /// The tensors that files hold, as they hold them; those made for the purpose belong to the caller's scope.
     void collectFiles(BiConsumer<String, Tensor> visitor) {
         own.namedParameters()
-                .forEach((name, tensor) ->
-                        visitor.accept(prefix + name, isTransposed(name) ? tensor.detach().transpose(0, 1) : tensor));
+                .forEach((name, tensor) -> visitor.accept(
+                        prefix + name, isTransposed(name) ? tensor.detach().transpose(0, 1) : tensor));
     }
 
     /// Whether the parameters are those of another layer: files need not repeat them.

@@ -24,8 +24,8 @@ import java.util.Set;
 import java.util.SplittableRandom;
 import java.util.function.Function;
 import java.util.function.Supplier;
-import java.util.random.RandomGenerator;
 import java.util.function.UnaryOperator;
+import java.util.random.RandomGenerator;
 import org.jspecify.annotations.Nullable;
 
 /// A frozen model with its adapters, by name; one or more of them are active. peft's `PeftModel`.
@@ -224,16 +224,16 @@ public final class PeftModel implements AutoCloseable {
     /// @throws IllegalStateException if no adapter is active, or the model has classes of its own
     public void addClassifier(int classes, RandomGenerator random) {
         try (Guard.Use use = model.changing("addClassifier")) {
-        requireUnmerged("addClassifier");
-        Tuner tuner = active();
-        if (!model.hasNewClassifier()) {
-            model.addClassifier(classes);
-            ownsHead = true;
-        }
-        if (!tuner.hasNewClassifier()) {
-            tuner.trainClassifier(random);
-            resume();
-        }
+            requireUnmerged("addClassifier");
+            Tuner tuner = active();
+            if (!model.hasNewClassifier()) {
+                model.addClassifier(classes);
+                ownsHead = true;
+            }
+            if (!tuner.hasNewClassifier()) {
+                tuner.trainClassifier(random);
+                resume();
+            }
         }
     }
 

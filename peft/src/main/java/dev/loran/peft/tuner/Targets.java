@@ -159,7 +159,9 @@ public final class Targets {
                 return null;
             }
             Integer index = layerIndex(module);
-            return index != null && layersToTransform.contains(index) ? null : "layers_to_transform " + layersToTransform;
+            return index != null && layersToTransform.contains(index)
+                    ? null
+                    : "layers_to_transform " + layersToTransform;
         }
 
         /// The number of the layer that `module` is in; null if it is in none.
@@ -187,7 +189,8 @@ public final class Targets {
             }
             boolean byLayer = layersToTransform != null && !layersToTransform.isEmpty();
             if (!byLayer && !layersPattern.isEmpty()) {
-                throw new InputException("layers_pattern " + layersPattern + " says nothing without layers_to_transform");
+                throw new InputException(
+                        "layers_pattern " + layersPattern + " says nothing without layers_to_transform");
             }
             if (!byLayer || layersToTransform == null) {
                 return;
@@ -201,15 +204,15 @@ public final class Targets {
                 if (modules.stream()
                         .filter(m -> matching(List.of(name), m) != null)
                         .allMatch(m -> layerIndex(m) == null)) {
-                    throw new InputException(
-                            option + " [" + name + "] is in none of the layers" + (layersPattern.isEmpty() ? "" : " " + layersPattern)
-                                    + " that layers_to_transform " + layersToTransform
-                                    + " counts, and would be left out; take it out of the one or leave out the other");
+                    throw new InputException(option + " [" + name + "] is in none of the layers"
+                            + (layersPattern.isEmpty() ? "" : " " + layersPattern)
+                            + " that layers_to_transform " + layersToTransform
+                            + " counts, and would be left out; take it out of the one or leave out the other");
                 }
             }
             if (!layers.containsAll(layersToTransform)) {
-                throw new InputException(
-                        "layers_to_transform " + layersToTransform + ": the layers of " + option + " " + targets + " are " + layers);
+                throw new InputException("layers_to_transform " + layersToTransform + ": the layers of " + option + " "
+                        + targets + " are " + layers);
             }
         }
     }
@@ -227,7 +230,8 @@ public final class Targets {
             List<String> unmatched = new ArrayList<>(names == null ? List.of() : new TreeSet<>(names));
             unmatched.removeIf(n -> matched.keySet().stream().anyMatch(m -> matching(List.of(n), m) != null));
             if (!unmatched.isEmpty()) {
-                throw new InputException(option + " " + unmatched + " match no module" + nearest(unmatched, candidates));
+                throw new InputException(
+                        option + " " + unmatched + " match no module" + nearest(unmatched, candidates));
             }
             limits.check(option, this, matched.keySet(), candidates.keySet());
         }
@@ -309,9 +313,7 @@ public final class Targets {
 
     @Override
     public boolean equals(Object o) {
-        return o instanceof Targets t
-                && Objects.equals(names, t.names)
-                && Objects.equals(regex, t.regex);
+        return o instanceof Targets t && Objects.equals(names, t.names) && Objects.equals(regex, t.regex);
     }
 
     @Override

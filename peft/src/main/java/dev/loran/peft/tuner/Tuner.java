@@ -19,9 +19,9 @@ import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.Set;
-import java.util.random.RandomGenerator;
 import java.util.function.BiConsumer;
 import java.util.function.Function;
+import java.util.random.RandomGenerator;
 import java.util.regex.Pattern;
 import org.jspecify.annotations.Nullable;
 
@@ -195,7 +195,10 @@ public class Tuner implements AutoCloseable {
         Map<String, Tensor> all = new LinkedHashMap<>();
         if (to.model().isResized()) {
             to.tables().forEach((module, layer) -> {
-                Placed<?> placed = placements.stream().filter(p -> p.layer() == layer).findFirst().orElse(null);
+                Placed<?> placed = placements.stream()
+                        .filter(p -> p.layer() == layer)
+                        .findFirst()
+                        .orElse(null);
                 String below = placed == null ? "" : placed.adapter().baseName() + ".";
                 if (placed == null || !(placed.adapter() instanceof ModulesToSave<?>)) {
                     all.put(key(module) + "." + below + "weight", Attachment.weight(layer));

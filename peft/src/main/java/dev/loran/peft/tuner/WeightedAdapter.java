@@ -39,7 +39,7 @@ final class WeightedAdapter {
     private final Map<String, List<Whole>> whole = new LinkedHashMap<>();
 
     /// The model's names: adapters may have others, each its own.
-    private final Map<AdaptedLayer<?>, String> modules = new IdentityHashMap<>();
+    private final IdentityHashMap<AdaptedLayer<?>, String> modules = new IdentityHashMap<>();
 
     private WeightedAdapter(Model model, Combination how) {
         this.how = how;

@@ -71,8 +71,8 @@ abstract class CommandLineTest {
     }
 
     Result train(Object... more) {
-        List<Object> args = new ArrayList<>(List.of(
-                "train", "--model", encoder, "--task", "classify", "--train", train, "--overwrite"));
+        List<Object> args = new ArrayList<>(
+                List.of("train", "--model", encoder, "--task", "classify", "--train", train, "--overwrite"));
         args.addAll(List.of("--out", folder.resolve("run")));
         args.addAll(List.of("--json", "--threads", 1, "--batch-size", 8, "--max-length", 24));
         args.addAll(List.of(more));

@@ -102,14 +102,19 @@ class KilledRunsTest extends CommandLineTest {
     /// Which of the older checkpoints are kept depends on when a run was asked to end.
     private static Map<String, String> files(Path run) throws IOException {
         Map<String, String> files = RunFiles.of(run);
-        files.keySet().removeIf(f -> f.matches("checkpoints/step-\\d+.*") && !f.startsWith("checkpoints/step-" + STEPS));
+        files.keySet()
+                .removeIf(f -> f.matches("checkpoints/step-\\d+.*") && !f.startsWith("checkpoints/step-" + STEPS));
         return files;
     }
 
     private List<String> arguments(Kind kind, Path run) {
         List<String> args = new ArrayList<>(List.of("train", "--task", "classify", "--eval", held.toString()));
         if (kind.method.equals("seo")) {
-            args.addAll(List.of("--model", "seo", "--tokenizer", folder.resolve("tokenizer.json").toString()));
+            args.addAll(List.of(
+                    "--model",
+                    "seo",
+                    "--tokenizer",
+                    folder.resolve("tokenizer.json").toString()));
             args.addAll(List.of("--hidden", "16", "--layers", "1", "--heads", "2"));
         } else {
             args.addAll(List.of("--model", encoder.toString(), "--method", kind.method));
@@ -191,8 +196,7 @@ class KilledRunsTest extends CommandLineTest {
         return code;
     }
 
-    private void waitFor(
-            Moment moment, Path run, BufferedReader err, List<String> lines, Process child)
+    private void waitFor(Moment moment, Path run, BufferedReader err, List<String> lines, Process child)
             throws IOException, InterruptedException {
         Path drafts = run.resolve(moment == Moment.END ? ".loran-draft/last" : "checkpoints/.loran-draft");
         switch (moment) {

@@ -7,8 +7,8 @@ import dev.loran.engine.ReferenceBackend;
 import dev.loran.engine.io.SafeTensors;
 import dev.loran.peft.data.TinyTokenizers;
 import dev.loran.peft.model.Model;
-import dev.loran.peft.train.Tiny;
 import dev.loran.peft.train.RunFiles;
+import dev.loran.peft.train.Tiny;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
@@ -252,7 +252,8 @@ class RefusalsTest extends CommandLineTest {
         // The third is as one that was killed after its checkpoint.
         Path resumed = folder.resolve("one");
         Map<String, String> first = RunFiles.of(resumed);
-        assertThat(RunFiles.difference(RunFiles.of(folder.resolve("two")), first)).isEmpty();
+        assertThat(RunFiles.difference(RunFiles.of(folder.resolve("two")), first))
+                .isEmpty();
         Files.delete(resumed.resolve("result.json"));
         assertThat(loran("train", "--resume", resumed).code()).isZero();
         assertThat(RunFiles.difference(RunFiles.of(resumed), first)).isEmpty();

@@ -57,11 +57,26 @@ class HfConfigTest {
 
     @ParameterizedTest
     @CsvSource({
-        "llama, vocab_size", "llama, hidden_size", "llama, intermediate_size", "llama, num_hidden_layers",
-        "llama, num_attention_heads", "llama, num_key_value_heads", "llama, head_dim",
-        "gpt2, vocab_size", "gpt2, n_positions", "gpt2, n_embd", "gpt2, n_layer", "gpt2, n_head", "gpt2, n_inner",
-        "bert, vocab_size", "bert, hidden_size", "bert, num_hidden_layers", "bert, num_attention_heads",
-        "bert, intermediate_size", "bert, max_position_embeddings", "bert, type_vocab_size",
+        "llama, vocab_size",
+        "llama, hidden_size",
+        "llama, intermediate_size",
+        "llama, num_hidden_layers",
+        "llama, num_attention_heads",
+        "llama, num_key_value_heads",
+        "llama, head_dim",
+        "gpt2, vocab_size",
+        "gpt2, n_positions",
+        "gpt2, n_embd",
+        "gpt2, n_layer",
+        "gpt2, n_head",
+        "gpt2, n_inner",
+        "bert, vocab_size",
+        "bert, hidden_size",
+        "bert, num_hidden_layers",
+        "bert, num_attention_heads",
+        "bert, intermediate_size",
+        "bert, max_position_embeddings",
+        "bert, type_vocab_size",
     })
     void hugeSizesAreRefusedBeforeAnythingIsMadeOfThem(String family, String key) throws IOException {
         for (int size : new int[] {100_000_000, 1_500_000_000, Integer.MAX_VALUE - 1}) {

@@ -8,6 +8,7 @@ import java.util.HashMap;
 import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.Random;
 import java.util.Set;
 
@@ -252,10 +253,12 @@ final class TokenizerFiles {
     private String byteLevel(boolean own) {
         String bytes = "{\"type\": \"ByteLevel\", \"add_prefix_space\": %s, \"trim_offsets\": true, \"use_regex\": %s}"
                 .formatted(coin(), !own);
-        String split = "{\"type\": \"Split\", \"pattern\": %s, \"behavior\": \"Isolated\", \"invert\": false}";
-        return own
-                ? "{\"type\": \"Sequence\", \"pretokenizers\": [%s, %s]}".formatted(split.formatted(words()), bytes)
-                : bytes;
+        if (!own) {
+            return bytes;
+        }
+        String split = "{\"type\": \"Split\", \"pattern\": %s, \"behavior\": \"Isolated\", \"invert\": false}"
+                .formatted(words());
+        return "{\"type\": \"Sequence\", \"pretokenizers\": [%s, %s]}".formatted(split, bytes);
     }
 
     private String decoder(boolean bytes, int depth) {
@@ -282,8 +285,8 @@ final class TokenizerFiles {
     }
 
     private String postProcessor(Map<String, Integer> ids) {
-        int cls = ids.get("<x>");
-        int sep = ids.get("</s>");
+        int cls = Objects.requireNonNull(ids.get("<x>"));
+        int sep = Objects.requireNonNull(ids.get("</s>"));
         String template = """
                 {"type": "TemplateProcessing",
                  "single": [{"SpecialToken": {"id": "<x>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},

@@ -144,7 +144,8 @@ class CheckpointsTest {
         KilledRun.train("lora", straight, 5, NOBODY);
         assertThat(files(straight.checkpoints())).containsExactly(Path.of("step-10"), Path.of("step-5"));
         RunFolder again = run("again");
-        Path good = copy(straight.checkpoints().resolve("step-5"), again.checkpoints().resolve("step-5"));
+        Path good = copy(
+                straight.checkpoints().resolve("step-5"), again.checkpoints().resolve("step-5"));
         // Never renamed; without its text; cut short.
         Files.createDirectories(again.checkpoints().resolve(".loran-draft/step-11"));
         Path lacking = copy(good, again.checkpoints().resolve("step-11"));
@@ -193,8 +194,7 @@ class CheckpointsTest {
         copy(straight.checkpoints().resolve("step-5"), again.checkpoints().resolve("step-5"));
         boolean moved = damage.equals("another step");
         Path damaged = copy(
-                straight.checkpoints().resolve("step-10"),
-                again.checkpoints().resolve(moved ? "step-11" : "step-10"));
+                straight.checkpoints().resolve("step-10"), again.checkpoints().resolve(moved ? "step-11" : "step-10"));
         if (!moved) {
             damage(damaged, damage);
         }
@@ -226,7 +226,9 @@ class CheckpointsTest {
             Map<String, Tensor> state = new LinkedHashMap<>();
             try (SafeTensors old = SafeTensors.open(file)) {
                 for (String name : old.names()) {
-                    state.put(name, old.copy(backend, name, old.entry(name).dtype().dtype()));
+                    state.put(
+                            name,
+                            old.copy(backend, name, old.entry(name).dtype().dtype()));
                 }
             }
             List<Tensor> all = List.copyOf(state.values());
@@ -235,7 +237,7 @@ class CheckpointsTest {
                     .reduce((a, b) -> b)
                     .orElseThrow();
             String moment = parameter.substring("parameter.".length()) + ".exp_avg";
-            Tensor value = state.get(parameter);
+            Tensor value = java.util.Objects.requireNonNull(state.get(parameter));
             switch (how) {
                 case "renamed" -> state.put(parameter + "x", state.remove(parameter));
                 case "no moment" -> state.remove(moment);

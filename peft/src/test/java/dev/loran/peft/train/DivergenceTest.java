@@ -74,7 +74,9 @@ class DivergenceTest {
 
     private static Map<String, List<Double>> values(TaskModel model) {
         Map<String, List<Double>> values = new LinkedHashMap<>();
-        model.parameters().forEach((name, t) -> values.put(name, Arrays.stream(t.toDoubles()).boxed().toList()));
+        model.parameters()
+                .forEach((name, t) ->
+                        values.put(name, Arrays.stream(t.toDoubles()).boxed().toList()));
         return values;
     }
 
@@ -85,7 +87,9 @@ class DivergenceTest {
     /// A word that no batch has.
     private static int unused(List<Batch> batches) {
         return IntStream.range(0, TinyTokenizers.WORDS.size())
-                .filter(w -> batches.stream().flatMapToInt(b -> Arrays.stream(b.inputIds())).noneMatch(id -> id == w))
+                .filter(w -> batches.stream()
+                        .flatMapToInt(b -> Arrays.stream(b.inputIds()))
+                        .noneMatch(id -> id == w))
                 .max()
                 .orElseThrow();
     }
@@ -177,7 +181,9 @@ class DivergenceTest {
                         .hasMessageContaining(" after step 1, in rows ")
                         .hasMessageContaining("LinearOp (4, 2), with head.weight");
             }
-            assertThat(files(folder.resolve("spoilt"))).extracting(Path::getFileName).doesNotContain(Path.of("last"));
+            assertThat(files(folder.resolve("spoilt")))
+                    .extracting(Path::getFileName)
+                    .doesNotContain(Path.of("last"));
             assertThat(folder.resolve("spoilt/checkpoints")).doesNotExist();
         });
     }

@@ -1,7 +1,6 @@
 package dev.loran.peft.train;
 
 import dev.loran.peft.data.InputException;
-import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.lang.foreign.Arena;
 import java.lang.foreign.FunctionDescriptor;

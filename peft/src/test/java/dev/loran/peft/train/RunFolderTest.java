@@ -61,7 +61,8 @@ class RunFolderTest {
     void whatIsLeftOfOneThatNeverBeganIsInNobodysWay() throws IOException {
         killedAtTheStart(path);
         assertThat(RunFolder.isFree(path)).isTrue();
-        assertThatThrownBy(() -> RunFolder.resume(path)).hasMessage(path + ": holds no run that could go on (run.json)");
+        assertThatThrownBy(() -> RunFolder.resume(path))
+                .hasMessage(path + ": holds no run that could go on (run.json)");
         RunFolder.create(path, false, RunFolderTest::begin);
         assertThat(names(path)).containsExactly("base", "metrics.jsonl", "run.json");
     }
@@ -104,7 +105,8 @@ class RunFolderTest {
     @Test
     void aFolderIsOfOneTrainerAtATime() {
         RunFolder run = RunFolder.create(path);
-        String taken = path + ": another process trains there; wait until it has ended, or choose another folder (--out)";
+        String taken =
+                path + ": another process trains there; wait until it has ended, or choose another folder (--out)";
         try (MetricsFile held = run.open()) {
             assertThatThrownBy(() -> KilledRun.train("lora", RunFolder.resume(path), 5, NOBODY))
                     .isInstanceOf(InputException.class)
@@ -143,7 +145,8 @@ class RunFolderTest {
         Files.write(file, bytes);
         assertThatThrownBy(() -> RunFolder.adapter(path))
                 .isInstanceOf(InputException.class)
-                .hasMessage(run.best() + ": is damaged (adapter_model.safetensors is not what was written: its SHA-256 is not"
+                .hasMessage(run.best()
+                        + ": is damaged (adapter_model.safetensors is not what was written: its SHA-256 is not"
                         + " that of SHA256SUMS); if it was changed on purpose, name this folder instead of the run's");
         assertThat(RunFolder.adapter(run.best())).isEqualTo(run.best());
     }

@@ -163,7 +163,8 @@ class TrainingRunTest {
         RunFolder run = RunFolder.create(folder.resolve("run"));
         Files.createDirectories(run.best());
         Files.writeString(run.best().resolve("loran.json"), "{}");
-        assertThat(RunFolder.create(run.path(), true, r -> r.options(Map.of())).best()).doesNotExist();
+        assertThat(RunFolder.create(run.path(), true, r -> r.options(Map.of())).best())
+                .doesNotExist();
     }
 
     // ---- with a learner whose losses are known

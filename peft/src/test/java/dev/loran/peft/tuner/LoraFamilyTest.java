@@ -58,8 +58,7 @@ class LoraFamilyTest {
         final DoraLinear dora;
 
         Layer(double dropout) {
-            Attachment to = new Attachment(
-                    model, "default", random, 8, microStep, false, UnaryOperator.identity());
+            Attachment to = new Attachment(model, "default", random, 8, microStep, false, UnaryOperator.identity());
             dora = new DoraLinear(base, MOVED.withDora(true).withDropout(dropout), "l", to, 2);
             base.train(true);
         }

@@ -379,7 +379,8 @@ class MergeTest {
             Subjects.add(peft, "one", config);
             double[] adapted = Subjects.logits(peft, ids, null);
             List<String> names = List.copyOf(model.namedParameters().keySet());
-            assertThat(names.stream().filter(n -> n.contains("modules_to_save"))).hasSize(1);
+            assertThat(names.stream().filter(n -> n.contains("modules_to_save")))
+                    .hasSize(1);
             peft.mergeAndUnload();
             assertThat(model.namedParameters()).doesNotContainKey("lm_head.weight");
             assertThat(Subjects.distance(model.logits(ids, null).toDoubles(), adapted))
