@@ -180,7 +180,8 @@ public final class Trainer implements AutoCloseable {
     /// A step that was handed over.
     ///
     /// @param microStep the number of its first forward
-    private record Taken(StepResult result, List<Batch> batches, int microStep) {}
+    /// @param updated whether the update was asked for: numbers that are not finite then made it change nothing
+    private record Taken(StepResult result, List<Batch> batches, int microStep, boolean updated) {}
 
     /// As [#trainStep(List)], given up between two micro-batches once `stop` says so: null, and nothing has changed.
     @Nullable
@@ -253,7 +254,7 @@ public final class Trainer implements AutoCloseable {
 
     /// The last step was not taken: it counts as a step of the run, but not for the optimizer, or ends the run.
     private void leaveOut(Taken taken) {
-        if (scaler == null) {
+        if (taken.updated && scaler == null) {
             optimizer.retreat();
             backend.fill(bad.buffer(), 0);
         }
@@ -272,6 +273,9 @@ public final class Trainer implements AutoCloseable {
         }
         skipped++;
         result.leftOut(why);
+        if (!taken.updated) {
+            learner.afterStep(result.step(), clip.scale(), optimizer);
+        }
         learner.microStep(after);
     }
 
@@ -306,6 +310,8 @@ public final class Trainer implements AutoCloseable {
     private @Nullable Taken take(LrSchedule rate, List<Batch> microBatches, BooleanSupplier stop) {
         double learningRate = config.rate().peak() * rate.factor(step);
         int first = microStep;
+        boolean updated = true;
+        StepResult result = null;
         int terms = 0;
         int tokens = 0;
         for (Batch b : microBatches) {
@@ -337,19 +343,32 @@ public final class Trainer implements AutoCloseable {
                 forwardBackward(() -> learner.loss(b), weight, i == 0);
             }
             Tensor norm = norm();
-            if (scaler == null || scaler.update(norm)) {
+            if (scaler == null && !backend.isHollow() && (!backend.captures() || !learner.repeats(step + 1))) {
+                // Nothing is lost by waiting for the numbers, and what the host does after an update cannot be gated.
+                result = numbers(step + 1, learningRate, tokens);
+                updated = isFinite(result);
+            }
+            if (updated && (scaler == null || scaler.update(norm))) {
                 optimizer.advance(learningRate);
                 gate();
                 update();
             } else {
                 // The step is left out; to the method it is one without gradients.
                 optimizer.zeroGrad(parameters);
-                learner.afterStep(step + 1, clip.scale(), optimizer);
+                if (scaler != null) {
+                    learner.afterStep(step + 1, clip.scale(), optimizer);
+                }
             }
         }
         step++;
-        StepResult result = new StepResult(step, learningRate, tokens, dtype, backend.readLater(numbers.buffer()));
-        return new Taken(result, microBatches, first);
+        if (result == null) {
+            result = numbers(step, learningRate, tokens);
+        }
+        return new Taken(result, microBatches, first, updated);
+    }
+
+    private StepResult numbers(int number, double learningRate, int tokens) {
+        return new StepResult(number, learningRate, tokens, dtype, backend.readLater(numbers.buffer()));
     }
 
     /// Makes the scale of the gradients NaN, with which nothing is updated, if the loss or their norm is not finite, or those

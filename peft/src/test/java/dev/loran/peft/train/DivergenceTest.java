@@ -17,7 +17,9 @@ import dev.loran.peft.model.Model;
 import dev.loran.peft.train.TrainerConfig.Checkpoints;
 import dev.loran.peft.train.TrainerConfig.Rate;
 import dev.loran.peft.train.TrainerConfig.Schedule;
+import dev.loran.peft.tuner.AdaLoraConfig;
 import dev.loran.peft.tuner.LoraConfig;
+import dev.loran.peft.tuner.PeftConfig;
 import dev.loran.peft.tuner.PeftModel;
 import java.io.IOException;
 import java.nio.file.Files;
@@ -58,13 +60,18 @@ class DivergenceTest {
 
     /// A model one of whose words has an embedding that is no number.
     private static void withModel(String name, int badWord, Consumer<TaskModel> test) throws IOException {
+        withModel(name, badWord, LoraConfig.defaults().withRank(3, 6).withDropout(0), test);
+    }
+
+    private static void withModel(String name, int badWord, PeftConfig method, Consumer<TaskModel> test)
+            throws IOException {
         try (Backend backend = open(name)) {
             try (Model base = Tiny.encoder(backend, DType.F32);
                     PeftModel peft = new PeftModel(base, 7)) {
                 Tensor words = Objects.requireNonNull(base.namedParameters().get("embeddings.word_embeddings.weight"));
                 int width = words.shape().dim(1);
                 backend.fill(words.buffer().slice((long) badWord * width, width), Double.NaN);
-                peft.addAdapter("default", LoraConfig.defaults().withRank(3, 6).withDropout(0));
+                peft.addAdapter("default", method);
                 try (TaskModel model = TaskModel.of(peft, TaskCard.classify(Tiny.LABELS, Tiny.POSITIONS), 11)) {
                     test.accept(model);
                 }
@@ -128,6 +135,29 @@ class DivergenceTest {
             });
         }
         assertThat(results.get(1)).isEqualTo(results.get(0));
+    }
+
+    /// Of its importances and its budget it knows nothing either: at a step that only smooths them, and at one that allocates.
+    @ParameterizedTest
+    @ValueSource(strings = {"reference", "cuda"})
+    void aBadStepOfAdaLoraSpoilsNoStatistics(String backend) throws IOException {
+        List<Batch> good = batches();
+        int word = unused(good);
+        AdaLoraConfig method =
+                AdaLoraConfig.defaults().withRanks(4, 2).withSchedule(2, 5, 2).withShrink(false);
+        withModel(backend, word, method, model -> {
+            try (Trainer trainer = new Trainer(model, CONFIG.withSkippedBadSteps(2))) {
+                for (int i = 0; i < 12; i++) {
+                    Batch batch = good.get(i % 2);
+                    trainer.trainStep(i == 4 || i == 5 ? with(batch, word) : batch);
+                }
+                trainer.settle();
+            }
+            assertThat(model.trainingState()).isNotEmpty();
+            model.trainingState()
+                    .forEach((name, t) -> assertThat(t.toDoubles()).as(name).doesNotContain(Double.NaN));
+            values(model).forEach((name, v) -> assertThat(v).as(name).doesNotContain(Double.NaN));
+        });
     }
 
     @ParameterizedTest
