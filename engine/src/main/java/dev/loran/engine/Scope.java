@@ -19,16 +19,47 @@ public final class Scope implements AutoCloseable {
 
     private final @Nullable Scope outer;
     private final List<Tensor> tensors = new ArrayList<>();
+    /// What was taken out of an attempt, or of a scope inside; null if this is none.
+    private final @Nullable List<Tensor> detached;
 
-    private Scope(@Nullable Scope outer) {
+    private Scope(@Nullable Scope outer, boolean attempt) {
         this.outer = outer;
+        this.detached = attempt ? new ArrayList<>() : null;
     }
 
     /// Opens a scope inside the current one of this thread.
     public static Scope open() {
-        Scope s = new Scope(INNERMOST.get());
+        return open(false);
+    }
+
+    /// As [#open], for making something that owns tensors, which [#undo] closes again where it cannot be made.
+    public static Scope attempt() {
+        return open(true);
+    }
+
+    private static Scope open(boolean attempt) {
+        Scope s = new Scope(INNERMOST.get(), attempt);
         INNERMOST.set(s);
         return s;
+    }
+
+    /// Closes what [Tensor#detachFromScope] took out of this attempt and of the scopes inside it.
+    ///
+    /// @throws IllegalStateException if this is no [#attempt]
+    public void undo() {
+        if (detached == null) {
+            throw new IllegalStateException("undo: this scope is no attempt");
+        }
+        detached.forEach(Tensor::close);
+    }
+
+    static void detached(Tensor tensor) {
+        for (Scope s = INNERMOST.get(); s != null; s = s.outer) {
+            if (s.detached != null) {
+                s.detached.add(tensor);
+                return;
+            }
+        }
     }
 
     /// Moves `tensor` to the enclosing scope, or to the caller where there is none; returns it.

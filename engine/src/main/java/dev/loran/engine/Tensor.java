@@ -212,6 +212,7 @@ public final class Tensor implements AutoCloseable {
     /// Takes this tensor out of the scope it was made in: the caller closes it.
     public Tensor detachFromScope() {
         scope = null;
+        Scope.detached(this);
         return this;
     }
 

@@ -9,6 +9,7 @@ import static dev.loran.kernels.Vectors.store;
 import dev.loran.engine.UnaryFn;
 import dev.loran.kernels.Workspace.Slot;
 import java.lang.foreign.MemorySegment;
+import java.nio.ByteOrder;
 import jdk.incubator.vector.FloatVector;
 import jdk.incubator.vector.VectorOperators;
 
@@ -101,11 +102,14 @@ final class UnarySimd {
     }
 
     private static void put(MemorySegment dx, long at, FloatVector dy, FloatVector slope, boolean accumulate) {
+        FloatVector d;
         if (accumulate) {
-            store(dx, at, dy.fma(slope, load(dx, at)));
+            // Not by a method of our own: C2 calls such a one where it has not yet seen this branch taken often.
+            d = dy.fma(slope, FloatVector.fromMemorySegment(Vectors.F, dx, at, ByteOrder.nativeOrder()));
         } else {
-            store(dx, at, dy.mul(slope));
+            d = dy.mul(slope);
         }
+        store(dx, at, d);
     }
 
     private static void neg(MemorySegment y, MemorySegment x, long at, int n) {

@@ -118,8 +118,7 @@ public final class TaskModel implements Learner, AutoCloseable {
     ///
     /// @throws InputException if files are missing, damaged, or do not fit the model
     public static TaskModel load(PeftModel peft, Path folder) {
-        peft.loadAdapter(PeftModel.DEFAULT_ADAPTER, folder);
-        return load(peft, TaskCard.read(folder), folder);
+        return loadWhole(peft, PeftModel.DEFAULT_ADAPTER, null, folder);
     }
 
     /// As above, with the adapter under `name`: what this model is asked, that adapter and its head answer, whichever is active.
@@ -128,8 +127,23 @@ public final class TaskModel implements Learner, AutoCloseable {
     ///
     /// @throws InputException as above, or if the name is taken
     public static TaskModel load(PeftModel peft, String name, Path folder) {
-        peft.loadAdapter(name, folder);
-        return load(peft, name, TaskCard.read(folder), folder);
+        return loadWhole(peft, name, name, folder);
+    }
+
+    /// All of it, or nothing.
+    private static TaskModel loadWhole(PeftModel peft, String as, @Nullable String adapter, Path folder) {
+        TaskCard card = TaskCard.read(folder);
+        peft.loadAdapter(as, folder);
+        boolean done = false;
+        try {
+            TaskModel loaded = load(peft, adapter, card, folder);
+            done = true;
+            return loaded;
+        } finally {
+            if (!done) {
+                peft.deleteAdapter(as);
+            }
+        }
     }
 
     /// As above where the adapter, if there is one, stands on the model already.
@@ -147,7 +161,15 @@ public final class TaskModel implements Learner, AutoCloseable {
             classifier = ofModel(model, labels);
         } else if (labels != null) {
             classifier = beside(model, labels, card, new SplittableRandom(0));
-            classifier.load(folder);
+            boolean read = false;
+            try {
+                classifier.load(folder);
+                read = true;
+            } finally {
+                if (!read) {
+                    classifier.close();
+                }
+            }
         }
         return new TaskModel(model, peft, adapter, card, classifier);
     }

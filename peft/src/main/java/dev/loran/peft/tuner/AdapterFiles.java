@@ -48,6 +48,17 @@ public final class AdapterFiles {
             .enable(SerializationFeature.INDENT_OUTPUT)
             .enable(SerializationFeature.ORDER_MAP_ENTRIES_BY_KEYS);
 
+    /// Fields of a configuration that tensors have as a dimension, or, of an encoder whose output alone is in the file,
+    /// something like it.
+    private static final List<String> SIZES = List.of(
+            "r",
+            "init_r",
+            "rank_pattern",
+            "num_virtual_tokens",
+            "bottleneck_size",
+            "encoder_hidden_size",
+            "encoder_num_layers");
+
     private AdapterFiles() {}
 
     /// The configuration in `folder`.
@@ -62,6 +73,36 @@ public final class AdapterFiles {
             return PeftConfig.fromJson(new ConfigJson(file.toString(), JsonFile.read(file)));
         } catch (InputException e) {
             throw of(file, e);
+        }
+    }
+
+    /// Refuses sizes that nothing in the files comes near, before a tensor of such a size is made.
+    ///
+    /// @throws InputException naming the field
+    static void requireSizes(PeftConfig config, Path folder) {
+        int largest = 1;
+        try (SafeTensors weights = SafeTensors.open(folder.resolve(WEIGHTS))) {
+            for (String name : weights.names()) {
+                for (int dim : weights.entry(name).shape().dims()) {
+                    largest = Math.max(largest, dim);
+                }
+            }
+        } catch (SafeTensorsException e) {
+            // The loading that follows says it better.
+            largest = 1 << 14;
+        }
+        ObjectNode json = config.toJson();
+        for (String field : SIZES) {
+            long most = field.startsWith("encoder_") ? 16L * largest : largest;
+            json.path(field).forEach(value -> requireSize(field, value.asLong(), most, folder));
+            requireSize(field, json.path(field).asLong(), most, folder);
+        }
+    }
+
+    private static void requireSize(String field, long size, long most, Path folder) {
+        if (size > most) {
+            throw new InputException("%s: %s is %d, but no tensor of %s has more than %d in any dimension; one is damaged"
+                    .formatted(folder.resolve(CONFIG), field, size, WEIGHTS, most));
         }
     }
 

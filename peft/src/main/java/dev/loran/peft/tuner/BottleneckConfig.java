@@ -228,9 +228,13 @@ public record BottleneckConfig(
 
     /// m for a model of width `hidden`.
     int size(int hidden) {
-        int m = bottleneckSize == null ? (int) Math.round(hidden / reductionFactor) : bottleneckSize;
+        if (bottleneckSize != null) {
+            return bottleneckSize;
+        }
+        long m = Math.round(hidden / reductionFactor);
         check(m >= 1, "reduction_factor", reductionFactor, "at most the hidden size " + hidden);
-        return m;
+        check(m <= 64L * hidden, "reduction_factor", reductionFactor, "at least 1/64");
+        return (int) m;
     }
 
     /// One adapter: down (m, d), up (d, m), with biases.

@@ -142,9 +142,19 @@ public final class PeftModel implements AutoCloseable {
     private Tuner attach(String name, PeftConfig config, boolean partialTargets, UnaryOperator<String> naming) {
         empty();
         // What attaching makes on the way (activations, say) goes with the scope; parameters stand outside of it.
-        try (Scope scope = Scope.open()) {
-            SplittableRandom random = new SplittableRandom(seed + adapters.size());
-            return config.attach(new Attachment(model, name, random, seed, microStep, partialTargets, naming));
+        boolean done = false;
+        try (Scope scope = Scope.attempt()) {
+            try {
+                SplittableRandom random = new SplittableRandom(seed + adapters.size());
+                Attachment to = new Attachment(model, name, random, seed, microStep, partialTargets, naming);
+                Tuner tuner = config.attach(to);
+                done = true;
+                return tuner;
+            } finally {
+                if (!done) {
+                    scope.undo();
+                }
+            }
         } finally {
             fill();
         }
@@ -259,6 +269,7 @@ public final class PeftModel implements AutoCloseable {
         Tuner next = null;
         boolean done = false;
         try {
+            AdapterFiles.requireSizes(config, folder);
             next = attach(name, config, true, AdapterFiles.naming(folder, model));
             AdapterFiles.load(next, folder);
             done = true;

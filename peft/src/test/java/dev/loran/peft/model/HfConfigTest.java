@@ -30,7 +30,7 @@ class HfConfigTest {
             delimiter = '|',
             value = {
                 "llama | model_type | \"mistral\"",
-                "llama | architectures | [\"LlamaForSequenceClassification\"]",
+                "llama | architectures | [\"LlamaForTokenClassification\"]",
                 "llama | sliding_window | 4096",
                 "llama | partial_rotary_factor | 0.5",
                 "llama | quantization_config | {\"bits\":4}",

@@ -249,8 +249,8 @@ class ModelTrainingTest {
                 Model model = Small.model("bert", backend, DType.F64)) {
             assertThatThrownBy(() -> loss(model))
                     .isInstanceOf(IllegalStateException.class)
-                    .hasMessage("loss: this encoder has no head; put one on its embeddings, or load a model with a"
-                            + " classifier");
+                    .hasMessage("bert: an encoder without a head has no classes and no next token; load a model with a classifier,"
+                            + " or use llama, gpt2 or seo");
         }
     }
 
