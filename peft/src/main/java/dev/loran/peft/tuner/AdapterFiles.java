@@ -249,9 +249,12 @@ public final class AdapterFiles {
                 }
             }
             Map<String, Tensor> values = new LinkedHashMap<>();
-            wanted.forEach((key, tensor) -> values.put(key, weights.copy(tensor.backend(), key, tensor.dtype())));
-            tuner.load(values);
-            values.values().forEach(Tensor::close);
+            try {
+                wanted.forEach((key, tensor) -> values.put(key, weights.copy(tensor.backend(), key, tensor.dtype())));
+                tuner.load(values);
+            } finally {
+                values.values().forEach(Tensor::close);
+            }
         }
     }
 
@@ -368,11 +371,14 @@ public final class AdapterFiles {
             try (Scope scope = Scope.open();
                     SafeTensors training = SafeTensors.open(beside)) {
                 Map<String, Tensor> values = new LinkedHashMap<>();
-                training.names()
-                        .forEach(n ->
-                                values.put(n, training.copy(tuner.attachment().backend(), n, DType.F32)));
-                tuner.loadTraining(values, beside.toString());
-                values.values().forEach(Tensor::close);
+                try {
+                    training.names()
+                            .forEach(n ->
+                                    values.put(n, training.copy(tuner.attachment().backend(), n, DType.F32)));
+                    tuner.loadTraining(values, beside.toString());
+                } finally {
+                    values.values().forEach(Tensor::close);
+                }
             }
         }
     }
