@@ -7,12 +7,10 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.peft.data.InputException;
 import dev.loran.peft.data.Task;
 import java.io.IOException;
-import java.nio.ByteBuffer;
-import java.nio.channels.FileChannel;
+import java.io.RandomAccessFile;
 import java.nio.channels.OverlappingFileLockException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
-import java.nio.file.StandardOpenOption;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
@@ -24,14 +22,14 @@ final class MetricsFile implements TrainingListener, AutoCloseable {
     private static final ObjectMapper JSON = new ObjectMapper();
 
     private final Path file;
-    private final FileChannel channel;
+    /// Not through its channel, which an interrupt would close, and with it unlock.
+    private final RandomAccessFile lines;
 
     /// @throws InputException if another process, or another trainer of this one, has it open
     MetricsFile(Path file) {
         this.file = file;
         try {
-            channel = FileChannel.open(
-                    file, StandardOpenOption.CREATE, StandardOpenOption.READ, StandardOpenOption.WRITE);
+            lines = new RandomAccessFile(file.toFile(), "rw");
         } catch (IOException e) {
             throw InputException.io(file, "cannot be written", e);
         }
@@ -45,7 +43,7 @@ final class MetricsFile implements TrainingListener, AutoCloseable {
     private boolean isLocked() {
         try {
             // Of a byte that no line reaches: where locks keep others from reading, they may read the lines.
-            return channel.tryLock(Long.MAX_VALUE - 1, 1, false) != null;
+            return lines.getChannel().tryLock(Long.MAX_VALUE - 1, 1, false) != null;
         } catch (OverlappingFileLockException e) {
             return false;
         } catch (IOException e) {
@@ -60,20 +58,19 @@ final class MetricsFile implements TrainingListener, AutoCloseable {
     /// @param evaluated whether the evaluation after the last of these steps is among them
     void keep(int steps, boolean evaluated) {
         try {
-            ByteBuffer bytes = ByteBuffer.allocate(Math.toIntExact(channel.size()));
-            while (bytes.hasRemaining() && channel.read(bytes, bytes.position()) >= 0) {
-                // Once is nearly always enough.
-            }
-            String lines = new String(bytes.array(), 0, bytes.position(), StandardCharsets.ISO_8859_1);
+            byte[] bytes = new byte[Math.toIntExact(lines.length())];
+            lines.seek(0);
+            lines.readFully(bytes);
+            String text = new String(bytes, StandardCharsets.ISO_8859_1);
             int end = 0;
-            for (int next = lines.indexOf('\n'); next >= 0; next = lines.indexOf('\n', end)) {
-                if (!isUpTo(steps, evaluated, lines.substring(end, next))) {
+            for (int next = text.indexOf('\n'); next >= 0; next = text.indexOf('\n', end)) {
+                if (!isUpTo(steps, evaluated, text.substring(end, next))) {
                     break;
                 }
                 end = next + 1;
             }
-            channel.truncate(end);
-            channel.position(end);
+            lines.setLength(end);
+            lines.seek(end);
         } catch (IOException e) {
             throw InputException.io(file, "cannot be written", e);
         }
@@ -116,10 +113,7 @@ final class MetricsFile implements TrainingListener, AutoCloseable {
 
     private void write(ObjectNode line) {
         try {
-            ByteBuffer bytes = StandardCharsets.UTF_8.encode(line + "\n");
-            while (bytes.hasRemaining()) {
-                channel.write(bytes);
-            }
+            lines.write((line + "\n").getBytes(StandardCharsets.UTF_8));
         } catch (IOException e) {
             throw InputException.io(file, "cannot be written", e);
         }
@@ -128,7 +122,7 @@ final class MetricsFile implements TrainingListener, AutoCloseable {
     @Override
     public void close() {
         try {
-            channel.close();
+            lines.close();
         } catch (IOException e) {
             throw InputException.io(file, "cannot be written", e);
         }

@@ -13,6 +13,7 @@ import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.HashSet;
 import java.util.List;
 import org.junit.jupiter.api.Test;
 
@@ -60,9 +61,10 @@ class MainTest extends CommandLineTest {
         double planned = json.get("planned_tensor_mib").doubleValue();
         assertThat(json.get("peak_tensor_mib").doubleValue()).isBetween(0.9 * planned, planned);
         assertThat(json.get("truncated").intValue()).isZero();
+        int repeated = 48 - new HashSet<>(Tiny.rows(48, 1)).size();
         assertThat(result.err())
                 .contains(
-                        train + ": 16 of 48 rows repeat another one",
+                        train + ": " + repeated + " of 48 rows repeat another one",
                         "lora on 48 rows, 72 steps; 546 of ",
                         "tensors: weights 0.",
                         "at once",

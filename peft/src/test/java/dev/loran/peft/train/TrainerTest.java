@@ -389,8 +389,8 @@ class TrainerTest {
                 PeftModel peft = new PeftModel(base, 7);
                 TaskModel model = TaskModel.of(peft, TaskCard.of(Task.LM, Tiny.POSITIONS), 1)) {
             assertThatThrownBy(() -> new Trainer(model, CONFIG))
-                    .isInstanceOf(InputException.class)
-                    .hasMessage("trainer: no parameter trains; add an adapter and make it active");
+                    .isInstanceOf(IllegalStateException.class)
+                    .hasMessageStartingWith("nothing of the model trains: seo has no active adapter; call peft.addAdapter(");
         }
     }
 
@@ -550,7 +550,8 @@ class TrainerTest {
                 assertThatThrownBy(() -> trainer.train(Tiny.examples(20, 1), null, null, new TrainingListener() {}))
                         .isInstanceOf(DivergedException.class)
                         .hasMessageStartingWith("the loss is Infinity at step ");
-                assertThat(trainer.step()).isGreaterThan(2);
+                // Two were left out while a lower scale might have helped.
+                assertThat(trainer.step()).isEqualTo(2);
             }
         });
     }
