@@ -132,7 +132,14 @@ record OpenModel(
     /// Opens one that [#fresh] made and [#keep] put into `folder`, under the same name.
     static OpenModel kept(ModelOptions options, Path folder) {
         options.tokenizer = null;
-        return of(options, folder, "", false, true);
+        OpenModel open = of(options, folder, "", false, true);
+        open.model.nameOrPath(beside(folder));
+        return open;
+    }
+
+    /// What adapters of a run call the base that is kept beside them, wherever the run is moved.
+    private static String beside(Path base) {
+        return "../" + base.getFileName();
     }
 
     /// For a process that is ended: [#close] is not called then.
@@ -151,7 +158,7 @@ record OpenModel(
         }
         try (Stream<Path> files = Files.list(folder)) {
             Files.createDirectories(place);
-            model.nameOrPath(place.toString());
+            model.nameOrPath(beside(place));
             for (Path file : files.toList()) {
                 Files.copy(file, place.resolve(file.getFileName()), StandardCopyOption.REPLACE_EXISTING);
             }

@@ -368,8 +368,8 @@ public abstract class Model extends Layer {
         int hidden = facts().hiddenSize();
         newClassifier = true;
         Linear layer = classifier(new Linear(
-                Tensor.zeros(backend(), dtype(), classes, hidden),
-                bias ? Tensor.zeros(backend(), dtype(), classes) : null,
+                Tensor.zeros(backend(), dtype().accumulator(), classes, hidden),
+                bias ? Tensor.zeros(backend(), dtype().accumulator(), classes) : null,
                 false));
         JsonNode names = configAsRead == null ? null : configAsRead.get("id2label");
         if (names != null && names.size() == classes) {
@@ -443,7 +443,8 @@ public abstract class Model extends Layer {
 
     /// In the accumulator's type: what tells classes apart is small, and so is the work.
     private static Tensor classify(Linear classifier, Tensor pooled) {
-        return classifier.forward(Functional.cast(pooled, pooled.dtype().accumulator()));
+        DType type = classifier.weight().dtype();
+        return Functional.cast(classifier.forward(Functional.cast(pooled, type)), type.accumulator());
     }
 
     /// What the head sees of hidden states (B, P + T, C): those of the last token that is shown and is no padding, as

@@ -82,7 +82,7 @@ class PredictCommandTest extends CommandLineTest {
         String form = "a text is a line of a .txt file, or {\"text\"}";
         assertRefused(
                 predict("--model", encoder, "--adapter", folder.resolve("run"), "--data", bad),
-                "loran: " + bad + ":2: field \"text\" is missing; " + form);
+                "loran: " + bad + ":2: field \"text\" is missing, found \"txt\"; " + form);
         Path empty = Files.writeString(folder.resolve("empty.txt"), "\n \n");
         assertRefused(
                 predict("--model", encoder, "--adapter", folder.resolve("run"), "--data", empty),

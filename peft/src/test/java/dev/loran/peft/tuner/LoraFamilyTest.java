@@ -335,9 +335,9 @@ class LoraFamilyTest {
 
     @Test
     void configurationsThatDoNotFitAreRefused() {
-        assertThatThrownBy(() -> new LoraInit("eva"))
+        assertThatThrownBy(() -> new LoraInit("magic"))
                 .isInstanceOf(InputException.class)
-                .hasMessage("init_lora_weights eva is not supported; known are true, false, gaussian, pissa,"
+                .hasMessage("init_lora_weights magic is not supported; known are true, false, gaussian, pissa,"
                         + " pissa_niter_[number], olora");
         assertThatThrownBy(() -> LORA.withInit(LoraInit.PISSA).withLoraBias(true))
                 .isInstanceOf(InputException.class)
