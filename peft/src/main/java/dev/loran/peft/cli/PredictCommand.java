@@ -34,7 +34,7 @@ import picocli.CommandLine.Option;
         sortOptions = false,
         footer = {
             "",
-            "Texts are lines of a .txt file, or JSON Lines with a field \"text\".",
+            "Texts are lines of a .txt file, or JSON Lines with a field \"text\", and \"text_pair\" for pairs.",
             "Example: loran predict --model minilm --adapter run --data texts.txt --out predictions.jsonl"
         })
 final class PredictCommand implements Callable<Integer> {
@@ -137,10 +137,11 @@ final class PredictCommand implements Callable<Integer> {
             throw new InputException(trained.title(model)
                     + ": answers with what is no number (NaN); its weights are damaged, or its training diverged");
         }
-        ObjectNode line = JSON.createObjectNode()
-                .put("text", answer.text())
-                .put("label", answer.label())
-                .put("probability", answer.probability());
+        ObjectNode line = JSON.createObjectNode().put("text", answer.text());
+        if (answer.textPair() != null) {
+            line.put("text_pair", answer.textPair());
+        }
+        line.put("label", answer.label()).put("probability", answer.probability());
         ObjectNode all = line.putObject("probabilities");
         for (int c = 0; c < labels.size(); c++) {
             all.put(labels.names().get(c), answer.probabilities()[c]);

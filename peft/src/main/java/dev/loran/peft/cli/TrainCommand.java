@@ -34,8 +34,8 @@ import picocli.CommandLine.Spec;
         sortOptions = false,
         footer = {
             "",
-            "Rows are JSON Lines: {\"text\",\"label\"} to classify, {\"source\",\"target\"} or",
-            "{\"instruction\",\"input\",\"output\"} to generate, {\"text\"} for lm.",
+            "Rows are JSON Lines: {\"text\",\"label\"} to classify (pairs: \"text_pair\" too),",
+            "{\"source\",\"target\"} or {\"instruction\",\"input\",\"output\"} to generate, {\"text\"} for lm.",
             "",
             "Example: loran train --model minilm --task classify --train pages.jsonl --eval held-out.jsonl --out run",
             "A run that was killed, or stopped by Ctrl-C, goes on: loran train --resume run"

@@ -6,6 +6,7 @@ import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.HashMap;
 import java.util.HexFormat;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -20,6 +21,9 @@ public final class Examples {
     private final int padId;
     private final int[][] ids;
 
+    /// Of the ids of each row, by its place; not there where all are 0.
+    private final Map<Integer, int[]> tokenTypes;
+
     /// Per row: the class id for [Task#CLASSIFY], otherwise how many leading ids are prompt.
     private final int[] marks;
 
@@ -30,8 +34,8 @@ public final class Examples {
     /// How texts become ids.
     ///
     /// @param maxLength the most ids of a row, special tokens included; longer texts are cut and counted
-    /// @param textPrefix put before every text to classify, where the encoder was trained with one (`"query: "`
-    ///     for `e5-small`); else empty
+    /// @param textPrefix put before every text to classify, of a pair before the first, where the encoder was trained with
+    ///     one (`"query: "` for `e5-small`); else empty
     /// @param pack for [Task#LM]: join all texts, each closed by the end token, and cut the whole into rows of
     ///     `maxLength` ids, so that nothing is padded or truncated. A row may then hold parts of several texts,
     ///     which see each other, as in Hugging Face's language-model examples
@@ -73,6 +77,7 @@ public final class Examples {
         this.options = builder.options.withAnswerRoom(builder.answerRoom());
         this.padId = builder.tokenizer.padId().orElse(0);
         this.ids = builder.ids.toArray(int[][]::new);
+        this.tokenTypes = builder.tokenTypes;
         this.labels = labels;
         this.marks = new int[ids.length];
         List<String> labelNames = List.copyOf(builder.labelNames.keySet());
@@ -113,10 +118,9 @@ public final class Examples {
     }
 
     /// Texts to classify whose classes nobody knows: their labels are [Batch#IGNORE].
-    public static Examples unlabelled(List<String> texts, Tokenizer tokenizer, Options options) {
+    public static Examples unlabelled(List<Row.Unlabelled> texts, Tokenizer tokenizer, Options options) {
         Builder builder = new Builder("texts", Task.CLASSIFY, tokenizer, options, null);
-        texts.forEach(
-                text -> builder.keep(tokenizer.encode(options.textPrefix + text, options.maxLength), Batch.IGNORE));
+        texts.forEach(row -> builder.keep(builder.encode(row.text(), row.textPair()), Batch.IGNORE));
         return new Examples(builder, null);
     }
 
@@ -132,6 +136,16 @@ public final class Examples {
     /// The ids of a row; the array is not copied.
     public int[] ids(int row) {
         return ids[row];
+    }
+
+    /// The types of a row's ids; the array is not copied. Null where all are 0.
+    public int @Nullable [] tokenTypes(int row) {
+        return tokenTypes.get(row);
+    }
+
+    /// Whether any row has tokens of other types than 0.
+    public boolean hasTokenTypes() {
+        return !tokenTypes.isEmpty();
     }
 
     public int length(int row) {
@@ -199,7 +213,7 @@ public final class Examples {
         return lines;
     }
 
-    /// The SHA-256 of all ids, classes and prompt lengths, in order: what training sees of the rows.
+    /// The SHA-256 of all ids, types, classes and prompt lengths, in order: what training sees of the rows.
     public String sha256() {
         try {
             MessageDigest sha256 = MessageDigest.getInstance("SHA-256");
@@ -210,6 +224,12 @@ public final class Examples {
                     bytes.putInt(id);
                 }
                 sha256.update(bytes.flip());
+                int[] types = tokenTypes.get(row);
+                if (types != null) {
+                    bytes.clear();
+                    Arrays.stream(types).forEach(bytes::putInt);
+                    sha256.update(bytes.flip());
+                }
             }
             return HexFormat.of().formatHex(sha256.digest());
         } catch (NoSuchAlgorithmException e) {
@@ -238,6 +258,7 @@ public final class Examples {
         private final @Nullable Labels given;
         private final RowNotes notes;
         private final List<int[]> ids = new ArrayList<>();
+        private final Map<Integer, int[]> tokenTypes = new HashMap<>();
 
         /// Per row: the place of its label in `labelNames`, or how many ids are prompt.
         private final List<Integer> marks = new ArrayList<>();
@@ -271,15 +292,20 @@ public final class Examples {
                 throw InputException.at(file, line, "a row of task " + row.task() + " among rows of task " + task);
             }
             switch (row) {
-                case Row.Classify(String text, String label) -> {
+                case Row.Classify(String text, String textPair, String label) -> {
                     if (given != null) {
                         requireKnown(label, given, file, line);
                     }
                     Integer place = labelNames.putIfAbsent(label, labelNames.size());
-                    Tokenizer.Encoded ids = tokenizer.encode(options.textPrefix + text, options.maxLength);
-                    notes.row(text, label, ids.ids(), tokenizer.aroundText());
+                    Tokenizer.Encoded ids = encode(text, textPair);
+                    if (textPair == null) {
+                        notes.row(text, label, ids.ids(), tokenizer.aroundText());
+                    } else {
+                        notes.row(text + '\0' + textPair, label, ids.ids(), tokenizer.aroundPair());
+                    }
                     keep(ids, place == null ? labelNames.size() - 1 : place);
                 }
+                case Row.Unlabelled none -> throw InputException.at(file, line, "a row without a label");
                 case Row.Generate(String source, String target) -> {
                     int[] prompt = tokenizer.body(source);
                     notes.row(source, target, prompt, 0);
@@ -296,6 +322,13 @@ public final class Examples {
                     }
                 }
             }
+        }
+
+        private Tokenizer.Encoded encode(String text, @Nullable String textPair) {
+            String first = options.textPrefix + text;
+            return textPair == null
+                    ? tokenizer.encode(first, options.maxLength)
+                    : tokenizer.encode(first, textPair, options.maxLength);
         }
 
         /// Not more ids than tell that there are too many.
@@ -331,6 +364,9 @@ public final class Examples {
         }
 
         private void keep(Tokenizer.Encoded encoded, int mark) {
+            if (encoded.tokenTypes() != null) {
+                tokenTypes.put(ids.size(), encoded.tokenTypes());
+            }
             ids.add(encoded.ids());
             marks.add(mark);
             truncated += encoded.truncated() ? 1 : 0;

@@ -1,12 +1,30 @@
 package dev.loran.peft.data;
 
+import org.jspecify.annotations.Nullable;
+
 /// One row of data, before tokenisation.
 public sealed interface Row {
     /// The task this row is for.
     Task task();
 
-    /// A text and the name of its class.
-    record Classify(String text, String label) implements Row {
+    /// A text, or a pair of texts, and the name of its class.
+    ///
+    /// @param textPair the second text; null for one alone
+    record Classify(String text, @Nullable String textPair, String label) implements Row {
+        public Classify(String text, String label) {
+            this(text, null, label);
+        }
+
+        @Override
+        public Task task() {
+            return Task.CLASSIFY;
+        }
+    }
+
+    /// A text, or a pair of texts, whose class nobody knows.
+    ///
+    /// @param textPair the second text; null for one alone
+    record Unlabelled(String text, @Nullable String textPair) implements Row {
         @Override
         public Task task() {
             return Task.CLASSIFY;

@@ -95,24 +95,25 @@ public final class Rows {
         });
     }
 
-    /// Shows the visitor every text of a file: field `text` of JSON Lines, or where the file's name ends in `.txt` a line
-    /// each. Blank lines are passed over.
+    /// Shows the visitor every text of a file: the fields `text` and, for a pair, `text_pair` of JSON Lines, or where the
+    /// file's name ends in `.txt` a line each. Blank lines are passed over.
     ///
     /// @throws InputException for a file that is missing or without texts and for the first bad line
-    public static void texts(Path file, Consumer<String> visitor) {
-        String form = "a text is a line of a .txt file, or {\"text\"}";
+    public static void texts(Path file, Consumer<Row.Unlabelled> visitor) {
+        String form = "a text is a line of a .txt file, {\"text\"} or {\"text\",\"text_pair\"}";
         String name = file.toString();
         InputException.requireWhole(file);
         try (InputStream in = Files.newInputStream(file)) {
             if (!name.endsWith(".txt")) {
-                forEachObject(in, name, form, fields -> visitor.accept(fields.single()));
+                forEachObject(in, name, form, fields -> visitor.accept(
+                        new Row.Unlabelled(fields.text("text"), fields.textPair())));
                 return;
             }
             Lines lines = new Lines(in, name);
             boolean empty = true;
             for (String text = lines.next(); text != null; text = lines.next()) {
                 if (!text.isBlank()) {
-                    visitor.accept(text.strip());
+                    visitor.accept(new Row.Unlabelled(text.strip(), null));
                     empty = false;
                 }
             }
@@ -214,7 +215,7 @@ public final class Rows {
 
         private Row row(Task task) {
             return switch (task) {
-                case CLASSIFY -> new Row.Classify(single(), label());
+                case CLASSIFY -> new Row.Classify(text("text"), textPair(), label());
                 case GENERATE ->
                     object.has("instruction")
                             ? Row.Generate.instruction(
@@ -235,12 +236,9 @@ public final class Rows {
             return value;
         }
 
-        /// The text of a row that has no second one beside it.
-        private String single() {
-            if (object.hasNonNull("text_pair")) {
-                throw bad("field \"text_pair\": pairs of texts cannot be classified yet; put both into \"text\"");
-            }
-            return text("text");
+        /// The second text of a row; null where it has none.
+        private @Nullable String textPair() {
+            return object.hasNonNull("text_pair") ? text("text_pair") : null;
         }
 
         /// A string, or a whole number, which is a name like any other.

@@ -5,8 +5,8 @@ import java.util.Locale;
 
 /// What a model is trained to do, and with it what a row of data holds.
 public enum Task {
-    /// One label for a text.
-    CLASSIFY("{\"text\",\"label\"}"),
+    /// One label for a text, or for a pair of texts.
+    CLASSIFY("{\"text\",\"label\"} or {\"text\",\"text_pair\",\"label\"}"),
     /// A text that answers a prompt: titles, descriptions, instructions.
     GENERATE("{\"source\",\"target\"} or {\"instruction\",\"input\",\"output\"}"),
     /// The next token of a text.

@@ -45,7 +45,12 @@ public final class Tokenizer implements AutoCloseable {
     /// @param ids the ids, special tokens included
     /// @param promptLength the leading ids that belong to the prompt; 0 where there is none
     /// @param truncated whether some of the text had to be left out
-    public record Encoded(int[] ids, int promptLength, boolean truncated) {}
+    /// @param tokenTypes of each id the type, by which a model tells the texts of a pair apart; null where all are 0
+    public record Encoded(int[] ids, int promptLength, boolean truncated, int @Nullable [] tokenTypes) {
+        Encoded(int[] ids, int promptLength, boolean truncated) {
+            this(ids, promptLength, truncated, null);
+        }
+    }
 
     private Tokenizer(
             byte[] tokenizerJson,
@@ -130,6 +135,32 @@ public final class Tokenizer implements AutoCloseable {
     /// @throws InputException where `maxLength` leaves no room for the text
     public Encoded encode(String text, int maxLength) {
         return assemble(body(text), suffix, maxLength);
+    }
+
+    /// The ids of a pair of texts by the tokenizer's template for pairs, `[CLS] A [SEP] B [SEP]` for BERT. What is too much is
+    /// cut from the end of the longer text, and from both where half of the room is too little for either: `longest_first`
+    /// in Hugging Face's words.
+    ///
+    /// @param maxLength the most ids to return, special tokens included
+    /// @throws InputException where `maxLength` leaves no room for the texts, or the template is not for pairs
+    public Encoded encode(String text, String textPair, int maxLength) {
+        int[] first = body(text);
+        int[] second = body(textPair);
+        int room = maxLength - aroundPair();
+        requireRoom(room, 2, maxLength);
+        int shorter = Math.min(first.length, second.length);
+        int longer = Math.min(Math.max(first.length, second.length), Math.max(shorter, room - shorter));
+        if (shorter + longer > room) {
+            shorter = room / 2;
+            longer = room - shorter;
+        }
+        boolean firstIsShorter = first.length <= second.length;
+        HfTokenizer.Pair pair = tokenizer.pair(
+                Arrays.copyOf(first, firstIsShorter ? shorter : longer),
+                Arrays.copyOf(second, firstIsShorter ? longer : shorter));
+        boolean typed = Arrays.stream(pair.types()).anyMatch(type -> type != 0);
+        boolean cut = shorter + longer < first.length + second.length;
+        return new Encoded(pair.ids(), 0, cut, typed ? pair.types() : null);
     }
 
     /// The ids of a whole text with its end, as a language model learns it: like [#encode], closed by the end
@@ -241,6 +272,11 @@ public final class Tokenizer implements AutoCloseable {
     /// How many special tokens [#encode] puts around a text.
     int aroundText() {
         return prefix.length + suffix.length;
+    }
+
+    /// How many special tokens stand around a pair of texts.
+    int aroundPair() {
+        return applied(tokenizer::aroundPair);
     }
 
     /// The ids of a text alone, without special tokens around it.

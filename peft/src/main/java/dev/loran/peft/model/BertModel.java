@@ -17,8 +17,8 @@ import java.util.Collections;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/// BERT: an encoder of post-norm blocks with learned positions, alone or with a classification head. Every token is of
-/// type 0. **Paper**: Devlin et al., "BERT", 2019.
+/// BERT: an encoder of post-norm blocks with learned positions, alone or with a classification head. Tokens have types,
+/// which tell the two texts of a pair apart. **Paper**: Devlin et al., "BERT", 2019.
 ///
 /// With a head ([TaskType#SEQ_CLS]) the names start with `bert.` and the class is read from the pooled first position
 /// (the first virtual token, where there are any). Alone ([TaskType#FEATURE_EXTRACTION]) they do not, and the answer is
@@ -235,9 +235,26 @@ public final class BertModel extends Model {
     }
 
     @Override
+    public int tokenTypes() {
+        return config.typeVocabSize;
+    }
+
+    @Override
+    Tensor typed(Tensor words, @Nullable Tensor tokenTypes) {
+        Tensor types = tokenTypes;
+        if (types == null || config.typeVocabSize == 1) {
+            types = Tensor.zeros(backend(), DType.I32, 1);
+        } else if (types.shape().dim(1) < words.shape().dim(1)) {
+            int virtual = words.shape().dim(1) - types.shape().dim(1);
+            types = Functional.concat(
+                    List.of(Tensor.zeros(backend(), DType.I32, types.shape().dim(0), virtual), types), 1);
+        }
+        return words.add(tokenTypeEmbeddings.forward(types));
+    }
+
+    @Override
     Tensor embed(Tensor words, int from) {
-        Tensor type = tokenTypeEmbeddings.forward(Tensor.zeros(backend(), DType.I32, 1));
-        return embeddingsNorm.forward(words.add(type).add(positionEmbeddings.forward(positions(words, from))));
+        return embeddingsNorm.forward(words.add(positionEmbeddings.forward(positions(words, from))));
     }
 
     @Override
@@ -247,10 +264,10 @@ public final class BertModel extends Model {
 
     /// With a head the scores of the classes (B, labels); without one the mean-pooled hidden states (B, C).
     @Override
-    public Tensor logits(Tensor inputIds, @Nullable Tensor attentionMask) {
+    public Tensor logits(Tensor inputIds, @Nullable Tensor attentionMask, @Nullable Tensor tokenTypes) {
         return classifier() == null
-                ? embeddings(inputIds, attentionMask, false)
-                : super.logits(inputIds, attentionMask);
+                ? embeddings(inputIds, attentionMask, tokenTypes, false)
+                : super.logits(inputIds, attentionMask, tokenTypes);
     }
 
     /// Whether the class can be read from the pooled first position: a folder may come without a pooler.
@@ -293,8 +310,13 @@ public final class BertModel extends Model {
     ///
     /// @param normalized divides each embedding by its Euclidean length
     public Tensor embeddings(Tensor inputIds, @Nullable Tensor attentionMask, boolean normalized) {
+        return embeddings(inputIds, attentionMask, null, normalized);
+    }
+
+    private Tensor embeddings(
+            Tensor inputIds, @Nullable Tensor attentionMask, @Nullable Tensor tokenTypes, boolean normalized) {
         try (Scope scope = Scope.open()) {
-            Tensor h = hidden(inputIds, attentionMask);
+            Tensor h = hidden(inputIds, attentionMask, tokenTypes);
             Tensor shown = shown(attentionMask, h, 0);
             Tensor mean = shown == null ? h.mean(1) : mean(h, shown);
             return scope.keep(normalized ? normalized(mean) : mean);

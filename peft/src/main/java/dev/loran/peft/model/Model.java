@@ -259,8 +259,22 @@ public abstract class Model extends Layer {
         return namedModules().get(HEAD) instanceof Linear head ? head : null;
     }
 
-    /// Hidden states after the last norm, (B, P + T, C).
+    /// How many types of tokens the model tells apart (`type_vocab_size`); 1 where it knows of none.
+    public int tokenTypes() {
+        return 1;
+    }
+
+    /// Hidden states after the last norm, (B, P + T, C), where every token is of type 0.
     public final Tensor hidden(Tensor inputIds, @Nullable Tensor attentionMask) {
+        return hidden(inputIds, attentionMask, null);
+    }
+
+    /// Hidden states after the last norm, (B, P + T, C).
+    ///
+    /// @param tokenTypes I32 (B, T) from 0 to [#tokenTypes] − 1, which text of a pair a token is of (`token_type_ids`); null
+    ///     where all are 0, as virtual tokens always are. A model that knows of no types does not look at them
+    public final Tensor hidden(
+            Tensor inputIds, @Nullable Tensor attentionMask, @Nullable Tensor tokenTypes) {
         try (Guard.Use use = guard.reading("hidden");
                 Scope scope = Scope.open()) {
             Runnable first = check.get();
@@ -272,8 +286,13 @@ public abstract class Model extends Layer {
             int from = prefixLength(prefix);
             Tensor words = withVirtualTokens(tokenEmbedding().forward(inputIds));
             Tensor mask = shown(attentionMask, words, from);
-            return scope.keep(finish(runBlocks(embed(words, from), mask, prefix)));
+            return scope.keep(finish(runBlocks(embed(typed(words, tokenTypes), from), mask, prefix)));
         }
+    }
+
+    /// Words (B, S, C), virtual tokens among them, with what the family adds for the types (B, T) of the text's tokens.
+    Tensor typed(Tensor words, @Nullable Tensor tokenTypes) {
+        return words;
     }
 
     /// What enters the first block: words (B, S, C), virtual tokens among them, with what the family adds to them; they
@@ -283,11 +302,18 @@ public abstract class Model extends Layer {
     /// What follows the last block.
     abstract Tensor finish(Tensor x);
 
+    /// The head's answer, where every token is of type 0; its shape is said in [TaskType].
+    public final Tensor logits(Tensor inputIds, @Nullable Tensor attentionMask) {
+        return logits(inputIds, attentionMask, null);
+    }
+
     /// The head's answer; its shape is said in [TaskType].
-    public Tensor logits(Tensor inputIds, @Nullable Tensor attentionMask) {
+    ///
+    /// @param tokenTypes as in [#hidden(Tensor, Tensor, Tensor)]
+    public Tensor logits(Tensor inputIds, @Nullable Tensor attentionMask, @Nullable Tensor tokenTypes) {
         try (Guard.Use use = guard.reading("logits");
                 Scope scope = Scope.open()) {
-            Tensor h = hidden(inputIds, attentionMask);
+            Tensor h = hidden(inputIds, attentionMask, tokenTypes);
             return scope.keep(
                     classifier == null
                             ? requireHead().forward(h)

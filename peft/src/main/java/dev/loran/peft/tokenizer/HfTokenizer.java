@@ -99,6 +99,36 @@ public final class HfTokenizer {
         return postProcessor.after().clone();
     }
 
+    /// How many special tokens the file puts around a pair of texts.
+    ///
+    /// @throws TokenizerException where its template does not have each of the two once
+    public int aroundPair() {
+        for (int text : new int[] {0, 1}) {
+            if (postProcessor.pair().stream().filter(p -> p.text() == text).count() != 1) {
+                throw new TokenizerException(
+                        "post_processor.pair: does not have each of two texts once; pairs of texts need that");
+            }
+        }
+        return PostProcessor.ids(postProcessor.pair()).length;
+    }
+
+    /// The ids of a pair of texts, and of each the type, which for most files is the text's place.
+    public record Pair(int[] ids, int[] types) {}
+
+    /// Puts the special tokens around the ids of two texts.
+    public Pair pair(int[] first, int[] second) {
+        int[] ids = new int[aroundPair() + first.length + second.length];
+        int[] types = new int[ids.length];
+        int at = 0;
+        for (PostProcessor.Part part : postProcessor.pair()) {
+            int[] own = part.text() < 0 ? part.ids() : part.text() == 0 ? first : second;
+            System.arraycopy(own, 0, ids, at, own.length);
+            Arrays.fill(types, at, at + own.length, part.type());
+            at += own.length;
+        }
+        return new Pair(ids, types);
+    }
+
     /// The ids of a text, without special tokens around it; those that the text itself names are found.
     ///
     /// @throws TokenizerException for a text that the file's rules cannot be applied to

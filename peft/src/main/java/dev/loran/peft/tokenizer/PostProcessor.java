@@ -1,11 +1,32 @@
 package dev.loran.peft.tokenizer;
 
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 
-/// The special tokens that stand before and after a text.
-record PostProcessor(int[] before, int[] after) {
-    static final PostProcessor NONE = new PostProcessor(new int[0], new int[0]);
+/// The special tokens that stand around a text, and around a pair of texts.
+///
+/// @param before those before a text alone
+/// @param after those after it
+/// @param pair what a pair is made of, in order
+record PostProcessor(int[] before, int[] after, List<Part> pair) {
+    static final PostProcessor NONE =
+            new PostProcessor(new int[0], new int[0], List.of(Part.text(0, 0), Part.text(1, 1)));
+
+    /// A part of a pair: special tokens, or a text.
+    ///
+    /// @param ids the special tokens; none for a text
+    /// @param text 0 for the first text, 1 for the second, -1 for special tokens
+    /// @param type the type of all its tokens
+    record Part(int[] ids, int text, int type) {
+        static Part text(int which, int type) {
+            return new Part(new int[0], which, type);
+        }
+
+        static Part special(int type, int... ids) {
+            return new Part(ids, -1, type);
+        }
+    }
 
     /// @param end one more than the largest id that a token has
     static PostProcessor read(Field field, int end) {
@@ -23,8 +44,28 @@ record PostProcessor(int[] before, int[] after) {
             }
             // It moves the places of tokens in the text alone.
             case "ByteLevel" -> NONE;
-            case "BertProcessing", "RobertaProcessing" ->
-                new PostProcessor(new int[] {pair(field.at("cls"), end)}, new int[] {pair(field.at("sep"), end)});
+            case "BertProcessing" -> {
+                int cls = pair(field.at("cls"), end);
+                int sep = pair(field.at("sep"), end);
+                List<Part> pair = List.of(
+                        Part.special(0, cls),
+                        Part.text(0, 0),
+                        Part.special(0, sep),
+                        Part.text(1, 1),
+                        Part.special(1, sep));
+                yield new PostProcessor(new int[] {cls}, new int[] {sep}, pair);
+            }
+            case "RobertaProcessing" -> {
+                int cls = pair(field.at("cls"), end);
+                int sep = pair(field.at("sep"), end);
+                List<Part> pair = List.of(
+                        Part.special(0, cls),
+                        Part.text(0, 0),
+                        Part.special(0, sep, sep),
+                        Part.text(1, 0),
+                        Part.special(0, sep));
+                yield new PostProcessor(new int[] {cls}, new int[] {sep}, pair);
+            }
             case "TemplateProcessing" -> template(field, end);
             default ->
                 throw field.at("type")
@@ -45,33 +86,33 @@ record PostProcessor(int[] before, int[] after) {
 
     private static PostProcessor template(Field field, int end) {
         Field special = field.at("special_tokens");
-        if (field.optional("pair") != null) {
-            template(field.at("pair"), special, end);
+        List<Part> pair =
+                field.optional("pair") == null ? NONE.pair : template(field.at("pair"), special, end);
+        List<Part> single = template(field.at("single"), special, end);
+        long texts = single.stream().filter(part -> part.text == 0).count();
+        if (texts != 1) {
+            throw field.at("single").problem("has the text " + texts + " times, not once");
         }
-        List<int[]> parts = template(field.at("single"), special, end);
-        if (parts.size() != 2) {
-            throw field.at("single").problem("has the text " + (parts.size() - 1) + " times, not once");
-        }
-        return new PostProcessor(parts.getFirst(), parts.get(1));
+        int at = single.indexOf(
+                single.stream().filter(part -> part.text == 0).findFirst().orElseThrow());
+        return new PostProcessor(ids(single.subList(0, at)), ids(single.subList(at + 1, single.size())), pair);
     }
 
-    /// The ids before, between and after the texts of a template.
-    private static List<int[]> template(Field template, Field special, int end) {
-        List<int[]> parts = new ArrayList<>();
-        int[] part = new int[0];
+    private static List<Part> template(Field template, Field special, int end) {
+        List<Part> parts = new ArrayList<>();
         for (Field piece : template.list()) {
             Field content = piece.only("an object with SpecialToken or Sequence");
+            Field typeId = content.optional("type_id");
+            int type = typeId == null ? 0 : typeId.number(Integer.MAX_VALUE);
             if (content.path().endsWith(".SpecialToken")) {
-                part = concat(part, special(content.at("id"), special, end));
+                parts.add(Part.special(type, special(content.at("id"), special, end)));
             } else if (content.path().endsWith(".Sequence")) {
                 requireSequence(content.at("id"), template);
-                parts.add(part);
-                part = new int[0];
+                parts.add(Part.text(content.at("id").text().equals("A") ? 0 : 1, type));
             } else {
                 throw piece.problem("is neither SpecialToken nor Sequence");
             }
         }
-        parts.add(part);
         return parts;
     }
 
@@ -96,9 +137,8 @@ record PostProcessor(int[] before, int[] after) {
         return ids;
     }
 
-    private static int[] concat(int[] a, int[] b) {
-        int[] both = java.util.Arrays.copyOf(a, a.length + b.length);
-        System.arraycopy(b, 0, both, a.length, b.length);
-        return both;
+    /// The special tokens of some parts.
+    static int[] ids(List<Part> parts) {
+        return parts.stream().flatMapToInt(part -> Arrays.stream(part.ids)).toArray();
     }
 }

@@ -35,7 +35,13 @@ public record MemoryPlan(long weights, long activations, long training, long tot
     /// The largest batch of a run.
     ///
     /// @param padded whether rows differ in length
-    public record Largest(int rows, int length, boolean padded) {
+    /// @param typed whether tokens have types: rows are pairs of texts
+    public record Largest(int rows, int length, boolean padded, boolean typed) {
+        /// Rows of single texts.
+        public Largest(int rows, int length, boolean padded) {
+            this(rows, length, padded, false);
+        }
+
         /// Of batches of up to `batchSize` of `examples`.
         public static Largest of(Examples examples, int batchSize) {
             int longest = examples.longest();
@@ -43,7 +49,7 @@ public record MemoryPlan(long weights, long activations, long training, long tot
             for (int i = 0; i < examples.size() && !padded; i++) {
                 padded = examples.length(i) < longest;
             }
-            return new Largest(Math.min(batchSize, examples.size()), longest, padded);
+            return new Largest(Math.min(batchSize, examples.size()), longest, padded, examples.hasTokenTypes());
         }
 
         /// Rows that all count, of one token again and again.
@@ -56,6 +62,7 @@ public record MemoryPlan(long weights, long activations, long training, long tot
             return new Batch(
                     ids,
                     shown,
+                    typed ? new int[ids.length] : null,
                     classify ? new int[rows] : ids.clone(),
                     new int[rows],
                     rows,

@@ -8,6 +8,7 @@ import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.DataLoader;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.Labels;
+import dev.loran.peft.data.Row;
 import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.model.Guard;
 import java.util.ArrayList;
@@ -15,6 +16,7 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.Objects;
 import java.util.function.Consumer;
+import org.jspecify.annotations.Nullable;
 
 /// The classes of many texts that nobody has labelled, with the vectors they were told from.
 ///
@@ -39,14 +41,21 @@ public final class Predictor {
     private final Examples.Options reading;
     private final int batchSize;
     private final Consumer<Answer> each;
-    private final List<String> waiting = new ArrayList<>();
+    private final List<Row.Unlabelled> waiting = new ArrayList<>();
     private int truncated;
 
+    /// @param textPair the second text of a pair; null for one alone
     /// @param label the likeliest class
     /// @param probability of it
     /// @param probabilities of all classes, in the order of the labels' ids; their sum is 1
     /// @param embedding the pooled vector that the head saw, (C)
-    public record Answer(String text, String label, double probability, double[] probabilities, float[] embedding) {}
+    public record Answer(
+            String text,
+            @Nullable String textPair,
+            String label,
+            double probability,
+            double[] probabilities,
+            float[] embedding) {}
 
     /// @param model is for [dev.loran.peft.data.Task#CLASSIFY]; its card says how texts are read
     /// @param batchSize texts that pass at once
@@ -67,7 +76,7 @@ public final class Predictor {
         this.each = each;
     }
 
-    /// All answers to a few texts.
+    /// All answers to a few texts. For pairs of texts there is [#add(Row.Unlabelled)].
     public static List<Answer> answers(TaskModel model, Tokenizer tokenizer, List<String> texts, int batchSize) {
         List<Answer> answers = new ArrayList<>();
         Predictor predictor = new Predictor(model, tokenizer, batchSize, answers::add);
@@ -78,7 +87,12 @@ public final class Predictor {
 
     /// Takes a text in. May answer it, and those before it, at once.
     public void add(String text) {
-        waiting.add(text);
+        add(new Row.Unlabelled(text, null));
+    }
+
+    /// As above, with a text or a pair of texts.
+    public void add(Row.Unlabelled row) {
+        waiting.add(row);
         if (waiting.size() == (long) WAITING_BATCHES * batchSize) {
             finish();
         }
@@ -130,7 +144,8 @@ public final class Predictor {
             }
             int row = batch.rows()[i];
             answers[row] = new Answer(
-                    waiting.get(row),
+                    waiting.get(row).text(),
+                    waiting.get(row).textPair(),
                     labels.names().get(best),
                     probabilities[best],
                     probabilities,

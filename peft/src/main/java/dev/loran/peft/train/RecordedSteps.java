@@ -16,9 +16,10 @@ final class RecordedSteps implements AutoCloseable {
     private static final int SHAPES = 16;
 
     /// What the work of a step depends on.
-    private record Key(int rows, int length, int labels, boolean padded) {
+    private record Key(int rows, int length, int labels, boolean padded, boolean typed) {
         static Key of(Batch b) {
-            return new Key(b.batchSize(), b.length(), b.labels().length, b.tokens() != b.inputIds().length);
+            boolean padded = b.tokens() != b.inputIds().length;
+            return new Key(b.batchSize(), b.length(), b.labels().length, padded, b.tokenTypes() != null);
         }
     }
 

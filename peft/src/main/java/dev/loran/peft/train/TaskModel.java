@@ -24,6 +24,7 @@ import dev.loran.peft.tuner.PeftModel.ParameterCount;
 import dev.loran.peft.tuner.Tuner;
 import java.lang.foreign.MemorySegment;
 import java.nio.file.Path;
+import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -308,7 +309,7 @@ public final class TaskModel implements Learner, AutoCloseable {
             try (Scope scope = Scope.open()) {
                 OnBackend b = new OnBackend(batch);
                 return scope.keep(
-                        classifier == null ? model.logits(b.ids, b.mask) : classifier.logits(b.pooled(classifier)));
+                        classifier == null ? model.logits(b.ids, b.mask, b.tokenTypes) : classifier.logits(b.pooled(classifier)));
             }
         });
     }
@@ -365,6 +366,8 @@ public final class TaskModel implements Learner, AutoCloseable {
         private final Tensor ids;
         /// Null where nothing is padded.
         private final @Nullable Tensor mask;
+        /// Null where all are 0, or the model does not look at them.
+        private final @Nullable Tensor tokenTypes;
 
         private final Tensor labels;
         private Batch batch;
@@ -381,9 +384,21 @@ public final class TaskModel implements Learner, AutoCloseable {
             mask = batch.tokens() == batch.inputIds().length
                     ? null
                     : Tensor.ofInts(backend(), batch.attentionMask(), b, t);
+            tokenTypes = batch.tokenTypes() == null || model.tokenTypes() == 1
+                    ? null
+                    : Tensor.ofInts(backend(), known(batch.tokenTypes()), b, t);
             labels = batch.labels().length == b
                     ? Tensor.ofInts(backend(), batch.labels(), b)
                     : Tensor.ofInts(backend(), batch.labels(), b, t);
+        }
+
+        private int[] known(int[] types) {
+            int last = Arrays.stream(types).max().orElse(0);
+            if (last >= model.tokenTypes()) {
+                throw new InputException("the tokenizer makes tokens of type " + last + ", but " + model.title()
+                        + " has " + model.tokenTypes() + " types; use the tokenizer that belongs to it");
+            }
+            return types;
         }
 
         /// Until closed, not until the scope's end.
@@ -392,6 +407,9 @@ public final class TaskModel implements Learner, AutoCloseable {
             labels.detachFromScope();
             if (mask != null) {
                 mask.detachFromScope();
+            }
+            if (tokenTypes != null) {
+                tokenTypes.detachFromScope();
             }
             outlives = true;
             return this;
@@ -404,6 +422,9 @@ public final class TaskModel implements Learner, AutoCloseable {
             overwrite(labels, next.labels());
             if (mask != null) {
                 overwrite(mask, next.attentionMask());
+            }
+            if (tokenTypes != null && next.tokenTypes() != null) {
+                overwrite(tokenTypes, known(next.tokenTypes()));
             }
             if (weights != null && classifier != null) {
                 int positions = weights.shape().dim(-1);
@@ -433,7 +454,7 @@ public final class TaskModel implements Learner, AutoCloseable {
         }
 
         Tensor pooled(TextClassifier head) {
-            Tensor hidden = model.hidden(ids, mask);
+            Tensor hidden = model.hidden(ids, mask, tokenTypes);
             Tensor w = weights;
             if (w == null) {
                 int positions = hidden.shape().dim(1);
@@ -452,6 +473,9 @@ public final class TaskModel implements Learner, AutoCloseable {
             labels.close();
             if (mask != null) {
                 mask.close();
+            }
+            if (tokenTypes != null) {
+                tokenTypes.close();
             }
             if (weights != null) {
                 weights.close();

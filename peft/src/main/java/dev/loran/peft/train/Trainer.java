@@ -435,7 +435,8 @@ public final class Trainer implements AutoCloseable {
         int[] labels = classify ? new int[rows] : ids.clone();
         int terms = classify ? rows : rows * (length - 1);
         try (Scope scope = Scope.open()) {
-            learner.loss(new Batch(ids, ones, labels, new int[rows], rows, length, ids.length, terms))
+            int[] types = loader.examples().hasTokenTypes() ? new int[ids.length] : null;
+            learner.loss(new Batch(ids, ones, types, labels, new int[rows], rows, length, ids.length, terms))
                     .backward();
         }
         optimizer.zeroGrad(parameters);

@@ -79,7 +79,7 @@ class PredictCommandTest extends CommandLineTest {
     void whatCannotBeAnsweredLeavesNoFile() throws IOException {
         train("--steps", 1);
         Path bad = Files.writeString(folder.resolve("bad.jsonl"), "{\"text\": \"red\"}\n{\"txt\": \"red\"}\n");
-        String form = "a text is a line of a .txt file, or {\"text\"}";
+        String form = "a text is a line of a .txt file, {\"text\"} or {\"text\",\"text_pair\"}";
         assertRefused(
                 predict("--model", encoder, "--adapter", folder.resolve("run"), "--data", bad),
                 "loran: " + bad + ":2: field \"text\" is missing, found \"txt\"; " + form);

@@ -124,7 +124,7 @@ class RefusalsTest extends CommandLineTest {
                 folder.resolve("words.jsonl"), "{\"text\": \"red\", \"label\": \"sport\"}\nred shoes\n");
         Path lacking = Files.writeString(folder.resolve("lacking.jsonl"), "{\"text\": \"red\"}\n");
         Path other = Files.writeString(folder.resolve("other.jsonl"), "{\"text\": \"red\", \"label\": \"food\"}\n");
-        String form = "a row of task classify is {\"text\",\"label\"}";
+        String form = "a row of task classify is {\"text\",\"label\"} or {\"text\",\"text_pair\",\"label\"}";
         Result noRows = loran("train", "--model", encoder, "--task", "classify", "--train", empty);
         assertRefused(noRows, "loran: " + empty + ": no rows; expected one JSON object a line: " + form);
         Result noJson = loran("train", "--model", encoder, "--task", "classify", "--train", words);

@@ -30,6 +30,11 @@ class RowsTest {
                         file("{\"text\":\"a é\",\"label\":\"x\",\"more\":1}\n\n {\"label\":\"y\",\"text\":\"b\"}"),
                         Task.CLASSIFY))
                 .containsExactly(new Row.Classify("a é", "x"), new Row.Classify("b", "y"));
+        assertThat(Rows.read(
+                        file("{\"text\":\"a\",\"text_pair\":\"b\",\"label\":\"x\"}\n"
+                                + "{\"text\":\"a\",\"text_pair\":null,\"label\":\"x\"}"),
+                        Task.CLASSIFY))
+                .containsExactly(new Row.Classify("a", "b", "x"), new Row.Classify("a", "x"));
         assertThat(Rows.read(file("{\"text\":\"a\\nb\"}\r\n"), Task.LM)).containsExactly(new Row.Text("a\nb"));
         assertThat(Rows.read(file("""
                                 {"source":"s","target":"t"}
@@ -56,13 +61,14 @@ class RowsTest {
             delimiter = '|',
             quoteCharacter = '`',
             value = {
-                "classify | {\"text\":\"a\"}                     | field \"label\" is missing, found \"text\"; a row of task classify is {\"text\",\"label\"}",
+                "classify | {\"text\":\"a\"}                     | field \"label\" is missing, found \"text\"; a row of task classify is {\"text\",\"label\"} or {\"text\",\"text_pair\",\"label\"}",
                 "classify | {\"text\":\"a\",\"label\":3.5}       | field \"label\" must be a string, found number",
                 "classify | {\"text\":null,\"label\":\"x\"}      | field \"text\" must be a string, found null",
                 "classify | {\"text\":[\"a\"],\"label\":\"x\"}   | field \"text\" must be a string, found array",
                 "classify | {\"text\":\" \",\"label\":\"x\"}     | field \"text\" is empty",
                 "generate | {\"messages\":[]}                    | field \"source\" is missing, found \"messages\"; a row of task generate is {\"source\",\"target\"} or {\"instruction\",\"input\",\"output\"}",
-                "classify | {\"text\":\"a\",\"text_pair\":\"b\",\"label\":\"x\"} | field \"text_pair\": pairs of texts cannot be classified yet; put both into \"text\"",
+                "classify | {\"text\":\"a\",\"text_pair\":7,\"label\":\"x\"} | field \"text_pair\" must be a string, found number",
+                "classify | {\"text\":\"a\",\"text_pair\":\"\",\"label\":\"x\"} | field \"text_pair\" is empty",
                 "lm       | [\"text\"]                           | a JSON array, not an object; a row of task lm is {\"text\"}",
                 "lm       | \"text\"                             | a JSON string, not an object; a row of task lm is {\"text\"}",
                 "generate | {\"source\":\"a\"}                   | field \"target\" is missing, found \"source\"; a row of task generate is {\"source\",\"target\"} or {\"instruction\",\"input\",\"output\"}",
@@ -116,7 +122,7 @@ class RowsTest {
         assertThatThrownBy(() -> Rows.read(table, Task.CLASSIFY))
                 .isInstanceOf(InputException.class)
                 .hasMessage(table + ":1: separated values, not JSON Lines; make each record an object on a line of its"
-                        + " own; a row of task classify is {\"text\",\"label\"}");
+                        + " own; a row of task classify is {\"text\",\"label\"} or {\"text\",\"text_pair\",\"label\"}");
     }
 
     @Test

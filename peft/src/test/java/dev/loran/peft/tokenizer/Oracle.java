@@ -1,11 +1,13 @@
 package dev.loran.peft.tokenizer;
 
+import ai.djl.huggingface.tokenizers.Encoding;
 import ai.djl.huggingface.tokenizers.HuggingFaceTokenizer;
 import java.io.ByteArrayInputStream;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
+import java.util.List;
 import java.util.Map;
 
 /// Hugging Face tokenizers itself, through DJL.
@@ -18,10 +20,21 @@ final class Oracle implements AutoCloseable {
     }
 
     Oracle(String json) {
+        this(json, Map.of("truncation", "false", "padding", "false"));
+    }
+
+    /// One that cuts texts and pairs to `maxLength` ids, always from the longer text.
+    Oracle(String json, int maxLength) {
+        this(
+                json,
+                Map.of("truncation", "longest_first", "padding", "false", "maxLength", Integer.toString(maxLength)));
+    }
+
+    private Oracle(String json, Map<String, String> options) {
         try {
             tokenizer = HuggingFaceTokenizer.newInstance(
                     new ByteArrayInputStream(json.getBytes(StandardCharsets.UTF_8)),
-                    Map.of("truncation", "false", "padding", "false"));
+                    options);
         } catch (IOException e) {
             throw new UncheckedIOException(e);
         }
@@ -34,6 +47,12 @@ final class Oracle implements AutoCloseable {
     /// With the special tokens of the file's template.
     int[] encodeWhole(String text) {
         return ints(tokenizer.encode(text, true, false).getIds());
+    }
+
+    /// The ids of a pair, and after them their types.
+    List<int[]> encodePair(String text, String textPair) {
+        Encoding encoding = tokenizer.encode(text, textPair, true, false);
+        return List.of(ints(encoding.getIds()), ints(encoding.getTypeIds()));
     }
 
     String decode(int[] ids) {

@@ -287,13 +287,24 @@ final class TokenizerFiles {
     private String postProcessor(Map<String, Integer> ids) {
         int cls = Objects.requireNonNull(ids.get("<x>"));
         int sep = Objects.requireNonNull(ids.get("</s>"));
+        String pair = switch (cls % 3) {
+            case 0 ->
+                "{\"Sequence\": {\"id\": \"A\", \"type_id\": 0}}, {\"Sequence\": {\"id\": \"B\", \"type_id\": 1}}";
+            case 1 -> """
+                {"SpecialToken": {"id": "<x>", "type_id": 2}}, {"Sequence": {"id": "B", "type_id": 1}},
+                {"SpecialToken": {"id": "<x>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}""";
+            default -> """
+                {"SpecialToken": {"id": "<x>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+                {"SpecialToken": {"id": "</s>", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}},
+                {"SpecialToken": {"id": "</s>", "type_id": 1}}""";
+        };
         String template = """
                 {"type": "TemplateProcessing",
                  "single": [{"SpecialToken": {"id": "<x>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
                             {"SpecialToken": {"id": "</s>", "type_id": 0}}],
-                 "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+                 "pair": [%s],
                  "special_tokens": {"<x>": {"id": "<x>", "ids": [%d, %d], "tokens": ["<x>", "<x>"]},
-                                    "</s>": {"id": "</s>", "ids": [%d], "tokens": ["</s>"]}}}""".formatted(cls, sep, sep);
+                                    "</s>": {"id": "</s>", "ids": [%d], "tokens": ["</s>"]}}}""".formatted(pair, cls, sep, sep);
         String bytes =
                 "{\"type\": \"ByteLevel\", \"add_prefix_space\": true, \"trim_offsets\": true, \"use_regex\": true}";
         return switch (random.nextInt(6)) {

@@ -2,9 +2,11 @@ package dev.loran.peft.tokenizer;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
+import dev.loran.peft.data.Tokenizer;
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
+import java.util.List;
 import java.util.Random;
 import java.util.stream.IntStream;
 import java.util.stream.Stream;
@@ -27,6 +29,34 @@ class TokenizerParityTest {
                 Random random = new Random(i);
                 for (int j = 0; j < TEXTS; j++) {
                     compare(ours, oracle, files.text(), random, json);
+                }
+            }
+        }
+    }
+
+    @ParameterizedTest
+    @ValueSource(longs = {6, 7})
+    void pairsGiveTheSameIdsAndTypes(long seed) throws IOException {
+        for (int i = 0; i < FILES; i++) {
+            TokenizerFiles files = new TokenizerFiles(1000 * seed + i);
+            String json = files.file();
+            HfTokenizer ours = HfTokenizer.read(json.getBytes(StandardCharsets.UTF_8));
+            try (Tokenizer tokenizer = Tokenizer.of(json.getBytes(StandardCharsets.UTF_8), "drawn");
+                    Oracle oracle = new Oracle(json);
+                    Oracle cutting = new Oracle(json, 12)) {
+                for (int j = 0; j < TEXTS; j++) {
+                    String text = files.text();
+                    String textPair = files.text();
+                    HfTokenizer.Pair pair = ours.pair(ours.encode(text), ours.encode(textPair));
+                    assertThat(List.of(pair.ids(), pair.types()))
+                            .as("%s and %s by %s", text, textPair, json)
+                            .containsExactlyElementsOf(oracle.encodePair(text, textPair));
+                    Tokenizer.Encoded cut = tokenizer.encode(text, textPair, 12);
+                    int[] types = cut.tokenTypes();
+                    assertThat(List.of(cut.ids(), types == null ? new int[cut.ids().length] : types))
+                            .as("%s and %s cut by %s", text, textPair, json)
+                            .containsExactlyElementsOf(cutting.encodePair(text, textPair));
+                    assertThat(cut.truncated()).isEqualTo(pair.ids().length > 12);
                 }
             }
         }
