@@ -3,7 +3,8 @@
     python benchmarks/peers/seqcls.py peft/src/test/resources/fixtures/seqcls
 
 Writes for each family a tiny random model and beside it FAMILY-adapter: a LoRA of the task type SEQ_CLS, moved away from its
-start, and expected.safetensors with ids, mask (some texts end with the padding token, shown and hidden) and logits. Needs
+start, and expected.safetensors with ids, mask (some texts end with the padding token, shown and hidden) and logits. For BERT
+there is pairs.safetensors too: the same ids with token types, and the logits of model and adapter. Needs
 torch, transformers, peft and safetensors; nothing of it is needed to build or test Loran.
 """
 
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 CLASSES = 3
 TARGETS = {"llama": ["q_proj", "v_proj"], "gpt2": ["c_attn"], "bert": ["query", "value"]}
 IDS = torch.tensor([[5, 9, 17, 3, 20, 11], [4, 6, 8, 0, 0, 0], [7, 28, 0, 13, 0, 0]])
+TYPES = torch.tensor([[0, 0, 0, 1, 1, 1], [0, 1, 1, 0, 0, 0], [0, 0, 1, 1, 1, 0]])
 MASK = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 0]])
 
 
@@ -54,6 +56,11 @@ def main(out):
         (folder / "README.md").unlink(missing_ok=True)
         tensors = {"input_ids": IDS.int(), "attention_mask": MASK.int(), "logits": logits.contiguous()}
         save_file(tensors, folder / "expected.safetensors")
+        if family == "bert":
+            with torch.no_grad():
+                logits = model(input_ids=IDS, attention_mask=MASK, token_type_ids=TYPES).logits
+            tensors |= {"token_type_ids": TYPES.int(), "logits": logits.contiguous()}
+            save_file(tensors, folder / "pairs.safetensors")
 
 
 if __name__ == "__main__":

@@ -67,6 +67,30 @@ class PredictCommandTest extends CommandLineTest {
         }
     }
 
+    /// Which of the two texts has the word is all that tells the classes apart.
+    @Test
+    void pairsOfTextsAreTrainedEvaluatedAndPredicted() throws IOException {
+        Path pairs = Tiny.write(folder.resolve("pairs.jsonl"), Tiny.pairs(64, 1));
+        Path heldPairs = Tiny.write(folder.resolve("held-pairs.jsonl"), Tiny.pairs(20, 2));
+        JsonNode trained = train("--train", pairs, "--eval", heldPairs, "--epochs", 16, "--lr", 1e-2)
+                .json();
+        double accuracy = trained.get("eval_accuracy").doubleValue();
+        assertThat(accuracy).isGreaterThan(0.9);
+        Result evaluated = eval(
+                "--model", encoder, "--adapter", folder.resolve("run"), "--task", "classify", "--data", heldPairs);
+        assertThat(evaluated.json().get("accuracy").doubleValue()).isEqualTo(accuracy);
+        Result result = predict("--model", encoder, "--adapter", folder.resolve("run"), "--data", heldPairs);
+        assertThat(result.code()).as(result.err()).isZero();
+        int right = 0;
+        List<Row.Classify> rows = Tiny.pairs(20, 2);
+        for (int i = 0; i < 20; i++) {
+            JsonNode a = answers().get(i);
+            assertThat(a.get("text_pair").asText()).isEqualTo(rows.get(i).textPair());
+            right += a.get("label").asText().equals(rows.get(i).label()) ? 1 : 0;
+        }
+        assertThat(right / 20.0).isEqualTo(accuracy);
+    }
+
     @Test
     void aModelThatWasTrainedWholeNeedsNoOther() throws IOException {
         train("--method", "full", "--steps", 1);

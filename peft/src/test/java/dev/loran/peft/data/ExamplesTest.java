@@ -114,6 +114,42 @@ class ExamplesTest {
     }
 
     @Test
+    void pairsAndSingleTextsMayStandTogether() throws IOException {
+        Path file = file("""
+                {"text":"buy","text_pair":"red shoes","label":"a"}
+                {"text":"buy","label":"a"}
+                {"text":"buy","text_pair":"shoes","label":"b"}
+                {"text":"buy red shoes","text_pair":"buy red shoes","label":"b"}
+                {"text":"buy","text_pair":"shoes","label":"b"}
+                """);
+        Examples examples = Examples.read(file, Task.CLASSIFY, words, Examples.Options.of(8), null);
+        assertThat(examples.ids(0)).containsExactly(2, 4, 3, 10, 6, 3);
+        assertThat(examples.tokenTypes(0)).containsExactly(0, 0, 0, 1, 1, 1);
+        assertThat(examples.ids(1)).containsExactly(2, 4, 3);
+        assertThat(examples.tokenTypes(1)).isNull();
+        assertThat(examples.hasTokenTypes()).isTrue();
+        assertThat(examples.notices(null))
+                .containsExactly(
+                        file + ": 1 texts are longer than 8 tokens and were cut",
+                        file + ": 1 of 5 rows repeat another one");
+        Batch both = Batch.of(examples, new int[] {1, 2}, 1);
+        assertThat(both.inputIds()).containsExactly(2, 4, 3, 0, 0, 2, 4, 3, 6, 3);
+        assertThat(both.tokenTypes()).containsExactly(0, 0, 0, 0, 0, 0, 0, 0, 1, 1);
+        assertThat(Batch.of(examples, new int[] {1}, 1).tokenTypes()).isNull();
+        Row.Classify alone = new Row.Classify("buy", "shoes", "x");
+        Examples ofPairs = Examples.of(
+                List.of(alone, new Row.Classify("run", "y")), words, Examples.Options.of(8).withTextPrefix("query: "), null);
+        assertThat(ofPairs.ids(0)).containsExactly(2, 11, 12, 4, 3, 6, 3);
+        assertThat(ofPairs.sha256())
+                .isNotEqualTo(Examples.of(
+                                List.of(new Row.Classify("query: buy shoes", "x"), new Row.Classify("query: run", "y")),
+                                words,
+                                Examples.Options.of(8),
+                                null)
+                        .sha256());
+    }
+
+    @Test
     void generateRowsKnowTheirPrompt() {
         try (Tokenizer bytes = TinyTokenizers.bytes(folder)) {
             Examples examples = Examples.of(

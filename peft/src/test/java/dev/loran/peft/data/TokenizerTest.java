@@ -78,6 +78,37 @@ class TokenizerTest {
     }
 
     @Test
+    void twoTextsStandInTheTemplateForPairsAndTheLongerIsCutFirst() {
+        try (Tokenizer tokenizer = TinyTokenizers.wordPiece()) {
+            Tokenizer.Encoded pair = tokenizer.encode("buy shoes", "red", 9);
+            assertThat(pair.ids()).containsExactly(2, 4, 6, 3, 10, 3);
+            assertThat(pair.tokenTypes()).containsExactly(0, 0, 0, 0, 1, 1);
+            assertThat(pair.truncated()).isFalse();
+            assertThat(tokenizer.encode("buy shoes", 9).tokenTypes()).isNull();
+            Tokenizer.Encoded first = tokenizer.encode("buy shoes shoes shoes", "buy", 7);
+            assertThat(first.ids()).containsExactly(2, 4, 6, 6, 3, 4, 3);
+            assertThat(first.truncated()).isTrue();
+            Tokenizer.Encoded both = tokenizer.encode("buy shoes shoes shoes", "buy buy buy buy buy", 8);
+            assertThat(both.ids()).containsExactly(2, 4, 6, 3, 4, 4, 4, 3);
+            assertThat(both.tokenTypes()).containsExactly(0, 0, 0, 0, 1, 1, 1, 1);
+            assertThatThrownBy(() -> tokenizer.encode("buy", "shoes", 4))
+                    .isInstanceOf(InputException.class)
+                    .hasMessage("max length 4 leaves no room for text beside the special tokens of tiny.json;"
+                            + " use 5 or more");
+        }
+        byte[] single = new String(TinyTokenizers.wordPieceJson(), StandardCharsets.UTF_8)
+                .replace("\"id\": \"B\"", "\"id\": \"A\"")
+                .getBytes(StandardCharsets.UTF_8);
+        try (Tokenizer tokenizer = Tokenizer.of(single, "single.json")) {
+            assertThat(tokenizer.encode("buy", 9).ids()).containsExactly(2, 4, 3);
+            assertThatThrownBy(() -> tokenizer.encode("buy", "shoes", 9))
+                    .isInstanceOf(InputException.class)
+                    .hasMessage("single.json: post_processor.pair: does not have each of two texts once; pairs of texts"
+                            + " need that");
+        }
+    }
+
+    @Test
     void aPairIsThePromptAsGenerationSeesItThenTheTargetAndTheEnd() {
         try (Tokenizer tokenizer = TinyTokenizers.bytes(folder)) {
             Tokenizer.Encoded pair = tokenizer.encodePair("ab", "cd", 20, 6);

@@ -2,6 +2,7 @@ package dev.loran.peft.model;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.assertj.core.api.Assertions.within;
 
 import dev.loran.engine.DType;
 import dev.loran.engine.ReferenceBackend;
@@ -106,6 +107,24 @@ class ModelSlotsTest {
             assertThat(model.hidden(ids, null).shape().dims()).containsExactly(3, 9, 12);
             assertThat(model.logits(ids, null).shape().dims())
                     .containsExactly(3, 9, model.facts().vocabSize());
+        }
+    }
+
+    @Test
+    void virtualTokensAreOfTypeZero() {
+        try (Scope scope = Scope.open();
+                Model model = Small.model("bert", backend, DType.F64)) {
+            Tensor all = Tensor.ofInts(backend, new int[] {7, 8, 3, 4, 5, 7, 8, 6, 2, 1}, 2, 5);
+            Tensor types = Tensor.ofInts(backend, new int[] {0, 0, 0, 1, 1, 0, 0, 1, 1, 1}, 2, 5);
+            double[] expected = model.hidden(all, null, types).toDoubles();
+            Tensor virtual = model.tokenEmbedding().forward(Tensor.ofInts(backend, new int[] {7, 8}, 2));
+            model.virtualTokens(() -> virtual);
+            double[] hidden = model.hidden(
+                            Tensor.ofInts(backend, new int[] {3, 4, 5, 6, 2, 1}, 2, 3),
+                            null,
+                            Tensor.ofInts(backend, new int[] {0, 1, 1, 1, 1, 1}, 2, 3))
+                    .toDoubles();
+            assertThat(hidden).containsExactly(expected, within(1e-12));
         }
     }
 

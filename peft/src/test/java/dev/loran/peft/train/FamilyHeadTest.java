@@ -82,6 +82,40 @@ class FamilyHeadTest {
         }
     }
 
+    /// Both ways to ask: tensors, and a batch.
+    @Test
+    void tokenTypesAreThoseOfTransformers() {
+        try (Model model = base("bert");
+                PeftModel peft = new PeftModel(model, 0);
+                SafeTensors file =
+                        SafeTensors.open(fixture("bert-adapter").resolve("pairs.safetensors"));
+                Scope scope = Scope.open();
+                Autograd.Mode mode = Autograd.noGrad()) {
+            peft.loadAdapter("default", fixture("bert-adapter"));
+            Tensor ids = file.tensor(backend, "input_ids", DType.I32);
+            Tensor mask = file.tensor(backend, "attention_mask", DType.I32);
+            Tensor types = file.tensor(backend, "token_type_ids", DType.I32);
+            double[] expected = file.tensor(backend, "logits", DType.F32).toDoubles();
+            assertThat(model.logits(ids, mask, types).toDoubles()).containsExactly(expected, within(2e-6));
+            // The test would pass without types if they did not matter.
+            assertThat(model.logits(ids, mask).toDoubles()[0]).isNotCloseTo(expected[0], within(1e-2));
+            int[] labels = {0, 1, 2};
+            Batch batch = new Batch(ids.toInts(), mask.toInts(), types.toInts(), labels, labels, 3, 6, 14, 3);
+            TaskCard card = TaskCard.classify(LABELS, 6).withPooling(Pooling.POOLER);
+            try (TaskModel learner = TaskModel.of(peft, card, 1)) {
+                learner.train(false);
+                assertThat(learner.logits(batch).toDoubles()).containsExactly(expected, within(2e-6));
+                int[] wrong = types.toInts();
+                wrong[4] = 2;
+                Batch beyond = new Batch(ids.toInts(), mask.toInts(), wrong, labels, labels, 3, 6, 14, 3);
+                assertThatThrownBy(() -> learner.logits(beyond))
+                        .isInstanceOf(InputException.class)
+                        .hasMessage("the tokenizer makes tokens of type 2, but bert has 2 types; use the tokenizer that"
+                                + " belongs to it");
+            }
+        }
+    }
+
     private static JsonNode json(Path file) throws IOException {
         return new ObjectMapper().readTree(Files.readString(file));
     }

@@ -4,12 +4,16 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.assertj.core.api.Assertions.within;
 
+import dev.loran.engine.Autograd;
 import dev.loran.engine.Backend;
 import dev.loran.engine.DType;
 import dev.loran.engine.ReferenceBackend;
+import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
 import dev.loran.peft.Threads;
 import dev.loran.peft.data.Batch;
+import dev.loran.peft.data.DataLoader;
+import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Row;
 import dev.loran.peft.data.Task;
@@ -86,6 +90,30 @@ class PredictorTest {
             // A model that answers everything alike would pass all of the above.
             assertThat(together.stream().map(Answer::probability).distinct().count())
                     .isGreaterThan(5);
+        }
+    }
+
+    @Test
+    void pairsAreAnsweredAsPairs() {
+        List<Answer> answers = new ArrayList<>();
+        Predictor predictor = new Predictor(classifier, tokenizer, 4, answers::add);
+        predictor.add(new Row.Unlabelled("red shoes", "buy"));
+        predictor.add("red shoes");
+        predictor.add(new Row.Unlabelled("red", "shoes buy"));
+        predictor.finish();
+        assertThat(answers).extracting(Answer::textPair).containsExactly("buy", null, "shoes buy");
+        assertThat(answers).extracting(Answer::probability).doesNotHaveDuplicates();
+        List<Row.Classify> rows = List.of(
+                new Row.Classify("red shoes", "buy", "sport"), new Row.Classify("red", "shoes buy", "sport"));
+        Examples examples = Examples.of(rows, tokenizer, Examples.Options.of(16), Tiny.LABELS);
+        Batch batch = new DataLoader(examples, DataLoader.Options.evaluation(2)).epoch(0).getFirst();
+        try (Scope scope = Scope.open();
+                Autograd.Mode mode = Autograd.noGrad()) {
+            double[] logits = classifier.logits(batch).toDoubles();
+            for (int i = 0; i < 2; i++) {
+                double sport = 1 / (1 + Math.exp(logits[2 * i] - logits[2 * i + 1]));
+                assertThat(answers.get(2 * i).probabilities()[1]).isCloseTo(sport, within(1e-9));
+            }
         }
     }
 

@@ -44,6 +44,19 @@ public final class Tiny {
         return rows;
     }
 
+    /// Pairs of texts: which of the two holds a word decides the class.
+    public static List<Row.Classify> pairs(int n, long seed) {
+        Random random = new Random(seed);
+        List<Row.Classify> rows = new ArrayList<>();
+        for (Row.Classify row : rows(n, seed)) {
+            String with = row.text().replace("running", "shoes");
+            String without = FILLERS.get(random.nextInt(FILLERS.size()));
+            boolean second = row.label().equals("sport");
+            rows.add(new Row.Classify(second ? without : with, second ? with : without, row.label()));
+        }
+        return rows;
+    }
+
     public static Examples examples(int n, long seed) {
         try (Tokenizer tokenizer = TinyTokenizers.wordPiece()) {
             return Examples.of(rows(n, seed), tokenizer, Examples.Options.of(POSITIONS), LABELS);
@@ -83,7 +96,11 @@ public final class Tiny {
     /// Writes `rows` as JSON Lines.
     public static Path write(Path file, List<Row.Classify> rows) {
         StringBuilder lines = new StringBuilder();
-        rows.forEach(r -> lines.append("{\"text\": \"%s\", \"label\": \"%s\"}%n".formatted(r.text(), r.label())));
+        rows.forEach(r -> lines.append("{\"text\": \"%s\", %s\"label\": \"%s\"}%n"
+                .formatted(
+                        r.text(),
+                        r.textPair() == null ? "" : "\"text_pair\": \"%s\", ".formatted(r.textPair()),
+                        r.label())));
         try {
             return Files.writeString(file, lines);
         } catch (IOException e) {
