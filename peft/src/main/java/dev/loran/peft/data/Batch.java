@@ -81,8 +81,7 @@ public record Batch(
                 lossTerms += ids.length - Math.max(prompt, 1);
             }
         }
-        return new Batch(
-                inputIds, attentionMask, tokenTypes, labels, rows, rows.length, length, tokens, lossTerms);
+        return new Batch(inputIds, attentionMask, tokenTypes, labels, rows, rows.length, length, tokens, lossTerms);
     }
 
     /// A length rounded up to a multiple, but not beyond the most that the model may see.

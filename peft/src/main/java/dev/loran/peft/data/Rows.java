@@ -105,8 +105,11 @@ public final class Rows {
         InputException.requireWhole(file);
         try (InputStream in = Files.newInputStream(file)) {
             if (!name.endsWith(".txt")) {
-                forEachObject(in, name, form, fields -> visitor.accept(
-                        new Row.Unlabelled(fields.text("text"), fields.textPair())));
+                forEachObject(
+                        in,
+                        name,
+                        form,
+                        fields -> visitor.accept(new Row.Unlabelled(fields.text("text"), fields.textPair())));
                 return;
             }
             Lines lines = new Lines(in, name);

@@ -273,8 +273,7 @@ public abstract class Model extends Layer {
     ///
     /// @param tokenTypes I32 (B, T) from 0 to [#tokenTypes] − 1, which text of a pair a token is of (`token_type_ids`); null
     ///     where all are 0, as virtual tokens always are. A model that knows of no types does not look at them
-    public final Tensor hidden(
-            Tensor inputIds, @Nullable Tensor attentionMask, @Nullable Tensor tokenTypes) {
+    public final Tensor hidden(Tensor inputIds, @Nullable Tensor attentionMask, @Nullable Tensor tokenTypes) {
         try (Guard.Use use = guard.reading("hidden");
                 Scope scope = Scope.open()) {
             Runnable first = check.get();

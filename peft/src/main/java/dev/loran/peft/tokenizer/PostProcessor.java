@@ -86,8 +86,7 @@ record PostProcessor(int[] before, int[] after, List<Part> pair) {
 
     private static PostProcessor template(Field field, int end) {
         Field special = field.at("special_tokens");
-        List<Part> pair =
-                field.optional("pair") == null ? NONE.pair : template(field.at("pair"), special, end);
+        List<Part> pair = field.optional("pair") == null ? NONE.pair : template(field.at("pair"), special, end);
         List<Part> single = template(field.at("single"), special, end);
         long texts = single.stream().filter(part -> part.text == 0).count();
         if (texts != 1) {

@@ -309,7 +309,9 @@ public final class TaskModel implements Learner, AutoCloseable {
             try (Scope scope = Scope.open()) {
                 OnBackend b = new OnBackend(batch);
                 return scope.keep(
-                        classifier == null ? model.logits(b.ids, b.mask, b.tokenTypes) : classifier.logits(b.pooled(classifier)));
+                        classifier == null
+                                ? model.logits(b.ids, b.mask, b.tokenTypes)
+                                : classifier.logits(b.pooled(classifier)));
             }
         });
     }

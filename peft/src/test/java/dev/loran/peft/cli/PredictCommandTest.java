@@ -76,8 +76,8 @@ class PredictCommandTest extends CommandLineTest {
                 .json();
         double accuracy = trained.get("eval_accuracy").doubleValue();
         assertThat(accuracy).isGreaterThan(0.9);
-        Result evaluated = eval(
-                "--model", encoder, "--adapter", folder.resolve("run"), "--task", "classify", "--data", heldPairs);
+        Result evaluated =
+                eval("--model", encoder, "--adapter", folder.resolve("run"), "--task", "classify", "--data", heldPairs);
         assertThat(evaluated.json().get("accuracy").doubleValue()).isEqualTo(accuracy);
         Result result = predict("--model", encoder, "--adapter", folder.resolve("run"), "--data", heldPairs);
         assertThat(result.code()).as(result.err()).isZero();

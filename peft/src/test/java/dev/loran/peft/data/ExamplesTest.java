@@ -138,7 +138,10 @@ class ExamplesTest {
         assertThat(Batch.of(examples, new int[] {1}, 1).tokenTypes()).isNull();
         Row.Classify alone = new Row.Classify("buy", "shoes", "x");
         Examples ofPairs = Examples.of(
-                List.of(alone, new Row.Classify("run", "y")), words, Examples.Options.of(8).withTextPrefix("query: "), null);
+                List.of(alone, new Row.Classify("run", "y")),
+                words,
+                Examples.Options.of(8).withTextPrefix("query: "),
+                null);
         assertThat(ofPairs.ids(0)).containsExactly(2, 11, 12, 4, 3, 6, 3);
         assertThat(ofPairs.sha256())
                 .isNotEqualTo(Examples.of(

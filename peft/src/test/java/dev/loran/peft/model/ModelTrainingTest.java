@@ -146,18 +146,17 @@ class ModelTrainingTest {
         try (Scope scope = Scope.open();
                 Model model = Small.model("bert-head", backend, DType.F64)) {
             model.requiresGrad(true);
-            Tensor table = Objects.requireNonNull(
-                    model.namedParameters().get("bert.embeddings.token_type_embeddings.weight"));
+            Tensor table =
+                    Objects.requireNonNull(model.namedParameters().get("bert.embeddings.token_type_embeddings.weight"));
             double[] direction = new double[2 * model.facts().hiddenSize()];
             SplittableRandom random = new SplittableRandom(3);
             for (int i = 0; i < direction.length / 2; i++) {
                 direction[row * direction.length / 2 + i] = random.nextGaussian();
             }
-            Tensor along = Tensor.of(
-                    backend, DType.F64, direction, table.shape().dims());
+            Tensor along =
+                    Tensor.of(backend, DType.F64, direction, table.shape().dims());
             typedLoss(model).backward();
-            double slope =
-                    Objects.requireNonNull(table.grad()).mul(along).sum().item();
+            double slope = Objects.requireNonNull(table.grad()).mul(along).sum().item();
             double step = 1e-5;
             try (Autograd.Mode mode = Autograd.noGrad()) {
                 move(Map.of(table, along), step);
@@ -172,10 +171,8 @@ class ModelTrainingTest {
 
     private Tensor typedLoss(Model model) {
         Tensor types = Tensor.ofInts(backend, new int[] {0, 0, 1, 1, 1, 0, 1, 1, 0, 0}, 2, 5);
-        Tensor logits =
-                model.logits(Small.ids(backend, model, 2, 5), Tensor.ofInts(backend, mask, 2, 5), types);
-        return Functional.crossEntropy(
-                logits, Tensor.ofInts(backend, new int[] {3, 1}, 2), Functional.IGNORE_INDEX);
+        Tensor logits = model.logits(Small.ids(backend, model, 2, 5), Tensor.ofInts(backend, mask, 2, 5), types);
+        return Functional.crossEntropy(logits, Tensor.ofInts(backend, new int[] {3, 1}, 2), Functional.IGNORE_INDEX);
     }
 
     private static void move(Map<Tensor, Tensor> directions, double step) {

@@ -25,16 +25,13 @@ final class Oracle implements AutoCloseable {
 
     /// One that cuts texts and pairs to `maxLength` ids, always from the longer text.
     Oracle(String json, int maxLength) {
-        this(
-                json,
-                Map.of("truncation", "longest_first", "padding", "false", "maxLength", Integer.toString(maxLength)));
+        this(json, Map.of("truncation", "longest_first", "padding", "false", "maxLength", Integer.toString(maxLength)));
     }
 
     private Oracle(String json, Map<String, String> options) {
         try {
             tokenizer = HuggingFaceTokenizer.newInstance(
-                    new ByteArrayInputStream(json.getBytes(StandardCharsets.UTF_8)),
-                    options);
+                    new ByteArrayInputStream(json.getBytes(StandardCharsets.UTF_8)), options);
         } catch (IOException e) {
             throw new UncheckedIOException(e);
         }

@@ -175,8 +175,7 @@ class CudaTrainerTest {
         try (Tokenizer tokenizer = TinyTokenizers.wordPiece()) {
             examples = Examples.of(rows, tokenizer, Examples.Options.of(Tiny.POSITIONS), CLASSIFY.labels());
         }
-        List<Batch> batches =
-                new DataLoader(examples, new DataLoader.Options(1, false, 0, false, false, 1)).epoch(0);
+        List<Batch> batches = new DataLoader(examples, new DataLoader.Options(1, false, 0, false, false, 1)).epoch(0);
         assertThat(batches).extracting(Batch::length).containsOnly(8);
         recordedStepsGiveTheBitsOfStepsThatAreNot(cuda, CLASSIFY, LoraConfig.defaults(), batches);
         recordedStepsGiveTheBitsOfStepsThatAreNot(cuda, CLASSIFY, PromptTuningConfig.of(3), batches);

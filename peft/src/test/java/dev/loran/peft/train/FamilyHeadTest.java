@@ -87,8 +87,7 @@ class FamilyHeadTest {
     void tokenTypesAreThoseOfTransformers() {
         try (Model model = base("bert");
                 PeftModel peft = new PeftModel(model, 0);
-                SafeTensors file =
-                        SafeTensors.open(fixture("bert-adapter").resolve("pairs.safetensors"));
+                SafeTensors file = SafeTensors.open(fixture("bert-adapter").resolve("pairs.safetensors"));
                 Scope scope = Scope.open();
                 Autograd.Mode mode = Autograd.noGrad()) {
             peft.loadAdapter("default", fixture("bert-adapter"));

@@ -200,9 +200,13 @@ class MemoryPlanTest {
             Subject subject = new Subject("bert", method, false);
             try (Backend backend = new SimdBackend(2);
                     Tokenizer tokenizer = TinyTokenizers.wordPiece()) {
-                Row.Classify row = new Row.Classify("buy red shoes", "running", Tiny.LABELS.names().getFirst());
+                Row.Classify row = new Row.Classify(
+                        "buy red shoes", "running", Tiny.LABELS.names().getFirst());
                 Examples rows = Examples.of(
-                        Collections.nCopies(21, row), tokenizer, Examples.Options.of(20), subject.card().labels());
+                        Collections.nCopies(21, row),
+                        tokenizer,
+                        Examples.Options.of(20),
+                        subject.card().labels());
                 assertThat(Largest.of(rows, 7)).isEqualTo(new Largest(7, 8, false, true));
                 assertThat(subject.plan(backend, rows, rows, TRAINER).total())
                         .isEqualTo(subject.peak(backend, rows, rows, TRAINER));

@@ -103,10 +103,12 @@ class PredictorTest {
         predictor.finish();
         assertThat(answers).extracting(Answer::textPair).containsExactly("buy", null, "shoes buy");
         assertThat(answers).extracting(Answer::probability).doesNotHaveDuplicates();
-        List<Row.Classify> rows = List.of(
-                new Row.Classify("red shoes", "buy", "sport"), new Row.Classify("red", "shoes buy", "sport"));
+        List<Row.Classify> rows =
+                List.of(new Row.Classify("red shoes", "buy", "sport"), new Row.Classify("red", "shoes buy", "sport"));
         Examples examples = Examples.of(rows, tokenizer, Examples.Options.of(16), Tiny.LABELS);
-        Batch batch = new DataLoader(examples, DataLoader.Options.evaluation(2)).epoch(0).getFirst();
+        Batch batch = new DataLoader(examples, DataLoader.Options.evaluation(2))
+                .epoch(0)
+                .getFirst();
         try (Scope scope = Scope.open();
                 Autograd.Mode mode = Autograd.noGrad()) {
             double[] logits = classifier.logits(batch).toDoubles();
