@@ -101,8 +101,9 @@ public final class AdapterFiles {
 
     private static void requireSize(String field, long size, long most, Path folder) {
         if (size > most) {
-            throw new InputException("%s: %s is %d, but no tensor of %s has more than %d in any dimension; one is damaged"
-                    .formatted(folder.resolve(CONFIG), field, size, WEIGHTS, most));
+            throw new InputException(
+                    "%s: %s is %d, but no tensor of %s has more than %d in any dimension; one is damaged"
+                            .formatted(folder.resolve(CONFIG), field, size, WEIGHTS, most));
         }
     }
 
@@ -373,8 +374,8 @@ public final class AdapterFiles {
                 Map<String, Tensor> values = new LinkedHashMap<>();
                 try {
                     training.names()
-                            .forEach(n ->
-                                    values.put(n, training.copy(tuner.attachment().backend(), n, DType.F32)));
+                            .forEach(n -> values.put(
+                                    n, training.copy(tuner.attachment().backend(), n, DType.F32)));
                     tuner.loadTraining(values, beside.toString());
                 } finally {
                     values.values().forEach(Tensor::close);

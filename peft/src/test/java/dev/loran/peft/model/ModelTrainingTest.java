@@ -285,8 +285,9 @@ class ModelTrainingTest {
                 Model model = Small.model("bert", backend, DType.F64)) {
             assertThatThrownBy(() -> loss(model))
                     .isInstanceOf(IllegalStateException.class)
-                    .hasMessage("bert: an encoder without a head has no classes and no next token; load a model with a classifier,"
-                            + " or use llama, gpt2 or seo");
+                    .hasMessage(
+                            "bert: an encoder without a head has no classes and no next token; load a model with a classifier,"
+                                    + " or use llama, gpt2 or seo");
         }
     }
 

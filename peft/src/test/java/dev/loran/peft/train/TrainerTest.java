@@ -390,7 +390,8 @@ class TrainerTest {
                 TaskModel model = TaskModel.of(peft, TaskCard.of(Task.LM, Tiny.POSITIONS), 1)) {
             assertThatThrownBy(() -> new Trainer(model, CONFIG))
                     .isInstanceOf(IllegalStateException.class)
-                    .hasMessageStartingWith("nothing of the model trains: seo has no active adapter; call peft.addAdapter(");
+                    .hasMessageStartingWith(
+                            "nothing of the model trains: seo has no active adapter; call peft.addAdapter(");
         }
     }
 
