@@ -165,7 +165,7 @@ final class CompareCommand implements Callable<Integer> {
             output.say(open.backendChoice());
             TaskRows read;
             if (train != null) {
-                read = TaskRows.read(open, Task.named(task), reading, train, eval);
+                read = TaskRows.read(open, Task.named(task), reading, train, eval, null);
             } else if (Task.named(task) == Task.CLASSIFY) {
                 read = TaskRows.shipped(open, reading, rows);
             } else {

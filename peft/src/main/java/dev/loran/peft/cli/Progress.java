@@ -12,7 +12,7 @@ import me.tongfei.progressbar.ProgressBarBuilder;
 import org.jspecify.annotations.Nullable;
 
 /// Shows training: a bar with rate, loss and time left on a terminal, else about twenty lines a run.
-final class Progress implements TrainingListener, AutoCloseable {
+class Progress implements TrainingListener, AutoCloseable {
     private static final int LINES = 20;
 
     private final Output output;

@@ -3,6 +3,7 @@ package dev.loran.peft.cli;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.train.TaskCard;
 import dev.loran.peft.train.TaskModel;
+import dev.loran.peft.train.TextClassifier;
 import dev.loran.peft.tuner.PeftConfig;
 import dev.loran.peft.tuner.PeftModel;
 import org.jspecify.annotations.Nullable;
@@ -23,6 +24,27 @@ record Subject(@Nullable PeftModel peft, TaskModel learner) implements AutoClose
             Subject subject = new Subject(peft, TaskModel.of(peft, card, seed));
             done = true;
             return subject;
+        } finally {
+            if (!done) {
+                peft.close();
+            }
+        }
+    }
+
+    /// Puts the adapter of `init` onto `model`, with its weights.
+    ///
+    /// @param head whether its head is taken
+    static Subject of(Model model, InitAdapter init, boolean head, TaskCard card, long seed) {
+        PeftModel peft = new PeftModel(model, seed);
+        boolean done = false;
+        try {
+            peft.loadAdapter(PeftModel.DEFAULT_ADAPTER, init.folder(), head);
+            TaskModel learner = TaskModel.of(peft, card, seed);
+            if (head && TextClassifier.isIn(init.folder())) {
+                learner.loadHead(init.folder());
+            }
+            done = true;
+            return new Subject(peft, learner);
         } finally {
             if (!done) {
                 peft.close();

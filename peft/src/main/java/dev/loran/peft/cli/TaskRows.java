@@ -25,10 +25,23 @@ record TaskRows(
     /// Reads files. A model with classes of its own keeps their order, where its config names them as the rows do.
     ///
     /// @param eval null where nothing is held out
-    static TaskRows read(OpenModel open, Task task, Examples.Options reading, Path train, @Nullable Path eval) {
+    /// @param usual the classes, in their order, where all rows have one of them; null for those of the rows
+    static TaskRows read(
+            OpenModel open,
+            Task task,
+            Examples.Options reading,
+            Path train,
+            @Nullable Path eval,
+            @Nullable Labels usual) {
         boolean classify = task == Task.CLASSIFY;
         Labels known = classify && open.model().task() == TaskType.SEQ_CLS ? open.namedLabels() : null;
         Examples rows = Examples.read(train, task, open.tokenizer(), reading, known);
+        if (classify
+                && known == null
+                && usual != null
+                && usual.names().containsAll(rows.labels().names())) {
+            rows = Examples.read(train, task, open.tokenizer(), reading, usual);
+        }
         Labels labels = classify ? rows.labels() : null;
         Examples.Options same = reading.withAnswerRoom(rows.answerRoom());
         Examples heldOut = eval == null ? null : Examples.read(eval, task, open.tokenizer(), same, labels);

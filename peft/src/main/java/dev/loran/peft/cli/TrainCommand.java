@@ -4,6 +4,7 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.InputException;
+import dev.loran.peft.data.JsonFile;
 import dev.loran.peft.data.Task;
 import dev.loran.peft.train.Evaluation;
 import dev.loran.peft.train.MemoryPlan;
@@ -16,10 +17,13 @@ import dev.loran.peft.train.TrainerConfig.Checkpoints;
 import dev.loran.peft.train.TrainingReport;
 import dev.loran.peft.tuner.PeftConfig;
 import dev.loran.peft.tuner.PeftModel.ParameterCount;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Map;
 import java.util.concurrent.Callable;
+import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
@@ -38,7 +42,9 @@ import picocli.CommandLine.Spec;
             "{\"source\",\"target\"} or {\"instruction\",\"input\",\"output\"} to generate, {\"text\"} for lm.",
             "",
             "Example: loran train --model minilm --task classify --train pages.jsonl --eval held-out.jsonl --out run",
-            "A run that was killed, or stopped by Ctrl-C, goes on: loran train --resume run"
+            "A run that was killed, or stopped by Ctrl-C, goes on: loran train --resume run",
+            "A finished one is prolonged: loran train --resume run --epochs 5 (or --steps N). The warm-up is over then, and",
+            "the rate goes on as in a run that had been that long from the start; --schedule constant has no jump there."
         })
 final class TrainCommand implements Callable<Integer> {
     private final Output output;
@@ -77,7 +83,9 @@ final class TrainCommand implements Callable<Integer> {
     @Option(
             names = "--save-steps",
             paramLabel = "N",
-            description = "steps between checkpoints, which a killed run goes on from; 0 for none (${DEFAULT-VALUE})")
+            description =
+                    "steps between checkpoints, which a killed run goes on from; there is one after the last step, too; "
+                            + "0 for none (${DEFAULT-VALUE})")
     private int saveSteps = Checkpoints.defaults().everySteps();
 
     @Option(
@@ -89,8 +97,18 @@ final class TrainCommand implements Callable<Integer> {
     @Option(
             names = "--resume",
             paramLabel = "RUN",
-            description = "go on with the run in this folder from its newest checkpoint, with its own options")
+            description =
+                    "go on with the run in this folder from its newest checkpoint, with its own options; with more "
+                            + "--epochs or --steps it is prolonged")
     private @Nullable Path resume;
+
+    @Option(
+            names = "--init-adapter",
+            paramLabel = "DIR",
+            description =
+                    "begin with the weights of this adapter, a folder or a run's best, by its method and options; and with "
+                            + "its head where that is for the classes of the rows")
+    private @Nullable Path initAdapter;
 
     @Option(
             names = "--pooling",
@@ -115,17 +133,32 @@ final class TrainCommand implements Callable<Integer> {
     @Mixin
     private CommonOptions common;
 
+    /// Whether the run that goes on gets more steps.
+    private boolean prolonged;
+
+    /// Lines that are said before the run, and what it keeps as it begins.
+    private final List<String> notices = new ArrayList<>();
+
+    private Consumer<RunFolder> begin = run -> {};
+
     TrainCommand(Output output) {
         this.output = output;
     }
 
     @Override
     public Integer call() {
+        // What is typed wins over the other way to say it in a file.
+        if (isTyped("--epochs") && !isTyped("--steps")) {
+            training.steps = null;
+        } else if (isTyped("--steps") && !isTyped("--epochs")) {
+            training.epochs = null;
+        }
         if (resume != null) {
-            resumed(resume);
+            resumed(RunFolder.resume(resume));
         }
         Path out = resume == null ? place.runFolder("loran-run") : resume;
         Task taskKind = Task.named(task);
+        InitAdapter init = init();
         Method methodKind = Method.named(method);
         training.resolve(methodKind.epochs, methodKind.learningRate);
         TrainerConfig config = training.config(model, methodKind)
@@ -133,12 +166,23 @@ final class TrainCommand implements Callable<Integer> {
                 .withCheckpoints(new Checkpoints(saveSteps, keepCheckpoints));
         try (OpenModel open = open()) {
             open.model().gradientCheckpointing(gradientCheckpointing);
-            int maxLength = model.maxLength(open, methodKind.virtualTokens(training), 0);
+            if (init != null) {
+                init.prepare(open);
+            }
+            TaskCard before = init == null ? null : init.card();
+            int maxLength =
+                    model.maxLength(open, methodKind.virtualTokens(training), before == null ? 0 : before.maxLength());
             Examples.Options reading = Examples.Options.of(maxLength).withTextPrefix(open.textPrefix());
-            TaskRows rows = TaskRows.read(open, taskKind, reading, train, eval);
+            TaskRows rows = TaskRows.read(open, taskKind, reading, train, eval, init == null ? null : init.labels());
+            if (pooling == null && before != null && before.labels() != null && !before.normalize()) {
+                pooling = before.pooling().toString();
+            }
             TaskCard card = rows.card(open, reading, pooling);
             if (taskKind == Task.CLASSIFY && !card.normalize()) {
                 pooling = card.pooling().toString();
+            }
+            if (init != null) {
+                return begunWith(init, open, config, card, rows, out);
             }
             int steps = config.stepsOver(rows.train().size());
             PeftConfig adapter = methodKind.config(training, open.model().task(), steps);
@@ -149,18 +193,84 @@ final class TrainCommand implements Callable<Integer> {
         }
     }
 
+    /// The adapter to begin with, whose method and options are then those of the run; null where there is none. A run that
+    /// goes on has its own copy.
+    private @Nullable InitAdapter init() {
+        if (resume != null && isTyped("--init-adapter")) {
+            throw new InputException("--resume goes on with the run's own weights; leave --init-adapter out");
+        }
+        if (initAdapter == null) {
+            return null;
+        }
+        InitAdapter init = InitAdapter.of(resume == null ? initAdapter : new RunFolder(resume).init());
+        String own = init.method().toString();
+        if (isTyped("--method") && !method.equals(own)) {
+            throw init.conflict("--method", method, own);
+        }
+        method = own;
+        init.settle(training, this::isTyped);
+        if (model.eosToken == null && init.card() != null) {
+            model.eosToken = init.card().eosToken();
+        }
+        return init;
+    }
+
+    private int begunWith(
+            InitAdapter init, OpenModel open, TrainerConfig config, TaskCard card, TaskRows rows, Path out) {
+        String headless = init.headlessFor(card, open);
+        MemoryPlan plan = training.plan(open, init.config(headless == null), card, config, rows);
+        notices.add("begins with the adapter in %s%s"
+                .formatted(
+                        resume == null ? init.folder() : initAdapter,
+                        headless == null ? "" : ", but with a new head: " + headless));
+        begin = begun -> init.keep(begun.init());
+        try (Subject subject = Subject.of(open.model(), init, headless == null, card, model.seed)) {
+            return run(open, subject.learner(), config, plan, rows, out);
+        }
+    }
+
     /// The run's own options are in place already: [Main] read them as it reads `--config`.
-    private void resumed(Path run) {
+    private void resumed(RunFolder run) {
         if (common.config != null) {
             throw new InputException("--resume takes the options that the run was begun with; leave --config out");
         }
         // Products in another type are another run, though every checked value is the same.
-        String begun = CommonOptions.read(RunFolder.resume(run).optionsFile()).getOrDefault("dtype", model.dtype);
+        Map<String, String> options = CommonOptions.read(run.optionsFile());
+        String begun = options.getOrDefault("dtype", model.dtype);
         if (!begun.equals(model.dtype)) {
             throw new InputException(
                     "%s: is of a run with dtype %s, not %s; resume with what the run was begun with, or begin another one"
-                            .formatted(run, begun, model.dtype));
+                            .formatted(run.path(), begun, model.dtype));
         }
+        prolonged = !duration(options.get("steps"), options.get("epochs"))
+                .equals(duration(training.steps, training.epochs));
+        if (prolonged && method.equals(Method.ADALORA.toString())) {
+            throw new InputException(
+                    run.path() + ": cannot be prolonged: adalora cuts ranks by a schedule over the whole"
+                            + " run, which was begun with " + duration(options.get("steps"), options.get("epochs")));
+        }
+        if (prolonged && !run.hasCheckpoints() && Files.exists(run.path().resolve(RunFolder.RESULT))) {
+            throw new InputException(
+                    run.path() + ": cannot be prolonged: it is finished and kept no checkpoint to go on"
+                            + " from (--save-steps 0)");
+        }
+    }
+
+    private static String duration(@Nullable Object steps, @Nullable Object epochs) {
+        return steps == null ? "epochs " + epochs : "steps " + steps;
+    }
+
+    private boolean isTyped(String option) {
+        return spec.commandLine().getParseResult().hasMatchedOption(option);
+    }
+
+    /// Puts the new number of epochs or steps among the options of a run that is prolonged.
+    private void keepDuration(RunFolder run) {
+        ObjectNode options = JsonFile.read(run.optionsFile());
+        options.remove(List.of("epochs", "steps"));
+        options.put("epochs", training.epochs);
+        options.put("steps", training.steps);
+        JsonFile.write(run.optionsFile(), options);
     }
 
     private OpenModel open() {
@@ -193,6 +303,7 @@ final class TrainCommand implements Callable<Integer> {
             if (resume == null) {
                 folder = RunFolder.create(out, place.overwrite, begun -> {
                     open.keep(begun.base());
+                    begin.accept(begun);
                     begun.options(CommonOptions.resolved(spec));
                 });
             } else {
@@ -208,11 +319,21 @@ final class TrainCommand implements Callable<Integer> {
                             count.trainableParameters(),
                             count.totalParameters(),
                             count.trainablePercentage()));
+            opening.addAll(notices);
             if (plan != null) {
                 opening.add("tensors: %s; at most %,.1f MiB at once".formatted(plan, plan.totalMib()));
             }
             opening.addAll(data.notices());
-            try (Progress progress = new Progress(output, opening)) {
+            Progress shown = new Progress(output, opening) {
+                @Override
+                public void begun(int step, int totalSteps) {
+                    if (prolonged) {
+                        keepDuration(folder);
+                    }
+                    super.begun(step, totalSteps);
+                }
+            };
+            try (Progress progress = shown) {
                 report = trainer.train(rows, heldOut, folder, progress);
             }
         }

@@ -26,7 +26,8 @@ import org.jspecify.annotations.Nullable;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
-/// The points that a killed run goes on from: folders `step-N`, each with `state.safetensors` ([Trainer#state]) and
+/// The points that a killed run goes on from, and a finished one that is prolonged: folders `step-N`, each with
+/// `state.safetensors` ([Trainer#state]) and
 /// `state.json` (where the run stood, and which run it was), and the sums of both. A folder has its name only once all of it
 /// is on the disk.
 ///

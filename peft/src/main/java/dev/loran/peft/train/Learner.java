@@ -84,7 +84,8 @@ public interface Learner {
     /// Called before each forward in training, with its number from 0: dropout draws its masks from it.
     default void microStep(int number) {}
 
-    /// Called once, when the number of optimizer steps is known.
+    /// Called once, when the number of optimizer steps is known: of a run that is prolonged, the longer one, before
+    /// [#loadTrainingState]. What must not follow it belongs to the state.
     default void beginTraining(int totalSteps) {}
 
     /// Called after each optimizer step, before gradients are dropped: [dev.loran.peft.tuner.Tuner#afterStep].

@@ -99,7 +99,8 @@ public record MemoryPlan(long weights, long activations, long training, long tot
                     return of(TaskModel.full(model, card, 0), config, steps, largest, heldOut);
                 }
                 try (PeftModel peft = new PeftModel(model, 0)) {
-                    peft.addAdapter(PeftModel.DEFAULT_ADAPTER, method);
+                    // What a file names may be lacking here, as where the adapter itself is loaded.
+                    peft.addAdapter(PeftModel.DEFAULT_ADAPTER, method, method.inferenceMode());
                     return of(TaskModel.of(peft, card, 0), config, steps, largest, heldOut);
                 }
             }

@@ -27,7 +27,8 @@ public record RunFolder(Path path) {
     public static final String RESULT = "result.json";
 
     /// All that is a run's. Its options come first: without them it is none.
-    private static final List<String> ALL = List.of(OPTIONS, RESULT, BEST, LAST, "checkpoints", "base", METRICS);
+    private static final List<String> ALL =
+            List.of(OPTIONS, RESULT, BEST, LAST, "checkpoints", "base", "init", METRICS);
 
     /// Makes the folder of a run without options; see [#create(Path, boolean, Consumer)].
     ///
@@ -123,6 +124,11 @@ public record RunFolder(Path path) {
     /// Whether `run.json` names options: those of a run that was killed as it began may be missing.
     public boolean hasOptions() {
         return !JsonFile.read(optionsFile()).isEmpty();
+    }
+
+    /// Whether there is a checkpoint to go on from.
+    public boolean hasCheckpoints() {
+        return Files.isDirectory(checkpoints());
     }
 
     /// Takes the folder for one trainer, until what this returns is closed, and ends what a killed process left half done.
@@ -238,6 +244,11 @@ public record RunFolder(Path path) {
     /// The model itself, where the run made it.
     public Path base() {
         return path.resolve("base");
+    }
+
+    /// The adapter that it began with, where it began with one that was trained before.
+    public Path init() {
+        return path.resolve("init");
     }
 
     Path checkpoints() {

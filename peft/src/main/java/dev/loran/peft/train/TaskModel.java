@@ -83,6 +83,10 @@ public final class TaskModel implements Learner, AutoCloseable {
     /// Add the adapter first ([PeftModel#addAdapter]). Without one the model answers and can be evaluated as it is, with
     /// its head; it does not train, for that would be the head alone: [#parameters] throws. [#full] trains all of a model.
     ///
+    /// Training goes on from the weights of an adapter that was saved where [PeftModel#loadAdapter] added it: for the same
+    /// classes with the head that it brings, if that is the family's own, and with one beside the model after [#loadHead].
+    /// For other classes, load it without its head.
+    ///
     /// @throws InputException if the model cannot do the task
     public static TaskModel of(PeftModel peft, TaskCard card, long seed) {
         Model model = peft.model();

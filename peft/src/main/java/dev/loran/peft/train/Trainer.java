@@ -64,6 +64,7 @@ public final class Trainer implements AutoCloseable {
     private static final String STEP = "trainer.step";
     private static final String MICRO_STEP = "trainer.micro_step";
     private static final String TOTAL_STEPS = "trainer.total_steps";
+    private static final String WARMUP_STEPS = "trainer.warmup_steps";
     private static final String SCALER = "scaler.";
     private static final String LEARNER = "learner.";
     private static final String PARAMETER = "parameter.";
@@ -94,6 +95,10 @@ public final class Trainer implements AutoCloseable {
     private final @Nullable RecordedSteps recorded;
     private @Nullable LrSchedule schedule;
     private int totalSteps;
+    /// Those of rising rate, with which the run was begun; a longer run does not warm up again.
+    private int warmupSteps;
+
+    private boolean prolonged;
     private int step;
     private int microStep;
     private volatile boolean stopping;
@@ -134,6 +139,11 @@ public final class Trainer implements AutoCloseable {
         return totalSteps;
     }
 
+    /// Whether the run has more steps than it had when the state was written that it goes on from.
+    boolean isProlonged() {
+        return prolonged;
+    }
+
     Learner learner() {
         return learner;
     }
@@ -149,7 +159,8 @@ public final class Trainer implements AutoCloseable {
 
     private LrSchedule begin(int total) {
         if (schedule == null) {
-            schedule = config.rate().over(total);
+            warmupSteps = config.rate().warmupOf(total);
+            schedule = config.rate().over(total, warmupSteps);
             totalSteps = total;
             learner.beginTraining(total);
             learner.train(true);
@@ -158,6 +169,22 @@ public final class Trainer implements AutoCloseable {
                     + totalSteps + "; keep rows, batch size, epochs and steps as they were");
         }
         return schedule;
+    }
+
+    /// Goes on with a run of `total` steps, of which `done` are done; it may have become longer, and no shorter.
+    private void goOn(int total, int done, int warmup) {
+        if (schedule == null) {
+            begin(total);
+        }
+        if (totalSteps < total) {
+            throw new InputException(
+                    "trainer: %d steps are fewer than the %d of the run that is to go on, of which %d are done;"
+                                    .formatted(totalSteps, total, done)
+                            + " it can only become longer (epochs, steps)");
+        }
+        prolonged = totalSteps > total;
+        warmupSteps = warmup;
+        schedule = config.rate().over(totalSteps, warmup);
     }
 
     // ---- one step
@@ -470,10 +497,17 @@ public final class Trainer implements AutoCloseable {
     /// is none from the step this trainer stands at. Ends before it where it is to stop ([#stop]); if by an interrupt, the
     /// thread is interrupted again afterwards.
     ///
+    /// A run may be prolonged: with more epochs or steps than before and all else as it was, it goes on from the last
+    /// checkpoint of the shorter run, which has one after its last step unless it has none
+    /// ([TrainerConfig.Checkpoints#everySteps] 0). The rate from there on is that of a run as long as the new one, whose
+    /// warm-up is over: the same rate with [TrainerConfig.Schedule#CONSTANT], and a higher one than the shorter run's last
+    /// with the others. Evaluations without a better loss ([TrainerConfig#patience]) are counted anew.
+    ///
     /// @param heldOut what is evaluated on, or null
     /// @param folder where the best and the last parameters, checkpoints and the metrics go, or null
     /// @throws DivergedException if a loss or the gradients are no longer finite; what is on the disk is from before
-    /// @throws InputException if the checkpoint is of a run with another base model, method, configuration or other rows
+    /// @throws InputException if the checkpoint is of a run with another base model, method, configuration or other rows, or
+    ///     with more steps
     public TrainingReport train(
             Examples examples, @Nullable Examples heldOut, @Nullable RunFolder folder, TrainingListener listener) {
         try (Guard.Use own = guard.changing("train")) {
@@ -512,8 +546,8 @@ public final class Trainer implements AutoCloseable {
     private ObjectNode identity(Examples examples, @Nullable Examples heldOut) {
         ObjectNode run = JSON.createObjectNode();
         ObjectNode trainer = JSON.valueToTree(config);
-        // How often and how many: that alone may change.
-        trainer.remove(List.of("checkpoints", "skipBadSteps"));
+        // How often and how many: that alone may change. A run may become longer, which its state knows.
+        trainer.remove(List.of("checkpoints", "skipBadSteps", "epochs", "steps"));
         run.set("trainer", trainer);
         run.set("learner", learner.identity());
         run.put("rows", examples.sha256());
@@ -535,6 +569,7 @@ public final class Trainer implements AutoCloseable {
         all.put(STEP, Tensor.ofInts(backend, new int[] {step}));
         all.put(MICRO_STEP, Tensor.ofInts(backend, new int[] {microStep}));
         all.put(TOTAL_STEPS, Tensor.ofInts(backend, new int[] {totalSteps}));
+        all.put(WARMUP_STEPS, Tensor.ofInts(backend, new int[] {warmupSteps}));
         return Collections.unmodifiableMap(all);
     }
 
@@ -546,6 +581,7 @@ public final class Trainer implements AutoCloseable {
         int steps = take(moments, STEP);
         int microSteps = take(moments, MICRO_STEP);
         int total = take(moments, TOTAL_STEPS);
+        int warmup = take(moments, WARMUP_STEPS);
         Map<String, Tensor> ofScaler = takeAll(moments, SCALER);
         Map<String, Tensor> ofLearner = takeAll(moments, LEARNER);
         Map<String, Tensor> values = takeAll(moments, PARAMETER);
@@ -557,7 +593,7 @@ public final class Trainer implements AutoCloseable {
                         "trainer: state of the loss scale has " + ofScaler.keySet() + ", needs " + needed);
             }
         }
-        begin(total);
+        goOn(total, steps, warmup);
         if (scaler != null) {
             scaler.load(ofScaler);
         }

@@ -255,7 +255,7 @@ public record TrainerConfig(
                 most);
     }
 
-    /// The checkpoints of a run.
+    /// The checkpoints of a run; where there are any, one is written after its last step too.
     ///
     /// @param everySteps steps from one to the next; 0 for none
     /// @param keep how many are kept, the newest; older ones are removed
@@ -308,11 +308,22 @@ public record TrainerConfig(
             return new Rate(peak, 5, Schedule.LINEAR, null);
         }
 
+        /// The steps of rising rate of a run of `totalSteps`.
+        int warmupOf(int totalSteps) {
+            return warmupSteps == null ? Math.min(WARMUP, totalSteps / 5) : warmupSteps;
+        }
+
         /// The factor of the peak at each step of a run of `totalSteps`.
         ///
         /// @throws InputException if the warm-up does not end before the run
         LrSchedule over(int totalSteps) {
-            int warmup = warmupSteps == null ? Math.min(WARMUP, totalSteps / 5) : warmupSteps;
+            return over(totalSteps, warmupOf(totalSteps));
+        }
+
+        /// As above, after `warmup` steps of rising rate.
+        ///
+        /// @throws InputException if the warm-up does not end before the run
+        LrSchedule over(int totalSteps, int warmup) {
             if (warmup > 0 && warmup >= totalSteps) {
                 throw new InputException("a warm-up of " + warmup + " steps does not fit a run of " + totalSteps
                         + "; warm up for fewer, or train longer");

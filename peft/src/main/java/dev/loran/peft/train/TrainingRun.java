@@ -62,7 +62,8 @@ final class TrainingRun {
         this.firstStep = standing.firstStep();
         this.best = standing.best();
         this.bestStep = standing.bestStep();
-        this.worse = standing.worse();
+        // Whoever asks for more steps has not lost patience.
+        this.worse = trainer.isProlonged() ? 0 : standing.worse();
         this.nanos = standing.nanos();
         this.tokens = standing.tokens();
         this.lossOfEpoch = standing.lossOfEpoch();
@@ -80,7 +81,9 @@ final class TrainingRun {
             end = over ? End.FINISHED : isWorse() ? End.PATIENCE : End.STOPPED;
             requireFinite();
             if (folder != null) {
-                if (checkpoints != null && end == End.STOPPED && savedStep != trainer.step()) {
+                boolean goesOn = end == End.STOPPED || config.checkpoints().everySteps() > 0;
+                if (checkpoints != null && goesOn && savedStep != trainer.step()) {
+                    // Of a finished run too: it may be prolonged.
                     save(checkpoints);
                 }
                 folder.save(trainer.learner(), folder.last());

@@ -37,7 +37,8 @@ import org.jspecify.annotations.Nullable;
 /// The allocator is driven by the trainer ([Tuner#afterStep]) with the gradients as the optimizer used them. Between
 /// allocations pruned triplets may revive, as in peft. After the last allocation, at step total − tfinal, they stay pruned:
 /// with `shrink` they leave the tensors, the optimizer's moments and the penalty; without, peft's arithmetic is kept to the
-/// letter. Two faults of peft are not repeated: a budget equal to the initial one prunes nothing (peft fails), and an
+/// letter. Ranks stay as the last allocation left them also where a run is prolonged after it, or another begins from the
+/// saved adapter. Two faults of peft are not repeated: a budget equal to the initial one prunes nothing (peft fails), and an
 /// adapter saved before the last allocation keeps all its triplets.
 ///
 /// @param targetR mean rank per adapted layer at the end
@@ -482,6 +483,10 @@ public record AdaLoraConfig(
 
         @Override
         public void beginTraining(int totalSteps) {
+            if (rankPattern != null) {
+                // Ranks that are cut stay as they are, however long they are trained.
+                return;
+            }
             total = config.totalStep == null ? totalSteps : config.totalStep;
             if (total != totalSteps) {
                 throw new InputException("AdaLoraConfig: total_step is " + total + " but training takes " + totalSteps
@@ -494,7 +499,7 @@ public record AdaLoraConfig(
         @Override
         public boolean repeats(int step) {
             int last = total - config.tfinal;
-            return compacted || step < last && !allocates(step);
+            return compacted || rankPattern == null && step < last && !allocates(step);
         }
 
         private boolean allocates(int step) {
@@ -507,7 +512,10 @@ public record AdaLoraConfig(
             if (compacted) {
                 return;
             }
-            if (step < last) {
+            if (rankPattern != null) {
+                Map<String, List<Boolean>> pattern = rankPattern;
+                layers.forEach((module, layer) -> mask(layer, flags(pattern, module)));
+            } else if (step < last) {
                 updateImportance(gradScale);
                 if (allocates(step)) {
                     allocate(budget(step));
@@ -518,9 +526,6 @@ public record AdaLoraConfig(
                 if (config.shrink) {
                     compact(optimizer);
                 }
-            } else if (rankPattern != null) {
-                Map<String, List<Boolean>> pattern = rankPattern;
-                layers.forEach((module, layer) -> mask(layer, flags(pattern, module)));
             }
         }
 

@@ -65,12 +65,18 @@ public final class AdapterFiles {
     ///
     /// @throws InputException if there is none, it is no JSON object, or it asks for what this version does not know
     public static PeftConfig config(Path folder) {
+        return config(folder, true);
+    }
+
+    /// As above; without `head` that of the same adapter for another task: it trains no head for classes.
+    public static PeftConfig config(Path folder, boolean head) {
         Path file = folder.resolve(CONFIG);
         if (!Files.isRegularFile(file)) {
             throw new InputException(file + ": no such file; " + folder + " is no adapter folder");
         }
         try {
-            return PeftConfig.fromJson(new ConfigJson(file.toString(), JsonFile.read(file)));
+            ObjectNode json = JsonFile.read(file);
+            return PeftConfig.fromJson(new ConfigJson(file.toString(), head ? json : Heads.without(json)));
         } catch (InputException e) {
             throw of(file, e);
         }
@@ -203,17 +209,18 @@ public final class AdapterFiles {
 
     /// Copies the weights in `folder` into `tuner`, after checking that every one is there, fits, and is wanted.
     ///
+    /// @param head whether that for classes is
     /// @throws InputException if files are missing or damaged, or do not fit
-    static void load(Tuner tuner, Path folder) {
+    static void load(Tuner tuner, Path folder, boolean head) {
         try {
-            loadWeights(tuner, folder);
+            loadWeights(tuner, folder, head);
             loadTraining(tuner, folder.resolve(TRAINING));
         } catch (SafeTensorsException e) {
             throw new InputException(String.valueOf(e.getMessage()), e);
         }
     }
 
-    private static void loadWeights(Tuner tuner, Path folder) {
+    private static void loadWeights(Tuner tuner, Path folder, boolean head) {
         Path file = folder.resolve(WEIGHTS);
         if (!Files.exists(file) && Files.exists(folder.resolve(PICKLED))) {
             throw new InputException(folder + ": holds " + PICKLED + ", a pickle, which could run anything when read; "
@@ -242,7 +249,8 @@ public final class AdapterFiles {
                 Tensor base = repeated.get(key);
                 if (base != null) {
                     checkRepeated(file, key, weights, base);
-                } else if (!wanted.containsKey(key)
+                } else if ((head || !Heads.isClassifier(key))
+                        && !wanted.containsKey(key)
                         && !wanted.containsKey(withoutWrapper(key))
                         && !tuner.tiedKeys().contains(key)) {
                     throw new InputException(file + ": tensor " + key + " has no place in the model; "
@@ -313,6 +321,11 @@ public final class AdapterFiles {
                             + " when the adapter was made: call resizeTokenEmbeddings(" + found.dim(0)
                             + ") on the model before the adapter is loaded");
         }
+    }
+
+    /// How many classes the head tells apart that the file in `folder` holds; 0 where it holds none.
+    public static int classes(Path folder) {
+        return Heads.classes(folder.resolve(WEIGHTS));
     }
 
     /// How many token embeddings the model needs for the adapter in `folder`: as many as it has, unless the file holds a

@@ -1,5 +1,6 @@
 package dev.loran.peft.tuner;
 
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.io.SafeTensors;
 import dev.loran.engine.io.SafeTensorsException;
 import dev.loran.engine.nn.AdaptedLayer;
@@ -52,6 +53,21 @@ record Heads(List<String> names, Set<String> optional, boolean isTied) {
         } catch (SafeTensorsException e) {
             throw new InputException(String.valueOf(e.getMessage()), e);
         }
+    }
+
+    /// Whether `key` names a tensor of a head for classes in an adapter's file.
+    static boolean isClassifier(String key) {
+        return CLASSIFIERS.stream().anyMatch(name -> key.startsWith(AdapterFiles.PREFIX + name + "."));
+    }
+
+    /// A configuration without the task and the names by which a head for classes is trained.
+    static ObjectNode without(ObjectNode config) {
+        ObjectNode json = config.deepCopy().putNull("task_type");
+        List<String> names = new ArrayList<>();
+        json.path("modules_to_save").forEach(name -> names.add(name.asText()));
+        names.removeAll(CLASSIFIERS);
+        ConfigJson.put(json, "modules_to_save", names);
+        return json;
     }
 
     /// These, with the tie between table and head of `to` kept: peft's `ensure_weight_tying`. The table alone is then

@@ -175,15 +175,22 @@ public final class PeftModel implements AutoCloseable {
         return name.equals(DEFAULT_ADAPTER) ? folder : folder.resolve(name);
     }
 
-    /// Reads an adapter that Loran or peft saved and adds it under `name`; active if it is the first.
+    /// Reads an adapter that Loran or peft saved and adds it under `name`; active if it is the first. Active, it trains on
+    /// from these weights, by the method and the options of its file: `TaskModel.of` makes it ready for a task, with its
+    /// head where that is the model family's own and has as many classes.
     ///
     /// @throws InputException if files are missing or damaged, the method is not supported, or the adapter does not fit this
     ///     model: made on other weights, or tensors missing, unknown or of another shape
     public Tuner loadAdapter(String name, Path folder) {
-        PeftConfig config = AdapterFiles.config(folder);
+        return loadAdapter(name, folder, true);
+    }
+
+    /// As above; without `head` the adapter alone, to be trained for other classes than those of the head in its files.
+    public Tuner loadAdapter(String name, Path folder, boolean head) {
+        PeftConfig config = AdapterFiles.config(folder, head);
         try (Guard.Use use = model.changing("loadAdapter")) {
             checkNew(name);
-            return add(name, attachFrom(folder, name, config));
+            return add(name, attachFrom(folder, name, config, head));
         }
     }
 
@@ -253,7 +260,7 @@ public final class PeftModel implements AutoCloseable {
         try (Guard.Use use = model.changing("replaceAdapter")) {
             requireUnmerged("replaceAdapter");
             Tuner before = adapter(name);
-            Tuner next = attachFrom(folder, name, config);
+            Tuner next = attachFrom(folder, name, config, true);
             List<String> names = activeNames();
             activate(List.of());
             adapters.put(name, next);
@@ -264,14 +271,14 @@ public final class PeftModel implements AutoCloseable {
     }
 
     /// An adapter with what its files hold; where they do not fit, everything is as it was.
-    private Tuner attachFrom(Path folder, String name, PeftConfig config) {
+    private Tuner attachFrom(Path folder, String name, PeftConfig config, boolean withHead) {
         boolean head = makeRoomForHead(config, folder);
         Tuner next = null;
         boolean done = false;
         try {
             AdapterFiles.requireSizes(config, folder);
             next = attach(name, config, true, AdapterFiles.naming(folder, model));
-            AdapterFiles.load(next, folder);
+            AdapterFiles.load(next, folder, withHead);
             done = true;
             return next;
         } catch (InputException e) {

@@ -165,6 +165,61 @@ class MainTest extends CommandLineTest {
     }
 
     @Test
+    void aFinishedRunIsProlonged() throws IOException {
+        Path run = folder.resolve("run");
+        assertThat(train("--epochs", 2, "--schedule", "constant", "--warmup", 2, "--eval", held)
+                        .code())
+                .isZero();
+        String finished = Files.readString(run.resolve("result.json"));
+        assertRefused(
+                loran("train", "--resume", run, "--epochs", 1),
+                "loran: trainer: 6 steps are fewer than the 12 of the run that is to go on, of which 12 are done; it can only"
+                        + " become longer (epochs, steps)");
+        assertThat(JSON.readTree(run.resolve("run.json").toFile()).get("epochs").intValue())
+                .isEqualTo(2);
+        Result longer = loran("train", "--resume", run, "--epochs", 3, "--json");
+        assertThat(longer.code()).as(longer.err()).isZero();
+        assertThat(longer.err()).contains("going on after step 12 of 18");
+        assertThat(longer.json().get("steps").intValue()).isEqualTo(18);
+        assertThat(Files.readString(run.resolve("result.json"))).isNotEqualTo(finished);
+        Path straight = folder.resolve("straight");
+        assertThat(loran("train", "--config", run.resolve("run.json"), "--out", straight)
+                        .code())
+                .isZero();
+        for (String file : List.of("last/head.safetensors", "last/adapter_model.safetensors")) {
+            assertThat(run.resolve(file)).hasSameBinaryContentAs(straight.resolve(file));
+        }
+        // Steps in place of epochs; and by itself it goes on with what was asked last, to the same end.
+        assertThat(loran("train", "--resume", run, "--steps", 20).code()).isZero();
+        JsonNode options = JSON.readTree(run.resolve("run.json").toFile());
+        assertThat(options.get("steps").intValue()).isEqualTo(20);
+        Result again = loran("train", "--resume", run, "--json");
+        assertThat(again.err()).contains("going on after step 20 of 20");
+        assertThat(again.json().get("steps").intValue()).isEqualTo(20);
+        assertThat(loran("train", "--resume", run, "--epochs", 4, "--json")
+                        .json()
+                        .get("steps")
+                        .intValue())
+                .isEqualTo(24);
+    }
+
+    @Test
+    void whatCannotBeProlonged() {
+        Path run = folder.resolve("run");
+        assertThat(train("--steps", 2, "--save-steps", 0).code()).isZero();
+        assertRefused(
+                loran("train", "--resume", run, "--steps", 4),
+                "loran: " + run + ": cannot be prolonged: it is finished and kept no checkpoint to go on from"
+                        + " (--save-steps 0)");
+        assertThat(train("--steps", 5, "--method", "adalora").code()).isZero();
+        assertRefused(
+                loran("train", "--resume", run, "--epochs", 4),
+                "loran: " + run
+                        + ": cannot be prolonged: adalora cuts ranks by a schedule over the whole run, which was"
+                        + " begun with steps 5");
+    }
+
+    @Test
     void aLanguageModelOfItsOwnIsTrainedWholeAndEvaluated() throws IOException {
         Path texts = folder.resolve("texts.jsonl");
         Files.writeString(texts, "{\"text\": \"buy cheap red shoes online\"}\n".repeat(24));

@@ -2,12 +2,16 @@ package dev.loran.peft.train;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.assertj.core.api.Assertions.within;
 
+import com.fasterxml.jackson.databind.ObjectMapper;
 import dev.loran.engine.ReferenceBackend;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.io.SafeTensors;
 import dev.loran.peft.data.InputException;
+import dev.loran.peft.train.TrainerConfig.Rate;
+import dev.loran.peft.train.TrainerConfig.Schedule;
 import java.io.BufferedReader;
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
@@ -18,6 +22,7 @@ import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.stream.Collectors;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.condition.EnabledOnOs;
@@ -25,6 +30,7 @@ import org.junit.jupiter.api.condition.OS;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
 
 /// A run that is killed and goes on leaves the same bits as one that never was.
 class CheckpointsTest {
@@ -86,7 +92,7 @@ class CheckpointsTest {
     private static List<String> metrics(RunFolder run) throws IOException {
         return Files.readAllLines(run.path().resolve("metrics.jsonl")).stream()
                 .map(line -> line.replaceAll(",\"seconds\":[^,}]*", ""))
-                .toList();
+                .collect(Collectors.toCollection(ArrayList::new));
     }
 
     /// Steps: AdaLoRA allocates at 4 and 6, and for the last time at 7; evaluations at 3, 6, 9 and 12.
@@ -135,14 +141,16 @@ class CheckpointsTest {
         runAndKill("lora", killed, 1, 8, false);
         KilledRun.train("lora", killed, 1, NOBODY);
         assertSame(killed, straight);
-        assertThat(files(killed.checkpoints())).containsExactly(Path.of("step-11"), Path.of("step-12"));
+        assertThat(files(killed.checkpoints()))
+                .containsExactly(Path.of("step-10"), Path.of("step-11"), Path.of("step-12"));
     }
 
     @Test
     void whatIsHalfWrittenOrDamagedIsPassedOver() throws IOException {
         RunFolder straight = run("straight");
         KilledRun.train("lora", straight, 5, NOBODY);
-        assertThat(files(straight.checkpoints())).containsExactly(Path.of("step-10"), Path.of("step-5"));
+        assertThat(files(straight.checkpoints()))
+                .containsExactly(Path.of("step-10"), Path.of("step-12"), Path.of("step-5"));
         RunFolder again = run("again");
         Path good = copy(
                 straight.checkpoints().resolve("step-5"), again.checkpoints().resolve("step-5"));
@@ -281,6 +289,116 @@ class CheckpointsTest {
         assertThat(lines.getLast()).matches("[1-9]\\d+ failures");
     }
 
+    // ---- more steps than before
+
+    private static TrainerConfig config(int epochs, Rate rate) {
+        return KilledRun.CONFIG
+                .withEpochs(epochs)
+                .withRate(rate)
+                .withCheckpoints(new TrainerConfig.Checkpoints(500, 1));
+    }
+
+    @ParameterizedTest
+    @ValueSource(strings = {"lora", "p-tuning"})
+    void aFinishedRunIsProlongedToTheBitsOfALongerOne(String method) throws IOException {
+        Rate rate = new Rate(2e-2, 2, Schedule.CONSTANT, 2);
+        RunFolder straight = run("straight");
+        TrainingReport expected = KilledRun.train(method, straight, config(3, rate), NOBODY);
+        RunFolder prolonged = run("prolonged");
+        // Steps 8 and 12 are the last ones of both; evaluations are made at 3, 6, 9 and 12, and after a last step.
+        KilledRun.train(method, prolonged, config(2, rate), NOBODY);
+        assertThat(files(prolonged.checkpoints())).containsExactly(Path.of("step-8"));
+        TrainingReport report = KilledRun.train(method, prolonged, config(3, rate), NOBODY);
+        assertThat(files(prolonged.checkpoints())).containsExactly(Path.of("step-12"));
+        for (Path file : files(straight.last())) {
+            assertThat(prolonged.last().resolve(file))
+                    .hasSameBinaryContentAs(straight.last().resolve(file));
+        }
+        List<String> lines = metrics(prolonged);
+        lines.removeIf(line -> line.startsWith("{\"step\":8,\"eval_loss"));
+        assertThat(lines).isEqualTo(metrics(straight));
+        assertThat(report.steps()).isEqualTo(12);
+        assertThat(report.tokens()).isEqualTo(expected.tokens());
+    }
+
+    /// Its ranks stay; without leaving the tensors, they go on to be masked.
+    @ParameterizedTest
+    @ValueSource(strings = {"adalora", "adalora-masked"})
+    void ranksThatWereCutStayInAProlongedRun(String method) throws IOException {
+        Rate rate = new Rate(2e-2, 2, Schedule.CONSTANT, 2);
+        RunFolder run = run("run");
+        KilledRun.train(method, run, config(2, rate), NOBODY);
+        String pattern = pattern(run);
+        KilledRun.train(method, run, config(4, rate), NOBODY);
+        assertThat(pattern(run)).isEqualTo(pattern).contains("true", "false");
+    }
+
+    private static String pattern(RunFolder run) throws IOException {
+        return new ObjectMapper()
+                .readTree(run.last().resolve("adapter_config.json").toFile())
+                .path("rank_pattern")
+                .toString();
+    }
+
+    /// The usual warm-up is a fifth of a short run: 1 step of 8, 3 of 16.
+    @Test
+    void theRateGoesOnByTheLongerScheduleAndDoesNotWarmUpAgain() {
+        Rate rate = new Rate(2e-2, 2, Schedule.LINEAR, null);
+        RunFolder run = run("run");
+        KilledRun.train("lora", run, config(2, rate), NOBODY);
+        List<Double> rates = new ArrayList<>();
+        TrainingListener stopping = new TrainingListener() {
+            @Override
+            public void step(StepResult result, int totalSteps, double seconds) {
+                rates.add(result.learningRate());
+            }
+
+            @Override
+            public boolean wantsStop() {
+                return rates.size() >= 3;
+            }
+        };
+        // Stopped and gone on with: the same as if it had not been.
+        assertThat(KilledRun.train("lora", run, config(4, rate), stopping).stopped())
+                .isTrue();
+        KilledRun.train("lora", run, config(4, rate), new TrainingListener() {
+            @Override
+            public void step(StepResult result, int totalSteps, double seconds) {
+                rates.add(result.learningRate());
+            }
+        });
+        assertThat(rates).hasSize(8);
+        for (int i = 0; i < rates.size(); i++) {
+            assertThat(rates.get(i)).isCloseTo(2e-2 * (16 - (8 + i)) / 15, within(1e-12));
+        }
+    }
+
+    @Test
+    void aRunCanOnlyBecomeLonger() throws IOException {
+        RunFolder run = run("run");
+        KilledRun.train("lora", run, KilledRun.CONFIG, NOBODY);
+        Map<String, String> before = RunFiles.of(run.path());
+        assertThatThrownBy(() -> KilledRun.train("lora", run, KilledRun.CONFIG.withEpochs(2), NOBODY))
+                .isInstanceOf(InputException.class)
+                .hasMessage(
+                        "trainer: 8 steps are fewer than the 12 of the run that is to go on, of which 12 are done; it"
+                                + " can only become longer (epochs, steps)");
+        assertThat(RunFiles.of(run.path())).isEqualTo(before);
+    }
+
+    /// An evaluation without a better loss ends the run; a longer one goes on until it comes to another.
+    @Test
+    void aRunWithoutPatienceGetsItAnewWhereItIsProlonged() throws IOException {
+        TrainerConfig config =
+                KilledRun.CONFIG.withRate(new Rate(1, 1, Schedule.CONSTANT, 0)).withEvaluation(1, 1);
+        RunFolder run = run("run");
+        TrainingReport first = KilledRun.train("lora", run, config, NOBODY);
+        assertThat(first.end()).isEqualTo(TrainingReport.End.PATIENCE);
+        assertThat(files(run.checkpoints())).containsExactly(Path.of("step-" + first.steps()));
+        TrainingReport second = KilledRun.train("lora", run, config.withEpochs(5), NOBODY);
+        assertThat(second.steps()).isGreaterThan(first.steps());
+    }
+
     @Test
     void aRunDoesNotGoOnAsAnother() throws IOException {
         RunFolder run = run("run");
@@ -288,7 +406,7 @@ class CheckpointsTest {
         byte[] last = Files.readAllBytes(run.last().resolve("adapter_model.safetensors"));
         assertThatThrownBy(() -> KilledRun.train("adalora", run, 5, NOBODY))
                 .isInstanceOf(InputException.class)
-                .hasMessageContaining("step-10: is of a run with learner.method.")
+                .hasMessageContaining("step-12: is of a run with learner.method.")
                 .hasMessageEndingWith("; resume with what the run was begun with, or begin another one");
         assertThat(Files.readAllBytes(run.last().resolve("adapter_model.safetensors")))
                 .isEqualTo(last);

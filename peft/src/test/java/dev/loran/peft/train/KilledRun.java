@@ -57,7 +57,7 @@ public final class KilledRun {
 
     /// Trains to the end, or goes on to it.
     static TrainingReport train(String method, RunFolder folder, int saveSteps, TrainingListener listener) {
-        return train(method, folder, CONFIG.withCheckpoints(new Checkpoints(saveSteps, 2)), listener);
+        return train(method, folder, CONFIG.withCheckpoints(new Checkpoints(saveSteps, 3)), listener);
     }
 
     static TrainingReport train(String method, RunFolder folder, TrainerConfig config, TrainingListener listener) {

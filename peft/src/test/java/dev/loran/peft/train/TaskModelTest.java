@@ -34,6 +34,7 @@ import java.util.Arrays;
 import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.Set;
 import java.util.stream.IntStream;
 import org.junit.jupiter.api.Test;
@@ -216,6 +217,37 @@ class TaskModelTest {
                 .isInstanceOf(InputException.class)
                 .hasMessage(
                         "my-adapter: the adapter was trained on tiny (SHA-256 c0ffee…), not on other (SHA-256 deadbeef…)");
+    }
+
+    @Test
+    void trainingGoesOnFromTheWeightsThatWereLoaded() {
+        try (ReferenceBackend backend = new ReferenceBackend();
+                Model base = Tiny.encoder(backend, DType.F32)) {
+            TrainerConfig config = TrainerConfig.defaults().withSteps(4).withRate(Rate.of(1e-2));
+            try (PeftModel peft = new PeftModel(base, 7)) {
+                peft.addAdapter("default", LoraConfig.defaults().withRank(4, 8));
+                try (TaskModel first = TaskModel.of(peft, CLASSIFY, 1);
+                        Trainer trainer = new Trainer(first, config)) {
+                    trainer.train(Tiny.examples(30, 1), null, null, new TrainingListener() {});
+                    first.save(folder);
+                }
+            }
+            try (PeftModel peft = new PeftModel(base, 8)) {
+                Map<String, Tensor> loaded = peft.loadAdapter("default", folder).fileTensors();
+                String one = loaded.keySet().iterator().next();
+                try (SafeTensors saved = SafeTensors.open(folder.resolve("adapter_model.safetensors"));
+                        Tensor value = saved.copy(backend, one, DType.F32);
+                        TaskModel next = TaskModel.of(peft, CLASSIFY, 2);
+                        Trainer trainer = new Trainer(next, config)) {
+                    Tensor live = Objects.requireNonNull(loaded.get(one));
+                    assertThat(live.toFloats()).isEqualTo(value.toFloats());
+                    next.loadHead(folder);
+                    assertThat(next.parameters()).hasSize(8 + 2);
+                    trainer.train(Tiny.examples(30, 1), null, null, new TrainingListener() {});
+                    assertThat(live.toFloats()).isNotEqualTo(value.toFloats());
+                }
+            }
+        }
     }
 
     @Test

@@ -133,7 +133,7 @@ class HfParityTest {
         private Tuner load(Path adapter) {
             if (AdapterFiles.config(adapter) instanceof AdaLoraConfig config) {
                 Tuner tuner = peft.addAdapter("default", config.withShrink(false), true);
-                AdapterFiles.load(tuner, adapter);
+                AdapterFiles.load(tuner, adapter, true);
                 return tuner;
             }
             return peft.loadAdapter("default", adapter);

@@ -1,0 +1,155 @@
+package dev.loran.peft.cli;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.peft.data.InputException;
+import dev.loran.peft.data.Labels;
+import dev.loran.peft.train.RunFolder;
+import dev.loran.peft.train.TaskCard;
+import dev.loran.peft.train.TextClassifier;
+import dev.loran.peft.train.TextClassifier.Pooling;
+import dev.loran.peft.tuner.AdapterFiles;
+import dev.loran.peft.tuner.LoraConfig;
+import dev.loran.peft.tuner.PeftConfig;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.List;
+import java.util.function.Predicate;
+import org.jspecify.annotations.Nullable;
+
+/// The adapter whose weights a run begins with: what `--init-adapter` names, or what the run that goes on has kept of it.
+///
+/// @param card what it was trained for; null where its files do not say, as peft's do not
+record InitAdapter(Path folder, PeftConfig config, @Nullable TaskCard card) {
+    /// What is kept of it.
+    private static final List<String> FILES = List.of(
+            AdapterFiles.CONFIG, AdapterFiles.WEIGHTS, AdapterFiles.TRAINING, TextClassifier.FILE, TaskCard.FILE);
+
+    /// @param given an adapter's folder or a run's
+    /// @throws InputException if it holds none
+    static InitAdapter of(Path given) {
+        Path folder = RunFolder.adapter(given);
+        if (!Files.isRegularFile(folder.resolve(AdapterFiles.CONFIG))) {
+            throw new InputException(
+                    "--init-adapter " + given + ": holds a whole model, not an adapter; name it as --model");
+        }
+        return new InitAdapter(
+                folder, AdapterFiles.config(folder), TaskCard.isIn(folder) ? TaskCard.read(folder) : null);
+    }
+
+    Method method() {
+        return switch (config.peftType()) {
+            case "LORA" -> config instanceof LoraConfig lora && lora.useDora() ? Method.DORA : Method.LORA;
+            case "ADALORA" -> Method.ADALORA;
+            case "P_TUNING" -> Method.P_TUNING;
+            case "PROMPT_TUNING" -> Method.PROMPT;
+            case "PREFIX_TUNING" -> Method.PREFIX;
+            case "BOTTLENECK" -> Method.ADAPTER;
+            case "IA3" -> Method.IA3;
+            case "LN_TUNING" -> Method.LN_TUNING;
+            case "BITFIT" -> Method.BITFIT;
+            default -> throw new InputException(folder + ": --init-adapter cannot train " + config.peftType());
+        };
+    }
+
+    /// Takes the options of the method from the adapter.
+    ///
+    /// @param isTyped whether an option was, which must then not say anything else
+    /// @throws InputException naming both
+    void settle(TrainingOptions options, Predicate<String> isTyped) {
+        ObjectNode json = config.toJson();
+        JsonNode rank = json.path(json.has("target_r") ? "target_r" : "r");
+        JsonNode dropout = json.path(json.has("lora_dropout") ? "lora_dropout" : "dropout");
+        options.rank = (int) number("--rank", options.rank, rank, isTyped);
+        options.alpha = number("--alpha", options.alpha, json.path("lora_alpha"), isTyped);
+        options.dropout = number("--dropout", options.dropout, dropout, isTyped);
+        options.virtualTokens =
+                (int) number("--virtual-tokens", options.virtualTokens, json.path("num_virtual_tokens"), isTyped);
+        String encoder = json.path("encoder_reparameterization_type").asText("");
+        if (isTyped.test("--encoder") && !encoder.isEmpty() && !encoder.equalsIgnoreCase(options.encoder)) {
+            throw conflict("--encoder", options.encoder, encoder);
+        }
+        if (isTyped.test("--targets")) {
+            JsonNode targets = json.path("target_modules");
+            throw conflict(
+                    "--targets",
+                    String.valueOf(options.targets),
+                    targets.isMissingNode() ? "none" : targets.toString());
+        }
+    }
+
+    private double number(String option, double said, JsonNode own, Predicate<String> isTyped) {
+        if (!own.isNumber()) {
+            return said;
+        }
+        if (isTyped.test(option) && own.doubleValue() != said) {
+            throw conflict(option, String.valueOf(said).replaceFirst("\\.0$", ""), own.asText());
+        }
+        return own.doubleValue();
+    }
+
+    /// That an option was typed which the adapter has said already.
+    InputException conflict(String option, String typed, String own) {
+        return new InputException("%s %s: the adapter in %s has %s; leave %s out, or begin without --init-adapter"
+                .formatted(option, typed, folder, own, option));
+    }
+
+    /// Its configuration, or that without its head.
+    PeftConfig config(boolean head) {
+        return head ? config : AdapterFiles.config(folder, false);
+    }
+
+    /// Makes the model ready for it.
+    ///
+    /// @throws InputException if it was trained on another one
+    void prepare(OpenModel open) {
+        if (card != null) {
+            card.requireBase(open.base(), folder);
+        }
+        open.model().resizeTokenEmbeddings(AdapterFiles.tokenEmbeddings(folder, open.model()));
+    }
+
+    /// The classes that its head is for; null where it has none, or nobody has named them.
+    @Nullable
+    Labels labels() {
+        return card == null ? null : card.labels();
+    }
+
+    /// Why its head is not to be taken for the task of `next`; null where it is, or where there is none.
+    @Nullable
+    String headlessFor(TaskCard next, OpenModel open) {
+        int classes = AdapterFiles.classes(folder);
+        boolean beside = TextClassifier.isIn(folder);
+        if (open.namedLabels() != null || classes == 0 && !beside) {
+            return null;
+        }
+        Labels labels = next.labels();
+        Labels own = labels();
+        if (labels == null) {
+            return "the task is " + next.task();
+        }
+        if (own != null ? !own.names().equals(labels.names()) : !beside && classes != labels.size()) {
+            return "it tells %s apart, the rows %s".formatted(own == null ? classes + " classes" : own, labels);
+        }
+        Pooling pooling = card == null ? Pooling.of(open.model()) : card.pooling();
+        boolean normalize = card != null && card.normalize();
+        return pooling == next.pooling() && normalize == next.normalize()
+                ? null
+                : "it was trained with the pooling %s, not %s".formatted(pooling, next.pooling());
+    }
+
+    /// Copies its files to the folder `place`.
+    void keep(Path place) {
+        try {
+            Files.createDirectories(place);
+            for (String file : FILES) {
+                if (Files.isRegularFile(folder.resolve(file))) {
+                    Files.copy(folder.resolve(file), place.resolve(file));
+                }
+            }
+        } catch (IOException e) {
+            throw InputException.io(place, "the adapter cannot be kept there", e);
+        }
+    }
+}
