@@ -1,9 +1,9 @@
 package dev.loran.peft;
 
 import dev.loran.peft.data.Batch;
-import dev.loran.peft.data.InputException;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Task;
+import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.TaskType;
 import dev.loran.peft.train.StepResult;

@@ -13,7 +13,7 @@ import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.Linear;
 import dev.loran.kernels.Backends;
 import dev.loran.peft.data.Batch;
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.SeoTransformer;
 import dev.loran.peft.model.TransformerConfig;
 import dev.loran.peft.tuner.AdaLoraConfig;

@@ -1,8 +1,8 @@
 package dev.loran.peft.cli;
 
-import dev.loran.peft.data.InputException;
-import dev.loran.peft.data.JsonFile;
-import dev.loran.peft.data.Nearest;
+import dev.loran.peft.io.InputException;
+import dev.loran.peft.io.JsonFile;
+import dev.loran.peft.io.Nearest;
 import java.nio.file.Path;
 import java.util.LinkedHashMap;
 import java.util.List;

@@ -1,9 +1,9 @@
 package dev.loran.peft.cli;
 
 import com.fasterxml.jackson.databind.ObjectMapper;
-import dev.loran.peft.data.InputException;
 import dev.loran.peft.data.Task;
 import dev.loran.peft.data.Tokenizer;
+import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.TaskType;
 import dev.loran.peft.train.Generation;
 import dev.loran.peft.train.GenerationConfig;

@@ -2,8 +2,8 @@ package dev.loran.peft.cli;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
-import dev.loran.peft.data.InputException;
 import dev.loran.peft.data.Labels;
+import dev.loran.peft.io.InputException;
 import dev.loran.peft.train.RunFolder;
 import dev.loran.peft.train.TaskCard;
 import dev.loran.peft.train.TextClassifier;

@@ -1,8 +1,8 @@
 package dev.loran.peft.cli;
 
 import dev.loran.engine.io.SafeTensorsException;
-import dev.loran.peft.data.InputException;
-import dev.loran.peft.data.Nearest;
+import dev.loran.peft.io.InputException;
+import dev.loran.peft.io.Nearest;
 import dev.loran.peft.train.DivergedException;
 import dev.loran.peft.train.RunFolder;
 import java.io.Console;

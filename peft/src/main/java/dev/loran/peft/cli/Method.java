@@ -1,7 +1,7 @@
 package dev.loran.peft.cli;
 
-import dev.loran.peft.data.InputException;
-import dev.loran.peft.data.Nearest;
+import dev.loran.peft.io.InputException;
+import dev.loran.peft.io.Nearest;
 import dev.loran.peft.model.TaskType;
 import dev.loran.peft.tuner.AdaLoraConfig;
 import dev.loran.peft.tuner.BitFitConfig;

@@ -1,7 +1,7 @@
 package dev.loran.peft.cli;
 
 import dev.loran.engine.DType;
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import java.nio.file.Path;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Option;

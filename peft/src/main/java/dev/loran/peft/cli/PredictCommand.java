@@ -2,10 +2,10 @@ package dev.loran.peft.cli;
 
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
-import dev.loran.peft.data.InputException;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Rows;
 import dev.loran.peft.data.Task;
+import dev.loran.peft.io.InputException;
 import dev.loran.peft.train.Predictor;
 import dev.loran.peft.train.TaskCard;
 import dev.loran.peft.train.TaskModel;

@@ -1,7 +1,7 @@
 package dev.loran.peft.cli;
 
 import com.sun.management.OperatingSystemMXBean;
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import dev.loran.peft.train.MemoryPlan;
 import java.io.IOException;
 import java.lang.management.ManagementFactory;

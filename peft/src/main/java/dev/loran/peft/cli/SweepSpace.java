@@ -1,8 +1,8 @@
 package dev.loran.peft.cli;
 
 import com.fasterxml.jackson.databind.JsonNode;
-import dev.loran.peft.data.InputException;
-import dev.loran.peft.data.JsonFile;
+import dev.loran.peft.io.InputException;
+import dev.loran.peft.io.JsonFile;
 import java.math.BigDecimal;
 import java.math.MathContext;
 import java.nio.file.Path;

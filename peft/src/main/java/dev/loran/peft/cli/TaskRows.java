@@ -1,11 +1,11 @@
 package dev.loran.peft.cli;
 
 import dev.loran.peft.data.Examples;
-import dev.loran.peft.data.InputException;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Row;
 import dev.loran.peft.data.ShippedData;
 import dev.loran.peft.data.Task;
+import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.TaskType;
 import dev.loran.peft.train.SentencePooling;
 import dev.loran.peft.train.TaskCard;

@@ -1,6 +1,6 @@
 package dev.loran.peft.cli;
 
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import dev.loran.peft.train.MemoryPlan;
 import dev.loran.peft.train.TaskCard;
 import dev.loran.peft.train.TrainerConfig;

@@ -9,6 +9,7 @@ import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.io.SafeTensors;
 import dev.loran.peft.data.OnnxWeights.BertShape;
+import dev.loran.peft.io.InputException;
 import java.io.IOException;
 import java.io.InputStream;
 import java.io.UncheckedIOException;

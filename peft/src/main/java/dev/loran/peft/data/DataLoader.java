@@ -1,5 +1,6 @@
 package dev.loran.peft.data;
 
+import dev.loran.peft.io.InputException;
 import java.util.AbstractList;
 import java.util.Arrays;
 import java.util.Comparator;

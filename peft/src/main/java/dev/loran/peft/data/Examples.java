@@ -1,5 +1,6 @@
 package dev.loran.peft.data;
 
+import dev.loran.peft.io.InputException;
 import java.nio.ByteBuffer;
 import java.nio.file.Path;
 import java.security.MessageDigest;

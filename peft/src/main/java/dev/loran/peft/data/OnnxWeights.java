@@ -1,6 +1,7 @@
 package dev.loran.peft.data;
 
 import dev.loran.engine.io.MappedFile;
+import dev.loran.peft.io.InputException;
 import java.io.IOException;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;

@@ -1,5 +1,6 @@
 package dev.loran.peft.data;
 
+import dev.loran.peft.io.InputException;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.charset.StandardCharsets;

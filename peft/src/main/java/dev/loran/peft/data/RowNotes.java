@@ -1,5 +1,6 @@
 package dev.loran.peft.data;
 
+import dev.loran.peft.io.Nearest;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;

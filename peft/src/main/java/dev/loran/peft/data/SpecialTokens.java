@@ -2,6 +2,8 @@ package dev.loran.peft.data;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
+import dev.loran.peft.io.InputException;
+import dev.loran.peft.io.JsonFile;
 import dev.loran.peft.tokenizer.HfTokenizer;
 import java.nio.file.Files;
 import java.nio.file.Path;

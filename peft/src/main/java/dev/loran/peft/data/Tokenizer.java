@@ -1,6 +1,8 @@
 package dev.loran.peft.data;
 
 import com.fasterxml.jackson.core.JsonProcessingException;
+import dev.loran.peft.io.InputException;
+import dev.loran.peft.io.JsonFile;
 import dev.loran.peft.tokenizer.HfTokenizer;
 import dev.loran.peft.tokenizer.TokenizerException;
 import java.io.IOException;

@@ -6,7 +6,7 @@
 /// [OnnxWeights].
 ///
 /// Batches are plain arrays, ready for any backend. Whatever a user can get wrong in a file or an option ends
-/// in one exception, [InputException], whose message is one line that says where.
+/// in one exception, [dev.loran.peft.io.InputException], whose message is one line that says where.
 ///
 /// Dimension letters: B rows of a batch, T tokens of its longest row after padding.
 @NullMarked

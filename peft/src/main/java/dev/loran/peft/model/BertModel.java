@@ -11,7 +11,7 @@ import dev.loran.engine.UnaryFn;
 import dev.loran.engine.nn.Embedding;
 import dev.loran.engine.nn.LayerNorm;
 import dev.loran.engine.nn.Linear;
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;

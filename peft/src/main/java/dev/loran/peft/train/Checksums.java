@@ -1,6 +1,6 @@
 package dev.loran.peft.train;
 
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import java.io.IOException;
 import java.io.InputStream;
 import java.nio.file.Files;

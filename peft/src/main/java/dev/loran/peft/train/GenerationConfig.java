@@ -1,6 +1,6 @@
 package dev.loran.peft.train;
 
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import java.util.List;
 
 /// How [Generation] goes on from a text, in Hugging Face's words.

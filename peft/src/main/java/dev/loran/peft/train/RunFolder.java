@@ -2,9 +2,9 @@ package dev.loran.peft.train;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
-import dev.loran.peft.data.Drafts;
-import dev.loran.peft.data.InputException;
-import dev.loran.peft.data.JsonFile;
+import dev.loran.peft.io.Drafts;
+import dev.loran.peft.io.InputException;
+import dev.loran.peft.io.JsonFile;
 import dev.loran.peft.tuner.AdapterFiles;
 import java.io.IOException;
 import java.nio.file.Files;

@@ -13,7 +13,7 @@ import dev.loran.engine.io.SafeTensorsException;
 import dev.loran.engine.nn.Layer;
 import dev.loran.engine.nn.Linear;
 import dev.loran.peft.data.Batch;
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.BertModel;
 import dev.loran.peft.model.Model;
 import java.nio.file.Files;

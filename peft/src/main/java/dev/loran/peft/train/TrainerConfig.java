@@ -1,7 +1,7 @@
 package dev.loran.peft.train;
 
 import dev.loran.engine.optim.LrSchedule;
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import java.util.Locale;
 import org.jspecify.annotations.Nullable;
 

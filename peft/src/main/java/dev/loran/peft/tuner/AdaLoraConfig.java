@@ -16,7 +16,7 @@ import dev.loran.engine.UnaryFn;
 import dev.loran.engine.nn.AdaptedLayer;
 import dev.loran.engine.nn.Linear;
 import dev.loran.engine.optim.Optimizer;
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.TaskType;
 import java.util.ArrayList;
 import java.util.Arrays;

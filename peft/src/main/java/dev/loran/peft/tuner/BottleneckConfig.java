@@ -8,7 +8,7 @@ import dev.loran.engine.Functional;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.UnaryFn;
 import dev.loran.engine.nn.Linear;
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Block;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.TaskType;

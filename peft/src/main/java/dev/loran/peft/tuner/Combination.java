@@ -1,6 +1,6 @@
 package dev.loran.peft.tuner;
 
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import java.util.Arrays;
 import java.util.List;
 import java.util.SplittableRandom;

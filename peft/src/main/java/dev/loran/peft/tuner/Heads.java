@@ -5,7 +5,7 @@ import dev.loran.engine.io.SafeTensors;
 import dev.loran.engine.io.SafeTensorsException;
 import dev.loran.engine.nn.AdaptedLayer;
 import dev.loran.engine.nn.Linear;
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.TaskType;
 import java.nio.file.Files;

@@ -6,7 +6,7 @@ import dev.loran.engine.Functional;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.AdaptedLayer;
 import dev.loran.engine.nn.Linear;
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.TaskType;
 import java.util.List;
 import java.util.Map;

@@ -6,7 +6,7 @@ import dev.loran.engine.nn.AdaptedLayer;
 import dev.loran.engine.nn.Embedding;
 import dev.loran.engine.nn.LayerNorm;
 import dev.loran.engine.nn.Linear;
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.TaskType;
 import java.util.LinkedHashMap;

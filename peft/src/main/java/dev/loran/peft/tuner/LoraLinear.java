@@ -7,7 +7,7 @@ import dev.loran.engine.Functional;
 import dev.loran.engine.Functional.Projection;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.Linear;
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import java.util.List;
 import java.util.function.BiConsumer;
 import java.util.random.RandomGenerator;

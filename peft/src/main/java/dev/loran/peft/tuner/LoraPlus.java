@@ -1,7 +1,7 @@
 package dev.loran.peft.tuner;
 
 import dev.loran.engine.optim.ParameterGroup;
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import java.util.List;
 
 /// LoRA+: B learns faster than A.

@@ -4,7 +4,7 @@ import dev.loran.engine.Functional;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.Embedding;
 import dev.loran.engine.nn.Linear;
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;

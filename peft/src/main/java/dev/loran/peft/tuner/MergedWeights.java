@@ -9,7 +9,7 @@ import dev.loran.engine.nn.AdaptedLayer;
 import dev.loran.engine.nn.Adapter;
 import dev.loran.engine.nn.Layer;
 import dev.loran.engine.nn.Linear;
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Block;
 import dev.loran.peft.model.Model;
 import java.util.ArrayList;

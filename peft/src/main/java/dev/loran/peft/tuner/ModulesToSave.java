@@ -8,7 +8,7 @@ import dev.loran.engine.nn.Embedding;
 import dev.loran.engine.nn.LayerNorm;
 import dev.loran.engine.nn.Linear;
 import dev.loran.engine.nn.RmsNorm;
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Model;
 import java.util.List;
 import java.util.Map;

@@ -35,7 +35,7 @@ public sealed interface PeftConfig
 
     /// Reads a configuration as peft writes it.
     ///
-    /// @throws dev.loran.peft.data.InputException if the method is unknown, a value does not fit, or a key that this version
+    /// @throws dev.loran.peft.io.InputException if the method is unknown, a value does not fit, or a key that this version
     ///     does not know holds anything but null, false, 0 or nothing
     static PeftConfig fromJson(ConfigJson json) {
         String type = json.string("peft_type", "");

@@ -7,7 +7,7 @@ import dev.loran.engine.Functional;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.Linear;
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Model;
 import java.util.LinkedHashMap;
 import java.util.List;

@@ -3,7 +3,7 @@ package dev.loran.peft.tuner;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Functional;
 import dev.loran.engine.Tensor;
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.TaskType;
 import java.util.List;

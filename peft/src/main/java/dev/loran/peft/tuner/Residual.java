@@ -6,7 +6,7 @@ import dev.loran.engine.Functional;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import java.util.Arrays;
 import java.util.random.RandomGenerator;
 import org.ejml.data.DMatrixRMaj;

@@ -4,7 +4,7 @@ import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.AdaptedLayer;
 import dev.loran.engine.nn.Adapter;
 import dev.loran.engine.nn.Layer;
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Block;
 import dev.loran.peft.model.Block.Prefix;
 import dev.loran.peft.model.Block.SublayerAdapter;

@@ -2,7 +2,7 @@ package dev.loran.peft.tuner;
 
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.AdaptedLayer;
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Model;
 import java.util.ArrayList;
 import java.util.IdentityHashMap;

@@ -13,6 +13,7 @@ import dev.loran.engine.Tensor;
 import dev.loran.engine.io.SafeTensors;
 import dev.loran.peft.data.Catalogue.Entry;
 import dev.loran.peft.data.Catalogue.Resource;
+import dev.loran.peft.io.InputException;
 import java.io.IOException;
 import java.io.OutputStream;
 import java.net.URL;

@@ -4,6 +4,7 @@ import static dev.loran.peft.data.Batch.IGNORE;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import dev.loran.peft.io.InputException;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;

@@ -7,7 +7,7 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import dev.loran.engine.ReferenceBackend;
 import dev.loran.engine.UnaryFn;
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import java.io.IOException;
 import java.nio.file.Path;
 import org.junit.jupiter.api.Test;

@@ -16,7 +16,7 @@ import dev.loran.engine.io.SafeTensors;
 import dev.loran.engine.io.SafeTensors.Part;
 import dev.loran.engine.nn.Adapter;
 import dev.loran.engine.nn.Linear;
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import java.io.IOException;
 import java.lang.foreign.MemorySegment;
 import java.nio.file.Files;

@@ -1,6 +1,6 @@
 package dev.loran.peft.train;
 
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import java.io.UncheckedIOException;
 import java.lang.foreign.Arena;
 import java.lang.foreign.FunctionDescriptor;

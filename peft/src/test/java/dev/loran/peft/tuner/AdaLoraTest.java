@@ -10,7 +10,7 @@ import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.optim.AdamW;
 import dev.loran.engine.optim.GradClip;
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.SeoTransformer;
 import dev.loran.peft.model.TransformerConfig;
 import java.nio.file.Path;

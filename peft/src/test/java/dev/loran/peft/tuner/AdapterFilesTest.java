@@ -10,7 +10,7 @@ import dev.loran.engine.ReferenceBackend;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.io.SafeTensors;
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.HfModels;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.TaskType;

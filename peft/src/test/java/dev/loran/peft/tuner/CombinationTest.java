@@ -6,7 +6,7 @@ import static org.assertj.core.api.Assertions.within;
 
 import dev.loran.engine.DType;
 import dev.loran.engine.ReferenceBackend;
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Model;
 import java.io.IOException;
 import java.nio.file.Files;

@@ -20,7 +20,7 @@ import dev.loran.engine.io.SafeTensors;
 import dev.loran.engine.nn.Linear;
 import dev.loran.engine.optim.AdamW;
 import dev.loran.engine.testing.GradCheck;
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Model;
 import java.io.IOException;
 import java.nio.file.Path;

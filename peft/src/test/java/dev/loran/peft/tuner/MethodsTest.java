@@ -11,7 +11,7 @@ import dev.loran.engine.ReferenceBackend;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.testing.GradCheck;
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.BertModel;
 import dev.loran.peft.model.Gpt2Model;
 import dev.loran.peft.model.LlamaModel;

@@ -11,7 +11,7 @@ import dev.loran.engine.DType;
 import dev.loran.engine.ReferenceBackend;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Model;
 import java.io.IOException;
 import java.nio.file.Files;

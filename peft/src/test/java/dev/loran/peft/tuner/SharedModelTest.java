@@ -11,7 +11,7 @@ import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
 import dev.loran.kernels.SimdBackend;
 import dev.loran.peft.Threads;
-import dev.loran.peft.data.InputException;
+import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Guard;
 import dev.loran.peft.model.KvCache;
 import dev.loran.peft.model.Model;

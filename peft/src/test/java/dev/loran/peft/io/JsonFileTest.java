@@ -1,4 +1,4 @@
-package dev.loran.peft.data;
+package dev.loran.peft.io;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
@@ -7,6 +7,10 @@ import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.io.SafeTensors;
 import dev.loran.engine.io.SafeTensorsException;
+import dev.loran.peft.data.OnnxWeights;
+import dev.loran.peft.data.Rows;
+import dev.loran.peft.data.Task;
+import dev.loran.peft.data.Tokenizer;
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.AccessDeniedException;

@@ -1,4 +1,4 @@
-package dev.loran.peft.data;
+package dev.loran.peft.io;
 
 import com.fasterxml.jackson.core.JacksonException;
 import com.fasterxml.jackson.databind.JsonNode;
@@ -63,7 +63,7 @@ public final class JsonFile {
     }
 
     /// What is wrong with a text, in one line, without the library's notes on itself.
-    static String problem(JacksonException e) {
+    public static String problem(JacksonException e) {
         String first = e.getOriginalMessage().lines().findFirst().orElse("");
         return first.replaceAll(" \\([^()]*\\[Source: [^\\]]*\\]\\)?", "");
     }

@@ -1,4 +1,4 @@
-package dev.loran.peft.data;
+package dev.loran.peft.io;
 
 import java.util.ArrayList;
 import java.util.Collection;
@@ -45,7 +45,7 @@ public final class Nearest {
 
     /// Letters to insert, to take away, to replace, or to swap with the next one: Damerau, "A technique for computer
     /// detection and correction of spelling errors", 1964, with each letter touched once.
-    static int edits(String a, String b) {
+    public static int edits(String a, String b) {
         int[][] d = new int[a.length() + 1][b.length() + 1];
         for (int i = 0; i <= a.length(); i++) {
             for (int j = 0; j <= b.length(); j++) {

@@ -1,4 +1,4 @@
-package dev.loran.peft.data;
+package dev.loran.peft.io;
 
 import static org.assertj.core.api.Assertions.assertThat;
 

@@ -1,4 +1,4 @@
-package dev.loran.peft.data;
+package dev.loran.peft.io;
 
 import dev.loran.engine.io.LfsPointer;
 import java.io.IOException;
@@ -38,7 +38,7 @@ public final class InputException extends RuntimeException {
     }
 
     /// Refuses what Git LFS keeps in place of a file.
-    static void requireWhole(Path file) {
+    public static void requireWhole(Path file) {
         LfsPointer.problem(file).ifPresent(problem -> {
             throw new InputException(problem);
         });
@@ -56,7 +56,7 @@ public final class InputException extends RuntimeException {
     }
 
     /// A problem of one line of a file, as `file:line: problem`. Lines count from 1, as editors count them.
-    static InputException at(String file, long line, String problem) {
+    public static InputException at(String file, long line, String problem) {
         return new InputException(file + ":" + line + ": " + problem);
     }
 }

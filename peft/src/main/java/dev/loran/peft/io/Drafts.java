@@ -1,4 +1,4 @@
-package dev.loran.peft.data;
+package dev.loran.peft.io;
 
 import dev.loran.engine.io.MappedFile;
 import java.io.IOException;
