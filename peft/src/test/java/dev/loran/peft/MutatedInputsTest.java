@@ -25,9 +25,11 @@ import dev.loran.peft.model.HfModels;
 import dev.loran.peft.model.LlamaModel;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.Rope;
+import dev.loran.peft.train.SentencePooling;
 import dev.loran.peft.train.TaskCard;
 import dev.loran.peft.train.TaskModel;
 import dev.loran.peft.train.Tiny;
+import dev.loran.peft.train.TinyRun;
 import dev.loran.peft.tuner.AdaLoraConfig;
 import dev.loran.peft.tuner.BitFitConfig;
 import dev.loran.peft.tuner.BottleneckConfig;
@@ -125,7 +127,7 @@ class MutatedInputsTest {
     }
 
     /// One file that is damaged, and what opens it.
-    private record Kind(String name, Path file, byte[] valid, Format format, boolean isCommand, Opening opening) {}
+    private record Kind(String name, Path file, byte[] valid, Format format, boolean isSlow, Opening opening) {}
 
     /// Damages the files of a folder of its own, one after the other.
     private static final class Worker implements Callable<Map<String, String>> {
@@ -147,21 +149,30 @@ class MutatedInputsTest {
             kinds.add(new Kind(name, file, Files.readAllBytes(file), format, false, opening));
         }
 
+        private void slow(String name, Path file, Format format, Opening opening) throws IOException {
+            opening.open();
+            kinds.add(new Kind(name, file, Files.readAllBytes(file), format, true, opening));
+        }
+
         /// The first failure of each sort.
         @Override
         public Map<String, String> call() throws IOException {
             models();
             adapters();
             tasks();
+            checkpoints();
             texts();
             commands();
             kinds.removeIf(kind -> !kind.name().matches(KINDS));
             Map<String, String> failures = new TreeMap<>();
             for (long i = number; i < CASES && failures.size() < 40; i += THREADS) {
                 long n = i / THREADS;
+                if (n > 0 && n % 50_000 == 0) {
+                    System.out.printf("%,d damaged files, %d failures%n", i, failures.size());
+                }
                 Kind kind = kinds.get((int) (n % kinds.size()));
-                // A command is ten times the work.
-                if (kind.isCommand() && n / kinds.size() % 10 != 0) {
+                // Ten times the work of others: a command, a step of training.
+                if (kind.isSlow() && n / kinds.size() % 10 != 0) {
                     kind = kinds.get((int) (n / kinds.size() % kinds.size()));
                 }
                 String failure = tried(kind, SEED * 1_000_000_007L + i);
@@ -347,6 +358,44 @@ class MutatedInputsTest {
             kind("loran.json", saved.resolve("loran.json"), Format.JSON, opening);
         }
 
+        /// With sums that hold: damage that they tell is told before anything is read.
+        private void checkpoints() throws IOException {
+            Path run = folder.resolve("trained");
+            Path step = TinyRun.train(run, backend);
+            Map<Path, byte[]> valid = new LinkedHashMap<>();
+            for (String name : List.of("state.json", "state.safetensors")) {
+                valid.put(step.resolve(name), Files.readAllBytes(step.resolve(name)));
+            }
+            for (Path file : valid.keySet()) {
+                Format format = file.toString().endsWith(".json") ? Format.JSON : Format.SAFE_TENSORS;
+                slow("checkpoint's " + file.getFileName(), file, format, () -> {
+                    for (Map.Entry<Path, byte[]> other : valid.entrySet()) {
+                        if (!other.getKey().equals(file)) {
+                            // A checkpoint that was passed over has been replaced.
+                            Files.write(other.getKey(), other.getValue());
+                        }
+                    }
+                    TinyRun.resume(run, backend);
+                });
+            }
+        }
+
+        private void pooling() throws IOException {
+            Path model = Files.createDirectories(folder.resolve("sentences"));
+            Path modules = Files.writeString(model.resolve("modules.json"), """
+                    [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+                     {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+                     {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}]
+                    """);
+            Path config = Files.writeString(
+                    Files.createDirectories(model.resolve("1_Pooling")).resolve("config.json"), """
+                    {"word_embedding_dimension": 16, "pooling_mode_cls_token": false, "pooling_mode_mean_tokens": true}
+                    """);
+            for (Path file : List.of(modules, config)) {
+                kind("pooling's " + file.getFileName(), file, Format.JSON, () -> SentencePooling.read(model));
+            }
+        }
+
         private void texts() throws IOException {
             Path tokenizers = Files.createDirectories(folder.resolve("tokenizers"));
             Path words = Files.createDirectories(tokenizers.resolve("words"));
@@ -365,8 +414,16 @@ class MutatedInputsTest {
                 kind("tokenizer.json of " + name, tokenizer.resolve("tokenizer.json"), Format.JSON, opening);
                 if (tokenizer.equals(bytes)) {
                     kind("tokenizer_config.json", tokenizer.resolve("tokenizer_config.json"), Format.JSON, opening);
+                    Path special = Files.writeString(
+                            tokenizer.resolve("special_tokens_map.json"),
+                            "{\"eos_token\": {\"content\": \"<|endoftext|>\"}, \"additional_special_tokens\": []}");
+                    kind("special_tokens_map.json", special, Format.JSON, opening);
+                    Path generation = Files.writeString(
+                            tokenizer.resolve("generation_config.json"), "{\"eos_token_id\": [1, 2], \"top_k\": 5}");
+                    kind("generation_config.json", generation, Format.JSON, opening);
                 }
             }
+            pooling();
             Map<Task, String> rows = Map.of(
                     Task.CLASSIFY,
                     "{\"text\": \"red shoes\", \"label\": \"sport\"}\n{\"text\": \"buy\", \"label\": \"purchase\"}\n",
@@ -415,6 +472,8 @@ class MutatedInputsTest {
                     "none",
                     "--random",
                     "3",
+                    "--out",
+                    folder.resolve("sweep"),
                     "--space",
                     space);
             Path run = Files.createDirectories(folder.resolve("run"));

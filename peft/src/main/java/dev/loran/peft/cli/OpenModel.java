@@ -112,10 +112,10 @@ record OpenModel(
             Path draft = Files.createTempDirectory("loran-" + FRESH).resolve("base");
             boolean done = false;
             try {
+                deleteOnExit(draft);
                 HfModels.save(model, draft);
                 copyTokenizer(given, draft);
                 options.tokenizer = null;
-                deleteOnExit(draft);
                 OpenModel open = of(options, draft, "", true, true);
                 done = true;
                 return open;
@@ -142,13 +142,13 @@ record OpenModel(
         return "../" + base.getFileName();
     }
 
-    /// For a process that is ended: [#close] is not called then.
-    private static void deleteOnExit(Path draft) throws IOException {
+    /// For a process that is ended: [#close] is not called then. What is there last goes first.
+    private static void deleteOnExit(Path draft) {
         temporary(draft).toFile().deleteOnExit();
         draft.toFile().deleteOnExit();
-        try (Stream<Path> files = Files.list(draft)) {
-            files.forEach(file -> file.toFile().deleteOnExit());
-        }
+        draft.resolve("config.json").toFile().deleteOnExit();
+        draft.resolve("model.safetensors").toFile().deleteOnExit();
+        TOKENIZER_FILES.forEach(file -> draft.resolve(file).toFile().deleteOnExit());
     }
 
     /// Copies a model that nobody keeps, with its tokenizer, to the folder `place`; does nothing for any other.

@@ -63,7 +63,7 @@ final class SpecialTokens {
         for (String file : List.of("generation_config.json", "config.json")) {
             JsonNode ends = read(modelFolder, file).path("eos_token_id");
             for (JsonNode end : ends.isArray() ? ends : List.of(ends)) {
-                if (end.isNumber() && tokenizer.token(end.asInt()) != null) {
+                if (end.isInt() && tokenizer.token(end.asInt()) != null) {
                     modelEnds.add(end.asInt());
                 } else if (!end.isMissingNode() && !end.isNull()) {
                     unknown.add("eos_token_id " + end + " of " + file);

@@ -1,5 +1,6 @@
 package dev.loran.peft.train;
 
+import com.fasterxml.jackson.core.JacksonException;
 import com.fasterxml.jackson.databind.DeserializationFeature;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
@@ -140,7 +141,11 @@ record Checkpoints(Path folder, TrainerConfig.Checkpoints options, ObjectNode ru
     }
 
     private static String reason(Exception e) {
-        return e instanceof IOException io ? InputException.reason(io) : String.valueOf(e.getMessage());
+        return switch (e) {
+            case JacksonException json -> TEXT + ": " + JsonFile.problem(json);
+            case IOException io -> InputException.reason(io);
+            default -> String.valueOf(e.getMessage());
+        };
     }
 
     private Standing read(Path place, Backend backend, Consumer<Map<String, Tensor>> load) throws IOException {

@@ -8,6 +8,7 @@ import dev.loran.peft.io.JsonFile;
 import dev.loran.peft.train.TextClassifier.Pooling;
 import java.io.IOException;
 import java.nio.file.Files;
+import java.nio.file.InvalidPathException;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
@@ -71,7 +72,12 @@ public record SentencePooling(Pooling pooling, boolean normalize) {
     }
 
     private static Pooling pooling(Path folder, String path) {
-        Path file = folder.resolve(path).resolve("config.json").normalize();
+        Path file;
+        try {
+            file = folder.resolve(path).resolve("config.json").normalize();
+        } catch (InvalidPathException e) {
+            throw new InputException(folder.resolve(MODULES) + ": path " + path + " is none", e);
+        }
         if (!file.startsWith(folder.normalize())) {
             throw new InputException(folder.resolve(MODULES) + ": path " + path + " leaves the folder");
         }

@@ -15,8 +15,10 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Random;
+import java.util.Set;
 import java.util.concurrent.TimeUnit;
 import java.util.regex.Pattern;
+import java.util.stream.Collectors;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.condition.DisabledOnOs;
@@ -68,7 +70,6 @@ class KilledRunsTest extends CommandLineTest {
     @Test
     void aKilledRunEndsAsIfNobodyHadKilledIt() throws IOException, InterruptedException {
         Files.write(folder.resolve("tokenizer.json"), TinyTokenizers.wordPieceJson());
-        Files.createDirectory(folder.resolve("tmp"));
         int kills = KILLS;
         int terms = TERMS;
         Map<Moment, Integer> moments = new HashMap<>();
@@ -150,22 +151,9 @@ class KilledRunsTest extends CommandLineTest {
     /// Starts or goes on with a run in a process of its own and ends that.
     private int killed(Kind kind, Path run, boolean term, Moment moment) throws IOException, InterruptedException {
         runs++;
-        List<String> command = new ArrayList<>(List.of(
-                Path.of(System.getProperty("java.home"), "bin", "java").toString(),
-                "--add-modules=jdk.incubator.vector",
-                "--enable-native-access=ALL-UNNAMED",
-                // As this process runs: sums are made in the same order by the same vectors only.
-                "-XX:+IgnoreUnrecognizedVMOptions",
-                "-XX:-UseProfiledLoopPredicate",
-                "-XX:+UseSerialGC",
-                "-Djava.io.tmpdir=" + folder.resolve("tmp"),
-                "-cp",
-                System.getProperty("java.class.path"),
-                Main.class.getName()));
-        command.addAll(next(kind, run));
-        Process child = new ProcessBuilder(command)
-                .redirectOutput(ProcessBuilder.Redirect.DISCARD)
-                .start();
+        // A process that was killed has left its own.
+        Set<String> before = temporary();
+        Process child = started(next(kind, run));
         List<String> lines = new ArrayList<>();
         long asked = System.nanoTime();
         try (BufferedReader err = child.errorReader(StandardCharsets.UTF_8)) {
@@ -188,12 +176,17 @@ class KilledRunsTest extends CommandLineTest {
             assertThat(says || !trains || Files.exists(run.resolve("last")) || !RunFolder.isRun(run))
                     .as("%s", lines)
                     .isTrue();
-            try (Stream<Path> temporary = Files.list(folder.resolve("tmp"))) {
-                assertThat(temporary.filter(f -> f.getFileName().toString().startsWith("loran-")))
-                        .isEmpty();
-            }
+            assertThat(temporary()).as("temporary folders").isEqualTo(before);
         }
         return code;
+    }
+
+    private Set<String> temporary() throws IOException {
+        try (Stream<Path> files = Files.list(Files.createDirectories(folder.resolve("tmp")))) {
+            return files.map(f -> f.getFileName().toString())
+                    .filter(f -> f.startsWith("loran-"))
+                    .collect(Collectors.toSet());
+        }
     }
 
     private void waitFor(Moment moment, Path run, BufferedReader err, List<String> lines, Process child)
