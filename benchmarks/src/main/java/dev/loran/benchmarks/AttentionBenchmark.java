@@ -1,5 +1,8 @@
 package dev.loran.benchmarks;
 
+import dev.loran.engine.AttentionKernels.Problem;
+import dev.loran.engine.AttentionKernels.Sizes;
+import dev.loran.engine.AttentionKernels.Slopes;
 import dev.loran.engine.Backend;
 import dev.loran.engine.DType;
 import dev.loran.engine.Tensor;
@@ -133,25 +136,21 @@ public class AttentionBenchmark {
         backend.close();
     }
 
-    private void run() {
-        backend.attention(
-                out.buffer(),
-                lse.buffer(),
+    private Problem problem() {
+        return new Problem(
                 q.buffer(),
                 k.buffer(),
                 v.buffer(),
                 prefix == 0 ? null : prefixK.buffer(),
                 prefix == 0 ? null : prefixV.buffer(),
                 null,
-                size[0],
-                size[1],
-                size[2],
-                prefix,
-                size[4],
-                size[5],
-                size[6],
+                new Sizes(size[0], size[1], size[2], prefix, size[4], size[5], size[6]),
                 size[7] == 1,
                 1 / Math.sqrt(size[6]));
+    }
+
+    private void run() {
+        backend.attention().attention(out.buffer(), lse.buffer(), problem());
     }
 
     @Benchmark
@@ -163,30 +162,14 @@ public class AttentionBenchmark {
 
     @Benchmark
     public Tensor backward(Work work) {
-        backend.attentionBackward(
+        Slopes slopes = new Slopes(
                 gradients[1].buffer(),
                 gradients[2].buffer(),
                 gradients[3].buffer(),
                 prefix == 0 ? null : gradients[4].buffer(),
-                prefix == 0 ? null : gradients[5].buffer(),
-                gradients[0].buffer(),
-                out.buffer(),
-                lse.buffer(),
-                q.buffer(),
-                k.buffer(),
-                v.buffer(),
-                prefix == 0 ? null : prefixK.buffer(),
-                prefix == 0 ? null : prefixV.buffer(),
-                null,
-                size[0],
-                size[1],
-                size[2],
-                prefix,
-                size[4],
-                size[5],
-                size[6],
-                size[7] == 1,
-                1 / Math.sqrt(size[6]));
+                prefix == 0 ? null : gradients[5].buffer());
+        backend.attention()
+                .attentionBackward(slopes, gradients[0].buffer(), out.buffer(), lse.buffer(), problem());
         work.add(5 * product, peak);
         return gradients[1];
     }

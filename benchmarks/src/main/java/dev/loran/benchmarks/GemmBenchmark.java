@@ -78,7 +78,7 @@ public class GemmBenchmark {
 
     @Benchmark
     public Tensor simd() {
-        backend.gemm(c.buffer(), n, 0, a.buffer(), k, 0, false, b.buffer(), n, 0, false, 1, m, n, k, 1, 0);
+        backend.gemm(c.matrix(), a.matrix(), b.matrix(), 1, 0);
         return c;
     }
 

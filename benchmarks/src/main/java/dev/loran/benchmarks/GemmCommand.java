@@ -82,7 +82,7 @@ final class GemmCommand implements Callable<Integer> {
             }
             List<Runnable> tasks = new ArrayList<>();
             // y = x · wᵀ
-            tasks.add(() -> backend.linear(y.buffer(), x.buffer(), w.buffer(), null, m, k, n));
+            tasks.add(() -> backend.linear().linear(y.matrix(), x.matrix(), w.matrix(), null));
             if (openBlas) {
                 tasks.add(() -> peer.gemm(true));
             }

@@ -1,10 +1,24 @@
 package dev.loran.benchmarks;
 
+import dev.loran.engine.ActivationKernels;
+import dev.loran.engine.AttentionKernels.Problem;
+import dev.loran.engine.AttentionKernels.RopeTables;
+import dev.loran.engine.AttentionKernels.Sizes;
+import dev.loran.engine.AttentionKernels.Slopes;
+import dev.loran.engine.AttentionKernels;
 import dev.loran.engine.Backend.Replay;
 import dev.loran.engine.BinaryFn;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.DropoutMask;
+import dev.loran.engine.Gradient;
+import dev.loran.engine.LinearKernels.LowRankUpdate;
+import dev.loran.engine.LossKernels.Labels;
+import dev.loran.engine.Matrix;
+import dev.loran.engine.NormKernels.Statistics;
+import dev.loran.engine.NormKernels;
+import dev.loran.engine.OptimizerKernels.AdamWStep;
+import dev.loran.engine.OptimizerKernels;
 import dev.loran.engine.Scratch;
 import dev.loran.engine.UnaryFn;
 import dev.loran.kernels.Backends;
@@ -184,26 +198,29 @@ final class GpuCommand implements Callable<Integer> {
             Buffer w = random(gpu, scratch, hidden);
             Buffer dw = scratch.like(w);
             Buffer rstd = scratch.allocate(DType.F32, tokens);
-            measure(gpu, "rmsNorm", 2.0 * n, 4.0 * n, () -> gpu.rmsNorm(y, rstd, x, w, tokens, hidden, 1e-5));
-            Runnable dx = () -> gpu.rmsNormBackward(y, null, dy, x, rstd, w, tokens, hidden, false, false);
+            Matrix xs = new Matrix(x, tokens, hidden);
+            Gradient toY = new Gradient(y, false);
+            Gradient toWeight = new Gradient(dw, false);
+            NormKernels norm = gpu.norm();
+            measure(gpu, "rmsNorm", 2.0 * n, 4.0 * n, () -> norm.rmsNorm(y, rstd, xs, w, 1e-5));
+            Runnable dx = () -> norm.rmsNormBackward(toY, null, dy, xs, rstd, w);
             measure(gpu, "rmsNorm backward, dx", 3.0 * n, 6.0 * n, dx);
-            Runnable weight = () -> gpu.rmsNormBackward(null, dw, dy, x, rstd, w, tokens, hidden, false, false);
+            Runnable weight = () -> norm.rmsNormBackward(null, toWeight, dy, xs, rstd, w);
             measure(gpu, "rmsNorm backward, dw", 2.0 * n, 3.0 * n, weight);
             Buffer sum = scratch.like(x);
-            Runnable addRms = () -> gpu.addRmsNorm(y, sum, rstd, x, dy, w, tokens, hidden, 1e-5);
+            Runnable addRms = () -> norm.addRmsNorm(y, sum, rstd, xs, dy, w, 1e-5);
             measure(gpu, "addRmsNorm", 4.0 * n, 5.0 * n, addRms);
-            Buffer mean = scratch.like(rstd);
-            Runnable layer = () -> gpu.layerNorm(y, mean, rstd, x, w, w, tokens, hidden, 1e-5);
+            Statistics kept = new Statistics(scratch.like(rstd), rstd);
+            Runnable layer = () -> norm.layerNorm(y, kept, xs, w, w, 1e-5);
             measure(gpu, "layerNorm", 2.0 * n, 6.0 * n, layer);
-            Runnable addLayer = () -> gpu.addLayerNorm(y, sum, mean, rstd, x, dy, w, w, tokens, hidden, 1e-5);
+            Runnable addLayer = () -> norm.addLayerNorm(y, sum, kept, xs, dy, w, w, 1e-5);
             measure(gpu, "addLayerNorm", 4.0 * n, 7.0 * n, addLayer);
-            Runnable layerDx = () ->
-                    gpu.layerNormBackward(y, null, null, dy, x, mean, rstd, w, tokens, hidden, false, false, false);
+            Runnable layerDx = () -> norm.layerNormBackward(toY, null, null, dy, xs, kept, w);
             measure(gpu, "layerNorm backward, dx", 3.0 * n, 8.0 * n, layerDx);
-            measure(gpu, "softmax", 2.0 * n, 4.0 * n, () -> gpu.softmax(y, x, tokens, hidden));
+            measure(gpu, "softmax", 2.0 * n, 4.0 * n, () -> gpu.attention().softmax(y, xs));
             measure(gpu, "sum of rows", n, n, () -> gpu.sum(rstd, x, tokens, hidden, 1, false));
             measure(gpu, "sum of columns", n, n, () -> gpu.sum(dw, x, 1, tokens, hidden, false));
-            Runnable products = () -> gpu.sumOfProducts(dw, x, dy, 1, tokens, hidden, false);
+            Runnable products = () -> gpu.activation().sumOfProducts(toWeight, x, dy, 1, tokens, hidden);
             measure(gpu, "sum of products (IA3)", 2.0 * n, 2.0 * n, products);
             measure(gpu, "max of rows", n, n, () -> gpu.rowMax(rstd, x, tokens, hidden));
             measure(
@@ -211,7 +228,7 @@ final class GpuCommand implements Callable<Integer> {
                     "softmax backward",
                     3.0 * n,
                     4.0 * n,
-                    () -> gpu.softmaxBackward(y, dy, x, tokens, hidden, false));
+                    () -> gpu.attention().softmaxBackward(toY, dy, xs));
             Buffer ids = scratch.hold(gpu.ofInts(new int[tokens]));
             int[] each = new int[tokens];
             Arrays.setAll(each, i -> i);
@@ -221,6 +238,10 @@ final class GpuCommand implements Callable<Integer> {
             Runnable scatter = () -> gpu.scatterAddRows(y, dy, spread, tokens, tokens, hidden);
             measure(gpu, "embedding backward", 3.0 * n, n, scatter);
         }
+        losses(gpu);
+    }
+
+    private void losses(CudaBackend gpu) {
         int few = Math.min(tokens, 1024);
         int n2 = few * vocab;
         try (Scratch scratch = new Scratch(gpu)) {
@@ -228,15 +249,16 @@ final class GpuCommand implements Callable<Integer> {
             Buffer losses = scratch.allocate(DType.F32, few);
             Buffer lse = scratch.allocate(DType.F32, few);
             Buffer g = scratch.hold(gpu.of(DType.F32, 1));
-            Buffer labels = scratch.hold(gpu.ofInts(new int[few]));
+            Labels labels = new Labels(scratch.hold(gpu.ofInts(new int[few])), -1);
+            Matrix rows = new Matrix(logits, few, vocab);
             measure(
                     gpu,
                     "crossEntropy",
                     n2,
                     3.0 * n2,
-                    () -> gpu.crossEntropy(losses, lse, logits, labels, few, vocab, -1));
-            Buffer d = scratch.like(logits);
-            Runnable backward = () -> gpu.crossEntropyBackward(d, g, logits, lse, labels, few, vocab, -1, false);
+                    () -> gpu.loss().crossEntropy(losses, lse, rows, labels));
+            Gradient d = new Gradient(scratch.like(logits), false);
+            Runnable backward = () -> gpu.loss().crossEntropyBackward(d, g, rows, lse, labels);
             measure(gpu, "crossEntropy backward", 2.0 * n2, 3.0 * n2, backward);
         }
     }
@@ -254,18 +276,20 @@ final class GpuCommand implements Callable<Integer> {
             Buffer z = random(gpu, scratch, tokens * m);
             Buffer h = scratch.like(z);
             Buffer bias = random(gpu, scratch, hidden);
-            Buffer dBias = scratch.allocate(DType.F32, m);
+            Gradient dBias = new Gradient(scratch.allocate(DType.F32, m), false);
             Buffer first = bias.slice(0, m);
-            Runnable activation = () -> gpu.biasActivation(UnaryFn.SILU, h, z, first, null, tokens, m, 1);
+            Matrix zs = new Matrix(z, tokens, m);
+            ActivationKernels kernels = gpu.activation();
+            Runnable activation = () -> kernels.biasActivation(UnaryFn.SILU, h, zs, first, null, 1);
             measure(gpu, "bottleneck, bias and activation", 3 * inner, 2 * inner, activation);
-            Runnable backward = () -> gpu.biasActivationBackward(UnaryFn.SILU, h, dBias, z, null, tokens, m, 1, false);
+            Runnable backward = () -> kernels.biasActivationBackward(UnaryFn.SILU, zs.in(h), dBias, z, null, 1);
             measure(gpu, "bottleneck, activation backward", 3 * inner, 3 * inner, backward);
-            Runnable residual = () -> gpu.biasResidual(y, bias, x, tokens, hidden, 1);
+            Runnable residual = () -> kernels.biasResidual(new Matrix(y, tokens, hidden), bias, x, 1);
             measure(gpu, "bottleneck, bias and residual", 3.0 * n, 2.0 * n, residual);
-            measure(gpu, "gated (SwiGLU)", 3.0 * n, 2.0 * n, () -> gpu.gated(UnaryFn.SILU, y, gate, x));
-            Buffer dUp = scratch.like(x);
-            Buffer dGate = scratch.like(x);
-            Runnable gatedBackward = () -> gpu.gatedBackward(UnaryFn.SILU, dGate, dUp, y, gate, x, false, false);
+            measure(gpu, "gated (SwiGLU)", 3.0 * n, 2.0 * n, () -> kernels.gated(UnaryFn.SILU, y, gate, x));
+            Gradient dUp = new Gradient(scratch.like(x), false);
+            Gradient dGate = new Gradient(scratch.like(x), false);
+            Runnable gatedBackward = () -> kernels.gatedBackward(UnaryFn.SILU, dGate, dUp, y, gate, x);
             measure(gpu, "gated (SwiGLU), backward", 5.0 * n, 6.0 * n, gatedBackward);
             int[] dense = {hidden, 1};
             int[] perColumn = {0, 1};
@@ -287,19 +311,18 @@ final class GpuCommand implements Callable<Integer> {
             Buffer v = random(gpu, scratch, n);
             Buffer out = scratch.like(q);
             Buffer lse = scratch.allocate(DType.F32, Math.multiplyExact(batch * heads, seq));
-            Runnable forward = () -> gpu.attention(
-                    out, lse, q, k, v, null, null, null, batch, seq, seq, 0, heads, heads, d, true, scale);
+            Sizes sizes = new Sizes(batch, seq, seq, 0, heads, heads, d);
+            Problem problem = new Problem(q, k, v, null, null, null, sizes, true, scale);
+            AttentionKernels kernels = gpu.attention();
+            Runnable forward = () -> kernels.attention(out, lse, problem);
             measure(gpu, "attention, causal", 4.0 * n, flops, forward);
             Buffer dOut = random(gpu, scratch, n);
-            Buffer dq = scratch.like(q);
-            Buffer dk = scratch.like(k);
-            Buffer dv = scratch.like(v);
-            Runnable backward = () -> gpu.attentionBackward(
-                    dq, dk, dv, null, null, dOut, out, lse, q, k, v, null, null, null, batch, seq, seq, 0, heads, heads,
-                    d, true, scale);
+            Slopes slopes = new Slopes(scratch.like(q), scratch.like(k), scratch.like(v), null, null);
+            Runnable backward = () -> kernels.attentionBackward(slopes, dOut, out, lse, problem);
             measure(gpu, "attention, causal, backward", 8.0 * n, 2.5 * flops, backward);
             Buffer cos = random(gpu, scratch, seq * d / 2);
-            measure(gpu, "rope", 2.0 * n, 6.0 * n, () -> gpu.rope(out, q, cos, cos, batch, seq, heads, d, 1));
+            RopeTables tables = new RopeTables(cos, cos, seq, d);
+            measure(gpu, "rope", 2.0 * n, 6.0 * n, () -> kernels.rope(out, q, tables, batch, heads, 1));
         }
     }
 
@@ -314,15 +337,19 @@ final class GpuCommand implements Callable<Integer> {
             Buffer w = random(gpu, scratch, hidden * hidden);
             Buffer a = random(gpu, scratch, rank * hidden);
             Buffer b = random(gpu, scratch, rank * hidden);
-            Buffer da = scratch.like(a);
-            Buffer db = scratch.like(b);
+            Gradient da = new Gradient(scratch.like(a), false);
+            Gradient db = new Gradient(scratch.like(b), false);
             Buffer t = scratch.allocate(DType.F32, Math.multiplyExact(tokens, rank));
             double floats = 2.0 * n + (double) hidden * hidden;
             DropoutMask mask = new DropoutMask(0.1, 1, 2, scratch.hold(gpu.ofInts(3)));
-            Runnable forward = () -> gpu.loraLinear(y, t, x, w, null, a, b, mask, tokens, hidden, hidden, rank, 2);
+            LowRankUpdate update = new LowRankUpdate(
+                    new Matrix(t, tokens, rank), new Matrix(a, rank, hidden), new Matrix(b, hidden, rank), 2, mask);
+            Matrix xs = new Matrix(x, tokens, hidden);
+            Matrix ws = new Matrix(w, hidden, hidden);
+            Runnable forward = () -> gpu.linear().loraLinear(xs.in(y), xs, ws, null, update);
             measure(gpu, "loraLinear, dropout", floats, product + small, forward);
-            Runnable backward = () -> gpu.loraLinearBackward(
-                    dx, da, db, y, x, t, w, a, b, mask, tokens, hidden, hidden, rank, 2, false, false, false);
+            Gradient toX = new Gradient(dx, false);
+            Runnable backward = () -> gpu.linear().loraLinearBackward(toX, da, db, xs.in(y), xs, ws, update);
             measure(gpu, "loraLinear, dropout, backward", floats + n, product + 2 * small, backward);
         }
     }
@@ -341,15 +368,16 @@ final class GpuCommand implements Callable<Integer> {
             Buffer lr = scratch.hold(gpu.of(DType.F32, 1e-4));
             Buffer t = scratch.hold(gpu.ofInts(3));
             Buffer sum = scratch.allocate(DType.F32, 1);
-            Runnable adamW = () ->
-                    gpu.adamW(pmvg.get(0), pmvg.get(1), pmvg.get(2), pmvg.get(3), lr, t, null, 0.9, 0.999, 1e-8, 0.01);
+            AdamWStep step = new AdamWStep(lr, t, null, 0.9, 0.999, 1e-8, 0.01);
+            OptimizerKernels optimizer = gpu.optimizer();
+            Runnable adamW = () -> optimizer.adamW(pmvg.get(0), pmvg.get(1), pmvg.get(2), pmvg.get(3), step);
             measure(gpu, "adamW, " + tensors + " tensors", 7 * n, 12 * n, adamW);
-            measure(gpu, "sum of squares of gradients", n, 2 * n, () -> gpu.sumOfSquares(sum, pmvg.get(3)));
+            measure(gpu, "sum of squares of gradients", n, 2 * n, () -> optimizer.sumOfSquares(sum, pmvg.get(3)));
             Buffer smooth = random(gpu, scratch, parameters);
             Buffer spread = random(gpu, scratch, parameters);
             Buffer p = random(gpu, scratch, parameters);
             Buffer g = random(gpu, scratch, parameters);
-            Runnable importance = () -> gpu.importance(smooth, spread, p, g, null, 0.85, 0.85);
+            Runnable importance = () -> optimizer.importance(smooth, spread, p, g, null, 0.85, 0.85);
             measure(gpu, "importance (AdaLoRA)", 6.0 * parameters, 8.0 * parameters, importance);
         }
     }

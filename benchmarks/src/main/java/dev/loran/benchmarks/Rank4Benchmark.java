@@ -7,7 +7,7 @@ import dev.loran.engine.DType;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.testing.OpCase;
 import dev.loran.kernels.Backends;
-import dev.loran.kernels.Parallel;
+import dev.loran.kernels.simd.vector.Parallel;
 import java.util.concurrent.TimeUnit;
 import org.openjdk.jmh.annotations.Benchmark;
 import org.openjdk.jmh.annotations.BenchmarkMode;

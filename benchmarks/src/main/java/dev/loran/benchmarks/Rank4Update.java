@@ -8,12 +8,13 @@ import dev.loran.engine.DType;
 import dev.loran.engine.Functional;
 import dev.loran.engine.Gradients;
 import dev.loran.engine.HostBuffer;
+import dev.loran.engine.Matrix;
 import dev.loran.engine.Scratch;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
-import dev.loran.engine.testing.OpCase;
 import dev.loran.engine.testing.OpCase.Input;
-import dev.loran.kernels.Parallel;
+import dev.loran.engine.testing.OpCase;
+import dev.loran.kernels.simd.vector.Parallel;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
@@ -51,7 +52,7 @@ record Rank4Update(Tensor x, Tensor t, Tensor b) implements CustomOp {
                         out);
             } else {
                 backend.axpby(y, x.buffer(), 1, 0);
-                backend.gemm(y, out, 0, t.buffer(), RANK, 0, false, b.buffer(), RANK, 0, true, 1, n, out, RANK, 1, 1);
+                backend.gemm(x.matrix().in(y), t.matrix(), b.matrix().t(), 1, 1);
             }
             return Autograd.record(new Rank4Update(x, t, b), x.shape(), y.retain());
         }
@@ -70,22 +71,16 @@ record Rank4Update(Tensor x, Tensor t, Tensor b) implements CustomOp {
     /// dx = dy, dt = dy · b, db = dyᵀ · t.
     @Override
     public void backward(Tensor gradOut, Gradients gradients) {
-        int n = gradOut.shape().rows();
-        int out = gradOut.shape().cols();
         Backend backend = gradOut.backend();
-        Buffer dy = gradOut.buffer();
+        Matrix dy = gradOut.matrix();
         if (gradients.wants(x)) {
-            gradients.pass(x, dy);
+            gradients.pass(x, dy.buffer());
         }
         if (gradients.wants(t)) {
-            Gradients.Target to = gradients.into(t);
-            double beta = to.accumulate() ? 1 : 0;
-            backend.gemm(to.buffer(), RANK, 0, dy, out, 0, false, b.buffer(), RANK, 0, false, 1, n, RANK, out, 1, beta);
+            backend.linear().linearBackwardInput(gradients.into(t), dy, b.matrix());
         }
         if (gradients.wants(b)) {
-            Gradients.Target to = gradients.into(b);
-            double beta = to.accumulate() ? 1 : 0;
-            backend.gemm(to.buffer(), RANK, 0, dy, out, 0, true, t.buffer(), RANK, 0, false, 1, out, RANK, n, 1, beta);
+            backend.linear().linearBackwardWeight(gradients.into(b), dy, t.matrix());
         }
     }
 

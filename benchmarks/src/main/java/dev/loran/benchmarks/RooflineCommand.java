@@ -7,7 +7,7 @@ import dev.loran.engine.Tensor;
 import dev.loran.engine.testing.OpCase;
 import dev.loran.engine.testing.OpCases;
 import dev.loran.kernels.Backends;
-import dev.loran.kernels.Parallel;
+import dev.loran.kernels.simd.vector.Parallel;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;

@@ -3,7 +3,7 @@ package dev.loran.benchmarks;
 import dev.loran.engine.Backend;
 import dev.loran.engine.testing.OpCase;
 import dev.loran.kernels.Backends;
-import dev.loran.kernels.Parallel;
+import dev.loran.kernels.simd.vector.Parallel;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
 

@@ -4,7 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 
 import com.sun.management.ThreadMXBean;
 import dev.loran.engine.DType;
-import dev.loran.kernels.SimdBackend;
+import dev.loran.kernels.simd.SimdBackend;
 import dev.loran.peft.Peft;
 import dev.loran.peft.model.LlamaModel;
 import dev.loran.peft.tuner.PeftModel;

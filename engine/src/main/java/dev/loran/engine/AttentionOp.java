@@ -1,10 +1,13 @@
 package dev.loran.engine;
 
+import dev.loran.engine.AttentionKernels.Problem;
+import dev.loran.engine.AttentionKernels.Sizes;
+import dev.loran.engine.AttentionKernels.Slopes;
 import java.util.ArrayList;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/// Scaled dot-product attention with grouped-query heads and a prefix segment; see [Backend#attention]. The output and
+/// Scaled dot-product attention with grouped-query heads and a prefix segment; see [AttentionKernels#attention]. The output and
 /// lse (B, H, T) are kept, never the scores.
 record AttentionOp(
         Tensor q,
@@ -34,28 +37,10 @@ record AttentionOp(
             Buffer y = scratch.like(q.buffer());
             Shape perQuery = Shape.of(s.dim(0), s.dim(2), s.dim(1));
             Buffer lse = scratch.allocate(q.dtype().accumulator(), perQuery.size());
-            q.backend()
-                    .attention(
-                            y,
-                            lse,
-                            q.buffer(),
-                            k.buffer(),
-                            v.buffer(),
-                            buffer(prefixK),
-                            buffer(prefixV),
-                            buffer(mask),
-                            s.dim(0),
-                            s.dim(1),
-                            k.shape().dim(1),
-                            prefixLength(prefixK),
-                            s.dim(2),
-                            k.shape().dim(2),
-                            s.dim(3),
-                            causal,
-                            scale);
             Tensor out = Tensor.own(s, y);
             AttentionOp op =
                     new AttentionOp(q, k, v, prefixK, prefixV, mask, out, Tensor.own(perQuery, lse), causal, scale);
+            q.backend().attention().attention(y, lse, op.problem());
             return Autograd.record(op, s, y.retain());
         }
     }
@@ -108,6 +93,23 @@ record AttentionOp(
         }
     }
 
+    private Problem problem() {
+        Shape s = q.shape();
+        int keys = k.shape().dim(1);
+        Sizes sizes = new Sizes(
+                s.dim(0), s.dim(1), keys, prefixLength(prefixK), s.dim(2), k.shape().dim(2), s.dim(3));
+        return new Problem(
+                q.buffer(),
+                k.buffer(),
+                v.buffer(),
+                buffer(prefixK),
+                buffer(prefixV),
+                buffer(mask),
+                sizes,
+                causal,
+                scale);
+    }
+
     private static int prefixLength(@Nullable Tensor prefix) {
         return prefix == null ? 0 : prefix.shape().dim(-3);
     }
@@ -136,38 +138,14 @@ record AttentionOp(
     public void backward(Tensor gradOut, Gradients gradients) {
         boolean keys = gradients.wants(k) || gradients.wants(v);
         boolean prefix = prefixK != null && prefixV != null && (gradients.wants(prefixK) || gradients.wants(prefixV));
-        Shape s = q.shape();
         try (Scratch scratch = new Scratch(q.backend())) {
             Buffer dq = gradients.wants(q) ? scratch.like(q.buffer()) : null;
             Buffer dk = keys ? scratch.like(k.buffer()) : null;
             Buffer dv = keys ? scratch.like(v.buffer()) : null;
             Buffer dpk = prefix && prefixK != null ? scratch.like(prefixK.buffer()) : null;
             Buffer dpv = prefix && prefixV != null ? scratch.like(prefixV.buffer()) : null;
-            q.backend()
-                    .attentionBackward(
-                            dq,
-                            dk,
-                            dv,
-                            dpk,
-                            dpv,
-                            gradOut.buffer(),
-                            out.buffer(),
-                            lse.buffer(),
-                            q.buffer(),
-                            k.buffer(),
-                            v.buffer(),
-                            buffer(prefixK),
-                            buffer(prefixV),
-                            buffer(mask),
-                            s.dim(0),
-                            s.dim(1),
-                            k.shape().dim(1),
-                            prefixLength(prefixK),
-                            s.dim(2),
-                            k.shape().dim(2),
-                            s.dim(3),
-                            causal,
-                            scale);
+            Slopes to = new Slopes(dq, dk, dv, dpk, dpv);
+            q.backend().attention().attentionBackward(to, gradOut.buffer(), out.buffer(), lse.buffer(), problem());
             deliver(gradients, q, dq);
             deliver(gradients, k, dk);
             deliver(gradients, v, dv);

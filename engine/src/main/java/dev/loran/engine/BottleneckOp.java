@@ -32,23 +32,21 @@ record BottleneckOp(
         Shape shape = check(x, residual, down, downBias, up, upBias, mask);
         Backend be = x.backend();
         int n = x.shape().rows();
-        int in = down.shape().dim(1);
         int m = down.shape().dim(0);
-        int out = up.shape().dim(0);
         try (Scratch scratch = new Scratch(be)) {
-            Buffer y = scratch.allocate(x.dtype(), shape.size());
+            Matrix y = new Matrix(scratch.allocate(x.dtype(), shape.size()), n, up.shape().dim(0));
             Tensor z = Tensor.own(Shape.of(n, m), scratch.allocate(x.dtype(), (long) n * m));
             Tensor h = Tensor.own(z.shape(), scratch.like(z.buffer()));
-            be.linear(z.buffer(), x.buffer(), down.buffer(), null, n, in, m);
-            be.biasActivation(fn, h.buffer(), z.buffer(), buffer(downBias), mask, n, m, scaling);
-            be.linear(y, h.buffer(), up.buffer(), null, n, m, out);
+            be.linear().linear(z.matrix(), x.matrix(), down.matrix(), null);
+            be.activation().biasActivation(fn, h.buffer(), z.matrix(), buffer(downBias), mask, scaling);
+            be.linear().linear(y, h.matrix(), up.matrix(), null);
             if (upBias != null || residual != null) {
-                be.biasResidual(y, buffer(upBias), buffer(residual), n, out, scaling);
+                be.activation().biasResidual(y, buffer(upBias), buffer(residual), scaling);
             }
             return Autograd.record(
                     new BottleneckOp(fn, x, residual, down, downBias, up, upBias, z, h, mask, scaling),
                     shape,
-                    y.retain());
+                    y.buffer().retain());
         }
     }
 
@@ -128,25 +126,21 @@ record BottleneckOp(
 
     @Override
     public void backward(Tensor gradOut, Gradients gradients) {
-        Buffer dy = gradOut.buffer();
+        Matrix dy = gradOut.matrix();
         Backend be = x.backend();
-        int n = x.shape().rows();
-        int m = down.shape().dim(0);
-        int out = up.shape().dim(0);
         if (residual != null && gradients.wants(residual)) {
-            gradients.pass(residual, dy);
+            gradients.pass(residual, dy.buffer());
         }
         if (gradients.wants(up)) {
-            Gradients.Target du = gradients.into(up);
-            be.linearBackwardWeight(du.buffer(), dy, h.buffer(), n, m, out, du.accumulate());
+            be.linear().linearBackwardWeight(gradients.into(up), dy, h.matrix());
         }
         if (upBias != null && gradients.wants(upBias)) {
             biasBackward(upBias, gradOut, gradients);
         }
         if (wantsInner()) {
             try (Scratch scratch = new Scratch(be)) {
-                Buffer dz = scratch.like(z.buffer());
-                be.linearBackwardInput(dz, dy, up.buffer(), n, m, out, false);
+                Matrix dz = z.matrix().in(scratch.like(z.buffer()));
+                be.linear().linearBackwardInput(new Gradient(dz.buffer(), false), dy, up.matrix());
                 innerBackward(dz, gradients);
             }
         }
@@ -158,7 +152,7 @@ record BottleneckOp(
             return;
         }
         Backend be = bias.backend();
-        Gradients.Target db = gradients.into(bias);
+        Gradient db = gradients.into(bias);
         try (Scratch scratch = new Scratch(be)) {
             Buffer sum = scratch.like(bias.buffer());
             be.sum(sum, gradOut.buffer(), 1, x.shape().rows(), up.shape().dim(0), false);
@@ -167,29 +161,15 @@ record BottleneckOp(
     }
 
     /// `dz` holds the gradient of h.
-    private void innerBackward(Buffer dz, Gradients gradients) {
+    private void innerBackward(Matrix dz, Gradients gradients) {
         Backend be = x.backend();
-        int n = x.shape().rows();
-        int in = down.shape().dim(1);
-        int m = down.shape().dim(0);
-        Gradients.Target db = downBias != null && gradients.wants(downBias) ? gradients.into(downBias) : null;
-        be.biasActivationBackward(
-                fn,
-                dz,
-                db == null ? null : db.buffer(),
-                z.buffer(),
-                mask,
-                n,
-                m,
-                scaling,
-                db != null && db.accumulate());
+        Gradient db = downBias == null ? null : gradients.intoIfWanted(downBias);
+        be.activation().biasActivationBackward(fn, dz, db, z.buffer(), mask, scaling);
         if (gradients.wants(down)) {
-            Gradients.Target dd = gradients.into(down);
-            be.linearBackwardWeight(dd.buffer(), dz, x.buffer(), n, in, m, dd.accumulate());
+            be.linear().linearBackwardWeight(gradients.into(down), dz, x.matrix());
         }
         if (gradients.wants(x)) {
-            Gradients.Target dx = gradients.into(x);
-            be.linearBackwardInput(dx.buffer(), dz, down.buffer(), n, in, m, dx.accumulate());
+            be.linear().linearBackwardInput(gradients.into(x), dz, down.matrix());
         }
     }
 }

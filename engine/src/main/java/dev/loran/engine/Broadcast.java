@@ -29,7 +29,7 @@ final class Broadcast {
         }
         try (Scratch scratch = new Scratch(input.backend())) {
             Buffer summed = reduce(scratch, gradient, shape, input.shape());
-            Gradients.Target t = gradients.into(input);
+            Gradient t = gradients.into(input);
             input.backend().axpby(t.buffer(), summed, factor, t.accumulate() ? 1 : 0);
         }
     }
@@ -48,11 +48,10 @@ final class Broadcast {
             end++;
         }
         if (end > first && input.shape().size() == shape.product(0, first) * shape.product(end, strides.length)) {
-            Gradients.Target t = gradients.into(input);
             int outer = Math.toIntExact(shape.product(0, first));
             int n = Math.toIntExact(shape.product(first, end));
             int inner = Math.toIntExact(shape.product(end, strides.length));
-            be.sumOfProducts(t.buffer(), gradient, other, outer, n, inner, t.accumulate());
+            be.activation().sumOfProducts(gradients.into(input), gradient, other, outer, n, inner);
             return;
         }
         try (Scratch scratch = new Scratch(be)) {

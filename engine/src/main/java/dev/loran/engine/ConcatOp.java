@@ -57,7 +57,7 @@ record ConcatOp(List<Tensor> parts, int axis) implements Op {
         for (Tensor p : parts) {
             int cols = p.shape().dim(axis) * inner;
             if (cols > 0 && gradients.wants(p)) {
-                Gradients.Target dp = gradients.into(p);
+                Gradient dp = gradients.into(p);
                 p.backend()
                         .copy(
                                 dp.buffer(),

@@ -1,5 +1,6 @@
 package dev.loran.engine;
 
+import dev.loran.engine.LossKernels.Labels;
 import java.util.List;
 
 /// loss = mean over the rows whose label is not `ignoreIndex` of lse less the logit of the label; 0 when there is none.
@@ -8,7 +9,6 @@ record CrossEntropyOp(Tensor logits, Tensor labels, Tensor lse, Tensor inverseCo
     static Tensor forward(Tensor logits, Tensor labels, int ignoreIndex) {
         Checks.operand("crossEntropy", "logits", logits);
         int n = logits.shape().rows();
-        int v = logits.shape().cols();
         Checks.ints("crossEntropy", "labels", labels, n, "logits", logits);
         Backend be = logits.backend();
         DType sums = logits.dtype().accumulator();
@@ -17,8 +17,9 @@ record CrossEntropyOp(Tensor logits, Tensor labels, Tensor lse, Tensor inverseCo
             Tensor inverse = Tensor.own(Shape.of(), scratch.allocate(sums, 1));
             Buffer losses = scratch.allocate(sums, n);
             Buffer loss = scratch.allocate(sums, 1);
-            be.crossEntropy(losses, lse.buffer(), logits.buffer(), labels.buffer(), n, v, ignoreIndex);
-            be.inverseOfValid(inverse.buffer(), labels.buffer(), n, ignoreIndex);
+            Labels valid = new Labels(labels.buffer(), ignoreIndex);
+            be.loss().crossEntropy(losses, lse.buffer(), logits.matrix(), valid);
+            be.loss().inverseOfValid(inverse.buffer(), valid);
             be.sum(loss, losses, 1, n, 1, false);
             be.scaleBy(loss, inverse.buffer(), 1);
             CrossEntropyOp op = new CrossEntropyOp(logits, labels, lse, inverse, ignoreIndex);
@@ -43,17 +44,8 @@ record CrossEntropyOp(Tensor logits, Tensor labels, Tensor lse, Tensor inverseCo
             Buffer g = scratch.like(gradOut.buffer());
             be.axpby(g, gradOut.buffer(), 1, 0);
             be.scaleBy(g, inverseCount.buffer(), 1);
-            Gradients.Target d = gradients.into(logits);
-            be.crossEntropyBackward(
-                    d.buffer(),
-                    g,
-                    logits.buffer(),
-                    lse.buffer(),
-                    labels.buffer(),
-                    logits.shape().rows(),
-                    logits.shape().cols(),
-                    ignoreIndex,
-                    d.accumulate());
+            Labels valid = new Labels(labels.buffer(), ignoreIndex);
+            be.loss().crossEntropyBackward(gradients.into(logits), g, logits.matrix(), lse.buffer(), valid);
         }
     }
 }

@@ -26,7 +26,7 @@ record DropoutOp(Tensor x, DropoutMask mask) implements Op {
 
     @Override
     public void backward(Tensor gradOut, Gradients gradients) {
-        Gradients.Target dx = gradients.into(x);
+        Gradient dx = gradients.into(x);
         x.backend()
                 .dropout(
                         dx.buffer(),

@@ -35,7 +35,7 @@ record EmbeddingOp(Tensor table, Tensor ids) implements Op {
 
     @Override
     public void backward(Tensor gradOut, Gradients gradients) {
-        Gradients.Target dt = gradients.into(table);
+        Gradient dt = gradients.into(table);
         Backend be = table.backend();
         if (!dt.accumulate()) {
             be.fill(dt.buffer(), 0);

@@ -55,17 +55,17 @@ public final class Functional {
             Tensor loraB,
             double scaling,
             @Nullable DropoutMask mask) {
-        LowRank lowRank = new LowRank(loraA, loraB, scaling, mask);
-        return projections(x, List.of(new Projection(weight, bias, lowRank))).getFirst();
+        Lora lora = new Lora(loraA, loraB, scaling, mask);
+        return projections(x, List.of(new Projection(weight, bias, lora))).getFirst();
     }
 
     /// A linear layer of several that share their input: the weight and bias of [#linear], and with a low-rank part those
     /// of [#loraLinear].
     public record Projection(
-            Tensor weight, @Nullable Tensor bias, @Nullable LowRank lowRank) {}
+            Tensor weight, @Nullable Tensor bias, @Nullable Lora lora) {}
 
     /// The low-rank part of [#loraLinear].
-    public record LowRank(
+    public record Lora(
             Tensor loraA,
             Tensor loraB,
             double scaling,

@@ -13,7 +13,7 @@ record GatedOp(UnaryFn fn, Tensor gate, Tensor up) implements Op {
         }
         try (Scratch scratch = new Scratch(gate.backend())) {
             Buffer y = scratch.like(gate.buffer());
-            gate.backend().gated(fn, y, gate.buffer(), up.buffer());
+            gate.backend().activation().gated(fn, y, gate.buffer(), up.buffer());
             return Autograd.record(new GatedOp(fn, gate, up), gate.shape(), y.retain());
         }
     }
@@ -30,17 +30,8 @@ record GatedOp(UnaryFn fn, Tensor gate, Tensor up) implements Op {
 
     @Override
     public void backward(Tensor gradOut, Gradients gradients) {
-        Gradients.Target dGate = gradients.wants(gate) ? gradients.into(gate) : null;
-        Gradients.Target dUp = gradients.wants(up) ? gradients.into(up) : null;
-        gate.backend()
-                .gatedBackward(
-                        fn,
-                        dGate == null ? null : dGate.buffer(),
-                        dUp == null ? null : dUp.buffer(),
-                        gradOut.buffer(),
-                        gate.buffer(),
-                        up.buffer(),
-                        dGate != null && dGate.accumulate(),
-                        dUp != null && dUp.accumulate());
+        Gradient dGate = gradients.intoIfWanted(gate);
+        Gradient dUp = gradients.intoIfWanted(up);
+        gate.backend().activation().gatedBackward(fn, dGate, dUp, gradOut.buffer(), gate.buffer(), up.buffer());
     }
 }

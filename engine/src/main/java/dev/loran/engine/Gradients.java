@@ -35,9 +35,6 @@ public final class Gradients {
         return queue.poll();
     }
 
-    /// A slot's memory, to be written by the caller: overwritten when `accumulate` is false, added to when true.
-    public record Target(Buffer buffer, boolean accumulate) {}
-
     /// Whether `input` takes part in differentiation; if not, nothing may be computed for it.
     public boolean wants(Tensor input) {
         return input.requiresGrad();
@@ -45,20 +42,25 @@ public final class Gradients {
 
     /// The slot of `input`, which must be wanted. The caller fills all of it, in any order with other slots; each call
     /// is one contribution.
-    public Target into(Tensor input) {
+    public Gradient into(Tensor input) {
         Tensor grad = slot(input);
         if (given.contains(input)) {
             Buffer apart = fresh(input);
             late.add(new Late(input, apart));
-            return new Target(apart, false);
+            return new Gradient(apart, false);
         }
         given.add(input);
         if (grad == null) {
             Buffer first = fresh(input);
             setSlot(input, Tensor.own(input.shape(), first));
-            return new Target(first, false);
+            return new Gradient(first, false);
         }
-        return new Target(unshared(input, grad), true);
+        return new Gradient(unshared(input, grad), true);
+    }
+
+    /// [#into] where `input` is wanted, else null.
+    public @Nullable Gradient intoIfWanted(Tensor input) {
+        return wants(input) ? into(input) : null;
     }
 
     /// Adds `gradient` (row-major, the size of `input`) to the slot of `input`; the first one is shared, not copied, so

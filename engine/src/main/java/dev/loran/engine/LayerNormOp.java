@@ -1,5 +1,6 @@
 package dev.loran.engine;
 
+import dev.loran.engine.NormKernels.Statistics;
 import java.util.List;
 
 /// y = (x − mean) · rstd · weight + bias over the last dimension; mean and rstd (N) are kept.
@@ -15,7 +16,8 @@ record LayerNormOp(Tensor x, Tensor weight, Tensor bias, Tensor mean, Tensor rst
             Buffer y = scratch.like(x.buffer());
             Tensor mean = Tensor.own(Shape.of(rows), scratch.allocate(x.dtype().accumulator(), rows));
             Tensor rstd = Tensor.own(Shape.of(rows), scratch.allocate(x.dtype().accumulator(), rows));
-            be.layerNorm(y, mean.buffer(), rstd.buffer(), x.buffer(), weight.buffer(), bias.buffer(), rows, cols, eps);
+            Statistics kept = new Statistics(mean.buffer(), rstd.buffer());
+            be.norm().layerNorm(y, kept, x.matrix(), weight.buffer(), bias.buffer(), eps);
             return Autograd.record(new LayerNormOp(x, weight, bias, mean, rstd), x.shape(), y.retain());
         }
     }
@@ -34,10 +36,9 @@ record LayerNormOp(Tensor x, Tensor weight, Tensor bias, Tensor mean, Tensor rst
             Buffer total = scratch.like(x.buffer());
             Tensor mean = Tensor.own(Shape.of(rows), scratch.allocate(x.dtype().accumulator(), rows));
             Tensor rstd = Tensor.own(Shape.of(rows), scratch.allocate(x.dtype().accumulator(), rows));
+            Statistics kept = new Statistics(mean.buffer(), rstd.buffer());
             Buffer w = weight.buffer();
-            Buffer b = bias.buffer();
-            be.addLayerNorm(
-                    y, total, mean.buffer(), rstd.buffer(), x.buffer(), residual.buffer(), w, b, rows, cols, eps);
+            be.norm().addLayerNorm(y, total, kept, x.matrix(), residual.buffer(), w, bias.buffer(), eps);
             Tensor sum = Autograd.record(new AddOp(x, residual, 1), x.shape(), total.retain());
             Tensor norm = Autograd.record(new LayerNormOp(sum, weight, bias, mean, rstd), x.shape(), y.retain());
             return new Functional.NormedSum(sum, norm);
@@ -56,23 +57,10 @@ record LayerNormOp(Tensor x, Tensor weight, Tensor bias, Tensor mean, Tensor rst
 
     @Override
     public void backward(Tensor gradOut, Gradients gradients) {
-        Gradients.Target dx = gradients.wants(x) ? gradients.into(x) : null;
-        Gradients.Target dw = gradients.wants(weight) ? gradients.into(weight) : null;
-        Gradients.Target db = gradients.wants(bias) ? gradients.into(bias) : null;
-        x.backend()
-                .layerNormBackward(
-                        dx == null ? null : dx.buffer(),
-                        dw == null ? null : dw.buffer(),
-                        db == null ? null : db.buffer(),
-                        gradOut.buffer(),
-                        x.buffer(),
-                        mean.buffer(),
-                        rstd.buffer(),
-                        weight.buffer(),
-                        x.shape().rows(),
-                        x.shape().cols(),
-                        dx != null && dx.accumulate(),
-                        dw != null && dw.accumulate(),
-                        db != null && db.accumulate());
+        Gradient dx = gradients.intoIfWanted(x);
+        Gradient dw = gradients.intoIfWanted(weight);
+        Gradient db = gradients.intoIfWanted(bias);
+        Statistics kept = new Statistics(mean.buffer(), rstd.buffer());
+        x.backend().norm().layerNormBackward(dx, dw, db, gradOut.buffer(), x.matrix(), kept, weight.buffer());
     }
 }

@@ -4,7 +4,7 @@ import java.util.ArrayList;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/// Mean cross-entropy of x · weightᵀ without the logits of all rows: see [Backend#linearCrossEntropy]. The gradients of
+/// Mean cross-entropy of x · weightᵀ without the logits of all rows: see [LossKernels#linearCrossEntropy]. The gradients of
 /// x (N, C) and of a trainable weight (V, C) are made in the forward pass and kept; backward scales them.
 record LinearCrossEntropyOp(
         Tensor x,
@@ -13,25 +13,15 @@ record LinearCrossEntropyOp(
         @Nullable Tensor dWeight) implements Op {
     static Tensor forward(Tensor x, Tensor weight, Tensor labels, int ignoreIndex) {
         LinearOp.check("linearCrossEntropy", x, weight, null);
-        int n = x.shape().rows();
-        Checks.ints("linearCrossEntropy", "labels", labels, n, "x", x);
+        Checks.ints("linearCrossEntropy", "labels", labels, x.shape().rows(), "x", x);
         Backend be = x.backend();
         boolean recording = Autograd.isRecording();
         try (Scratch scratch = new Scratch(be)) {
             Buffer dx = recording && x.requiresGrad() ? scratch.like(x.buffer()) : null;
             Buffer dw = recording && weight.requiresGrad() ? scratch.like(weight.buffer()) : null;
             Buffer loss = scratch.allocate(x.dtype().accumulator(), 1);
-            be.linearCrossEntropy(
-                    loss,
-                    dx,
-                    dw,
-                    x.buffer(),
-                    weight.buffer(),
-                    labels.buffer(),
-                    n,
-                    weight.shape().dim(1),
-                    weight.shape().dim(0),
-                    ignoreIndex);
+            LossKernels.Labels valid = new LossKernels.Labels(labels.buffer(), ignoreIndex);
+            be.loss().linearCrossEntropy(loss, dx, dw, x.matrix(), weight.matrix(), valid);
             LinearCrossEntropyOp op = new LinearCrossEntropyOp(
                     x,
                     weight,

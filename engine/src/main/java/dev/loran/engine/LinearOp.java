@@ -1,7 +1,8 @@
 package dev.loran.engine;
 
-import dev.loran.engine.Functional.LowRank;
+import dev.loran.engine.Functional.Lora;
 import dev.loran.engine.Functional.Projection;
+import dev.loran.engine.LinearKernels.Projected;
 import java.util.ArrayList;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
@@ -10,15 +11,18 @@ import org.jspecify.annotations.Nullable;
 record LinearOp(Tensor x, Tensor weight, @Nullable Tensor bias) implements Op {
     static Tensor forward(Tensor x, Tensor weight, @Nullable Tensor bias) {
         check("linear", x, weight, bias);
-        int in = weight.shape().dim(1);
-        int out = weight.shape().dim(0);
-        Shape shape = x.shape().withCols(out);
-        int n = x.shape().rows();
+        Shape shape = x.shape().withCols(weight.shape().dim(0));
         try (Scratch scratch = new Scratch(x.backend())) {
-            Buffer y = scratch.allocate(x.dtype(), shape.size());
-            x.backend().linear(y, x.buffer(), weight.buffer(), bias == null ? null : bias.buffer(), n, in, out);
-            return Autograd.record(new LinearOp(x, weight, bias), shape, y.retain());
+            Matrix y = output(scratch, x, weight);
+            x.backend().linear().linear(y, x.matrix(), weight.matrix(), bias == null ? null : bias.buffer());
+            return Autograd.record(new LinearOp(x, weight, bias), shape, y.buffer().retain());
         }
+    }
+
+    private static Matrix output(Scratch scratch, Tensor x, Tensor weight) {
+        int n = x.shape().rows();
+        int out = weight.shape().dim(0);
+        return new Matrix(scratch.allocate(x.dtype(), (long) n * out), n, out);
     }
 
     /// The layers of one x: one pass of the backend, recorded as the layers that they are.
@@ -26,26 +30,24 @@ record LinearOp(Tensor x, Tensor weight, @Nullable Tensor bias) implements Op {
         Backend be = x.backend();
         try (Scratch scratch = new Scratch(be)) {
             List<Op> ops = new ArrayList<>(layers.size());
-            List<Backend.Projection> passed = new ArrayList<>(layers.size());
+            List<Projected> passed = new ArrayList<>(layers.size());
             for (Projection p : layers) {
-                LowRank low = p.lowRank();
-                check(low == null ? "linear" : "loraLinear", x, p.weight(), p.bias());
-                LoraLinearOp lora = low == null ? null : LoraLinearOp.of(scratch, x, p.weight(), p.bias(), low);
-                ops.add(lora == null ? new LinearOp(x, p.weight(), p.bias()) : lora);
-                int out = p.weight().shape().dim(0);
-                passed.add(new Backend.Projection(
-                        scratch.allocate(x.dtype(), x.shape().withCols(out).size()),
-                        p.weight().buffer(),
+                Lora lora = p.lora();
+                check(lora == null ? "linear" : "loraLinear", x, p.weight(), p.bias());
+                LoraLinearOp op = lora == null ? null : LoraLinearOp.of(scratch, x, p.weight(), p.bias(), lora);
+                ops.add(op == null ? new LinearOp(x, p.weight(), p.bias()) : op);
+                passed.add(new Projected(
+                        output(scratch, x, p.weight()),
+                        p.weight().matrix(),
                         p.bias() == null ? null : p.bias().buffer(),
-                        out,
-                        lora == null ? null : lora.lowRank()));
+                        op == null ? null : op.update()));
             }
-            be.projections(passed, x.buffer(), x.shape().rows(), x.shape().cols());
+            be.linear().projections(passed, x.matrix());
             List<Tensor> results = new ArrayList<>(layers.size());
             for (int i = 0; i < ops.size(); i++) {
-                Backend.Projection p = passed.get(i);
-                Shape shape = x.shape().withCols(p.out());
-                results.add(Autograd.record(ops.get(i), shape, p.y().retain()));
+                Matrix y = passed.get(i).y();
+                results.add(Autograd.record(
+                        ops.get(i), x.shape().withCols(y.cols()), y.buffer().retain()));
             }
             return results;
         }
@@ -80,32 +82,21 @@ record LinearOp(Tensor x, Tensor weight, @Nullable Tensor bias) implements Op {
 
     @Override
     public void backward(Tensor gradOut, Gradients gradients) {
-        int in = weight.shape().dim(1);
-        int out = weight.shape().dim(0);
-        int n = gradOut.shape().rows();
-        Backend be = x.backend();
+        LinearKernels linear = x.backend().linear();
         if (gradients.wants(x)) {
-            Gradients.Target dx = gradients.into(x);
-            be.linearBackwardInput(dx.buffer(), gradOut.buffer(), weight.buffer(), n, in, out, dx.accumulate());
+            linear.linearBackwardInput(gradients.into(x), gradOut.matrix(), weight.matrix());
         }
         if (gradients.wants(weight)) {
-            Gradients.Target dw = gradients.into(weight);
-            be.linearBackwardWeight(dw.buffer(), gradOut.buffer(), x.buffer(), n, in, out, dw.accumulate());
+            linear.linearBackwardWeight(gradients.into(weight), gradOut.matrix(), x.matrix());
         }
         biasBackward(bias, gradOut, gradients);
     }
 
     static void biasBackward(@Nullable Tensor bias, Tensor gradOut, Gradients gradients) {
         if (bias != null && gradients.wants(bias)) {
-            Gradients.Target db = gradients.into(bias);
-            bias.backend()
-                    .sum(
-                            db.buffer(),
-                            gradOut.buffer(),
-                            1,
-                            gradOut.shape().rows(),
-                            gradOut.shape().cols(),
-                            db.accumulate());
+            Gradient db = gradients.into(bias);
+            Matrix dy = gradOut.matrix();
+            bias.backend().sum(db.buffer(), dy.buffer(), 1, dy.rows(), dy.cols(), db.accumulate());
         }
     }
 }

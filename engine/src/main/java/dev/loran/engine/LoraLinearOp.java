@@ -1,6 +1,7 @@
 package dev.loran.engine;
 
-import dev.loran.engine.Functional.LowRank;
+import dev.loran.engine.Functional.Lora;
+import dev.loran.engine.LinearKernels.LowRankUpdate;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
@@ -9,20 +10,16 @@ record LoraLinearOp(
         Tensor x,
         Tensor weight,
         @Nullable Tensor bias,
-        Tensor loraA,
-        Tensor loraB,
-        Tensor t,
-        @Nullable DropoutMask mask,
-        double scaling)
-        implements Op {
+        Lora lora,
+        Tensor t) implements Op {
 
     /// The operation with its t allocated, which the backend then fills; x, weight and bias fit.
-    static LoraLinearOp of(Scratch scratch, Tensor x, Tensor weight, @Nullable Tensor bias, LowRank low) {
-        Tensor loraA = low.loraA();
-        Tensor loraB = low.loraB();
+    static LoraLinearOp of(Scratch scratch, Tensor x, Tensor weight, @Nullable Tensor bias, Lora lora) {
+        Tensor loraA = lora.loraA();
+        Tensor loraB = lora.loraB();
         Checks.operand("loraLinear", "loraA", loraA, "x", x);
         Checks.operand("loraLinear", "loraB", loraB, "x", x);
-        Checks.mask("loraLinear", low.mask(), x);
+        Checks.mask("loraLinear", lora.mask(), x);
         int in = weight.shape().dim(1);
         int out = weight.shape().dim(0);
         int r = loraA.shape().rank() == 2 ? loraA.shape().dim(0) : -1;
@@ -37,49 +34,34 @@ record LoraLinearOp(
         }
         Shape small = Shape.of(x.shape().rows(), r);
         Tensor t = Tensor.own(small, scratch.allocate(x.dtype(), small.size()));
-        return new LoraLinearOp(x, weight, bias, loraA, loraB, t, low.mask(), low.scaling());
+        return new LoraLinearOp(x, weight, bias, lora, t);
     }
 
-    Backend.LowRank lowRank() {
-        return new Backend.LowRank(
-                t.buffer(), loraA.buffer(), loraB.buffer(), mask, loraA.shape().dim(0), scaling);
+    LowRankUpdate update() {
+        return new LowRankUpdate(
+                t.matrix(), lora.loraA().matrix(), lora.loraB().matrix(), lora.scaling(), lora.mask());
     }
 
     @Override
     public List<Tensor> inputs() {
-        return bias == null ? List.of(x, loraA, loraB) : List.of(x, loraA, loraB, bias);
+        Tensor a = lora.loraA();
+        Tensor b = lora.loraB();
+        return bias == null ? List.of(x, a, b) : List.of(x, a, b, bias);
     }
 
     @Override
     public List<Tensor> saved() {
-        return List.of(x, weight, loraA, loraB, t);
+        return List.of(x, weight, lora.loraA(), lora.loraB(), t);
     }
 
     @Override
     public void backward(Tensor gradOut, Gradients gradients) {
-        Gradients.Target dx = gradients.wants(x) ? gradients.into(x) : null;
-        Gradients.Target da = gradients.wants(loraA) ? gradients.into(loraA) : null;
-        Gradients.Target db = gradients.wants(loraB) ? gradients.into(loraB) : null;
+        Gradient dx = gradients.intoIfWanted(x);
+        Gradient da = gradients.intoIfWanted(lora.loraA());
+        Gradient db = gradients.intoIfWanted(lora.loraB());
         x.backend()
-                .loraLinearBackward(
-                        dx == null ? null : dx.buffer(),
-                        da == null ? null : da.buffer(),
-                        db == null ? null : db.buffer(),
-                        gradOut.buffer(),
-                        x.buffer(),
-                        t.buffer(),
-                        weight.buffer(),
-                        loraA.buffer(),
-                        loraB.buffer(),
-                        mask,
-                        x.shape().rows(),
-                        weight.shape().dim(1),
-                        weight.shape().dim(0),
-                        loraA.shape().dim(0),
-                        scaling,
-                        dx != null && dx.accumulate(),
-                        da != null && da.accumulate(),
-                        db != null && db.accumulate());
+                .linear()
+                .loraLinearBackward(dx, da, db, gradOut.matrix(), x.matrix(), weight.matrix(), update());
         LinearOp.biasBackward(bias, gradOut, gradients);
     }
 }

@@ -21,7 +21,7 @@ record MatMulOp(Tensor a, Tensor b, boolean transA, boolean transB) implements O
         Shape shape = sa.withDim(-2, m).withCols(n);
         try (Scratch scratch = new Scratch(a.backend())) {
             Buffer y = scratch.allocate(a.dtype(), shape.size());
-            product(y, a.buffer(), sa, transA, b.buffer(), sb, transB, m, n, 0);
+            product(new Gradient(y, false), Operand.of(a, transA), Operand.of(b, transB));
             return Autograd.record(new MatMulOp(a, b, transA, transB), shape, y.retain());
         }
     }
@@ -49,44 +49,41 @@ record MatMulOp(Tensor a, Tensor b, boolean transA, boolean transB) implements O
         return true;
     }
 
-    /// y (…, m, n) = op(x) · op(z) + beta · y, one product a leading index.
-    private static void product(
-            Buffer y,
-            Buffer x,
-            Shape sx,
-            boolean transX,
-            Buffer z,
-            Shape sz,
-            boolean transZ,
-            int m,
-            int n,
-            double beta) {
-        int k = inner(sx, transX);
-        int batch = Math.toIntExact(sx.product(0, sx.rank() - 2));
-        if (sz.rank() == 2 && !transX) {
-            m *= batch;
-            batch = 1;
+    /// The last two dimensions of a shape over memory, transposed when asked.
+    private record Operand(Buffer buffer, Shape shape, boolean transposed) {
+        static Operand of(Tensor x, boolean transposed) {
+            return new Operand(x.buffer(), x.shape(), transposed);
         }
-        long strideZ = sz.rank() == 2 ? 0 : (long) sz.dim(-2) * sz.dim(-1);
-        y.backend()
-                .gemm(
-                        y,
-                        n,
-                        (long) m * n,
-                        x,
-                        sx.dim(-1),
-                        (long) sx.dim(-2) * sx.dim(-1),
-                        transX,
-                        z,
-                        sz.dim(-1),
-                        strideZ,
-                        transZ,
-                        batch,
-                        m,
-                        n,
-                        k,
-                        1,
-                        beta);
+
+        Operand t() {
+            return new Operand(buffer, shape, !transposed);
+        }
+
+        /// All leading dimensions as rows.
+        Operand flat() {
+            return new Operand(buffer, Shape.of(shape.rows(), shape.cols()), transposed);
+        }
+
+        Matrix matrix() {
+            Matrix m = new Matrix(buffer, shape.dim(-2), shape.dim(-1));
+            return transposed ? m.t() : m;
+        }
+    }
+
+    /// y (…, m, n) ← op(x) · op(z), one product a leading index.
+    private static void product(Gradient y, Operand x, Operand z) {
+        int batch = Math.toIntExact(x.shape.product(0, x.shape.rank() - 2));
+        Matrix left = x.matrix();
+        Matrix right = z.matrix();
+        if (z.shape.rank() == 2) {
+            right = right.forAll();
+            if (!x.transposed) {
+                left = new Matrix(x.buffer, batch * left.rows(), left.cols());
+                batch = 1;
+            }
+        }
+        Matrix to = new Matrix(y.buffer(), left.rows(), right.cols());
+        y.buffer().backend().gemm(to, left, right, batch, 1, y.beta());
     }
 
     @Override
@@ -108,70 +105,27 @@ record MatMulOp(Tensor a, Tensor b, boolean transA, boolean transB) implements O
 
     @Override
     public void backward(Tensor gradOut, Gradients gradients) {
-        Buffer dy = gradOut.buffer();
-        Shape sy = gradOut.shape();
+        Operand x = Operand.of(a, transA);
+        Operand z = Operand.of(b, transB);
+        Operand dy = Operand.of(gradOut, false);
         if (gradients.wants(a)) {
-            Gradients.Target da = gradients.into(a);
-            double beta = da.accumulate() ? 1 : 0;
+            Gradient da = gradients.into(a);
             if (transA) {
-                product(
-                        da.buffer(),
-                        b.buffer(),
-                        b.shape(),
-                        transB,
-                        dy,
-                        sy,
-                        true,
-                        a.shape().dim(-2),
-                        a.shape().dim(-1),
-                        beta);
+                product(da, z, dy.t());
             } else {
-                product(
-                        da.buffer(),
-                        dy,
-                        sy,
-                        false,
-                        b.buffer(),
-                        b.shape(),
-                        !transB,
-                        a.shape().dim(-2),
-                        a.shape().dim(-1),
-                        beta);
+                product(da, dy, z.t());
             }
         }
         if (gradients.wants(b)) {
-            Gradients.Target db = gradients.into(b);
-            double beta = db.accumulate() ? 1 : 0;
-            Shape sa = a.shape();
-            Shape sd = sy;
-            if (b.shape().rank() == 2 && sa.rank() > 2) {
-                sa = Shape.of(sa.rows(), sa.cols());
-                sd = Shape.of(sd.rows(), sd.cols());
+            Gradient db = gradients.into(b);
+            if (b.shape().rank() == 2 && a.shape().rank() > 2) {
+                x = x.flat();
+                dy = dy.flat();
             }
             if (transB) {
-                product(
-                        db.buffer(),
-                        dy,
-                        sd,
-                        true,
-                        a.buffer(),
-                        sa,
-                        transA,
-                        b.shape().dim(-2),
-                        b.shape().dim(-1),
-                        beta);
+                product(db, dy.t(), x);
             } else {
-                product(
-                        db.buffer(),
-                        a.buffer(),
-                        sa,
-                        !transA,
-                        dy,
-                        sd,
-                        false,
-                        b.shape().dim(-2),
-                        b.shape().dim(-1),
-                        beta);
+                product(db, x.t(), dy);
             }
         }
     }

@@ -243,37 +243,19 @@ public class ReferenceBackend implements Backend {
     }
 
     @Override
-    public void gemm(
-            Buffer c,
-            int ldc,
-            long strideC,
-            Buffer a,
-            int lda,
-            long strideA,
-            boolean transA,
-            Buffer b,
-            int ldb,
-            long strideB,
-            boolean transB,
-            int batch,
-            int m,
-            int n,
-            int k,
-            double alpha,
-            double beta) {
-        View vc = View.of(c);
-        View va = View.of(a);
-        View vb = View.of(b);
+    public void gemm(Matrix mc, Matrix ma, Matrix mb, int batch, double alpha, double beta) {
+        Matrix.check(mc, ma, mb);
+        View vc = View.of(mc.buffer());
+        View va = View.of(ma.buffer());
+        View vb = View.of(mb.buffer());
         for (int z = 0; z < batch; z++) {
-            for (int i = 0; i < m; i++) {
-                for (int j = 0; j < n; j++) {
+            for (int i = 0; i < mc.rows(); i++) {
+                for (int j = 0; j < mc.cols(); j++) {
                     double sum = 0;
-                    for (int p = 0; p < k; p++) {
-                        double x = va.get(z * strideA + (transA ? (long) p * lda + i : (long) i * lda + p));
-                        double w = vb.get(z * strideB + (transB ? (long) j * ldb + p : (long) p * ldb + j));
-                        sum += x * w;
+                    for (int p = 0; p < ma.cols(); p++) {
+                        sum += va.get(at(ma, z, i, p)) * vb.get(at(mb, z, p, j));
                     }
-                    long at = z * strideC + (long) i * ldc + j;
+                    long at = at(mc, z, i, j);
                     vc.set(at, beta == 0 ? alpha * sum : alpha * sum + beta * vc.get(at));
                 }
             }
@@ -337,125 +319,145 @@ public class ReferenceBackend implements Backend {
         View.of(y).set(0, count);
     }
 
+    /// Where element (i, j) of matrix `z` of several lies.
+    private static long at(Matrix m, int z, int i, int j) {
+        return z * m.stride() + (m.transposed() ? (long) j * m.ld() + i : (long) i * m.ld() + j);
+    }
+
+    // ---- what no primitives make
+
     @Override
-    public void crossEntropy(Buffer losses, Buffer lse, Buffer logits, Buffer labels, int n, int v, int ignore) {
-        View vo = View.of(losses);
-        View vs = View.of(lse);
-        View vx = View.of(logits);
-        View vl = View.of(labels);
-        for (int i = 0; i < n; i++) {
-            double max = Double.NEGATIVE_INFINITY;
-            for (int j = 0; j < v; j++) {
-                max = Math.max(max, vx.get((long) i * v + j));
+    public LossKernels loss() {
+        return new Losses();
+    }
+
+    @Override
+    public OptimizerKernels optimizer() {
+        return new Optimizers();
+    }
+
+    private final class Losses implements LossKernels {
+        @Override
+        public Backend backend() {
+            return ReferenceBackend.this;
+        }
+
+        @Override
+        public void crossEntropy(Buffer losses, Buffer lse, Matrix logits, Labels labels) {
+            View vo = View.of(losses);
+            View vs = View.of(lse);
+            View vx = View.of(logits.buffer());
+            View vl = View.of(labels.ids());
+            int v = logits.cols();
+            for (int i = 0; i < logits.rows(); i++) {
+                double max = Double.NEGATIVE_INFINITY;
+                for (int j = 0; j < v; j++) {
+                    max = Math.max(max, vx.get((long) i * v + j));
+                }
+                double sum = 0;
+                for (int j = 0; j < v; j++) {
+                    sum += Math.exp(vx.get((long) i * v + j) - max);
+                }
+                double logSum = max + Math.log(sum);
+                int label = (int) vl.get(i);
+                vs.set(i, logSum);
+                if (label == labels.ignore()) {
+                    vo.set(i, 0);
+                } else {
+                    checkLabel(label, v);
+                    vo.set(i, logSum - vx.get((long) i * v + label));
+                }
             }
-            double sum = 0;
-            for (int j = 0; j < v; j++) {
-                sum += Math.exp(vx.get((long) i * v + j) - max);
+        }
+
+        private static void checkLabel(int label, int v) {
+            if (label < 0 || label >= v) {
+                throw new BackendException("crossEntropy: label " + label + " does not lie in [0, " + v + ")");
             }
-            double logSum = max + Math.log(sum);
-            int label = (int) vl.get(i);
-            vs.set(i, logSum);
-            if (label == ignore) {
-                vo.set(i, 0);
-            } else {
-                checkLabel(label, v);
-                vo.set(i, logSum - vx.get((long) i * v + label));
+        }
+
+        @Override
+        public void crossEntropyBackward(Gradient dLogits, Buffer g, Matrix logits, Buffer lse, Labels labels) {
+            View vd = View.of(dLogits.buffer());
+            View vx = View.of(logits.buffer());
+            View vs = View.of(lse);
+            View vl = View.of(labels.ids());
+            int v = logits.cols();
+            double factor = View.of(g).get(0);
+            for (int i = 0; i < logits.rows(); i++) {
+                int label = (int) vl.get(i);
+                for (int j = 0; j < v; j++) {
+                    long at = (long) i * v + j;
+                    double p = Math.exp(vx.get(at) - vs.get(i)) - (j == label ? 1 : 0);
+                    vd.put(at, label == labels.ignore() ? 0 : factor * p, dLogits.accumulate());
+                }
             }
         }
     }
 
-    private static void checkLabel(int label, int v) {
-        if (label < 0 || label >= v) {
-            throw new BackendException("crossEntropy: label " + label + " does not lie in [0, " + v + ")");
+    private final class Optimizers implements OptimizerKernels {
+        @Override
+        public Backend backend() {
+            return ReferenceBackend.this;
         }
-    }
 
-    @Override
-    public void crossEntropyBackward(
-            Buffer dLogits,
-            Buffer g,
-            Buffer logits,
-            Buffer lse,
-            Buffer labels,
-            int n,
-            int v,
-            int ignore,
-            boolean accumulate) {
-        View vd = View.of(dLogits);
-        View vx = View.of(logits);
-        View vs = View.of(lse);
-        View vl = View.of(labels);
-        double factor = View.of(g).get(0);
-        for (int i = 0; i < n; i++) {
-            int label = (int) vl.get(i);
-            for (int j = 0; j < v; j++) {
-                long at = (long) i * v + j;
-                double p = Math.exp(vx.get(at) - vs.get(i)) - (j == label ? 1 : 0);
-                vd.put(at, label == ignore ? 0 : factor * p, accumulate);
+        @Override
+        public void adamW(List<Buffer> p, List<Buffer> m, List<Buffer> v, List<Buffer> g, AdamWStep by) {
+            double rate = View.of(by.lr()).get(0);
+            double step = View.of(by.t()).get(0);
+            double scale = scale(by.gScale());
+            if (Double.isNaN(scale)) {
+                return;
+            }
+            double beta1 = by.beta1();
+            double beta2 = by.beta2();
+            double correction1 = 1 - Math.pow(beta1, step);
+            double correction2 = Math.sqrt(1 - Math.pow(beta2, step));
+            for (int k = 0; k < p.size(); k++) {
+                View vp = View.of(p.get(k));
+                View vm = View.of(m.get(k));
+                View vv = View.of(v.get(k));
+                View vg = View.of(g.get(k));
+                for (long i = 0; i < p.get(k).size(); i++) {
+                    double gradient = scale * vg.get(i);
+                    vm.set(i, beta1 * vm.get(i) + (1 - beta1) * gradient);
+                    vv.set(i, beta2 * vv.get(i) + (1 - beta2) * gradient * gradient);
+                    double decayed = vp.get(i) * (1 - rate * by.weightDecay());
+                    double root = Math.sqrt(vv.get(i)) / correction2 + by.eps();
+                    vp.set(i, decayed - rate / correction1 * vm.get(i) / root);
+                }
             }
         }
-    }
 
-    @Override
-    public void adamW(
-            List<Buffer> p,
-            List<Buffer> m,
-            List<Buffer> v,
-            List<Buffer> g,
-            Buffer lr,
-            Buffer t,
-            @Nullable Buffer gScale,
-            double beta1,
-            double beta2,
-            double eps,
-            double weightDecay) {
-        double rate = View.of(lr).get(0);
-        double step = View.of(t).get(0);
-        double scale = gScale == null ? 1 : View.of(gScale).get(0);
-        if (Double.isNaN(scale)) {
-            return;
+        private static double scale(@Nullable Buffer gScale) {
+            return gScale == null ? 1 : View.of(gScale).get(0);
         }
-        double correction1 = 1 - Math.pow(beta1, step);
-        double correction2 = Math.sqrt(1 - Math.pow(beta2, step));
-        for (int k = 0; k < p.size(); k++) {
-            View vp = View.of(p.get(k));
-            View vm = View.of(m.get(k));
-            View vv = View.of(v.get(k));
-            View vg = View.of(g.get(k));
-            for (long i = 0; i < p.get(k).size(); i++) {
-                double gradient = scale * vg.get(i);
-                vm.set(i, beta1 * vm.get(i) + (1 - beta1) * gradient);
-                vv.set(i, beta2 * vv.get(i) + (1 - beta2) * gradient * gradient);
-                double decayed = vp.get(i) * (1 - rate * weightDecay);
-                vp.set(i, decayed - rate / correction1 * vm.get(i) / (Math.sqrt(vv.get(i)) / correction2 + eps));
-            }
-        }
-    }
 
-    @Override
-    public void sgd(
-            Buffer p,
-            @Nullable Buffer velocity,
-            Buffer g,
-            Buffer lr,
-            @Nullable Buffer gScale,
-            double momentum,
-            double weightDecay) {
-        View vp = View.of(p);
-        View vg = View.of(g);
-        double rate = View.of(lr).get(0);
-        double scale = gScale == null ? 1 : View.of(gScale).get(0);
-        if (Double.isNaN(scale)) {
-            return;
-        }
-        for (long i = 0; i < p.size(); i++) {
-            double direction = scale * vg.get(i) + weightDecay * vp.get(i);
-            if (velocity != null) {
-                View vv = View.of(velocity);
-                direction += momentum * vv.get(i);
-                vv.set(i, direction);
+        @Override
+        public void sgd(
+                Buffer p,
+                @Nullable Buffer velocity,
+                Buffer g,
+                Buffer lr,
+                @Nullable Buffer gScale,
+                double momentum,
+                double weightDecay) {
+            View vp = View.of(p);
+            View vg = View.of(g);
+            double rate = View.of(lr).get(0);
+            double scale = scale(gScale);
+            if (Double.isNaN(scale)) {
+                return;
             }
-            vp.set(i, vp.get(i) - rate * direction);
+            for (long i = 0; i < p.size(); i++) {
+                double direction = scale * vg.get(i) + weightDecay * vp.get(i);
+                if (velocity != null) {
+                    View vv = View.of(velocity);
+                    direction += momentum * vv.get(i);
+                    vv.set(i, direction);
+                }
+                vp.set(i, vp.get(i) - rate * direction);
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ record RmsNormOp(Tensor x, Tensor weight, Tensor rstd) implements Op {
         try (Scratch scratch = new Scratch(be)) {
             Buffer y = scratch.like(x.buffer());
             Tensor rstd = Tensor.own(Shape.of(rows), scratch.allocate(x.dtype().accumulator(), rows));
-            be.rmsNorm(y, rstd.buffer(), x.buffer(), weight.buffer(), rows, cols, eps);
+            be.norm().rmsNorm(y, rstd.buffer(), x.matrix(), weight.buffer(), eps);
             return Autograd.record(new RmsNormOp(x, weight, rstd), x.shape(), y.retain());
         }
     }
@@ -31,7 +31,7 @@ record RmsNormOp(Tensor x, Tensor weight, Tensor rstd) implements Op {
             Buffer y = scratch.like(x.buffer());
             Buffer total = scratch.like(x.buffer());
             Tensor rstd = Tensor.own(Shape.of(rows), scratch.allocate(x.dtype().accumulator(), rows));
-            be.addRmsNorm(y, total, rstd.buffer(), x.buffer(), residual.buffer(), weight.buffer(), rows, cols, eps);
+            be.norm().addRmsNorm(y, total, rstd.buffer(), x.matrix(), residual.buffer(), weight.buffer(), eps);
             Tensor sum = Autograd.record(new AddOp(x, residual, 1), x.shape(), total.retain());
             Tensor norm = Autograd.record(new RmsNormOp(sum, weight, rstd), x.shape(), y.retain());
             return new Functional.NormedSum(sum, norm);
@@ -50,19 +50,8 @@ record RmsNormOp(Tensor x, Tensor weight, Tensor rstd) implements Op {
 
     @Override
     public void backward(Tensor gradOut, Gradients gradients) {
-        Gradients.Target dx = gradients.wants(x) ? gradients.into(x) : null;
-        Gradients.Target dw = gradients.wants(weight) ? gradients.into(weight) : null;
-        x.backend()
-                .rmsNormBackward(
-                        dx == null ? null : dx.buffer(),
-                        dw == null ? null : dw.buffer(),
-                        gradOut.buffer(),
-                        x.buffer(),
-                        rstd.buffer(),
-                        weight.buffer(),
-                        x.shape().rows(),
-                        x.shape().cols(),
-                        dx != null && dx.accumulate(),
-                        dw != null && dw.accumulate());
+        Gradient dx = gradients.intoIfWanted(x);
+        Gradient dw = gradients.intoIfWanted(weight);
+        x.backend().norm().rmsNormBackward(dx, dw, gradOut.buffer(), x.matrix(), rstd.buffer(), weight.buffer());
     }
 }

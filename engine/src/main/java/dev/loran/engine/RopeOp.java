@@ -1,5 +1,6 @@
 package dev.loran.engine;
 
+import dev.loran.engine.AttentionKernels.RopeTables;
 import java.util.List;
 
 /// Rotary position embedding of x (B, T, H, D) by tables cos, sin (T, D / 2); a rotation, so backward turns back.
@@ -43,7 +44,8 @@ record RopeOp(Tensor x, Tensor cos, Tensor sin) implements Op {
     private Buffer turned(Scratch scratch, Buffer from, int sign) {
         Shape s = x.shape();
         Buffer to = scratch.like(from);
-        to.backend().rope(to, from, cos.buffer(), sin.buffer(), s.dim(0), s.dim(1), s.dim(2), s.dim(3), sign);
+        RopeTables tables = new RopeTables(cos.buffer(), sin.buffer(), s.dim(1), s.dim(3));
+        to.backend().attention().rope(to, from, tables, s.dim(0), s.dim(2), sign);
         return to;
     }
 }

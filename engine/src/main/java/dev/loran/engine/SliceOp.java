@@ -44,7 +44,7 @@ record SliceOp(Tensor x, int axis, int from) implements Op {
         int outer = Math.toIntExact(s.product(0, axis));
         int inner = Math.toIntExact(s.product(axis + 1, s.rank()));
         int cols = gradOut.shape().dim(axis) * inner;
-        Gradients.Target dx = gradients.into(x);
+        Gradient dx = gradients.into(x);
         if (!dx.accumulate()) {
             x.backend().fill(dx.buffer(), 0);
         }

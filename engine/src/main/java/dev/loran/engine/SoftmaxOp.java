@@ -8,7 +8,7 @@ record SoftmaxOp(Tensor x, Tensor y) implements Op {
         Checks.operand("softmax", "x", x);
         try (Scratch scratch = new Scratch(x.backend())) {
             Buffer y = scratch.like(x.buffer());
-            x.backend().softmax(y, x.buffer(), x.shape().rows(), x.shape().cols());
+            x.backend().attention().softmax(y, x.matrix());
             return Autograd.record(new SoftmaxOp(x, Tensor.own(x.shape(), y)), x.shape(), y.retain());
         }
     }
@@ -25,14 +25,6 @@ record SoftmaxOp(Tensor x, Tensor y) implements Op {
 
     @Override
     public void backward(Tensor gradOut, Gradients gradients) {
-        Gradients.Target dx = gradients.into(x);
-        x.backend()
-                .softmaxBackward(
-                        dx.buffer(),
-                        gradOut.buffer(),
-                        y.buffer(),
-                        x.shape().rows(),
-                        x.shape().cols(),
-                        dx.accumulate());
+        x.backend().attention().softmaxBackward(gradients.into(x), gradOut.buffer(), y.matrix());
     }
 }

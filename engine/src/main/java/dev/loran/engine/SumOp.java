@@ -45,7 +45,7 @@ record SumOp(Tensor x, int outer, int n, int inner, double factor) implements Op
     @Override
     public void backward(Tensor gradOut, Gradients gradients) {
         Backend be = x.backend();
-        Gradients.Target dx = gradients.into(x);
+        Gradient dx = gradients.into(x);
         if (!dx.accumulate()) {
             be.fill(dx.buffer(), 0);
         }

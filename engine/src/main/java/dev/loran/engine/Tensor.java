@@ -138,6 +138,11 @@ public final class Tensor implements AutoCloseable {
         return buffer;
     }
 
+    /// The elements as kernels take them: a row for all dimensions except the last.
+    public Matrix matrix() {
+        return new Matrix(buffer, shape.rows(), shape.cols());
+    }
+
     public Backend backend() {
         return buffer.backend();
     }

@@ -26,7 +26,7 @@ record UnaryFnOp(UnaryFn fn, Tensor x) implements Op {
 
     @Override
     public void backward(Tensor gradOut, Gradients gradients) {
-        Gradients.Target dx = gradients.into(x);
+        Gradient dx = gradients.into(x);
         x.backend().unaryBackward(fn, dx.buffer(), gradOut.buffer(), x.buffer(), dx.accumulate());
     }
 }

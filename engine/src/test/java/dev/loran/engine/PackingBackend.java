@@ -70,23 +70,28 @@ public final class PackingBackend extends ReferenceBackend {
     }
 
     @Override
-    public void linear(Buffer y, Buffer x, Buffer w, @Nullable Buffer bias, int n, int in, int out) {
-        if (w instanceof Packed p) {
-            gemm(y, out, 0, x, in, 0, false, p.columns, out, 0, false, 1, n, out, in, 1, 0);
-            if (bias != null) {
-                binary(BinaryFn.ADD, y, y, bias, new int[] {n, out}, new int[] {out, 1}, new int[] {0, 1});
-            }
-        } else {
-            super.linear(y, x, w, bias, n, in, out);
-        }
+    public LinearKernels linear() {
+        return new Products();
     }
 
-    @Override
-    public void linearBackwardInput(Buffer dx, Buffer dy, Buffer w, int n, int in, int out, boolean accumulate) {
-        if (w instanceof Packed p) {
-            gemm(dx, in, 0, dy, out, 0, false, p.columns, out, 0, true, 1, n, in, out, 1, accumulate ? 1 : 0);
-        } else {
-            super.linearBackwardInput(dx, dy, w, n, in, out, accumulate);
+    private final class Products implements LinearKernels {
+        @Override
+        public Backend backend() {
+            return PackingBackend.this;
+        }
+
+        @Override
+        public void linear(Matrix y, Matrix x, Matrix w, @Nullable Buffer bias) {
+            LinearKernels.super.linear(y, x, unpacked(w), bias);
+        }
+
+        @Override
+        public void linearBackwardInput(Gradient dx, Matrix dy, Matrix w) {
+            LinearKernels.super.linearBackwardInput(dx, dy, unpacked(w));
+        }
+
+        private static Matrix unpacked(Matrix w) {
+            return w.buffer() instanceof Packed p ? new Matrix(p.columns, w.cols(), w.rows()).t() : w;
         }
     }
 }

@@ -3,6 +3,8 @@ package dev.loran.kernels;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import dev.loran.engine.Backend;
+import dev.loran.kernels.simd.SimdBackend;
+import dev.loran.kernels.simd.vector.Vectors;
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;

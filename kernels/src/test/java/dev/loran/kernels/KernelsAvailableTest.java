@@ -2,6 +2,7 @@ package dev.loran.kernels;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
+import dev.loran.kernels.simd.vector.Vectors;
 import org.junit.jupiter.api.Test;
 
 /// Without this a build whose flags got lost would test the reference against itself, and pass.

@@ -3,10 +3,11 @@ package dev.loran.engine.optim;
 import dev.loran.engine.Backend;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
+import dev.loran.engine.OptimizerKernels.AdamWStep;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/// Adam with decoupled weight decay, in torch's arithmetic ([Backend#adamW]). Moments are `exp_avg` and `exp_avg_sq`.
+/// Adam with decoupled weight decay, in torch's arithmetic ([dev.loran.engine.OptimizerKernels#adamW]). Moments are `exp_avg` and `exp_avg_sq`.
 ///
 /// **Paper**: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019, algorithm 2.
 public final class AdamW extends Optimizer {
@@ -52,18 +53,8 @@ public final class AdamW extends Optimizer {
             Buffer t,
             @Nullable Buffer gradScale,
             double weightDecay) {
-        lr.backend()
-                .adamW(
-                        p,
-                        moments.get(0),
-                        moments.get(1),
-                        g,
-                        lr,
-                        t,
-                        gradScale,
-                        config.beta1(),
-                        config.beta2(),
-                        config.eps(),
-                        weightDecay);
+        AdamWStep step =
+                new AdamWStep(lr, t, gradScale, config.beta1(), config.beta2(), config.eps(), weightDecay);
+        lr.backend().optimizer().adamW(p, moments.get(0), moments.get(1), g, step);
     }
 }

@@ -58,13 +58,13 @@ public final class GradClip implements AutoCloseable {
             grads.add(grad.buffer());
         }
         Backend backend = norm.backend();
-        backend.sumOfSquares(norm.buffer(), grads);
+        backend.optimizer().sumOfSquares(norm.buffer(), grads);
         if (factor != null) {
             // Σ (f·g)² is f²·Σ g².
             backend.scaleBy(norm.buffer(), factor, 1);
             backend.scaleBy(norm.buffer(), factor, 1);
         }
-        backend.clipScale(norm.buffer(), scale.buffer(), norm.buffer(), maxNorm);
+        backend.optimizer().clipScale(norm.buffer(), scale.buffer(), norm.buffer(), maxNorm);
         if (factor != null) {
             backend.scaleBy(scale.buffer(), factor, 1);
         }

@@ -161,7 +161,7 @@ public abstract class Optimizer implements AutoCloseable {
         }
     }
 
-    /// Takes the last step back, of which nothing was done because its gradient scale was NaN ([Backend#adamW]): its number
+    /// Takes the last step back, of which nothing was done because its gradient scale was NaN ([dev.loran.engine.OptimizerKernels#adamW]): its number
     /// counts for the next.
     public void retreat() {
         step--;

@@ -6,7 +6,7 @@ import dev.loran.engine.DType;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/// Stochastic gradient descent with momentum, in torch's arithmetic ([Backend#sgd]); weight decay is added to the
+/// Stochastic gradient descent with momentum, in torch's arithmetic ([dev.loran.engine.OptimizerKernels#sgd]); weight decay is added to the
 /// gradient. The moment is `momentum_buffer`, absent without momentum.
 ///
 /// **Paper**: Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013, equation 1, with the
@@ -43,7 +43,7 @@ public final class Sgd extends Optimizer {
             double weightDecay) {
         for (int i = 0; i < p.size(); i++) {
             Buffer velocity = moments.isEmpty() ? null : moments.getFirst().get(i);
-            lr.backend().sgd(p.get(i), velocity, g.get(i), lr, gradScale, momentum, weightDecay);
+            lr.backend().optimizer().sgd(p.get(i), velocity, g.get(i), lr, gradScale, momentum, weightDecay);
         }
     }
 }

@@ -1,11 +1,17 @@
 package dev.loran.engine.testing;
 
+import dev.loran.engine.AttentionKernels.RopeTables;
 import dev.loran.engine.Backend;
 import dev.loran.engine.BinaryFn;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.DropoutMask;
+import dev.loran.engine.Gradient;
 import dev.loran.engine.HostBuffer;
+import dev.loran.engine.LossKernels.Labels;
+import dev.loran.engine.Matrix;
+import dev.loran.engine.OptimizerKernels;
+import dev.loran.engine.OptimizerKernels.AdamWStep;
 import dev.loran.engine.ReferenceBackend;
 import dev.loran.engine.Scratch;
 import dev.loran.engine.Shape;
@@ -142,8 +148,14 @@ public record BackendCase(String name, Function<Memory, List<Buffer>> run) {
 
     // ---- the cases
 
-    /// Every promise of [Backend] that the cases of [OpCases] leave out.
+    /// Every promise of [Backend] and its families that the cases of [OpCases] leave out.
     public static List<BackendCase> all() {
+        return Stream.of(copies(), elements(), sums(), rows(), losses(), optimizers())
+                .flatMap(List::stream)
+                .toList();
+    }
+
+    private static List<BackendCase> copies() {
         return List.of(
                 new BackendCase("copy, rows apart", m -> copy(m, m.random(5 * 40), m.random(5 * 50), false)),
                 new BackendCase("copy, rows apart, added", m -> copy(m, m.random(5 * 40), m.random(5 * 50), true)),
@@ -166,7 +178,11 @@ public record BackendCase(String name, Function<Memory, List<Buffer>> run) {
                     Buffer y = m.empty(3);
                     m.backend().cast(y, m.ints(0, 1, -7));
                     return List.of(y);
-                }),
+                }));
+    }
+
+    private static List<BackendCase> elements() {
+        return List.of(
                 new BackendCase("unary, in place", m -> {
                     Buffer x = m.random(33);
                     m.backend().unary(UnaryFn.GELU, x, x);
@@ -189,7 +205,11 @@ public record BackendCase(String name, Function<Memory, List<Buffer>> run) {
                     Buffer y = m.empty(33);
                     m.backend().fill(y, -1.5);
                     return List.of(y);
-                }),
+                }));
+    }
+
+    private static List<BackendCase> sums() {
+        return List.of(
                 new BackendCase("sum, added", m -> sum(m, m.random(3 * 5), m.random(3 * 33 * 5), 3, 33, 5, true)),
                 new BackendCase("sum, of nothing", m -> sum(m, m.empty(6), m.random(0), 2, 0, 3, false)),
                 new BackendCase("rowMax", m -> {
@@ -203,9 +223,13 @@ public record BackendCase(String name, Function<Memory, List<Buffer>> run) {
                 new BackendCase("gemm, nothing to multiply", m -> {
                     Buffer c = m.random(7 * 5);
                     Buffer none = m.random(0);
-                    m.backend().gemm(c, 5, 0, none, 1, 0, false, none, 5, 0, false, 1, 7, 5, 0, 1, 0.5);
+                    m.backend().gemm(new Matrix(c, 7, 5), new Matrix(none, 7, 0), new Matrix(none, 0, 5), 1, 0.5);
                     return List.of(c);
-                }),
+                }));
+    }
+
+    private static List<BackendCase> rows() {
+        return List.of(
                 new BackendCase("dropout, in place and added", m -> {
                     DropoutMask mask = new DropoutMask(0.25, -99L, 1, m.ints(41));
                     Buffer x = m.random(7 * 33);
@@ -216,22 +240,28 @@ public record BackendCase(String name, Function<Memory, List<Buffer>> run) {
                 }),
                 new BackendCase("softmax, in place", m -> {
                     Buffer x = m.random(7 * 33);
-                    m.backend().softmax(x, x, 7, 33);
+                    m.backend().attention().softmax(x, new Matrix(x, 7, 33));
                     return List.of(x);
                 }),
                 new BackendCase("rope, in place", m -> {
                     Buffer x = m.random(2 * 3 * 2 * 8);
-                    m.backend().rope(x, x, m.random(3 * 4), m.random(3 * 4), 2, 3, 2, 8, -1);
+                    RopeTables tables = new RopeTables(m.random(3 * 4), m.random(3 * 4), 3, 8);
+                    m.backend().attention().rope(x, x, tables, 2, 2, -1);
                     return List.of(x);
-                }),
+                }));
+    }
+
+    private static List<BackendCase> losses() {
+        return List.of(
                 new BackendCase("crossEntropyBackward, in place", m -> {
                     Buffer x = m.random(3 * 7);
-                    Buffer labels = m.ints(6, -100, 0);
+                    Labels labels = new Labels(m.ints(6, -100, 0), -100);
+                    Matrix logits = new Matrix(x, 3, 7);
                     Buffer lse = m.statistics(3);
                     Buffer g = m.statistics(1);
                     m.backend().fill(g, 0.5);
-                    m.backend().crossEntropy(m.statistics(3), lse, x, labels, 3, 7, -100);
-                    m.backend().crossEntropyBackward(x, g, x, lse, labels, 3, 7, -100, false);
+                    m.backend().loss().crossEntropy(m.statistics(3), lse, logits, labels);
+                    m.backend().loss().crossEntropyBackward(new Gradient(x, false), g, logits, lse, labels);
                     return List.of(x);
                 }),
                 new BackendCase("countValid, inverseOfValid", m -> {
@@ -240,23 +270,28 @@ public record BackendCase(String name, Function<Memory, List<Buffer>> run) {
                     Buffer none = m.empty(1);
                     Buffer ids = m.ints(3, -100, 0, 5, -100);
                     m.backend().countValid(count, ids, 5, -100);
-                    m.backend().inverseOfValid(inverse, ids, 5, -100);
-                    m.backend().inverseOfValid(none, m.ints(-1, -1), 2, -1);
+                    m.backend().loss().inverseOfValid(inverse, new Labels(ids, -100));
+                    m.backend().loss().inverseOfValid(none, new Labels(m.ints(-1, -1), -1));
                     return List.of(count, inverse, none);
+                }),
+                new BackendCase("linearCrossEntropy, no rows", m -> {
+                    Buffer loss = m.statistics(1);
+                    Buffer dw = m.empty(5 * 3);
+                    Matrix none = new Matrix(m.random(0), 0, 3);
+                    Matrix w = new Matrix(m.random(15), 5, 3);
+                    m.backend().loss().linearCrossEntropy(loss, m.empty(0), dw, none, w, new Labels(m.ints(), -100));
+                    return List.of(loss, dw);
                 }),
                 new BackendCase("scaleBy", m -> {
                     Buffer y = m.random(33);
                     m.backend().scaleBy(y, m.of(-3), 33);
                     return List.of(y);
-                }),
+                }));
+    }
+
+    private static List<BackendCase> optimizers() {
+        return List.of(
                 new BackendCase("sumOfSquares, clipScale", BackendCase::clip),
-                new BackendCase("linearCrossEntropy, no rows", m -> {
-                    Buffer loss = m.statistics(1);
-                    Buffer dw = m.empty(5 * 3);
-                    Buffer none = m.random(0);
-                    m.backend().linearCrossEntropy(loss, m.empty(0), dw, none, m.random(15), m.ints(), 0, 3, 5, -100);
-                    return List.of(loss, dw);
-                }),
                 new BackendCase("adamW, three steps", m -> adamW(m, false, 1000)),
                 new BackendCase("adamW, scaled gradients", m -> adamW(m, true, 33, 0, 9000, 1, 64)),
                 new BackendCase(
@@ -314,8 +349,9 @@ public record BackendCase(String name, Function<Memory, List<Buffer>> run) {
     /// rows of C stays.
     private static List<Buffer> strided(Memory m) {
         Buffer c = m.random(2 * 100);
-        m.backend()
-                .gemm(c, 11, 100, m.random(7 * 12), 12, 0, false, m.random(2 * 90), 13, 90, true, 2, 7, 5, 9, 0.5, -1);
+        Matrix a = new Matrix(m.random(7 * 12), 7, 9, 12, 0, false);
+        Matrix b = new Matrix(m.random(2 * 90), 9, 5, 13, 90, true);
+        m.backend().gemm(new Matrix(c, 7, 5, 11, 100, false), a, b, 2, 0.5, -1);
         return List.of(c);
     }
 
@@ -325,9 +361,9 @@ public record BackendCase(String name, Function<Memory, List<Buffer>> run) {
         Buffer norm = m.empty(1);
         Buffer above = m.empty(1);
         Buffer below = m.empty(1);
-        m.backend().sumOfSquares(square, List.of(m.random(33), m.random(0), m.random(7), m.random(9000)));
-        m.backend().clipScale(norm, above, square, 0.5);
-        m.backend().clipScale(square, below, square, 1000);
+        m.backend().optimizer().sumOfSquares(square, List.of(m.random(33), m.random(0), m.random(7), m.random(9000)));
+        m.backend().optimizer().clipScale(norm, above, square, 0.5);
+        m.backend().optimizer().clipScale(square, below, square, 1000);
         return List.of(norm, above, square, below);
     }
 
@@ -344,7 +380,8 @@ public record BackendCase(String name, Function<Memory, List<Buffer>> run) {
         Buffer scale = scaled ? m.of(0.125) : null;
         for (int t = 1; t <= 3; t++) {
             List<Buffer> g = Arrays.stream(sizes).mapToObj(m::random).toList();
-            m.backend().adamW(p, mean, variance, g, m.of(0.01 * t), m.ints(t), scale, 0.9, 0.98, 1e-6, 0.05);
+            AdamWStep step = new AdamWStep(m.of(0.01 * t), m.ints(t), scale, 0.9, 0.98, 1e-6, 0.05);
+            m.backend().optimizer().adamW(p, mean, variance, g, step);
         }
         return Stream.of(p, mean, variance).flatMap(List::stream).toList();
     }
@@ -354,7 +391,9 @@ public record BackendCase(String name, Function<Memory, List<Buffer>> run) {
         Buffer smooth = m.positive(n);
         Buffer spread = m.positive(n);
         for (int i = 0; i < 2; i++) {
-            m.backend().importance(smooth, spread, m.random(n), m.random(n), scaled ? m.of(0.5) : null, 0.75, 0.875);
+            Buffer p = m.random(n);
+            Buffer gScale = scaled ? m.of(0.5) : null;
+            m.backend().optimizer().importance(smooth, spread, p, m.random(n), gScale, 0.75, 0.875);
         }
         return List.of(smooth, spread);
     }
@@ -362,7 +401,9 @@ public record BackendCase(String name, Function<Memory, List<Buffer>> run) {
     private static List<Buffer> sgd(Memory m, int n, boolean momentum, boolean scaled) {
         Buffer p = m.random(n);
         Buffer velocity = m.random(n);
-        m.backend().sgd(p, momentum ? velocity : null, m.random(n), m.of(0.1), scaled ? m.of(0.5) : null, 0.9, 0.01);
+        Buffer gScale = scaled ? m.of(0.5) : null;
+        OptimizerKernels optimizer = m.backend().optimizer();
+        optimizer.sgd(p, momentum ? velocity : null, m.random(n), m.of(0.1), gScale, 0.9, 0.01);
         return List.of(p, velocity);
     }
 }

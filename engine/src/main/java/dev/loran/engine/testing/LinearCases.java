@@ -220,8 +220,8 @@ final class LinearCases {
         int r = 3;
         int[] outs = {5, 17, 8};
         return OpCase.of("projections", n + "x" + in + ", weight " + name(frozen), Shape.of(n, 30), t -> {
-                    Functional.LowRank first = new Functional.LowRank(t.get("a0"), t.get("b0"), 2, OpCases.mask(t));
-                    Functional.LowRank second = new Functional.LowRank(t.get("a1"), t.get("b1"), 0.5, null);
+                    Functional.Lora first = new Functional.Lora(t.get("a0"), t.get("b0"), 2, OpCases.mask(t));
+                    Functional.Lora second = new Functional.Lora(t.get("a1"), t.get("b1"), 0.5, null);
                     return Functional.concat(
                             Functional.projections(
                                     t.get("x"),

@@ -12,6 +12,7 @@ import dev.loran.engine.CustomOp;
 import dev.loran.engine.DType;
 import dev.loran.engine.DTypeException;
 import dev.loran.engine.Functional;
+import dev.loran.engine.Gradient;
 import dev.loran.engine.Gradients;
 import dev.loran.engine.ReferenceBackend;
 import dev.loran.engine.Scratch;
@@ -80,7 +81,7 @@ class OpCaseTest {
                     gradients.pass(x, dx);
                 }
                 if (gradients.wants(gate)) {
-                    Gradients.Target d = gradients.into(gate);
+                    Gradient d = gradients.into(gate);
                     UnaryFn fn = flaw == Flaw.GRADIENT ? UnaryFn.SIGMOID : UnaryFn.SILU;
                     be.unaryBackward(fn, d.buffer(), dSilu, gate.buffer(), d.accumulate());
                 }

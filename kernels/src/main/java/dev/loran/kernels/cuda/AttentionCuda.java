@@ -1,13 +1,18 @@
 package dev.loran.kernels.cuda;
 
+import dev.loran.engine.AttentionKernels.RopeTables;
+import dev.loran.engine.AttentionKernels;
+import dev.loran.engine.Backend;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
+import dev.loran.engine.DTypeException;
+import dev.loran.engine.Gradient;
+import dev.loran.engine.Matrix;
 import dev.loran.engine.Scratch;
-import org.jspecify.annotations.Nullable;
 
 /// Launches `attention.cu`: blockwise attention, forward and backward; what is BF16 it leaves to
 /// [AttentionMmaCuda].
-final class AttentionCuda {
+record AttentionCuda(Backend backend, CudaContext cuda) implements AttentionKernels {
     /// Heads of more columns are left to the composed form.
     static final int MAX_HEAD = 128;
 
@@ -19,11 +24,8 @@ final class AttentionCuda {
 
     private static final int TILE = 32;
 
-    private AttentionCuda() {}
-
-    /// Everything but the memory that is written; the letters of [dev.loran.engine.Backend#attention], 0 for what is
-    /// absent.
-    record Problem(
+    /// Where all that an attention reads lies; the letters of [AttentionKernels.Problem], 0 for what is absent.
+    record Inputs(
             DType type,
             long q,
             long k,
@@ -31,53 +33,25 @@ final class AttentionCuda {
             long prefixK,
             long prefixV,
             long mask,
-            int batch,
-            int t,
-            int s,
-            int p,
-            int heads,
-            int kvHeads,
-            int d,
+            boolean sharesPrefix,
+            Sizes sizes,
             boolean causal,
-            boolean sharedPrefix,
             double scale) {
 
-        static Problem of(
-                CudaBackend cuda,
-                Buffer q,
-                Buffer k,
-                Buffer v,
-                @Nullable Buffer prefixK,
-                @Nullable Buffer prefixV,
-                @Nullable Buffer mask,
-                int batch,
-                int t,
-                int s,
-                int p,
-                int heads,
-                int kvHeads,
-                int d,
-                boolean causal,
-                double scale) {
-            DType type = CudaBackend.floating(q);
-            return new Problem(
+        static Inputs of(CudaContext cuda, Problem a) {
+            DType type = CudaContext.floating(a.q());
+            return new Inputs(
                     type,
-                    cuda.address(q),
-                    cuda.address(k, type),
-                    cuda.address(v, type),
-                    cuda.optional(prefixK, type),
-                    cuda.optional(prefixV, type),
-                    cuda.optional(mask, DType.I32),
-                    batch,
-                    t,
-                    s,
-                    p,
-                    heads,
-                    kvHeads,
-                    d,
-                    causal,
-                    prefixK != null && prefixK.size() == (long) p * kvHeads * d,
-                    scale);
+                    cuda.address(a.q()),
+                    cuda.address(a.k(), type),
+                    cuda.address(a.v(), type),
+                    cuda.optional(a.prefixK(), type),
+                    cuda.optional(a.prefixV(), type),
+                    cuda.optional(a.mask(), DType.I32),
+                    a.sharesPrefix(),
+                    a.sizes(),
+                    a.causal(),
+                    a.scale());
         }
 
         /// Whether it goes through products of BF16.
@@ -87,15 +61,15 @@ final class AttentionCuda {
 
         int[] words() {
             return new int[] {
-                batch,
-                t,
-                s,
-                p,
-                heads,
-                kvHeads,
-                d,
+                sizes.batch(),
+                sizes.t(),
+                sizes.s(),
+                sizes.p(),
+                sizes.heads(),
+                sizes.kvHeads(),
+                sizes.d(),
                 causal ? 1 : 0,
-                sharedPrefix ? 1 : 0,
+                sharesPrefix ? 1 : 0,
                 Float.floatToRawIntBits((float) scale)
             };
         }
@@ -106,130 +80,153 @@ final class AttentionCuda {
 
         /// Shared memory of a block: `rows` rows of a head, and `weights` floats for each tile row of a warp.
         private int shared(int rows, int weights) {
-            return 4 * (rows * (d + 1) + WARPS * weights * TILE);
+            return 4 * (rows * (sizes.d() + 1) + WARPS * weights * TILE);
         }
     }
 
-    static void forward(CudaBackend cuda, Buffer out, Buffer lse, Problem a) {
-        CudaDevice device = cuda.device();
+    /// Where a backward pass reads the rest from, and where it puts gradients; 0 for those that are not wanted.
+    record Backward(
+            long dq, long dk, long dv, long dPrefixK, long dPrefixV, long dOut, long lse, long rowDot) {}
+
+    @Override
+    public void softmax(Buffer y, Matrix x) {
+        SoftmaxCuda.forward(cuda, y, x.buffer(), x.rows(), x.cols());
+    }
+
+    @Override
+    public void softmaxBackward(Gradient dx, Buffer dy, Matrix y) {
+        SoftmaxCuda.backward(cuda, dx, dy, y);
+    }
+
+    @Override
+    public void rope(Buffer y, Buffer x, RopeTables tables, int batch, int heads, int sign) {
+        RopeCuda.forward(cuda, y, x, tables, batch, heads, sign);
+    }
+
+    @Override
+    public void attention(Buffer out, Buffer lse, Problem problem) {
+        int d = problem.sizes().d();
+        if (d > MAX_HEAD) {
+            if (problem.q().dtype() == DType.F16) {
+                // The composed form marks hidden keys by numbers that F16 has not.
+                throw new DTypeException(
+                        "attention: heads have " + d + " columns, in F16 at most " + MAX_HEAD + "; use BF16");
+            }
+            AttentionKernels.super.attention(out, lse, problem);
+            return;
+        }
+        Inputs a = Inputs.of(cuda, problem);
         long to = cuda.address(out, a.type);
         long al = cuda.address(lse, DType.F32);
         if (a.onTensorCores()) {
-            AttentionMmaCuda.forward(device, to, al, a);
+            AttentionMmaCuda.forward(cuda, to, al, a);
             return;
         }
-        device.launchShared(
+        cuda.launchShared(
                 "attention",
                 a.kernel("attention"),
-                new int[] {(a.t + OWN - 1) / OWN, a.heads, a.batch},
+                perQuery(a.sizes),
                 BLOCK,
                 a.shared(2 * TILE + OWN, 1),
                 CudaKernels.words(new long[] {to, al, a.q, a.k, a.v, a.prefixK, a.prefixV, a.mask}, a.words()));
     }
 
-    static void backward(
-            CudaBackend cuda,
-            @Nullable Buffer dq,
-            @Nullable Buffer dk,
-            @Nullable Buffer dv,
-            @Nullable Buffer dPrefixK,
-            @Nullable Buffer dPrefixV,
-            Buffer dOut,
-            Buffer out,
-            Buffer lse,
-            Problem a) {
-        CudaDevice device = cuda.device();
+    /// Blocks for all queries.
+    private static int[] perQuery(Sizes sizes) {
+        return new int[] {(sizes.t() + OWN - 1) / OWN, sizes.heads(), sizes.batch()};
+    }
+
+    @Override
+    public void attentionBackward(Slopes slopes, Buffer dOut, Buffer out, Buffer lse, Problem problem) {
+        if (problem.sizes().d() > MAX_HEAD) {
+            AttentionKernels.super.attentionBackward(slopes, dOut, out, lse, problem);
+            return;
+        }
+        Inputs a = Inputs.of(cuda, problem);
         DType type = a.type;
-        long to = cuda.optional(dq, type);
-        long adk = cuda.optional(dk, type);
-        long adv = cuda.optional(dv, type);
-        long adpk = cuda.optional(dPrefixK, type);
-        long adpv = cuda.optional(dPrefixV, type);
+        long dq = cuda.optional(slopes.dq(), type);
+        long dk = cuda.optional(slopes.dk(), type);
+        long dv = cuda.optional(slopes.dv(), type);
+        long dPrefixK = cuda.optional(slopes.dPrefixK(), type);
+        long dPrefixV = cuda.optional(slopes.dPrefixV(), type);
         long ady = cuda.address(dOut, type);
         long ay = cuda.address(out, type);
         long al = cuda.address(lse, DType.F32);
-        try (Scratch scratch = new Scratch(cuda)) {
-            long rowDot = cuda.address(scratch.allocate(DType.F32, (long) a.batch * a.heads * a.t));
-            rowDot(device, rowDot, ady, ay, a);
+        Sizes z = a.sizes;
+        try (Scratch scratch = cuda.scratch()) {
+            long rowDot = cuda.address(scratch.allocate(DType.F32, (long) z.batch() * z.heads() * z.t()));
+            rowDot(rowDot, ady, ay, a);
+            Backward to = new Backward(dq, dk, dv, dPrefixK, dPrefixV, ady, al, rowDot);
             if (a.onTensorCores()) {
-                AttentionMmaCuda.backwardQueries(device, to, ady, al, rowDot, a);
-                AttentionMmaCuda.backwardKeys(device, adk, adv, adpk, adpv, ady, al, rowDot, a);
+                AttentionMmaCuda.backwardQueries(cuda, to, a);
+                AttentionMmaCuda.backwardKeys(cuda, to, a);
             } else {
-                backwardQueries(device, to, ady, al, rowDot, a);
-                backwardKeys(device, adk, adv, adpk, adpv, ady, al, rowDot, a);
+                backwardQueries(to, a);
+                backwardKeys(to, a);
             }
         }
     }
 
     /// rowDot (batch, heads, t) ← Σ dOut · out, in F32: what both halves of backward start from.
-    private static void rowDot(CudaDevice device, long rowDot, long dOut, long out, Problem a) {
-        device.launch(
+    private void rowDot(long rowDot, long dOut, long out, Inputs a) {
+        cuda.launch(
                 "attention",
                 a.kernel("attention_row_dot"),
-                new int[] {a.t, a.heads, a.batch},
+                new int[] {a.sizes.t(), a.sizes.heads(), a.sizes.batch()},
                 WARP,
                 CudaKernels.words(new long[] {rowDot, dOut, out}, a.words()));
     }
 
-    /// dq may be 0.
-    private static void backwardQueries(CudaDevice device, long dq, long dOut, long lse, long rowDot, Problem a) {
-        if (dq == 0) {
+    private void backwardQueries(Backward to, Inputs a) {
+        if (to.dq == 0) {
             return;
         }
-        device.launchShared(
+        long[] arguments = {to.dq, to.dOut, to.lse, to.rowDot, a.q, a.k, a.v, a.prefixK, a.prefixV, a.mask};
+        cuda.launchShared(
                 "attention",
                 a.kernel("attention_backward_queries"),
-                new int[] {(a.t + OWN - 1) / OWN, a.heads, a.batch},
+                perQuery(a.sizes),
                 BLOCK,
                 a.shared(2 * TILE + 2 * OWN, 1),
-                CudaKernels.words(
-                        new long[] {dq, dOut, lse, rowDot, a.q, a.k, a.v, a.prefixK, a.prefixV, a.mask}, a.words()));
+                CudaKernels.words(arguments, a.words()));
     }
 
     /// dk and dv, or dPrefixK and dPrefixV, or all four; a pair may be 0.
-    private static void backwardKeys(
-            CudaDevice device,
-            long dk,
-            long dv,
-            long dPrefixK,
-            long dPrefixV,
-            long dOut,
-            long lse,
-            long rowDot,
-            Problem a) {
-        if (dk != 0) {
-            backwardKeys(device, dk, dv, dPrefixK, dPrefixV, dOut, lse, rowDot, a.p, a.p + a.s, a.batch, a);
+    private void backwardKeys(Backward to, Inputs a) {
+        Sizes z = a.sizes;
+        if (to.dk != 0) {
+            backwardKeys(to, z.p(), z.p() + z.s(), z.batch(), a);
         }
-        if (dPrefixK != 0) {
-            int rows = a.sharedPrefix ? 1 : a.batch;
-            backwardKeys(device, dk, dv, dPrefixK, dPrefixV, dOut, lse, rowDot, 0, a.p, rows, a);
+        if (to.dPrefixK != 0) {
+            backwardKeys(to, 0, z.p(), a.sharesPrefix ? 1 : z.batch(), a);
         }
     }
 
-    private static void backwardKeys(
-            CudaDevice device,
-            long dk,
-            long dv,
-            long dPrefixK,
-            long dPrefixV,
-            long dOut,
-            long lse,
-            long rowDot,
-            int from,
-            int to,
-            int rows,
-            Problem a) {
-        device.launchShared(
+    /// Keys `from` to `end`, of `rows` rows of the batch.
+    private void backwardKeys(Backward to, int from, int end, int rows, Inputs a) {
+        long[] arguments = {
+            to.dk,
+            to.dv,
+            to.dPrefixK,
+            to.dPrefixV,
+            to.dOut,
+            to.lse,
+            to.rowDot,
+            a.q,
+            a.k,
+            a.v,
+            a.prefixK,
+            a.prefixV,
+            a.mask,
+            from,
+            end
+        };
+        cuda.launchShared(
                 "attention",
                 a.kernel("attention_backward_keys"),
-                new int[] {(to - from + OWN - 1) / OWN, a.kvHeads, rows},
+                new int[] {(end - from + OWN - 1) / OWN, a.sizes.kvHeads(), rows},
                 BLOCK,
                 a.shared(2 * TILE + 2 * OWN, 2),
-                CudaKernels.words(
-                        new long[] {
-                            dk, dv, dPrefixK, dPrefixV, dOut, lse, rowDot, a.q, a.k, a.v, a.prefixK, a.prefixV, a.mask,
-                            from, to
-                        },
-                        a.words()));
+                CudaKernels.words(arguments, a.words()));
     }
 }

@@ -1,6 +1,8 @@
 package dev.loran.kernels.cuda;
 
-import dev.loran.kernels.cuda.AttentionCuda.Problem;
+import dev.loran.engine.AttentionKernels.Sizes;
+import dev.loran.kernels.cuda.AttentionCuda.Backward;
+import dev.loran.kernels.cuda.AttentionCuda.Inputs;
 
 /// Launches `attentionmma.cu`: blockwise attention by tensor cores, on BF16.
 final class AttentionMmaCuda {
@@ -13,78 +15,73 @@ final class AttentionMmaCuda {
 
     private AttentionMmaCuda() {}
 
-    static void forward(CudaDevice device, long out, long lse, Problem a) {
-        device.launchShared(
+    static void forward(CudaContext cuda, long out, long lse, Inputs a) {
+        cuda.launchShared(
                 "attentionmma",
                 kernel("attention_mma", a),
-                new int[] {blocks(a.t()), a.heads(), a.batch()},
+                perQuery(a.sizes()),
                 BLOCK,
                 shared(OWN + 2 * TILE, a),
                 arguments(a, out, lse, a.q(), a.k(), a.v(), a.prefixK(), a.prefixV(), a.mask()));
     }
 
-    /// dq may be 0.
-    static void backwardQueries(CudaDevice device, long dq, long dOut, long lse, long rowDot, Problem a) {
-        if (dq == 0) {
+    /// Blocks for all queries.
+    private static int[] perQuery(Sizes sizes) {
+        return new int[] {blocks(sizes.t()), sizes.heads(), sizes.batch()};
+    }
+
+    static void backwardQueries(CudaContext cuda, Backward to, Inputs a) {
+        if (to.dq() == 0) {
             return;
         }
-        device.launchShared(
+        cuda.launchShared(
                 "attentionmma",
                 kernel("attention_mma_backward_queries", a),
-                new int[] {blocks(a.t()), a.heads(), a.batch()},
-                BLOCK,
-                shared(2 * OWN + 2 * backTile(a), a),
-                arguments(a, dq, dOut, lse, rowDot, a.q(), a.k(), a.v(), a.prefixK(), a.prefixV(), a.mask()));
-    }
-
-    /// dk and dv, or dPrefixK and dPrefixV, or all four; a pair may be 0.
-    static void backwardKeys(
-            CudaDevice device,
-            long dk,
-            long dv,
-            long dPrefixK,
-            long dPrefixV,
-            long dOut,
-            long lse,
-            long rowDot,
-            Problem a) {
-        if (dk != 0) {
-            backwardKeys(device, dk, dv, dPrefixK, dPrefixV, dOut, lse, rowDot, a.p(), a.p() + a.s(), a.batch(), a);
-        }
-        if (dPrefixK != 0) {
-            int rows = a.sharedPrefix() ? 1 : a.batch();
-            backwardKeys(device, dk, dv, dPrefixK, dPrefixV, dOut, lse, rowDot, 0, a.p(), rows, a);
-        }
-    }
-
-    private static void backwardKeys(
-            CudaDevice device,
-            long dk,
-            long dv,
-            long dPrefixK,
-            long dPrefixV,
-            long dOut,
-            long lse,
-            long rowDot,
-            int from,
-            int to,
-            int rows,
-            Problem a) {
-        device.launchShared(
-                "attentionmma",
-                kernel("attention_mma_backward_keys", a),
-                new int[] {blocks(to - from), a.kvHeads(), rows},
+                perQuery(a.sizes()),
                 BLOCK,
                 shared(2 * OWN + 2 * backTile(a), a),
                 arguments(
                         a,
-                        dk,
-                        dv,
-                        dPrefixK,
-                        dPrefixV,
-                        dOut,
-                        lse,
-                        rowDot,
+                        to.dq(),
+                        to.dOut(),
+                        to.lse(),
+                        to.rowDot(),
+                        a.q(),
+                        a.k(),
+                        a.v(),
+                        a.prefixK(),
+                        a.prefixV(),
+                        a.mask()));
+    }
+
+    /// dk and dv, or dPrefixK and dPrefixV, or all four; a pair may be 0.
+    static void backwardKeys(CudaContext cuda, Backward to, Inputs a) {
+        Sizes z = a.sizes();
+        if (to.dk() != 0) {
+            backwardKeys(cuda, to, z.p(), z.p() + z.s(), z.batch(), a);
+        }
+        if (to.dPrefixK() != 0) {
+            backwardKeys(cuda, to, 0, z.p(), a.sharesPrefix() ? 1 : z.batch(), a);
+        }
+    }
+
+    /// Keys `from` to `end`, of `rows` rows of the batch.
+    private static void backwardKeys(CudaContext cuda, Backward to, int from, int end, int rows, Inputs a) {
+        cuda.launchShared(
+                "attentionmma",
+                kernel("attention_mma_backward_keys", a),
+                new int[] {blocks(end - from), a.sizes().kvHeads(), rows},
+                BLOCK,
+                shared(2 * OWN + 2 * backTile(a), a),
+                arguments(
+                        a,
+                        to.dk(),
+                        to.dv(),
+                        to.dPrefixK(),
+                        to.dPrefixV(),
+                        to.dOut(),
+                        to.lse(),
+                        to.rowDot(),
                         a.q(),
                         a.k(),
                         a.v(),
@@ -92,7 +89,7 @@ final class AttentionMmaCuda {
                         a.prefixV(),
                         a.mask(),
                         from,
-                        to));
+                        end));
     }
 
     private static int blocks(int rows) {
@@ -100,25 +97,25 @@ final class AttentionMmaCuda {
     }
 
     /// Heads are filled up with zeros to one of two sizes.
-    private static int columns(Problem a) {
-        return a.d() <= NARROW_HEAD ? NARROW_HEAD : AttentionCuda.MAX_HEAD;
+    private static int columns(Inputs a) {
+        return a.sizes().d() <= NARROW_HEAD ? NARROW_HEAD : AttentionCuda.MAX_HEAD;
     }
 
-    private static String kernel(String name, Problem a) {
+    private static String kernel(String name, Inputs a) {
         return name + "_" + columns(a);
     }
 
     /// BACK_TILE of `attentionmma.cu`.
-    private static int backTile(Problem a) {
+    private static int backTile(Inputs a) {
         return columns(a) == NARROW_HEAD ? TILE : TILE / 2;
     }
 
     /// Bytes of `rows` rows of BF16, 8 elements longer than a head.
-    private static int shared(int rows, Problem a) {
+    private static int shared(int rows, Inputs a) {
         return 2 * rows * (columns(a) + 8);
     }
 
-    private static long[] arguments(Problem a, long... values) {
+    private static long[] arguments(Inputs a, long... values) {
         return CudaKernels.words(values, a.words());
     }
 }

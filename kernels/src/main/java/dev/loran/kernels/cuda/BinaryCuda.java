@@ -9,23 +9,22 @@ final class BinaryCuda {
     private BinaryCuda() {}
 
     static void binary(
-            CudaBackend cuda, BinaryFn fn, Buffer y, Buffer a, Buffer b, int[] shape, int[] aStrides, int[] bStrides) {
-        DType t = CudaBackend.floating(y);
+            CudaContext cuda, BinaryFn fn, Buffer y, Buffer a, Buffer b, int[] shape, int[] aStrides, int[] bStrides) {
+        DType t = CudaContext.floating(y);
         long n = y.size();
         long[] arguments = {cuda.address(y), cuda.address(a, t), cuda.address(b, t), n, code(fn)};
         Dims dims = Dims.of("binary", shape, aStrides, bStrides);
         if (dims.dense()) {
-            cuda.device().launch("binary", "binary" + Grid.suffix(t), Grid.flat(n), Grid.FLAT_BLOCK, arguments);
+            cuda.launch("binary", "binary" + Grid.suffix(t), Grid.flat(n), Grid.FLAT_BLOCK, arguments);
         } else {
             long[] with = CudaKernels.words(arguments, dims.words());
-            cuda.device().launch("binary", "binary_broadcast" + Grid.suffix(t), Grid.flat(n), Grid.FLAT_BLOCK, with);
+            cuda.launch("binary", "binary_broadcast" + Grid.suffix(t), Grid.flat(n), Grid.FLAT_BLOCK, with);
         }
     }
 
-    static void axpby(CudaBackend cuda, Buffer y, Buffer x, double alpha, double beta) {
-        DType t = CudaBackend.floating(y);
-        cuda.device()
-                .launch(
+    static void axpby(CudaContext cuda, Buffer y, Buffer x, double alpha, double beta) {
+        DType t = CudaContext.floating(y);
+        cuda.launch(
                         "binary",
                         "axpby" + Grid.suffix(t),
                         Grid.flat(y.size()),

@@ -10,14 +10,13 @@ import java.lang.foreign.ValueLayout;
 final class CopyCuda {
     private CopyCuda() {}
 
-    static void fill(CudaBackend cuda, Buffer y, double value) {
+    static void fill(CudaContext cuda, Buffer y, double value) {
         if (y.dtype() == DType.F64) {
-            CudaBackend.floating(y);
+            CudaContext.floating(y);
         }
         MemorySegment bits = MemorySegment.ofArray(new byte[8]);
         HostBuffer.set(bits, y.dtype(), 0, value);
-        cuda.device()
-                .launch(
+        cuda.launch(
                         "copy",
                         "fill_" + y.dtype().bytes(),
                         Grid.flat(y.size()),
@@ -28,20 +27,20 @@ final class CopyCuda {
     }
 
     static void copy(
-            CudaBackend cuda, Buffer y, int yStride, Buffer x, int xStride, int rows, int cols, boolean accumulate) {
-        DType t = accumulate ? CudaBackend.floating(y) : y.dtype();
+            CudaContext cuda, Buffer y, int yStride, Buffer x, int xStride, int rows, int cols, boolean accumulate) {
+        DType t = accumulate ? CudaContext.floating(y) : y.dtype();
         long to = cuda.address(y);
         long from = cuda.address(x, t);
         long n = (long) rows * cols;
         if (!accumulate && yStride == cols && xStride == cols) {
-            cuda.device().copy(to, from, n * t.bytes());
+            cuda.copy(to, from, n * t.bytes());
             return;
         }
         String kernel = accumulate ? "add_rows" + Grid.suffix(t) : "copy_rows_" + t.bytes();
-        cuda.device().launch("copy", kernel, Grid.flat(n), Grid.FLAT_BLOCK, to, from, yStride, xStride, rows, cols);
+        cuda.launch("copy", kernel, Grid.flat(n), Grid.FLAT_BLOCK, to, from, yStride, xStride, rows, cols);
     }
 
-    static void permute(CudaBackend cuda, Buffer y, Buffer x, int[] shape, int[] perm) {
+    static void permute(CudaContext cuda, Buffer y, Buffer x, int[] shape, int[] perm) {
         int[] strides = new int[shape.length];
         int stride = 1;
         for (int d = shape.length - 1; d >= 0; d--) {
@@ -57,11 +56,10 @@ final class CopyCuda {
         long[] arguments = {cuda.address(y), cuda.address(x, y.dtype()), y.size()};
         Dims dims = Dims.of("permute", to, from);
         if (dims.dense()) {
-            cuda.device().copy(arguments[0], arguments[1], y.bytes());
+            cuda.copy(arguments[0], arguments[1], y.bytes());
             return;
         }
-        cuda.device()
-                .launch(
+        cuda.launch(
                         "copy",
                         "permute_" + y.dtype().bytes(),
                         Grid.flat(y.size()),
@@ -69,14 +67,14 @@ final class CopyCuda {
                         CudaKernels.words(arguments, dims.words()));
     }
 
-    static void cast(CudaBackend cuda, Buffer y, Buffer x) {
+    static void cast(CudaContext cuda, Buffer y, Buffer x) {
         long to = cuda.address(y);
         long from = cuda.address(x);
         if (x.dtype() == y.dtype()) {
-            cuda.device().copy(to, from, y.bytes());
+            cuda.copy(to, from, y.bytes());
             return;
         }
         String kernel = "cast" + Grid.suffix(x.dtype()) + Grid.suffix(y.dtype());
-        cuda.device().launch("copy", kernel, Grid.flat(y.size()), Grid.FLAT_BLOCK, to, from, y.size());
+        cuda.launch("copy", kernel, Grid.flat(y.size()), Grid.FLAT_BLOCK, to, from, y.size());
     }
 }

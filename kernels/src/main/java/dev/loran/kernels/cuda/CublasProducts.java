@@ -1,13 +1,14 @@
 package dev.loran.kernels.cuda;
 
+import dev.loran.engine.Backend;
 import dev.loran.engine.BackendException;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
+import dev.loran.engine.Matrix;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import jcuda.cudaDataType;
-import jcuda.driver.CUstream;
 import jcuda.driver.JCudaDriver;
 import jcuda.jcublas.JCublas2;
 import jcuda.jcublas.cublasComputeType;
@@ -26,31 +27,44 @@ final class CublasProducts {
     private final MemorySegment scalars = Arena.ofAuto().allocate(8, 8);
     private volatile int f32Compute = cublasComputeType.CUBLAS_COMPUTE_32F;
 
-    /// What products work in: cuBLAS must not ask the driver for memory while a step is recorded.
+    /// What products work in.
     private long workspace;
 
+    /// Opens a handle on the device's stream, with memory of its own: cuBLAS must not ask the driver for memory while a step is
+    /// recorded.
     CublasProducts(CudaDevice device) {
         this.device = device;
+        if (!device.isHollow()) {
+            device.call(this::open);
+        }
     }
 
-    // ---- on the owner thread
-
-    void open(CUstream stream, long workspaceBytes) {
+    private boolean open() {
         check("cublasCreate", JCublas2.cublasCreate(handle));
-        check("cublasSetStream", JCublas2.cublasSetStream(handle, new cudaStream_t(stream)));
-        workspace = device.allocate(workspaceBytes);
+        check("cublasSetStream", JCublas2.cublasSetStream(handle, new cudaStream_t(device.stream())));
+        // What NVIDIA recommends for Hopper and newer, and before.
+        long bytes = (device.capability() >= 9 ? 32L : 4L) << 20;
+        workspace = device.allocate(bytes);
         if (workspace == 0) {
-            throw new BackendException("cuda: no memory for the " + workspaceBytes
+            throw new BackendException("cuda: no memory for the " + bytes
                     + " bytes that cuBLAS works in; other processes hold the device's");
         }
         check(
                 "cublasSetWorkspace",
-                JCublas2.cublasSetWorkspace(handle, new CudaDevice.Address(workspace), workspaceBytes));
+                JCublas2.cublasSetWorkspace(handle, new CudaDevice.Address(workspace), bytes));
+        return true;
     }
 
+    /// Waits for all work before.
     void close() {
-        JCublas2.cublasDestroy(handle);
-        JCudaDriver.cuMemFree(CudaDevice.pointer(workspace));
+        if (!device.isHollow()) {
+            device.call(() -> {
+                device.finish();
+                JCublas2.cublasDestroy(handle);
+                JCudaDriver.cuMemFree(CudaDevice.pointer(workspace));
+                return true;
+            });
+        }
     }
 
     private static void check(String function, int status) {
@@ -60,116 +74,96 @@ final class CublasProducts {
         }
     }
 
-    // ---- on any thread
-
     /// Whether products of F32 may round their operands to TF32.
     void allowTf32(boolean allowed) {
         f32Compute = allowed ? cublasComputeType.CUBLAS_COMPUTE_32F_FAST_TF32 : cublasComputeType.CUBLAS_COMPUTE_32F;
     }
 
-    /// [dev.loran.engine.Backend#gemm]; `c` may be F32 also where `a` and `b` are less.
-    void gemm(
-            CudaBackend cuda,
-            Buffer c,
-            int ldc,
-            long strideC,
-            Buffer a,
-            int lda,
-            long strideA,
-            boolean transA,
-            Buffer b,
-            int ldb,
-            long strideB,
-            boolean transB,
-            int batch,
-            int m,
-            int n,
-            int k,
-            double alpha,
-            double beta) {
-        DType t = CudaBackend.floating(a);
-        DType typeC = c.dtype() == DType.F32 ? DType.F32 : t;
-        long ac = cuda.address(c, typeC);
-        long aa = cuda.address(a);
-        long ab = cuda.address(b, t);
-        if (m == 0 || n == 0 || batch == 0) {
+    /// [Backend#gemm]; `c` may be F32 also where `a` and `b` are less.
+    void gemm(CudaContext cuda, Matrix c, Matrix a, Matrix b, int batch, double alpha, double beta) {
+        Matrix.check(c, a, b);
+        DType t = CudaContext.floating(a.buffer());
+        DType typeC = c.buffer().dtype() == DType.F32 ? DType.F32 : t;
+        long ac = cuda.address(c.buffer(), typeC);
+        long aa = cuda.address(a.buffer());
+        long ab = cuda.address(b.buffer(), t);
+        if (c.rows() == 0 || c.cols() == 0 || batch == 0) {
             return;
         }
-        if (k == 0) {
-            scaleRows(cuda, c, ldc, strideC, batch, m, n, beta);
+        if (a.cols() == 0) {
+            scaleRows(cuda.backend(), c, batch, beta);
             return;
         }
-        submit(
-                transB, transA, n, m, k, alpha, ab, ldb, strideB, aa, lda, strideA, t, beta, ac, ldc, strideC, typeC,
-                batch);
+        Operand left = new Operand(ab, number(t), b.ld(), b.stride(), b.transposed());
+        Operand right = new Operand(aa, number(t), a.ld(), a.stride(), a.transposed());
+        Operand to = new Operand(ac, number(typeC), c.ld(), c.stride(), false);
+        int[] sizes = {c.cols(), c.rows(), a.cols()};
+        int compute = t == DType.F32 ? f32Compute : cublasComputeType.CUBLAS_COMPUTE_32F;
+        device.submit(() -> submit(to, left, right, sizes, batch, alpha, beta, compute));
     }
 
-    /// What is left of a product over nothing: C ← beta · C.
-    private static void scaleRows(
-            CudaBackend cuda, Buffer c, int ldc, long strideC, int batch, int m, int n, double beta) {
-        for (int i = 0; i < batch * m; i++) {
-            Buffer row = c.slice(i / m * strideC + (long) (i % m) * ldc, n);
+    /// What is left of a product over nothing: c ← beta · c.
+    private static void scaleRows(Backend backend, Matrix c, int batch, double beta) {
+        for (int i = 0; i < batch * c.rows(); i++) {
+            Buffer row = c.buffer().slice(i / c.rows() * c.stride() + (long) (i % c.rows()) * c.ld(), c.cols());
             if (beta == 0) {
-                cuda.fill(row, 0);
+                backend.fill(row, 0);
             } else {
-                cuda.axpby(row, row, beta, 0);
+                backend.axpby(row, row, beta, 0);
             }
         }
     }
 
-    /// `batch` products of column-major matrices, cuBLAS's way; `type` is that of a and b, `typeC` that of c.
+    /// A matrix as cuBLAS takes it, in its own numbers.
+    private record Operand(long address, int type, int ld, long stride, boolean transposed) {
+        CudaDevice.Address pointer() {
+            return new CudaDevice.Address(address);
+        }
+
+        int op() {
+            return transposed ? 1 : 0;
+        }
+    }
+
+    /// `batch` products of column-major matrices, cuBLAS's way.
     private void submit(
-            boolean transA,
-            boolean transB,
-            int m,
-            int n,
-            int k,
+            Operand c,
+            Operand a,
+            Operand b,
+            int[] sizes,
+            int batch,
             double alpha,
-            long a,
-            int lda,
-            long strideA,
-            long b,
-            int ldb,
-            long strideB,
-            DType type,
             double beta,
-            long c,
-            int ldc,
-            long strideC,
-            DType typeC,
-            int batch) {
-        int compute = type == DType.F32 ? f32Compute : cublasComputeType.CUBLAS_COMPUTE_32F;
-        device.submit(() -> {
-            scalars.set(ValueLayout.JAVA_FLOAT, 0, (float) alpha);
-            scalars.set(ValueLayout.JAVA_FLOAT, 4, (float) beta);
-            // The forms without _new take the compute type for a data type, and refuse some without an exception.
-            check(
-                    "cublasGemmStridedBatchedEx",
-                    JCublas2.cublasGemmStridedBatchedEx_new(
-                            handle,
-                            transA ? 1 : 0,
-                            transB ? 1 : 0,
-                            m,
-                            n,
-                            k,
-                            new CudaDevice.Address(scalars.address()),
-                            new CudaDevice.Address(a),
-                            number(type),
-                            lda,
-                            strideA,
-                            new CudaDevice.Address(b),
-                            number(type),
-                            ldb,
-                            strideB,
-                            new CudaDevice.Address(scalars.address() + 4),
-                            new CudaDevice.Address(c),
-                            number(typeC),
-                            ldc,
-                            strideC,
-                            batch,
-                            compute,
-                            DEFAULT_ALGORITHM));
-        });
+            int compute) {
+        scalars.set(ValueLayout.JAVA_FLOAT, 0, (float) alpha);
+        scalars.set(ValueLayout.JAVA_FLOAT, 4, (float) beta);
+        // The forms without _new take the compute type for a data type, and refuse some without an exception.
+        check(
+                "cublasGemmStridedBatchedEx",
+                JCublas2.cublasGemmStridedBatchedEx_new(
+                        handle,
+                        a.op(),
+                        b.op(),
+                        sizes[0],
+                        sizes[1],
+                        sizes[2],
+                        new CudaDevice.Address(scalars.address()),
+                        a.pointer(),
+                        a.type,
+                        a.ld,
+                        a.stride,
+                        b.pointer(),
+                        b.type,
+                        b.ld,
+                        b.stride,
+                        new CudaDevice.Address(scalars.address() + 4),
+                        c.pointer(),
+                        c.type,
+                        c.ld,
+                        c.stride,
+                        batch,
+                        compute,
+                        DEFAULT_ALGORITHM));
     }
 
     /// CUDA's number of a type.

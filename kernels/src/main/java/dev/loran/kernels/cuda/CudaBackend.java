@@ -1,5 +1,7 @@
 package dev.loran.kernels.cuda;
 
+import dev.loran.engine.ActivationKernels;
+import dev.loran.engine.AttentionKernels;
 import dev.loran.engine.Backend;
 import dev.loran.engine.BackendException;
 import dev.loran.engine.BinaryFn;
@@ -7,10 +9,15 @@ import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.DTypeException;
 import dev.loran.engine.DropoutMask;
+import dev.loran.engine.Gradient;
+import dev.loran.engine.LinearKernels;
+import dev.loran.engine.LossKernels;
+import dev.loran.engine.Matrix;
+import dev.loran.engine.NormKernels;
+import dev.loran.engine.OptimizerKernels;
 import dev.loran.engine.UnaryFn;
 import java.lang.foreign.MemorySegment;
 import java.nio.file.Path;
-import java.util.List;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 
@@ -28,14 +35,33 @@ import org.jspecify.annotations.Nullable;
 public final class CudaBackend implements Backend {
     private final CudaDevice device;
     private final CudaMemory memory;
+    private final CudaContext cuda;
+    private final CublasProducts products;
+    private final CudaStaging staging;
     private final String description;
     private final DType operands;
+    private final LinearKernels linear;
+    private final ActivationKernels activation;
+    private final NormKernels norm;
+    private final AttentionKernels attention;
+    private final LossKernels loss;
+    private final OptimizerKernels optimizer;
 
     private CudaBackend(CudaDevice device, String description, DType operands) {
         this.device = device;
         this.description = description;
         this.operands = operands;
         memory = new CudaMemory(device);
+        cuda = new CudaContext(this, device, memory);
+        products = new CublasProducts(device);
+        staging = new CudaStaging(device);
+        products.allowTf32(operands == DType.BF16);
+        linear = new LinearCuda(this, cuda);
+        activation = new ActivationCuda(this, cuda);
+        norm = new NormCuda(this, cuda);
+        attention = new AttentionCuda(this, cuda);
+        loss = new LossCuda(this, cuda);
+        optimizer = new OptimizerCuda(this, cuda);
     }
 
     private static CudaBackend open(CudaLibraries libraries, int ordinal, DType operands) {
@@ -44,9 +70,12 @@ public final class CudaBackend implements Backend {
         }
         CudaDevice device = new CudaDevice(ordinal);
         String description = device.name() + ", " + libraries.cublas().describe();
-        CudaBackend backend = new CudaBackend(device, description, operands);
-        backend.allowTf32(operands == DType.BF16);
-        return backend;
+        try {
+            return new CudaBackend(device, description, operands);
+        } catch (BackendException e) {
+            device.close();
+            throw e;
+        }
     }
 
     /// GPU number `ordinal`, counted from 0, for models of which weights and activations are of type `operands`, F32 or BF16
@@ -76,7 +105,10 @@ public final class CudaBackend implements Backend {
         return device.isHollow();
     }
 
-    /// The device and the cuBLAS in use, for people.
+    /// {@inheritDoc}
+    ///
+    /// The device and the cuBLAS in use.
+    @Override
     public String describe() {
         return description;
     }
@@ -84,7 +116,7 @@ public final class CudaBackend implements Backend {
     /// Whether F32 products may round their operands to TF32 (ten bits of fraction), which is several times as fast;
     /// allowed at first where operands are BF16, which are coarser still.
     public void allowTf32(boolean allowed) {
-        device.products().allowTf32(allowed);
+        products.allowTf32(allowed);
     }
 
     // ---- memory
@@ -120,7 +152,7 @@ public final class CudaBackend implements Backend {
         if (isHollow()) {
             return;
         }
-        device.staging().write(address(dst), src);
+        staging.write(cuda.address(dst), src);
     }
 
     @Override
@@ -130,7 +162,7 @@ public final class CudaBackend implements Backend {
             dst.fill((byte) 0);
             return;
         }
-        device.staging().read(dst, address(src));
+        staging.read(dst, cuda.address(src));
     }
 
     @Override
@@ -138,7 +170,7 @@ public final class CudaBackend implements Backend {
         if (isHollow()) {
             return Backend.super.readLater(src);
         }
-        return device.staging().readLater(address(src), src.bytes());
+        return staging.readLater(cuda.address(src), src.bytes());
     }
 
     private static void checkBytes(String op, Buffer b, MemorySegment s) {
@@ -169,7 +201,7 @@ public final class CudaBackend implements Backend {
         return memory.heldBytes();
     }
 
-    /// Bytes of memory that the device has.
+    @Override
     public long totalBytes() {
         return device.call(device::memory)[1];
     }
@@ -214,544 +246,137 @@ public final class CudaBackend implements Backend {
                 public void close() {}
             };
         }
-        return CudaGraph.of(device, memory, step);
+        return CudaGraph.of(device, memory, staging, step);
     }
 
     /// Waits for all work, then gives everything back to the device, live buffers too.
     @Override
     public void close() {
         memory.close();
-        device.close();
-    }
-
-    // ---- for launchers
-
-    CudaDevice device() {
-        return device;
-    }
-
-    /// Where `b` lies on the device.
-    long address(Buffer b) {
-        if (!(b instanceof CudaBuffer c) || b.backend() != this) {
-            throw new BackendException("cuda: a buffer of " + b.size() + " elements of " + b.dtype()
-                    + " lies in memory of " + b.backend().name() + ", not of this device; move it first");
+        try {
+            if (!device.isClosed()) {
+                products.close();
+                staging.close();
+            }
+        } finally {
+            device.close();
         }
-        if (!b.isLive()) {
-            throw new BackendException("buffer: used after its last release (" + b.dtype() + ", " + b.size()
-                    + " elements); keep it in a scope or retain it");
-        }
-        memory.use(c.block());
-        return c.address();
-    }
-
-    /// As [#address(Buffer)], of a buffer that must be of `dtype`.
-    long address(Buffer b, DType dtype) {
-        if (b.dtype() != dtype) {
-            throw new DTypeException("cuda: a buffer of " + b.size() + " elements is " + b.dtype() + ", needs " + dtype
-                    + "; cast it first");
-        }
-        return address(b);
-    }
-
-    /// As [#address(Buffer, DType)]; 0 for none.
-    long optional(@Nullable Buffer b, DType dtype) {
-        return b == null ? 0 : address(b, dtype);
-    }
-
-    /// The type of `b`, one that kernels compute with.
-    static DType floating(Buffer b) {
-        if (!b.dtype().isFloating() || b.dtype() == DType.F64) {
-            throw new DTypeException("cuda: a buffer of " + b.size() + " elements is " + b.dtype()
-                    + ", needs F32, BF16 or F16; cast it first");
-        }
-        return b.dtype();
     }
 
     // ---- primitives
 
     @Override
     public void fill(Buffer y, double value) {
-        CopyCuda.fill(this, y, value);
+        CopyCuda.fill(cuda, y, value);
     }
 
     @Override
     public void copy(Buffer y, int yStride, Buffer x, int xStride, int rows, int cols, boolean accumulate) {
-        CopyCuda.copy(this, y, yStride, x, xStride, rows, cols, accumulate);
+        CopyCuda.copy(cuda, y, yStride, x, xStride, rows, cols, accumulate);
     }
 
     @Override
     public void cast(Buffer y, Buffer x) {
-        CopyCuda.cast(this, y, x);
+        CopyCuda.cast(cuda, y, x);
     }
 
     @Override
     public void unary(UnaryFn fn, Buffer y, Buffer x) {
-        UnaryCuda.forward(this, fn, y, x);
+        UnaryCuda.forward(cuda, fn, y, x);
     }
 
     @Override
     public void unaryBackward(UnaryFn fn, Buffer dx, Buffer dy, Buffer x, boolean accumulate) {
-        UnaryCuda.backward(this, fn, dx, dy, x, accumulate);
+        UnaryCuda.backward(cuda, fn, dx, dy, x, accumulate);
     }
 
     @Override
     public void binary(BinaryFn fn, Buffer y, Buffer a, Buffer b, int[] shape, int[] aStrides, int[] bStrides) {
-        BinaryCuda.binary(this, fn, y, a, b, shape, aStrides, bStrides);
+        BinaryCuda.binary(cuda, fn, y, a, b, shape, aStrides, bStrides);
     }
 
     @Override
     public void axpby(Buffer y, Buffer x, double alpha, double beta) {
-        BinaryCuda.axpby(this, y, x, alpha, beta);
+        BinaryCuda.axpby(cuda, y, x, alpha, beta);
     }
 
     @Override
     public void sum(Buffer y, Buffer x, int outer, int n, int inner, boolean accumulate) {
-        ReductionCuda.sum(this, y, x, outer, n, inner, accumulate);
+        ReductionCuda.sum(cuda, new Gradient(y, accumulate), x, outer, n, inner);
     }
 
     @Override
     public void rowMax(Buffer y, Buffer x, int rows, int cols) {
-        ReductionCuda.rowMax(this, y, x, rows, cols);
+        ReductionCuda.rowMax(cuda, y, x, rows, cols);
     }
 
     @Override
     public void permute(Buffer y, Buffer x, int[] shape, int[] perm) {
-        CopyCuda.permute(this, y, x, shape, perm);
+        CopyCuda.permute(cuda, y, x, shape, perm);
     }
 
     @Override
-    public void gemm(
-            Buffer c,
-            int ldc,
-            long strideC,
-            Buffer a,
-            int lda,
-            long strideA,
-            boolean transA,
-            Buffer b,
-            int ldb,
-            long strideB,
-            boolean transB,
-            int batch,
-            int m,
-            int n,
-            int k,
-            double alpha,
-            double beta) {
-        device.products()
-                .gemm(
-                        this, c, ldc, strideC, a, lda, strideA, transA, b, ldb, strideB, transB, batch, m, n, k, alpha,
-                        beta);
+    public void gemm(Matrix c, Matrix a, Matrix b, int batch, double alpha, double beta) {
+        products.gemm(cuda, c, a, b, batch, alpha, beta);
     }
 
     @Override
     public void gatherRows(Buffer y, Buffer table, Buffer ids, int n, int cols) {
-        EmbeddingCuda.forward(this, y, table, ids, n, cols);
+        EmbeddingCuda.forward(cuda, y, table, ids, n, cols);
     }
 
     @Override
     public void scatterAddRows(Buffer dTable, Buffer dy, Buffer ids, int n, int tableRows, int cols) {
-        EmbeddingCuda.backward(this, dTable, dy, ids, n, tableRows, cols);
+        EmbeddingCuda.backward(cuda, dTable, dy, ids, n, tableRows, cols);
     }
 
     @Override
     public void dropout(Buffer y, Buffer x, int rows, int cols, DropoutMask mask, boolean accumulate) {
-        DropoutCuda.forward(this, y, x, rows, cols, mask, accumulate);
+        DropoutCuda.forward(cuda, y, x, rows, cols, mask, accumulate);
     }
 
     @Override
     public void countValid(Buffer y, Buffer ids, int n, int ignore) {
-        ReductionCuda.countValid(this, y, ids, n, ignore);
+        ReductionCuda.countValid(cuda, y, ids, n, ignore);
     }
 
-    // ---- linear
+    // ---- families
 
     @Override
-    public void loraLinear(
-            Buffer y,
-            Buffer t,
-            Buffer x,
-            Buffer w,
-            @Nullable Buffer bias,
-            Buffer a,
-            Buffer b,
-            @Nullable DropoutMask mask,
-            int n,
-            int in,
-            int out,
-            int r,
-            double scaling) {
-        if (mask != null && r <= LoraLinearCuda.MAX_RANK) {
-            LoraLinearCuda.forward(this, y, t, x, w, bias, a, b, mask, n, in, out, r, scaling);
-        } else {
-            Backend.super.loraLinear(y, t, x, w, bias, a, b, mask, n, in, out, r, scaling);
-        }
+    public LinearKernels linear() {
+        return linear;
     }
 
     @Override
-    public void loraLinearBackward(
-            @Nullable Buffer dx,
-            @Nullable Buffer da,
-            @Nullable Buffer db,
-            Buffer dy,
-            Buffer x,
-            Buffer t,
-            Buffer w,
-            Buffer a,
-            Buffer b,
-            @Nullable DropoutMask mask,
-            int n,
-            int in,
-            int out,
-            int r,
-            double scaling,
-            boolean accumulateX,
-            boolean accumulateA,
-            boolean accumulateB) {
-        if (mask != null && r <= LoraLinearCuda.MAX_RANK) {
-            LoraLinearCuda.backward(
-                    this,
-                    dx,
-                    da,
-                    db,
-                    dy,
-                    x,
-                    t,
-                    w,
-                    a,
-                    b,
-                    mask,
-                    n,
-                    in,
-                    out,
-                    r,
-                    scaling,
-                    accumulateX,
-                    accumulateA,
-                    accumulateB);
-        } else {
-            Backend.super.loraLinearBackward(
-                    dx, da, db, dy, x, t, w, a, b, mask, n, in, out, r, scaling, accumulateX, accumulateA, accumulateB);
-        }
-    }
-
-    // ---- gates
-
-    @Override
-    public void gated(UnaryFn fn, Buffer y, Buffer gate, Buffer up) {
-        GatedCuda.forward(this, fn, y, gate, up);
+    public ActivationKernels activation() {
+        return activation;
     }
 
     @Override
-    public void gatedBackward(
-            UnaryFn fn,
-            @Nullable Buffer dGate,
-            @Nullable Buffer dUp,
-            Buffer dy,
-            Buffer gate,
-            Buffer up,
-            boolean accumulateGate,
-            boolean accumulateUp) {
-        GatedCuda.backward(this, fn, dGate, dUp, dy, gate, up, accumulateGate, accumulateUp);
+    public NormKernels norm() {
+        return norm;
     }
 
     @Override
-    public void sumOfProducts(Buffer y, Buffer a, Buffer b, int outer, int n, int inner, boolean accumulate) {
-        ReductionCuda.sumOfProducts(this, y, a, b, outer, n, inner, accumulate);
-    }
-
-    // ---- what follows a product
-
-    @Override
-    public void biasActivation(
-            UnaryFn fn,
-            Buffer h,
-            Buffer z,
-            @Nullable Buffer bias,
-            @Nullable DropoutMask mask,
-            int rows,
-            int cols,
-            double scaling) {
-        BiasCuda.activation(this, fn, h, z, bias, mask, rows, cols, scaling);
+    public AttentionKernels attention() {
+        return attention;
     }
 
     @Override
-    public void biasActivationBackward(
-            UnaryFn fn,
-            Buffer dz,
-            @Nullable Buffer dBias,
-            Buffer z,
-            @Nullable DropoutMask mask,
-            int rows,
-            int cols,
-            double scaling,
-            boolean accumulateBias) {
-        BiasCuda.activationBackward(this, fn, dz, dBias, z, mask, rows, cols, scaling, accumulateBias);
+    public LossKernels loss() {
+        return loss;
     }
 
     @Override
-    public void biasResidual(
-            Buffer y, @Nullable Buffer bias, @Nullable Buffer residual, int rows, int cols, double scaling) {
-        BiasCuda.residual(this, y, bias, residual, rows, cols, scaling);
+    public OptimizerKernels optimizer() {
+        return optimizer;
     }
 
-    // ---- normalisation
-
+    /// {@inheritDoc}
+    ///
+    /// [CudaContext]: launches kernels of your own.
     @Override
-    public void layerNorm(
-            Buffer y, Buffer mean, Buffer rstd, Buffer x, Buffer weight, Buffer bias, int rows, int cols, double eps) {
-        NormCuda.forward(this, y, null, mean, rstd, x, null, weight, bias, rows, cols, eps);
-    }
-
-    @Override
-    public void addLayerNorm(
-            Buffer y,
-            Buffer sum,
-            Buffer mean,
-            Buffer rstd,
-            Buffer x,
-            Buffer residual,
-            Buffer weight,
-            Buffer bias,
-            int rows,
-            int cols,
-            double eps) {
-        NormCuda.forward(this, y, sum, mean, rstd, x, residual, weight, bias, rows, cols, eps);
-    }
-
-    @Override
-    public void layerNormBackward(
-            @Nullable Buffer dx,
-            @Nullable Buffer dWeight,
-            @Nullable Buffer dBias,
-            Buffer dy,
-            Buffer x,
-            Buffer mean,
-            Buffer rstd,
-            Buffer weight,
-            int rows,
-            int cols,
-            boolean accumulateX,
-            boolean accumulateWeight,
-            boolean accumulateBias) {
-        if (dBias != null) {
-            sum(dBias, dy, 1, rows, cols, accumulateBias);
-        }
-        NormCuda.backward(this, dx, dWeight, dy, x, mean, rstd, weight, rows, cols, accumulateX, accumulateWeight);
-    }
-
-    @Override
-    public void rmsNorm(Buffer y, Buffer rstd, Buffer x, Buffer weight, int rows, int cols, double eps) {
-        NormCuda.forward(this, y, null, null, rstd, x, null, weight, null, rows, cols, eps);
-    }
-
-    @Override
-    public void addRmsNorm(
-            Buffer y,
-            Buffer sum,
-            Buffer rstd,
-            Buffer x,
-            Buffer residual,
-            Buffer weight,
-            int rows,
-            int cols,
-            double eps) {
-        NormCuda.forward(this, y, sum, null, rstd, x, residual, weight, null, rows, cols, eps);
-    }
-
-    @Override
-    public void rmsNormBackward(
-            @Nullable Buffer dx,
-            @Nullable Buffer dWeight,
-            Buffer dy,
-            Buffer x,
-            Buffer rstd,
-            Buffer weight,
-            int rows,
-            int cols,
-            boolean accumulateX,
-            boolean accumulateWeight) {
-        NormCuda.backward(this, dx, dWeight, dy, x, null, rstd, weight, rows, cols, accumulateX, accumulateWeight);
-    }
-
-    // ---- softmax and attention
-
-    @Override
-    public void softmax(Buffer y, Buffer x, int rows, int cols) {
-        SoftmaxCuda.forward(this, y, x, rows, cols);
-    }
-
-    @Override
-    public void softmaxBackward(Buffer dx, Buffer dy, Buffer y, int rows, int cols, boolean accumulate) {
-        SoftmaxCuda.backward(this, dx, dy, y, rows, cols, accumulate);
-    }
-
-    @Override
-    public void rope(Buffer y, Buffer x, Buffer cos, Buffer sin, int batch, int t, int heads, int d, int sign) {
-        RopeCuda.forward(this, y, x, cos, sin, batch, t, heads, d, sign);
-    }
-
-    @Override
-    public void attention(
-            Buffer out,
-            Buffer lse,
-            Buffer q,
-            Buffer k,
-            Buffer v,
-            @Nullable Buffer prefixK,
-            @Nullable Buffer prefixV,
-            @Nullable Buffer mask,
-            int batch,
-            int t,
-            int s,
-            int p,
-            int heads,
-            int kvHeads,
-            int d,
-            boolean causal,
-            double scale) {
-        if (d <= AttentionCuda.MAX_HEAD) {
-            AttentionCuda.forward(
-                    this,
-                    out,
-                    lse,
-                    AttentionCuda.Problem.of(
-                            this, q, k, v, prefixK, prefixV, mask, batch, t, s, p, heads, kvHeads, d, causal, scale));
-            return;
-        }
-        if (q.dtype() == DType.F16) {
-            // The composed form marks hidden keys by numbers that F16 has not.
-            throw new DTypeException(
-                    "attention: heads have " + d + " columns, in F16 at most " + AttentionCuda.MAX_HEAD + "; use BF16");
-        }
-        Backend.super.attention(
-                out, lse, q, k, v, prefixK, prefixV, mask, batch, t, s, p, heads, kvHeads, d, causal, scale);
-    }
-
-    @Override
-    public void attentionBackward(
-            @Nullable Buffer dq,
-            @Nullable Buffer dk,
-            @Nullable Buffer dv,
-            @Nullable Buffer dPrefixK,
-            @Nullable Buffer dPrefixV,
-            Buffer dOut,
-            Buffer out,
-            Buffer lse,
-            Buffer q,
-            Buffer k,
-            Buffer v,
-            @Nullable Buffer prefixK,
-            @Nullable Buffer prefixV,
-            @Nullable Buffer mask,
-            int batch,
-            int t,
-            int s,
-            int p,
-            int heads,
-            int kvHeads,
-            int d,
-            boolean causal,
-            double scale) {
-        if (d <= AttentionCuda.MAX_HEAD) {
-            AttentionCuda.Problem a = AttentionCuda.Problem.of(
-                    this, q, k, v, prefixK, prefixV, mask, batch, t, s, p, heads, kvHeads, d, causal, scale);
-            AttentionCuda.backward(this, dq, dk, dv, dPrefixK, dPrefixV, dOut, out, lse, a);
-        } else {
-            Backend.super.attentionBackward(
-                    dq, dk, dv, dPrefixK, dPrefixV, dOut, out, lse, q, k, v, prefixK, prefixV, mask, batch, t, s, p,
-                    heads, kvHeads, d, causal, scale);
-        }
-    }
-
-    // ---- losses
-
-    @Override
-    public void crossEntropy(Buffer losses, Buffer lse, Buffer logits, Buffer labels, int n, int v, int ignore) {
-        CrossEntropyCuda.forward(this, losses, lse, logits, labels, n, v, ignore);
-    }
-
-    @Override
-    public void crossEntropyBackward(
-            Buffer dLogits,
-            Buffer g,
-            Buffer logits,
-            Buffer lse,
-            Buffer labels,
-            int n,
-            int v,
-            int ignore,
-            boolean accumulate) {
-        CrossEntropyCuda.backward(this, dLogits, g, logits, lse, labels, n, v, ignore, accumulate);
-    }
-
-    @Override
-    public void linearCrossEntropy(
-            Buffer loss,
-            @Nullable Buffer dx,
-            @Nullable Buffer dw,
-            Buffer x,
-            Buffer w,
-            Buffer labels,
-            int n,
-            int c,
-            int v,
-            int ignore) {
-        if (n > 0) {
-            CrossEntropyCuda.linear(this, loss, dx, dw, x, w, labels, n, c, v, ignore);
-        } else {
-            Backend.super.linearCrossEntropy(loss, dx, dw, x, w, labels, n, c, v, ignore);
-        }
-    }
-
-    @Override
-    public void inverseOfValid(Buffer y, Buffer labels, int n, int ignore) {
-        ReductionCuda.inverseOfValid(this, y, labels, n, ignore);
-    }
-
-    // ---- optimisation
-
-    @Override
-    public void sumOfSquares(Buffer y, List<Buffer> xs) {
-        OptimizerCuda.sumOfSquares(this, y, xs);
-    }
-
-    @Override
-    public void clipScale(Buffer norm, Buffer scale, Buffer sumOfSquares, double maxNorm) {
-        OptimizerCuda.clipScale(this, norm, scale, sumOfSquares, maxNorm);
-    }
-
-    @Override
-    public void adamW(
-            List<Buffer> p,
-            List<Buffer> m,
-            List<Buffer> v,
-            List<Buffer> g,
-            Buffer lr,
-            Buffer t,
-            @Nullable Buffer gScale,
-            double beta1,
-            double beta2,
-            double eps,
-            double weightDecay) {
-        OptimizerCuda.adamW(this, p, m, v, g, lr, t, gScale, beta1, beta2, eps, weightDecay);
-    }
-
-    @Override
-    public void importance(
-            Buffer smooth, Buffer spread, Buffer p, Buffer g, @Nullable Buffer gScale, double beta1, double beta2) {
-        ImportanceCuda.importance(this, smooth, spread, p, g, gScale, beta1, beta2);
-    }
-
-    @Override
-    public void sgd(
-            Buffer p,
-            @Nullable Buffer velocity,
-            Buffer g,
-            Buffer lr,
-            @Nullable Buffer gScale,
-            double momentum,
-            double weightDecay) {
-        OptimizerCuda.sgd(this, p, velocity, g, lr, gScale, momentum, weightDecay);
+    public <T> @Nullable T capability(Class<T> type) {
+        return type == CudaContext.class ? type.cast(cuda) : Backend.super.capability(type);
     }
 }

@@ -5,12 +5,6 @@ import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.charset.StandardCharsets;
-import java.util.Objects;
-import java.util.concurrent.ArrayBlockingQueue;
-import java.util.concurrent.BlockingQueue;
-import java.util.concurrent.CompletableFuture;
-import java.util.concurrent.CompletionException;
-import java.util.function.Supplier;
 import jcuda.Pointer;
 import jcuda.driver.CUcontext;
 import jcuda.driver.CUdevice;
@@ -24,27 +18,16 @@ import jcuda.driver.CUresult;
 import jcuda.driver.CUstream;
 import jcuda.driver.CUstream_flags;
 import jcuda.driver.JCudaDriver;
-import org.jspecify.annotations.Nullable;
 
-/// One GPU: a platform thread that owns its context, one stream, a cuBLAS handle, the loaded kernels.
+/// One GPU: its context, which a thread of its own has, one stream, the loaded kernels. What goes wrong with work is told at
+/// the latest by [#synchronize].
 ///
-/// Work is handed to that thread and done in the order it was handed over; [#execute] does not wait for it. An error of
-/// such work is thrown by a later call, at the latest by [#synchronize].
-///
-/// A hollow one has no thread and no GPU: it lets work fall, and gives addresses of memory that is not there.
-final class CudaDevice implements AutoCloseable {
+/// A hollow one has no thread and no GPU: it drops work, and gives addresses of memory that is not there.
+final class CudaDevice extends CudaThread implements AutoCloseable {
     private static final int MIN_DRIVER = 12000;
     private static final int MIN_CAPABILITY = 8;
-    private static final int QUEUE = 1024;
-
-    private static final String CLOSED = "cuda: the backend is closed";
     private static final int HOST_ALLOC_DEVICE_MAP = 2;
     private static final int CAPTURE_RELAXED = 2;
-
-    /// A launch or a copy.
-    interface Work {
-        void run();
-    }
 
     /// An address that JCuda takes as a pointer.
     static final class Address extends Pointer {
@@ -58,27 +41,14 @@ final class CudaDevice implements AutoCloseable {
     }
 
     private final Arena arena = Arena.ofShared();
-    private final BlockingQueue<Work> queue = new ArrayBlockingQueue<>(QUEUE);
-    /// Null where this is hollow.
-    private final @Nullable Thread owner;
-
     private long nextAddress = 1;
-    private volatile @Nullable RuntimeException failure;
-    private volatile boolean closed;
 
     private final CUdevice device = new CUdevice();
     private final CUcontext context = new CUcontext();
     private final CUstream stream = new CUstream();
     private final CudaKernels kernels = new CudaKernels(arena);
-    private final CublasProducts products = new CublasProducts(this);
-    private final CudaStaging staging = new CudaStaging(this);
     private String name = "";
-    /// The thread that records a step; null for none. It changes under [#handover].
-    private volatile @Nullable Thread capturer;
-
-    /// Held while work is put into the queue: none of another thread's comes between those of a step being recorded.
-    private final Object handover = new Object();
-
+    private int capability;
     private long submissions;
 
     /// Where kernels say what was wrong with their arguments: `Complaint` of common.cuh.
@@ -90,7 +60,7 @@ final class CudaDevice implements AutoCloseable {
     ///
     /// @throws BackendException saying why it cannot be used
     CudaDevice(int ordinal) {
-        owner = Thread.ofPlatform().name("loran-cuda-" + ordinal).daemon().start(this::work);
+        super("loran-cuda-" + ordinal);
         try {
             call(() -> {
                 open(ordinal);
@@ -98,50 +68,17 @@ final class CudaDevice implements AutoCloseable {
             });
         } catch (BackendException e) {
             stop();
+            arena.close();
             throw e;
         }
     }
 
     private CudaDevice() {
-        owner = null;
+        super(null);
     }
 
     static CudaDevice hollow() {
         return new CudaDevice();
-    }
-
-    boolean isHollow() {
-        return owner == null;
-    }
-
-    // ---- the owner thread
-
-    private void work() {
-        while (!closed) {
-            try {
-                queue.take().run();
-            } catch (RuntimeException e) {
-                if (failure == null) {
-                    failure = e;
-                }
-            } catch (InterruptedException e) {
-                // Nobody interrupts this thread but to end it.
-                return;
-            }
-        }
-    }
-
-    /// Hands `work` over and goes on.
-    ///
-    /// @throws BackendException if earlier work failed
-    void execute(Work work) {
-        throwFailure();
-        if (closed) {
-            throw new BackendException(CLOSED);
-        }
-        if (!isHollow()) {
-            put(work);
-        }
     }
 
     /// As [#execute], for work that the driver is handed.
@@ -150,76 +87,6 @@ final class CudaDevice implements AutoCloseable {
             submissions++;
             work.run();
         });
-    }
-
-    /// Whoever interrupts the caller does not mean the device: half of a step would be handed over.
-    private void put(Work work) {
-        synchronized (handover) {
-            refuseBesideCapture();
-            boolean interrupted = false;
-            while (true) {
-                try {
-                    queue.put(work);
-                    break;
-                } catch (InterruptedException e) {
-                    interrupted = true;
-                }
-            }
-            if (interrupted) {
-                Thread.currentThread().interrupt();
-            }
-        }
-    }
-
-    /// Only the thread that records a step may hand over work, or ask for memory, until it is recorded.
-    void refuseBesideCapture() {
-        Thread by = capturer;
-        if (by != null && by != Thread.currentThread()) {
-            throw new BackendException("cuda: thread " + by.getName()
-                    + " is recording a training step; no other thread may" + " use this backend meanwhile");
-        }
-    }
-
-    /// Hands `work` over and waits for its result.
-    ///
-    /// @throws BackendException if earlier work failed
-    <T> T call(Supplier<T> work) {
-        throwFailure();
-        return ask(work);
-    }
-
-    /// As [#call], whatever failed before.
-    private <T> T ask(Supplier<T> work) {
-        if (isHollow()) {
-            return work.get();
-        }
-        if (closed) {
-            throw new BackendException(CLOSED);
-        }
-        CompletableFuture<T> result = new CompletableFuture<>();
-        put(() -> {
-            try {
-                result.complete(work.get());
-            } catch (RuntimeException e) {
-                result.completeExceptionally(e);
-            }
-        });
-        try {
-            return result.join();
-        } catch (CompletionException e) {
-            if (e.getCause() instanceof RuntimeException cause) {
-                throw new BackendException(String.valueOf(cause.getMessage()), cause);
-            }
-            throw e;
-        }
-    }
-
-    private void throwFailure() {
-        RuntimeException f = failure;
-        if (f != null) {
-            failure = null;
-            throw new BackendException(String.valueOf(f.getMessage()), f);
-        }
     }
 
     static void check(String function, int status) {
@@ -244,7 +111,7 @@ final class CudaDevice implements AutoCloseable {
         byte[] text = new byte[256];
         check("cuDeviceGetName", JCudaDriver.cuDeviceGetName(text, text.length, device));
         name = new String(text, StandardCharsets.UTF_8).split("\0", 2)[0];
-        int capability = attribute(CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR);
+        capability = attribute(CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR);
         if (capability < MIN_CAPABILITY) {
             throw new BackendException(
                     "cuda: " + name + " has compute capability " + capability + ".x, needs 8.0 (Ampere) or newer");
@@ -252,15 +119,12 @@ final class CudaDevice implements AutoCloseable {
         check("cuDevicePrimaryCtxRetain", JCudaDriver.cuDevicePrimaryCtxRetain(context, device));
         check("cuCtxSetCurrent", JCudaDriver.cuCtxSetCurrent(context));
         check("cuStreamCreate", JCudaDriver.cuStreamCreate(stream, CUstream_flags.CU_STREAM_NON_BLOCKING));
-        // What NVIDIA recommends for Hopper and newer, and before.
-        products.open(stream, (capability >= 9 ? 32L : 4L) << 20);
         complaint = pinned(64).fill((byte) 0);
         CUdeviceptr seen = new CUdeviceptr();
         check(
                 "cuMemHostGetDevicePointer",
                 JCudaDriver.cuMemHostGetDevicePointer(seen, new Address(complaint.address()), 0));
         complaintAddress = address(seen);
-        staging.open();
     }
 
     private static void checkInit(int status) {
@@ -282,12 +146,13 @@ final class CudaDevice implements AutoCloseable {
         return value[0];
     }
 
-    CublasProducts products() {
-        return products;
+    CUstream stream() {
+        return stream;
     }
 
-    CudaStaging staging() {
-        return staging;
+    /// The major number of its compute capability.
+    int capability() {
+        return capability;
     }
 
     /// The device's name, as the driver gives it.
@@ -298,46 +163,24 @@ final class CudaDevice implements AutoCloseable {
     /// Waits for all work, gives everything back and ends the thread.
     @Override
     public void close() {
-        if (closed) {
-            return;
-        }
-        if (isHollow()) {
-            closed = true;
-            arena.close();
+        if (isClosed()) {
             return;
         }
         try {
-            call(() -> {
-                JCudaDriver.cuStreamSynchronize(stream);
-                products.close();
-                kernels.unload();
-                unpin(complaint);
-                staging.close();
-                JCudaDriver.cuStreamDestroy(stream);
-                JCudaDriver.cuDevicePrimaryCtxRelease(device);
-                return true;
-            });
+            if (!isHollow()) {
+                call(() -> {
+                    JCudaDriver.cuStreamSynchronize(stream);
+                    kernels.unload();
+                    unpin(complaint);
+                    JCudaDriver.cuStreamDestroy(stream);
+                    JCudaDriver.cuDevicePrimaryCtxRelease(device);
+                    return true;
+                });
+            }
         } finally {
             stop();
+            arena.close();
         }
-    }
-
-    private void stop() {
-        closed = true;
-        // The thread may wait for work.
-        put(() -> {});
-        boolean interrupted = false;
-        while (Objects.requireNonNull(owner).isAlive()) {
-            try {
-                owner.join();
-            } catch (InterruptedException e) {
-                interrupted = true;
-            }
-        }
-        if (interrupted) {
-            Thread.currentThread().interrupt();
-        }
-        arena.close();
     }
 
     // ---- memory; on the owner thread
@@ -485,12 +328,6 @@ final class CudaDevice implements AutoCloseable {
         }
     }
 
-    void refuseWhileCapturing() {
-        if (isCapturing()) {
-            throw new BackendException("cuda: a step that is being recorded reads nothing; read before or after it");
-        }
-    }
-
     private String takeComplaint() {
         int code = complaint.get(ValueLayout.JAVA_INT, 0);
         int value = complaint.get(ValueLayout.JAVA_INT, 4);
@@ -518,29 +355,40 @@ final class CudaDevice implements AutoCloseable {
 
     /// As [#launch], with `shared` bytes of shared memory a block.
     void launchShared(String file, String name, int[] grid, int[] block, int shared, long[] arguments) {
+        if (hasBlocks(grid)) {
+            submit(() ->
+                    kernels.launch(stream, kernels.shipped(file, name), name, grid, block, shared, arguments));
+        }
+    }
+
+    /// As [#launch], of a kernel that came with its text.
+    void launch(PtxKernel kernel, int[] grid, int[] block, int shared, long[] arguments) {
+        if (hasBlocks(grid)) {
+            submit(() -> kernels.launch(stream, kernels.own(kernel), kernel.name(), grid, block, shared, arguments));
+        }
+    }
+
+    private static boolean hasBlocks(int[] grid) {
         for (int blocks : grid) {
             if (blocks == 0) {
-                return;
+                return false;
             }
         }
-        submit(() -> kernels.launch(stream, file, name, grid, block, shared, arguments));
+        return true;
     }
 
     // ---- recording; on any thread
 
     /// From here on work is recorded, and not done.
     void beginCapture() {
-        synchronized (handover) {
-            refuseBesideCapture();
-            capturer = Thread.currentThread();
-        }
+        reserve();
         boolean begun = false;
         try {
             beginRecording();
             begun = true;
         } finally {
             if (!begun) {
-                capturer = null;
+                endReservation();
             }
         }
     }
@@ -551,10 +399,6 @@ final class CudaDevice implements AutoCloseable {
             check("cuStreamBeginCapture", JCudaDriver.cuStreamBeginCapture(stream, CAPTURE_RELAXED));
             return true;
         });
-    }
-
-    boolean isCapturing() {
-        return capturer != null;
     }
 
     /// Ends what [#beginCapture] began, whatever failed since; without `keep`, and where work failed, what was recorded is
@@ -573,7 +417,7 @@ final class CudaDevice implements AutoCloseable {
                     }
                 } finally {
                     // What else failed in a recording that is dropped is of no interest any more.
-                    failure = null;
+                    forgetFailure();
                     if (status == CUresult.CUDA_SUCCESS) {
                         JCudaDriver.cuGraphDestroy(graph);
                     }
@@ -581,17 +425,13 @@ final class CudaDevice implements AutoCloseable {
                 return exec;
             });
         } finally {
-            capturer = null;
+            endReservation();
         }
     }
 
     /// Does again what was recorded.
     void launch(CUgraphExec recorded) {
         submit(() -> check("cuGraphLaunch", JCudaDriver.cuGraphLaunch(recorded, stream)));
-    }
-
-    boolean isClosed() {
-        return closed;
     }
 
     /// How often the driver was handed a launch, a product, a copy or recorded work.

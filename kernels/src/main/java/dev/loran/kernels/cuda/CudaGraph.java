@@ -32,7 +32,7 @@ final class CudaGraph implements Backend.Replay {
     }
 
     /// Runs `step` and records its work.
-    static CudaGraph of(CudaDevice device, CudaMemory memory, Runnable step) {
+    static CudaGraph of(CudaDevice device, CudaMemory memory, CudaStaging staging, Runnable step) {
         CudaMemory.Recording recording = memory.beginRecording();
         boolean recorded = false;
         try {
@@ -45,7 +45,7 @@ final class CudaGraph implements Backend.Replay {
                 work = device.endCapture(recorded);
             }
             CudaGraph graph = new CudaGraph(
-                    device, memory, recording, work, device.staging().takeConstants());
+                    device, memory, recording, work, staging.takeConstants());
             long left = memory.endRecording();
             if (left > 0) {
                 graph.close();
@@ -55,7 +55,7 @@ final class CudaGraph implements Backend.Replay {
             return graph;
         } catch (RuntimeException | Error e) {
             memory.drop(recording);
-            drop(device, null, device.staging().takeConstants());
+            drop(device, null, staging.takeConstants());
             throw e;
         }
     }

@@ -11,6 +11,7 @@ import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
 import java.util.HashMap;
 import java.util.Map;
+import java.util.function.Supplier;
 import jcuda.driver.CUfunction;
 import jcuda.driver.CUmodule;
 import jcuda.driver.CUstream;
@@ -27,6 +28,7 @@ final class CudaKernels {
 
     private final Map<String, CUmodule> modules = new HashMap<>();
     private final Map<String, CUfunction> functions = new HashMap<>();
+    private final Map<PtxKernel, CUfunction> own = new HashMap<>();
     private final MemorySegment values;
     private final MemorySegment addresses;
 
@@ -39,13 +41,28 @@ final class CudaKernels {
         }
     }
 
-    /// Launches kernel `name` of `file`; the driver has copied the arguments when this returns.
-    void launch(CUstream stream, String file, String name, int[] grid, int[] block, int shared, long[] arguments) {
+    /// The kernel `name` of the shipped `file`.
+    CUfunction shipped(String file, String name) {
+        return functions.computeIfAbsent(name, n -> function(file, n, () -> ptx(file)));
+    }
+
+    /// A kernel that came with its text.
+    CUfunction own(PtxKernel kernel) {
+        return own.computeIfAbsent(kernel, k -> function(k.ptx(), k.name(), k::ptx));
+    }
+
+    /// Launches a kernel; the driver has copied the arguments when this returns.
+    void launch(
+            CUstream stream, CUfunction kernel, String name, int[] grid, int[] block, int shared, long[] arguments) {
+        if (arguments.length > MAX_ARGUMENTS) {
+            throw new BackendException("cuda: " + name + ": " + arguments.length + " arguments, at most "
+                    + MAX_ARGUMENTS + " are passed");
+        }
         MemorySegment.copy(arguments, 0, values, ValueLayout.JAVA_LONG, 0, arguments.length);
         CudaDevice.check(
                 name,
                 JCudaDriver.cuLaunchKernel(
-                        function(file, name),
+                        kernel,
                         grid[0],
                         at(grid, 1),
                         at(grid, 2),
@@ -76,20 +93,16 @@ final class CudaKernels {
         return i < sizes.length ? sizes[i] : 1;
     }
 
-    private CUfunction function(String file, String name) {
-        return functions.computeIfAbsent(name, n -> {
-            CUfunction f = new CUfunction();
-            CudaDevice.check("cuModuleGetFunction of " + n, JCudaDriver.cuModuleGetFunction(f, module(file), n));
-            return f;
-        });
-    }
-
-    private CUmodule module(String file) {
-        return modules.computeIfAbsent(file, f -> {
+    /// @param key what one text is told from others by
+    private CUfunction function(String key, String name, Supplier<String> text) {
+        CUmodule module = modules.computeIfAbsent(key, k -> {
             CUmodule m = new CUmodule();
-            CudaDevice.check("cuModuleLoadData of " + f + ".ptx", JCudaDriver.cuModuleLoadData(m, ptx(f)));
+            CudaDevice.check("cuModuleLoadData for " + name, JCudaDriver.cuModuleLoadData(m, text.get()));
             return m;
         });
+        CUfunction f = new CUfunction();
+        CudaDevice.check("cuModuleGetFunction of " + name, JCudaDriver.cuModuleGetFunction(f, module, name));
+        return f;
     }
 
     void unload() {

@@ -34,11 +34,25 @@ final class CudaStaging {
 
     CudaStaging(CudaDevice device) {
         this.device = device;
+        if (!device.isHollow()) {
+            device.call(this::open);
+        }
+    }
+
+    /// Waits for all work before.
+    void close() {
+        if (!device.isHollow()) {
+            device.call(() -> {
+                device.finish();
+                free();
+                return true;
+            });
+        }
     }
 
     // ---- on the owner thread
 
-    void open() {
+    private boolean open() {
         for (int i = 0; i < halves.length; i++) {
             halves[i] = device.pinned(HALF);
             emptied[i] = CudaDevice.event(false);
@@ -47,9 +61,10 @@ final class CudaStaging {
         for (int i = 0; i < PLACES; i++) {
             arrived[i] = CudaDevice.event(false);
         }
+        return true;
     }
 
-    void close() {
+    private void free() {
         for (MemorySegment memory : new MemorySegment[] {halves[0], halves[1], outgoing}) {
             device.unpin(memory);
         }

@@ -9,11 +9,10 @@ final class DropoutCuda {
     private DropoutCuda() {}
 
     static void forward(
-            CudaBackend cuda, Buffer y, Buffer x, int rows, int cols, DropoutMask mask, boolean accumulate) {
-        DType t = CudaBackend.floating(y);
+            CudaContext cuda, Buffer y, Buffer x, int rows, int cols, DropoutMask mask, boolean accumulate) {
+        DType t = CudaContext.floating(y);
         long[] arguments = {cuda.address(y), cuda.address(x, t), step(cuda, mask), rows, cols, accumulate ? 1 : 0};
-        cuda.device()
-                .launch(
+        cuda.launch(
                         "dropout",
                         "dropout" + Grid.suffix(t),
                         Grid.flat((long) rows * cols),
@@ -22,7 +21,7 @@ final class DropoutCuda {
     }
 
     /// Where the mask's micro-step lies.
-    static long step(CudaBackend cuda, DropoutMask mask) {
+    static long step(CudaContext cuda, DropoutMask mask) {
         return cuda.address(mask.microStep(), DType.I32);
     }
 

@@ -7,10 +7,9 @@ import dev.loran.engine.DType;
 final class EmbeddingCuda {
     private EmbeddingCuda() {}
 
-    static void forward(CudaBackend cuda, Buffer y, Buffer table, Buffer ids, int n, int cols) {
-        DType t = CudaBackend.floating(y);
-        cuda.device()
-                .launch(
+    static void forward(CudaContext cuda, Buffer y, Buffer table, Buffer ids, int n, int cols) {
+        DType t = CudaContext.floating(y);
+        cuda.launch(
                         "embedding",
                         "gather" + Grid.suffix(t),
                         new int[] {n},
@@ -18,15 +17,14 @@ final class EmbeddingCuda {
                         cuda.address(y),
                         cuda.address(table, t),
                         cuda.address(ids, DType.I32),
-                        cuda.device().complaint(),
+                        cuda.complaint(),
                         table.size() / Math.max(1, cols),
                         cols);
     }
 
-    static void backward(CudaBackend cuda, Buffer dTable, Buffer dy, Buffer ids, int n, int rows, int cols) {
-        DType t = CudaBackend.floating(dTable);
-        cuda.device()
-                .launch(
+    static void backward(CudaContext cuda, Buffer dTable, Buffer dy, Buffer ids, int n, int rows, int cols) {
+        DType t = CudaContext.floating(dTable);
+        cuda.launch(
                         "embedding",
                         "gather_backward" + Grid.suffix(t),
                         new int[] {n},
@@ -34,7 +32,7 @@ final class EmbeddingCuda {
                         cuda.address(dTable),
                         cuda.address(dy, t),
                         cuda.address(ids, DType.I32),
-                        cuda.device().complaint(),
+                        cuda.complaint(),
                         n,
                         rows,
                         cols);

@@ -1,114 +1,147 @@
 package dev.loran.kernels.cuda;
 
+import dev.loran.engine.Backend;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
+import dev.loran.engine.Gradient;
+import dev.loran.engine.Matrix;
+import dev.loran.engine.NormKernels;
 import dev.loran.engine.Scratch;
 import org.jspecify.annotations.Nullable;
 
 /// Launches `norm.cu`: layer norm, and RMS norm as the case without a mean and a bias.
-final class NormCuda {
+record NormCuda(Backend backend, CudaContext cuda) implements NormKernels {
     private static final int[] COLUMNS_BLOCK = {32, 8};
 
-    private NormCuda() {}
+    @Override
+    public void layerNorm(Buffer y, Statistics kept, Matrix x, Buffer weight, Buffer bias, double eps) {
+        forward(new Forward(y, null, kept.mean(), kept.rstd(), null, weight, bias), x, eps);
+    }
 
-    /// With a `residual` of what x + residual is, the output `sum`; both null without.
-    static void forward(
-            CudaBackend cuda,
+    @Override
+    public void addLayerNorm(
+            Buffer y,
+            Buffer sum,
+            Statistics kept,
+            Matrix x,
+            Buffer residual,
+            Buffer weight,
+            Buffer bias,
+            double eps) {
+        forward(new Forward(y, sum, kept.mean(), kept.rstd(), residual, weight, bias), x, eps);
+    }
+
+    @Override
+    public void rmsNorm(Buffer y, Buffer rstd, Matrix x, Buffer weight, double eps) {
+        forward(new Forward(y, null, null, rstd, null, weight, null), x, eps);
+    }
+
+    @Override
+    public void addRmsNorm(
+            Buffer y, Buffer sum, Buffer rstd, Matrix x, Buffer residual, Buffer weight, double eps) {
+        forward(new Forward(y, sum, null, rstd, residual, weight, null), x, eps);
+    }
+
+    /// What a forward pass takes beside x: with a `residual` the output `sum` of what x + residual is, both null without.
+    private record Forward(
             Buffer y,
             @Nullable Buffer sum,
             @Nullable Buffer mean,
             Buffer rstd,
-            Buffer x,
             @Nullable Buffer residual,
             Buffer weight,
-            @Nullable Buffer bias,
-            int rows,
-            int cols,
-            double eps) {
-        DType t = CudaBackend.floating(y);
-        cuda.device()
-                .launch(
-                        "norm",
-                        "norm" + Grid.suffix(t),
-                        new int[] {rows},
-                        Grid.row(cols),
-                        cuda.address(y),
-                        cuda.optional(sum, t),
-                        cuda.optional(mean, DType.F32),
-                        cuda.address(rstd, DType.F32),
-                        cuda.address(x, t),
-                        cuda.optional(residual, t),
-                        cuda.address(weight, t),
-                        cuda.optional(bias, t),
-                        cols,
-                        CudaKernels.bits(eps));
+            @Nullable Buffer bias) {}
+
+    private void forward(Forward a, Matrix x, double eps) {
+        DType t = CudaContext.floating(a.y);
+        cuda.launch(
+                "norm",
+                "norm" + Grid.suffix(t),
+                new int[] {x.rows()},
+                Grid.row(x.cols()),
+                cuda.address(a.y),
+                cuda.optional(a.sum, t),
+                cuda.optional(a.mean, DType.F32),
+                cuda.address(a.rstd, DType.F32),
+                cuda.address(x.buffer(), t),
+                cuda.optional(a.residual, t),
+                cuda.address(a.weight, t),
+                cuda.optional(a.bias, t),
+                x.cols(),
+                CudaKernels.bits(eps));
     }
 
-    /// The bias' gradient apart.
-    static void backward(
-            CudaBackend cuda,
-            @Nullable Buffer dx,
-            @Nullable Buffer dWeight,
+    @Override
+    public void layerNormBackward(
+            @Nullable Gradient dx,
+            @Nullable Gradient dWeight,
+            @Nullable Gradient dBias,
             Buffer dy,
-            Buffer x,
+            Matrix x,
+            Statistics kept,
+            Buffer weight) {
+        if (dBias != null) {
+            backend.sum(dBias.buffer(), dy, 1, x.rows(), x.cols(), dBias.accumulate());
+        }
+        backward(dx, dWeight, dy, x, kept.mean(), kept.rstd(), weight);
+    }
+
+    @Override
+    public void rmsNormBackward(
+            @Nullable Gradient dx, @Nullable Gradient dWeight, Buffer dy, Matrix x, Buffer rstd, Buffer weight) {
+        backward(dx, dWeight, dy, x, null, rstd, weight);
+    }
+
+    private void backward(
+            @Nullable Gradient dx,
+            @Nullable Gradient dWeight,
+            Buffer dy,
+            Matrix x,
             @Nullable Buffer mean,
             Buffer rstd,
-            Buffer weight,
-            int rows,
-            int cols,
-            boolean accumulateX,
-            boolean accumulateWeight) {
-        DType t = CudaBackend.floating(dy);
+            Buffer weight) {
+        DType t = CudaContext.floating(dy);
         if (dx != null) {
-            cuda.device()
-                    .launch(
-                            "norm",
-                            "norm_backward" + Grid.suffix(t),
-                            new int[] {rows},
-                            Grid.row(cols),
-                            cuda.address(dx, t),
-                            cuda.address(dy),
-                            cuda.address(x, t),
-                            cuda.optional(mean, DType.F32),
-                            cuda.address(rstd, DType.F32),
-                            cuda.address(weight, t),
-                            cols,
-                            accumulateX ? 1 : 0);
+            cuda.launch(
+                    "norm",
+                    "norm_backward" + Grid.suffix(t),
+                    new int[] {x.rows()},
+                    Grid.row(x.cols()),
+                    cuda.address(dx.buffer(), t),
+                    cuda.address(dy),
+                    cuda.address(x.buffer(), t),
+                    cuda.optional(mean, DType.F32),
+                    cuda.address(rstd, DType.F32),
+                    cuda.address(weight, t),
+                    x.cols(),
+                    dx.accumulate() ? 1 : 0);
         }
         if (dWeight != null) {
-            backwardWeight(cuda, dWeight, dy, x, mean, rstd, rows, cols, accumulateWeight);
+            backwardWeight(dWeight, dy, x, mean, rstd);
         }
     }
 
-    private static void backwardWeight(
-            CudaBackend cuda,
-            Buffer dWeight,
-            Buffer dy,
-            Buffer x,
-            @Nullable Buffer mean,
-            Buffer rstd,
-            int rows,
-            int cols,
-            boolean accumulate) {
+    private void backwardWeight(Gradient dWeight, Buffer dy, Matrix x, @Nullable Buffer mean, Buffer rstd) {
         DType t = dy.dtype();
+        int rows = x.rows();
+        int cols = x.cols();
         int parts = ReductionCuda.parts(rows);
         int[] grid = {(cols + COLUMNS_BLOCK[0] - 1) / COLUMNS_BLOCK[0], parts};
-        try (Scratch scratch = new Scratch(cuda)) {
+        try (Scratch scratch = cuda.scratch()) {
             Buffer partial = scratch.allocate(DType.F32, (long) parts * cols);
-            cuda.device()
-                    .launch(
-                            "norm",
-                            "norm_backward_weight" + Grid.suffix(t),
-                            grid,
-                            COLUMNS_BLOCK,
-                            cuda.address(partial),
-                            cuda.address(dy),
-                            cuda.address(x, t),
-                            cuda.optional(mean, DType.F32),
-                            cuda.address(rstd, DType.F32),
-                            rows,
-                            cols);
-            ReductionCuda.sumOfParts(cuda, dWeight, partial, parts, 1, cols, accumulate);
+            cuda.launch(
+                    "norm",
+                    "norm_backward_weight" + Grid.suffix(t),
+                    grid,
+                    COLUMNS_BLOCK,
+                    cuda.address(partial),
+                    cuda.address(dy),
+                    cuda.address(x.buffer(), t),
+                    cuda.optional(mean, DType.F32),
+                    cuda.address(rstd, DType.F32),
+                    rows,
+                    cols);
+            ReductionCuda.sumOfParts(cuda, dWeight, partial, parts, 1, cols);
         }
     }
 }

@@ -1,7 +1,9 @@
 package dev.loran.kernels.cuda;
 
+import dev.loran.engine.Backend;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
+import dev.loran.engine.OptimizerKernels;
 import dev.loran.engine.Scratch;
 import java.util.Arrays;
 import java.util.List;
@@ -9,19 +11,17 @@ import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 
 /// Launches `optimizer.cu`: AdamW and SGD, in place, the norm of all gradients, and the scale that clips them.
-final class OptimizerCuda {
+record OptimizerCuda(Backend backend, CudaContext cuda) implements OptimizerKernels {
     /// As in optimizer.cu.
     private static final int TENSORS = 80;
 
     private static final long SHARE = 4096;
 
-    private OptimizerCuda() {}
-
-    static void clipScale(CudaBackend cuda, Buffer norm, Buffer scale, Buffer sumOfSquares, double maxNorm) {
-        DType t = CudaBackend.floating(norm);
+    @Override
+    public void clipScale(Buffer norm, Buffer scale, Buffer sumOfSquares, double maxNorm) {
+        DType t = CudaContext.floating(norm);
         int[] one = {1};
-        cuda.device()
-                .launch(
+        cuda.launch(
                         "optimizer",
                         "clip_scale" + Grid.suffix(t),
                         one,
@@ -41,16 +41,16 @@ final class OptimizerCuda {
         return Math.toIntExact(shares);
     }
 
-    static void sumOfSquares(CudaBackend cuda, Buffer y, List<Buffer> xs) {
-        DType t = CudaBackend.floating(y);
+    @Override
+    public void sumOfSquares(Buffer y, List<Buffer> xs) {
+        DType t = CudaContext.floating(y);
         String s = Grid.suffix(t);
         long[] sizes = sizes(xs);
         int[] done = {0};
-        try (Scratch scratch = new Scratch(cuda)) {
+        try (Scratch scratch = cuda.scratch()) {
             long partial = cuda.address(scratch.allocate(DType.F32, shares(sizes)));
-            forTensors(sizes, List.of(addresses(cuda, xs, t)), (blocks, tensors) -> {
-                cuda.device()
-                        .launch(
+            forTensors(sizes, List.of(addresses(xs, t)), (blocks, tensors) -> {
+                cuda.launch(
                                 "optimizer",
                                 "squares" + s,
                                 blocks,
@@ -59,46 +59,35 @@ final class OptimizerCuda {
                 done[0] += blocks[0];
             });
             long to = cuda.address(y);
-            cuda.device().launch("optimizer", "finish" + s, new int[] {1}, Grid.row(done[0]), to, partial, done[0]);
+            cuda.launch("optimizer", "finish" + s, new int[] {1}, Grid.row(done[0]), to, partial, done[0]);
         }
     }
 
-    static void adamW(
-            CudaBackend cuda,
-            List<Buffer> p,
-            List<Buffer> m,
-            List<Buffer> v,
-            List<Buffer> g,
-            Buffer lr,
-            Buffer t,
-            @Nullable Buffer gScale,
-            double beta1,
-            double beta2,
-            double eps,
-            double weightDecay) {
-        DType type = CudaBackend.floating(lr);
+    @Override
+    public void adamW(List<Buffer> p, List<Buffer> m, List<Buffer> v, List<Buffer> g, AdamWStep step) {
+        DType type = CudaContext.floating(step.lr());
         long[] scalars = {
-            cuda.address(lr),
-            cuda.address(t, DType.I32),
-            cuda.optional(gScale, type),
-            CudaKernels.bits(beta1),
-            CudaKernels.bits(beta2),
-            CudaKernels.bits(Math.log(beta1)),
-            CudaKernels.bits(Math.log(beta2)),
-            CudaKernels.bits(eps),
-            CudaKernels.bits(weightDecay)
+            cuda.address(step.lr()),
+            cuda.address(step.t(), DType.I32),
+            cuda.optional(step.gScale(), type),
+            CudaKernels.bits(step.beta1()),
+            CudaKernels.bits(step.beta2()),
+            CudaKernels.bits(Math.log(step.beta1())),
+            CudaKernels.bits(Math.log(step.beta2())),
+            CudaKernels.bits(step.eps()),
+            CudaKernels.bits(step.weightDecay())
         };
         List<long[]> pmvg =
-                Stream.of(p, m, v, g).map(list -> addresses(cuda, list, type)).toList();
+                Stream.of(p, m, v, g).map(list -> addresses(list, type)).toList();
         String kernel = "adamw" + Grid.suffix(type);
         forTensors(
                 sizes(p),
                 pmvg,
                 (blocks, tensors) ->
-                        cuda.device().launch("optimizer", kernel, blocks, Grid.FLAT_BLOCK, then(tensors, scalars)));
+                        cuda.launch("optimizer", kernel, blocks, Grid.FLAT_BLOCK, then(tensors, scalars)));
     }
 
-    private static long[] addresses(CudaBackend cuda, List<Buffer> buffers, DType dtype) {
+    private long[] addresses(List<Buffer> buffers, DType dtype) {
         return buffers.stream().mapToLong(b -> cuda.address(b, dtype)).toArray();
     }
 
@@ -138,8 +127,8 @@ final class OptimizerCuda {
         return all;
     }
 
-    static void sgd(
-            CudaBackend cuda,
+    @Override
+    public void sgd(
             Buffer p,
             @Nullable Buffer velocity,
             Buffer g,
@@ -147,9 +136,8 @@ final class OptimizerCuda {
             @Nullable Buffer gScale,
             double momentum,
             double weightDecay) {
-        DType t = CudaBackend.floating(p);
-        cuda.device()
-                .launch(
+        DType t = CudaContext.floating(p);
+        cuda.launch(
                         "optimizer",
                         "sgd" + Grid.suffix(t),
                         Grid.flat(p.size()),
@@ -162,5 +150,24 @@ final class OptimizerCuda {
                         p.size(),
                         CudaKernels.bits(momentum),
                         CudaKernels.bits(weightDecay));
+    }
+
+    @Override
+    public void importance(
+            Buffer smooth, Buffer spread, Buffer p, Buffer g, @Nullable Buffer gScale, double beta1, double beta2) {
+        DType t = CudaContext.floating(p);
+        cuda.launch(
+                        "importance",
+                        "importance" + Grid.suffix(t),
+                        Grid.flat(p.size()),
+                        Grid.FLAT_BLOCK,
+                        cuda.address(smooth, t),
+                        cuda.address(spread, t),
+                        cuda.address(p),
+                        cuda.address(g, t),
+                        cuda.optional(gScale, t),
+                        p.size(),
+                        CudaKernels.bits(beta1),
+                        CudaKernels.bits(beta2));
     }
 }

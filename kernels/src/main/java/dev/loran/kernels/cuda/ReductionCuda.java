@@ -2,6 +2,7 @@ package dev.loran.kernels.cuda;
 
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
+import dev.loran.engine.Gradient;
 import dev.loran.engine.Scratch;
 
 /// Launches `reduction.cu`: sums along a dimension, of elements or of products, row maxima, counts.
@@ -19,67 +20,63 @@ final class ReductionCuda {
         return Math.clamp((n + PART - 1) / PART, 1, MAX_PARTS);
     }
 
-    static void sum(CudaBackend cuda, Buffer y, Buffer x, int outer, int n, int inner, boolean accumulate) {
-        DType t = CudaBackend.floating(y);
-        sum(cuda, "sum", y, new long[] {cuda.address(x, t)}, outer, n, inner, accumulate);
+    static void sum(CudaContext cuda, Gradient y, Buffer x, int outer, int n, int inner) {
+        DType t = CudaContext.floating(y.buffer());
+        sum(cuda, "sum", y, new long[] {cuda.address(x, t)}, outer, n, inner);
     }
 
-    static void sumOfProducts(
-            CudaBackend cuda, Buffer y, Buffer a, Buffer b, int outer, int n, int inner, boolean accumulate) {
-        DType t = CudaBackend.floating(y);
-        sum(cuda, "product", y, new long[] {cuda.address(a, t), cuda.address(b, t)}, outer, n, inner, accumulate);
+    static void sumOfProducts(CudaContext cuda, Gradient y, Buffer a, Buffer b, int outer, int n, int inner) {
+        DType t = CudaContext.floating(y.buffer());
+        sum(cuda, "product", y, new long[] {cuda.address(a, t), cuda.address(b, t)}, outer, n, inner);
     }
 
-    private static void sum(
-            CudaBackend cuda, String what, Buffer y, long[] of, int outer, int n, int inner, boolean accumulate) {
-        String s = Grid.suffix(y.dtype());
-        int add = accumulate ? 1 : 0;
+    private static void sum(CudaContext cuda, String what, Gradient y, long[] of, int outer, int n, int inner) {
+        String s = Grid.suffix(y.buffer().dtype());
+        int add = y.accumulate() ? 1 : 0;
         int parts = inner == 1 ? 1 : parts(n);
         int blocks = (inner + COLUMNS_BLOCK[0] - 1) / COLUMNS_BLOCK[0] * outer;
         if (inner == 1) {
-            launch(cuda, what + "_rows" + s, new int[] {outer}, Grid.row(n), cuda.address(y), of, n, add);
+            launch(cuda, what + "_rows" + s, new int[] {outer}, Grid.row(n), cuda.address(y.buffer()), of, n, add);
         } else if (parts == 1) {
-            launch(cuda, what + "_columns" + s, new int[] {blocks}, COLUMNS_BLOCK, cuda.address(y), of, n, inner, add);
+            long to = cuda.address(y.buffer());
+            launch(cuda, what + "_columns" + s, new int[] {blocks}, COLUMNS_BLOCK, to, of, n, inner, add);
         } else {
-            try (Scratch scratch = new Scratch(cuda)) {
+            try (Scratch scratch = cuda.scratch()) {
                 Buffer partial = scratch.allocate(DType.F32, (long) outer * parts * inner);
                 int[] grid = {blocks, parts};
                 long to = cuda.address(partial);
                 launch(cuda, what + "_parts" + s, grid, COLUMNS_BLOCK, to, of, n, inner, parts);
-                sumOfParts(cuda, y, partial, parts, outer, inner, accumulate);
+                sumOfParts(cuda, y, partial, parts, outer, inner);
             }
         }
     }
 
     private static void launch(
-            CudaBackend cuda, String kernel, int[] grid, int[] block, long y, long[] of, long... sizes) {
+            CudaContext cuda, String kernel, int[] grid, int[] block, long y, long[] of, long... sizes) {
         long[] arguments = new long[1 + of.length + sizes.length];
         arguments[0] = y;
         System.arraycopy(of, 0, arguments, 1, of.length);
         System.arraycopy(sizes, 0, arguments, 1 + of.length, sizes.length);
-        cuda.device().launch("reduction", kernel, grid, block, arguments);
+        cuda.launch("reduction", kernel, grid, block, arguments);
     }
 
     /// y (outer, inner) ← the sum over parts of `partial` (outer, parts, inner), F32 (or +=).
-    static void sumOfParts(
-            CudaBackend cuda, Buffer y, Buffer partial, int parts, int outer, int inner, boolean accumulate) {
-        cuda.device()
-                .launch(
+    static void sumOfParts(CudaContext cuda, Gradient y, Buffer partial, int parts, int outer, int inner) {
+        cuda.launch(
                         "reduction",
-                        "sum_of_parts" + Grid.suffix(CudaBackend.floating(y)),
+                        "sum_of_parts" + Grid.suffix(CudaContext.floating(y.buffer())),
                         new int[] {(inner + COLUMNS_BLOCK[0] - 1) / COLUMNS_BLOCK[0] * outer},
                         COLUMNS_BLOCK,
-                        cuda.address(y),
+                        cuda.address(y.buffer()),
                         cuda.address(partial, DType.F32),
                         parts,
                         inner,
-                        accumulate ? 1 : 0);
+                        y.accumulate() ? 1 : 0);
     }
 
-    static void rowMax(CudaBackend cuda, Buffer y, Buffer x, int rows, int cols) {
-        DType t = CudaBackend.floating(y);
-        cuda.device()
-                .launch(
+    static void rowMax(CudaContext cuda, Buffer y, Buffer x, int rows, int cols) {
+        DType t = CudaContext.floating(y);
+        cuda.launch(
                         "reduction",
                         "row_max" + Grid.suffix(t),
                         new int[] {rows},
@@ -89,19 +86,18 @@ final class ReductionCuda {
                         cols);
     }
 
-    static void inverseOfValid(CudaBackend cuda, Buffer y, Buffer ids, int n, int ignore) {
+    static void inverseOfValid(CudaContext cuda, Buffer y, Buffer ids, int n, int ignore) {
         count(cuda, "inverse_of_valid", y, ids, n, ignore);
     }
 
-    static void countValid(CudaBackend cuda, Buffer y, Buffer ids, int n, int ignore) {
+    static void countValid(CudaContext cuda, Buffer y, Buffer ids, int n, int ignore) {
         count(cuda, "count_valid", y, ids, n, ignore);
     }
 
-    private static void count(CudaBackend cuda, String kernel, Buffer y, Buffer ids, int n, int ignore) {
-        cuda.device()
-                .launch(
+    private static void count(CudaContext cuda, String kernel, Buffer y, Buffer ids, int n, int ignore) {
+        cuda.launch(
                         "reduction",
-                        kernel + Grid.suffix(CudaBackend.floating(y)),
+                        kernel + Grid.suffix(CudaContext.floating(y)),
                         new int[] {1},
                         Grid.FLAT_BLOCK,
                         cuda.address(y),

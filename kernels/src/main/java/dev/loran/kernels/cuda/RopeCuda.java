@@ -1,5 +1,6 @@
 package dev.loran.kernels.cuda;
 
+import dev.loran.engine.AttentionKernels.RopeTables;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 
@@ -8,28 +9,20 @@ final class RopeCuda {
     private RopeCuda() {}
 
     static void forward(
-            CudaBackend cuda,
-            Buffer y,
-            Buffer x,
-            Buffer cos,
-            Buffer sin,
-            int batch,
-            int t,
-            int heads,
-            int d,
-            int sign) {
-        DType type = CudaBackend.floating(y);
+            CudaContext cuda, Buffer y, Buffer x, RopeTables tables, int batch, int heads, int sign) {
+        int t = tables.t();
+        int d = tables.d();
+        DType type = CudaContext.floating(y);
         long rows = (long) batch * t * heads;
-        cuda.device()
-                .launch(
+        cuda.launch(
                         "rope",
                         "rope" + Grid.suffix(type),
                         Grid.flat(rows * (d / 2)),
                         Grid.FLAT_BLOCK,
                         cuda.address(y),
                         cuda.address(x, type),
-                        cuda.address(cos, type),
-                        cuda.address(sin, type),
+                        cuda.address(tables.cos(), type),
+                        cuda.address(tables.sin(), type),
                         rows,
                         t,
                         heads,

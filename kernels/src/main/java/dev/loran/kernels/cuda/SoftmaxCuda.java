@@ -2,15 +2,16 @@ package dev.loran.kernels.cuda;
 
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
+import dev.loran.engine.Gradient;
+import dev.loran.engine.Matrix;
 
 /// Launches `softmax.cu`: softmax of each row.
 final class SoftmaxCuda {
     private SoftmaxCuda() {}
 
-    static void forward(CudaBackend cuda, Buffer y, Buffer x, int rows, int cols) {
-        DType t = CudaBackend.floating(y);
-        cuda.device()
-                .launch(
+    static void forward(CudaContext cuda, Buffer y, Buffer x, int rows, int cols) {
+        DType t = CudaContext.floating(y);
+        cuda.launch(
                         "softmax",
                         "softmax" + Grid.suffix(t),
                         new int[] {rows},
@@ -20,18 +21,17 @@ final class SoftmaxCuda {
                         cols);
     }
 
-    static void backward(CudaBackend cuda, Buffer dx, Buffer dy, Buffer y, int rows, int cols, boolean accumulate) {
-        DType t = CudaBackend.floating(dx);
-        cuda.device()
-                .launch(
+    static void backward(CudaContext cuda, Gradient dx, Buffer dy, Matrix y) {
+        DType t = CudaContext.floating(dx.buffer());
+        cuda.launch(
                         "softmax",
                         "softmax_backward" + Grid.suffix(t),
-                        new int[] {rows},
-                        Grid.row(cols),
-                        cuda.address(dx),
+                        new int[] {y.rows()},
+                        Grid.row(y.cols()),
+                        cuda.address(dx.buffer()),
                         cuda.address(dy, t),
-                        cuda.address(y, t),
-                        cols,
-                        accumulate ? 1 : 0);
+                        cuda.address(y.buffer(), t),
+                        y.cols(),
+                        dx.accumulate() ? 1 : 0);
     }
 }

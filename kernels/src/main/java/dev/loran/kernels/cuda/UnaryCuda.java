@@ -8,10 +8,9 @@ import dev.loran.engine.UnaryFn;
 final class UnaryCuda {
     private UnaryCuda() {}
 
-    static void forward(CudaBackend cuda, UnaryFn fn, Buffer y, Buffer x) {
-        DType t = CudaBackend.floating(y);
-        cuda.device()
-                .launch(
+    static void forward(CudaContext cuda, UnaryFn fn, Buffer y, Buffer x) {
+        DType t = CudaContext.floating(y);
+        cuda.launch(
                         "unary",
                         "unary" + Grid.suffix(t),
                         Grid.flat(y.size()),
@@ -22,10 +21,9 @@ final class UnaryCuda {
                         code(fn));
     }
 
-    static void backward(CudaBackend cuda, UnaryFn fn, Buffer dx, Buffer dy, Buffer x, boolean accumulate) {
-        DType t = CudaBackend.floating(dx);
-        cuda.device()
-                .launch(
+    static void backward(CudaContext cuda, UnaryFn fn, Buffer dx, Buffer dy, Buffer x, boolean accumulate) {
+        DType t = CudaContext.floating(dx);
+        cuda.launch(
                         "unary",
                         "unary_backward" + Grid.suffix(t),
                         Grid.flat(dx.size()),

@@ -8,6 +8,8 @@ import dev.loran.engine.BackendException;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.DTypeException;
+import dev.loran.engine.LossKernels;
+import dev.loran.engine.Matrix;
 import dev.loran.engine.ReferenceBackend;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
@@ -63,10 +65,11 @@ class CudaMemoryTest {
         Buffer sum = backend.allocate(DType.F32, 1);
         backend.fill(x, 1);
         backend.fill(w, 0.5);
-        backend.linear(y, x, w, null, 7, 33, 33);
-        backend.softmax(y, y, 7, 33);
-        backend.sumOfSquares(sum, List.of(y));
-        backend.clipScale(sum, sum, sum, 1);
+        Matrix rows = new Matrix(y, 7, 33);
+        backend.linear().linear(rows, rows.in(x), new Matrix(w, 33, 33), null);
+        backend.attention().softmax(y, rows);
+        backend.optimizer().sumOfSquares(sum, List.of(y));
+        backend.optimizer().clipScale(sum, sum, sum, 1);
         for (Buffer b : new Buffer[] {x, w, y, sum}) {
             b.release();
         }
@@ -157,7 +160,7 @@ class CudaMemoryTest {
         assertThatThrownBy(() -> elements(f32))
                 .isInstanceOf(BackendException.class)
                 .hasMessage("embedding: id 5 does not exist in a table of 2 rows");
-        backend.crossEntropy(f32, f32, f32, ids, 2, 1, -1);
+        backend.loss().crossEntropy(f32, f32, new Matrix(f32, 2, 1), new LossKernels.Labels(ids, -1));
         assertThatThrownBy(() -> elements(f32))
                 .isInstanceOf(BackendException.class)
                 .hasMessage("crossEntropy: label 5 does not lie in [0, 1)");
@@ -177,7 +180,7 @@ class CudaMemoryTest {
         Buffer one = backend.allocate(DType.F32, 1);
         backend.fill(empty, 1);
         backend.unary(UnaryFn.EXP, empty, empty);
-        backend.softmax(empty, empty, 0, 7);
+        backend.attention().softmax(empty, new Matrix(empty, 0, 7));
         backend.sum(one, empty, 1, 0, 1, false);
         assertThat(elements(one)).containsExactly(0);
         assertThat(elements(empty)).isEmpty();

@@ -10,12 +10,14 @@ import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.DropoutMask;
 import dev.loran.engine.HostBuffer;
+import dev.loran.engine.Matrix;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.UnaryFn;
 import java.lang.foreign.MemorySegment;
 import java.util.Arrays;
 import java.util.List;
+import java.util.Objects;
 import java.util.concurrent.CompletableFuture;
 import java.util.function.Supplier;
 import java.util.stream.IntStream;
@@ -53,7 +55,8 @@ class CudaReplayTest {
     private void work(Buffer y, Buffer x, DropoutMask mask) {
         Buffer square = backend.allocate(DType.F32, 49);
         Buffer two = backend.of(DType.F32, 2);
-        backend.gemm(square, 7, 0, x, 33, 0, false, x, 33, 0, true, 1, 7, 7, 33, 1, 0);
+        Matrix rows = new Matrix(x, 7, 33);
+        backend.gemm(new Matrix(square, 7, 7), rows, rows.t(), 1, 0);
         backend.scaleBy(square, two, 49);
         backend.dropout(y, square, 7, 7, mask, false);
         release(square, two);
@@ -181,7 +184,7 @@ class CudaReplayTest {
     /// The first failure is what the step ends with; one more, before the recording has ended, is dropped with it.
     @Test
     void aRecordingThatFailsTwiceEnds() {
-        CudaDevice device = backend.device();
+        CudaDevice device = Objects.requireNonNull(backend.capability(CudaContext.class)).device();
         CompletableFuture<Void> submitted = new CompletableFuture<>();
         CompletableFuture<Void> begun = new CompletableFuture<>();
         CompletableFuture<Void> seen = new CompletableFuture<>();

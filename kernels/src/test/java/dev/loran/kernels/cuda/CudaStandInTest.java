@@ -7,6 +7,7 @@ import static org.junit.jupiter.api.Assumptions.assumeFalse;
 import dev.loran.engine.BackendException;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
+import dev.loran.engine.Matrix;
 import dev.loran.engine.Scratch;
 import java.io.IOException;
 import java.lang.foreign.MemorySegment;
@@ -62,7 +63,7 @@ class CudaStandInTest {
     void aMissingBarrierGivesNumbersThatAreNone() {
         device.launchShared("faults", "fault_missing_barrier", new int[] {1}, new int[] {64}, 256, new long[] {memory});
         MemorySegment read = MemorySegment.ofArray(new float[64]);
-        device.staging().read(read, memory);
+        new CudaStaging(device).read(read, memory);
         assertThat(read.getAtIndex(ValueLayout.JAVA_FLOAT, 0)).isNaN();
     }
 
@@ -109,7 +110,8 @@ class CudaStandInTest {
                 System.out.println(backend.describe());
                 Buffer y = scratch.allocate(DType.F32, 1);
                 Buffer x = scratch.hold(backend.of(DType.F32, 1, 2));
-                backend.linear(y, x, scratch.hold(backend.of(DType.F32, 3, 4)), null, 1, 2, 1);
+                Matrix w = new Matrix(scratch.hold(backend.of(DType.F32, 3, 4)), 1, 2);
+                backend.linear().linear(new Matrix(y, 1, 1), new Matrix(x, 1, 2), w, null);
                 MemorySegment product = MemorySegment.ofArray(new float[1]);
                 backend.read(product, y);
                 System.out.println("product " + product.get(ValueLayout.JAVA_FLOAT, 0));

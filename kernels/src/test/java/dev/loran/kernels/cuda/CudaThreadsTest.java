@@ -7,7 +7,7 @@ import dev.loran.engine.Backend.Replay;
 import dev.loran.engine.BackendException;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
-import dev.loran.kernels.ManyThreadsTest;
+import dev.loran.kernels.simd.ManyThreadsTest;
 import java.util.concurrent.CompletableFuture;
 import org.junit.jupiter.api.Test;
 

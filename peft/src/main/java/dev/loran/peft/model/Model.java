@@ -811,7 +811,7 @@ public abstract class Model extends Layer {
                 1);
         Adapter<? super Linear> adapter = head.adapter();
         Projection plain = adapter == null ? head.projection(hidden.dtype()) : adapter.projection(head, hidden.dtype());
-        return plain != null && plain.bias() == null && plain.lowRank() == null
+        return plain != null && plain.bias() == null && plain.lora() == null
                 ? Functional.linearCrossEntropy(hidden, plain.weight(), targets, Functional.IGNORE_INDEX)
                 : Functional.crossEntropy(head.forward(hidden), targets, Functional.IGNORE_INDEX);
     }

@@ -7,8 +7,8 @@ import dev.loran.engine.Backend;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.DropoutMask;
-import dev.loran.engine.Functional;
 import dev.loran.engine.Functional.Projection;
+import dev.loran.engine.Functional;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
@@ -332,7 +332,7 @@ public record AdaLoraConfig(
             Tensor a = Functional.cast(loraA.mul(loraE), type);
             Tensor b = Functional.cast(loraB, type);
             DropoutMask mask = base.isTraining() ? dropout : null;
-            return new Projection(base.weight(), base.bias(type), new Functional.LowRank(a, b, scaling, mask));
+            return new Projection(base.weight(), base.bias(type), new Functional.Lora(a, b, scaling, mask));
         }
 
         @Override
@@ -540,7 +540,7 @@ public record AdaLoraConfig(
             return (int) ((initial - target) * (left * left * left) + target);
         }
 
-        /// See [Backend#importance].
+        /// See [OptimizerKernels#importance].
         private void updateImportance(@Nullable Buffer gradScale) {
             parametersOfLayers().forEach((name, p) -> {
                 Tensor grad = p.grad();
@@ -550,6 +550,7 @@ public record AdaLoraConfig(
                 Tensor smooth = sensitivity.computeIfAbsent(name, k -> zeros(p));
                 Tensor spread = uncertainty.computeIfAbsent(name, k -> zeros(p));
                 p.backend()
+                        .optimizer()
                         .importance(
                                 smooth.buffer(),
                                 spread.buffer(),

@@ -92,7 +92,7 @@ class LoraLinear implements AroundLayer<Linear>, Mergeable<Linear>, LowRank.Sour
         DropoutMask mask = base.isTraining() ? dropout : null;
         Tensor a = Functional.cast(loraA, type);
         Tensor b = Functional.cast(loraB, type);
-        return new Projection(weight(base), base.bias(type), new Functional.LowRank(a, b, scaling, mask));
+        return new Projection(weight(base), base.bias(type), new Functional.Lora(a, b, scaling, mask));
     }
 
     @Override

@@ -5,7 +5,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import dev.loran.engine.Backend;
 import dev.loran.engine.DType;
 import dev.loran.engine.ReferenceBackend;
-import dev.loran.kernels.SimdBackend;
+import dev.loran.kernels.simd.SimdBackend;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.Row;
 import dev.loran.peft.data.Task;

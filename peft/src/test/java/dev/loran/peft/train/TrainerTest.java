@@ -10,7 +10,7 @@ import dev.loran.engine.ReferenceBackend;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
 import dev.loran.kernels.Backends;
-import dev.loran.kernels.SimdBackend;
+import dev.loran.kernels.simd.SimdBackend;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.DataLoader;
 import dev.loran.peft.data.Examples;

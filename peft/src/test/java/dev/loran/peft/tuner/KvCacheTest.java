@@ -6,6 +6,8 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import dev.loran.engine.Backend;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
+import dev.loran.engine.LinearKernels;
+import dev.loran.engine.Matrix;
 import dev.loran.engine.ReferenceBackend;
 import dev.loran.engine.Scope;
 import dev.loran.engine.ShapeException;
@@ -146,9 +148,19 @@ class KvCacheTest {
         private final Map<Integer, Integer> rows = new HashMap<>();
 
         @Override
-        public void linear(Buffer y, Buffer x, Buffer w, @Nullable Buffer bias, int n, int in, int out) {
-            rows.merge(n, 1, Integer::sum);
-            super.linear(y, x, w, bias, n, in, out);
+        public LinearKernels linear() {
+            return new LinearKernels() {
+                @Override
+                public Backend backend() {
+                    return CountingBackend.this;
+                }
+
+                @Override
+                public void linear(Matrix y, Matrix x, Matrix w, @Nullable Buffer bias) {
+                    rows.merge(x.rows(), 1, Integer::sum);
+                    LinearKernels.super.linear(y, x, w, bias);
+                }
+            };
         }
     }
 

@@ -8,6 +8,8 @@ import dev.loran.engine.Backend;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.HostBuffer;
+import dev.loran.engine.LinearKernels;
+import dev.loran.engine.Matrix;
 import dev.loran.engine.ReferenceBackend;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
@@ -510,10 +512,20 @@ class MergeTest {
         }
 
         @Override
-        public void linear(Buffer y, Buffer x, Buffer w, @Nullable Buffer bias, int n, int in, int out) {
-            Buffer rows = restore(w, out, in);
-            super.linear(y, x, rows, bias, n, in, out);
-            rows.release();
+        public LinearKernels linear() {
+            return new LinearKernels() {
+                @Override
+                public Backend backend() {
+                    return PackingBackend.this;
+                }
+
+                @Override
+                public void linear(Matrix y, Matrix x, Matrix w, @Nullable Buffer bias) {
+                    Buffer rows = restore(w.buffer(), w.rows(), w.cols());
+                    LinearKernels.super.linear(y, x, w.in(rows), bias);
+                    rows.release();
+                }
+            };
         }
     }
 

@@ -3,8 +3,11 @@ package dev.loran.peft.tuner;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import dev.loran.engine.Backend;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
+import dev.loran.engine.LinearKernels;
+import dev.loran.engine.Matrix;
 import dev.loran.engine.ReferenceBackend;
 import dev.loran.engine.Scope;
 import dev.loran.engine.ShapeException;
@@ -168,12 +171,22 @@ class MixedBatchTest {
         private final List<Integer> rows = new ArrayList<>();
 
         @Override
-        public void linear(Buffer y, Buffer x, Buffer w, @Nullable Buffer bias, int n, int in, int out) {
-            // The smallest weight of the model is (12, 12); LoRA's have a side of 3.
-            if (Math.min(in, out) >= 12) {
-                rows.add(n);
-            }
-            super.linear(y, x, w, bias, n, in, out);
+        public LinearKernels linear() {
+            return new LinearKernels() {
+                @Override
+                public Backend backend() {
+                    return CountingBackend.this;
+                }
+
+                @Override
+                public void linear(Matrix y, Matrix x, Matrix w, @Nullable Buffer bias) {
+                    // The smallest weight of the model is (12, 12); LoRA's have a side of 3.
+                    if (Math.min(w.rows(), w.cols()) >= 12) {
+                        rows.add(x.rows());
+                    }
+                    LinearKernels.super.linear(y, x, w, bias);
+                }
+            };
         }
     }
 }

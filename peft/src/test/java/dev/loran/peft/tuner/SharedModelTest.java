@@ -9,7 +9,7 @@ import dev.loran.engine.DType;
 import dev.loran.engine.ReferenceBackend;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
-import dev.loran.kernels.SimdBackend;
+import dev.loran.kernels.simd.SimdBackend;
 import dev.loran.peft.Threads;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Guard;

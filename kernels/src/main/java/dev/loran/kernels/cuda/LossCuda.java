@@ -1,0 +1,123 @@
+package dev.loran.kernels.cuda;
+
+import dev.loran.engine.Backend;
+import dev.loran.engine.Buffer;
+import dev.loran.engine.DType;
+import dev.loran.engine.Gradient;
+import dev.loran.engine.LossKernels;
+import dev.loran.engine.Matrix;
+import dev.loran.engine.Scratch;
+import org.jspecify.annotations.Nullable;
+
+/// Launches `crossentropy.cu`: cross-entropy of logits with integer labels, and of a product that makes the logits.
+record LossCuda(Backend backend, CudaContext cuda) implements LossKernels {
+    /// Logits of a chunk of [#linearCrossEntropy] at most, where that is more than FEW_ROWS.
+    private static final int CHUNK = 1 << 24;
+
+    private static final int FEW_ROWS = 32;
+    /// With so many rows at a time the products lose nothing, so that a short batch has no more of them than a quarter.
+    private static final int ENOUGH_ROWS = 128;
+
+    @Override
+    public void crossEntropy(Buffer losses, Buffer lse, Matrix logits, Labels labels) {
+        cuda.launch(
+                "crossentropy",
+                "cross_entropy" + Grid.suffix(CudaContext.floating(logits.buffer())),
+                new int[] {logits.rows()},
+                Grid.row(logits.cols()),
+                cuda.address(losses, DType.F32),
+                cuda.address(lse, DType.F32),
+                cuda.address(logits.buffer()),
+                cuda.address(labels.ids(), DType.I32),
+                cuda.complaint(),
+                logits.cols(),
+                labels.ignore());
+    }
+
+    @Override
+    public void crossEntropyBackward(Gradient dLogits, Buffer g, Matrix logits, Buffer lse, Labels labels) {
+        DType t = CudaContext.floating(dLogits.buffer());
+        cuda.launch(
+                "crossentropy",
+                "cross_entropy_backward" + Grid.suffix(t),
+                new int[] {logits.rows()},
+                Grid.row(logits.cols()),
+                cuda.address(dLogits.buffer()),
+                cuda.address(g, DType.F32),
+                cuda.address(logits.buffer(), t),
+                cuda.address(lse, DType.F32),
+                cuda.address(labels.ids(), DType.I32),
+                logits.cols(),
+                labels.ignore(),
+                dLogits.accumulate() ? 1 : 0);
+    }
+
+    /// {@inheritDoc}
+    ///
+    /// Logits in F32, and one launch a chunk between the two products for losses and gradient of the logits at once, that in
+    /// the type that the second product takes.
+    @Override
+    public void linearCrossEntropy(
+            Buffer loss, @Nullable Buffer dx, @Nullable Buffer dw, Matrix x, Matrix w, Labels labels) {
+        int n = x.rows();
+        int v = w.rows();
+        if (n == 0) {
+            LossKernels.super.linearCrossEntropy(loss, dx, dw, x, w, labels);
+            return;
+        }
+        DType t = CudaContext.floating(x.buffer());
+        int chunk = Math.clamp(Math.min(CHUNK / v, Math.max(ENOUGH_ROWS, n / 4)), Math.min(n, FEW_ROWS), n);
+        try (Scratch scratch = cuda.scratch()) {
+            Buffer inverseCount = scratch.like(loss);
+            Buffer losses = scratch.allocate(DType.F32, n);
+            Buffer logits = scratch.allocate(DType.F32, (long) chunk * v);
+            Buffer slopes = t == DType.F32 ? logits : scratch.allocate(t, logits.size());
+            // One chunk's rounding is one; those of many would add up.
+            Buffer sumOfChunks =
+                    dw == null || t == DType.F32 || chunk == n ? dw : scratch.allocate(DType.F32, dw.size());
+            inverseOfValid(inverseCount, labels);
+            for (int from = 0; from < n; from += chunk) {
+                int rows = Math.min(chunk, n - from);
+                Matrix xs = x.rows(from, rows);
+                Matrix logit = new Matrix(logits.slice(0, (long) rows * v), rows, v);
+                Matrix dLogit = new Matrix(slopes.slice(0, (long) rows * v), rows, v);
+                backend.gemm(logit, xs, w.t(), 1, 0);
+                both(dLogit.buffer(), losses.slice(from, rows), inverseCount, logit, labels.rows(from, rows));
+                if (dx != null) {
+                    Gradient to = new Gradient(x.in(dx).rows(from, rows).buffer(), false);
+                    backend.linear().linearBackwardInput(to, dLogit, w);
+                }
+                if (sumOfChunks != null) {
+                    backend.linear().linearBackwardWeight(new Gradient(sumOfChunks, from > 0), dLogit, xs);
+                }
+            }
+            if (dw != null && sumOfChunks != null && sumOfChunks != dw) {
+                backend.cast(dw, sumOfChunks);
+            }
+            backend.sum(loss, losses, 1, n, 1, false);
+            backend.scaleBy(loss, inverseCount, 1);
+        }
+    }
+
+    /// The losses of `logits`, F32, and `g` times their gradients, in place or of a narrower type.
+    private void both(Buffer dLogits, Buffer losses, Buffer g, Matrix logits, Labels labels) {
+        cuda.launch(
+                "crossentropy",
+                "cross_entropy_both" + Grid.suffix(dLogits.dtype()),
+                new int[] {logits.rows()},
+                Grid.row(logits.cols()),
+                cuda.address(dLogits),
+                cuda.address(losses),
+                cuda.address(g),
+                cuda.address(logits.buffer()),
+                cuda.address(labels.ids(), DType.I32),
+                cuda.complaint(),
+                logits.cols(),
+                labels.ignore());
+    }
+
+    @Override
+    public void inverseOfValid(Buffer y, Labels labels) {
+        ReductionCuda.inverseOfValid(cuda, y, labels.ids(), labels.size(), labels.ignore());
+    }
+}

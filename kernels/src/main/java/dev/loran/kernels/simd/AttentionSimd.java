@@ -1,0 +1,496 @@
+package dev.loran.kernels.simd;
+
+import static dev.loran.kernels.simd.AttentionBlock.HIGH;
+import static dev.loran.kernels.simd.AttentionBlock.QUERIES;
+import static dev.loran.kernels.simd.SimdBackend.f32;
+import static dev.loran.kernels.simd.SimdBackend.i32;
+import static dev.loran.kernels.simd.SimdBackend.optional;
+import static dev.loran.kernels.simd.vector.Vectors.V;
+import static dev.loran.kernels.simd.vector.Vectors.get;
+import static dev.loran.kernels.simd.vector.Vectors.getInt;
+import static dev.loran.kernels.simd.vector.Vectors.load;
+import static dev.loran.kernels.simd.vector.Vectors.set;
+import static dev.loran.kernels.simd.vector.Vectors.splat;
+import static dev.loran.kernels.simd.vector.Vectors.store;
+
+import dev.loran.engine.AttentionKernels.Problem;
+import dev.loran.engine.AttentionKernels.RopeTables;
+import dev.loran.engine.AttentionKernels.Sizes;
+import dev.loran.engine.AttentionKernels.Slopes;
+import dev.loran.engine.AttentionKernels;
+import dev.loran.engine.Backend;
+import dev.loran.engine.Buffer;
+import dev.loran.engine.Gradient;
+import dev.loran.engine.Matrix;
+import dev.loran.kernels.simd.AttentionBlock.Pass;
+import dev.loran.kernels.simd.AttentionBlock.Scratch;
+import dev.loran.kernels.simd.gemm.Bf16Tiles;
+import dev.loran.kernels.simd.vector.Parallel;
+import dev.loran.kernels.simd.vector.VectorMath;
+import dev.loran.kernels.simd.vector.Workspace.Slot;
+import java.lang.foreign.MemorySegment;
+import java.nio.ByteOrder;
+import jdk.incubator.vector.FloatVector;
+import jdk.incubator.vector.VectorOperators;
+import org.jspecify.annotations.Nullable;
+
+/// Scaled dot-product attention, blockwise (Dao et al., "FlashAttention", 2022): a block of queries meets block after
+/// block of keys, with a running maximum and sum (the online softmax), so that scores exist for one pair of blocks only.
+///
+/// Products are tiles of [GemmTiles] where lanes are queries and of [AttentionTiles] where they are elements of a head.
+record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKernels {
+    /// The running maximum before any key was seen: below every real score, and finite, so that nothing becomes NaN.
+    static final float NONE = -1e30f;
+
+    /// Tasks for each thread: enough that a slow one does not leave the others without work.
+    private static final int TASKS = 4;
+
+    /// Bytes of a cache line.
+    private static final long LINE = 64;
+
+    /// From scores to what values are weighted with.
+    private static final Pass[] FORWARD = {
+        (pair, lane) -> pair.hide(pair.w().scores(), lane, Float.NEGATIVE_INFINITY),
+        AttentionSimd::highest,
+        AttentionSimd::weights
+    };
+
+    /// From scores and the slopes of weights to weights and the slopes of scores. Hidden slopes are none: what was not
+    /// computed may be anything, and NaN times a weight of 0 is NaN.
+    private static final Pass[] BACKWARD = {
+        (pair, lane) -> pair.hide(pair.w().scores(), lane, Float.NEGATIVE_INFINITY),
+        (pair, lane) -> pair.hide(pair.w().slopes(), lane, 0f),
+        AttentionSimd::slopes
+    };
+
+    /// What forward and backward read, in the letters and layouts of [AttentionKernels.Problem].
+    record Inputs(
+            MemorySegment q,
+            MemorySegment k,
+            MemorySegment v,
+            @Nullable MemorySegment prefixK,
+            @Nullable MemorySegment prefixV,
+            @Nullable MemorySegment mask,
+            int batch,
+            int t,
+            int s,
+            int p,
+            int heads,
+            int kvHeads,
+            int d,
+            boolean causal,
+            float scale) {
+        static Inputs of(Problem a) {
+            Sizes z = a.sizes();
+            Buffer mask = a.mask();
+            return new Inputs(
+                    f32(a.q()),
+                    f32(a.k()),
+                    f32(a.v()),
+                    optional(a.prefixK()),
+                    optional(a.prefixV()),
+                    mask == null ? null : i32(mask),
+                    z.batch(),
+                    z.t(),
+                    z.s(),
+                    z.p(),
+                    z.heads(),
+                    z.kvHeads(),
+                    z.d(),
+                    a.causal(),
+                    (float) a.scale());
+        }
+
+        /// Columns of scratch matrices: whole tiles.
+        int columns() {
+            return AttentionBlock.up(d, AttentionTiles.UNIT);
+        }
+
+        /// Bytes from row to row of scratch where a row is a query or a key: an odd number of cache lines again.
+        long wide() {
+            return 64L * (Math.ceilDiv(d, 16) | 1);
+        }
+
+        /// Prefix and real keys.
+        int keys() {
+            return p + s;
+        }
+
+        /// Query i sees the keys up to i + lead.
+        int lead() {
+            return causal ? keys() - t : keys();
+        }
+
+        /// Query heads that read one key head.
+        int group() {
+            return heads / kvHeads;
+        }
+
+        long queryStride() {
+            return 4L * heads * d;
+        }
+
+        long keyStride() {
+            return 4L * kvHeads * d;
+        }
+
+        long query(int b, int i, int h) {
+            return ((long) b * t + i) * queryStride() + 4L * h * d;
+        }
+
+        long key(int b, int i, int kvHead) {
+            return ((long) b * s + i) * keyStride() + 4L * kvHead * d;
+        }
+
+        long prefixKey(int b, int i, int kvHead) {
+            return ((long) (sharesPrefix() ? 0 : b) * p + i) * keyStride() + 4L * kvHead * d;
+        }
+
+        long statistics(int b, int i, int h) {
+            return 4 * (((long) b * heads + h) * t + i);
+        }
+
+        boolean sharesPrefix() {
+            return prefixK != null && prefixK.byteSize() == p * keyStride();
+        }
+
+        boolean hides(int b, int key) {
+            return mask != null && getInt(mask, 4 * ((long) b * keys() + key)) == 0;
+        }
+    }
+
+    // ---- softmax and positions
+
+    @Override
+    public void softmax(Buffer y, Matrix x) {
+        SoftmaxSimd.forward(parallel, f32(y), f32(x.buffer()), x.rows(), x.cols());
+    }
+
+    @Override
+    public void softmaxBackward(Gradient dx, Buffer dy, Matrix y) {
+        MemorySegment to = f32(dx.buffer());
+        SoftmaxSimd.backward(parallel, to, f32(dy), f32(y.buffer()), y.rows(), y.cols(), dx.accumulate());
+    }
+
+    @Override
+    public void rope(Buffer y, Buffer x, RopeTables tables, int batch, int heads, int sign) {
+        RopeSimd.forward(parallel, f32(y), f32(x), tables, batch, heads, sign);
+    }
+
+    // ---- tasks
+
+    /// What a task does for `count` key heads from `kvHead` on, and the query heads that read them, of row `b` of the batch.
+    @FunctionalInterface
+    private interface Heads {
+        void accept(int b, int kvHead, int count);
+    }
+
+    /// A task is a row of the batch, or some heads of it where rows are few: a thread that reads all heads of a row
+    /// reads memory in order. No sum depends on the division.
+    private static void forHeads(Parallel parallel, Inputs a, Heads body) {
+        int parts = Math.clamp(Math.ceilDiv(TASKS * parallel.threads(), Math.max(1, a.batch)), 1, a.kvHeads);
+        while (a.kvHeads % parts != 0) {
+            parts++;
+        }
+        int each = a.kvHeads / parts;
+        int all = parts;
+        parallel.parallelFor(a.batch * all, task -> body.accept(task / all, task % all * each, each));
+    }
+
+    /// Reads all heads' part of x once: the heads are worked on one after the other, and each one's rows are short and far
+    /// apart, where no prefetcher looks.
+    private static void fetch(Scratch w, MemorySegment x, long at, long stride, int rows, long bytes) {
+        int seen = 0;
+        for (int i = 0; i < rows; i++) {
+            seen |= fetch(x, at + i * stride, bytes);
+        }
+        // Or else nothing would have to be read.
+        set(w.m(), w.factor(), seen);
+    }
+
+    private static int fetch(MemorySegment x, long at, long bytes) {
+        int seen = 0;
+        for (int i = 0; i < (int) (bytes / LINE); i++) {
+            seen |= getInt(x, at + LINE * i);
+        }
+        return seen;
+    }
+
+    private static void fetchKeys(Inputs a, Scratch w, int b, int kvHead, int count) {
+        fetch(w, a.k, a.key(b, 0, kvHead), a.keyStride(), a.s, 4L * count * a.d);
+        fetch(w, a.v, a.key(b, 0, kvHead), a.keyStride(), a.s, 4L * count * a.d);
+    }
+
+    private static void fetchQueries(Inputs a, Scratch w, MemorySegment x, int b, int kvHead, int count) {
+        fetch(w, x, a.query(b, 0, kvHead * a.group()), a.queryStride(), a.t, 4L * count * a.group() * a.d);
+    }
+
+    // ---- forward
+
+    /// What multiplies operands of BF16; null for F32, and of no use to single queries.
+    private @Nullable Bf16Tiles tiles() {
+        return SimdBackend.tiles(backend.operands());
+    }
+
+    @Override
+    public void attention(Buffer out, Buffer lse, Problem problem) {
+        forward(parallel, f32(out), f32(lse), Inputs.of(problem), tiles());
+    }
+
+    static void forward(Parallel parallel, MemorySegment out, MemorySegment lse, Inputs a, @Nullable Bf16Tiles tiles) {
+        if (a.t == 1) {
+            AttentionDecode.forward(parallel, out, lse, a);
+            return;
+        }
+        int size = AttentionBlock.queriesOf(a);
+        forHeads(parallel, a, (b, kvHead, count) -> {
+            Scratch w = Scratch.of(parallel, a, tiles);
+            fetchQueries(a, w, a.q, b, kvHead, count);
+            fetchKeys(a, w, b, kvHead, count);
+            for (int h = kvHead * a.group(); h < (kvHead + count) * a.group(); h++) {
+                for (int first = 0; first < a.t; first += size) {
+                    forwardQueries(out, lse, a, w, b, h, first, Math.min(size, a.t - first));
+                }
+            }
+        });
+    }
+
+    private static void forwardQueries(
+            MemorySegment out, MemorySegment lse, Inputs a, Scratch w, int b, int h, int first, int n) {
+        MemorySegment m = w.m();
+        long at = a.query(b, first, h);
+        AttentionBlock.packQueries(a, w, w.qt(), a.q, at, n, a.scale);
+        CopySimd.fill(m, w.max(), QUERIES, NONE);
+        CopySimd.fill(m, w.total(), QUERIES, 0f);
+        int end = Math.min(a.keys(), first + n + a.lead());
+        for (int from = 0; from < end; from += AttentionBlock.keysOf(a)) {
+            forwardKeys(AttentionBlock.of(a, w, b, h / a.group(), first, n, from, false));
+        }
+        finish(m, w.factor(), w.max(), w.total());
+        MemorySegment.copy(m, w.max(), lse, a.statistics(b, first, h), 4L * n);
+        scaleRows(a, w, n);
+        AttentionBlock.keepRows(a, out, at, a.queryStride(), m, w.sum(), n, 1f);
+    }
+
+    private static void forwardKeys(AttentionBlock pair) {
+        Scratch w = pair.w();
+        pair.scores(w.scores(), w.k(), w.qt());
+        pair.forLanes(FORWARD);
+        if (pair.from() > 0) {
+            scaleRows(pair.a(), w, pair.n());
+        }
+        pair.timesKeys(w.scores(), w.v());
+    }
+
+    /// Each row of the sum times its query's factor.
+    private static void scaleRows(Inputs a, Scratch w, int n) {
+        for (int i = 0; i < n; i++) {
+            long row = w.sum() + i * a.wide();
+            BinarySimd.mulScalar(w.m(), row, w.m(), row, get(w.m(), w.factor() + 4L * i), a.columns());
+        }
+    }
+
+    /// max ← the maximum of it and the scores of one vector of queries; factor ← exp(the old one − the new one), by which what
+    /// was summed before shrinks.
+    private static void highest(AttentionBlock pair, int lane) {
+        Scratch w = pair.w();
+        MemorySegment m = w.m();
+        int count = pair.scored(lane);
+        long scores = w.scores() + 4L * lane;
+        long max = w.max() + 4L * lane;
+        FloatVector before = load(m, max);
+        FloatVector even = before;
+        FloatVector odd = before;
+        // Two maxima, for one would wait for itself.
+        for (int j = 0; j < count - 1; j += 2) {
+            FloatVector x = load(m, scores + HIGH * j);
+            FloatVector y = load(m, scores + HIGH * j + HIGH);
+            even = even.blend(x, x.compare(VectorOperators.GT, even));
+            odd = odd.blend(y, y.compare(VectorOperators.GT, odd));
+        }
+        if (count % 2 == 1) {
+            FloatVector x = load(m, scores + HIGH * (count - 1));
+            even = even.blend(x, x.compare(VectorOperators.GT, even));
+        }
+        FloatVector now = even.blend(odd, odd.compare(VectorOperators.GT, even));
+        store(m, max, now);
+        store(m, w.factor() + 4L * lane, VectorMath.expOfNegative(before.sub(now)));
+    }
+
+    /// Scores become exp(score − max) for the queries of one vector; their sum is added to `total`, which has
+    /// shrunk by the factor first.
+    private static void weights(AttentionBlock pair, int lane) {
+        Scratch w = pair.w();
+        MemorySegment m = w.m();
+        int count = pair.scored(lane);
+        long scores = w.scores() + 4L * lane;
+        long total = w.total() + 4L * lane;
+        FloatVector now = load(m, w.max() + 4L * lane);
+        FloatVector sum = load(m, total).mul(load(m, w.factor() + 4L * lane));
+        for (int j = 0; j < count; j++) {
+            FloatVector e = VectorMath.expOfNegative(load(m, scores + HIGH * j).sub(now));
+            store(m, scores + HIGH * j, e);
+            sum = sum.add(e);
+        }
+        store(m, total, sum);
+    }
+
+    /// factor ← 1 / total, max ← max + log(total), the lse; 0 and NONE for a query that saw no key.
+    private static void finish(MemorySegment m, long factor, long max, long total) {
+        for (int lane = 0; lane < QUERIES; lane += V) {
+            FloatVector sum = load(m, total + 4L * lane);
+            var nothing = sum.compare(VectorOperators.EQ, 0f);
+            store(m, factor + 4L * lane, splat(1f).div(sum).blend(0f, nothing));
+            FloatVector lse = load(m, max + 4L * lane).add(VectorMath.log(sum));
+            // Not by a method of our own: with the logarithm this one has grown too large for C2 to inline another.
+            lse.blend(NONE, nothing).intoMemorySegment(m, max + 4L * lane, ByteOrder.nativeOrder());
+        }
+    }
+
+    // ---- backward
+
+    /// What a backward pass writes and reads beside the inputs; a gradient may be absent.
+    record Backward(
+            @Nullable MemorySegment dq,
+            @Nullable MemorySegment dk,
+            @Nullable MemorySegment dv,
+            @Nullable MemorySegment dPrefixK,
+            @Nullable MemorySegment dPrefixV,
+            MemorySegment dOut,
+            MemorySegment out,
+            MemorySegment lse) {}
+
+    @Override
+    public void attentionBackward(Slopes slopes, Buffer dOut, Buffer out, Buffer lse, Problem problem) {
+        Backward to = new Backward(
+                optional(slopes.dq()),
+                optional(slopes.dk()),
+                optional(slopes.dv()),
+                optional(slopes.dPrefixK()),
+                optional(slopes.dPrefixV()),
+                f32(dOut),
+                f32(out),
+                f32(lse));
+        backward(parallel, to, Inputs.of(problem), tiles());
+    }
+
+    /// From P = exp(scores − lse) made again. A key head and all query heads that read it belong to one task: the sums over
+    /// queries have one owner and one order. A shared prefix is summed over the batch in scratch memory that holds
+    /// (2, batch, p, kvHeads, d).
+    static void backward(Parallel parallel, Backward to, Inputs a, @Nullable Bf16Tiles tiles) {
+        boolean partial = a.sharesPrefix() && a.batch > 1 && to.dPrefixK != null && to.dPrefixV != null;
+        long prefixBytes = a.p * a.keyStride();
+        MemorySegment sums =
+                partial ? parallel.workspace().segment(Slot.PARTIAL, 2L * a.batch * prefixBytes) : MemorySegment.NULL;
+        long values = a.wide() * (a.keys() + AttentionTiles.ROWS);
+        forHeads(parallel, a, (b, firstHead, heads) -> {
+            Scratch w = Scratch.of(parallel, a, tiles);
+            fetchQueries(a, w, a.q, b, firstHead, heads);
+            fetchQueries(a, w, to.dOut, b, firstHead, heads);
+            fetchQueries(a, w, to.out, b, firstHead, heads);
+            fetchKeys(a, w, b, firstHead, heads);
+            MemorySegment keySums = parallel.workspace().segment(Slot.KEY_GRADIENTS, 2 * values);
+            for (int kvHead = firstHead; kvHead < firstHead + heads; kvHead++) {
+                backwardHead(to, a, w, keySums, b, kvHead);
+                long real = a.p * a.wide();
+                keepKeys(a, to.dk, a.key(b, 0, kvHead), keySums, real, a.s, a.scale);
+                keepKeys(a, to.dv, a.key(b, 0, kvHead), keySums, values + real, a.s, 1f);
+                long at = partial ? b * prefixBytes + 4L * kvHead * a.d : a.prefixKey(b, 0, kvHead);
+                keepKeys(a, partial ? sums : to.dPrefixK, at, keySums, 0, a.p, a.scale);
+                long atValues = partial ? at + a.batch * prefixBytes : at;
+                keepKeys(a, partial ? sums : to.dPrefixV, atValues, keySums, values, a.p, 1f);
+            }
+        });
+        if (partial && to.dPrefixK != null && to.dPrefixV != null) {
+            sumOverBatch(to.dPrefixK, sums, 0, a.batch, prefixBytes);
+            sumOverBatch(to.dPrefixV, sums, a.batch * prefixBytes, a.batch, prefixBytes);
+        }
+    }
+
+    /// dQ of the query heads that read one key head; its dK, not yet scaled, and dV as the two halves of `keySums`.
+    private static void backwardHead(Backward to, Inputs a, Scratch w, MemorySegment keySums, int b, int kvHead) {
+        long values = a.wide() * (a.keys() + AttentionTiles.ROWS);
+        CopySimd.fill(keySums, 0, Math.toIntExact(2 * values / 4), 0f);
+        int size = AttentionBlock.queriesOf(a);
+        for (int h = kvHead * a.group(); h < (kvHead + 1) * a.group(); h++) {
+            for (int first = 0; first < a.t; first += size) {
+                int n = Math.min(size, a.t - first);
+                loadGradients(a, w, to, b, h, first, n);
+                int end = Math.min(a.keys(), first + n + a.lead());
+                boolean onto = first > 0 || h % a.group() > 0;
+                for (int from = 0; from < end; from += AttentionBlock.keysOf(a)) {
+                    AttentionBlock pair = AttentionBlock.of(a, w, b, kvHead, first, n, from, true);
+                    backwardKeys(pair, keySums, from * a.wide(), values, onto);
+                }
+                if (to.dq != null) {
+                    long at = a.query(b, first, h);
+                    AttentionBlock.keepRows(a, to.dq, at, a.queryStride(), w.m(), w.sum(), n, a.scale);
+                }
+            }
+        }
+    }
+
+    /// Queries, their gradients (both as rows and transposed), lse, and D = Σ dOut · out, kept in
+    /// `total`.
+    private static void loadGradients(Inputs a, Scratch w, Backward from, int b, int h, int first, int n) {
+        MemorySegment m = w.m();
+        MemorySegment dOut = from.dOut;
+        MemorySegment out = from.out;
+        MemorySegment lse = from.lse;
+        long at = a.query(b, first, h);
+        AttentionBlock.packQueries(a, w, w.qt(), a.q, at, n, a.scale);
+        AttentionBlock.packQueries(a, w, w.gt(), dOut, at, n, 1f);
+        AttentionBlock.packRows(a, w, w.q(), a.q, at, n);
+        AttentionBlock.packRows(a, w, w.g(), dOut, at, n);
+        // A lane without a query: exp(score − ∞) = 0.
+        CopySimd.fill(m, w.max(), QUERIES, Float.POSITIVE_INFINITY);
+        CopySimd.fill(m, w.total(), QUERIES, 0f);
+        MemorySegment.copy(lse, a.statistics(b, first, h), m, w.max(), 4L * n);
+        for (int i = 0; i < n; i++) {
+            long row = at + i * a.queryStride();
+            set(m, w.total() + 4L * i, ReductionSimd.dot(dOut, row, out, row, a.d));
+        }
+    }
+
+    /// What a pair of blocks gives to dQ (in the sum of scratch), and to dK and, `values` bytes after it, to dV.
+    private static void backwardKeys(AttentionBlock pair, MemorySegment keySums, long to, long values, boolean onto) {
+        Scratch w = pair.w();
+        pair.scores(w.scores(), w.k(), w.qt());
+        pair.scores(w.slopes(), w.v(), w.gt());
+        pair.forLanes(BACKWARD);
+        pair.timesQueries(keySums, to + values, w.scores(), w.g(), onto);
+        pair.timesQueries(keySums, to, w.slopes(), w.q(), onto);
+        pair.timesKeys(w.slopes(), w.k());
+    }
+
+    /// scores ← P = exp(scores − lse) and dP ← dS = P · (dP − D), for the queries of one vector.
+    private static void slopes(AttentionBlock pair, int lane) {
+        Scratch w = pair.w();
+        MemorySegment m = w.m();
+        int count = pair.scored(lane);
+        long scores = w.scores() + 4L * lane;
+        long dP = w.slopes() + 4L * lane;
+        FloatVector norm = load(m, w.max() + 4L * lane);
+        FloatVector mean = load(m, w.total() + 4L * lane);
+        for (int j = 0; j < count; j++) {
+            FloatVector p = VectorMath.expOfNegative(load(m, scores + HIGH * j).sub(norm));
+            store(m, scores + HIGH * j, p);
+            store(m, dP + HIGH * j, load(m, dP + HIGH * j).sub(mean).mul(p));
+        }
+    }
+
+    /// Rows of scratch, scaled, to rows of a gradient, if it is asked for.
+    private static void keepKeys(
+            Inputs a, @Nullable MemorySegment to, long at, MemorySegment from, long fromAt, int count, float factor) {
+        if (to != null) {
+            AttentionBlock.keepRows(a, to, at, a.keyStride(), from, fromAt, count, factor);
+        }
+    }
+
+    private static void sumOverBatch(MemorySegment to, MemorySegment partial, long at, int batch, long bytes) {
+        MemorySegment.copy(partial, at, to, 0, bytes);
+        for (int b = 1; b < batch; b++) {
+            CopySimd.add(to, 0, partial, at + b * bytes, Math.toIntExact(bytes / 4));
+        }
+    }
+}

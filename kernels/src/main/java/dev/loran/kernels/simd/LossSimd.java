@@ -1,0 +1,146 @@
+package dev.loran.kernels.simd;
+
+import static dev.loran.kernels.simd.SimdBackend.f32;
+import static dev.loran.kernels.simd.SimdBackend.i32;
+import static dev.loran.kernels.simd.vector.Vectors.V;
+import static dev.loran.kernels.simd.vector.Vectors.bound;
+import static dev.loran.kernels.simd.vector.Vectors.get;
+import static dev.loran.kernels.simd.vector.Vectors.getInt;
+import static dev.loran.kernels.simd.vector.Vectors.load;
+import static dev.loran.kernels.simd.vector.Vectors.set;
+import static dev.loran.kernels.simd.vector.Vectors.splat;
+import static dev.loran.kernels.simd.vector.Vectors.store;
+
+import dev.loran.engine.Backend;
+import dev.loran.engine.BackendException;
+import dev.loran.engine.Buffer;
+import dev.loran.engine.Gradient;
+import dev.loran.engine.LossKernels.Labels;
+import dev.loran.engine.LossKernels;
+import dev.loran.engine.Matrix;
+import dev.loran.kernels.simd.vector.Parallel;
+import dev.loran.kernels.simd.vector.VectorMath;
+import dev.loran.kernels.simd.vector.Vectors;
+import java.lang.foreign.MemorySegment;
+import jdk.incubator.vector.FloatVector;
+import jdk.incubator.vector.VectorOperators;
+
+/// The cross-entropy of rows of logits.
+record LossSimd(Backend backend, Parallel parallel) implements LossKernels {
+    /// Elements of a row of logits that are added up at a time.
+    private static final int BLOCK = 1024;
+
+    /// What an element may exceed that which all are compared with: e²⁰ a thousand times is far from overflow.
+    private static final float MARGIN = 20;
+
+    @Override
+    public void crossEntropy(Buffer losses, Buffer lse, Matrix logits, Labels labels) {
+        MemorySegment to = f32(losses);
+        MemorySegment sums = f32(lse);
+        MemorySegment x = f32(logits.buffer());
+        MemorySegment ids = i32(labels.ids());
+        int v = logits.cols();
+        Vectors.forRows(parallel, logits.rows(), v, (from, end) -> {
+            float[] found = parallel.workspace().tile();
+            for (int i = from; i < end; i++) {
+                long at = 4L * i * v;
+                double logSum = logSumExp(x, at, v, found);
+                set(sums, 4L * i, (float) logSum);
+                int label = getInt(ids, 4L * i);
+                if (label == labels.ignore()) {
+                    set(to, 4L * i, 0f);
+                } else if (label < 0 || label >= v) {
+                    throw new BackendException("crossEntropy: label " + label + " does not lie in [0, " + v + ")");
+                } else {
+                    set(to, 4L * i, (float) (logSum - get(x, at + 4L * label)));
+                }
+            }
+        });
+    }
+
+    /// log Σ exp(x) of a row = m + log Σ exp(x − m), where m need only be near the largest element: it is that of the first
+    /// block, and while a block is added up its own is found. Only a block that holds a much larger one is met again.
+    private static double logSumExp(MemorySegment x, long at, int n, float[] found) {
+        float m = ReductionSimd.max(x, at, Math.min(BLOCK, n));
+        double sum = 0;
+        for (int from = 0; from < n; ) {
+            long block = at + 4L * from;
+            int size = Math.min(BLOCK, n - from);
+            float more = sumExp(x, block, size, m, found);
+            if (found[0] > m + MARGIN) {
+                float largest = ReductionSimd.max(x, block, size);
+                // Of -Infinity alone nothing has been added up yet, and all of it was no number.
+                sum = m == Float.NEGATIVE_INFINITY ? 0 : sum * Math.exp((double) m - largest);
+                m = largest;
+            } else {
+                sum += more;
+                from += BLOCK;
+            }
+        }
+        return m + Math.log(sum);
+    }
+
+    /// Σ exp(x − m); the largest x that is a number goes to `found`.
+    private static float sumExp(MemorySegment x, long at, int n, float m, float[] found) {
+        FloatVector lanes = splat(0f);
+        FloatVector largest = splat(Float.NEGATIVE_INFINITY);
+        int i = 0;
+        for (; i < bound(n); i += V) {
+            FloatVector v = load(x, at + 4L * i);
+            largest = largest.blend(v, v.compare(VectorOperators.GT, largest));
+            lanes = lanes.add(VectorMath.expOfNegative(v.sub(m)));
+        }
+        float sum = Vectors.sum(lanes);
+        float max = largest.reduceLanes(VectorOperators.MAX);
+        for (; i < n; i++) {
+            float v = get(x, at + 4L * i);
+            max = Math.max(max, v);
+            sum += (float) Math.exp(v - m);
+        }
+        found[0] = max;
+        return sum;
+    }
+
+    @Override
+    public void crossEntropyBackward(Gradient dLogits, Buffer g, Matrix logits, Buffer lse, Labels labels) {
+        MemorySegment to = f32(dLogits.buffer());
+        MemorySegment x = f32(logits.buffer());
+        MemorySegment sums = f32(lse);
+        MemorySegment ids = i32(labels.ids());
+        float factor = get(f32(g), 0);
+        int v = logits.cols();
+        int ignore = labels.ignore();
+        boolean accumulate = dLogits.accumulate();
+        Vectors.forRows(parallel, logits.rows(), v, (from, end) -> {
+            for (int i = from; i < end; i++) {
+                long at = 4L * i * v;
+                int label = getInt(ids, 4L * i);
+                if (label != ignore) {
+                    probabilities(to, x, at, v, get(sums, 4L * i), factor, accumulate);
+                    set(to, at + 4L * label, get(to, at + 4L * label) - factor);
+                } else if (!accumulate) {
+                    CopySimd.fill(to, at, v, 0f);
+                }
+            }
+        });
+    }
+
+    private static void probabilities(
+            MemorySegment y, MemorySegment x, long at, int n, float lse, float factor, boolean accumulate) {
+        int i = 0;
+        for (; i < bound(n); i += V) {
+            long a = at + 4L * i;
+            FloatVector p = VectorMath.expOfNegative(load(x, a).sub(lse)).mul(factor);
+            if (accumulate) {
+                store(y, a, load(y, a).add(p));
+            } else {
+                store(y, a, p);
+            }
+        }
+        for (; i < n; i++) {
+            long a = at + 4L * i;
+            float p = VectorMath.expOfNegative(splat(x, a).sub(lse)).lane(0) * factor;
+            set(y, a, accumulate ? get(y, a) + p : p);
+        }
+    }
+}

@@ -1,0 +1,120 @@
+package dev.loran.kernels.simd.gemm;
+
+import static dev.loran.kernels.simd.vector.Vectors.F;
+import static dev.loran.kernels.simd.vector.Vectors.I;
+import static dev.loran.kernels.simd.vector.Vectors.V;
+
+import dev.loran.engine.AttentionKernels.Sizes;
+import dev.loran.kernels.simd.gemm.Bf16Tiles.Left;
+import dev.loran.kernels.simd.gemm.Bf16Tiles.Right;
+import dev.loran.kernels.simd.vector.Vectors;
+import dev.loran.kernels.simd.vector.Workspace.Slot;
+import dev.loran.kernels.simd.vector.Workspace;
+import java.lang.foreign.MemorySegment;
+import java.nio.ByteOrder;
+import jdk.incubator.vector.FloatVector;
+import jdk.incubator.vector.IntVector;
+import jdk.incubator.vector.VectorOperators;
+
+/// BF16 panels multiplied as F32, where nothing multiplies BF16: a task widens one block of a panel at a time into scratch
+/// memory of the second-level cache, where all its rows use it ([GemmTiles]). A few rows, as in generation, would wait for
+/// that memory: they widen each vector for themselves.
+public final class WidenedTiles implements Bf16Tiles {
+    private static final int FEW = 4;
+
+    /// Pairs along k that one vector of columns passes before the next: memory is read almost in order.
+    private static final int RUN = 32;
+
+    private static final ByteOrder ORDER = ByteOrder.nativeOrder();
+    private static final Sizes SIZES =
+            new Sizes(GemmTiles.ROWS, GemmTiles.COLUMNS, GemmTiles.UNIT, 2, 512, Float.BYTES);
+
+    @Override
+    public Sizes sizes() {
+        return SIZES;
+    }
+
+    @Override
+    public void packRows(Workspace workspace, Left to, Operand a) {
+        int rows = a.rows();
+        int k = a.cols();
+        Operand from = a;
+        if (a.transposed()) {
+            MemorySegment turned = workspace.segment(Slot.TURNED, 4L * rows * k);
+            GemmPacking.transpose(turned, 0, k, a.memory(), a.offset(), a.ld(), k, rows);
+            from = Operand.dense(turned, 0, rows, k);
+        }
+        for (int row = 0; row < rows; row++) {
+            Bf16Panels.roundInF32(to.memory(), to.offset() + row * to.stride(), from.memory(), from.at(row, 0), k);
+        }
+    }
+
+    @Override
+    public void panel(Workspace workspace, Operand c, Left a, Right b, boolean onto) {
+        int rows = c.rows();
+        int width = b.width();
+        if (rows <= FEW) {
+            MemorySegment sums = workspace.segment(Slot.TILE, 4L * FEW * width);
+            fewRows(sums, a, b, rows);
+            GemmTiles.merge(c.memory(), c.offset(), 4L * c.ld(), sums, 0, 4L * width, rows, c.cols(), onto);
+            return;
+        }
+        MemorySegment wide = workspace.segment(Slot.WIDENED, 4L * b.k() * width);
+        Bf16Panels.widen(wide, b.memory(), b.offset(), width, b.k() / 2);
+        float[] tile = workspace.tile();
+        GemmPanels panel = GemmPanels.one(wide, b.k(), c.cols());
+        Operand left = new Operand(a.memory(), a.offset(), (int) (a.stride() / 4), false, rows, b.k());
+        for (int i = 0; i < rows; i += GemmTiles.ROWS) {
+            GemmTiles.product(tile, c, left, i, panel, 0, 0, onto);
+        }
+    }
+
+    /// sums = a · b; beyond `rows`, up to an even number of rows, sums holds nonsense afterwards.
+    private static void fewRows(MemorySegment sums, Left a, Right b, int rows) {
+        int width = b.width();
+        int pairs = b.k() / 2;
+        long step = 4L * width;
+        sums.asSlice(0, FEW * step).fill((byte) 0);
+        for (int p = 0; p < pairs; p += RUN) {
+            int run = Math.min(RUN, pairs - p);
+            for (int i = 0; i < rows; i += 2) {
+                long row = a.offset() + i * a.stride() + 8L * p;
+                long next = i + 1 < rows ? a.stride() : 0;
+                for (int j = 0; j < width; j += V) {
+                    long from = b.offset() + p * step + 4L * j;
+                    twoRows(sums, i * step + 4L * j, step, a.memory(), row, next, b.memory(), from, step, run);
+                }
+            }
+        }
+    }
+
+    /// c += a · b for a vector of columns of two rows of c.
+    private static void twoRows(
+            MemorySegment c,
+            long co,
+            long ldc,
+            MemorySegment a,
+            long a0,
+            long lda,
+            MemorySegment b,
+            long bo,
+            long ldb,
+            int pairs) {
+        long a1 = a0 + lda;
+        FloatVector even0 = FloatVector.zero(F);
+        FloatVector even1 = even0;
+        FloatVector odd0 = even0;
+        FloatVector odd1 = even0;
+        for (int p = 0; p < pairs; p++) {
+            IntVector pair = IntVector.fromMemorySegment(I, b, bo + p * ldb, ORDER);
+            FloatVector even = pair.lanewise(VectorOperators.LSHL, 16).reinterpretAsFloats();
+            FloatVector odd = pair.and(0xffff0000).reinterpretAsFloats();
+            even0 = Vectors.splat(a, a0 + p * 8L).fma(even, even0);
+            even1 = Vectors.splat(a, a1 + p * 8L).fma(even, even1);
+            odd0 = Vectors.splat(a, a0 + p * 8L + 4).fma(odd, odd0);
+            odd1 = Vectors.splat(a, a1 + p * 8L + 4).fma(odd, odd1);
+        }
+        Vectors.store(c, co, Vectors.load(c, co).add(even0.add(odd0)));
+        Vectors.store(c, co + ldc, Vectors.load(c, co + ldc).add(even1.add(odd1)));
+    }
+}
