@@ -229,6 +229,13 @@ final class GpuCommand implements Callable<Integer> {
                     3.0 * n,
                     4.0 * n,
                     () -> gpu.attention().softmaxBackward(toY, dy, xs));
+            embeddings(gpu, scratch, y, x, dy);
+        }
+        losses(gpu);
+    }
+
+    private void embeddings(CudaBackend gpu, Scratch scratch, Buffer y, Buffer x, Buffer dy) {
+            int n = tokens * hidden;
             Buffer ids = scratch.hold(gpu.ofInts(new int[tokens]));
             int[] each = new int[tokens];
             Arrays.setAll(each, i -> i);
@@ -237,8 +244,6 @@ final class GpuCommand implements Callable<Integer> {
             gpu.fill(y, 0);
             Runnable scatter = () -> gpu.scatterAddRows(y, dy, spread, tokens, tokens, hidden);
             measure(gpu, "embedding backward", 3.0 * n, n, scatter);
-        }
-        losses(gpu);
     }
 
     private void losses(CudaBackend gpu) {

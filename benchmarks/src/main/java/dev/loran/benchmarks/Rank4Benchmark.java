@@ -7,7 +7,6 @@ import dev.loran.engine.DType;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.testing.OpCase;
 import dev.loran.kernels.Backends;
-import dev.loran.kernels.simd.vector.Parallel;
 import java.util.concurrent.TimeUnit;
 import org.openjdk.jmh.annotations.Benchmark;
 import org.openjdk.jmh.annotations.BenchmarkMode;
@@ -42,23 +41,21 @@ public class Rank4Benchmark {
     public String step;
 
     private Backend backend;
-    private Parallel parallel;
     private OpCase.Run run;
 
     @Setup(Level.Trial)
     public void setUp() {
         backend = Backends.simd(2);
-        parallel = new Parallel(2);
-        run = Rank4Update.opCase(1024, 2048, kernel(step, parallel)).on(backend, DType.F32);
+        run = Rank4Update.opCase(1024, 2048, kernel(step)).on(backend, DType.F32);
     }
 
     /// The kernel of a step, by its name.
-    static Kernel kernel(String step, Parallel parallel) {
+    static Kernel kernel(String step) {
         return switch (step) {
             case "scalar" -> Rank4Update::scalar;
             case "vector" -> Rank4Update::vector;
             case "blocked" -> Rank4Update::blocked;
-            case "parallel" -> Rank4Update.parallel(parallel);
+            case "parallel" -> Rank4Update::parallel;
             default -> throw new IllegalArgumentException("rank4: no step " + step);
         };
     }
@@ -66,7 +63,6 @@ public class Rank4Benchmark {
     @TearDown(Level.Trial)
     public void tearDown() {
         run.close();
-        parallel.close();
         backend.close();
     }
 

@@ -1,5 +1,10 @@
 package dev.loran.benchmarks;
 
+import static dev.loran.kernels.simd.vector.Vectors.V;
+import static dev.loran.kernels.simd.vector.Vectors.load;
+import static dev.loran.kernels.simd.vector.Vectors.splat;
+import static dev.loran.kernels.simd.vector.Vectors.store;
+
 import dev.loran.engine.Autograd;
 import dev.loran.engine.Backend;
 import dev.loran.engine.Buffer;
@@ -14,26 +19,27 @@ import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.testing.OpCase.Input;
 import dev.loran.engine.testing.OpCase;
+import dev.loran.kernels.cuda.CudaContext;
+import dev.loran.kernels.cuda.PtxKernel;
 import dev.loran.kernels.simd.vector.Parallel;
-import java.lang.foreign.Arena;
+import dev.loran.kernels.simd.vector.Workspace;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
-import java.nio.ByteOrder;
 import java.util.List;
 import jdk.incubator.vector.FloatVector;
-import jdk.incubator.vector.VectorSpecies;
 
 /// The worked example of the guide to kernels in `dev.loran.kernels`: y = x + t · bᵀ with x (n, out), t (n, 4), b (out, 4),
 /// the last step of a LoRA layer of rank 4, as an operation of one's own with a kernel that grows from naive to fast.
 ///
-/// On F32 in native memory the kernel runs; elsewhere (the reference, which checks the gradients in F64) the backend's own
-/// product does.
+/// What a backend is asked for decides what runs: on one that has [Parallel] a kernel for the CPU, on one that has
+/// [CudaContext] a kernel in PTX; elsewhere (the reference, which checks the gradients in F64), and in other types than
+/// F32, the backend's own product.
 record Rank4Update(Tensor x, Tensor t, Tensor b) implements CustomOp {
     static final int RANK = 4;
 
-    /// y (n, out) ← x (n, out) + t (n, 4) · bᵀ; all row-major F32.
+    /// y (n, out) ← x (n, out) + t (n, 4) · bᵀ; all row-major F32. Most steps leave all threads but the calling one alone.
     interface Kernel {
-        void run(MemorySegment y, MemorySegment x, MemorySegment t, MemorySegment b, int n, int out);
+        void run(Parallel parallel, MemorySegment y, MemorySegment x, MemorySegment t, MemorySegment b, int n, int out);
     }
 
     static Tensor forward(Tensor x, Tensor t, Tensor b, Kernel kernel) {
@@ -42,14 +48,19 @@ record Rank4Update(Tensor x, Tensor t, Tensor b) implements CustomOp {
         Backend backend = x.backend();
         try (Scratch scratch = new Scratch(backend)) {
             Buffer y = scratch.like(x.buffer());
-            if (backend.name().equals("simd") && x.dtype() == DType.F32) {
+            Parallel parallel = backend.capability(Parallel.class);
+            CudaContext cuda = backend.capability(CudaContext.class);
+            if (parallel != null) {
                 kernel.run(
+                        parallel,
                         HostBuffer.segment(y),
                         HostBuffer.segment(x.buffer()),
                         HostBuffer.segment(t.buffer()),
                         HostBuffer.segment(b.buffer()),
                         n,
                         out);
+            } else if (cuda != null && x.dtype() == DType.F32) {
+                launch(cuda, y, x.buffer(), t.buffer(), b.buffer(), n, out);
             } else {
                 backend.axpby(y, x.buffer(), 1, 0);
                 backend.gemm(x.matrix().in(y), t.matrix(), b.matrix().t(), 1, 1);
@@ -99,7 +110,8 @@ record Rank4Update(Tensor x, Tensor t, Tensor b) implements CustomOp {
     // ---- step 1: the definition
 
     /// Element by element, as the formula reads.
-    static void scalar(MemorySegment y, MemorySegment x, MemorySegment t, MemorySegment b, int n, int out) {
+    static void scalar(
+            Parallel parallel, MemorySegment y, MemorySegment x, MemorySegment t, MemorySegment b, int n, int out) {
         for (int i = 0; i < n; i++) {
             for (int j = 0; j < out; j++) {
                 float sum = x.get(FLOAT, 4 * ((long) i * out + j));
@@ -114,23 +126,19 @@ record Rank4Update(Tensor x, Tensor t, Tensor b) implements CustomOp {
     // ---- step 2: vectors along a row
 
     private static final ValueLayout.OfFloat FLOAT = ValueLayout.JAVA_FLOAT_UNALIGNED;
-    private static final ByteOrder ORDER = ByteOrder.nativeOrder();
-    private static final VectorSpecies<Float> S = FloatVector.SPECIES_PREFERRED;
-    private static final int V = S.length();
 
     /// A vector of y is x plus four rows of bᵀ, each times one element of t. bᵀ is laid out once a call: what is read along a
     /// row must lie along a row.
-    static void vector(MemorySegment y, MemorySegment x, MemorySegment t, MemorySegment b, int n, int out) {
-        try (Arena arena = Arena.ofConfined()) {
-            MemorySegment rows = transposed(arena, b, out);
-            for (int i = 0; i < n; i++) {
-                rowsOf1(y, x, t, rows, i, out);
-            }
+    static void vector(
+            Parallel parallel, MemorySegment y, MemorySegment x, MemorySegment t, MemorySegment b, int n, int out) {
+        MemorySegment rows = transposed(parallel, b, out);
+        for (int i = 0; i < n; i++) {
+            rowsOf1(y, x, t, rows, i, out);
         }
     }
 
-    private static MemorySegment transposed(Arena arena, MemorySegment b, int out) {
-        MemorySegment rows = arena.allocate(4L * RANK * out, 64);
+    private static MemorySegment transposed(Parallel parallel, MemorySegment b, int out) {
+        MemorySegment rows = parallel.workspace().segment(Workspace.Slot.OWN, 4L * RANK * out);
         for (int j = 0; j < out; j++) {
             for (int r = 0; r < RANK; r++) {
                 rows.set(FLOAT, 4 * ((long) r * out + j), b.get(FLOAT, 4L * (RANK * j + r)));
@@ -148,28 +156,23 @@ record Rank4Update(Tensor x, Tensor t, Tensor b) implements CustomOp {
         int j = 0;
         for (; j <= out - V; j += V) {
             long at = 4L * j;
-            load(x, i * high + at)
+            FloatVector sum = load(x, i * high + at)
                     .add(load(rows, at).mul(t0))
                     .add(load(rows, high + at).mul(t1))
                     .add(load(rows, 2 * high + at).mul(t2))
-                    .add(load(rows, 3 * high + at).mul(t3))
-                    .intoMemorySegment(y, i * high + at, ORDER);
+                    .add(load(rows, 3 * high + at).mul(t3));
+            store(y, i * high + at, sum);
         }
         tail(y, x, t, rows, i, j, out);
-    }
-
-    private static FloatVector load(MemorySegment s, long at) {
-        return FloatVector.fromMemorySegment(S, s, at, ORDER);
     }
 
     // ---- step 3: four rows at a time
 
     /// Four vectors of bᵀ, once in registers, serve four rows of y: five loads a vector of y become two, and a sum is one
     /// fused operation a term.
-    static void blocked(MemorySegment y, MemorySegment x, MemorySegment t, MemorySegment b, int n, int out) {
-        try (Arena arena = Arena.ofConfined()) {
-            blockedRows(y, x, t, transposed(arena, b, out), 0, n, out);
-        }
+    static void blocked(
+            Parallel parallel, MemorySegment y, MemorySegment x, MemorySegment t, MemorySegment b, int n, int out) {
+        blockedRows(y, x, t, transposed(parallel, b, out), 0, n, out);
     }
 
     private static void blockedRows(
@@ -199,16 +202,12 @@ record Rank4Update(Tensor x, Tensor t, Tensor b) implements CustomOp {
                 FloatVector sum = b0.fma(splat(t, low), load(x, row));
                 sum = b1.fma(splat(t, low + 4), sum);
                 sum = b2.fma(splat(t, low + 8), sum);
-                b3.fma(splat(t, low + 12), sum).intoMemorySegment(y, row, ORDER);
+                store(y, row, b3.fma(splat(t, low + 12), sum));
             }
         }
         for (int k = 0; k < 4; k++) {
             tail(y, x, t, rows, i + k, whole, out);
         }
-    }
-
-    private static FloatVector splat(MemorySegment s, long at) {
-        return FloatVector.broadcast(S, s.get(FLOAT, at));
     }
 
     private static void tail(
@@ -225,15 +224,34 @@ record Rank4Update(Tensor x, Tensor t, Tensor b) implements CustomOp {
     // ---- step 4: all cores
 
     /// Blocks of rows, shared out; which thread takes which changes no bit.
-    static Kernel parallel(Parallel parallel) {
-        return (y, x, t, b, n, out) -> {
-            try (Arena arena = Arena.ofShared()) {
-                MemorySegment rows = transposed(arena, b, out);
-                int each = 64;
-                parallel.parallelFor(
-                        Math.ceilDiv(n, each),
-                        task -> blockedRows(y, x, t, rows, task * each, Math.min(n, (task + 1) * each), out));
-            }
-        };
+    static void parallel(
+            Parallel parallel, MemorySegment y, MemorySegment x, MemorySegment t, MemorySegment b, int n, int out) {
+        MemorySegment rows = transposed(parallel, b, out);
+        int each = 64;
+        parallel.parallelFor(
+                Math.ceilDiv(n, each),
+                task -> blockedRows(y, x, t, rows, task * each, Math.min(n, (task + 1) * each), out));
+    }
+
+    // ---- on a GPU
+
+    /// Threads of a block, along a row.
+    private static final int THREADS = 256;
+
+    private static final PtxKernel PTX = new PtxKernel("rank4_update", PtxKernel.text(Rank4Update.class, "rank4.ptx"));
+
+    /// A thread an element of y, a row of blocks a row of y: the row of t is one load for all threads of a block, rows
+    /// of b lie side by side.
+    private static void launch(CudaContext cuda, Buffer y, Buffer x, Buffer t, Buffer b, int n, int out) {
+        cuda.launch(
+                PTX,
+                new int[] {n, Math.ceilDiv(out, THREADS)},
+                new int[] {THREADS},
+                0,
+                cuda.address(y, DType.F32),
+                cuda.address(x, DType.F32),
+                cuda.address(t, DType.F32),
+                cuda.address(b, DType.F32),
+                out);
     }
 }

@@ -1,9 +1,15 @@
 package dev.loran.benchmarks;
 
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
+
 import dev.loran.engine.Backend;
+import dev.loran.engine.DType;
 import dev.loran.engine.testing.OpCase;
 import dev.loran.kernels.Backends;
-import dev.loran.kernels.simd.vector.Parallel;
+import dev.loran.kernels.cuda.CudaBackend;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
 
@@ -13,12 +19,23 @@ class Rank4UpdateTest {
     @ParameterizedTest
     @ValueSource(strings = {"scalar", "vector", "blocked", "parallel"})
     void everyStepIsTheSameOperation(String step) {
-        try (Parallel parallel = new Parallel(2);
-                Backend backend = Backends.simd(2)) {
+        try (Backend backend = Backends.simd(2)) {
             for (int[] size : SIZES) {
-                OpCase c = Rank4Update.opCase(size[0], size[1], Rank4Benchmark.kernel(step, parallel));
+                OpCase c = Rank4Update.opCase(size[0], size[1], Rank4Benchmark.kernel(step));
                 c.checkReference();
                 c.check(backend);
+            }
+        }
+    }
+
+    /// On the CPU stand-in, which runs `src-cuda/standin/rank4.cu` by the name that the PTX has.
+    @Test
+    void theKernelInPtxIsTheSameOperation() {
+        Path standIn = Path.of("..", "kernels", "target", "standin");
+        assumeTrue(Files.exists(standIn.resolve("libcublas.so.12")), "the CPU stand-in was not built");
+        try (Backend backend = CudaBackend.standIn(standIn, DType.F32)) {
+            for (int[] size : SIZES) {
+                Rank4Update.opCase(size[0], size[1], Rank4Update::scalar).check(backend);
             }
         }
     }

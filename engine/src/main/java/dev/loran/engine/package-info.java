@@ -2,8 +2,8 @@
 /// Plain JDK; no flags; runs anywhere.
 ///
 /// **Reading order**: [Tensor] (a shape over a buffer) → [Op] (a record with its backward) → [Autograd] (the walk) →
-/// [Backend] (the kernels' contract) → one operation, [LinearOp] say, from its door in [Functional] to its loops in
-/// [ReferenceBackend].
+/// [Backend] (memory and primitives) → one family of kernels, [LinearKernels] say, composed of them → one operation,
+/// [LinearOp], from its door in [Functional] to its kernels.
 ///
 /// **Letters** used for dimensions everywhere: N rows, B batch, T sequence (queries), S keys, C channels, H heads, D
 /// head dimension, V vocabulary, r rank, P virtual tokens. Tensors are row-major and contiguous; the last dimension is

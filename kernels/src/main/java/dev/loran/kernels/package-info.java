@@ -1,18 +1,21 @@
 /// The backends that make the engine fast: SIMD through the Vector API on the CPU, CUDA on NVIDIA GPUs.
 ///
-/// **Reading order**: [Backends] (what runs where, and why) → [SimdBackend] (the contract's methods, each a line that
-/// calls a kernel) → one kernel file, `NormSimd` say → [GemmSimd] with its panels and tiles → `GemmBf16`, where the Vector
-/// API ends and machine code of our own begins (`AmxTiles`, `Avx512Tiles`, `Assembler`, `MachineCode`).
+/// **Reading order**: [Backends] (what runs where, and why) → [dev.loran.kernels.simd.SimdBackend] (memory and primitives)
+/// → one family of kernels, `simd.NormSimd` say → `simd.gemm.GemmSimd` with its panels and tiles → `simd.gemm.GemmBf16`,
+/// where the Vector API ends and machine code of our own begins (`AmxTiles`, `Avx512Tiles`, and the package `simd.machine`).
+/// The same family on a GPU is `cuda.NormCuda`, its kernels are `src-cuda/norm.cu`.
 ///
 /// # Writing a kernel
 ///
 /// A kernel has two ways in.
 ///
 /// - **An operation of your own**: a record that implements [dev.loran.engine.CustomOp], forward beside backward. Nothing
-///   here changes, and it runs wherever its backend's methods do.
-/// - **A faster form of an operation that there is**: a [dev.loran.engine.Backend] has a few primitives, and fused
-///   operations that are default methods composed of them. Override the one you can do better; the default stays as
-///   its oracle.
+///   here changes, and it runs wherever its backend's methods do. Where it can do better it asks the backend for what it
+///   needs ([dev.loran.engine.Backend#capability]): [dev.loran.kernels.simd.vector.Parallel] on the CPU, with the helpers of
+///   that package, and [dev.loran.kernels.cuda.CudaContext] on a GPU, which launches a kernel that comes as PTX.
+/// - **A faster form of an operation that there is**: a [dev.loran.engine.Backend] has a few primitives, and hands out
+///   families of fused operations, which are default methods composed of them. A family has one class in `simd` and one in
+///   `cuda`: override the method that you can do better; the default stays as its oracle.
 ///
 /// Either way an [dev.loran.engine.testing.OpCase] describes the operation once: its arguments, the same from other
 /// operations, its cost. From that come
@@ -28,7 +31,8 @@
 /// # A worked example
 ///
 /// `benchmarks/src/main/java/dev/loran/benchmarks/Rank4Update.java` is y = x + t · bᵀ with t (n, 4) and b (out, 4), the last
-/// step of a LoRA layer of rank 4, as an operation of its own; `Rank4UpdateTest` holds every step to its case. At
+/// step of a LoRA layer of rank 4, as an operation of its own, for the CPU and, in PTX, for a GPU; `Rank4UpdateTest` holds every
+/// step to its case. At
 /// 1024 x 2048 it does 17 MFLOP on 17 MB: by the roofline it is bound by memory, and the ladder ends when it copies as fast
 /// as the machine does. `./loran bench jmh Rank4Benchmark` gave, on 2 cores of an AMD EPYC (Zen 4) shared with others,
 ///

@@ -1,13 +1,9 @@
 package dev.loran.kernels.cuda;
 
 import dev.loran.engine.BackendException;
-import java.io.IOException;
-import java.io.InputStream;
-import java.io.UncheckedIOException;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
-import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
 import java.util.HashMap;
 import java.util.Map;
@@ -109,15 +105,8 @@ final class CudaKernels {
         modules.values().forEach(JCudaDriver::cuModuleUnload);
     }
 
-    /// The shipped text of `file`.
+    /// The shipped text of `file`, which `src-cuda/build` makes.
     static String ptx(String file) {
-        try (InputStream in = CudaKernels.class.getResourceAsStream(file + ".ptx")) {
-            if (in == null) {
-                throw new BackendException("cuda: " + file + ".ptx is not among the resources; run src-cuda/build");
-            }
-            return new String(in.readAllBytes(), StandardCharsets.US_ASCII);
-        } catch (IOException e) {
-            throw new UncheckedIOException(e);
-        }
+        return PtxKernel.text(CudaKernels.class, file + ".ptx");
     }
 }

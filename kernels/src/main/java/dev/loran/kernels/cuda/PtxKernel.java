@@ -1,5 +1,26 @@
 package dev.loran.kernels.cuda;
 
+import dev.loran.engine.BackendException;
+import java.io.IOException;
+import java.io.InputStream;
+import java.io.UncheckedIOException;
+import java.nio.charset.StandardCharsets;
+
 /// A kernel of your own for [CudaContext#launch]: the name of an `.entry`, and the PTX text that has it, which the driver
 /// compiles when the first of its kernels is launched.
-public record PtxKernel(String name, String ptx) {}
+public record PtxKernel(String name, String ptx) {
+
+    /// The text of `file`, a resource beside `owner`.
+    ///
+    /// @throws BackendException if there is none
+    public static String text(Class<?> owner, String file) {
+        try (InputStream in = owner.getResourceAsStream(file)) {
+            if (in == null) {
+                throw new BackendException("cuda: " + file + " is not among the resources beside " + owner.getName());
+            }
+            return new String(in.readAllBytes(), StandardCharsets.US_ASCII);
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
+    }
+}

@@ -16,6 +16,8 @@ import org.jspecify.annotations.Nullable;
 public final class Workspace implements AutoCloseable {
     /// What a piece of scratch memory is for. Kernels that call one another use different slots.
     public enum Slot {
+        /// Whatever an operation of your own needs it for.
+        OWN,
         /// Panels of the right-hand matrix, packed by one call for all its tasks.
         PANELS,
         /// Panels of a low-rank update, alive at the same time as [#PANELS].
