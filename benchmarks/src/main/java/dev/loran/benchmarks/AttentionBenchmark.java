@@ -25,8 +25,9 @@ import org.openjdk.jmh.annotations.State;
 import org.openjdk.jmh.annotations.TearDown;
 import org.openjdk.jmh.annotations.Warmup;
 
-/// Attention forward and backward, each by itself: `./loran bench jmh AttentionBenchmark`. Beside the time stand GFLOP/s of
-/// the pairs of query and key that see each other, and their share of the arithmetic peak measured in the same process.
+/// Attention forward and backward, each by itself: `./loran bench jmh AttentionBenchmark`. Beside the time stand
+/// GFLOP/s of the pairs of query and key that see each other, and their share of the arithmetic peak measured in the
+/// same process.
 // Three forks, as C2 compiles differently from one process to the next; it needs some five seconds for all tiles.
 @State(Scope.Benchmark)
 @BenchmarkMode(Mode.Throughput)
@@ -168,8 +169,7 @@ public class AttentionBenchmark {
                 gradients[3].buffer(),
                 prefix == 0 ? null : gradients[4].buffer(),
                 prefix == 0 ? null : gradients[5].buffer());
-        backend.attention()
-                .attentionBackward(slopes, gradients[0].buffer(), out.buffer(), lse.buffer(), problem());
+        backend.attention().attentionBackward(slopes, gradients[0].buffer(), out.buffer(), lse.buffer(), problem());
         work.add(5 * product, peak);
         return gradients[1];
     }

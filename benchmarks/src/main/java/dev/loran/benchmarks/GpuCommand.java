@@ -1,11 +1,11 @@
 package dev.loran.benchmarks;
 
 import dev.loran.engine.ActivationKernels;
+import dev.loran.engine.AttentionKernels;
 import dev.loran.engine.AttentionKernels.Problem;
 import dev.loran.engine.AttentionKernels.RopeTables;
 import dev.loran.engine.AttentionKernels.Sizes;
 import dev.loran.engine.AttentionKernels.Slopes;
-import dev.loran.engine.AttentionKernels;
 import dev.loran.engine.Backend.Replay;
 import dev.loran.engine.BinaryFn;
 import dev.loran.engine.Buffer;
@@ -15,10 +15,10 @@ import dev.loran.engine.Gradient;
 import dev.loran.engine.LinearKernels.LowRankUpdate;
 import dev.loran.engine.LossKernels.Labels;
 import dev.loran.engine.Matrix;
-import dev.loran.engine.NormKernels.Statistics;
 import dev.loran.engine.NormKernels;
-import dev.loran.engine.OptimizerKernels.AdamWStep;
+import dev.loran.engine.NormKernels.Statistics;
 import dev.loran.engine.OptimizerKernels;
+import dev.loran.engine.OptimizerKernels.AdamWStep;
 import dev.loran.engine.Scratch;
 import dev.loran.engine.UnaryFn;
 import dev.loran.kernels.Backends;
@@ -35,8 +35,8 @@ import picocli.CommandLine.Option;
 /// `./loran bench gpu`: what each kernel of a GPU takes, beside the least it could take: the bytes it must move at the
 /// speed of copying, or its arithmetic at the speed of a large product, both measured in the same run.
 ///
-/// Each kernel is recorded several times over and replayed, timed by the device's own events: neither the host nor its calls
-/// are in the figures.
+/// Each kernel is recorded several times over and replayed, timed by the device's own events: neither the host nor its
+/// calls are in the figures.
 @Command(
         name = "gpu",
         mixinStandardHelpOptions = true,
@@ -71,8 +71,8 @@ final class GpuCommand implements Callable<Integer> {
     private double gflops;
     private final StringBuilder rows = new StringBuilder();
 
-    /// The GPU, or the CPU stand-in for tests that the system property `loran.standin` names the folder of: for trying the
-    /// benchmarks themselves, whose figures then mean nothing.
+    /// The GPU, or the CPU stand-in for tests that the system property `loran.standin` names the folder of: for trying
+    /// the benchmarks themselves, whose figures then mean nothing.
     static CudaBackend open(DType operands) {
         String standIn = System.getProperty("loran.standin");
         return standIn == null
@@ -123,7 +123,8 @@ final class GpuCommand implements Callable<Integer> {
             Buffer y = scratch.like(x);
             Buffer w = random(gpu, scratch, hidden * hidden);
             gigabytes = 8.0 * n / best(gpu, () -> gpu.copy(y, n, x, n, 1, n, false)) / 1e6;
-            Runnable product = () -> gpu.linear(y, x, w, null, tokens, hidden, hidden);
+            Matrix rows = new Matrix(x, tokens, hidden);
+            Runnable product = () -> gpu.linear().linear(rows.in(y), rows, new Matrix(w, hidden, hidden), null);
             gflops = 2.0 * n * hidden / best(gpu, product) / 1e6;
         }
     }
@@ -235,15 +236,15 @@ final class GpuCommand implements Callable<Integer> {
     }
 
     private void embeddings(CudaBackend gpu, Scratch scratch, Buffer y, Buffer x, Buffer dy) {
-            int n = tokens * hidden;
-            Buffer ids = scratch.hold(gpu.ofInts(new int[tokens]));
-            int[] each = new int[tokens];
-            Arrays.setAll(each, i -> i);
-            Buffer spread = scratch.hold(gpu.ofInts(each));
-            measure(gpu, "embedding", 2.0 * n, 0, () -> gpu.gatherRows(y, x, ids, tokens, hidden));
-            gpu.fill(y, 0);
-            Runnable scatter = () -> gpu.scatterAddRows(y, dy, spread, tokens, tokens, hidden);
-            measure(gpu, "embedding backward", 3.0 * n, n, scatter);
+        int n = tokens * hidden;
+        Buffer ids = scratch.hold(gpu.ofInts(new int[tokens]));
+        int[] each = new int[tokens];
+        Arrays.setAll(each, i -> i);
+        Buffer spread = scratch.hold(gpu.ofInts(each));
+        measure(gpu, "embedding", 2.0 * n, 0, () -> gpu.gatherRows(y, x, ids, tokens, hidden));
+        gpu.fill(y, 0);
+        Runnable scatter = () -> gpu.scatterAddRows(y, dy, spread, tokens, tokens, hidden);
+        measure(gpu, "embedding backward", 3.0 * n, n, scatter);
     }
 
     private void losses(CudaBackend gpu) {
@@ -256,20 +257,15 @@ final class GpuCommand implements Callable<Integer> {
             Buffer g = scratch.hold(gpu.of(DType.F32, 1));
             Labels labels = new Labels(scratch.hold(gpu.ofInts(new int[few])), -1);
             Matrix rows = new Matrix(logits, few, vocab);
-            measure(
-                    gpu,
-                    "crossEntropy",
-                    n2,
-                    3.0 * n2,
-                    () -> gpu.loss().crossEntropy(losses, lse, rows, labels));
+            measure(gpu, "crossEntropy", n2, 3.0 * n2, () -> gpu.loss().crossEntropy(losses, lse, rows, labels));
             Gradient d = new Gradient(scratch.like(logits), false);
             Runnable backward = () -> gpu.loss().crossEntropyBackward(d, g, rows, lse, labels);
             measure(gpu, "crossEntropy backward", 2.0 * n2, 3.0 * n2, backward);
         }
     }
 
-    /// What stands between and after the two products of an adapter, at an eighth of the hidden size, so that it is a copy's
-    /// work; and gates, at the hidden size.
+    /// What stands between and after the two products of an adapter, at an eighth of the hidden size, so that it is a
+    /// copy's work; and gates, at the hidden size.
     private void adapters(CudaBackend gpu) {
         int n = tokens * hidden;
         int m = Math.max(1, hidden / 8);

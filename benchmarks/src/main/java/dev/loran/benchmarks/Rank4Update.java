@@ -17,8 +17,8 @@ import dev.loran.engine.Matrix;
 import dev.loran.engine.Scratch;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
-import dev.loran.engine.testing.OpCase.Input;
 import dev.loran.engine.testing.OpCase;
+import dev.loran.engine.testing.OpCase.Input;
 import dev.loran.kernels.cuda.CudaContext;
 import dev.loran.kernels.cuda.PtxKernel;
 import dev.loran.kernels.simd.vector.Parallel;
@@ -28,8 +28,9 @@ import java.lang.foreign.ValueLayout;
 import java.util.List;
 import jdk.incubator.vector.FloatVector;
 
-/// The worked example of the guide to kernels in `dev.loran.kernels`: y = x + t · bᵀ with x (n, out), t (n, 4), b (out, 4),
-/// the last step of a LoRA layer of rank 4, as an operation of one's own with a kernel that grows from naive to fast.
+/// The worked example of the guide to kernels in `dev.loran.kernels`: y = x + t · bᵀ with x (n, out), t (n, 4), b (out,
+/// 4), the last step of a LoRA layer of rank 4, as an operation of one's own with a kernel that grows from naive to
+/// fast.
 ///
 /// What a backend is asked for decides what runs: on one that has [Parallel] a kernel for the CPU, on one that has
 /// [CudaContext] a kernel in PTX; elsewhere (the reference, which checks the gradients in F64), and in other types than
@@ -37,7 +38,8 @@ import jdk.incubator.vector.FloatVector;
 record Rank4Update(Tensor x, Tensor t, Tensor b) implements CustomOp {
     static final int RANK = 4;
 
-    /// y (n, out) ← x (n, out) + t (n, 4) · bᵀ; all row-major F32. Most steps leave all threads but the calling one alone.
+    /// y (n, out) ← x (n, out) + t (n, 4) · bᵀ; all row-major F32. Most steps leave all threads but the calling one
+    /// alone.
     interface Kernel {
         void run(Parallel parallel, MemorySegment y, MemorySegment x, MemorySegment t, MemorySegment b, int n, int out);
     }
@@ -127,8 +129,8 @@ record Rank4Update(Tensor x, Tensor t, Tensor b) implements CustomOp {
 
     private static final ValueLayout.OfFloat FLOAT = ValueLayout.JAVA_FLOAT_UNALIGNED;
 
-    /// A vector of y is x plus four rows of bᵀ, each times one element of t. bᵀ is laid out once a call: what is read along a
-    /// row must lie along a row.
+    /// A vector of y is x plus four rows of bᵀ, each times one element of t. bᵀ is laid out once a call: what is read
+    /// along a row must lie along a row.
     static void vector(
             Parallel parallel, MemorySegment y, MemorySegment x, MemorySegment t, MemorySegment b, int n, int out) {
         MemorySegment rows = transposed(parallel, b, out);
@@ -168,8 +170,8 @@ record Rank4Update(Tensor x, Tensor t, Tensor b) implements CustomOp {
 
     // ---- step 3: four rows at a time
 
-    /// Four vectors of bᵀ, once in registers, serve four rows of y: five loads a vector of y become two, and a sum is one
-    /// fused operation a term.
+    /// Four vectors of bᵀ, once in registers, serve four rows of y: five loads a vector of y become two, and a sum is
+    /// one fused operation a term.
     static void blocked(
             Parallel parallel, MemorySegment y, MemorySegment x, MemorySegment t, MemorySegment b, int n, int out) {
         blockedRows(y, x, t, transposed(parallel, b, out), 0, n, out);

@@ -60,12 +60,7 @@ public interface ActivationKernels {
 
     /// z ← z + bias in place, and h (z's shape) = scaling · dropout(fn(z)); bias and mask may be null.
     default void biasActivation(
-            UnaryFn fn,
-            Buffer h,
-            Matrix z,
-            @Nullable Buffer bias,
-            @Nullable DropoutMask mask,
-            double scaling) {
+            UnaryFn fn, Buffer h, Matrix z, @Nullable Buffer bias, @Nullable DropoutMask mask, double scaling) {
         if (bias != null) {
             addToRows(z, bias);
         }
@@ -73,15 +68,10 @@ public interface ActivationKernels {
         dropAndScale(z.in(h), mask, scaling);
     }
 
-    /// Gradients of [#biasActivation]: `dz` holds the gradient of h and becomes that of z, dz ← scaling · dropout′(dz) ·
-    /// fn′(z); dBias ← Σ rows dz, null if not wanted.
+    /// Gradients of [#biasActivation]: `dz` holds the gradient of h and becomes that of z, dz ← scaling · dropout′(dz)
+    /// · fn′(z); dBias ← Σ rows dz, null if not wanted.
     default void biasActivationBackward(
-            UnaryFn fn,
-            Matrix dz,
-            @Nullable Gradient dBias,
-            Buffer z,
-            @Nullable DropoutMask mask,
-            double scaling) {
+            UnaryFn fn, Matrix dz, @Nullable Gradient dBias, Buffer z, @Nullable DropoutMask mask, double scaling) {
         dropAndScale(dz, mask, scaling);
         backend().unaryBackward(fn, dz.buffer(), dz.buffer(), z, false);
         if (dBias != null) {

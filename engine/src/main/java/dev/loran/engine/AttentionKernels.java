@@ -45,8 +45,8 @@ public interface AttentionKernels {
         }
     }
 
-    /// Where the gradients of an attention go, each in the shape of what it is the gradient of, and overwritten. Any may
-    /// be null; dk and dv come as a pair, and so do the prefix' two.
+    /// Where the gradients of an attention go, each in the shape of what it is the gradient of, and overwritten. Any
+    /// may be null; dk and dv come as a pair, and so do the prefix' two.
     record Slopes(
             @Nullable Buffer dq,
             @Nullable Buffer dk,

@@ -7,8 +7,8 @@ import java.util.ArrayList;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/// Scaled dot-product attention with grouped-query heads and a prefix segment; see [AttentionKernels#attention]. The output and
-/// lse (B, H, T) are kept, never the scores.
+/// Scaled dot-product attention with grouped-query heads and a prefix segment; see [AttentionKernels#attention]. The
+/// output and lse (B, H, T) are kept, never the scores.
 record AttentionOp(
         Tensor q,
         Tensor k,
@@ -97,7 +97,13 @@ record AttentionOp(
         Shape s = q.shape();
         int keys = k.shape().dim(1);
         Sizes sizes = new Sizes(
-                s.dim(0), s.dim(1), keys, prefixLength(prefixK), s.dim(2), k.shape().dim(2), s.dim(3));
+                s.dim(0),
+                s.dim(1),
+                keys,
+                prefixLength(prefixK),
+                s.dim(2),
+                k.shape().dim(2),
+                s.dim(3));
         return new Problem(
                 q.buffer(),
                 k.buffer(),

@@ -42,8 +42,8 @@ public final class Autograd {
         return NO_GRAD_DEPTH.get() == 0;
     }
 
-    /// Shows `watcher` every operation of this thread with its output, as soon as that is made, until closed: to find where
-    /// numbers go wrong.
+    /// Shows `watcher` every operation of this thread with its output, as soon as that is made, until closed: to find
+    /// where numbers go wrong.
     public static Mode watch(BiConsumer<Op, Tensor> watcher) {
         BiConsumer<Op, Tensor> before = WATCHER.get();
         WATCHER.set(watcher);

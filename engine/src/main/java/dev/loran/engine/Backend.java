@@ -8,25 +8,25 @@ import org.jspecify.annotations.Nullable;
 
 /// The kernels' contract: buffers, sizes and scalars; no autograd, no modules, no configuration.
 ///
-/// A backend holds memory and records work; its abstract methods are the primitives. Fused operations stand in families,
-/// which it hands out: [#linear], [#activation], [#norm], [#attention], [#loss], [#optimizer]. Each of them is a **default
-/// method composed of primitives**: fallback, oracle and documentation at once; a fast backend has a class of its own for a
-/// family and overrides there what matters. A gradient stands under its forward.
+/// A backend holds memory and records work; its abstract methods are the primitives. Fused operations stand in
+/// families, which it hands out: [#linear], [#activation], [#norm], [#attention], [#loss], [#optimizer]. Each of them
+/// is a **default method composed of primitives**: fallback, oracle and documentation at once; a fast backend has a
+/// class of its own for a family and overrides there what matters. A gradient stands under its forward.
 ///
 /// Conventions, for all methods:
-/// - Arguments: outputs first, then inputs, then sizes, then scalars; what belongs together is a record, such as a [Matrix].
-///   Buffers are dense and row-major unless a stride is given; an offset is a [Buffer#slice]. Outputs may not overlap
-///   inputs unless the method says so.
-/// - Outputs are overwritten; a [Gradient], or a method that takes `accumulate`, may ask to add to what is there (the memory
-///   must then hold numbers) instead of overwriting (whatever was there, NaN too, vanishes).
+/// - Arguments: outputs first, then inputs, then sizes, then scalars; what belongs together is a record, such as a
+///   [Matrix]. Buffers are dense and row-major unless a stride is given; an offset is a [Buffer#slice]. Outputs may not
+///   overlap inputs unless the method says so.
+/// - Outputs are overwritten; a [Gradient], or a method that takes `accumulate`, may ask to add to what is there (the
+///   memory must then hold numbers) instead of overwriting (whatever was there, NaN too, vanishes).
 /// - Floating arguments of one call have one dtype unless the method says otherwise; a backend never casts implicitly.
 ///   Labels, ids and masks are I32. Statistics kept for backward and losses have the dtype's [DType#accumulator]: F32
 ///   beside BF16 and F16.
 /// - What changes from step to step (learning rate, step, Philox counter, norms) lives in one-element buffers, and no
 ///   method returns a number: [#read] is the only synchronisation.
 /// - The same arguments give the same bits, for any number of threads.
-/// - Threads: every method except [#close] is safe from any number of threads, each on outputs of its own, to the same bits.
-///   While a step is recorded ([#capture]) other threads' calls fail. Closing must be the last call.
+/// - Threads: every method except [#close] is safe from any number of threads, each on outputs of its own, to the same
+///   bits. While a step is recorded ([#capture]) other threads' calls fail. Closing must be the last call.
 public interface Backend extends AutoCloseable {
 
     // ---- memory
@@ -42,15 +42,15 @@ public interface Backend extends AutoCloseable {
     /// Whether floating tensors of `dtype` can be computed with.
     boolean supports(DType dtype);
 
-    /// What the products of a model's linear layers, at least those with prepared weights ([#prepare]), take operands of:
-    /// BF16, to which they round those of a model kept in F32 ([#storage]), or F32 where nothing is rounded.
+    /// What the products of a model's linear layers, at least those with prepared weights ([#prepare]), take operands
+    /// of: BF16, to which they round those of a model kept in F32 ([#storage]), or F32 where nothing is rounded.
     default DType operands() {
         return DType.F32;
     }
 
-    /// What the weights and activations of a model that is to compute with [#operands] are kept in: these themselves where
-    /// every operation takes them, else F32. Parameters that train are kept in its [DType#accumulator] and cast where they
-    /// are used.
+    /// What the weights and activations of a model that is to compute with [#operands] are kept in: these themselves
+    /// where every operation takes them, else F32. Parameters that train are kept in its [DType#accumulator] and cast
+    /// where they are used.
     default DType storage() {
         return DType.F32;
     }
@@ -66,8 +66,8 @@ public interface Backend extends AutoCloseable {
     /// Copies `src` into `dst` (same number of bytes); waits for all work that `src` depends on.
     void read(MemorySegment dst, Buffer src);
 
-    /// Begins to read `src` as the work handed over so far leaves it. The result is asked for once it is needed: it waits
-    /// for that work and not for what is handed over later.
+    /// Begins to read `src` as the work handed over so far leaves it. The result is asked for once it is needed: it
+    /// waits for that work and not for what is handed over later.
     default Supplier<MemorySegment> readLater(Buffer src) {
         long[] words = new long[Math.toIntExact((src.bytes() + 7) / 8)];
         MemorySegment copy = MemorySegment.ofArray(words).asSlice(0, src.bytes());
@@ -99,9 +99,9 @@ public interface Backend extends AutoCloseable {
     /// Makes the current [#liveBytes] the peak.
     void resetPeak();
 
-    /// A backend that counts memory as this one does and has none: its floating buffers have sizes but no contents, and its
-    /// operations ask for all the memory that they need and compute nothing. So the peak of a step is known before it is
-    /// run. Null where there is no such thing. Closed by the caller.
+    /// A backend that counts memory as this one does and has none: its floating buffers have sizes but no contents, and
+    /// its operations ask for all the memory that they need and compute nothing. So the peak of a step is known before
+    /// it is run. Null where there is no such thing. Closed by the caller.
     default @Nullable Backend hollow() {
         return null;
     }
@@ -118,8 +118,8 @@ public interface Backend extends AutoCloseable {
         return w.retain();
     }
 
-    /// The row-major weight of a prepared one, bit for bit (of one that was rounded, as it was rounded), with a count of its
-    /// own.
+    /// The row-major weight of a prepared one, bit for bit (of one that was rounded, as it was rounded), with a count
+    /// of its own.
     default Buffer restore(Buffer prepared, int out, int in) {
         return prepared.retain();
     }
@@ -131,8 +131,8 @@ public interface Backend extends AutoCloseable {
 
     /// Work that [#capture] recorded.
     interface Replay extends AutoCloseable {
-        /// Does all of it again, on what its buffers hold now. False, with nothing done, if the backend gave it up: because
-        /// a buffer it uses was released, or for want of memory.
+        /// Does all of it again, on what its buffers hold now. False, with nothing done, if the backend gave it up:
+        /// because a buffer it uses was released, or for want of memory.
         boolean run();
 
         @Override
@@ -145,8 +145,8 @@ public interface Backend extends AutoCloseable {
     }
 
     /// Runs `step` to record what it asks of this backend; nothing of that is done before [Replay#run], which costs one
-    /// call where the step made hundreds. What `step` allocates it must release; what it writes from host memory is kept
-    /// as it is; it reads nothing.
+    /// call where the step made hundreds. What `step` allocates it must release; what it writes from host memory is
+    /// kept as it is; it reads nothing.
     ///
     /// @throws BackendException if `step` does otherwise, or this backend does not record
     default Replay capture(Runnable step) {
@@ -187,8 +187,8 @@ public interface Backend extends AutoCloseable {
     /// y ← x with its dimensions permuted: dimension i of y is dimension `perm[i]` of x, which has `shape`.
     void permute(Buffer y, Buffer x, int[] shape, int[] perm);
 
-    /// `batch` products c ← alpha · a · b + beta · c of (m, k) by (k, n), each matrix [Matrix#stride] elements after the one
-    /// before. With beta = 0 what c held does not matter.
+    /// `batch` products c ← alpha · a · b + beta · c of (m, k) by (k, n), each matrix [Matrix#stride] elements after
+    /// the one before. With beta = 0 what c held does not matter.
     void gemm(Matrix c, Matrix a, Matrix b, int batch, double alpha, double beta);
 
     /// One product: c ← alpha · a · b + beta · c.
@@ -255,8 +255,8 @@ public interface Backend extends AutoCloseable {
     /// Steps of optimizers.
     OptimizerKernels optimizer();
 
-    /// What this backend offers beyond the contract to an operation of your own, such as the threads that compute or a way to
-    /// launch kernels: null where it has no such thing. A backend in front of another passes the question on.
+    /// What this backend offers beyond the contract to an operation of your own, such as the threads that compute or a
+    /// way to launch kernels: null where it has no such thing. A backend in front of another passes the question on.
     default <T> @Nullable T capability(Class<T> type) {
         return type.isInstance(this) ? type.cast(this) : null;
     }

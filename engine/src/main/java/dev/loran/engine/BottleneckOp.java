@@ -4,7 +4,8 @@ import java.util.ArrayList;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/// y = residual + h · upᵀ + scaling · upBias with z = x · downᵀ + downBias and h = scaling · dropout(fn(z)), both (N, m).
+/// y = residual + h · upᵀ + scaling · upBias with z = x · downᵀ + downBias and h = scaling · dropout(fn(z)), both (N,
+/// m).
 record BottleneckOp(
         UnaryFn fn,
         Tensor x,
@@ -34,7 +35,8 @@ record BottleneckOp(
         int n = x.shape().rows();
         int m = down.shape().dim(0);
         try (Scratch scratch = new Scratch(be)) {
-            Matrix y = new Matrix(scratch.allocate(x.dtype(), shape.size()), n, up.shape().dim(0));
+            Matrix y = new Matrix(
+                    scratch.allocate(x.dtype(), shape.size()), n, up.shape().dim(0));
             Tensor z = Tensor.own(Shape.of(n, m), scratch.allocate(x.dtype(), (long) n * m));
             Tensor h = Tensor.own(z.shape(), scratch.like(z.buffer()));
             be.linear().linear(z.matrix(), x.matrix(), down.matrix(), null);

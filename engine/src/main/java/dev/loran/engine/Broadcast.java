@@ -34,8 +34,8 @@ final class Broadcast {
         }
     }
 
-    /// Adds gradient ∘ other, both of `shape`, summed over the dimensions in which `input` was stretched, to the slot of
-    /// `input`: in one pass where those stand side by side.
+    /// Adds gradient ∘ other, both of `shape`, summed over the dimensions in which `input` was stretched, to the slot
+    /// of `input`: in one pass where those stand side by side.
     static void reduceProductInto(Gradients gradients, Tensor input, Buffer gradient, Buffer other, Shape shape) {
         Backend be = input.backend();
         int[] strides = input.shape().stridesIn(shape);

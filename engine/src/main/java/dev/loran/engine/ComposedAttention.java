@@ -174,8 +174,7 @@ final class ComposedAttention {
     }
 
     /// The reverse of [#keysByHead]: sums over the query heads of a group, splits prefix and real keys.
-    private void fromKeys(
-            @Nullable Buffer dx, @Nullable Buffer dPrefix, @Nullable Buffer prefix, Buffer dKeys) {
+    private void fromKeys(@Nullable Buffer dx, @Nullable Buffer dPrefix, @Nullable Buffer prefix, Buffer dKeys) {
         long size = (long) batch * keys * kvHeads * d;
         Buffer summed = scratch.allocate(dKeys.dtype(), size);
         be.sum(summed, dKeys, batch * kvHeads, heads / kvHeads, keys * d, false);

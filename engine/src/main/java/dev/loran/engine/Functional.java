@@ -14,8 +14,9 @@ public final class Functional {
 
     private Functional() {}
 
-    /// x in the floating type `to`, rounded to nearest even; x itself where it has that type. The gradient is x's type again:
-    /// a parameter that trains in F32 is used in BF16 by casting it where it is used. **Saved for backward**: nothing.
+    /// x in the floating type `to`, rounded to nearest even; x itself where it has that type. The gradient is x's type
+    /// again: a parameter that trains in F32 is used in BF16 by casting it where it is used. **Saved for backward**:
+    /// nothing.
     public static Tensor cast(Tensor x, DType to) {
         return CastOp.forward(x, to);
     }
@@ -59,8 +60,8 @@ public final class Functional {
         return projections(x, List.of(new Projection(weight, bias, lora))).getFirst();
     }
 
-    /// A linear layer of several that share their input: the weight and bias of [#linear], and with a low-rank part those
-    /// of [#loraLinear].
+    /// A linear layer of several that share their input: the weight and bias of [#linear], and with a low-rank part
+    /// those of [#loraLinear].
     public record Projection(
             Tensor weight, @Nullable Tensor bias, @Nullable Lora lora) {}
 
@@ -71,8 +72,8 @@ public final class Functional {
             double scaling,
             @Nullable DropoutMask mask) {}
 
-    /// The answers (…, out) of several linear layers to one x (…, in), such as the queries, keys and values of an attention, in
-    /// one pass over x where the backend can: each as [#linear] or [#loraLinear] gives it.
+    /// The answers (…, out) of several linear layers to one x (…, in), such as the queries, keys and values of an
+    /// attention, in one pass over x where the backend can: each as [#linear] or [#loraLinear] gives it.
     ///
     /// **Saved for backward**: what those save.
     public static List<Tensor> projections(Tensor x, List<Projection> layers) {
@@ -119,8 +120,8 @@ public final class Functional {
         return unary(UnaryFn.SIGMOID, x);
     }
 
-    /// fn(gate) · up, both of one shape: with silu the SwiGLU of gated feed-forward networks. **Saved for backward**: gate and
-    /// up. **Paper**: Shazeer, "GLU Variants Improve Transformer", 2020, equation 6.
+    /// fn(gate) · up, both of one shape: with silu the SwiGLU of gated feed-forward networks. **Saved for backward**:
+    /// gate and up. **Paper**: Shazeer, "GLU Variants Improve Transformer", 2020, equation 6.
     public static Tensor gated(UnaryFn fn, Tensor gate, Tensor up) {
         return GatedOp.forward(fn, gate, up);
     }
@@ -135,8 +136,9 @@ public final class Functional {
     /// | up, upBias | (out, m), (out) or null |
     /// | mask | dropout over the rows and columns of fn's result; null for none |
     ///
-    /// **Saved for backward**: x, down, up, what fn is applied to and what goes into the second product (N, m), each if a
-    /// gradient needs it. **Paper**: Houlsby et al., "Parameter-Efficient Transfer Learning for NLP", 2019, section 2.1.
+    /// **Saved for backward**: x, down, up, what fn is applied to and what goes into the second product (N, m), each if
+    /// a gradient needs it. **Paper**: Houlsby et al., "Parameter-Efficient Transfer Learning for NLP", 2019, section
+    /// 2.1.
     public static Tensor bottleneck(
             UnaryFn fn,
             Tensor x,
@@ -172,9 +174,9 @@ public final class Functional {
     /// What [#addLayerNorm] and [#addRmsNorm] give: x + residual, and its norm; both of x's shape.
     public record NormedSum(Tensor sum, Tensor norm) {}
 
-    /// [#layerNorm] of x + residual, two tensors of one shape, and that sum: what a residual stream and the layer after it
-    /// need, in one pass. Gradients as of `x.add(residual)` and its norm. **Saved for backward**: the sum, weight, and mean
-    /// and 1 / √(variance + eps) of each row.
+    /// [#layerNorm] of x + residual, two tensors of one shape, and that sum: what a residual stream and the layer after
+    /// it need, in one pass. Gradients as of `x.add(residual)` and its norm. **Saved for backward**: the sum, weight,
+    /// and mean and 1 / √(variance + eps) of each row.
     public static NormedSum addLayerNorm(Tensor x, Tensor residual, Tensor weight, Tensor bias, double eps) {
         return LayerNormOp.forward(x, residual, weight, bias, eps);
     }

@@ -16,7 +16,12 @@ public interface LinearKernels {
     /// @param a (r, in)
     /// @param b (out, r)
     /// @param mask dropout over the rows and columns of x; null for none
-    record LowRankUpdate(Matrix t, Matrix a, Matrix b, double scaling, @Nullable DropoutMask mask) {
+    record LowRankUpdate(
+            Matrix t,
+            Matrix a,
+            Matrix b,
+            double scaling,
+            @Nullable DropoutMask mask) {
         public int rank() {
             return a.rows();
         }
@@ -34,8 +39,7 @@ public interface LinearKernels {
         backend().gemm(y, x, w.t(), 1, 0);
         if (bias != null) {
             int[] shape = {y.rows(), y.cols()};
-            backend().binary(BinaryFn.ADD, y.buffer(), y.buffer(), bias, shape, new int[] {y.cols(), 1}, new int[] {
-                0, 1
+            backend().binary(BinaryFn.ADD, y.buffer(), y.buffer(), bias, shape, new int[] {y.cols(), 1}, new int[] {0, 1
             });
         }
     }

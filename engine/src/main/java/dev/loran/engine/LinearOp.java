@@ -15,7 +15,8 @@ record LinearOp(Tensor x, Tensor weight, @Nullable Tensor bias) implements Op {
         try (Scratch scratch = new Scratch(x.backend())) {
             Matrix y = output(scratch, x, weight);
             x.backend().linear().linear(y, x.matrix(), weight.matrix(), bias == null ? null : bias.buffer());
-            return Autograd.record(new LinearOp(x, weight, bias), shape, y.buffer().retain());
+            return Autograd.record(
+                    new LinearOp(x, weight, bias), shape, y.buffer().retain());
         }
     }
 

@@ -6,12 +6,7 @@ import java.util.List;
 import org.jspecify.annotations.Nullable;
 
 /// y = x · weightᵀ + bias + scaling · t · loraBᵀ with t = dropout(x) · loraAᵀ (N, r). The weight is frozen.
-record LoraLinearOp(
-        Tensor x,
-        Tensor weight,
-        @Nullable Tensor bias,
-        Lora lora,
-        Tensor t) implements Op {
+record LoraLinearOp(Tensor x, Tensor weight, @Nullable Tensor bias, Lora lora, Tensor t) implements Op {
 
     /// The operation with its t allocated, which the backend then fills; x, weight and bias fit.
     static LoraLinearOp of(Scratch scratch, Tensor x, Tensor weight, @Nullable Tensor bias, Lora lora) {
@@ -38,8 +33,7 @@ record LoraLinearOp(
     }
 
     LowRankUpdate update() {
-        return new LowRankUpdate(
-                t.matrix(), lora.loraA().matrix(), lora.loraB().matrix(), lora.scaling(), lora.mask());
+        return new LowRankUpdate(t.matrix(), lora.loraA().matrix(), lora.loraB().matrix(), lora.scaling(), lora.mask());
     }
 
     @Override
@@ -59,9 +53,7 @@ record LoraLinearOp(
         Gradient dx = gradients.intoIfWanted(x);
         Gradient da = gradients.intoIfWanted(lora.loraA());
         Gradient db = gradients.intoIfWanted(lora.loraB());
-        x.backend()
-                .linear()
-                .loraLinearBackward(dx, da, db, gradOut.matrix(), x.matrix(), weight.matrix(), update());
+        x.backend().linear().loraLinearBackward(dx, da, db, gradOut.matrix(), x.matrix(), weight.matrix(), update());
         LinearOp.biasBackward(bias, gradOut, gradients);
     }
 }

@@ -38,14 +38,7 @@ public interface NormKernels {
 
     /// sum = x + residual, and y the [#layerNorm] of sum.
     default void addLayerNorm(
-            Buffer y,
-            Buffer sum,
-            Statistics kept,
-            Matrix x,
-            Buffer residual,
-            Buffer weight,
-            Buffer bias,
-            double eps) {
+            Buffer y, Buffer sum, Statistics kept, Matrix x, Buffer residual, Buffer weight, Buffer bias, double eps) {
         addResidual(sum, x, residual);
         layerNorm(y, kept, x.in(sum), weight, bias, eps);
     }
@@ -80,8 +73,8 @@ public interface NormKernels {
         }
     }
 
-    /// y = x · rstd · weight with rstd (rows) = 1 / √(mean(x²) + eps), kept for backward. Zhang and Sennrich, "Root Mean
-    /// Square Layer Normalization", 2019, equation 4.
+    /// y = x · rstd · weight with rstd (rows) = 1 / √(mean(x²) + eps), kept for backward. Zhang and Sennrich, "Root
+    /// Mean Square Layer Normalization", 2019, equation 4.
     default void rmsNorm(Buffer y, Buffer rstd, Matrix x, Buffer weight, double eps) {
         Backend be = backend();
         int[] shape = {x.rows(), x.cols()};
@@ -94,8 +87,7 @@ public interface NormKernels {
     }
 
     /// sum = x + residual, and y the [#rmsNorm] of sum.
-    default void addRmsNorm(
-            Buffer y, Buffer sum, Buffer rstd, Matrix x, Buffer residual, Buffer weight, double eps) {
+    default void addRmsNorm(Buffer y, Buffer sum, Buffer rstd, Matrix x, Buffer residual, Buffer weight, double eps) {
         addResidual(sum, x, residual);
         rmsNorm(y, rstd, x.in(sum), weight, eps);
     }

@@ -21,7 +21,7 @@ import org.slf4j.helpers.NOPLoggerFactory;
 ///
 /// | backend | needs |
 /// |---|---|
-/// | [SimdBackend] | the module `jdk.incubator.vector`, a HotSpot VM with its C2 compiler, vectors of 128 bits or more, fused multiply-add |
+/// | [SimdBackend] | the module `jdk.incubator.vector`, HotSpot with C2, vectors of 128 bits or more, fused multiply-add |
 /// | [CudaBackend] | a GPU, its driver, cuBLAS, JCuda on the class path; only when asked for, by [#cuda] |
 /// | [ReferenceBackend] | nothing; one thread, scalar loops: for tests and small models |
 public final class Backends {
@@ -33,9 +33,9 @@ public final class Backends {
 
     private Backends() {}
 
-    /// The fastest backend, on as many threads as there are processors; logs one line that says what it is and why. Where that is
-    /// the reference, which takes many times as long, the line is a warning, told once in the life of the JVM: on standard
-    /// error if no logger is there to tell it. [#requireFast] refuses instead.
+    /// The fastest backend, on as many threads as there are processors; logs one line that says what it is and why.
+    /// Where that is the reference, which takes many times as long, the line is a warning, told once in the life of the
+    /// JVM: on standard error if no logger is there to tell it. [#requireFast] refuses instead.
     public static Backend best() {
         return best(Runtime.getRuntime().availableProcessors());
     }
@@ -81,16 +81,16 @@ public final class Backends {
         return new SimdBackend(threads);
     }
 
-    /// The first GPU's backend, for who asks for it: [#best] does not, for the kernels were tested on a CPU stand-in alone
-    /// so far, never on a GPU.
+    /// The first GPU's backend, for who asks for it: [#best] does not, for the kernels were tested on a CPU stand-in
+    /// alone so far, never on a GPU.
     ///
     /// @throws BackendException saying what is missing and what to do about it
     public static Backend cuda() {
         return cuda(DType.F32);
     }
 
-    /// As [#cuda()], for models of which weights and activations are of type `operands`: F32, or BF16, which is faster, coarser
-    /// and half as large ([CudaBackend#open]).
+    /// As [#cuda()], for models of which weights and activations are of type `operands`: F32, or BF16, which is faster,
+    /// coarser and half as large ([CudaBackend#open]).
     public static Backend cuda(DType operands) {
         CudaBackend backend = CudaBackend.open(0, operands);
         LOG.info("backend: cuda, {}", backend.describe());
@@ -128,7 +128,8 @@ public final class Backends {
         return Backends.class.getModule().isNativeAccessEnabled()
                 ? line
                 : line
-                        + "; start the JVM with --enable-native-access=ALL-UNNAMED to map model files without its warning";
+                        + "; start the JVM with --enable-native-access=ALL-UNNAMED to map model files without its"
+                        + " warning";
     }
 
     /// How products with BF16 operands are made here: one line.

@@ -16,7 +16,8 @@ public final class LfsPointer {
 
     private LfsPointer() {}
 
-    /// What is wrong with a file, in one line, if it is such a text; empty for any other, and for one that cannot be read.
+    /// What is wrong with a file, in one line, if it is such a text; empty for any other, and for one that cannot be
+    /// read.
     public static Optional<String> problem(Path file) {
         if (!Files.isRegularFile(file)) {
             return Optional.empty();

@@ -13,8 +13,9 @@ import java.nio.file.Path;
 import java.nio.file.StandardOpenOption;
 import java.nio.file.attribute.BasicFileAttributes;
 
-/// A file that is read, and that no interrupt closes: a [FileChannel] closes itself when a thread that is interrupted uses
-/// it, for all other threads too. Here the work is done all the same, and the thread is interrupted afterwards as before.
+/// A file that is read, and that no interrupt closes: a [FileChannel] closes itself when a thread that is interrupted
+/// uses it, for all other threads too. Here the work is done all the same, and the thread is interrupted afterwards as
+/// before.
 ///
 /// Safe for several threads.
 public final class MappedFile implements AutoCloseable {

@@ -25,8 +25,8 @@ import java.util.Set;
 import java.util.function.Supplier;
 
 /// The tensors of one safetensors file, or of a model's several files, read through memory mappings; and the writing of
-/// such a file. A file is checked whole when it is opened: length and text of the header, every dtype, shape and offset,
-/// no tensor twice, no hole, no overlap, nothing behind the last tensor.
+/// such a file. A file is checked whole when it is opened: length and text of the header, every dtype, shape and
+/// offset, no tensor twice, no hole, no overlap, nothing behind the last tensor.
 ///
 /// ```java
 /// try (SafeTensors file = SafeTensors.openModel(folder)) {
@@ -264,9 +264,9 @@ public final class SafeTensors implements AutoCloseable {
     /// Tensor `name` as `dtype`, of no scope: the caller closes it. Floating types convert to each other, rounded to
     /// nearest even; I32 may be asked for I32, I64, U8 and BOOL, I8 for I8.
     ///
-    /// Where the file holds `dtype` itself, suitably aligned, and the backend can, the mapping is used in place: loading
-    /// costs nothing and **the tensor must not be written to**. It suits frozen weights; for what is trained there is
-    /// [#copy].
+    /// Where the file holds `dtype` itself, suitably aligned, and the backend can, the mapping is used in place:
+    /// loading costs nothing and **the tensor must not be written to**. It suits frozen weights; for what is trained
+    /// there is [#copy].
     ///
     /// @throws SafeTensorsException if there is none, it does not convert, or a value does not fit
     public Tensor tensor(Backend backend, String name, DType dtype) {

@@ -1,5 +1,5 @@
-/// Tensors in files. [SafeTensors] reads and writes the safetensors format of Hugging Face; nothing else is ever loaded,
-/// least of all a format that can hold code.
+/// Tensors in files. [SafeTensors] reads and writes the safetensors format of Hugging Face; nothing else is ever
+/// loaded, least of all a format that can hold code.
 ///
 /// **Layout of a file**: eight bytes, the length of the header (little-endian); the header, a JSON object that gives
 /// every tensor's dtype, shape and place; the tensors' bytes, row-major and little-endian, without holes.

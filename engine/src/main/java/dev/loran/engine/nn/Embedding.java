@@ -4,8 +4,8 @@ import dev.loran.engine.DType;
 import dev.loran.engine.Functional;
 import dev.loran.engine.Tensor;
 
-/// Rows of a table (V, C) by ids: (…) I32 to (…, C), in the type that the table has when it is given, also where it is widened
-/// later, to train.
+/// Rows of a table (V, C) by ids: (…) I32 to (…, C), in the type that the table has when it is given, also where it is
+/// widened later, to train.
 public final class Embedding extends AdaptedLayer<Embedding> {
     private final Tensor weight;
     private final DType dtype;

@@ -73,8 +73,8 @@ public final class Linear extends AdaptedLayer<Linear> {
         return weight;
     }
 
-    /// Takes `next` for its weight, of the same shape: how a tied layer gets a weight of its own, and is tied again. The one
-    /// before is not closed.
+    /// Takes `next` for its weight, of the same shape: how a tied layer gets a weight of its own, and is tied again.
+    /// The one before is not closed.
     public void weight(Tensor next) {
         if (!next.shape().equals(weight.shape())) {
             throw new ShapeException("weight: it is " + next.shape() + " but the layer's is " + weight.shape());

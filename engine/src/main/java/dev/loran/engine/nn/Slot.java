@@ -5,10 +5,12 @@ import java.util.Map;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 
-/// A place in a model where one thing may stand: the same for every thread, or, while a thread runs a [#call], something else for
-/// that call alone. So several threads can ask one model with different adapters, and none of them changes what the others see.
+/// A place in a model where one thing may stand: the same for every thread, or, while a thread runs a [#call],
+/// something else for that call alone. So several threads can ask one model with different adapters, and none of them
+/// changes what the others see.
 ///
-/// [#set] outside of a call changes the model for everybody and must meet no reader; within a call it concerns nobody else.
+/// [#set] outside of a call changes the model for everybody and must meet no reader; within a call it concerns nobody
+/// else.
 public final class Slot<T> {
     private static final ScopedValue<Call> CALL = ScopedValue.newInstance();
 
@@ -31,7 +33,8 @@ public final class Slot<T> {
         return standing;
     }
 
-    /// Puts `next` here, or empties the slot (null): for the running [#call] of this thread, or without one for everybody.
+    /// Puts `next` here, or empties the slot (null): for the running [#call] of this thread, or without one for
+    /// everybody.
     public void set(@Nullable T next) {
         if (CALL.isBound()) {
             CALL.get().own.put(this, next);

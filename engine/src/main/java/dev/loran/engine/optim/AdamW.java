@@ -7,7 +7,8 @@ import dev.loran.engine.OptimizerKernels.AdamWStep;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/// Adam with decoupled weight decay, in torch's arithmetic ([dev.loran.engine.OptimizerKernels#adamW]). Moments are `exp_avg` and `exp_avg_sq`.
+/// Adam with decoupled weight decay, in torch's arithmetic ([dev.loran.engine.OptimizerKernels#adamW]). Moments are
+/// `exp_avg` and `exp_avg_sq`.
 ///
 /// **Paper**: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019, algorithm 2.
 public final class AdamW extends Optimizer {
@@ -53,8 +54,7 @@ public final class AdamW extends Optimizer {
             Buffer t,
             @Nullable Buffer gradScale,
             double weightDecay) {
-        AdamWStep step =
-                new AdamWStep(lr, t, gradScale, config.beta1(), config.beta2(), config.eps(), weightDecay);
+        AdamWStep step = new AdamWStep(lr, t, gradScale, config.beta1(), config.beta2(), config.eps(), weightDecay);
         lr.backend().optimizer().adamW(p, moments.get(0), moments.get(1), g, step);
     }
 }

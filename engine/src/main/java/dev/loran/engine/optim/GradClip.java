@@ -33,17 +33,17 @@ public final class GradClip implements AutoCloseable {
         this.scale = Tensor.own(Shape.of(), backend.allocate(dtype, 1));
     }
 
-    /// The L2 norm of all gradients of `parameters` together, before clipping, and as a side effect [#scale]. Parameters
-    /// without a gradient count nothing. The scalar belongs to this object and holds until the next call; reading it
-    /// waits for the backend, so it is best read a step later or seldom.
+    /// The L2 norm of all gradients of `parameters` together, before clipping, and as a side effect [#scale].
+    /// Parameters without a gradient count nothing. The scalar belongs to this object and holds until the next call;
+    /// reading it waits for the backend, so it is best read a step later or seldom.
     ///
     /// @throws DTypeException if a gradient has another dtype than this was made for
     public Tensor norm(Collection<Tensor> parameters) {
         return norm(parameters, null);
     }
 
-    /// As [#norm(Collection)], of gradients that are to be multiplied by `factor` (1) wherever they are read, null for 1;
-    /// [#scale] has it in it.
+    /// As [#norm(Collection)], of gradients that are to be multiplied by `factor` (1) wherever they are read, null for
+    /// 1; [#scale] has it in it.
     public Tensor norm(Collection<Tensor> parameters, @Nullable Buffer factor) {
         List<Buffer> grads = new ArrayList<>();
         for (Tensor p : parameters) {

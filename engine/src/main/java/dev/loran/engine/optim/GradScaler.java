@@ -7,9 +7,9 @@ import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import java.util.Map;
 
-/// Dynamic loss scaling, by torch's rule: the loss is multiplied before backward so that small gradients do not vanish in a
-/// narrow type, and gradients are divided by the same where they are read. A step whose gradients are not finite is left
-/// out, and the scale lowered; after enough good steps in a row it is raised.
+/// Dynamic loss scaling, by torch's rule: the loss is multiplied before backward so that small gradients do not vanish
+/// in a narrow type, and gradients are divided by the same where they are read. A step whose gradients are not finite
+/// is left out, and the scale lowered; after enough good steps in a row it is raised.
 ///
 /// ```java
 /// scaler.scale(loss).backward();
@@ -19,8 +19,8 @@ import java.util.Map;
 /// }
 /// ```
 ///
-/// Scale and inverse lie in one-element buffers. [#update] reads the norm, and so waits for the backend: whether a step is
-/// made at all is decided here, as in torch.
+/// Scale and inverse lie in one-element buffers. [#update] reads the norm, and so waits for the backend: whether a step
+/// is made at all is decided here, as in torch.
 ///
 /// **Paper**: Micikevicius et al., "Mixed Precision Training", 2018, section 3.2.
 public final class GradScaler implements AutoCloseable {

@@ -36,9 +36,9 @@ public sealed interface LrSchedule {
         }
     }
 
-    /// s / warmupSteps up to 1, then ½(1 + cos(2π · cycles · progress)), progress going from 0 to 1 at `totalSteps`: with
-    /// ½ cycle half a cosine from 1 to 0. Past `totalSteps` the cosine goes on, and rises again. Loshchilov and Hutter,
-    /// "SGDR", 2017, equation 5.
+    /// s / warmupSteps up to 1, then ½(1 + cos(2π · cycles · progress)), progress going from 0 to 1 at `totalSteps`:
+    /// with ½ cycle half a cosine from 1 to 0. Past `totalSteps` the cosine goes on, and rises again. Loshchilov and
+    /// Hutter, "SGDR", 2017, equation 5.
     record Cosine(int warmupSteps, int totalSteps, double cycles) implements LrSchedule {
         public Cosine {
             check("cosine", warmupSteps, totalSteps);

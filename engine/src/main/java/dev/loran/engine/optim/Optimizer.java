@@ -18,8 +18,8 @@ import org.jspecify.annotations.Nullable;
 /// Moves parameters against their gradients, and keeps moments by parameter name. An optimizer of one's own gives its
 /// moments' names and one method, [#update].
 ///
-/// A step is [#advance], then [#step]. Every parameter counts its own steps, as in torch: one without a gradient, or not
-/// passed at all, is left alone with its moments and its count.
+/// A step is [#advance], then [#step]. Every parameter counts its own steps, as in torch: one without a gradient, or
+/// not passed at all, is left alone with its moments and its count.
 ///
 /// Not safe for several threads.
 public abstract class Optimizer implements AutoCloseable {
@@ -54,8 +54,8 @@ public abstract class Optimizer implements AutoCloseable {
         }
     }
 
-    /// The step number of all parameters that missed the same number of steps (nearly always: all of them), kept so that
-    /// [#advance] alone can write it, before it is known who has a gradient.
+    /// The step number of all parameters that missed the same number of steps (nearly always: all of them), kept so
+    /// that [#advance] alone can write it, before it is known who has a gradient.
     private static final class Count {
         final int missed;
         final Tensor t;
@@ -143,9 +143,9 @@ public abstract class Optimizer implements AutoCloseable {
 
     // ---- stepping
 
-    /// Begins the next step: counts it, and puts what changes from step to step, the learning rate and the step numbers,
-    /// into the buffers that [#step] reads. Where no call of [#step] follows, as when a captured one is replayed, the
-    /// parameters of the last one count as stepped.
+    /// Begins the next step: counts it, and puts what changes from step to step, the learning rate and the step
+    /// numbers, into the buffers that [#step] reads. Where no call of [#step] follows, as when a captured one is
+    /// replayed, the parameters of the last one count as stepped.
     public void advance(double learningRate) {
         checkAtLeastZero(op, "learningRate", learningRate);
         step++;
@@ -161,8 +161,8 @@ public abstract class Optimizer implements AutoCloseable {
         }
     }
 
-    /// Takes the last step back, of which nothing was done because its gradient scale was NaN ([dev.loran.engine.OptimizerKernels#adamW]): its number
-    /// counts for the next.
+    /// Takes the last step back, of which nothing was done because its gradient scale was NaN
+    /// ([dev.loran.engine.OptimizerKernels#adamW]): its number counts for the next.
     public void retreat() {
         step--;
         advanced = false;

@@ -6,11 +6,11 @@ import dev.loran.engine.DType;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/// Stochastic gradient descent with momentum, in torch's arithmetic ([dev.loran.engine.OptimizerKernels#sgd]); weight decay is added to the
-/// gradient. The moment is `momentum_buffer`, absent without momentum.
+/// Stochastic gradient descent with momentum, in torch's arithmetic ([dev.loran.engine.OptimizerKernels#sgd]); weight
+/// decay is added to the gradient. The moment is `momentum_buffer`, absent without momentum.
 ///
-/// **Paper**: Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013, equation 1, with the
-/// learning rate outside the velocity.
+/// **Paper**: Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013, equation 1,
+/// with the learning rate outside the velocity.
 public final class Sgd extends Optimizer {
     private final double momentum;
 

@@ -11,8 +11,8 @@
 /// optimizer.zeroGrad(parameters);
 /// ```
 ///
-/// Nothing in it waits for the backend: learning rate, step number, norm and clip scale stay in one-element buffers. All
-/// from `backward` on may therefore be captured once and replayed, with `advance` before every replay.
+/// Nothing in it waits for the backend: learning rate, step number, norm and clip scale stay in one-element buffers.
+/// All from `backward` on may therefore be captured once and replayed, with `advance` before every replay.
 @NullMarked
 package dev.loran.engine.optim;
 

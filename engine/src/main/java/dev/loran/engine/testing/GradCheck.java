@@ -113,8 +113,8 @@ public final class GradCheck {
         }
     }
 
-    /// Normal draws as odd multiples of 2⁻⁷: never 0, and so short, as the step is, that a short element stays an F32 when it
-    /// is moved.
+    /// Normal draws as odd multiples of 2⁻⁷: never 0, and so short, as the step is, that a short element stays an F32
+    /// when it is moved.
     private static double[] direction(Random random, int n) {
         double[] values = gaussian(random, n);
         Arrays.setAll(values, i -> (Math.floor(values[i] * 64) + 0.5) / 64);

@@ -215,7 +215,8 @@ final class LinearCases {
         return dropout ? c.with(OpCases.microStep()) : c;
     }
 
-    /// Layers of one x, their answers side by side: two with low-rank parts, one of them with dropout, and a trainable one.
+    /// Layers of one x, their answers side by side: two with low-rank parts, one of them with dropout, and a trainable
+    /// one.
     static OpCase projections(int n, int in, Role frozen) {
         int r = 3;
         int[] outs = {5, 17, 8};

@@ -165,7 +165,8 @@ public final class OpCases {
                 .flops(result.size(), 2 * result.size());
     }
 
-    /// There and back, by F32 or, from there, BF16. Forward is exact for such short elements; a gradient is rounded on its way.
+    /// There and back, by F32 or, from there, BF16. Forward is exact for such short elements; a gradient is rounded on
+    /// its way.
     private static Tensor roundTrip(Tensor x) {
         DType there = x.dtype() == DType.F32 ? DType.BF16 : DType.F32;
         return Functional.cast(Functional.cast(x, there), x.dtype());

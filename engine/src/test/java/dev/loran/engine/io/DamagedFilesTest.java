@@ -148,8 +148,8 @@ class DamagedFilesTest {
         }
     }
 
-    /// Bytes are flipped, cut out, doubled and put in, in headers mostly, where they do harm: a file is read or refused,
-    /// and every refusal is the one exception.
+    /// Bytes are flipped, cut out, doubled and put in, in headers mostly, where they do harm: a file is read or
+    /// refused, and every refusal is the one exception.
     @Test
     void mutatedFilesAreReadOrRefused() throws IOException {
         SplittableRandom random = new SplittableRandom(20);

@@ -29,9 +29,9 @@ import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 
-/// The two resources were written by the format's own Python library (safetensors 0.8.0, `safetensors.torch.save_file`):
-/// `native.safetensors` holds what [#nativeTensors] makes, `integers.safetensors` holds i64 [[0, -5], [2³¹−1, −2³¹]], u8
-/// [0, 255, 128], bool [true, false, true] and too_large.i64 [1, 2³¹].
+/// The two resources were written by the format's own Python library (safetensors 0.8.0,
+/// `safetensors.torch.save_file`): `native.safetensors` holds what [#nativeTensors] makes, `integers.safetensors` holds
+/// i64 [[0, -5], [2³¹−1, −2³¹]], u8 [0, 255, 128], bool [true, false, true] and too_large.i64 [1, 2³¹].
 class SafeTensorsTest {
     /// Uses memory in place, as fast backends do.
     private static final class InPlaceBackend extends ReferenceBackend {

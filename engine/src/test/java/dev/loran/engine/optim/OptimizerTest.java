@@ -28,8 +28,8 @@ import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
-/// Ten steps on two parameters against torch 2.13.0 in double precision. The recipe, with f(k, n) = (f(1 + 7k + 3i)) for
-/// i < n:
+/// Ten steps on two parameters against torch 2.13.0 in double precision. The recipe, with f(k, n) = (f(1 + 7k + 3i))
+/// for i < n:
 ///
 /// ```python
 /// a = Parameter([[0.5, -1.0, 1.5], [2.0, -2.5, 0.25]]); b = Parameter([1.0, -0.75, 0.1])

@@ -11,8 +11,8 @@ import dev.loran.engine.Scratch;
 import dev.loran.engine.UnaryFn;
 import org.jspecify.annotations.Nullable;
 
-/// Launches `bias.cu`: what follows a product, bias and activation with both gradients, bias and residual; and `gated.cu`:
-/// y = f(gate) · up, with both gradients at once.
+/// Launches `bias.cu`: what follows a product, bias and activation with both gradients, bias and residual; and
+/// `gated.cu`: y = f(gate) · up, with both gradients at once.
 record ActivationCuda(Backend backend, CudaContext cuda) implements ActivationKernels {
     private static final int[] BLOCK = {32, 8};
     /// Bytes of a row that a thread has.
@@ -62,12 +62,7 @@ record ActivationCuda(Backend backend, CudaContext cuda) implements ActivationKe
 
     @Override
     public void biasActivation(
-            UnaryFn fn,
-            Buffer h,
-            Matrix z,
-            @Nullable Buffer bias,
-            @Nullable DropoutMask mask,
-            double scaling) {
+            UnaryFn fn, Buffer h, Matrix z, @Nullable Buffer bias, @Nullable DropoutMask mask, double scaling) {
         DType t = CudaContext.floating(z.buffer());
         long[] arguments = {
             cuda.address(h, t),
@@ -84,12 +79,7 @@ record ActivationCuda(Backend backend, CudaContext cuda) implements ActivationKe
 
     @Override
     public void biasActivationBackward(
-            UnaryFn fn,
-            Matrix dz,
-            @Nullable Gradient dBias,
-            Buffer z,
-            @Nullable DropoutMask mask,
-            double scaling) {
+            UnaryFn fn, Matrix dz, @Nullable Gradient dBias, Buffer z, @Nullable DropoutMask mask, double scaling) {
         DType t = CudaContext.floating(dz.buffer());
         int rows = dz.rows();
         int cols = dz.cols();

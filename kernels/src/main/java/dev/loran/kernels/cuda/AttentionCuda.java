@@ -1,7 +1,7 @@
 package dev.loran.kernels.cuda;
 
-import dev.loran.engine.AttentionKernels.RopeTables;
 import dev.loran.engine.AttentionKernels;
+import dev.loran.engine.AttentionKernels.RopeTables;
 import dev.loran.engine.Backend;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
@@ -85,8 +85,7 @@ record AttentionCuda(Backend backend, CudaContext cuda) implements AttentionKern
     }
 
     /// Where a backward pass reads the rest from, and where it puts gradients; 0 for those that are not wanted.
-    record Backward(
-            long dq, long dk, long dv, long dPrefixK, long dPrefixV, long dOut, long lse, long rowDot) {}
+    record Backward(long dq, long dk, long dv, long dPrefixK, long dPrefixV, long dOut, long lse, long rowDot) {}
 
     @Override
     public void softmax(Buffer y, Matrix x) {

@@ -25,15 +25,15 @@ final class BinaryCuda {
     static void axpby(CudaContext cuda, Buffer y, Buffer x, double alpha, double beta) {
         DType t = CudaContext.floating(y);
         cuda.launch(
-                        "binary",
-                        "axpby" + Grid.suffix(t),
-                        Grid.flat(y.size()),
-                        Grid.FLAT_BLOCK,
-                        cuda.address(y),
-                        cuda.address(x, t),
-                        y.size(),
-                        CudaKernels.bits(alpha),
-                        CudaKernels.bits(beta));
+                "binary",
+                "axpby" + Grid.suffix(t),
+                Grid.flat(y.size()),
+                Grid.FLAT_BLOCK,
+                cuda.address(y),
+                cuda.address(x, t),
+                y.size(),
+                CudaKernels.bits(alpha),
+                CudaKernels.bits(beta));
     }
 
     /// The function's place in the enum of binary.cu.

@@ -17,13 +17,13 @@ final class CopyCuda {
         MemorySegment bits = MemorySegment.ofArray(new byte[8]);
         HostBuffer.set(bits, y.dtype(), 0, value);
         cuda.launch(
-                        "copy",
-                        "fill_" + y.dtype().bytes(),
-                        Grid.flat(y.size()),
-                        Grid.FLAT_BLOCK,
-                        cuda.address(y),
-                        y.size(),
-                        bits.get(ValueLayout.JAVA_LONG_UNALIGNED, 0));
+                "copy",
+                "fill_" + y.dtype().bytes(),
+                Grid.flat(y.size()),
+                Grid.FLAT_BLOCK,
+                cuda.address(y),
+                y.size(),
+                bits.get(ValueLayout.JAVA_LONG_UNALIGNED, 0));
     }
 
     static void copy(
@@ -60,11 +60,11 @@ final class CopyCuda {
             return;
         }
         cuda.launch(
-                        "copy",
-                        "permute_" + y.dtype().bytes(),
-                        Grid.flat(y.size()),
-                        Grid.FLAT_BLOCK,
-                        CudaKernels.words(arguments, dims.words()));
+                "copy",
+                "permute_" + y.dtype().bytes(),
+                Grid.flat(y.size()),
+                Grid.FLAT_BLOCK,
+                CudaKernels.words(arguments, dims.words()));
     }
 
     static void cast(CudaContext cuda, Buffer y, Buffer x) {

@@ -18,7 +18,8 @@ import jcuda.runtime.cudaStream_t;
 
 /// Products of matrices on one device, by cuBLAS; sums are in F32 whatever the operands are.
 ///
-/// cuBLAS counts columns first: to it a row-major C = op(A) · op(B) is Cᵀ = op(B)ᵀ · op(A)ᵀ, the operands in the other order.
+/// cuBLAS counts columns first: to it a row-major C = op(A) · op(B) is Cᵀ = op(B)ᵀ · op(A)ᵀ, the operands in the other
+/// order.
 final class CublasProducts {
     private static final int DEFAULT_ALGORITHM = -1;
 
@@ -30,8 +31,8 @@ final class CublasProducts {
     /// What products work in.
     private long workspace;
 
-    /// Opens a handle on the device's stream, with memory of its own: cuBLAS must not ask the driver for memory while a step is
-    /// recorded.
+    /// Opens a handle on the device's stream, with memory of its own: cuBLAS must not ask the driver for memory while a
+    /// step is recorded.
     CublasProducts(CudaDevice device) {
         this.device = device;
         if (!device.isHollow()) {
@@ -49,9 +50,7 @@ final class CublasProducts {
             throw new BackendException("cuda: no memory for the " + bytes
                     + " bytes that cuBLAS works in; other processes hold the device's");
         }
-        check(
-                "cublasSetWorkspace",
-                JCublas2.cublasSetWorkspace(handle, new CudaDevice.Address(workspace), bytes));
+        check("cublasSetWorkspace", JCublas2.cublasSetWorkspace(handle, new CudaDevice.Address(workspace), bytes));
         return true;
     }
 
@@ -127,14 +126,7 @@ final class CublasProducts {
 
     /// `batch` products of column-major matrices, cuBLAS's way.
     private void submit(
-            Operand c,
-            Operand a,
-            Operand b,
-            int[] sizes,
-            int batch,
-            double alpha,
-            double beta,
-            int compute) {
+            Operand c, Operand a, Operand b, int[] sizes, int batch, double alpha, double beta, int compute) {
         scalars.set(ValueLayout.JAVA_FLOAT, 0, (float) alpha);
         scalars.set(ValueLayout.JAVA_FLOAT, 4, (float) beta);
         // The forms without _new take the compute type for a data type, and refuse some without an exception.

@@ -16,9 +16,9 @@ import org.jspecify.annotations.Nullable;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
-/// Where cuBLAS may be: in this order, 12 before 13 at each place, the file named by the system property `loran.cublas`,
-/// then by the environment variable `LORAN_CUBLAS`; the folders of `CUDA_HOME` and `CUDA_PATH`; `/usr/local/cuda*`; what
-/// the system's loader knows; the `nvidia` packages of Python installations.
+/// Where cuBLAS may be: in this order, 12 before 13 at each place, the file named by the system property
+/// `loran.cublas`, then by the environment variable `LORAN_CUBLAS`; the folders of `CUDA_HOME` and `CUDA_PATH`;
+/// `/usr/local/cuda*`; what the system's loader knows; the `nvidia` packages of Python installations.
 ///
 /// @param properties value of a system property, null if it is not set
 /// @param environment value of an environment variable, null if it is not set
@@ -74,8 +74,8 @@ record CublasSearch(
         return null;
     }
 
-    /// Where `pip install nvidia-cublas…` puts libraries: site-packages/nvidia/NAME/lib. Of the Python in use, of those on
-    /// the path, of the user, of the system.
+    /// Where `pip install nvidia-cublas…` puts libraries: site-packages/nvidia/NAME/lib. Of the Python in use, of those
+    /// on the path, of the user, of the system.
     private List<Path> pythonFolders() {
         Set<Path> prefixes = new LinkedHashSet<>(named("VIRTUAL_ENV", "CONDA_PREFIX"));
         String path = environment.apply("PATH");

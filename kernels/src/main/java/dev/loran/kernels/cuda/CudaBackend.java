@@ -21,17 +21,17 @@ import java.nio.file.Path;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 
-/// F32, BF16 and F16 on one NVIDIA GPU: products by cuBLAS, everything else by the kernels of `src-cuda`; their launchers
-/// are the `…Cuda` files. BF16 and F16 are storage: every kernel and product computes and adds up in F32.
+/// F32, BF16 and F16 on one NVIDIA GPU: products by cuBLAS, everything else by the kernels of `src-cuda`; their
+/// launchers are the `…Cuda` files. BF16 and F16 are storage: every kernel and product computes and adds up in F32.
 ///
 /// Operations return when they are handed over; [#read] waits for them, and throws what went wrong on the way: an id or
 /// a label out of range is complained about there, not at the call. The same arguments give the same bits on the same
 /// kind of GPU.
 ///
-/// Any number of threads may call operations at a time, each on outputs of its own: all go through one stream, those of a
-/// thread in its order, to the same bits. While one thread records a step ([#capture]) the calls of others fail. What went
-/// wrong is told to the thread that next reads or hands over work, which need not be the one that was wrong. Closing must be
-/// the last call.
+/// Any number of threads may call operations at a time, each on outputs of its own: all go through one stream, those of
+/// a thread in its order, to the same bits. While one thread records a step ([#capture]) the calls of others fail. What
+/// went wrong is told to the thread that next reads or hands over work, which need not be the one that was wrong.
+/// Closing must be the last call.
 public final class CudaBackend implements Backend {
     private final CudaDevice device;
     private final CudaMemory memory;
@@ -78,16 +78,17 @@ public final class CudaBackend implements Backend {
         }
     }
 
-    /// GPU number `ordinal`, counted from 0, for models of which weights and activations are of type `operands`, F32 or BF16
-    /// ([#storage]). With BF16, the products of F32 that there are beside may be of TF32 ([#allowTf32]).
+    /// GPU number `ordinal`, counted from 0, for models of which weights and activations are of type `operands`, F32 or
+    /// BF16 ([#storage]). With BF16, the products of F32 that there are beside may be of TF32 ([#allowTf32]).
     ///
     /// @throws BackendException saying what is missing and what to do about it
     public static CudaBackend open(int ordinal, DType operands) {
         return open(CudaLibraries.load(), ordinal, operands);
     }
 
-    /// The CPU stand-in for tests, built from `src-cuda/standin` into `folder`. It runs the same kernels and knows nothing
-    /// of a GPU; [dev.loran.kernels.Backends] never picks it. A process that has opened it cannot open a GPU any more.
+    /// The CPU stand-in for tests, built from `src-cuda/standin` into `folder`. It runs the same kernels and knows
+    /// nothing of a GPU; [dev.loran.kernels.Backends] never picks it. A process that has opened it cannot open a GPU
+    /// any more.
     public static CudaBackend standIn(Path folder, DType operands) {
         return open(CudaLibraries.loadStandIn(folder), 0, operands);
     }
@@ -195,8 +196,8 @@ public final class CudaBackend implements Backend {
         memory.resetPeak();
     }
 
-    /// Bytes taken from the device: live, waiting for reuse, or lost to rounding up; it stands still once a step has run
-    /// at its largest shape.
+    /// Bytes taken from the device: live, waiting for reuse, or lost to rounding up; it stands still once a step has
+    /// run at its largest shape.
     public long heldBytes() {
         return memory.heldBytes();
     }
@@ -211,7 +212,8 @@ public final class CudaBackend implements Backend {
         memory.trim();
     }
 
-    /// How often the driver was handed work so far: each launch, product or copy counts, and so does a replay of however many.
+    /// How often the driver was handed work so far: each launch, product or copy counts, and so does a replay of
+    /// however many.
     public long submissions() {
         return device.submissions();
     }
@@ -230,8 +232,8 @@ public final class CudaBackend implements Backend {
 
     /// {@inheritDoc}
     ///
-    /// As a CUDA graph. Memory that `step` allocates stays set aside for recorded steps, which share it, until the last of
-    /// them is closed; where memory runs out they are given up first.
+    /// As a CUDA graph. Memory that `step` allocates stays set aside for recorded steps, which share it, until the last
+    /// of them is closed; where memory runs out they are given up first.
     @Override
     public Replay capture(Runnable step) {
         if (isHollow()) {

@@ -8,13 +8,14 @@ import dev.loran.engine.DTypeException;
 import dev.loran.engine.Scratch;
 import org.jspecify.annotations.Nullable;
 
-/// What a kernel is launched with: addresses of buffers, and the device's one stream of work. The launchers of this package
-/// have it, and so has an operation of your own, by [Backend#capability]:
+/// What a kernel is launched with: addresses of buffers, and the device's one stream of work. The launchers of this
+/// package have it, and so has an operation of your own, by [Backend#capability]:
 ///
 /// ```java
 /// CudaContext cuda = x.backend().capability(CudaContext.class);
 /// if (cuda != null) {
-///     cuda.launch(KERNEL, new int[] {blocks}, new int[] {256}, 0, cuda.address(y, DType.F32), cuda.address(x, DType.F32), n);
+///     long to = cuda.address(y, DType.F32);
+///     cuda.launch(KERNEL, new int[] {blocks}, new int[] {256}, 0, to, cuda.address(x, DType.F32), n);
 /// }
 /// ```
 ///
@@ -95,15 +96,15 @@ public final class CudaContext {
 
     // ---- work
 
-    /// Launches a kernel of your own on `grid` blocks of `block` threads, each up to three numbers, with `shared` bytes of
-    /// shared memory a block; none where a number of blocks is 0. Arguments are addresses, integers, or floats by [#bits].
-    /// What goes wrong on the device is told by a later call, at the latest by [Backend#read].
+    /// Launches a kernel of your own on `grid` blocks of `block` threads, each up to three numbers, with `shared` bytes
+    /// of shared memory a block; none where a number of blocks is 0. Arguments are addresses, integers, or floats by
+    /// [#bits]. What goes wrong on the device is told by a later call, at the latest by [Backend#read].
     public void launch(PtxKernel kernel, int[] grid, int[] block, int shared, long... arguments) {
         device.launch(kernel, grid, block, shared, arguments);
     }
 
-    /// Launches kernel `name` of the shipped `file`; arguments as of [#launch(PtxKernel, int[], int[], int, long...)], a
-    /// struct last, its words in order ([CudaKernels#words]).
+    /// Launches kernel `name` of the shipped `file`; arguments as of [#launch(PtxKernel, int[], int[], int, long...)],
+    /// a struct last, its words in order ([CudaKernels#words]).
     void launch(String file, String name, int[] grid, int[] block, long... arguments) {
         device.launchShared(file, name, grid, block, 0, arguments);
     }

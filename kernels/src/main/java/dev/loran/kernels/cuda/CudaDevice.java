@@ -19,8 +19,8 @@ import jcuda.driver.CUstream;
 import jcuda.driver.CUstream_flags;
 import jcuda.driver.JCudaDriver;
 
-/// One GPU: its context, which a thread of its own has, one stream, the loaded kernels. What goes wrong with work is told at
-/// the latest by [#synchronize].
+/// One GPU: its context, which a thread of its own has, one stream, the loaded kernels. What goes wrong with work is
+/// told at the latest by [#synchronize].
 ///
 /// A hollow one has no thread and no GPU: it drops work, and gives addresses of memory that is not there.
 final class CudaDevice extends CudaThread implements AutoCloseable {
@@ -348,7 +348,8 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
     // ---- launches; on any thread
 
     /// Launches kernel `name` of `file` on `grid` blocks of `block` threads, each up to three numbers. Arguments are
-    /// addresses, integers, or floats by [CudaKernels#bits]; a struct comes last, its words in order ([CudaKernels#words]).
+    /// addresses, integers, or floats by [CudaKernels#bits]; a struct comes last, its words in order
+    /// ([CudaKernels#words]).
     void launch(String file, String name, int[] grid, int[] block, long... arguments) {
         launchShared(file, name, grid, block, 0, arguments);
     }
@@ -356,8 +357,7 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
     /// As [#launch], with `shared` bytes of shared memory a block.
     void launchShared(String file, String name, int[] grid, int[] block, int shared, long[] arguments) {
         if (hasBlocks(grid)) {
-            submit(() ->
-                    kernels.launch(stream, kernels.shipped(file, name), name, grid, block, shared, arguments));
+            submit(() -> kernels.launch(stream, kernels.shipped(file, name), name, grid, block, shared, arguments));
         }
     }
 
@@ -401,8 +401,8 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
         });
     }
 
-    /// Ends what [#beginCapture] began, whatever failed since; without `keep`, and where work failed, what was recorded is
-    /// dropped.
+    /// Ends what [#beginCapture] began, whatever failed since; without `keep`, and where work failed, what was recorded
+    /// is dropped.
     CUgraphExec endCapture(boolean keep) {
         try {
             return ask(() -> {

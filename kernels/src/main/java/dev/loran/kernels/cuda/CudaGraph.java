@@ -8,8 +8,8 @@ import jcuda.driver.CUgraphExec;
 import jcuda.driver.JCudaDriver;
 import org.jspecify.annotations.Nullable;
 
-/// Work of one device, recorded as a CUDA graph: launches, products and copies with the addresses they had. Its memory is
-/// set aside by [CudaMemory] while it lives.
+/// Work of one device, recorded as a CUDA graph: launches, products and copies with the addresses they had. Its memory
+/// is set aside by [CudaMemory] while it lives.
 final class CudaGraph implements Backend.Replay {
     private final CudaDevice device;
     private final CudaMemory memory;
@@ -44,8 +44,7 @@ final class CudaGraph implements Backend.Replay {
             } finally {
                 work = device.endCapture(recorded);
             }
-            CudaGraph graph = new CudaGraph(
-                    device, memory, recording, work, staging.takeConstants());
+            CudaGraph graph = new CudaGraph(device, memory, recording, work, staging.takeConstants());
             long left = memory.endRecording();
             if (left > 0) {
                 graph.close();

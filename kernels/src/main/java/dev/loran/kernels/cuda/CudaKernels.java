@@ -13,8 +13,8 @@ import jcuda.driver.CUmodule;
 import jcuda.driver.CUstream;
 import jcuda.driver.JCudaDriver;
 
-/// The kernels of one device: each file of PTX is compiled by the driver when the first of its kernels is launched. Used
-/// on the device's thread alone.
+/// The kernels of one device: each file of PTX is compiled by the driver when the first of its kernels is launched.
+/// Used on the device's thread alone.
 ///
 /// Arguments go through one block of memory outside of the heap, values and table of their addresses: a tree of JCuda's
 /// pointers would cost more than the launch.
@@ -51,8 +51,8 @@ final class CudaKernels {
     void launch(
             CUstream stream, CUfunction kernel, String name, int[] grid, int[] block, int shared, long[] arguments) {
         if (arguments.length > MAX_ARGUMENTS) {
-            throw new BackendException("cuda: " + name + ": " + arguments.length + " arguments, at most "
-                    + MAX_ARGUMENTS + " are passed");
+            throw new BackendException(
+                    "cuda: " + name + ": " + arguments.length + " arguments, at most " + MAX_ARGUMENTS + " are passed");
         }
         MemorySegment.copy(arguments, 0, values, ValueLayout.JAVA_LONG, 0, arguments.length);
         CudaDevice.check(

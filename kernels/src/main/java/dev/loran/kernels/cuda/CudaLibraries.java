@@ -22,11 +22,11 @@ import org.slf4j.LoggerFactory;
 
 /// Loads the driver, cuBLAS and JCuda's natives into this process, once.
 ///
-/// JCuda's native is bound to cuBLAS 12; where [CublasSearch] finds only 13, which has every function of 12, the copy we
-/// extract is bound to that instead.
+/// JCuda's native is bound to cuBLAS 12; where [CublasSearch] finds only 13, which has every function of 12, the copy
+/// we extract is bound to that instead.
 ///
-/// JCuda's own extraction writes to a fixed name in the shared temporary folder and takes whatever it finds there; so we
-/// extract into a private folder, and let it find its files there.
+/// JCuda's own extraction writes to a fixed name in the shared temporary folder and takes whatever it finds there; so
+/// we extract into a private folder, and let it find its files there.
 final class CudaLibraries {
     private static final Logger LOG = LoggerFactory.getLogger(CudaLibraries.class);
     private static final String DRIVER = "libcuda.so.1";
@@ -102,7 +102,8 @@ final class CudaLibraries {
         }
     }
 
-    /// What a GPU needs beside itself, in the order in which people install it: a system that JCuda knows, a driver, cuBLAS.
+    /// What a GPU needs beside itself, in the order in which people install it: a system that JCuda knows, a driver,
+    /// cuBLAS.
     ///
     /// @throws BackendException saying what is missing and what to do about it
     static Cublas require(String system, CublasSearch search) {
@@ -199,8 +200,8 @@ final class CudaLibraries {
         }
     }
 
-    /// Makes the ELF library `elf` need `to` where it needed `from`, a name of the same length: in its string table, and
-    /// in the hashes of the symbol versions of that name. A library that needs no `from` stays as it is.
+    /// Makes the ELF library `elf` need `to` where it needed `from`, a name of the same length: in its string table,
+    /// and in the hashes of the symbol versions of that name. A library that needs no `from` stays as it is.
     static void retarget(byte[] elf, String from, String to) {
         ByteBuffer b = ByteBuffer.wrap(elf).order(ByteOrder.LITTLE_ENDIAN);
         long sections = b.getLong(0x28);

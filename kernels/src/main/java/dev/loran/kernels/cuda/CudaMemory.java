@@ -10,12 +10,14 @@ import java.util.Set;
 import org.jspecify.annotations.Nullable;
 
 /// Device memory that is used again: what is given back waits in a list of its size class for the next request, so that
-/// a training step, once it has run at its largest shape, asks the driver for nothing (which would wait for the device).
+/// a training step, once it has run at its largest shape, asks the driver for nothing (which would wait for the
+/// device).
 ///
 /// What is given back may still be read by work that was handed over before; all work goes through one stream, so the
-/// next owner's comes later. What recorded work allocated on its way is set aside for such work alone, which writes there
-/// whenever it is replayed: one after the other, so that all of it shares that memory. Classes are four to a power of two up to 64 MiB, multiples of 2 MiB above. The counters
-/// speak of the exact sizes asked for. Safe for several threads.
+/// next owner's comes later. What recorded work allocated on its way is set aside for such work alone, which writes
+/// there whenever it is replayed: one after the other, so that all of it shares that memory. Classes are four to a
+/// power of two up to 64 MiB, multiples of 2 MiB above. The counters speak of the exact sizes asked for. Safe for
+/// several threads.
 final class CudaMemory implements AutoCloseable {
     /// What cuMemAlloc promises, and more than any access of a kernel needs.
     private static final long SMALLEST = 512;

@@ -10,9 +10,9 @@ import jcuda.driver.CUevent;
 import jcuda.driver.JCudaDriver;
 import org.jspecify.annotations.Nullable;
 
-/// Page-locked memory between host and device. On the way in two halves take turns: one is filled while the device copies
-/// from the other. On the way out a few numbers each have a place of their own, so that reading those of one step does not
-/// wait for the next.
+/// Page-locked memory between host and device. On the way in two halves take turns: one is filled while the device
+/// copies from the other. On the way out a few numbers each have a place of their own, so that reading those of one
+/// step does not wait for the next.
 final class CudaStaging {
     private static final long HALF = 4 << 20;
     /// Up to here the caller does not wait for a half to be free.

@@ -11,8 +11,8 @@ import org.jspecify.annotations.Nullable;
 
 /// The platform thread that owns a GPU's context.
 ///
-/// Work is handed to it and done in the order it was handed over; [#execute] does not wait for it. An error of such work is
-/// thrown by a later call. A hollow one has no thread: it drops work.
+/// Work is handed to it and done in the order it was handed over; [#execute] does not wait for it. An error of such
+/// work is thrown by a later call. A hollow one has no thread: it drops work.
 class CudaThread {
     private static final int QUEUE = 1024;
     private static final String CLOSED = "cuda: the backend is closed";

@@ -2,8 +2,8 @@ package dev.loran.kernels.cuda;
 
 import dev.loran.engine.BackendException;
 
-/// A shape with the strides of one or two operands, with as few dimensions as describe the same walk: those of size 1 are
-/// left out, and neighbours that every operand steps through evenly become one.
+/// A shape with the strides of one or two operands, with as few dimensions as describe the same walk: those of size 1
+/// are left out, and neighbours that every operand steps through evenly become one.
 ///
 /// @param sizes first the shape, then an operand's strides in each further row
 /// @param count dimensions that are left

@@ -13,11 +13,11 @@ final class DropoutCuda {
         DType t = CudaContext.floating(y);
         long[] arguments = {cuda.address(y), cuda.address(x, t), step(cuda, mask), rows, cols, accumulate ? 1 : 0};
         cuda.launch(
-                        "dropout",
-                        "dropout" + Grid.suffix(t),
-                        Grid.flat((long) rows * cols),
-                        Grid.FLAT_BLOCK,
-                        CudaKernels.words(arguments, words(mask)));
+                "dropout",
+                "dropout" + Grid.suffix(t),
+                Grid.flat((long) rows * cols),
+                Grid.FLAT_BLOCK,
+                CudaKernels.words(arguments, words(mask)));
     }
 
     /// Where the mask's micro-step lies.

@@ -10,8 +10,8 @@ import dev.loran.engine.Matrix;
 import dev.loran.engine.Scratch;
 import org.jspecify.annotations.Nullable;
 
-/// Launches `loralinear.cu`: the low-rank half of a LoRA layer under dropout, the mask made where it is needed. All else are
-/// products of cuBLAS.
+/// Launches `loralinear.cu`: the low-rank half of a LoRA layer under dropout, the mask made where it is needed. All
+/// else are products of cuBLAS.
 record LinearCuda(Backend backend, CudaContext cuda) implements LinearKernels {
     /// Larger ranks are left to the composed form.
     private static final int MAX_RANK = 64;

@@ -54,8 +54,8 @@ record LossCuda(Backend backend, CudaContext cuda) implements LossKernels {
 
     /// {@inheritDoc}
     ///
-    /// Logits in F32, and one launch a chunk between the two products for losses and gradient of the logits at once, that in
-    /// the type that the second product takes.
+    /// Logits in F32, and one launch a chunk between the two products for losses and gradient of the logits at once,
+    /// that in the type that the second product takes.
     @Override
     public void linearCrossEntropy(
             Buffer loss, @Nullable Buffer dx, @Nullable Buffer dw, Matrix x, Matrix w, Labels labels) {

@@ -20,14 +20,7 @@ record NormCuda(Backend backend, CudaContext cuda) implements NormKernels {
 
     @Override
     public void addLayerNorm(
-            Buffer y,
-            Buffer sum,
-            Statistics kept,
-            Matrix x,
-            Buffer residual,
-            Buffer weight,
-            Buffer bias,
-            double eps) {
+            Buffer y, Buffer sum, Statistics kept, Matrix x, Buffer residual, Buffer weight, Buffer bias, double eps) {
         forward(new Forward(y, sum, kept.mean(), kept.rstd(), residual, weight, bias), x, eps);
     }
 
@@ -37,12 +30,12 @@ record NormCuda(Backend backend, CudaContext cuda) implements NormKernels {
     }
 
     @Override
-    public void addRmsNorm(
-            Buffer y, Buffer sum, Buffer rstd, Matrix x, Buffer residual, Buffer weight, double eps) {
+    public void addRmsNorm(Buffer y, Buffer sum, Buffer rstd, Matrix x, Buffer residual, Buffer weight, double eps) {
         forward(new Forward(y, sum, null, rstd, residual, weight, null), x, eps);
     }
 
-    /// What a forward pass takes beside x: with a `residual` the output `sum` of what x + residual is, both null without.
+    /// What a forward pass takes beside x: with a `residual` the output `sum` of what x + residual is, both null
+    /// without.
     private record Forward(
             Buffer y,
             @Nullable Buffer sum,

@@ -22,14 +22,14 @@ record OptimizerCuda(Backend backend, CudaContext cuda) implements OptimizerKern
         DType t = CudaContext.floating(norm);
         int[] one = {1};
         cuda.launch(
-                        "optimizer",
-                        "clip_scale" + Grid.suffix(t),
-                        one,
-                        one,
-                        cuda.address(norm),
-                        cuda.address(scale, t),
-                        cuda.address(sumOfSquares, t),
-                        CudaKernels.bits(maxNorm));
+                "optimizer",
+                "clip_scale" + Grid.suffix(t),
+                one,
+                one,
+                cuda.address(norm),
+                cuda.address(scale, t),
+                cuda.address(sumOfSquares, t),
+                CudaKernels.bits(maxNorm));
     }
 
     /// How many partial sums the squares of tensors of `sizes` elements take.
@@ -50,12 +50,7 @@ record OptimizerCuda(Backend backend, CudaContext cuda) implements OptimizerKern
         try (Scratch scratch = cuda.scratch()) {
             long partial = cuda.address(scratch.allocate(DType.F32, shares(sizes)));
             forTensors(sizes, List.of(addresses(xs, t)), (blocks, tensors) -> {
-                cuda.launch(
-                                "optimizer",
-                                "squares" + s,
-                                blocks,
-                                Grid.FLAT_BLOCK,
-                                then(tensors, partial + 4L * done[0]));
+                cuda.launch("optimizer", "squares" + s, blocks, Grid.FLAT_BLOCK, then(tensors, partial + 4L * done[0]));
                 done[0] += blocks[0];
             });
             long to = cuda.address(y);
@@ -83,8 +78,7 @@ record OptimizerCuda(Backend backend, CudaContext cuda) implements OptimizerKern
         forTensors(
                 sizes(p),
                 pmvg,
-                (blocks, tensors) ->
-                        cuda.launch("optimizer", kernel, blocks, Grid.FLAT_BLOCK, then(tensors, scalars)));
+                (blocks, tensors) -> cuda.launch("optimizer", kernel, blocks, Grid.FLAT_BLOCK, then(tensors, scalars)));
     }
 
     private long[] addresses(List<Buffer> buffers, DType dtype) {
@@ -138,18 +132,18 @@ record OptimizerCuda(Backend backend, CudaContext cuda) implements OptimizerKern
             double weightDecay) {
         DType t = CudaContext.floating(p);
         cuda.launch(
-                        "optimizer",
-                        "sgd" + Grid.suffix(t),
-                        Grid.flat(p.size()),
-                        Grid.FLAT_BLOCK,
-                        cuda.address(p),
-                        cuda.optional(velocity, t),
-                        cuda.address(g, t),
-                        cuda.address(lr, t),
-                        cuda.optional(gScale, t),
-                        p.size(),
-                        CudaKernels.bits(momentum),
-                        CudaKernels.bits(weightDecay));
+                "optimizer",
+                "sgd" + Grid.suffix(t),
+                Grid.flat(p.size()),
+                Grid.FLAT_BLOCK,
+                cuda.address(p),
+                cuda.optional(velocity, t),
+                cuda.address(g, t),
+                cuda.address(lr, t),
+                cuda.optional(gScale, t),
+                p.size(),
+                CudaKernels.bits(momentum),
+                CudaKernels.bits(weightDecay));
     }
 
     @Override
@@ -157,17 +151,17 @@ record OptimizerCuda(Backend backend, CudaContext cuda) implements OptimizerKern
             Buffer smooth, Buffer spread, Buffer p, Buffer g, @Nullable Buffer gScale, double beta1, double beta2) {
         DType t = CudaContext.floating(p);
         cuda.launch(
-                        "importance",
-                        "importance" + Grid.suffix(t),
-                        Grid.flat(p.size()),
-                        Grid.FLAT_BLOCK,
-                        cuda.address(smooth, t),
-                        cuda.address(spread, t),
-                        cuda.address(p),
-                        cuda.address(g, t),
-                        cuda.optional(gScale, t),
-                        p.size(),
-                        CudaKernels.bits(beta1),
-                        CudaKernels.bits(beta2));
+                "importance",
+                "importance" + Grid.suffix(t),
+                Grid.flat(p.size()),
+                Grid.FLAT_BLOCK,
+                cuda.address(smooth, t),
+                cuda.address(spread, t),
+                cuda.address(p),
+                cuda.address(g, t),
+                cuda.optional(gScale, t),
+                p.size(),
+                CudaKernels.bits(beta1),
+                CudaKernels.bits(beta2));
     }
 }

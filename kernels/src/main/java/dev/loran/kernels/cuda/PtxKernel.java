@@ -6,8 +6,8 @@ import java.io.InputStream;
 import java.io.UncheckedIOException;
 import java.nio.charset.StandardCharsets;
 
-/// A kernel of your own for [CudaContext#launch]: the name of an `.entry`, and the PTX text that has it, which the driver
-/// compiles when the first of its kernels is launched.
+/// A kernel of your own for [CudaContext#launch]: the name of an `.entry`, and the PTX text that has it, which the
+/// driver compiles when the first of its kernels is launched.
 public record PtxKernel(String name, String ptx) {
 
     /// The text of `file`, a resource beside `owner`.

@@ -63,27 +63,27 @@ final class ReductionCuda {
     /// y (outer, inner) ← the sum over parts of `partial` (outer, parts, inner), F32 (or +=).
     static void sumOfParts(CudaContext cuda, Gradient y, Buffer partial, int parts, int outer, int inner) {
         cuda.launch(
-                        "reduction",
-                        "sum_of_parts" + Grid.suffix(CudaContext.floating(y.buffer())),
-                        new int[] {(inner + COLUMNS_BLOCK[0] - 1) / COLUMNS_BLOCK[0] * outer},
-                        COLUMNS_BLOCK,
-                        cuda.address(y.buffer()),
-                        cuda.address(partial, DType.F32),
-                        parts,
-                        inner,
-                        y.accumulate() ? 1 : 0);
+                "reduction",
+                "sum_of_parts" + Grid.suffix(CudaContext.floating(y.buffer())),
+                new int[] {(inner + COLUMNS_BLOCK[0] - 1) / COLUMNS_BLOCK[0] * outer},
+                COLUMNS_BLOCK,
+                cuda.address(y.buffer()),
+                cuda.address(partial, DType.F32),
+                parts,
+                inner,
+                y.accumulate() ? 1 : 0);
     }
 
     static void rowMax(CudaContext cuda, Buffer y, Buffer x, int rows, int cols) {
         DType t = CudaContext.floating(y);
         cuda.launch(
-                        "reduction",
-                        "row_max" + Grid.suffix(t),
-                        new int[] {rows},
-                        Grid.row(cols),
-                        cuda.address(y),
-                        cuda.address(x, t),
-                        cols);
+                "reduction",
+                "row_max" + Grid.suffix(t),
+                new int[] {rows},
+                Grid.row(cols),
+                cuda.address(y),
+                cuda.address(x, t),
+                cols);
     }
 
     static void inverseOfValid(CudaContext cuda, Buffer y, Buffer ids, int n, int ignore) {
@@ -96,13 +96,13 @@ final class ReductionCuda {
 
     private static void count(CudaContext cuda, String kernel, Buffer y, Buffer ids, int n, int ignore) {
         cuda.launch(
-                        "reduction",
-                        kernel + Grid.suffix(CudaContext.floating(y)),
-                        new int[] {1},
-                        Grid.FLAT_BLOCK,
-                        cuda.address(y),
-                        cuda.address(ids, DType.I32),
-                        n,
-                        ignore);
+                "reduction",
+                kernel + Grid.suffix(CudaContext.floating(y)),
+                new int[] {1},
+                Grid.FLAT_BLOCK,
+                cuda.address(y),
+                cuda.address(ids, DType.I32),
+                n,
+                ignore);
     }
 }

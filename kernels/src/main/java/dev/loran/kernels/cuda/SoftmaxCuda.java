@@ -12,26 +12,26 @@ final class SoftmaxCuda {
     static void forward(CudaContext cuda, Buffer y, Buffer x, int rows, int cols) {
         DType t = CudaContext.floating(y);
         cuda.launch(
-                        "softmax",
-                        "softmax" + Grid.suffix(t),
-                        new int[] {rows},
-                        Grid.row(cols),
-                        cuda.address(y),
-                        cuda.address(x, t),
-                        cols);
+                "softmax",
+                "softmax" + Grid.suffix(t),
+                new int[] {rows},
+                Grid.row(cols),
+                cuda.address(y),
+                cuda.address(x, t),
+                cols);
     }
 
     static void backward(CudaContext cuda, Gradient dx, Buffer dy, Matrix y) {
         DType t = CudaContext.floating(dx.buffer());
         cuda.launch(
-                        "softmax",
-                        "softmax_backward" + Grid.suffix(t),
-                        new int[] {y.rows()},
-                        Grid.row(y.cols()),
-                        cuda.address(dx.buffer()),
-                        cuda.address(dy, t),
-                        cuda.address(y.buffer(), t),
-                        y.cols(),
-                        dx.accumulate() ? 1 : 0);
+                "softmax",
+                "softmax_backward" + Grid.suffix(t),
+                new int[] {y.rows()},
+                Grid.row(y.cols()),
+                cuda.address(dx.buffer()),
+                cuda.address(dy, t),
+                cuda.address(y.buffer(), t),
+                y.cols(),
+                dx.accumulate() ? 1 : 0);
     }
 }

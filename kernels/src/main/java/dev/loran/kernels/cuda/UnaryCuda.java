@@ -11,29 +11,29 @@ final class UnaryCuda {
     static void forward(CudaContext cuda, UnaryFn fn, Buffer y, Buffer x) {
         DType t = CudaContext.floating(y);
         cuda.launch(
-                        "unary",
-                        "unary" + Grid.suffix(t),
-                        Grid.flat(y.size()),
-                        Grid.FLAT_BLOCK,
-                        cuda.address(y),
-                        cuda.address(x, t),
-                        y.size(),
-                        code(fn));
+                "unary",
+                "unary" + Grid.suffix(t),
+                Grid.flat(y.size()),
+                Grid.FLAT_BLOCK,
+                cuda.address(y),
+                cuda.address(x, t),
+                y.size(),
+                code(fn));
     }
 
     static void backward(CudaContext cuda, UnaryFn fn, Buffer dx, Buffer dy, Buffer x, boolean accumulate) {
         DType t = CudaContext.floating(dx);
         cuda.launch(
-                        "unary",
-                        "unary_backward" + Grid.suffix(t),
-                        Grid.flat(dx.size()),
-                        Grid.FLAT_BLOCK,
-                        cuda.address(dx),
-                        cuda.address(dy, t),
-                        cuda.address(x, t),
-                        dx.size(),
-                        code(fn),
-                        accumulate ? 1 : 0);
+                "unary",
+                "unary_backward" + Grid.suffix(t),
+                Grid.flat(dx.size()),
+                Grid.FLAT_BLOCK,
+                cuda.address(dx),
+                cuda.address(dy, t),
+                cuda.address(x, t),
+                dx.size(),
+                code(fn),
+                accumulate ? 1 : 0);
     }
 
     /// The function's place in the enum of functions.cuh.

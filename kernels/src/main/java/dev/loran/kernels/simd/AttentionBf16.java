@@ -6,19 +6,19 @@ import static dev.loran.kernels.simd.AttentionBlock.QUERIES;
 
 import dev.loran.kernels.simd.AttentionSimd.Inputs;
 import dev.loran.kernels.simd.gemm.Bf16Panels;
+import dev.loran.kernels.simd.gemm.Bf16Tiles;
 import dev.loran.kernels.simd.gemm.Bf16Tiles.Left;
 import dev.loran.kernels.simd.gemm.Bf16Tiles.Right;
-import dev.loran.kernels.simd.gemm.Bf16Tiles;
 import dev.loran.kernels.simd.gemm.GemmBf16;
 import dev.loran.kernels.simd.gemm.Operand;
 import dev.loran.kernels.simd.vector.Workspace;
 import java.lang.foreign.MemorySegment;
 
-/// The products of an [AttentionBlock] in BF16: operands are rounded as they are packed, weights of keys and their slopes
-/// when they are multiplied, sums and the softmax are F32.
+/// The products of an [AttentionBlock] in BF16: operands are rounded as they are packed, weights of keys and their
+/// slopes when they are multiplied, sums and the softmax are F32.
 ///
-/// Queries come in groups, the columns of one panel: a group meets the keys that one of its queries sees, as a whole. What
-/// is hidden among them has a weight of 0, as have keys and queries that are not there and only make tiles whole.
+/// Queries come in groups, the columns of one panel: a group meets the keys that one of its queries sees, as a whole.
+/// What is hidden among them has a weight of 0, as have keys and queries that are not there and only make tiles whole.
 ///
 /// @param m scratch memory
 /// @param left where the left-hand side of a product is packed, in bytes
@@ -182,7 +182,8 @@ record AttentionBf16(Bf16Tiles tiles, Workspace workspace, Inputs a, MemorySegme
             int width = right.width(panel);
             Operand target = new Operand(c, to + 4L * panel * group(), elements(a.wide()), false, rows, width);
             long at = right.at(panel, 0) + 2L * from * width;
-            Right part = new Right(m, at, width, AttentionBlock.up(k, tiles.sizes().step()));
+            Right part =
+                    new Right(m, at, width, AttentionBlock.up(k, tiles.sizes().step()));
             tiles.panel(workspace, target, packed, part, onto);
         }
     }

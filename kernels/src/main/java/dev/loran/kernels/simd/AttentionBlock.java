@@ -14,8 +14,8 @@ import dev.loran.kernels.simd.gemm.GemmPacking;
 import dev.loran.kernels.simd.gemm.GemmTiles;
 import dev.loran.kernels.simd.vector.Parallel;
 import dev.loran.kernels.simd.vector.Vectors;
-import dev.loran.kernels.simd.vector.Workspace.Slot;
 import dev.loran.kernels.simd.vector.Workspace;
+import dev.loran.kernels.simd.vector.Workspace.Slot;
 import java.lang.foreign.MemorySegment;
 import jdk.incubator.vector.FloatVector;
 import jdk.incubator.vector.VectorOperators;
@@ -32,8 +32,8 @@ import org.jspecify.annotations.Nullable;
 /// @param first the first query, of `n`
 /// @param from the first key, of `count`, the prefix' included
 record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, int count) {
-    /// Queries of a block, and elements of a row of scores: an odd number of cache lines, so that a column of scores meets
-    /// all sets of the first-level cache.
+    /// Queries of a block, and elements of a row of scores: an odd number of cache lines, so that a column of scores
+    /// meets all sets of the first-level cache.
     static final int QUERIES = 144;
 
     /// Keys of a block. All scratch of a pair of blocks stays in the second-level cache.
@@ -45,10 +45,10 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
     /// 0, 1, 2 …
     private static final FloatVector LANE = FloatVector.zero(Vectors.F).addIndex(1);
 
-    /// Byte offsets into a thread's scratch memory: queries and their gradients as rows and transposed, the sum over keys,
-    /// packed keys and values, scores and their slopes, and three statistics of each query. With operands of BF16 the rows of
-    /// queries are right-hand sides, keys and values lie there twice, as [AttentionBf16] packs them, and a prefix and the real
-    /// rows after it are first joined.
+    /// Byte offsets into a thread's scratch memory: queries and their gradients as rows and transposed, the sum over
+    /// keys, packed keys and values, scores and their slopes, and three statistics of each query. With operands of BF16
+    /// the rows of queries are right-hand sides, keys and values lie there twice, as [AttentionBf16] packs them, and a
+    /// prefix and the real rows after it are first joined.
     record Scratch(
             @Nullable AttentionBf16 bf16,
             float[] tile,
@@ -103,8 +103,8 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
         }
     }
 
-    /// The block of `n` queries from `first` on and of the keys from `from` on, without the tiles at its end that the mask
-    /// hides, its keys and values packed.
+    /// The block of `n` queries from `first` on and of the keys from `from` on, without the tiles at its end that the
+    /// mask hides, its keys and values packed.
     ///
     /// @param backward whether gradients are wanted: keys are then summed, too, and values make scores
     static AttentionBlock of(Inputs a, Scratch w, int b, int kvHead, int first, int n, int from, boolean backward) {
@@ -162,8 +162,8 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
         return Math.clamp((long) key + gap(), 0, width());
     }
 
-    /// The prefix' rows and then the real ones; `left` and `right` say what they are multiplied as, which is one and the same
-    /// in F32.
+    /// The prefix' rows and then the real ones; `left` and `right` say what they are multiplied as, which is one and
+    /// the same in F32.
     private void packKeys(
             long to, int kvHead, @Nullable MemorySegment prefix, MemorySegment x, boolean left, boolean right) {
         int before = prefix == null ? 0 : Math.clamp((long) a.p() - from, 0, count);
@@ -217,9 +217,10 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
 
     /// All passes in turn over the scores of one vector of queries, then of the next.
     ///
-    /// Two exponentials are more than C2 inlines in one method, and of a pass that it has begun to inline when that happens
-    /// it leaves loads, stores and the exponential as calls, with vectors as objects. Here it inlines none: at a call that
-    /// reaches three methods or more, as often each, it cannot tell which. So each pass is compiled for itself.
+    /// Two exponentials are more than C2 inlines in one method, and of a pass that it has begun to inline when that
+    /// happens it leaves loads, stores and the exponential as calls, with vectors as objects. Here it inlines none: at
+    /// a call that reaches three methods or more, as often each, it cannot tell which. So each pass is compiled for
+    /// itself.
     void forLanes(Pass[] passes) {
         for (int lane = 0; lane < width(); lane += V) {
             for (Pass pass : passes) {
@@ -228,8 +229,8 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
         }
     }
 
-    /// x (keys, queries) ← `value` where one of the vector of queries from `lane` on comes before the key, the mask hides
-    /// it, or it is none.
+    /// x (keys, queries) ← `value` where one of the vector of queries from `lane` on comes before the key, the mask
+    /// hides it, or it is none.
     void hide(long x, int lane, float value) {
         int scored = scored(lane);
         int seen = Math.min(count, scored);
@@ -285,8 +286,7 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
                 int tile = Math.min(GemmTiles.ROWS, tilesBefore(width()) - i);
                 long left = x + i * HIGH + 4L * c;
                 long right = rows + c * a.wide() + 4L * j;
-                GemmTiles.multiply(
-                        w.tile, w.m, left, HIGH, w.m, right, a.wide(), columns, tile, Math.max(0, n - c));
+                GemmTiles.multiply(w.tile, w.m, left, HIGH, w.m, right, a.wide(), columns, tile, Math.max(0, n - c));
                 GemmTiles.keep(sums, to + i * a.wide() + 4L * j, a.wide(), w.tile, tile, columns, onto);
             }
         }
@@ -322,8 +322,8 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
 
     /// `n` rows of d elements, `stride` bytes apart, scaled, as rows of scratch, with zeros up to whole tiles.
     ///
-    /// Column by column, a vector wide: the rows of a head lie far apart, where no prefetcher looks, and a loop of one load
-    /// and one store a round has many cache lines under way at once.
+    /// Column by column, a vector wide: the rows of a head lie far apart, where no prefetcher looks, and a loop of one
+    /// load and one store a round has many cache lines under way at once.
     private static void copyRows(
             Inputs a, MemorySegment m, long to, MemorySegment x, long at, long stride, int n, float factor) {
         int j = 0;

@@ -13,11 +13,11 @@ import static dev.loran.kernels.simd.vector.Vectors.set;
 import static dev.loran.kernels.simd.vector.Vectors.splat;
 import static dev.loran.kernels.simd.vector.Vectors.store;
 
+import dev.loran.engine.AttentionKernels;
 import dev.loran.engine.AttentionKernels.Problem;
 import dev.loran.engine.AttentionKernels.RopeTables;
 import dev.loran.engine.AttentionKernels.Sizes;
 import dev.loran.engine.AttentionKernels.Slopes;
-import dev.loran.engine.AttentionKernels;
 import dev.loran.engine.Backend;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.Gradient;
@@ -35,7 +35,8 @@ import jdk.incubator.vector.VectorOperators;
 import org.jspecify.annotations.Nullable;
 
 /// Scaled dot-product attention, blockwise (Dao et al., "FlashAttention", 2022): a block of queries meets block after
-/// block of keys, with a running maximum and sum (the online softmax), so that scores exist for one pair of blocks only.
+/// block of keys, with a running maximum and sum (the online softmax), so that scores exist for one pair of blocks
+/// only.
 ///
 /// Products are tiles of [GemmTiles] where lanes are queries and of [AttentionTiles] where they are elements of a head.
 record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKernels {
@@ -179,7 +180,8 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
 
     // ---- tasks
 
-    /// What a task does for `count` key heads from `kvHead` on, and the query heads that read them, of row `b` of the batch.
+    /// What a task does for `count` key heads from `kvHead` on, and the query heads that read them, of row `b` of the
+    /// batch.
     @FunctionalInterface
     private interface Heads {
         void accept(int b, int kvHead, int count);
@@ -197,8 +199,8 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
         parallel.parallelFor(a.batch * all, task -> body.accept(task / all, task % all * each, each));
     }
 
-    /// Reads all heads' part of x once: the heads are worked on one after the other, and each one's rows are short and far
-    /// apart, where no prefetcher looks.
+    /// Reads all heads' part of x once: the heads are worked on one after the other, and each one's rows are short and
+    /// far apart, where no prefetcher looks.
     private static void fetch(Scratch w, MemorySegment x, long at, long stride, int rows, long bytes) {
         int seen = 0;
         for (int i = 0; i < rows; i++) {
@@ -290,8 +292,8 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
         }
     }
 
-    /// max ← the maximum of it and the scores of one vector of queries; factor ← exp(the old one − the new one), by which what
-    /// was summed before shrinks.
+    /// max ← the maximum of it and the scores of one vector of queries; factor ← exp(the old one − the new one), by
+    /// which what was summed before shrinks.
     private static void highest(AttentionBlock pair, int lane) {
         Scratch w = pair.w();
         MemorySegment m = w.m();
@@ -374,8 +376,8 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
         backward(parallel, to, Inputs.of(problem), tiles());
     }
 
-    /// From P = exp(scores − lse) made again. A key head and all query heads that read it belong to one task: the sums over
-    /// queries have one owner and one order. A shared prefix is summed over the batch in scratch memory that holds
+    /// From P = exp(scores − lse) made again. A key head and all query heads that read it belong to one task: the sums
+    /// over queries have one owner and one order. A shared prefix is summed over the batch in scratch memory that holds
     /// (2, batch, p, kvHeads, d).
     static void backward(Parallel parallel, Backward to, Inputs a, @Nullable Bf16Tiles tiles) {
         boolean partial = a.sharesPrefix() && a.batch > 1 && to.dPrefixK != null && to.dPrefixV != null;

@@ -7,9 +7,9 @@ import java.nio.ByteOrder;
 import jdk.incubator.vector.FloatVector;
 import jdk.incubator.vector.VectorSpecies;
 
-/// The products of attention with the transposed of a matrix of scores: unlike those of [GemmTiles], rows of a lie side by
-/// side, and one k lies [AttentionBlock#HIGH] bytes after the other, a constant: with a stride that it does not know, C2
-/// checks the bounds of every element.
+/// The products of attention with the transposed of a matrix of scores: unlike those of [GemmTiles], rows of a lie side
+/// by side, and one k lies [AttentionBlock#HIGH] bytes after the other, a constant: with a stride that it does not
+/// know, C2 checks the bounds of every element.
 final class AttentionTiles {
     private static final VectorSpecies<Float> S = GemmTiles.S;
 

@@ -17,9 +17,9 @@ import jdk.incubator.vector.FloatVector;
 
 /// y = f(a, b) with broadcasting, and y = alpha · x + beta · y.
 ///
-/// Dimensions that lie together in all three operands are first made one. What remains is rows: along the last dimension
-/// an operand is dense, one number, or (rarely) neither; the other dimensions only say where a row begins. The gradient
-/// of a broadcast is a sum ([ReductionSimd]).
+/// Dimensions that lie together in all three operands are first made one. What remains is rows: along the last
+/// dimension an operand is dense, one number, or (rarely) neither; the other dimensions only say where a row begins.
+/// The gradient of a broadcast is a sum ([ReductionSimd]).
 final class BinarySimd {
     private BinarySimd() {}
 

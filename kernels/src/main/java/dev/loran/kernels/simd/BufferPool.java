@@ -15,16 +15,16 @@ import org.jspecify.annotations.Nullable;
 /// Native memory that is used again: what is given back waits in a list of its size class for the next request, so that
 /// a training step, once it has run at its largest shape, takes nothing from the system.
 ///
-/// Classes are four to a power of two, at most a quarter larger than what was asked for; where a class has nothing free,
-/// the smallest free block of up to eight times its size does, so that a step with shorter rows lives in the memory of one
-/// with longer ones. Every block starts at a multiple of 64 bytes. The counters speak of the exact sizes asked for. Safe
-/// for several threads.
+/// Classes are four to a power of two, at most a quarter larger than what was asked for; where a class has nothing
+/// free, the smallest free block of up to eight times its size does, so that a step with shorter rows lives in the
+/// memory of one with longer ones. Every block starts at a multiple of 64 bytes. The counters speak of the exact sizes
+/// asked for. Safe for several threads.
 final class BufferPool implements AutoCloseable {
     /// A 512-bit access elsewhere touches two cache lines.
     private static final long ALIGNMENT = 64;
 
-    /// How much larger than asked for a block may be. Rows of a data set differ in length by less as a rule, and nothing
-    /// small sits on the memory of something huge.
+    /// How much larger than asked for a block may be. Rows of a data set differ in length by less as a rule, and
+    /// nothing small sits on the memory of something huge.
     private static final long REACH = 8;
 
     /// Memory with an arena of its own, so that it can go back to the system alone.
@@ -116,8 +116,8 @@ final class BufferPool implements AutoCloseable {
         }
     }
 
-    /// The live block at `address`, if there is one, goes back to the system when it is given back: a weight that nothing
-    /// of its size will follow.
+    /// The live block at `address`, if there is one, goes back to the system when it is given back: a weight that
+    /// nothing of its size will follow.
     synchronized void retire(long address) {
         retired.add(address);
     }

@@ -122,8 +122,9 @@ final class CopySimd {
         });
     }
 
-    /// y ← x with dimension i of y being dimension `perm[i]` of x, which has `shape`; elements of `bytes` bytes. Trailing
-    /// dimensions that stay where they are move as one run; a last dimension that moves is copied element by element.
+    /// y ← x with dimension i of y being dimension `perm[i]` of x, which has `shape`; elements of `bytes` bytes.
+    /// Trailing dimensions that stay where they are move as one run; a last dimension that moves is copied element by
+    /// element.
     static void permute(Parallel parallel, MemorySegment y, MemorySegment x, int[] shape, int[] perm, int bytes) {
         int rank = shape.length;
         long[] strides = new long[rank];

@@ -73,8 +73,8 @@ final class DropoutSimd {
         });
     }
 
-    /// Bit j of the row of bits at `at` ← whether element (row, j) is kept: Philox4x32 for the counters (step, site, row,
-    /// j / 4), whose four words decide on four elements.
+    /// Bit j of the row of bits at `at` ← whether element (row, j) is kept: Philox4x32 for the counters (step, site,
+    /// row, j / 4), whose four words decide on four elements.
     ///
     /// What a row's counters have in common after the first three rounds is no vector, which saves four of their six
     /// products. All is one method, for the ten rounds' keys then stay in registers for the row; and constants that are

@@ -8,9 +8,9 @@ import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.DropoutMask;
 import dev.loran.engine.Gradient;
+import dev.loran.engine.LinearKernels;
 import dev.loran.engine.LinearKernels.LowRankUpdate;
 import dev.loran.engine.LinearKernels.Projected;
-import dev.loran.engine.LinearKernels;
 import dev.loran.engine.Matrix;
 import dev.loran.kernels.simd.gemm.Bf16Tiles;
 import dev.loran.kernels.simd.gemm.FrozenWeight;
@@ -21,8 +21,8 @@ import dev.loran.kernels.simd.vector.Parallel;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/// Products with weights: of packed ones by their panels, of others by [dev.loran.kernels.simd.gemm.GemmSimd], or rounded
-/// where operands are BF16; the low-rank part of LoRA in [LoraLinearSimd].
+/// Products with weights: of packed ones by their panels, of others by [dev.loran.kernels.simd.gemm.GemmSimd], or
+/// rounded where operands are BF16; the low-rank part of LoRA in [LoraLinearSimd].
 record LinearSimd(Backend backend, Parallel parallel) implements LinearKernels {
     /// Below this size of a trainable weight or of what it meets, products stay in F32.
     private static final int ROUNDED_SIZE = 16;
@@ -78,8 +78,8 @@ record LinearSimd(Backend backend, Parallel parallel) implements LinearKernels {
         GemmBf16.product(parallel, GemmBf16.tiles(), c, a, b, beta, bias);
     }
 
-    /// Whether the products of a trainable weight with n rows take BF16: not the head of a few classes, whose products are a
-    /// few dots.
+    /// Whether the products of a trainable weight with n rows take BF16: not the head of a few classes, whose products
+    /// are a few dots.
     private boolean rounds(int n, Matrix w) {
         return backend.operands() == DType.BF16 && Math.min(n, Math.min(w.rows(), w.cols())) >= ROUNDED_SIZE;
     }

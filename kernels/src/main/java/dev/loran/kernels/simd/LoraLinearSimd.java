@@ -12,8 +12,8 @@ import dev.loran.kernels.simd.gemm.GemmTiles;
 import dev.loran.kernels.simd.gemm.Operand;
 import dev.loran.kernels.simd.gemm.Panels;
 import dev.loran.kernels.simd.vector.Parallel;
-import dev.loran.kernels.simd.vector.Workspace.Slot;
 import dev.loran.kernels.simd.vector.Workspace;
+import dev.loran.kernels.simd.vector.Workspace.Slot;
 import java.lang.foreign.MemorySegment;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
@@ -21,8 +21,9 @@ import org.jspecify.annotations.Nullable;
 /// The low-rank part of a linear layer with LoRA (Hu et al., 2021), from the small side: nothing of size out × in is
 /// formed. x is (n, in), a is (r, in), b is (out, r).
 ///
-/// A task takes a block of rows through all small products while they are in the second-level cache; dropout(x) exists for
-/// such a block only. The gradients of a and b are sums over rows: each task adds up its own, and those are added in order.
+/// A task takes a block of rows through all small products while they are in the second-level cache; dropout(x) exists
+/// for such a block only. The gradients of a and b are sums over rows: each task adds up its own, and those are added
+/// in order.
 ///
 /// With [Bf16Tiles] the operands of all these products are rounded to BF16, sums stay F32.
 final class LoraLinearSimd {
@@ -94,13 +95,14 @@ final class LoraLinearSimd {
         }
     }
 
-    /// Whether n rows give every thread several blocks: only then may a task take a block through frozen weights as well.
+    /// Whether n rows give every thread several blocks: only then may a task take a block through frozen weights as
+    /// well.
     static boolean fills(Parallel parallel, int n) {
         return Math.ceilDiv(n, ROWS) > BLOCKS_EACH * parallel.threads();
     }
 
-    /// Each layer's t (n, r) ← dropout(x) · aᵀ and y (n, out) ← scaling · t · bᵀ + x · w + bias, whichever of these there
-    /// are, in one pass over x (n, in).
+    /// Each layer's t (n, r) ← dropout(x) · aᵀ and y (n, out) ← scaling · t · bᵀ + x · w + bias, whichever of these
+    /// there are, in one pass over x (n, in).
     static void forward(Parallel parallel, @Nullable Bf16Tiles tiles, List<Layer> layers, Operand x) {
         int n = x.rows();
         int in = x.cols();

@@ -15,8 +15,8 @@ import dev.loran.engine.Backend;
 import dev.loran.engine.BackendException;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.Gradient;
-import dev.loran.engine.LossKernels.Labels;
 import dev.loran.engine.LossKernels;
+import dev.loran.engine.LossKernels.Labels;
 import dev.loran.engine.Matrix;
 import dev.loran.kernels.simd.vector.Parallel;
 import dev.loran.kernels.simd.vector.VectorMath;
@@ -58,8 +58,9 @@ record LossSimd(Backend backend, Parallel parallel) implements LossKernels {
         });
     }
 
-    /// log Σ exp(x) of a row = m + log Σ exp(x − m), where m need only be near the largest element: it is that of the first
-    /// block, and while a block is added up its own is found. Only a block that holds a much larger one is met again.
+    /// log Σ exp(x) of a row = m + log Σ exp(x − m), where m need only be near the largest element: it is that of the
+    /// first block, and while a block is added up its own is found. Only a block that holds a much larger one is met
+    /// again.
     private static double logSumExp(MemorySegment x, long at, int n, float[] found) {
         float m = ReductionSimd.max(x, at, Math.min(BLOCK, n));
         double sum = 0;

@@ -13,8 +13,8 @@ import dev.loran.engine.Backend;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.Gradient;
 import dev.loran.engine.Matrix;
-import dev.loran.engine.NormKernels.Statistics;
 import dev.loran.engine.NormKernels;
+import dev.loran.engine.NormKernels.Statistics;
 import dev.loran.kernels.simd.vector.Parallel;
 import dev.loran.kernels.simd.vector.Vectors;
 import java.lang.foreign.MemorySegment;
@@ -50,19 +50,11 @@ record NormSimd(Backend backend, Parallel parallel) implements NormKernels {
 
     @Override
     public void addLayerNorm(
-            Buffer y,
-            Buffer sum,
-            Statistics kept,
-            Matrix x,
-            Buffer residual,
-            Buffer weight,
-            Buffer bias,
-            double eps) {
+            Buffer y, Buffer sum, Statistics kept, Matrix x, Buffer residual, Buffer weight, Buffer bias, double eps) {
         MemorySegment mean = f32(kept.mean());
         MemorySegment rstd = f32(kept.rstd());
         MemorySegment in = f32(x.buffer());
-        forward(
-                new Forward(f32(y), f32(sum), mean, rstd, in, f32(residual), f32(weight), f32(bias)), x, eps);
+        forward(new Forward(f32(y), f32(sum), mean, rstd, in, f32(residual), f32(weight), f32(bias)), x, eps);
     }
 
     @Override
@@ -72,8 +64,7 @@ record NormSimd(Backend backend, Parallel parallel) implements NormKernels {
     }
 
     @Override
-    public void addRmsNorm(
-            Buffer y, Buffer sum, Buffer rstd, Matrix x, Buffer residual, Buffer weight, double eps) {
+    public void addRmsNorm(Buffer y, Buffer sum, Buffer rstd, Matrix x, Buffer residual, Buffer weight, double eps) {
         MemorySegment in = f32(x.buffer());
         forward(new Forward(f32(y), f32(sum), null, f32(rstd), in, f32(residual), f32(weight), null), x, eps);
     }

@@ -12,8 +12,8 @@ import static dev.loran.kernels.simd.vector.Vectors.store;
 
 import dev.loran.engine.Backend;
 import dev.loran.engine.Buffer;
-import dev.loran.engine.OptimizerKernels.AdamWStep;
 import dev.loran.engine.OptimizerKernels;
+import dev.loran.engine.OptimizerKernels.AdamWStep;
 import dev.loran.kernels.simd.vector.Parallel;
 import dev.loran.kernels.simd.vector.Vectors;
 import java.lang.foreign.MemorySegment;
@@ -66,8 +66,7 @@ record OptimizerSimd(Backend backend, Parallel parallel) implements OptimizerKer
                 (float) (-rate * by.weightDecay()),
                 (float) (rate / (1 - Math.pow(beta1, step))),
                 (float) (1 / Math.sqrt(1 - Math.pow(beta2, step))));
-        Vectors.forChunks(
-                parallel, sizes(p), (_, k, at, size) -> adamW(ps[k], ms[k], vs[k], gs[k], at, size, c));
+        Vectors.forChunks(parallel, sizes(p), (_, k, at, size) -> adamW(ps[k], ms[k], vs[k], gs[k], at, size, c));
     }
 
     /// What a step of AdamW multiplies by.
@@ -110,7 +109,8 @@ record OptimizerSimd(Backend backend, Parallel parallel) implements OptimizerKer
         }
     }
 
-    /// The same, one by one. A method of its own: with both loops in one, C2 leaves the vectors of the first in objects.
+    /// The same, one by one. A method of its own: with both loops in one, C2 leaves the vectors of the first in
+    /// objects.
     private static void adamWTail(
             MemorySegment p, MemorySegment m, MemorySegment v, MemorySegment g, long at, int n, Factors c) {
         for (int i = 0; i < n; i++) {
@@ -173,12 +173,7 @@ record OptimizerSimd(Backend backend, Parallel parallel) implements OptimizerKer
     }
 
     private static void withMomentum(
-            MemorySegment p,
-            MemorySegment velocity,
-            MemorySegment g,
-            long at,
-            int n,
-            SgdFactors c) {
+            MemorySegment p, MemorySegment velocity, MemorySegment g, long at, int n, SgdFactors c) {
         float rate = c.rate;
         float scale = c.scale;
         FloatVector decay = splat(c.weightDecay);

@@ -18,8 +18,8 @@ import jdk.incubator.vector.FloatVector;
 import jdk.incubator.vector.VectorOperators;
 
 /// Sums and maxima. A sum is cut into blocks by shape alone, added up in vectors inside a block and in double precision
-/// (along a row) or block by block (down the columns) beyond it: the same bits for every number of threads, and an error
-/// that does not grow with the length as that of one long chain would.
+/// (along a row) or block by block (down the columns) beyond it: the same bits for every number of threads, and an
+/// error that does not grow with the length as that of one long chain would.
 final class ReductionSimd {
     /// Rows added up in one vector before that is added to the sum.
     private static final int COLUMN_BLOCK = 64;

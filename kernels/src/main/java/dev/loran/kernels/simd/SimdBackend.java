@@ -28,9 +28,9 @@ import org.jspecify.annotations.Nullable;
 /// F32 on the CPU by the Vector API, on a fixed number of threads; the kernels stand in the `…Simd` files, in the order
 /// of [Backend]. Needs the module `jdk.incubator.vector`; [Backends] knows whether it is there.
 ///
-/// The same arguments give the same bits for any number of threads (not on processors with other vectors). Any number of
-/// threads may call operations at a time, each on outputs of its own: one of them has the pool's threads, the others do their
-/// work themselves, to the same bits. Closing must be the last call.
+/// The same arguments give the same bits for any number of threads (not on processors with other vectors). Any number
+/// of threads may call operations at a time, each on outputs of its own: one of them has the pool's threads, the others
+/// do their work themselves, to the same bits. Closing must be the last call.
 public final class SimdBackend implements Backend {
     private final Parallel parallel;
     private final DType operands;
@@ -50,10 +50,10 @@ public final class SimdBackend implements Backend {
         this(threads, DType.F32);
     }
 
-    /// A backend whose products of linear layers and of attention take operands of type `operands`, F32 or BF16, and sum in
-    /// F32; all else is F32. With BF16, [#prepare] rounds the weight for good, and a product rounds the other operand, or,
-    /// with a trainable weight of 16 x 16 or more and as many rows, both; whether the processor multiplies BF16 or not
-    /// ([GemmBf16#describe] says how it is done).
+    /// A backend whose products of linear layers and of attention take operands of type `operands`, F32 or BF16, and
+    /// sum in F32; all else is F32. With BF16, [#prepare] rounds the weight for good, and a product rounds the other
+    /// operand, or, with a trainable weight of 16 x 16 or more and as many rows, both; whether the processor multiplies
+    /// BF16 or not ([GemmBf16#describe] says how it is done).
     ///
     /// @throws DTypeException for other operands
     public SimdBackend(int threads, DType operands) {
@@ -82,8 +82,8 @@ public final class SimdBackend implements Backend {
 
     /// {@inheritDoc}
     ///
-    /// This very code over a pool of threads that runs no loop and over memory that is not there: an operation added here
-    /// is counted right without being told.
+    /// This very code over a pool of threads that runs no loop and over memory that is not there: an operation added
+    /// here is counted right without being told.
     @Override
     public Backend hollow() {
         HollowMemory memory = new HollowMemory();
@@ -171,7 +171,8 @@ public final class SimdBackend implements Backend {
         pool.resetPeak();
     }
 
-    /// How many times memory was taken from the system so far; it stands still once a step has run at its largest shape.
+    /// How many times memory was taken from the system so far; it stands still once a step has run at its largest
+    /// shape.
     public long systemAllocations() {
         return pool.systemAllocations();
     }

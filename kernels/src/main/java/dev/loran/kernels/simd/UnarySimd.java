@@ -19,8 +19,8 @@ import jdk.incubator.vector.VectorOperators;
 /// y = f(x) and dx = dy · f′(x), element by element.
 ///
 /// Every function has loops of its own: a loop that chose the function inside, and two loops in one method, make C2 put
-/// each vector into an object, at five times the cost. They take whole vectors; what is left over at the end is copied into
-/// one.
+/// each vector into an object, at five times the cost. They take whole vectors; what is left over at the end is copied
+/// into one.
 final class UnarySimd {
     /// Bytes of a vector.
     private static final long VB = 4L * V;

@@ -184,7 +184,8 @@ class CudaReplayTest {
     /// The first failure is what the step ends with; one more, before the recording has ended, is dropped with it.
     @Test
     void aRecordingThatFailsTwiceEnds() {
-        CudaDevice device = Objects.requireNonNull(backend.capability(CudaContext.class)).device();
+        CudaDevice device =
+                Objects.requireNonNull(backend.capability(CudaContext.class)).device();
         CompletableFuture<Void> submitted = new CompletableFuture<>();
         CompletableFuture<Void> begun = new CompletableFuture<>();
         CompletableFuture<Void> seen = new CompletableFuture<>();

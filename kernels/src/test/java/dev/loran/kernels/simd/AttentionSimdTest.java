@@ -270,8 +270,7 @@ class AttentionSimdTest {
         Buffer lse = backend.allocate(DType.F32, keys);
         Buffer dk = backend.allocate(DType.F32, (long) keys * d);
         Buffer dv = backend.allocate(DType.F32, (long) keys * d);
-        Problem problem =
-                new Problem(q, q, q, null, null, mask, new Sizes(1, keys, keys, 0, 1, 1, d), false, 0.25);
+        Problem problem = new Problem(q, q, q, null, null, mask, new Sizes(1, keys, keys, 0, 1, 1, d), false, 0.25);
         backend.attention().attention(out, lse, problem);
         backend.attention().attentionBackward(new Slopes(null, dk, dv, null, null), q, out, lse, problem);
         double[] gradient = KernelCheck.read(dk);

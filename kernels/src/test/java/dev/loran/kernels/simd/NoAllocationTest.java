@@ -4,19 +4,19 @@ import static java.util.Objects.requireNonNull;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import com.sun.management.ThreadMXBean;
+import dev.loran.engine.AttentionKernels;
 import dev.loran.engine.AttentionKernels.Problem;
 import dev.loran.engine.AttentionKernels.RopeTables;
 import dev.loran.engine.AttentionKernels.Sizes;
 import dev.loran.engine.AttentionKernels.Slopes;
-import dev.loran.engine.AttentionKernels;
 import dev.loran.engine.BinaryFn;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.DropoutMask;
 import dev.loran.engine.Gradient;
+import dev.loran.engine.LinearKernels;
 import dev.loran.engine.LinearKernels.LowRankUpdate;
 import dev.loran.engine.LinearKernels.Projected;
-import dev.loran.engine.LinearKernels;
 import dev.loran.engine.LossKernels.Labels;
 import dev.loran.engine.Matrix;
 import dev.loran.engine.NormKernels.Statistics;
@@ -35,8 +35,8 @@ import jdk.incubator.vector.FloatVector;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.MethodSource;
 
-/// Kernels leave the Java heap alone once they are compiled, for C2 then has no vector as an object: also where the JVM has
-/// seen vectors go to other memory than theirs, which is what makes it fall back.
+/// Kernels leave the Java heap alone once they are compiled, for C2 then has no vector as an object: also where the JVM
+/// has seen vectors go to other memory than theirs, which is what makes it fall back.
 final class NoAllocationTest {
     private static final int ROWS = 48;
 
@@ -62,8 +62,8 @@ final class NoAllocationTest {
 
     private static final int WARM_UP = 2_000;
 
-    /// So many rounds have to be run before one counts: C2 compiles what is called once a call only after 5,000, and only
-    /// then is all inlined that it will inline.
+    /// So many rounds have to be run before one counts: C2 compiles what is called once a call only after 5,000, and
+    /// only then is all inlined that it will inline.
     private static final int FIRST = 3;
 
     private static final int ROUNDS = 40;
@@ -88,8 +88,8 @@ final class NoAllocationTest {
         }
     }
 
-    /// Bytes that `CALLS` calls allocate once C2 has compiled them, which on a busy machine takes the longer: the least of
-    /// many rounds, up to the first that allocates as good as nothing.
+    /// Bytes that `CALLS` calls allocate once C2 has compiled them, which on a busy machine takes the longer: the least
+    /// of many rounds, up to the first that allocates as good as nothing.
     private long allocated(Runnable kernel) {
         long least = Long.MAX_VALUE;
         for (int round = 0; round < ROUNDS && least >= BOUND; round++) {
@@ -110,7 +110,8 @@ final class NoAllocationTest {
         return least;
     }
 
-    /// Every kernel of [SimdBackend], with arguments of about 12,000 elements, and what takes operands of BF16 with these, too.
+    /// Every kernel of [SimdBackend], with arguments of about 12,000 elements, and what takes operands of BF16 with
+    /// these, too.
     private static final class Cases implements AutoCloseable {
         final Map<String, Runnable> all = new TreeMap<>();
         private final SimdBackend backend = new SimdBackend(1);
@@ -186,8 +187,10 @@ final class NoAllocationTest {
             all.put("dropout", () -> backend.dropout(y, a, ROWS, IN, mask, false));
             all.put("dropout onto", () -> backend.dropout(y, a, ROWS, IN, mask, true));
             all.put("gated", () -> backend.activation().gated(UnaryFn.SILU, y, a, b));
-            all.put("gatedBackward", () -> backend.activation()
-                    .gatedBackward(UnaryFn.SILU, new Gradient(y, false), new Gradient(z, false), c, a, b));
+            all.put(
+                    "gatedBackward",
+                    () -> backend.activation()
+                            .gatedBackward(UnaryFn.SILU, new Gradient(y, false), new Gradient(z, false), c, a, b));
             RopeTables tables = new RopeTables(b, c, ROWS, D);
             all.put("rope", () -> backend.attention().rope(y, a, tables, 1, IN / D, 1));
         }
@@ -255,8 +258,7 @@ final class NoAllocationTest {
             products.put("linear", () -> linear.linear(ys, xs, ws, bias));
             products.put("linear of few rows", () -> linear.linear(fewYs, fewXs, ws, bias));
             products.put(
-                    "linear of one row",
-                    () -> linear.linear(new Matrix(out, 1, OUT), new Matrix(x, 1, IN), ws, null));
+                    "linear of one row", () -> linear.linear(new Matrix(out, 1, OUT), new Matrix(x, 1, IN), ws, null));
             products.put("linearBackwardInput", () -> linear.linearBackwardInput(dX, ys, ws));
             products.put("linearBackwardWeight", () -> linear.linearBackwardWeight(ontoW, ys, xs));
             products.put("frozen linear", () -> linear.linear(ys, xs, packed, bias));
@@ -323,9 +325,7 @@ final class NoAllocationTest {
             Problem single = new Problem(q, k, v, null, null, null, one, false, 0.1);
             all.put("attention of one query" + operands, () -> attention.attention(out, lse, single));
             Slopes slopes = new Slopes(dq, dk, dv, null, null);
-            all.put(
-                    "attentionBackward" + operands,
-                    () -> attention.attentionBackward(slopes, dOut, out, lse, plain));
+            all.put("attentionBackward" + operands, () -> attention.attentionBackward(slopes, dOut, out, lse, plain));
         }
 
         private void optimizers() {
@@ -337,9 +337,7 @@ final class NoAllocationTest {
             Buffer lr = scratch.hold(backend.of(DType.F32, 1e-6));
             Buffer t = scratch.hold(backend.ofInts(3));
             AdamWStep step = new AdamWStep(lr, t, one, 0.9, 0.999, 1e-8, 0.01);
-            all.put(
-                    "adamW",
-                    () -> backend.optimizer().adamW(List.of(p), List.of(m), List.of(v), List.of(a), step));
+            all.put("adamW", () -> backend.optimizer().adamW(List.of(p), List.of(m), List.of(v), List.of(a), step));
             all.put("sgd", () -> backend.optimizer().sgd(p, null, a, lr, one, 0, 0.01));
             all.put("sgd with momentum", () -> backend.optimizer().sgd(p, m, a, lr, one, 0.9, 0.01));
         }

@@ -10,8 +10,8 @@ import dev.loran.engine.DropoutMask;
 import dev.loran.engine.Gradient;
 import dev.loran.engine.LossKernels.Labels;
 import dev.loran.engine.Matrix;
-import dev.loran.engine.NormKernels.Statistics;
 import dev.loran.engine.NormKernels;
+import dev.loran.engine.NormKernels.Statistics;
 import dev.loran.engine.OptimizerKernels.AdamWStep;
 import dev.loran.engine.UnaryFn;
 import dev.loran.kernels.simd.vector.Vectors;
@@ -182,7 +182,9 @@ class SimdKernelsTest {
                         "sum of " + n, m -> m.backend().sum(m.out("y", 1, accumulate), m.in(n), 1, n, 1, accumulate));
                 check.agree(
                         "sum of squares of " + n,
-                        m -> m.backend().optimizer().sumOfSquares(m.out("y", 1), List.of(m.in(n), m.in(0), m.in(7), m.in(n))));
+                        m -> m.backend()
+                                .optimizer()
+                                .sumOfSquares(m.out("y", 1), List.of(m.in(n), m.in(0), m.in(7), m.in(n))));
                 check.agree(
                         "row sums", m -> m.backend().sum(m.out("y", 3, accumulate), m.in(3L * n), 3, n, 1, accumulate));
             }
@@ -267,9 +269,7 @@ class SimdKernelsTest {
         check.agree("layer norm", m -> {
             Buffer y = m.out("y", n);
             Statistics kept = new Statistics(m.out("mean", rows), m.out("rstd", rows));
-            m.backend()
-                    .norm()
-                    .layerNorm(y, kept, new Matrix(m.in(n, 2, 5), rows, cols), m.in(cols), m.in(cols), 1e-5);
+            m.backend().norm().layerNorm(y, kept, new Matrix(m.in(n, 2, 5), rows, cols), m.in(cols), m.in(cols), 1e-5);
         });
         check.agree("rms norm", m -> {
             Buffer y = m.out("y", n);

@@ -4,9 +4,9 @@ import dev.loran.engine.AttentionKernels.Sizes;
 import dev.loran.engine.BackendException;
 import dev.loran.kernels.simd.gemm.Bf16Tiles.Left;
 import dev.loran.kernels.simd.gemm.Bf16Tiles.Right;
+import dev.loran.kernels.simd.machine.Assembler;
 import dev.loran.kernels.simd.machine.Assembler.Gp;
 import dev.loran.kernels.simd.machine.Assembler.Mem;
-import dev.loran.kernels.simd.machine.Assembler;
 import dev.loran.kernels.simd.machine.MachineCode;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
@@ -14,8 +14,8 @@ import java.lang.foreign.ValueLayout;
 import java.lang.invoke.MethodHandle;
 import org.jspecify.annotations.Nullable;
 
-/// AMX in machine code of our own. A tile register holds 16 rows of 64 bytes: of C, 16 x 16 F32; of A, 16 rows of 32 BF16;
-/// of B, 16 pairs along k of 16 columns. 2 x 2 tiles of C share 2 of A and 2 of B, which is all 8 registers.
+/// AMX in machine code of our own. A tile register holds 16 rows of 64 bytes: of C, 16 x 16 F32; of A, 16 rows of 32
+/// BF16; of B, 16 pairs along k of 16 columns. 2 x 2 tiles of C share 2 of A and 2 of B, which is all 8 registers.
 public final class AmxTiles implements Bf16Tiles.Native {
     private static final int SIDE = 16;
     private static final int ROW_BYTES = 64;
@@ -29,8 +29,8 @@ public final class AmxTiles implements Bf16Tiles.Native {
 
     public static final Sizes SIZES = new Sizes(2 * SIDE, 2 * SIDE, SIDE, 32, 1024, 2);
 
-    /// What stands in the way on this machine; null if nothing does. As no test may have seen such a processor, a product
-    /// made here has the last word.
+    /// What stands in the way on this machine; null if nothing does. As no test may have seen such a processor, a
+    /// product made here has the last word.
     public static @Nullable String obstacle() {
         String obstacle = MachineCode.obstacle("avx512f", "avx512_bf16", "amx_tile", "amx_bf16");
         if (obstacle == null) {
@@ -73,9 +73,9 @@ public final class AmxTiles implements Bf16Tiles.Native {
         return config;
     }
 
-    /// `void tiles(float *c, long ldc, bf16 *a, long lda, bf16 *b, long steps, long count, tilecfg *config)`: `count` times
-    /// 32 rows of c, one below the other, by `wide` times 16 columns, = a · b or += a · b; `ldc` and `lda` in bytes,
-    /// `steps` of 32 elements of k, at least 1.
+    /// `void tiles(float *c, long ldc, bf16 *a, long lda, bf16 *b, long steps, long count, tilecfg *config)`: `count`
+    /// times 32 rows of c, one below the other, by `wide` times 16 columns, = a · b or += a · b; `ldc` and `lda` in
+    /// bytes, `steps` of 32 elements of k, at least 1.
     public static byte[] tiles(int wide, boolean onto) {
         Assembler asm = new Assembler();
         int rowOfB = wide * ROW_BYTES;

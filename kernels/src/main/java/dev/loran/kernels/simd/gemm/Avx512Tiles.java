@@ -4,9 +4,9 @@ import dev.loran.engine.AttentionKernels.Sizes;
 import dev.loran.engine.BackendException;
 import dev.loran.kernels.simd.gemm.Bf16Tiles.Left;
 import dev.loran.kernels.simd.gemm.Bf16Tiles.Right;
+import dev.loran.kernels.simd.machine.Assembler;
 import dev.loran.kernels.simd.machine.Assembler.Gp;
 import dev.loran.kernels.simd.machine.Assembler.Mem;
-import dev.loran.kernels.simd.machine.Assembler;
 import dev.loran.kernels.simd.machine.MachineCode;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
@@ -67,8 +67,8 @@ public final class Avx512Tiles implements Bf16Tiles.Native {
         }
     }
 
-    /// `void tiles(float *c, long ldc, bf16 *a, long lda, bf16 *b, long pairs, long count)`: `count` tiles of 8 rows, one
-    /// below the other, c = a · b or c += a · b; `ldc` and `lda` in bytes, `pairs` of k, at least 1.
+    /// `void tiles(float *c, long ldc, bf16 *a, long lda, bf16 *b, long pairs, long count)`: `count` tiles of 8 rows,
+    /// one below the other, c = a · b or c += a · b; `ldc` and `lda` in bytes, `pairs` of k, at least 1.
     public static byte[] tiles(int vectors, boolean onto) {
         Assembler asm = new Assembler();
         int columnsOfB = ROWS * vectors;
@@ -171,8 +171,8 @@ public final class Avx512Tiles implements Bf16Tiles.Native {
         return calls * rounds * ROWS * VECTORS * V * 4;
     }
 
-    /// `void round(bf16 *y, long yStep, float *x, long ldx, long rows, long vectors)`: rows of 16 · vectors elements; `yStep`
-    /// and `ldx` in bytes, `rows` and `vectors` at least 1.
+    /// `void round(bf16 *y, long yStep, float *x, long ldx, long rows, long vectors)`: rows of 16 · vectors elements;
+    /// `yStep` and `ldx` in bytes, `rows` and `vectors` at least 1.
     public static byte[] round() {
         Assembler asm = new Assembler();
         int row = asm.here();
@@ -195,8 +195,8 @@ public final class Avx512Tiles implements Bf16Tiles.Native {
         return asm.bytes();
     }
 
-    /// `void pairs(pair *y, long yStep, float *x, long ldx, long pairs, short *interleaved)`: rows of 16 · vectors pairs of
-    /// BF16, each from two rows of x, one below the other; `yStep` and `ldx` in bytes, `pairs` at least 1.
+    /// `void pairs(pair *y, long yStep, float *x, long ldx, long pairs, short *interleaved)`: rows of 16 · vectors
+    /// pairs of BF16, each from two rows of x, one below the other; `yStep` and `ldx` in bytes, `pairs` at least 1.
     public static byte[] pairs(int vectors) {
         Assembler asm = new Assembler();
         int order = 31;

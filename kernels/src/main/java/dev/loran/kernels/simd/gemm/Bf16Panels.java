@@ -7,8 +7,8 @@ import dev.loran.engine.HostBuffer;
 import dev.loran.kernels.simd.gemm.Bf16Tiles.Right;
 import dev.loran.kernels.simd.vector.Parallel;
 import dev.loran.kernels.simd.vector.Vectors;
-import dev.loran.kernels.simd.vector.Workspace.Slot;
 import dev.loran.kernels.simd.vector.Workspace;
+import dev.loran.kernels.simd.vector.Workspace.Slot;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.ByteOrder;
@@ -21,8 +21,8 @@ import jdk.incubator.vector.VectorSpecies;
 import org.jspecify.annotations.Nullable;
 
 /// The right-hand matrix (k, n) of a product in BF16, as [Bf16Tiles] read it: panels of columns, one block of k after
-/// another; for each pair along k the pairs of a panel's columns lie next to each other, 32 bits each. Padded with zeros to
-/// whole units of columns and steps of k.
+/// another; for each pair along k the pairs of a panel's columns lie next to each other, 32 bits each. Padded with
+/// zeros to whole units of columns and steps of k.
 public record Bf16Panels(MemorySegment memory, long offset, int k, int n, Bf16Tiles tiles) implements Panels {
     private static final ByteOrder ORDER = ByteOrder.nativeOrder();
     private static final VectorSpecies<Short> HALF =
@@ -195,7 +195,8 @@ public record Bf16Panels(MemorySegment memory, long offset, int k, int n, Bf16Ti
         return this;
     }
 
-    /// The transposed matrix's rows `j` … `j + rows`, which lie in one panel, elements `p` … `p + length` of each, in BF16.
+    /// The transposed matrix's rows `j` … `j + rows`, which lie in one panel, elements `p` … `p + length` of each, in
+    /// BF16.
     ///
     /// @param p even
     private void unpackRows(MemorySegment to, long toOff, int stride, int j, int rows, int p, int length) {

@@ -1,7 +1,7 @@
 package dev.loran.kernels.simd.gemm;
 
-import dev.loran.kernels.simd.vector.Workspace.Slot;
 import dev.loran.kernels.simd.vector.Workspace;
+import dev.loran.kernels.simd.vector.Workspace.Slot;
 import java.lang.foreign.MemorySegment;
 
 /// The innermost loops of a product with BF16 panels ([Bf16Panels]), as one kind of processor does them: [AmxTiles],
@@ -27,8 +27,8 @@ public interface Bf16Tiles {
 
     Sizes sizes();
 
-    /// Rows of a left-hand side as [#packRows] leaves them: whole tiles of memory, where rows beyond those packed may hold
-    /// anything.
+    /// Rows of a left-hand side as [#packRows] leaves them: whole tiles of memory, where rows beyond those packed may
+    /// hold anything.
     ///
     /// @param stride bytes from row to row, a multiple of 4
     record Left(MemorySegment memory, long offset, long stride) {

@@ -7,10 +7,11 @@ import org.jspecify.annotations.Nullable;
 
 /// A frozen weight W (out, in), packed once for all the products with it: y = x · Wᵀ, and dx = dy · W, whose panels are
 /// made when they are first asked for. A set of panels takes the memory of W itself, or a little more, and half of that
-/// where W is rounded to BF16; the row-major copy may be given up, for [#unpack] brings back, bit for bit, what was packed.
+/// where W is rounded to BF16; the row-major copy may be given up, for [#unpack] brings back, bit for bit, what was
+/// packed.
 ///
-/// All memory outside is native, row-major and F32; offsets are in bytes, leading dimensions in elements. Products of one
-/// weight may run on several threads at once.
+/// All memory outside is native, row-major and F32; offsets are in bytes, leading dimensions in elements. Products of
+/// one weight may run on several threads at once.
 public final class FrozenWeight {
     private final int out;
     private final int in;
@@ -21,8 +22,8 @@ public final class FrozenWeight {
 
     /// Packs the row-major weight `w`.
     ///
-    /// @param allocator gives 64-byte aligned native memory of so many bytes, which must live as long as this weight; it
-    ///     is called here, and once more for the first [#backward]
+    /// @param allocator gives 64-byte aligned native memory of so many bytes, which must live as long as this weight;
+    ///     it is called here, and once more for the first [#backward]
     /// @param tiles what multiplies the weight rounded to BF16, and the other operand too; null for F32
     public FrozenWeight(
             Parallel parallel,

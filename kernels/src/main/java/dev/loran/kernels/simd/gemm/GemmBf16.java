@@ -2,8 +2,8 @@ package dev.loran.kernels.simd.gemm;
 
 import dev.loran.kernels.simd.gemm.Bf16Tiles.Left;
 import dev.loran.kernels.simd.vector.Parallel;
-import dev.loran.kernels.simd.vector.Workspace.Slot;
 import dev.loran.kernels.simd.vector.Workspace;
+import dev.loran.kernels.simd.vector.Workspace.Slot;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
@@ -12,7 +12,8 @@ import org.jspecify.annotations.Nullable;
 
 /// Products of F32 matrices rounded to BF16 on the way, or of one such and BF16 panels, summed in F32.
 ///
-/// Each element of C is summed over k in order, in blocks that k alone decides: the same bits for every number of threads.
+/// Each element of C is summed over k in order, in blocks that k alone decides: the same bits for every number of
+/// threads.
 public final class GemmBf16 {
     /// Rows of A begin in different sets of the cache.
     private static final int ROW_GAP = 64;
@@ -106,13 +107,7 @@ public final class GemmBf16 {
 
     /// c ← a · b + beta · c + bias, both rounded here, b once for all rows.
     public static void product(
-            Parallel parallel,
-            Bf16Tiles tiles,
-            Operand c,
-            Operand a,
-            Operand b,
-            float beta,
-            @Nullable Operand bias) {
+            Parallel parallel, Bf16Tiles tiles, Operand c, Operand a, Operand b, float beta, @Nullable Operand bias) {
         int n = b.cols();
         int k = b.rows();
         if (c.rows() == 0 || n == 0) {
@@ -137,7 +132,8 @@ public final class GemmBf16 {
     }
 
     /// c ← a · b + beta · c + bias; bias, where there is one, is a row of b's columns.
-    public static void multiply(Parallel parallel, Operand c, Operand a, Bf16Panels b, float beta, @Nullable Operand bias) {
+    public static void multiply(
+            Parallel parallel, Operand c, Operand a, Bf16Panels b, float beta, @Nullable Operand bias) {
         int m = c.rows();
         if (m == 0 || b.n() == 0) {
             return;
@@ -183,8 +179,7 @@ public final class GemmBf16 {
             GemmSimd.prepare(c, 0, c.rows(), j, Math.min(b.n(), panel1 * columns) - j, beta, bias);
         }
         for (int block = 0; block < b.blocks(); block++) {
-            Left left = pack(
-                    workspace, tiles, a.columns(block * tiles.sizes().kBlock(), b.blockLength(block)));
+            Left left = pack(workspace, tiles, a.columns(block * tiles.sizes().kBlock(), b.blockLength(block)));
             for (int panel = panel0; panel < panel1; panel++) {
                 Operand to = c.columns(panel * columns, b.columns(panel));
                 tiles.panel(workspace, to, left, b.right(panel, block), onto);
@@ -220,7 +215,8 @@ public final class GemmBf16 {
             return;
         }
         for (int row = 0; row < a.rows(); row++) {
-            long end = to.offset() + row * to.stride() + (long) k * tiles.sizes().bytesOfA();
+            long end =
+                    to.offset() + row * to.stride() + (long) k * tiles.sizes().bytesOfA();
             for (int at = 0; at < padding; at += 2) {
                 to.memory().set(ValueLayout.JAVA_SHORT, end + at, (short) 0);
             }

@@ -4,8 +4,8 @@ import static dev.loran.kernels.simd.gemm.GemmTiles.S;
 import static dev.loran.kernels.simd.gemm.GemmTiles.V;
 
 import dev.loran.kernels.simd.vector.Parallel;
-import dev.loran.kernels.simd.vector.Workspace.Slot;
 import dev.loran.kernels.simd.vector.Workspace;
+import dev.loran.kernels.simd.vector.Workspace.Slot;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.ByteOrder;
@@ -76,8 +76,7 @@ public final class GemmDots {
     }
 
     /// Element (i, j) of c, from the sum over the whole vectors of k.
-    private static void put(
-            Operand c, int i, int j, float vectors, Operand a, Operand many, float alpha, float beta) {
+    private static void put(Operand c, int i, int j, float vectors, Operand a, Operand many, float alpha, float beta) {
         float sum = vectors + tail(a.memory(), a.at(i, 0), many.memory(), many.at(0, j), a.cols());
         long to = c.at(i, j);
         float before = beta == 0f ? 0f : beta * c.memory().get(FLOAT, to);
@@ -90,8 +89,8 @@ public final class GemmDots {
         return Operand.dense(copy, 0, x.rows(), x.cols());
     }
 
-    /// sums (8, V): the products of 2 rows of a and 4 of b, summed over whole vectors, each lane for itself. Rows that do
-    /// not exist repeat the last one. An array, for eight stores to memory would make C2's graph too large.
+    /// sums (8, V): the products of 2 rows of a and 4 of b, summed over whole vectors, each lane for itself. Rows that
+    /// do not exist repeat the last one. An array, for eight stores to memory would make C2's graph too large.
     private static void dots(
             float[] sums,
             MemorySegment a,
@@ -137,7 +136,8 @@ public final class GemmDots {
         c13.intoArray(sums, 7 * V);
     }
 
-    /// The first 8 elements of tile ← the sums of the lanes of its 8 vectors, always in the same order: that of `reduceLanes` is not defined.
+    /// The first 8 elements of tile ← the sums of the lanes of its 8 vectors, always in the same order: that of
+    /// `reduceLanes` is not defined.
     private static void addLanes(MemorySegment tile) {
         long turned = SUMS * VB;
         GemmPacking.transpose(tile, turned, SUMS, tile, 0, V, SUMS, V);

@@ -121,8 +121,8 @@ public final class GemmPacking {
         }
     }
 
-    /// Three rounds of interleaving rows i and i + 4 (a perfect shuffle) put 8 rows of one vector each into column order,
-    /// whatever the length of the vectors.
+    /// Three rounds of interleaving rows i and i + 4 (a perfect shuffle) put 8 rows of one vector each into column
+    /// order, whatever the length of the vectors.
     private static void transposeBlock(
             MemorySegment dst, long to, long dstBytes, MemorySegment src, long from, long srcBytes) {
         IntVector r0 = load(src, from);

@@ -6,8 +6,9 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import org.jspecify.annotations.Nullable;
 
-/// The right-hand matrix (k, n) of a product in the form that tiles read: panels of [GemmTiles#COLUMNS] columns, for one
-/// block of k after another. A panel holds its columns of one k next to each other, padded with zeros to whole units.
+/// The right-hand matrix (k, n) of a product in the form that tiles read: panels of [GemmTiles#COLUMNS] columns, for
+/// one block of k after another. A panel holds its columns of one k next to each other, padded with zeros to whole
+/// units.
 ///
 /// A row-major matrix whose rows are at least a tile wide can also be read where it lies (`ld` > 0): that pays where
 /// so few rows are multiplied that packing would cost as much as the product.
@@ -65,7 +66,8 @@ public record GemmPanels(MemorySegment memory, long offset, int k, int n, int kB
         return ld > 0 ? GemmTiles.COLUMNS : Math.min(GemmTiles.COLUMNS, padded(n - panel * GemmTiles.COLUMNS));
     }
 
-    /// The first column of the matrix in this panel. In place, the last panel begins early, to end where the matrix does.
+    /// The first column of the matrix in this panel. In place, the last panel begins early, to end where the matrix
+    /// does.
     public int first(int panel) {
         int column = panel * GemmTiles.COLUMNS;
         return ld > 0 ? Math.min(column, n - GemmTiles.COLUMNS) : column;

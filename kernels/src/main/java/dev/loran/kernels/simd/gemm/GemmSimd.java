@@ -1,8 +1,8 @@
 package dev.loran.kernels.simd.gemm;
 
 import dev.loran.kernels.simd.vector.Parallel;
-import dev.loran.kernels.simd.vector.Workspace.Slot;
 import dev.loran.kernels.simd.vector.Workspace;
+import dev.loran.kernels.simd.vector.Workspace.Slot;
 import java.lang.foreign.MemorySegment;
 import java.util.function.IntConsumer;
 import java.util.stream.IntStream;
@@ -12,8 +12,9 @@ import org.jspecify.annotations.Nullable;
 ///
 /// B becomes panels ([GemmPanels]); tasks are blocks of rows of C by groups of panels; a task copies its rows of A, one
 /// block of k at a time, and runs the tiles ([GemmTiles]). Each element of C is summed over k in order, block by block,
-/// and the blocks of k follow from k alone: the same bits for every number of threads. Where C is so small that it makes
-/// few tasks, k is cut into chunks as well, whose sums are added in their order; this too follows from the shape alone.
+/// and the blocks of k follow from k alone: the same bits for every number of threads. Where C is so small that it
+/// makes few tasks, k is cut into chunks as well, whose sums are added in their order; this too follows from the shape
+/// alone.
 ///
 /// All memory is native, row-major and F32; offsets are in bytes and multiples of 4, leading dimensions in elements.
 public final class GemmSimd {
@@ -26,8 +27,8 @@ public final class GemmSimd {
     /// Fewer blocks of C than this are cut along k as well.
     private static final int FEW = 5;
 
-    /// Panels that one row of tiles passes before the next row: A's rows stay in the first-level cache, and C is written in
-    /// longer runs.
+    /// Panels that one row of tiles passes before the next row: A's rows stay in the first-level cache, and C is
+    /// written in longer runs.
     private static final int RUN = 4;
 
     /// Panels of a task, at least: with fewer, copying A costs more than a tenth of its use.
@@ -51,8 +52,8 @@ public final class GemmSimd {
 
     private GemmSimd() {}
 
-    /// c ← alpha · a · b + beta · c. With beta = 0, c is not read; with alpha = 0, a and b are not. Elements of c's rows
-    /// beyond its columns are left alone. c must not be transposed, nor overlap a or b.
+    /// c ← alpha · a · b + beta · c. With beta = 0, c is not read; with alpha = 0, a and b are not. Elements of c's
+    /// rows beyond its columns are left alone. c must not be transposed, nor overlap a or b.
     ///
     /// @throws IllegalArgumentException for a negative size, a leading dimension shorter than a row, or a segment that
     ///     is on the heap or too small
@@ -105,8 +106,7 @@ public final class GemmSimd {
         }
     }
 
-    private static void packAndMultiply(
-            Parallel parallel, Operand c, Operand a, Operand b, float alpha, float beta) {
+    private static void packAndMultiply(Parallel parallel, Operand c, Operand a, Operand b, float alpha, float beta) {
         int n = b.cols();
         int k = b.rows();
         int rows = Math.min(k, PACKED_ROWS);
@@ -160,7 +160,8 @@ public final class GemmSimd {
         void run(int i, int rows, int panel, int end);
     }
 
-    /// Shares out C (m rows, in tiles of `tileRows`, by `panels` panels). How many groups of panels there are changes no bit.
+    /// Shares out C (m rows, in tiles of `tileRows`, by `panels` panels). How many groups of panels there are changes
+    /// no bit.
     public static void forBlocks(Parallel parallel, int m, int tileRows, int panels, Block body) {
         int rowBlocks = Math.ceilDiv(m, TASK_ROWS);
         int rowsEach = Math.ceilDiv(Math.ceilDiv(m, rowBlocks), tileRows) * tileRows;

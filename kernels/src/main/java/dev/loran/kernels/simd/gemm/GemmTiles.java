@@ -12,11 +12,11 @@ import jdk.incubator.vector.VectorSpecies;
 /// accumulator a local variable, an offset for each row of A, all with one index, whose bounds checks then leave
 /// the loop, strides of B as a parameter. Rows of A run along k; a row of B is the tile's columns for one k.
 ///
-/// A finished tile goes to an array first, and from there to C or onto what C holds. Vectors that are stored to memory of either
-/// kind, as interpreted conversions of vectors do, teach the JVM to expect both at every store: 24 such stores in one
-/// method are more than its first compiler can bear, after which the second is never reached, or more than the second one
-/// inlines, after which every accumulator is an object in every round of k. Both happened, by chance, to one process
-/// in four. What is stored to an array is never anything else.
+/// A finished tile goes to an array first, and from there to C or onto what C holds. Vectors that are stored to memory
+/// of either kind, as interpreted conversions of vectors do, teach the JVM to expect both at every store: 24 such
+/// stores in one method are more than its first compiler can bear, after which the second is never reached, or more
+/// than the second one inlines, after which every accumulator is an object in every round of k. Both happened, by
+/// chance, to one process in four. What is stored to an array is never anything else.
 public final class GemmTiles {
     public static final VectorSpecies<Float> S = FloatVector.SPECIES_PREFERRED;
 
@@ -78,8 +78,7 @@ public final class GemmTiles {
     /// c = tile (rows, columns), or c += tile where `onto`; columns are whole vectors.
     ///
     /// @param ldc bytes from row to row of c
-    public static void keep(
-            MemorySegment c, long co, long ldc, float[] tile, int rows, int columns, boolean onto) {
+    public static void keep(MemorySegment c, long co, long ldc, float[] tile, int rows, int columns, boolean onto) {
         if (onto || columns < 3 * V) {
             put(c, co, ldc, tile, 0, columns, rows, columns, onto);
         } else {
@@ -208,8 +207,8 @@ public final class GemmTiles {
         }
     }
 
-    /// 24 accumulators, 3 vectors of B and 1 of A: 28 of 32 registers. The last row of A is read first: reading ends in a plain
-    /// method, and those C2 does not inline any more where a method has grown to 18,000 nodes, about there.
+    /// 24 accumulators, 3 vectors of B and 1 of A: 28 of 32 registers. The last row of A is read first: reading ends in
+    /// a plain method, and those C2 does not inline any more where a method has grown to 18,000 nodes, about there.
     private static void tile8x3(
             float[] c, MemorySegment a, long a0, long lda, MemorySegment b, long bo, long ldb, int rows, int k) {
         long a1 = a0 + Math.min(1, rows - 1) * lda;

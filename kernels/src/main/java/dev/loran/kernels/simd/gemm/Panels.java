@@ -32,8 +32,8 @@ public sealed interface Panels permits GemmPanels, Bf16Panels {
     /// c (m, n) ← a · this + beta · c + bias; bias, where there is one, is a row of n. With beta = 0, c is not read.
     void multiply(Parallel parallel, Operand c, Operand a, float beta, @Nullable Operand bias);
 
-    /// [#multiply] as a part of a task, by the calling thread alone. Long sums are not shared out: the bits are those that
-    /// [#multiply] gives for many rows.
+    /// [#multiply] as a part of a task, by the calling thread alone. Long sums are not shared out: the bits are those
+    /// that [#multiply] gives for many rows.
     void multiplyRows(Workspace workspace, Operand c, Operand a, float beta, @Nullable Operand bias);
 
     /// y (n) ← row `i`: a run of memory a panel, where a column is a line or so an element.

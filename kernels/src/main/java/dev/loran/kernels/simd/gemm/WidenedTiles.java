@@ -8,17 +8,17 @@ import dev.loran.engine.AttentionKernels.Sizes;
 import dev.loran.kernels.simd.gemm.Bf16Tiles.Left;
 import dev.loran.kernels.simd.gemm.Bf16Tiles.Right;
 import dev.loran.kernels.simd.vector.Vectors;
-import dev.loran.kernels.simd.vector.Workspace.Slot;
 import dev.loran.kernels.simd.vector.Workspace;
+import dev.loran.kernels.simd.vector.Workspace.Slot;
 import java.lang.foreign.MemorySegment;
 import java.nio.ByteOrder;
 import jdk.incubator.vector.FloatVector;
 import jdk.incubator.vector.IntVector;
 import jdk.incubator.vector.VectorOperators;
 
-/// BF16 panels multiplied as F32, where nothing multiplies BF16: a task widens one block of a panel at a time into scratch
-/// memory of the second-level cache, where all its rows use it ([GemmTiles]). A few rows, as in generation, would wait for
-/// that memory: they widen each vector for themselves.
+/// BF16 panels multiplied as F32, where nothing multiplies BF16: a task widens one block of a panel at a time into
+/// scratch memory of the second-level cache, where all its rows use it ([GemmTiles]). A few rows, as in generation,
+/// would wait for that memory: they widen each vector for themselves.
 public final class WidenedTiles implements Bf16Tiles {
     private static final int FEW = 4;
 

@@ -5,8 +5,9 @@ import java.io.ByteArrayOutputStream;
 /// Writes the few x86-64 instructions that the Vector API cannot express, and what loops around them need.
 ///
 /// General registers are named; vector registers are numbers 0 … 31 and, but for [#storeHalf], 512 bits wide; tiles are
-/// numbers 0 … 7. Memory is `[base + index · scale + displacement]`. **Source**: Intel 64 and IA-32 Architectures Software
-/// Developer's Manual, volume 1, chapter 18 (tiles), and volume 2, chapters 2 (prefixes) and 3 to 5 (instructions).
+/// numbers 0 … 7. Memory is `[base + index · scale + displacement]`. **Source**: Intel 64 and IA-32 Architectures
+/// Software Developer's Manual, volume 1, chapter 18 (tiles), and volume 2, chapters 2 (prefixes) and 3 to 5
+/// (instructions).
 public final class Assembler {
     /// General registers, in the order of their numbers.
     public enum Gp {
@@ -210,7 +211,8 @@ public final class Assembler {
         vex(P_F3, 0x4b, tile, 0, to);
     }
 
-    /// acc (m, n) += a · b: in a, (m, k) pairs of BF16 along a row; in b, (k, n) pairs, each down a column; sums in F32.
+    /// acc (m, n) += a · b: in a, (m, k) pairs of BF16 along a row; in b, (k, n) pairs, each down a column; sums in
+    /// F32.
     public void dotTiles(int acc, int a, int b) {
         vex(P_F3, 0x5c, acc, b, a);
     }

@@ -36,7 +36,8 @@ public final class MachineCode {
 
     private MachineCode() {}
 
-    /// What stands in the way of code that needs the processor's `flags` (names of /proc/cpuinfo); null if nothing does.
+    /// What stands in the way of code that needs the processor's `flags` (names of /proc/cpuinfo); null if nothing
+    /// does.
     public static @Nullable String obstacle(String... flags) {
         if ("off".equals(System.getProperty(OPTION))) {
             return "machine code is switched off by -D" + OPTION + "=off";
@@ -69,7 +70,8 @@ public final class MachineCode {
         }
     }
 
-    /// Asks the system to let this process, now and for good, use the processor's tiles; what stands in the way, or null.
+    /// Asks the system to let this process, now and for good, use the processor's tiles; what stands in the way, or
+    /// null.
     @SuppressWarnings("restricted")
     public static @Nullable String tileObstacle() {
         Linker linker = Linker.nativeLinker();
@@ -86,8 +88,8 @@ public final class MachineCode {
         }
     }
 
-    /// Calls machine code at an address, its first argument, with so many 64-bit integers. The code must be short: while it runs,
-    /// the garbage collector waits.
+    /// Calls machine code at an address, its first argument, with so many 64-bit integers. The code must be short:
+    /// while it runs, the garbage collector waits.
     @SuppressWarnings("restricted")
     public static MethodHandle function(int arguments) {
         MemoryLayout[] longs =

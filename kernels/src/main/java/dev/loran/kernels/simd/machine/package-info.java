@@ -1,5 +1,5 @@
-/// Machine code of our own, for instructions that the Vector API does not know: written by `Assembler`, called by way of
-/// `MachineCode`. It is public for the other packages of the backend, and promises nothing to others.
+/// Machine code of our own, for instructions that the Vector API does not know: written by `Assembler`, called by way
+/// of `MachineCode`. It is public for the other packages of the backend, and promises nothing to others.
 @NullMarked
 package dev.loran.kernels.simd.machine;
 

@@ -12,9 +12,9 @@ import org.jspecify.annotations.Nullable;
 /// A fixed pool of threads that share out the tasks of one loop at a time, and the scratch memory of each of them.
 ///
 /// Which thread runs a task is left to chance, so a caller that wants the same bits for every number of threads splits
-/// its work by shape alone and lets every task write to a place of its own. The calling thread takes part. Any number of
-/// threads may call: a call from inside a task, or while another thread's loop is running, does all its tasks itself:
-/// slower, never wrong.
+/// its work by shape alone and lets every task write to a place of its own. The calling thread takes part. Any number
+/// of threads may call: a call from inside a task, or while another thread's loop is running, does all its tasks
+/// itself: slower, never wrong.
 ///
 /// Waiting threads spin for some tens of microseconds, about the gap between two kernels of a training step, and then
 /// park. A call allocates nothing beyond the caller's lambda.
@@ -77,9 +77,9 @@ public final class Parallel implements AutoCloseable {
         return workspace;
     }
 
-    /// Runs `body` for every index in `0 … tasks - 1`, each once, in no particular order, and returns when all are done.
-    /// Where tasks throw, the exception of the lowest index comes out once all have ended; in a loop that runs on the
-    /// calling thread alone, the tasks after it are not started.
+    /// Runs `body` for every index in `0 … tasks - 1`, each once, in no particular order, and returns when all are
+    /// done. Where tasks throw, the exception of the lowest index comes out once all have ended; in a loop that runs on
+    /// the calling thread alone, the tasks after it are not started.
     public void parallelFor(int tasks, IntConsumer body) {
         if (tasks <= 0 || idle) {
             return;

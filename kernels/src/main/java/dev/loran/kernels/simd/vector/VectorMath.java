@@ -8,8 +8,8 @@ import jdk.incubator.vector.VectorMask;
 import jdk.incubator.vector.VectorOperators;
 
 /// Elementary functions of a vector of floats: range reduction, then a polynomial of our own (minimax by Remez'
-/// exchange algorithm, coefficients rounded to F32). Errors are the largest found against double precision over the whole
-/// range, subnormal arguments included; infinities and NaN give what [Math] gives.
+/// exchange algorithm, coefficients rounded to F32). Errors are the largest found against double precision over the
+/// whole range, subnormal arguments included; infinities and NaN give what [Math] gives.
 ///
 /// Only multiplication, addition, comparison and division of whole vectors are used, so an element has the same bits in
 /// whatever lane and on whatever width it is computed. The caller's loop must inline these methods: they are short for
@@ -71,8 +71,8 @@ public final class VectorMath {
                 .blend(Float.POSITIVE_INFINITY, x.compare(VectorOperators.GT, 88.72284f));
     }
 
-    /// eˣ for x ≤ 88, to 1.2 ulp where the result is normal and 0 where it is not. Two steps less than [#exp]: x · log₂ e =
-    /// n + r with |r| ≤ ½ and 2ʳ of degree 6, and n comes out of the rounder as the exponent of 2ⁿ.
+    /// eˣ for x ≤ 88, to 1.2 ulp where the result is normal and 0 where it is not. Two steps less than [#exp]: x · log₂
+    /// e = n + r with |r| ≤ ½ and 2ʳ of degree 6, and n comes out of the rounder as the exponent of 2ⁿ.
     public static FloatVector expOfNegative(FloatVector x) {
         FloatVector t = x.lanewise(VectorOperators.FMA, LOG2_E, BIASED_ROUNDER);
         FloatVector r = x.fma(
@@ -153,8 +153,8 @@ public final class VectorMath {
         return expOfNegative(x.abs().neg());
     }
 
-    /// Φ(x), the distribution function of the standard normal: ½ + x · P(x²) / Q(x²), of degree 5 over 5, to 1.4e-7 (1.3 ulp
-    /// of 1) at every x, not relative to a small Φ; exactly 0 and 1 beyond ±5.5.
+    /// Φ(x), the distribution function of the standard normal: ½ + x · P(x²) / Q(x²), of degree 5 over 5, to 1.4e-7
+    /// (1.3 ulp of 1) at every x, not relative to a small Φ; exactly 0 and 1 beyond ±5.5.
     public static FloatVector normalCdf(FloatVector x) {
         FloatVector s = x.mul(x);
         FloatVector p = s.fma(splat(2.2749369e-08f), splat(6.3521297e-06f));
@@ -169,8 +169,8 @@ public final class VectorMath {
         return step(x, p, q.fma(s, ONE), 5.5f);
     }
 
-    /// Φ(x) + x · φ(x), the slope of x · Φ(x), in the same way, of degree 7 over 6, to 2.5e-7 (2.1 ulp of 1); exactly 0 and
-    /// 1 beyond ±6.
+    /// Φ(x) + x · φ(x), the slope of x · Φ(x), in the same way, of degree 7 over 6, to 2.5e-7 (2.1 ulp of 1); exactly 0
+    /// and 1 beyond ±6.
     public static FloatVector geluSlope(FloatVector x) {
         FloatVector s = x.mul(x);
         FloatVector p = s.fma(splat(-2.8880329e-11f), splat(1.3003096e-08f));
@@ -203,8 +203,8 @@ public final class VectorMath {
         return step(x, p, q.fma(s, ONE), 5f);
     }
 
-    /// The slope of x · [#tanhCdf], in the same way, of degree 6 over 6, to 2.5e-7 (2.1 ulp of 1); exactly 0 and 1 beyond
-    /// ±5.5.
+    /// The slope of x · [#tanhCdf], in the same way, of degree 6 over 6, to 2.5e-7 (2.1 ulp of 1); exactly 0 and 1
+    /// beyond ±5.5.
     public static FloatVector geluTanhSlope(FloatVector x) {
         FloatVector s = x.mul(x);
         FloatVector p = s.fma(splat(1.3999352e-08f), splat(2.0486273e-06f));

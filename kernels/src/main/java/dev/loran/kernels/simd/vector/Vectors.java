@@ -73,14 +73,15 @@ public final class Vectors {
         return s.get(INT, at);
     }
 
-    /// The bound of a loop over the whole vectors among `n`: the last one begins right below it. It says more than their
-    /// number of elements: no index below it lies beyond the last vector, and so C2 can move the checks of memory's bounds
-    /// out of the loop.
+    /// The bound of a loop over the whole vectors among `n`: the last one begins right below it. It says more than
+    /// their number of elements: no index below it lies beyond the last vector, and so C2 can move the checks of
+    /// memory's bounds out of the loop.
     public static int bound(int n) {
         return n - V + 1;
     }
 
-    /// Σ lanes by halves: the order of `reduceLanes` is not specified, and differs between interpreted and compiled code.
+    /// Σ lanes by halves: the order of `reduceLanes` is not specified, and differs between interpreted and compiled
+    /// code.
     public static float sum(FloatVector v) {
         FloatVector s = v;
         if (V > 8) {

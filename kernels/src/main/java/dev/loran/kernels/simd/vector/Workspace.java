@@ -11,8 +11,8 @@ import org.jspecify.annotations.Nullable;
 /// Scratch memory of the kernels: one growing native segment for each thread and purpose.
 ///
 /// A segment is asked for by its [Slot] and is valid until the same thread asks for the same slot again. Sizes are
-/// rounded up to powers of two, so after the first call at the largest shape nothing is allocated any more. What a thread
-/// that has ended leaves goes to the next new one: there is never more than for the most threads at a time.
+/// rounded up to powers of two, so after the first call at the largest shape nothing is allocated any more. What a
+/// thread that has ended leaves goes to the next new one: there is never more than for the most threads at a time.
 public final class Workspace implements AutoCloseable {
     /// What a piece of scratch memory is for. Kernels that call one another use different slots.
     public enum Slot {

@@ -30,8 +30,8 @@ import org.junit.jupiter.params.provider.Arguments;
 import org.junit.jupiter.params.provider.MethodSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
-/// Products with a packed weight against sums in F64: in F32, and rounded to BF16 with every kind of tiles, those in machine
-/// code natively where the processor has the instructions, and always as [Interpreter] runs their bytes.
+/// Products with a packed weight against sums in F64: in F32, and rounded to BF16 with every kind of tiles, those in
+/// machine code natively where the processor has the instructions, and always as [Interpreter] runs their bytes.
 public final class FrozenWeightTest {
     private static final ValueLayout.OfFloat FLOAT = ValueLayout.JAVA_FLOAT;
 
@@ -345,7 +345,8 @@ public final class FrozenWeightTest {
             MemorySegment turned = arena.allocate(4L * k * n, 64);
             GemmPacking.transpose(turned, 0, k, w, 0, n, k, n);
             Bf16Panels rows = panels(k, n, tiles).pack(parallel, Operand.dense(w, 0, k, n));
-            Bf16Panels columns = panels(k, n, tiles).pack(parallel, Operand.dense(turned, 0, n, k).t());
+            Bf16Panels columns = panels(k, n, tiles)
+                    .pack(parallel, Operand.dense(turned, 0, n, k).t());
             assertThat(rows.memory().mismatch(columns.memory())).isEqualTo(-1);
             assertThat(columns.memory().toArray(ValueLayout.JAVA_SHORT)).contains(HostBuffer.toBf16(w.get(FLOAT, 0)));
         }
@@ -355,7 +356,8 @@ public final class FrozenWeightTest {
         return new Bf16Panels(arena.allocate(Bf16Panels.bytes(k, n, tiles), 64).fill((byte) 0x7f), 0, k, n, tiles);
     }
 
-    /// What the roof is measured by ends, and counts what it does: two operations for each half of a lane, or of a tile's.
+    /// What the roof is measured by ends, and counts what it does: two operations for each half of a lane, or of a
+    /// tile's.
     @Test
     void dotsOfRegisters() {
         try (Arena config = Arena.ofConfined()) {
@@ -534,7 +536,13 @@ public final class FrozenWeightTest {
         MemorySegment x = normal((long) m * in);
         MemorySegment plain = arena.allocate(4L * m * out, 64);
         Operand from = Operand.dense(x, 0, m, in);
-        GemmSimd.gemm(parallel, Operand.dense(plain, 0, m, out), from, Operand.dense(w, 0, out, in).t(), 1, 0);
+        GemmSimd.gemm(
+                parallel,
+                Operand.dense(plain, 0, m, out),
+                from,
+                Operand.dense(w, 0, out, in).t(),
+                1,
+                0);
         FrozenWeight packed = pack(w, out, in, null);
         for (int threads : new int[] {1, 2, 4}) {
             MemorySegment y = arena.allocate(4L * m * out, 64);
@@ -551,7 +559,12 @@ public final class FrozenWeightTest {
         MemorySegment bias = normal(5);
         MemorySegment y = normal(15);
         pack(nothing, 5, 0, null)
-                .linear(parallel, Operand.dense(y, 0, 3, 5), Operand.dense(nothing, 0, 3, 0), Operand.dense(bias, 0, 1, 5), 0);
+                .linear(
+                        parallel,
+                        Operand.dense(y, 0, 3, 5),
+                        Operand.dense(nothing, 0, 3, 0),
+                        Operand.dense(bias, 0, 1, 5),
+                        0);
         for (int i = 0; i < 15; i++) {
             assertThat(y.getAtIndex(FLOAT, i)).isEqualTo(bias.getAtIndex(FLOAT, i % 5));
         }
@@ -565,7 +578,8 @@ public final class FrozenWeightTest {
         assertThatThrownBy(() -> pack(ten, 3, 4, null))
                 .hasMessage("frozenWeight: w (3, 4) at byte 0 ends at byte 48 but its memory has 40");
         FrozenWeight packed = pack(ten, 2, 5, null);
-        assertThatThrownBy(() -> packed.linear(parallel, Operand.dense(ten, 0, 2, 2), new Operand(ten, 0, 4, false, 2, 5), null, 0))
+        assertThatThrownBy(() -> packed.linear(
+                        parallel, Operand.dense(ten, 0, 2, 2), new Operand(ten, 0, 4, false, 2, 5), null, 0))
                 .hasMessage("linear: x is (2, 5) but its leading dimension is 4; it must be at least the row");
         assertThatThrownBy(() -> packed.linear(
                         parallel,
@@ -574,8 +588,8 @@ public final class FrozenWeightTest {
                         Operand.dense(ten, 36, 1, 2),
                         0))
                 .hasMessage("linear: bias (1, 2) at byte 36 ends at byte 44 but its memory has 40");
-        assertThatThrownBy(() -> packed.linearBackward(
-                        parallel, Operand.dense(ten, 0, 3, 5), Operand.dense(ten, 0, 3, 2), 0))
+        assertThatThrownBy(() ->
+                        packed.linearBackward(parallel, Operand.dense(ten, 0, 3, 5), Operand.dense(ten, 0, 3, 2), 0))
                 .hasMessage("linearBackward: dx (3, 5) at byte 0 ends at byte 60 but its memory has 40");
     }
 }

@@ -8,8 +8,8 @@ import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.util.List;
 
-/// Tiles in machine code, run by [Interpreter] instead of the processor; memory beyond what a kernel was given is out of
-/// bounds to it.
+/// Tiles in machine code, run by [Interpreter] instead of the processor; memory beyond what a kernel was given is out
+/// of bounds to it.
 public sealed interface InterpretedTiles extends Bf16Tiles.Native {
     @Override
     default void roundVectors(

@@ -7,12 +7,12 @@ import java.lang.foreign.ValueLayout;
 import java.util.Arrays;
 import java.util.List;
 
-/// Executes what [Assembler] writes, from its bytes, on real memory: kernels for instructions that this machine lacks are
-/// tested with it, and with it alone. It knows exactly those instructions, decodes them anew, and throws for any other, for
-/// an access outside the memory it was given, and for whatever the processor would refuse.
+/// Executes what [Assembler] writes, from its bytes, on real memory: kernels for instructions that this machine lacks
+/// are tested with it, and with it alone. It knows exactly those instructions, decodes them anew, and throws for any
+/// other, for an access outside the memory it was given, and for whatever the processor would refuse.
 ///
-/// **Source**: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2; the operation sections of LDTILECFG,
-/// TILELOADD, TILESTORED, TDPBF16PS, VDPBF16PS, VCVTNEPS2BF16, VCVTNE2PS2BF16 and VPERMW.
+/// **Source**: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2; the operation sections of
+/// LDTILECFG, TILELOADD, TILESTORED, TDPBF16PS, VDPBF16PS, VCVTNEPS2BF16, VCVTNE2PS2BF16 and VPERMW.
 public final class Interpreter {
     private static final ValueLayout.OfLong LONG = ValueLayout.JAVA_LONG_UNALIGNED;
     private static final ValueLayout.OfInt INT = ValueLayout.JAVA_INT_UNALIGNED;
@@ -40,8 +40,8 @@ public final class Interpreter {
         stack = arena.allocate(STACK, 64);
     }
 
-    /// Calls the function that `code` begins, with integer arguments as the System V convention passes them; it may read
-    /// and write `memory`, and its own stack.
+    /// Calls the function that `code` begins, with integer arguments as the System V convention passes them; it may
+    /// read and write `memory`, and its own stack.
     public static void call(byte[] code, List<MemorySegment> memory, long... arguments) {
         try (Arena arena = Arena.ofConfined()) {
             new Interpreter(arena, code, memory).run(arguments);
