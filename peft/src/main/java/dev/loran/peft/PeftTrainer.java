@@ -2,12 +2,12 @@ package dev.loran.peft;
 
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.Labels;
-import dev.loran.peft.data.Task;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.TaskType;
+import dev.loran.peft.task.LmTask;
+import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.StepResult;
-import dev.loran.peft.train.TaskCard;
 import dev.loran.peft.train.TaskModel;
 import dev.loran.peft.train.Trainer;
 import dev.loran.peft.train.TrainerConfig;
@@ -81,7 +81,7 @@ public final class PeftTrainer implements AutoCloseable {
     private static TaskCard card(Model model) {
         int longest = model.facts().maxPositions();
         if (model.task() == TaskType.CAUSAL_LM) {
-            return TaskCard.of(Task.LM, longest);
+            return TaskCard.of(new LmTask(), longest);
         }
         if (model.task() == TaskType.SEQ_CLS) {
             return TaskCard.classify(new Labels(model.labels()), longest);

@@ -14,7 +14,6 @@ import dev.loran.peft.Mutations.Format;
 import dev.loran.peft.cli.Main;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.OnnxWeights;
-import dev.loran.peft.data.Task;
 import dev.loran.peft.data.TinyOnnx;
 import dev.loran.peft.data.TinyTokenizers;
 import dev.loran.peft.data.Tokenizer;
@@ -25,8 +24,12 @@ import dev.loran.peft.model.HfModels;
 import dev.loran.peft.model.LlamaModel;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.Rope;
-import dev.loran.peft.train.SentencePooling;
-import dev.loran.peft.train.TaskCard;
+import dev.loran.peft.task.SentencePooling;
+import dev.loran.peft.task.ClassifyTask;
+import dev.loran.peft.task.GenerateTask;
+import dev.loran.peft.task.LmTask;
+import dev.loran.peft.task.Task;
+import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.TaskModel;
 import dev.loran.peft.train.Tiny;
 import dev.loran.peft.train.TinyRun;
@@ -425,11 +428,11 @@ class MutatedInputsTest {
             }
             pooling();
             Map<Task, String> rows = Map.of(
-                    Task.CLASSIFY,
+                    new ClassifyTask(),
                     "{\"text\": \"red shoes\", \"label\": \"sport\"}\n{\"text\": \"buy\", \"label\": \"purchase\"}\n",
-                    Task.GENERATE,
+                    new GenerateTask(),
                     "{\"source\": \"red\", \"target\": \"shoes\"}\n{\"instruction\": \"buy\", \"input\": \"\", \"output\": \"red\"}\n",
-                    Task.LM,
+                    new LmTask(),
                     "{\"text\": \"red shoes\"}\n\n{\"text\": \"\u00e9 online\"}\n");
             Tokenizer tokenizer = Tokenizer.load(bytes);
             for (Map.Entry<Task, String> row : rows.entrySet()) {

@@ -59,8 +59,7 @@ class ReadmeTest {
             Tiny.save(model, folder.resolve("model"));
         }
         Path rows = Tiny.write(folder.resolve("rows.jsonl"), Tiny.rows(32, 1));
-        assertThat(run(folder.resolve("model"), rows, folder.resolve("out")))
-                .startsWith("Evaluation[task=classify, rows=32, loss=");
+        assertThat(run(folder.resolve("model"), rows, folder.resolve("out"))).startsWith("Evaluation[rows=32, loss=");
         assertThat(folder.resolve("out")).isDirectoryContaining("glob:**adapter_config.json");
         assertThat(folder.resolve("out")).isDirectoryContaining("glob:**adapter_model.safetensors");
         assertThat(folder.resolve("out")).isDirectoryContaining("glob:**head.safetensors");

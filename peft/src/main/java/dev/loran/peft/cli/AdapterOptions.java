@@ -1,8 +1,8 @@
 package dev.loran.peft.cli;
 
 import dev.loran.peft.data.Catalogue;
+import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.RunFolder;
-import dev.loran.peft.train.TaskCard;
 import dev.loran.peft.tuner.AdapterFiles;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -23,9 +23,9 @@ final class AdapterOptions {
         return adapter == null ? model.requireModel() : adapter.toString();
     }
 
-    /// The folder with the adapter, or with the whole model where all of it was trained, which is then what `model` means; or
-    /// that of a model which says itself what it was trained for. Texts end
-    /// as they did in training, where nothing else was said.
+    /// The folder with the adapter, or with the whole model where all of it was trained, which is then what `model`
+    /// means; or that of a model which says itself what it was trained for. Texts end as they did in training, where
+    /// nothing else was said.
     ///
     /// @return null where there is none
     @Nullable

@@ -9,13 +9,13 @@ import dev.loran.engine.Scope;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.DataLoader;
 import dev.loran.peft.data.Examples;
-import dev.loran.peft.data.Task;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.JsonFile;
-import dev.loran.peft.train.Evaluation;
+import dev.loran.peft.task.Evaluation;
+import dev.loran.peft.task.Task;
+import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.MemoryPlan;
 import dev.loran.peft.train.RunFolder;
-import dev.loran.peft.train.TaskCard;
 import dev.loran.peft.train.TaskModel;
 import dev.loran.peft.train.Trainer;
 import dev.loran.peft.train.TrainerConfig;
@@ -132,7 +132,7 @@ final class CompareCommand implements Callable<Integer> {
         Data data = data(compared);
         ObjectNode report = JSON.createObjectNode()
                 .put("model", model.requireModel())
-                .put("task", data.card.task().toString())
+                .put("task", data.card.task().name())
                 .put("rows", data.rows.train().size())
                 .put("held_out", data.heldOut().size());
         Output.put(report, data.rows.notices());
@@ -147,7 +147,7 @@ final class CompareCommand implements Callable<Integer> {
             // What is done stays, however the rest ends.
             JsonFile.write(out.resolve("report.json"), report);
         }
-        output.table(table(results));
+        output.table(table(results, data.card.task().headline().name()));
         if (common.json) {
             output.out().println(report);
         }
@@ -163,10 +163,11 @@ final class CompareCommand implements Callable<Integer> {
             int maxLength = model.maxLength(open, virtualTokens, 0);
             Examples.Options reading = Examples.Options.of(maxLength).withTextPrefix(open.textPrefix());
             output.say(open.backendChoice());
+            Task kind = Task.named(task);
             TaskRows read;
             if (train != null) {
-                read = TaskRows.read(open, Task.named(task), reading, train, eval, null);
-            } else if (Task.named(task) == Task.CLASSIFY) {
+                read = TaskRows.read(open, kind, reading, train, eval, null);
+            } else if (kind.hasShippedRows()) {
                 read = TaskRows.shipped(open, reading, rows);
             } else {
                 throw new InputException(
@@ -229,14 +230,15 @@ final class CompareCommand implements Callable<Integer> {
                         .put("latency_merged_ms", merged(method, subject, data.heldOut()))
                         .put("train_loss", report.trainLoss())
                         .put("loss", e.loss());
-                result.put("accuracy", e.task() == Task.CLASSIFY ? (Double) e.accuracy() : null);
+                result.put("accuracy", e.metrics().get("accuracy"));
+                result.put(e.headline().name(), e.headlineValue());
                 return result.put("best_for", method.bestFor);
             }
         }
     }
 
-    /// The size of the adapter's tensors on the disk, or of the model's where all of it was trained; without a head beside
-    /// the model.
+    /// The size of the adapter's tensors on the disk, or of the model's where all of it was trained; without a head
+    /// beside the model.
     private static long bytes(Path folder) {
         try {
             Path adapter = folder.resolve(AdapterFiles.WEIGHTS);
@@ -254,8 +256,9 @@ final class CompareCommand implements Callable<Integer> {
         return latency(subject.learner(), rows);
     }
 
-    /// Milliseconds from a text's ids to its scores, texts coming one by one: the lowest median of rounds of 100, which go on
-    /// while they get faster by a twentieth or more. The JVM compiles on its way, and the first method would pay for all.
+    /// Milliseconds from a text's ids to its scores, texts coming one by one: the lowest median of rounds of 100, which
+    /// go on while they get faster by a twentieth or more. The JVM compiles on its way, and the first method would pay
+    /// for all.
     private static double latency(TaskModel learner, Examples rows) {
         List<Batch> texts = new DataLoader(rows, new DataLoader.Options(1, false, 0, false, false, 1)).epoch(0);
         learner.train(false);
@@ -287,7 +290,7 @@ final class CompareCommand implements Callable<Integer> {
         return milliseconds[TIMED / 2];
     }
 
-    private static List<List<String>> table(ArrayNode results) {
+    private static List<List<String>> table(ArrayNode results, String headline) {
         List<List<String>> lines = new ArrayList<>();
         lines.add(List.of(
                 "method",
@@ -300,7 +303,7 @@ final class CompareCommand implements Callable<Integer> {
                 "ms",
                 "ms merged",
                 "loss",
-                "accuracy",
+                headline.replace('_', ' '),
                 "best for"));
         for (JsonNode r : results) {
             lines.add(List.of(
@@ -314,7 +317,7 @@ final class CompareCommand implements Callable<Integer> {
                     rounded(r.path("latency_ms"), 2),
                     rounded(r.path("latency_merged_ms"), 2),
                     rounded(r.path("loss"), 4),
-                    rounded(r.path("accuracy"), 4),
+                    rounded(r.path(headline), 4),
                     r.path("best_for").asText()));
         }
         return lines;

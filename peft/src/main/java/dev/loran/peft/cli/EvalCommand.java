@@ -3,25 +3,19 @@ package dev.loran.peft.cli;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.peft.data.Examples;
-import dev.loran.peft.data.Labels;
-import dev.loran.peft.data.Row;
 import dev.loran.peft.data.Rows;
-import dev.loran.peft.data.Task;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.TaskType;
-import dev.loran.peft.train.Evaluation;
-import dev.loran.peft.train.Generation;
-import dev.loran.peft.train.GenerationConfig;
-import dev.loran.peft.train.RougeL;
-import dev.loran.peft.train.TaskCard;
+import dev.loran.peft.task.Answering;
+import dev.loran.peft.task.ClassifyTask;
+import dev.loran.peft.task.Evaluation;
+import dev.loran.peft.task.Task;
+import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.TaskModel;
 import dev.loran.peft.tuner.PeftModel;
 import java.nio.file.Path;
-import java.util.Arrays;
-import java.util.Comparator;
-import java.util.List;
+import java.util.Map;
 import java.util.concurrent.Callable;
-import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
@@ -71,9 +65,9 @@ final class EvalCommand implements Callable<Integer> {
                 PeftModel peft = new PeftModel(open.model(), model.seed)) {
             TaskCard known = folder == null ? null : open.load(peft, folder);
             TaskCard card = known == null ? card(open) : known;
-            if (task != null && card.task() != Task.named(task)) {
-                throw new InputException(
-                        trained.title(model) + ": was trained for task " + card.task() + ", not " + task);
+            if (task != null && !card.task().name().equals(Task.named(task).name())) {
+                throw new InputException(trained.title(model) + ": was trained for task "
+                        + card.task().name() + ", not " + task);
             }
             int virtualTokens = peft.activeAdapter() == null ? 0 : peft.active().virtualTokens();
             int maxLength = model.maxLength(open, virtualTokens, card.maxLength());
@@ -97,24 +91,21 @@ final class EvalCommand implements Callable<Integer> {
         if (task == null && !hasClasses) {
             throw new InputException("--task is missing: classify, generate or lm");
         }
-        Task asked = task == null ? Task.CLASSIFY : Task.named(task);
-        if (asked != Task.CLASSIFY) {
-            return TaskCard.of(asked, 0);
-        }
-        return classes(open, trained);
+        return untrained(open, trained, task == null ? new ClassifyTask() : Task.named(task));
     }
 
-    /// The classes that a model without `loran.json` tells apart, as its config names or numbers them.
-    static TaskCard classes(OpenModel open, AdapterOptions trained) {
-        if (open.model().task() != TaskType.SEQ_CLS) {
-            throw new InputException("--task classify: nothing says which classes " + open.name()
+    /// What a model without `loran.json` does of itself.
+    static TaskCard untrained(OpenModel open, AdapterOptions trained, Task task) {
+        TaskCard card = task.card(open.model());
+        if (card == null) {
+            throw new InputException("--task " + task.name() + ": nothing says which classes " + open.name()
                     + " tells apart; give "
                     + (trained.adapter == null
                             ? "--adapter with the folder of a run"
                             : "an adapter with its " + TaskCard.FILE)
                     + ", or a model with a head");
         }
-        return TaskCard.classify(new Labels(open.model().labels()), 0);
+        return card;
     }
 
     private ObjectNode evaluate(OpenModel open, TaskModel learner, Examples rows, int virtualTokens) {
@@ -125,48 +116,26 @@ final class EvalCommand implements Callable<Integer> {
         }
         ObjectNode result =
                 new ObjectMapper().createObjectNode().put("rows", e.rows()).put("loss", e.loss());
-        switch (e.task()) {
-            case CLASSIFY -> result.put("accuracy", e.accuracy()).put("macro_f1", e.macroF1());
-            case LM -> result.put("perplexity", e.perplexity());
-            case GENERATE -> result.put("perplexity", e.perplexity()).put("rouge_l", rougeL(open, rows, virtualTokens));
-        }
+        e.metrics().forEach(result::put);
+        answers(open, learner.task(), rows, virtualTokens).forEach(result::put);
         Output.put(result.put("truncated", rows.truncated()), rows.notices(null));
         return result;
     }
 
-    /// The mean over the rows of the score of the answer to the prompt, as the loss saw it, against the whole target.
-    private double rougeL(OpenModel open, Examples rows, int virtualTokens) {
+    private Map<String, Double> answers(OpenModel open, Task of, Examples rows, int virtualTokens) {
+        if (!of.hasPrompts()) {
+            return Map.of();
+        }
         if (maxNewTokens != null && maxNewTokens < 1) {
             throw new InputException("--max-new-tokens " + maxNewTokens + " must be at least 1");
         }
-        int positions = open.model().facts().maxPositions() - virtualTokens;
-        int wanted = maxNewTokens == null ? rows.longestTarget() : maxNewTokens;
-        List<String> targets = Rows.read(data, Task.GENERATE).stream()
-                .map(row -> ((Row.Generate) row).target())
-                .toList();
-        // Prompts of like length answer together, or the longest would leave too little room to the others' answers.
-        List<Integer> order = IntStream.range(0, rows.size())
-                .boxed()
-                .sorted(Comparator.comparingInt(rows::promptLength))
-                .toList();
-        double sum = 0;
-        for (int from = 0, to; from < order.size(); from = to) {
-            int most = Math.min(wanted, positions - rows.promptLength(order.get(from)));
-            for (to = from + 1; to < Math.min(order.size(), from + model.batchSize()); to++) {
-                if (rows.promptLength(order.get(to)) + most > positions) {
-                    break;
-                }
-            }
-            List<Integer> batch = order.subList(from, to);
-            int[][] prompts = batch.stream()
-                    .map(row -> Arrays.copyOf(rows.ids(row), rows.promptLength(row)))
-                    .toArray(int[][]::new);
-            List<Generation.Answer> answers =
-                    Generation.answers(open.model(), open.tokenizer(), prompts, GenerationConfig.greedy(most));
-            for (int i = 0; i < batch.size(); i++) {
-                sum += RougeL.score(answers.get(i).text(), targets.get(batch.get(i)));
-            }
-        }
-        return sum / rows.size();
+        return of.answers(new Answering(
+                open.model(),
+                open.tokenizer(),
+                rows,
+                Rows.read(data, of),
+                open.model().facts().maxPositions() - virtualTokens,
+                model.batchSize(),
+                maxNewTokens == null ? 0 : maxNewTokens));
     }
 }

@@ -1,13 +1,12 @@
 package dev.loran.peft.cli;
 
 import com.fasterxml.jackson.databind.ObjectMapper;
-import dev.loran.peft.data.Task;
 import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.TaskType;
-import dev.loran.peft.train.Generation;
-import dev.loran.peft.train.GenerationConfig;
-import dev.loran.peft.train.TaskCard;
+import dev.loran.peft.task.Generation;
+import dev.loran.peft.task.GenerationConfig;
+import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.tuner.PeftModel;
 import java.nio.file.Path;
 import java.util.List;
@@ -89,7 +88,7 @@ final class GenerateCommand implements Callable<Integer> {
             }
             int virtualTokens = peft.activeAdapter() == null ? 0 : peft.active().virtualTokens();
             int room = open.model().facts().maxPositions() - virtualTokens;
-            TaskCard trainedOn = card != null && card.task() == Task.GENERATE ? card : null;
+            TaskCard trainedOn = card != null && card.task().hasPrompts() ? card : null;
             int maxLength = model.maxLength(open, virtualTokens, trainedOn == null ? room : trainedOn.maxLength());
             if (maxNewTokens < 1 || maxNewTokens >= room) {
                 throw new InputException("--max-new-tokens " + maxNewTokens + " must be from 1 to " + (room - 1)
@@ -102,7 +101,7 @@ final class GenerateCommand implements Callable<Integer> {
             }
             Tokenizer.Encoded start = trainedOn == null
                     ? open.tokenizer().encodeStart(prompt, maxLength - maxNewTokens)
-                    : open.tokenizer().encodePrompt(prompt, maxLength, answerRoom);
+                    : trainedOn.task().prompt(open.tokenizer(), prompt, maxLength, answerRoom);
             if (start.truncated()) {
                 output.say("the text is longer than %d tokens and was cut".formatted(maxLength - answerRoom));
             }

@@ -4,10 +4,10 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.io.InputException;
+import dev.loran.peft.task.TaskCard;
+import dev.loran.peft.task.TextClassifier;
+import dev.loran.peft.task.TextClassifier.Pooling;
 import dev.loran.peft.train.RunFolder;
-import dev.loran.peft.train.TaskCard;
-import dev.loran.peft.train.TextClassifier;
-import dev.loran.peft.train.TextClassifier.Pooling;
 import dev.loran.peft.tuner.AdapterFiles;
 import dev.loran.peft.tuner.LoraConfig;
 import dev.loran.peft.tuner.PeftConfig;
@@ -18,7 +18,8 @@ import java.util.List;
 import java.util.function.Predicate;
 import org.jspecify.annotations.Nullable;
 
-/// The adapter whose weights a run begins with: what `--init-adapter` names, or what the run that goes on has kept of it.
+/// The adapter whose weights a run begins with: what `--init-adapter` names, or what the run that goes on has kept of
+/// it.
 ///
 /// @param card what it was trained for; null where its files do not say, as peft's do not
 record InitAdapter(Path folder, PeftConfig config, @Nullable TaskCard card) {
@@ -121,13 +122,13 @@ record InitAdapter(Path folder, PeftConfig config, @Nullable TaskCard card) {
     String headlessFor(TaskCard next, OpenModel open) {
         int classes = AdapterFiles.classes(folder);
         boolean beside = TextClassifier.isIn(folder);
-        if (open.namedLabels() != null || classes == 0 && !beside) {
+        if (next.task().labels(open.model()) != null || classes == 0 && !beside) {
             return null;
         }
         Labels labels = next.labels();
         Labels own = labels();
         if (labels == null) {
-            return "the task is " + next.task();
+            return "the task is " + next.task().name();
         }
         if (own != null ? !own.names().equals(labels.names()) : !beside && classes != labels.size()) {
             return "it tells %s apart, the rows %s".formatted(own == null ? classes + " classes" : own, labels);

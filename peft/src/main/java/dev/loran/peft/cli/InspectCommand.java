@@ -14,8 +14,8 @@ import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.JsonFile;
 import dev.loran.peft.model.HfModels;
 import dev.loran.peft.model.Model;
+import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.RunFolder;
-import dev.loran.peft.train.TaskCard;
 import dev.loran.peft.tuner.AdapterFiles;
 import dev.loran.peft.tuner.PeftModel;
 import java.io.IOException;
@@ -94,7 +94,8 @@ final class InspectCommand implements Callable<Integer> {
         loadable(result, () -> openModel(folder));
     }
 
-    /// Whether what is shown can be loaded, and if not, why: the checks of loading itself, on memory that holds nothing.
+    /// Whether what is shown can be loaded, and if not, why: the checks of loading itself, on memory that holds
+    /// nothing.
     private static void loadable(ObjectNode result, Runnable load) {
         try {
             load.run();

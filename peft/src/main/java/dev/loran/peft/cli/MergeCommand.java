@@ -7,9 +7,9 @@ import dev.loran.peft.io.Drafts;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.HfModels;
 import dev.loran.peft.model.Model;
+import dev.loran.peft.task.TaskCard;
+import dev.loran.peft.task.TextClassifier;
 import dev.loran.peft.train.RunFolder;
-import dev.loran.peft.train.TaskCard;
-import dev.loran.peft.train.TextClassifier;
 import dev.loran.peft.tuner.AdapterFiles;
 import dev.loran.peft.tuner.Combination;
 import dev.loran.peft.tuner.MergeReport;
@@ -197,8 +197,8 @@ final class MergeCommand implements Callable<Integer> {
         }
     }
 
-    /// Whether all were trained for the same classes, in the same order and told from the same vectors, or none for any; what
-    /// nobody says is taken to be so.
+    /// Whether all were trained for the same classes, in the same order and told from the same vectors, or none for
+    /// any; what nobody says is taken to be so.
     private static boolean sameClasses(List<Path> folders) {
         if (folders.stream().map(TextClassifier::isIn).distinct().count() > 1) {
             return false;

@@ -8,7 +8,6 @@ import dev.loran.kernels.Backends;
 import dev.loran.kernels.cuda.CudaBackend;
 import dev.loran.peft.data.Catalogue;
 import dev.loran.peft.data.Examples;
-import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.io.Drafts;
 import dev.loran.peft.io.InputException;
@@ -19,11 +18,11 @@ import dev.loran.peft.model.Model;
 import dev.loran.peft.model.SeoTransformer;
 import dev.loran.peft.model.TaskType;
 import dev.loran.peft.model.TransformerConfig;
+import dev.loran.peft.task.SentencePooling;
+import dev.loran.peft.task.TaskCard;
+import dev.loran.peft.task.TextClassifier.Pooling;
 import dev.loran.peft.train.MemoryPlan;
 import dev.loran.peft.train.MemoryPlan.Largest;
-import dev.loran.peft.train.SentencePooling;
-import dev.loran.peft.train.TaskCard;
-import dev.loran.peft.train.TextClassifier.Pooling;
 import dev.loran.peft.train.TrainerConfig;
 import dev.loran.peft.tuner.AdapterFiles;
 import dev.loran.peft.tuner.PeftConfig;
@@ -98,8 +97,8 @@ record OpenModel(
         return Objects.requireNonNull(given, "opened without a tokenizer");
     }
 
-    /// Makes a new [SeoTransformer] with random weights and opens it: its files, and its tokenizer's, are gone when it is
-    /// closed, but where [#keep] put them.
+    /// Makes a new [SeoTransformer] with random weights and opens it: its files, and its tokenizer's, are gone when it
+    /// is closed, but where [#keep] put them.
     static OpenModel fresh(ModelOptions options) {
         Path given = options.tokenizer;
         if (given == null) {
@@ -283,15 +282,8 @@ record OpenModel(
         return new TaskCard.Base(name, Objects.requireNonNull(model.sha256(), "weights of " + folder));
     }
 
-    /// The classes that the model names; null if it has none, or only numbers them (`LABEL_0`).
-    @Nullable
-    Labels namedLabels() {
-        List<String> labels = model.labels();
-        return labels.isEmpty() || labels.getFirst().equals("LABEL_0") ? null : new Labels(labels);
-    }
-
-    /// How a text becomes one vector to classify: what was asked for, else what those say who made the model, else what the
-    /// family's own head sees where the model has all it takes, else the mean.
+    /// How a text becomes one vector to classify: what was asked for, else what those say who made the model, else what
+    /// the family's own head sees where the model has all it takes, else the mean.
     ///
     /// @throws InputException if that is not possible, or the model's own classes leave no choice
     SentencePooling pooling(@Nullable String asked) {

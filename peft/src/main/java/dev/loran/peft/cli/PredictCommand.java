@@ -4,10 +4,11 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Rows;
-import dev.loran.peft.data.Task;
 import dev.loran.peft.io.InputException;
+import dev.loran.peft.task.ClassifyTask;
+import dev.loran.peft.task.TaskCard;
+import dev.loran.peft.task.TextClassifier;
 import dev.loran.peft.train.Predictor;
-import dev.loran.peft.train.TaskCard;
 import dev.loran.peft.train.TaskModel;
 import dev.loran.peft.tuner.PeftModel;
 import java.io.BufferedWriter;
@@ -72,15 +73,19 @@ final class PredictCommand implements Callable<Integer> {
         try (OpenModel open = OpenModel.of(model);
                 PeftModel peft = new PeftModel(open.model(), model.seed)) {
             TaskCard known = folder == null ? null : open.load(peft, folder);
-            TaskCard card = known == null ? EvalCommand.classes(open, trained) : known;
-            if (card.task() != Task.CLASSIFY) {
-                throw new InputException(trained.title(model) + ": was trained for task " + card.task()
-                        + "; loran generate goes on with texts");
+            TaskCard card = known == null ? EvalCommand.untrained(open, trained, new ClassifyTask()) : known;
+            if (card.labels() == null) {
+                throw new InputException(trained.title(model) + ": was trained for task "
+                        + card.task().name() + "; loran generate goes on with texts");
             }
             int virtualTokens = peft.activeAdapter() == null ? 0 : peft.active().virtualTokens();
             card = card.withMaxLength(model.maxLength(open, virtualTokens, card.maxLength()));
             try (TaskModel classifier =
                     folder == null ? TaskModel.of(peft, card, model.seed) : TaskModel.load(peft, card, folder)) {
+                if (!(classifier.head() instanceof TextClassifier)) {
+                    throw new InputException(trained.title(model) + ": was trained for task "
+                            + card.task().name() + ", which does not say the class of a text");
+                }
                 output.result(predict(open, classifier, Objects.requireNonNull(card.labels())), common.json);
             }
             return Main.DONE;

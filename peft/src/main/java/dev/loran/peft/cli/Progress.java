@@ -1,7 +1,6 @@
 package dev.loran.peft.cli;
 
-import dev.loran.peft.data.Task;
-import dev.loran.peft.train.Evaluation;
+import dev.loran.peft.task.Evaluation;
 import dev.loran.peft.train.StepResult;
 import dev.loran.peft.train.TrainingListener;
 import java.util.List;
@@ -93,14 +92,15 @@ class Progress implements TrainingListener, AutoCloseable {
 
     @Override
     public void evaluated(int step, Evaluation e, boolean best) {
+        // Shares to four places, as far as they are below 1.
+        double value = e.headlineValue();
         output.say(String.format(
                         Locale.ROOT,
-                        e.task() == Task.CLASSIFY
-                                ? "%nafter step %d: loss %.4f, accuracy %.4f%s"
-                                : "%nafter step %d: loss %.4f, perplexity %.2f%s",
+                        "%nafter step %d: loss %.4f, %s %." + (Math.abs(value) <= 1 ? 4 : 2) + "f%s",
                         step,
                         e.loss(),
-                        e.task() == Task.CLASSIFY ? e.accuracy() : e.perplexity(),
+                        e.headline().name().replace('_', ' '),
+                        value,
                         best ? " (best so far)" : "")
                 .substring(output.terminal() ? 0 : System.lineSeparator().length()));
     }

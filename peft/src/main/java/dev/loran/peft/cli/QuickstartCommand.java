@@ -3,10 +3,10 @@ package dev.loran.peft.cli;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.peft.data.Examples;
-import dev.loran.peft.train.Evaluation;
+import dev.loran.peft.task.Evaluation;
+import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.LinearProbe;
 import dev.loran.peft.train.RunFolder;
-import dev.loran.peft.train.TaskCard;
 import dev.loran.peft.train.TaskModel;
 import dev.loran.peft.train.Trainer;
 import dev.loran.peft.train.TrainerConfig;
@@ -89,8 +89,8 @@ final class QuickstartCommand implements Callable<Integer> {
             }
             ObjectNode result = new ObjectMapper()
                     .createObjectNode()
-                    .put("accuracy_before", before.accuracy())
-                    .put("accuracy_after", after.accuracy())
+                    .put("accuracy_before", before.metric("accuracy"))
+                    .put("accuracy_after", after.metric("accuracy"))
                     .put("seconds", (System.nanoTime() - started) / 1e9)
                     .put("rows", train.size())
                     .put("held_out", heldOut.size())
@@ -98,7 +98,7 @@ final class QuickstartCommand implements Callable<Integer> {
                     .put("peak_memory_mib", ProcessMemory.peakMib(open.backend().peakBytes()))
                     .put("adapter", folder.last().toString());
             output.result(result, common.json);
-            return after.accuracy() > before.accuracy() ? Main.DONE : Main.FAILED;
+            return after.metric("accuracy") > before.metric("accuracy") ? Main.DONE : Main.FAILED;
         }
     }
 
@@ -107,7 +107,7 @@ final class QuickstartCommand implements Callable<Integer> {
                 .formatted(train.size(), heldOut.size()));
         try (TaskModel frozen = TaskModel.of(peft, card, model.seed)) {
             Evaluation e = LinearProbe.evaluate(frozen, train, heldOut, config, model.seed);
-            output.say(String.format(Locale.ROOT, "accuracy before: %.4f", e.accuracy()));
+            output.say(String.format(Locale.ROOT, "accuracy before: %.4f", e.metric("accuracy")));
             return e;
         }
     }
@@ -127,7 +127,7 @@ final class QuickstartCommand implements Callable<Integer> {
                 }
             }
             Evaluation e = Evaluation.of(learner, heldOut, config.batchSize());
-            output.say(String.format(Locale.ROOT, "accuracy after: %.4f", e.accuracy()));
+            output.say(String.format(Locale.ROOT, "accuracy after: %.4f", e.metric("accuracy")));
             return e;
         }
     }

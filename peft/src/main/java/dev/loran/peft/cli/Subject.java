@@ -1,9 +1,9 @@
 package dev.loran.peft.cli;
 
 import dev.loran.peft.model.Model;
-import dev.loran.peft.train.TaskCard;
+import dev.loran.peft.task.TaskCard;
+import dev.loran.peft.task.TextClassifier;
 import dev.loran.peft.train.TaskModel;
-import dev.loran.peft.train.TextClassifier;
 import dev.loran.peft.tuner.PeftConfig;
 import dev.loran.peft.tuner.PeftModel;
 import org.jspecify.annotations.Nullable;

@@ -6,6 +6,8 @@ import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.JsonFile;
+import dev.loran.peft.task.Metric;
+import dev.loran.peft.task.Task;
 import dev.loran.peft.train.RunFolder;
 import java.io.IOException;
 import java.io.PrintStream;
@@ -122,7 +124,7 @@ final class SweepCommand implements Callable<Integer> {
         }
         options.keySet().removeAll(varied.keySet());
         requireSame(options);
-        return report(runs);
+        return report(runs, Task.named(String.valueOf(options.get("task"))).headline());
     }
 
     /// The options that vary and their values, from `--space`, then from each `--grid`.
@@ -208,7 +210,7 @@ final class SweepCommand implements Callable<Integer> {
 
     // ---- running
 
-    private int report(List<Run> runs) {
+    private int report(List<Run> runs, Metric headline) {
         List<ObjectNode> results = new ArrayList<>();
         for (int i = 0; i < runs.size(); i++) {
             Run run = runs.get(i);
@@ -220,25 +222,28 @@ final class SweepCommand implements Callable<Integer> {
                 return Main.STOPPED;
             }
         }
-        results.sort(BEST_FIRST);
+        results.sort(bestFirst(headline));
         ObjectNode report = JSON.createObjectNode();
         ArrayNode all = report.putArray("runs").addAll(results);
         ObjectNode best = results.getFirst();
         boolean any = !best.has("error");
         report.set("best", any ? best.get("run") : null);
         JsonFile.write(out.resolve("report.json"), report);
-        output.table(table(runs.getFirst().values.keySet().stream().toList(), all));
+        output.table(table(runs.getFirst().values.keySet().stream().toList(), headline.name(), all));
         if (json) {
             output.out().println(report);
         }
         return any ? Main.DONE : Main.INPUT_ERROR;
     }
 
-    /// Finished runs before failed ones, then by accuracy where there is one, then by loss.
-    private static final Comparator<ObjectNode> BEST_FIRST = Comparator.<ObjectNode>comparingInt(
-                    r -> r.has("error") ? 1 : 0)
-            .thenComparingDouble(r -> -r.path("eval_accuracy").asDouble(0))
-            .thenComparingDouble(r -> r.path("eval_loss").asDouble(0));
+    /// Finished runs before failed ones, then by what counts most for the task, then by loss.
+    private static Comparator<ObjectNode> bestFirst(Metric headline) {
+        String key = "eval_" + headline.name();
+        return Comparator.<ObjectNode>comparingInt(r -> r.has("error") ? 1 : 0)
+                .thenComparingDouble(
+                        r -> (headline.higherIsBetter() ? -1 : 1) * r.path(key).asDouble(0))
+                .thenComparingDouble(r -> r.path("eval_loss").asDouble(0));
+    }
 
     /// What a run reached; trains it, or the rest of it, where that is not known yet. One that cannot be done, or diverges,
     /// does not keep the others from being done.
@@ -270,16 +275,16 @@ final class SweepCommand implements Callable<Integer> {
                         .toList();
     }
 
-    private static List<List<String>> table(List<String> varied, ArrayNode results) {
+    private static List<List<String>> table(List<String> varied, String headline, ArrayNode results) {
         List<List<String>> lines = new ArrayList<>();
         List<String> head = new ArrayList<>(varied);
-        head.addAll(List.of("loss", "accuracy", "trainable", "seconds", "run"));
+        head.addAll(List.of("loss", headline.replace('_', ' '), "trainable", "seconds", "run"));
         lines.add(head);
         for (JsonNode r : results) {
             List<String> line = new ArrayList<>();
             varied.forEach(name -> line.add(r.path("options").path(name).asText()));
             line.add(rounded(r.path("eval_loss"), 4));
-            line.add(rounded(r.path("eval_accuracy"), 4));
+            line.add(rounded(r.path("eval_" + headline), 4));
             line.add(r.has("error") ? "-" : Output.shown(r.path("trainable_parameters")));
             line.add(rounded(r.path("seconds"), 1));
             line.add(r.path("run").asText()

@@ -4,12 +4,13 @@ import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Row;
 import dev.loran.peft.data.ShippedData;
-import dev.loran.peft.data.Task;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.TaskType;
-import dev.loran.peft.train.SentencePooling;
-import dev.loran.peft.train.TaskCard;
-import dev.loran.peft.train.TextClassifier.Pooling;
+import dev.loran.peft.task.ClassifyTask;
+import dev.loran.peft.task.SentencePooling;
+import dev.loran.peft.task.Task;
+import dev.loran.peft.task.TaskCard;
+import dev.loran.peft.task.TextClassifier.Pooling;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
@@ -17,11 +18,8 @@ import org.jspecify.annotations.Nullable;
 
 /// Rows to train on, and rows held out, as a model's tokenizer reads them.
 ///
-/// @param labels the classes; null but for [Task#CLASSIFY]
-record TaskRows(
-        Examples train,
-        @Nullable Examples heldOut,
-        @Nullable Labels labels) {
+/// @param task what they are for
+record TaskRows(Task task, Examples train, @Nullable Examples heldOut) {
     /// Reads files. A model with classes of its own keeps their order, where its config names them as the rows do.
     ///
     /// @param eval null where nothing is held out
@@ -33,19 +31,15 @@ record TaskRows(
             Path train,
             @Nullable Path eval,
             @Nullable Labels usual) {
-        boolean classify = task == Task.CLASSIFY;
-        Labels known = classify && open.model().task() == TaskType.SEQ_CLS ? open.namedLabels() : null;
+        Labels known = task.labels(open.model());
         Examples rows = Examples.read(train, task, open.tokenizer(), reading, known);
-        if (classify
-                && known == null
-                && usual != null
-                && usual.names().containsAll(rows.labels().names())) {
+        Labels own = rows.labelsOrNull();
+        if (known == null && usual != null && own != null && usual.names().containsAll(own.names())) {
             rows = Examples.read(train, task, open.tokenizer(), reading, usual);
         }
-        Labels labels = classify ? rows.labels() : null;
         Examples.Options same = reading.withAnswerRoom(rows.answerRoom());
-        Examples heldOut = eval == null ? null : Examples.read(eval, task, open.tokenizer(), same, labels);
-        return new TaskRows(rows, heldOut, labels);
+        Examples heldOut = eval == null ? null : Examples.read(eval, task, open.tokenizer(), same, rows.labelsOrNull());
+        return new TaskRows(task, rows, heldOut);
     }
 
     /// The shipped definitions of nouns, to be sorted into ten classes.
@@ -53,6 +47,7 @@ record TaskRows(
     /// @param rows how many to train on; all that are held out are
     /// @throws InputException if there are not so many, or the model has a head that is not for these classes
     static TaskRows shipped(OpenModel open, Examples.Options reading, int rows) {
+        Task task = new ClassifyTask();
         ShippedData data = ShippedData.load();
         if (rows < 10 || rows > data.train().size()) {
             throw new InputException(
@@ -62,9 +57,9 @@ record TaskRows(
             throw new InputException("the data that comes with Loran needs a head of ten classes, and " + open.name()
                     + " has a head already; use minilm");
         }
-        Examples train = Examples.of(classify(data.train().subList(0, rows)), open.tokenizer(), reading, null);
-        Examples heldOut = Examples.of(classify(data.heldOut()), open.tokenizer(), reading, train.labels());
-        return new TaskRows(train, heldOut, train.labels());
+        Examples train = Examples.of(task, classify(data.train().subList(0, rows)), open.tokenizer(), reading, null);
+        Examples heldOut = Examples.of(task, classify(data.heldOut()), open.tokenizer(), reading, train.labels());
+        return new TaskRows(task, train, heldOut);
     }
 
     private static List<Row.Classify> classify(List<ShippedData.Noun> nouns) {
@@ -84,13 +79,9 @@ record TaskRows(
     ///
     /// @param pooling what the user asked for; null for the model's usual
     TaskCard card(OpenModel open, Examples.Options reading, @Nullable String pooling) {
-        SentencePooling how =
-                train.task() == Task.CLASSIFY ? open.pooling(pooling) : new SentencePooling(Pooling.LAST, false);
-        TaskCard card = labels == null
-                ? TaskCard.of(train.task(), reading.maxLength())
-                        .withAnswers(train.answerRoom(), open.tokenizer().eosToken())
-                : TaskCard.classify(labels, reading.maxLength());
-        return card.withPooling(how.pooling(), how.normalize())
+        SentencePooling how = task.pools() ? open.pooling(pooling) : new SentencePooling(Pooling.LAST, false);
+        return task.card(train, open.tokenizer(), reading.maxLength())
+                .withPooling(how.pooling(), how.normalize())
                 .withTextPrefix(reading.textPrefix())
                 .withBase(open.base());
     }

@@ -3,13 +3,13 @@ package dev.loran.peft.cli;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.peft.data.Examples;
-import dev.loran.peft.data.Task;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.JsonFile;
-import dev.loran.peft.train.Evaluation;
+import dev.loran.peft.task.Evaluation;
+import dev.loran.peft.task.Task;
+import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.MemoryPlan;
 import dev.loran.peft.train.RunFolder;
-import dev.loran.peft.train.TaskCard;
 import dev.loran.peft.train.TaskModel;
 import dev.loran.peft.train.Trainer;
 import dev.loran.peft.train.TrainerConfig;
@@ -178,7 +178,7 @@ final class TrainCommand implements Callable<Integer> {
                 pooling = before.pooling().toString();
             }
             TaskCard card = rows.card(open, reading, pooling);
-            if (taskKind == Task.CLASSIFY && !card.normalize()) {
+            if (taskKind.pools() && !card.normalize()) {
                 pooling = card.pooling().toString();
             }
             if (init != null) {
@@ -193,8 +193,8 @@ final class TrainCommand implements Callable<Integer> {
         }
     }
 
-    /// The adapter to begin with, whose method and options are then those of the run; null where there is none. A run that
-    /// goes on has its own copy.
+    /// The adapter to begin with, whose method and options are then those of the run; null where there is none. A run
+    /// that goes on has its own copy.
     private @Nullable InitAdapter init() {
         if (resume != null && isTyped("--init-adapter")) {
             throw new InputException("--resume goes on with the run's own weights; leave --init-adapter out");
@@ -369,7 +369,10 @@ final class TrainCommand implements Callable<Integer> {
                 .put("train_loss", report.trainLoss());
         Evaluation best = report.best();
         result.put("eval_loss", best == null ? null : (Double) best.loss());
-        result.put("eval_accuracy", best == null || best.task() != Task.CLASSIFY ? null : (Double) best.accuracy());
+        result.put("eval_accuracy", best == null ? null : best.metrics().get("accuracy"));
+        if (best != null) {
+            result.put("eval_" + best.headline().name(), best.headlineValue());
+        }
         return result;
     }
 }

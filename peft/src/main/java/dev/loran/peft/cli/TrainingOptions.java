@@ -1,8 +1,8 @@
 package dev.loran.peft.cli;
 
 import dev.loran.peft.io.InputException;
+import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.MemoryPlan;
-import dev.loran.peft.train.TaskCard;
 import dev.loran.peft.train.TrainerConfig;
 import dev.loran.peft.train.TrainerConfig.Rate;
 import dev.loran.peft.train.TrainerConfig.Schedule;
@@ -136,8 +136,9 @@ final class TrainingOptions {
         }
     }
 
-    /// A head starts from random weights and learns faster than the rest, but not five times as fast as what needs a high rate of
-    /// its own, as AdaLoRA's singular values and virtual tokens do: on the shipped task that costs more than a point.
+    /// A head starts from random weights and learns faster than the rest, but not five times as fast as what needs a
+    /// high rate of its own, as AdaLoRA's singular values and virtual tokens do: on the shipped task that costs more
+    /// than a point.
     private static double headRate(double lr) {
         return Math.min(5 * lr, HIGHEST_HEAD_RATE);
     }

@@ -2,11 +2,9 @@ package dev.loran.peft.data;
 
 import org.jspecify.annotations.Nullable;
 
-/// One row of data, before tokenisation.
-public sealed interface Row {
-    /// The task this row is for.
-    Task task();
-
+/// One row of data, before tokenisation. Those here are what the shipped tasks read; a task of your own may have rows
+/// of its own, records that implement this.
+public interface Row {
     /// A text, or a pair of texts, and the name of its class.
     ///
     /// @param textPair the second text; null for one alone
@@ -14,22 +12,12 @@ public sealed interface Row {
         public Classify(String text, String label) {
             this(text, null, label);
         }
-
-        @Override
-        public Task task() {
-            return Task.CLASSIFY;
-        }
     }
 
     /// A text, or a pair of texts, whose class nobody knows.
     ///
     /// @param textPair the second text; null for one alone
-    record Unlabelled(String text, @Nullable String textPair) implements Row {
-        @Override
-        public Task task() {
-            return Task.CLASSIFY;
-        }
-    }
+    record Unlabelled(String text, @Nullable String textPair) implements Row {}
 
     /// A prompt and the text that should follow it.
     record Generate(String source, String target) implements Row {
@@ -40,18 +28,8 @@ public sealed interface Row {
         public static Generate instruction(String instruction, String input, String output) {
             return new Generate(input.isBlank() ? instruction : instruction + "\n" + input, output);
         }
-
-        @Override
-        public Task task() {
-            return Task.GENERATE;
-        }
     }
 
     /// A text to model.
-    record Text(String text) implements Row {
-        @Override
-        public Task task() {
-            return Task.LM;
-        }
-    }
+    record Text(String text) implements Row {}
 }

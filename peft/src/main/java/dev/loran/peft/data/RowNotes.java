@@ -10,11 +10,11 @@ import java.util.TreeMap;
 import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
 
-/// What stands out in the rows of one file: each kind is counted, and told in one line. Of a row two hashes of 64 bits stay
-/// in memory.
+/// What stands out in the rows of one file: each kind is counted, and told in one line. Of a row two hashes of 64 bits
+/// stay in memory.
 final class RowNotes {
     private final String file;
-    private final Task task;
+    private final List<String> fields;
     private final OptionalInt unknownId;
 
     /// Hashes of texts, and of texts with their answers.
@@ -29,9 +29,10 @@ final class RowNotes {
     private long unknown;
     private long tokens;
 
-    RowNotes(String file, Task task, OptionalInt unknownId) {
+    /// @param fields that are read of a row
+    RowNotes(String file, List<String> fields, OptionalInt unknownId) {
         this.file = file;
-        this.task = task;
+        this.fields = fields;
         this.unknownId = unknownId;
     }
 
@@ -82,18 +83,19 @@ final class RowNotes {
 
     /// A line for each kind of thing.
     ///
+    /// @param labelled whether a text has one right answer, so that it is the text by which rows are the same
     /// @param train the rows that were trained on, where these are held out
-    List<String> lines(@Nullable RowNotes train) {
+    List<String> lines(boolean labelled, @Nullable RowNotes train) {
         List<String> lines = new ArrayList<>();
         if (!unread.isEmpty()) {
             String names = unread.entrySet().stream()
                     .map(e -> e.getKey() + " (" + e.getValue() + ")")
                     .collect(Collectors.joining(", "));
-            add(lines, 1, "fields that are not read: " + names + Nearest.hint(near(), task.fields()));
+            add(lines, 1, "fields that are not read: " + names + Nearest.hint(near(), fields));
         }
         long[] different = distinct(whole, rows);
         add(lines, rows - different.length, "rows repeat another one");
-        if (task == Task.CLASSIFY) {
+        if (labelled) {
             int more = different.length - distinct(texts, rows).length;
             add(lines, more, "rows have a text that another row has with another label");
         }
@@ -101,11 +103,12 @@ final class RowNotes {
         add(
                 lines,
                 mostlyUnknown,
-                "texts are for the most part not in the tokenizer's vocabulary, %.1f %% of all tokens; is it of their language?"
+                ("texts are for the most part not in the tokenizer's vocabulary, %.1f %% of all tokens; is it of their"
+                                + " language?")
                         .formatted(100.0 * unknown / Math.max(1, tokens)));
         add(
                 lines,
-                train == null ? 0 : shared(train),
+                train == null ? 0 : shared(labelled, train),
                 "rows are among those to train on: results on them prove nothing");
         return lines;
     }
@@ -113,13 +116,13 @@ final class RowNotes {
     /// Fields that could have been meant to be one that is read.
     private List<String> near() {
         return unread.keySet().stream()
-                .filter(field -> task.fields().stream().anyMatch(known -> Nearest.edits(field, known) <= 2))
+                .filter(field -> fields.stream().anyMatch(known -> Nearest.edits(field, known) <= 2))
                 .toList();
     }
 
-    private int shared(RowNotes train) {
-        long[] known = distinct(task == Task.GENERATE ? train.whole : train.texts, train.rows);
-        long[] own = task == Task.GENERATE ? whole : texts;
+    private int shared(boolean labelled, RowNotes train) {
+        long[] known = distinct(labelled ? train.texts : train.whole, train.rows);
+        long[] own = labelled ? texts : whole;
         return (int) Arrays.stream(own, 0, rows)
                 .filter(h -> Arrays.binarySearch(known, h) >= 0)
                 .count();

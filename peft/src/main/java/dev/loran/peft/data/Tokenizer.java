@@ -70,8 +70,8 @@ public final class Tokenizer implements AutoCloseable {
         this.separator = body(SEPARATOR);
     }
 
-    /// The tokenizer of a Hugging Face model folder: `tokenizer.json`, and the special tokens that `tokenizer_config.json`,
-    /// `special_tokens_map.json`, `generation_config.json` and `config.json` name.
+    /// The tokenizer of a Hugging Face model folder: `tokenizer.json`, and the special tokens that
+    /// `tokenizer_config.json`, `special_tokens_map.json`, `generation_config.json` and `config.json` name.
     ///
     /// @throws InputException for a missing file and for one that is no tokenizer
     public static Tokenizer load(Path folder) {
@@ -83,7 +83,8 @@ public final class Tokenizer implements AutoCloseable {
     /// @param tokenizer a folder with `tokenizer.json`, or that file
     /// @param model the folder that says which token ids end a generated text
     /// @param eosToken the token that ends a text, whatever the files say; null to let them say it
-    /// @throws InputException for a missing file, for one that is no tokenizer, and for an end token that it does not have
+    /// @throws InputException for a missing file, for one that is no tokenizer, and for an end token that it does not
+    ///     have
     public static Tokenizer load(Path tokenizer, Path model, @Nullable String eosToken) {
         boolean isFolder = Files.isDirectory(tokenizer);
         Path file = isFolder ? tokenizer.resolve("tokenizer.json") : tokenizer;
@@ -139,9 +140,9 @@ public final class Tokenizer implements AutoCloseable {
         return assemble(body(text), suffix, maxLength);
     }
 
-    /// The ids of a pair of texts by the tokenizer's template for pairs, `[CLS] A [SEP] B [SEP]` for BERT. What is too much is
-    /// cut from the end of the longer text, and from both where half of the room is too little for either: `longest_first`
-    /// in Hugging Face's words.
+    /// The ids of a pair of texts by the tokenizer's template for pairs, `[CLS] A [SEP] B [SEP]` for BERT. What is too
+    /// much is cut from the end of the longer text, and from both where half of the room is too little for either:
+    /// `longest_first` in Hugging Face's words.
     ///
     /// @param maxLength the most ids to return, special tokens included
     /// @throws InputException where `maxLength` leaves no room for the texts, or the template is not for pairs
@@ -185,8 +186,8 @@ public final class Tokenizer implements AutoCloseable {
     }
 
     /// The ids of a prompt, ready for a model to answer: special tokens, prompt, [#SEPARATOR]; the first ids that
-    /// [#encodePair] gives for the prompt with any target. A prompt that is longer than `maxLength - answerRoom` is cut at
-    /// its end: how long an answer will be nobody knows before it is there.
+    /// [#encodePair] gives for the prompt with any target. A prompt that is longer than `maxLength - answerRoom` is cut
+    /// at its end: how long an answer will be nobody knows before it is there.
     ///
     /// @param maxLength the most ids of prompt and answer together
     /// @param answerRoom how many of them a prompt leaves to the answer at least
@@ -196,8 +197,8 @@ public final class Tokenizer implements AutoCloseable {
         return prompt(body(prompt), maxLength, answerRoom);
     }
 
-    /// The ids of a prompt as [#encodePrompt] gives them, of the target after it, and of the end token. A target that is
-    /// longer than what the prompt has left is cut at its end, and closed by the end token as any other.
+    /// The ids of a prompt as [#encodePrompt] gives them, of the target after it, and of the end token. A target that
+    /// is longer than what the prompt has left is cut at its end, and closed by the end token as any other.
     ///
     /// @param maxLength the most ids to return
     /// @param answerRoom as in [#encodePrompt]
@@ -209,18 +210,18 @@ public final class Tokenizer implements AutoCloseable {
     /// The ids of a target alone, without its end.
     ///
     /// @throws InputException where no token ends it
-    int[] targetBody(String target) {
+    public int[] targetBody(String target) {
         requireEnd();
         return body(target);
     }
 
     /// How many ids a target takes, its end among them.
-    int targetLength(int[] target) {
+    public int targetLength(int[] target) {
         return target.length + end.length;
     }
 
     /// As [#encodePair], of ids.
-    Encoded pair(int[] prompt, int[] target, int maxLength, int answerRoom) {
+    public Encoded pair(int[] prompt, int[] target, int maxLength, int answerRoom) {
         Encoded head = prompt(prompt, maxLength, answerRoom);
         int room = maxLength - head.ids.length - end.length;
         requireRoom(room, 1, maxLength);
@@ -267,22 +268,22 @@ public final class Tokenizer implements AutoCloseable {
     }
 
     /// What stands for everything that the vocabulary does not know, if anything does.
-    OptionalInt unknownId() {
+    public OptionalInt unknownId() {
         return tokenizer.unknownId();
     }
 
     /// How many special tokens [#encode] puts around a text.
-    int aroundText() {
+    public int aroundText() {
         return prefix.length + suffix.length;
     }
 
     /// How many special tokens stand around a pair of texts.
-    int aroundPair() {
+    public int aroundPair() {
         return applied(tokenizer::aroundPair);
     }
 
     /// The ids of a text alone, without special tokens around it.
-    int[] body(String text) {
+    public int[] body(String text) {
         return applied(() -> tokenizer.encode(text));
     }
 

@@ -13,6 +13,7 @@ import dev.loran.engine.io.SafeTensorsException;
 import dev.loran.peft.io.Drafts;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.JsonFile;
+import dev.loran.peft.task.Evaluation;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -28,9 +29,8 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /// The points that a killed run goes on from, and a finished one that is prolonged: folders `step-N`, each with
-/// `state.safetensors` ([Trainer#state]) and
-/// `state.json` (where the run stood, and which run it was), and the sums of both. A folder has its name only once all of it
-/// is on the disk.
+/// `state.safetensors` ([Trainer#state]) and `state.json` (where the run stood, and which run it was), and the sums of
+/// both. A folder has its name only once all of it is on the disk.
 ///
 /// @param run what a checkpoint of this run must have been made with
 record Checkpoints(Path folder, TrainerConfig.Checkpoints options, ObjectNode run) {

@@ -10,7 +10,10 @@ import dev.loran.engine.nn.Linear;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.DataLoader;
 import dev.loran.peft.data.Examples;
-import dev.loran.peft.data.Task;
+import dev.loran.peft.task.ClassifyTask;
+import dev.loran.peft.task.Evaluation;
+import dev.loran.peft.task.Head;
+import dev.loran.peft.task.Task;
 import java.nio.file.Path;
 import java.util.Map;
 import java.util.SplittableRandom;
@@ -23,7 +26,8 @@ public final class LinearProbe {
 
     /// The held-out rows' evaluation after training a new head on `examples`.
     ///
-    /// @param model classifies by a [TextClassifier] and is as the base model answers: its adapter is new, or disabled
+    /// @param model classifies by a [dev.loran.peft.task.TextClassifier] and is as the base model answers: its adapter
+    ///     is new, or disabled
     /// @param config as for the adapter; the head's rate is the peak times the head's factor
     public static Evaluation evaluate(
             TaskModel model, Examples examples, Examples heldOut, TrainerConfig config, long seed) {
@@ -72,13 +76,13 @@ public final class LinearProbe {
         Probe(Table table, int labels, long seed) {
             this.table = table;
             int width = table.rows.shape().dim(1);
-            head = TextClassifier.newHead(backend(), dtype(), width, labels, new SplittableRandom(seed));
+            head = Head.newLinear(backend(), dtype(), width, labels, new SplittableRandom(seed));
             head.requiresGrad(true);
         }
 
         @Override
         public Task task() {
-            return Task.CLASSIFY;
+            return new ClassifyTask();
         }
 
         @Override

@@ -6,11 +6,11 @@ import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.Examples;
-import dev.loran.peft.data.Task;
+import dev.loran.peft.data.RowForm;
 import dev.loran.peft.model.Model;
+import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.tuner.PeftConfig;
 import dev.loran.peft.tuner.PeftModel;
-import java.util.Arrays;
 import java.util.Collections;
 import java.util.List;
 import java.util.Locale;
@@ -18,12 +18,12 @@ import java.util.function.Function;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 
-/// The bytes of tensors that a training run will take, known before it: two steps and an evaluation on the largest batches
-/// there are, by the very code of the run, on a backend that counts memory and has none ([Backend#hollow]). No formula says
-/// again what an operation needs, so none can be wrong.
+/// The bytes of tensors that a training run will take, known before it: two steps and an evaluation on the largest
+/// batches there are, by the very code of the run, on a backend that counts memory and has none ([Backend#hollow]). No
+/// formula says again what an operation needs, so none can be wrong.
 ///
-/// The total is the backend's own peak ([Backend#peakBytes]) where all batches have one shape, and never less than it. It
-/// leaves out what no tensor holds: the JVM, the kernels' scratch memory, memory that waits for reuse.
+/// The total is the backend's own peak ([Backend#peakBytes]) where all batches have one shape, and never less than it.
+/// It leaves out what no tensor holds: the JVM, the kernels' scratch memory, memory that waits for reuse.
 ///
 /// @param weights of the model and the adapter, in every form in which the backend keeps them
 /// @param activations what forward keeps for backward, and needs on its way
@@ -45,38 +45,22 @@ public record MemoryPlan(long weights, long activations, long training, long tot
         /// Of batches of up to `batchSize` of `examples`.
         public static Largest of(Examples examples, int batchSize) {
             int longest = examples.longest();
-            boolean padded = false;
-            for (int i = 0; i < examples.size() && !padded; i++) {
-                padded = examples.length(i) < longest;
-            }
+            boolean padded = examples.shortest() < longest;
             return new Largest(Math.min(batchSize, examples.size()), longest, padded, examples.hasTokenTypes());
         }
 
         /// Rows that all count, of one token again and again.
-        Batch batch(Task task) {
-            int[] ids = new int[rows * length];
-            int[] shown = new int[ids.length];
-            Arrays.fill(shown, 1);
-            boolean classify = task == Task.CLASSIFY;
-            int tokens = padded ? ids.length - 1 : ids.length;
-            return new Batch(
-                    ids,
-                    shown,
-                    typed ? new int[ids.length] : null,
-                    classify ? new int[rows] : ids.clone(),
-                    new int[rows],
-                    rows,
-                    length,
-                    tokens,
-                    classify ? rows : rows * (length - 1));
+        Batch batch(RowForm form) {
+            Batch all = Batch.dummy(form, rows, length, typed);
+            return padded ? all.masked() : all;
         }
     }
 
     /// Plans the training of a model by a method.
     ///
     /// @param backend what it will run on
-    /// @param open makes the model on the backend it is given, as it will be made on `backend`: from the same files, or with
-    ///     random weights; it is closed here
+    /// @param open makes the model on the backend it is given, as it will be made on `backend`: from the same files, or
+    ///     with random weights; it is closed here
     /// @param method null where the whole model trains
     /// @param steps how many optimizer steps the run has
     /// @param heldOut the largest batch that is evaluated; null for none
@@ -160,11 +144,7 @@ public record MemoryPlan(long weights, long activations, long training, long tot
         learner.train(false);
         try (Autograd.Mode mode = Autograd.noGrad();
                 Scope scope = Scope.open()) {
-            if (learner.task() == Task.CLASSIFY) {
-                learner.logits(batch);
-            } else {
-                learner.loss(batch);
-            }
+            learner.task().asked(learner, batch);
         }
     }
 

@@ -4,8 +4,8 @@ import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
-import dev.loran.peft.data.Task;
 import dev.loran.peft.io.InputException;
+import dev.loran.peft.task.Evaluation;
 import java.io.IOException;
 import java.io.RandomAccessFile;
 import java.nio.channels.OverlappingFileLockException;
@@ -14,9 +14,9 @@ import java.nio.file.Path;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
-/// `metrics.jsonl`: what a [Trainer] reports, a JSON object a line, each on disk before the next step. Whoever has it open
-/// holds the run's folder: a lock on the file itself ends with the process, however that ends, and leaves nothing behind.
-/// (On POSIX systems it also ends when the same process opens and closes the file elsewhere.)
+/// `metrics.jsonl`: what a [Trainer] reports, a JSON object a line, each on disk before the next step. Whoever has it
+/// open holds the run's folder: a lock on the file itself ends with the process, however that ends, and leaves nothing
+/// behind. (On POSIX systems it also ends when the same process opens and closes the file elsewhere.)
 final class MetricsFile implements TrainingListener, AutoCloseable {
     private static final Logger LOG = LoggerFactory.getLogger(MetricsFile.class);
     private static final ObjectMapper JSON = new ObjectMapper();
@@ -52,8 +52,8 @@ final class MetricsFile implements TrainingListener, AutoCloseable {
         }
     }
 
-    /// Goes on after the lines of the first `steps` steps; those of later ones, and half a line, which a killed run left, are
-    /// dropped.
+    /// Goes on after the lines of the first `steps` steps; those of later ones, and half a line, which a killed run
+    /// left, are dropped.
     ///
     /// @param evaluated whether the evaluation after the last of these steps is among them
     void keep(int steps, boolean evaluated) {
@@ -103,11 +103,7 @@ final class MetricsFile implements TrainingListener, AutoCloseable {
     @Override
     public void evaluated(int step, Evaluation e, boolean best) {
         ObjectNode line = JSON.createObjectNode().put("step", step).put("eval_loss", e.loss());
-        if (e.task() == Task.CLASSIFY) {
-            line.put("eval_accuracy", e.accuracy()).put("eval_macro_f1", e.macroF1());
-        } else {
-            line.put("eval_perplexity", e.perplexity());
-        }
+        e.metrics().forEach((name, value) -> line.put("eval_" + name, value));
         write(line.put("best", best));
     }
 

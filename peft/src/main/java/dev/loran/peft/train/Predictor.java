@@ -11,6 +11,9 @@ import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Row;
 import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.model.Guard;
+import dev.loran.peft.task.ClassifyTask;
+import dev.loran.peft.task.TaskCard;
+import dev.loran.peft.task.TextClassifier;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
@@ -30,12 +33,13 @@ import org.jspecify.annotations.Nullable;
 /// predictor.finish();
 /// ```
 ///
-/// **Threads**: a predictor belongs to one thread. Model and tokenizer may be shared by any number of predictors, on as many
-/// threads, and [#answers] called from all of them; what changes the model fails meanwhile.
+/// **Threads**: a predictor belongs to one thread. Model and tokenizer may be shared by any number of predictors, on as
+/// many threads, and [#answers] called from all of them; what changes the model fails meanwhile.
 public final class Predictor {
     private static final int WAITING_BATCHES = 50;
 
     private final TaskModel model;
+    private final TextClassifier classifier;
     private final Labels labels;
     private final Tokenizer tokenizer;
     private final Examples.Options reading;
@@ -57,17 +61,19 @@ public final class Predictor {
             double[] probabilities,
             float[] embedding) {}
 
-    /// @param model is for [dev.loran.peft.data.Task#CLASSIFY]; its card says how texts are read
+    /// @param model classifies by a [TextClassifier]; its card says how texts are read
     /// @param batchSize texts that pass at once
     /// @param each takes the answers
     /// @throws IllegalArgumentException if the model is for another task
     public Predictor(TaskModel model, Tokenizer tokenizer, int batchSize, Consumer<Answer> each) {
         TaskCard card = model.card();
-        if (card.labels() == null) {
-            throw new IllegalArgumentException("predictor: the model is for task " + card.task() + ", not classify");
+        if (card.labels() == null || !(model.head() instanceof TextClassifier classifier)) {
+            throw new IllegalArgumentException(
+                    "predictor: the model is for task " + card.task().name() + ", not classify");
         }
         int room = model.model().facts().maxPositions() - model.virtualTokens();
         this.model = model;
+        this.classifier = classifier;
         this.labels = card.labels();
         this.tokenizer = tokenizer;
         this.reading = Examples.Options.of(card.maxLength() > 0 ? Math.min(card.maxLength(), room) : room)
@@ -103,7 +109,7 @@ public final class Predictor {
         if (waiting.isEmpty()) {
             return;
         }
-        Examples texts = Examples.unlabelled(waiting, tokenizer, reading);
+        Examples texts = ClassifyTask.unlabelled(waiting, tokenizer, reading);
         truncated += texts.truncated();
         Answer[] answers = new Answer[texts.size()];
         List<Batch> batches = new DataLoader(texts, DataLoader.Options.evaluation(batchSize)).epoch(0);
@@ -132,7 +138,7 @@ public final class Predictor {
         try (Scope scope = Scope.open()) {
             Tensor pooled = model.pooled(batch);
             vectors = pooled.toFloats();
-            logits = model.classify(pooled).toDoubles();
+            logits = classifier.logits(pooled).toDoubles();
         }
         int classes = labels.size();
         int width = vectors.length / batch.batchSize();

@@ -4,7 +4,9 @@ import dev.loran.engine.Backend;
 import dev.loran.engine.Backend.Replay;
 import dev.loran.engine.Tensor;
 import dev.loran.peft.data.Batch;
+import java.util.Arrays;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.function.Consumer;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
@@ -16,10 +18,13 @@ final class RecordedSteps implements AutoCloseable {
     private static final int SHAPES = 16;
 
     /// What the work of a step depends on.
-    private record Key(int rows, int length, int labels, boolean padded, boolean typed) {
+    private record Key(int texts, int length, List<List<Integer>> targets, boolean padded, boolean typed) {
         static Key of(Batch b) {
             boolean padded = b.tokens() != b.inputIds().length;
-            return new Key(b.batchSize(), b.length(), b.labels().length, padded, b.tokenTypes() != null);
+            List<List<Integer>> targets = b.targets().stream()
+                    .map(t -> Arrays.stream(t.dims()).boxed().toList())
+                    .toList();
+            return new Key(b.batchSize(), b.length(), targets, padded, b.tokenTypes() != null);
         }
     }
 

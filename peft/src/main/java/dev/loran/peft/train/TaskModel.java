@@ -4,53 +4,50 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Backend;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
-import dev.loran.engine.Functional;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
-import dev.loran.engine.nn.Linear;
 import dev.loran.engine.optim.Optimizer;
 import dev.loran.peft.data.Batch;
-import dev.loran.peft.data.Labels;
-import dev.loran.peft.data.Task;
-import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Guard;
 import dev.loran.peft.model.HfModels;
 import dev.loran.peft.model.Model;
-import dev.loran.peft.model.TaskType;
-import dev.loran.peft.train.TextClassifier.Pooling;
+import dev.loran.peft.task.Feed;
+import dev.loran.peft.task.Head;
+import dev.loran.peft.task.Site;
+import dev.loran.peft.task.Task;
+import dev.loran.peft.task.TaskCard;
+import dev.loran.peft.task.TextClassifier;
 import dev.loran.peft.tuner.PeftModel;
 import dev.loran.peft.tuner.PeftModel.ParameterCount;
 import dev.loran.peft.tuner.Tuner;
-import java.lang.foreign.MemorySegment;
 import java.nio.file.Path;
-import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
-import java.util.SplittableRandom;
 import java.util.function.Consumer;
 import java.util.function.Supplier;
-import java.util.random.RandomGenerator;
 import org.jspecify.annotations.Nullable;
 
-/// A model made ready for a task: with an adapter that trains, or all of whose parameters train, and where the task is to
-/// classify with a [TextClassifier].
+/// A model made ready for a task: with an adapter that trains, or all of whose parameters train, and with the [Head] of
+/// the task.
 ///
 /// | model | task | head |
 /// |---|---|---|
 /// | causal | lm, generate | the model's own |
 /// | with classes of its own | classify | the model's own |
-/// | without, pooled as the family's own head would be ([Pooling#of]) | classify | the family's own, new: saved as peft does it, with the task type SEQ_CLS |
-/// | without, pooled otherwise | classify | a linear layer beside the model: [TextClassifier#FILE] |
+/// | without, pooled as the family's own head would be ([Pooling#of]) | classify | the family's own, new |
+/// | without, pooled otherwise | classify | a linear layer beside the model: [Head#FILE] |
 ///
-/// A model's own classes are trained by an adapter of the task type SEQ_CLS, other heads always. Owns a head beside the
-/// model; model and adapter are closed by who made them.
+/// A new head of the family's own is saved as peft does it, with the task type SEQ_CLS. A model's own classes are
+/// trained by an adapter of that task type, other heads always. Owns a head beside the model; model and adapter are
+/// closed by who made them.
 ///
-/// **Threads**: reading ([#logits], [#loss] in evaluation mode, a [Predictor] each) is safe from any number of threads, with the
-/// active adapter or with that of its own ([#load(PeftModel, String, Path)]). What changes it (training, loading, closing) must
-/// be alone, and fails with a [java.util.ConcurrentModificationException] where it meets another thread's use of the model.
+/// **Threads**: reading ([#logits], [#loss] in evaluation mode, a [Predictor] each) is safe from any number of threads,
+/// with the active adapter or with that of its own ([#load(PeftModel, String, Path)]). What changes it (training,
+/// loading, closing) must be alone, and fails with a [java.util.ConcurrentModificationException] where it meets another
+/// thread's use of the model.
 public final class TaskModel implements Learner, AutoCloseable {
     private final Model model;
     private final @Nullable PeftModel peft;
@@ -58,65 +55,42 @@ public final class TaskModel implements Learner, AutoCloseable {
     private final @Nullable String adapter;
 
     private final TaskCard card;
-    private final @Nullable TextClassifier classifier;
+    private final Head head;
     private Consumer<Path> beside = folder -> {};
 
-    private TaskModel(
-            Model model,
-            @Nullable PeftModel peft,
-            @Nullable String adapter,
-            TaskCard card,
-            @Nullable TextClassifier classifier) {
+    private TaskModel(Model model, @Nullable PeftModel peft, @Nullable String adapter, TaskCard card, Head head) {
         this.model = model;
         this.peft = peft;
         this.adapter = adapter;
         this.card = card;
-        this.classifier = classifier;
-        if (classifier != null) {
-            classifier.requiresGrad(true);
-        }
+        this.head = head;
+        head.requiresGrad(true);
         model.prepare();
     }
 
     /// The active adapter of `peft` trains, and a new head, if one is needed, drawn from `seed`.
     ///
-    /// Add the adapter first ([PeftModel#addAdapter]). Without one the model answers and can be evaluated as it is, with
-    /// its head; it does not train, for that would be the head alone: [#parameters] throws. [#full] trains all of a model.
+    /// Add the adapter first ([PeftModel#addAdapter]). Without one the model answers and can be evaluated as it is,
+    /// with its head; it does not train, for that would be the head alone: [#parameters] throws. [#full] trains all of
+    /// a model.
     ///
-    /// Training goes on from the weights of an adapter that was saved where [PeftModel#loadAdapter] added it: for the same
-    /// classes with the head that it brings, if that is the family's own, and with one beside the model after [#loadHead].
-    /// For other classes, load it without its head.
+    /// Training goes on from the weights of an adapter that was saved where [PeftModel#loadAdapter] added it: for the
+    /// same classes with the head that it brings, if that is the family's own, and with one beside the model after
+    /// [#loadHead]. For other classes, load it without its head.
     ///
     /// @throws InputException if the model cannot do the task
     public static TaskModel of(PeftModel peft, TaskCard card, long seed) {
-        Model model = peft.model();
-        RandomGenerator random = new SplittableRandom(seed);
-        Labels labels = checked(model, card);
-        boolean trains = peft.activeAdapter() != null;
-        if (labels != null && trains && isFamilyHead(model, card) && !hasOwnClasses(model)) {
-            peft.addClassifier(labels.size(), random);
-        }
-        boolean trained = trains && peft.active().hasNewClassifier();
-        return new TaskModel(
-                model, peft, null, card, labels == null ? null : classifier(model, trained, labels, card, random));
+        return new TaskModel(peft.model(), peft, null, card, card.task().head(Site.of(peft, card, seed)));
     }
 
     /// All parameters of `model` train, and a new head, if one is needed, drawn from `seed`.
     ///
     /// @throws InputException if the model cannot do the task
     public static TaskModel full(Model model, TaskCard card, long seed) {
-        RandomGenerator random = new SplittableRandom(seed);
-        Labels labels = checked(model, card);
-        Linear head = labels == null || !isFamilyHead(model, card) || hasOwnClasses(model)
-                ? null
-                : model.addClassifier(labels.size());
+        Head head = card.task().head(Site.whole(model, card, seed));
         model.makeWritable();
-        if (head != null) {
-            Model.drawHead(head.weight(), random);
-        }
         model.requiresGrad(true);
-        return new TaskModel(
-                model, null, null, card, labels == null ? null : classifier(model, head != null, labels, card, random));
+        return new TaskModel(model, null, null, card, head);
     }
 
     /// What [#save] wrote: adds the adapter to `peft` as `default`, with its head.
@@ -126,9 +100,9 @@ public final class TaskModel implements Learner, AutoCloseable {
         return loadWhole(peft, PeftModel.DEFAULT_ADAPTER, null, folder);
     }
 
-    /// As above, with the adapter under `name`: what this model is asked, that adapter and its head answer, whichever is active.
-    /// So one base serves many adapters, each with a TaskModel of its own with its labels, and any number of threads ask them
-    /// side by side. It trains while its adapter is the active one.
+    /// As above, with the adapter under `name`: what this model is asked, that adapter and its head answer, whichever
+    /// is active. So one base serves many adapters, each with a TaskModel of its own with its labels, and any number of
+    /// threads ask them side by side. It trains while its adapter is the active one.
     ///
     /// @throws InputException as above, or if the name is taken
     public static TaskModel load(PeftModel peft, String name, Path folder) {
@@ -159,76 +133,15 @@ public final class TaskModel implements Learner, AutoCloseable {
     }
 
     private static TaskModel load(PeftModel peft, @Nullable String adapter, TaskCard card, Path folder) {
-        Model model = peft.model();
-        Labels labels = checked(model, card);
-        TextClassifier classifier = null;
-        if (labels != null && model.classifier() != null && !TextClassifier.isIn(folder)) {
-            classifier = ofModel(model, labels);
-        } else if (labels != null) {
-            classifier = beside(model, labels, card, new SplittableRandom(0));
-            boolean read = false;
-            try {
-                classifier.load(folder);
-                read = true;
-            } finally {
-                if (!read) {
-                    classifier.close();
-                }
-            }
-        }
-        return new TaskModel(model, peft, adapter, card, classifier);
-    }
-
-    /// The labels of a task to classify, else null.
-    private static @Nullable Labels checked(Model model, TaskCard card) {
-        if (card.labels() == null && model.task() != TaskType.CAUSAL_LM) {
-            throw new InputException("task " + card.task() + " needs a causal language model, not the "
-                    + (model.task() == TaskType.SEQ_CLS ? "classifier " : "encoder ")
-                    + model.facts().modelType());
-        }
-        return card.labels();
-    }
-
-    /// Whether the model's classes are part of its own weights.
-    private static boolean hasOwnClasses(Model model) {
-        return model.classifier() != null && !model.hasNewClassifier();
-    }
-
-    /// Whether a new head is to be the family's own: one that sees what that sees.
-    private static boolean isFamilyHead(Model model, TaskCard card) {
-        return card.pooling() == Pooling.of(model) && !card.normalize();
-    }
-
-    /// @param trained whether what trains has the model's new head
-    private static TextClassifier classifier(
-            Model model, boolean trained, Labels labels, TaskCard card, RandomGenerator random) {
-        return hasOwnClasses(model) || trained && isFamilyHead(model, card)
-                ? ofModel(model, labels)
-                : beside(model, labels, card, random);
-    }
-
-    private static TextClassifier ofModel(Model model, Labels labels) {
-        int classes = model.labels().size();
-        if (classes != labels.size()) {
-            throw new InputException("the model's classifier has " + classes + " classes but the data has "
-                    + labels.size() + " labels: " + labels);
-        }
-        model.labels(labels.names());
-        return TextClassifier.of(model);
-    }
-
-    private static TextClassifier beside(Model model, Labels labels, TaskCard card, RandomGenerator random) {
-        return TextClassifier.beside(model, labels.size(), card.pooling(), card.normalize(), random);
+        return new TaskModel(peft.model(), peft, adapter, card, card.task().head(Site.saved(peft, card, folder)));
     }
 
     /// Takes over the head in `folder`; does nothing where it is the model's own.
     ///
     /// @throws InputException if the file is missing, damaged, or does not fit
     public void loadHead(Path folder) {
-        if (classifier != null) {
-            try (Guard.Use use = model.changing("loadHead")) {
-                classifier.load(folder);
-            }
+        try (Guard.Use use = model.changing("loadHead")) {
+            head.load(folder);
         }
     }
 
@@ -242,10 +155,10 @@ public final class TaskModel implements Learner, AutoCloseable {
 
     /// Trainable and all parameters, the head among both.
     public ParameterCount parameterCount() {
-        long head = classifier == null ? 0 : classifier.parameterCount();
+        long beside = head.parameterCount();
         long own = model.parameterCount();
         ParameterCount rest = peft == null ? new ParameterCount(own, own) : peft.parameterCount();
-        return new ParameterCount(rest.trainableParameters() + head, rest.totalParameters() + head);
+        return new ParameterCount(rest.trainableParameters() + beside, rest.totalParameters() + beside);
     }
 
     // ---- as a learner
@@ -275,9 +188,7 @@ public final class TaskModel implements Learner, AutoCloseable {
         }
         Map<String, Tensor> all = new LinkedHashMap<>(
                 peft == null ? model.namedParameters() : own(peft).trainableParameters());
-        if (classifier != null) {
-            all.putAll(classifier.namedParameters());
-        }
+        all.putAll(head.namedParameters());
         return all;
     }
 
@@ -288,17 +199,29 @@ public final class TaskModel implements Learner, AutoCloseable {
 
     @Override
     public Tensor loss(Batch batch) {
-        return reading(() -> {
-            try (Scope scope = Scope.open()) {
-                return scope.keep(new OnBackend(batch).loss());
-            }
-        });
+        return reading(() -> inScope(() -> head.loss(new Feed(model, batch))));
     }
 
     @Override
     public Inputs inputs(Batch batch) {
         try (Scope scope = Scope.open()) {
-            return new OnBackend(batch).outliving();
+            Feed feed = new Feed(model, batch).outliving();
+            return new Inputs() {
+                @Override
+                public void write(Batch next) {
+                    feed.write(next);
+                }
+
+                @Override
+                public Tensor loss() {
+                    return inScope(() -> head.loss(feed));
+                }
+
+                @Override
+                public void close() {
+                    feed.close();
+                }
+            };
         }
     }
 
@@ -309,24 +232,24 @@ public final class TaskModel implements Learner, AutoCloseable {
 
     @Override
     public Tensor logits(Batch batch) {
-        return reading(() -> {
-            try (Scope scope = Scope.open()) {
-                OnBackend b = new OnBackend(batch);
-                return scope.keep(
-                        classifier == null
-                                ? model.logits(b.ids, b.mask, b.tokenTypes)
-                                : classifier.logits(b.pooled(classifier)));
-            }
-        });
+        return reading(() -> inScope(() -> head.logits(new Feed(model, batch))));
     }
 
     /// The vectors (B, C) that the head sees.
+    ///
+    /// @throws IllegalStateException if it is not one over pooled texts
     Tensor pooled(Batch batch) {
-        return reading(() -> {
-            try (Scope scope = Scope.open()) {
-                return scope.keep(new OnBackend(batch).pooled(head()));
-            }
-        });
+        if (!(head instanceof TextClassifier classifier)) {
+            throw new IllegalStateException("pooled: task " + card.task().name() + " makes no vector of a text");
+        }
+        return reading(() -> inScope(() -> classifier.pooled(new Feed(model, batch))));
+    }
+
+    /// What `work` makes; all else that it made goes.
+    private static Tensor inScope(Supplier<Tensor> work) {
+        try (Scope scope = Scope.open()) {
+            return scope.keep(work.get());
+        }
     }
 
     /// Runs `work` with the adapter that is to answer. In training it is the active one, and what it does is recorded.
@@ -350,13 +273,9 @@ public final class TaskModel implements Learner, AutoCloseable {
         return of;
     }
 
-    private TextClassifier head() {
-        return Objects.requireNonNull(classifier, "no head");
-    }
-
-    /// The scores (B, labels) of vectors (B, C) of [#pooled].
-    Tensor classify(Tensor pooled) {
-        return head().logits(pooled);
+    /// What answers.
+    public Head head() {
+        return head;
     }
 
     /// Positions that the adapter takes from the text.
@@ -365,128 +284,6 @@ public final class TaskModel implements Learner, AutoCloseable {
             return Objects.requireNonNull(peft.adapters().get(adapter), adapter).virtualTokens();
         }
         return peft == null || peft.activeAdapter() == null ? 0 : peft.active().virtualTokens();
-    }
-
-    /// The arrays of a batch as tensors.
-    private final class OnBackend implements Inputs {
-        private final Tensor ids;
-        /// Null where nothing is padded.
-        private final @Nullable Tensor mask;
-        /// Null where all are 0, or the model does not look at them.
-        private final @Nullable Tensor tokenTypes;
-
-        private final Tensor labels;
-        private Batch batch;
-        /// Of the positions, for the [TextClassifier]; how many there are is known once the model has run.
-        private @Nullable Tensor weights;
-
-        private boolean outlives;
-
-        OnBackend(Batch batch) {
-            int b = batch.batchSize();
-            int t = batch.length();
-            this.batch = batch;
-            ids = Tensor.ofInts(backend(), batch.inputIds(), b, t);
-            mask = batch.tokens() == batch.inputIds().length
-                    ? null
-                    : Tensor.ofInts(backend(), batch.attentionMask(), b, t);
-            tokenTypes = batch.tokenTypes() == null || model.tokenTypes() == 1
-                    ? null
-                    : Tensor.ofInts(backend(), known(batch.tokenTypes()), b, t);
-            labels = batch.labels().length == b
-                    ? Tensor.ofInts(backend(), batch.labels(), b)
-                    : Tensor.ofInts(backend(), batch.labels(), b, t);
-        }
-
-        private int[] known(int[] types) {
-            int last = Arrays.stream(types).max().orElse(0);
-            if (last >= model.tokenTypes()) {
-                throw new InputException("the tokenizer makes tokens of type " + last + ", but " + model.title()
-                        + " has " + model.tokenTypes() + " types; use the tokenizer that belongs to it");
-            }
-            return types;
-        }
-
-        /// Until closed, not until the scope's end.
-        OnBackend outliving() {
-            ids.detachFromScope();
-            labels.detachFromScope();
-            if (mask != null) {
-                mask.detachFromScope();
-            }
-            if (tokenTypes != null) {
-                tokenTypes.detachFromScope();
-            }
-            outlives = true;
-            return this;
-        }
-
-        @Override
-        public void write(Batch next) {
-            batch = next;
-            overwrite(ids, next.inputIds());
-            overwrite(labels, next.labels());
-            if (mask != null) {
-                overwrite(mask, next.attentionMask());
-            }
-            if (tokenTypes != null && next.tokenTypes() != null) {
-                overwrite(tokenTypes, known(next.tokenTypes()));
-            }
-            if (weights != null && classifier != null) {
-                int positions = weights.shape().dim(-1);
-                try (Tensor w = Tensor.of(
-                        backend(),
-                        model.dtype(),
-                        classifier.weights(next, positions),
-                        weights.shape().dims())) {
-                    weights.copyFrom(w);
-                }
-            }
-        }
-
-        private static void overwrite(Tensor to, int[] values) {
-            to.backend().write(to.buffer(), MemorySegment.ofArray(values));
-            to.markWritten();
-        }
-
-        @Override
-        public Tensor loss() {
-            try (Scope scope = Scope.open()) {
-                return scope.keep(
-                        classifier == null
-                                ? model.loss(ids, mask, labels)
-                                : Functional.crossEntropy(classifier.logits(pooled(classifier)), labels, Batch.IGNORE));
-            }
-        }
-
-        Tensor pooled(TextClassifier head) {
-            Tensor hidden = model.hidden(ids, mask, tokenTypes);
-            Tensor w = weights;
-            if (w == null) {
-                int positions = hidden.shape().dim(1);
-                double[] values = head.weights(batch, positions);
-                w = Tensor.of(backend(), model.dtype(), values, batch.batchSize(), 1, positions);
-                if (outlives) {
-                    weights = w.detachFromScope();
-                }
-            }
-            return head.pooled(hidden, w);
-        }
-
-        @Override
-        public void close() {
-            ids.close();
-            labels.close();
-            if (mask != null) {
-                mask.close();
-            }
-            if (tokenTypes != null) {
-                tokenTypes.close();
-            }
-            if (weights != null) {
-                weights.close();
-            }
-        }
     }
 
     @Override
@@ -564,9 +361,7 @@ public final class TaskModel implements Learner, AutoCloseable {
         } else {
             own(peft).savePretrained(folder);
         }
-        if (classifier != null) {
-            classifier.save(folder);
-        }
+        head.save(folder);
         card.write(folder);
         beside.accept(folder);
     }
@@ -578,9 +373,9 @@ public final class TaskModel implements Learner, AutoCloseable {
 
     @Override
     public void close() {
-        if (classifier != null) {
+        if (!head.namedParameters().isEmpty()) {
             try (Guard.Use use = model.changing("close")) {
-                classifier.close();
+                head.close();
             }
         }
     }

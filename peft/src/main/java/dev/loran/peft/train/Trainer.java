@@ -19,11 +19,9 @@ import dev.loran.engine.optim.ParameterGroup;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.DataLoader;
 import dev.loran.peft.data.Examples;
-import dev.loran.peft.data.Task;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Guard;
 import dev.loran.peft.train.Checkpoints.Standing;
-import java.util.Arrays;
 import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -52,13 +50,13 @@ import org.jspecify.annotations.Nullable;
 /// }
 /// ```
 ///
-/// The same seed, data and shapes give the same bits, also where a run was killed and goes on from a checkpoint. Nothing
-/// in a step waits for the backend, but where losses are scaled. Closing gives back the optimizer's memory and leaves the
-/// model as it is.
+/// The same seed, data and shapes give the same bits, also where a run was killed and goes on from a checkpoint.
+/// Nothing in a step waits for the backend, but where losses are scaled. Closing gives back the optimizer's memory and
+/// leaves the model as it is.
 ///
-/// **Threads**: a trainer belongs to one thread at a time. A step must be alone with its trainer and its model, and fails with a
-/// [java.util.ConcurrentModificationException] where it meets another thread's use of either; between steps others may read
-/// the model.
+/// **Threads**: a trainer belongs to one thread at a time. A step must be alone with its trainer and its model, and
+/// fails with a [java.util.ConcurrentModificationException] where it meets another thread's use of either; between
+/// steps others may read the model.
 public final class Trainer implements AutoCloseable {
     private static final ObjectMapper JSON = new ObjectMapper();
     private static final String STEP = "trainer.step";
@@ -199,7 +197,8 @@ public final class Trainer implements AutoCloseable {
     /// gradient is that of one large batch.
     ///
     /// @throws IllegalStateException if the configuration does not say how many steps there will be
-    /// @throws java.util.ConcurrentModificationException if another thread takes a step of this trainer, or uses the model
+    /// @throws java.util.ConcurrentModificationException if another thread takes a step of this trainer, or uses the
+    ///     model
     public StepResult trainStep(List<Batch> microBatches) {
         return Objects.requireNonNull(tryStep(microBatches, () -> false));
     }
@@ -398,8 +397,8 @@ public final class Trainer implements AutoCloseable {
         return new StepResult(number, learningRate, tokens, dtype, backend.readLater(numbers.buffer()));
     }
 
-    /// Makes the scale of the gradients NaN, with which nothing is updated, if the loss or their norm is not finite, or those
-    /// of an earlier step were not.
+    /// Makes the scale of the gradients NaN, with which nothing is updated, if the loss or their norm is not finite, or
+    /// those of an earlier step were not.
     private void gate() {
         if (scaler != null) {
             return;
@@ -453,17 +452,10 @@ public final class Trainer implements AutoCloseable {
     /// Runs the longest batch there can be once and drops what it gives: whatever memory a step takes is then with the
     /// backend, and a model that is too large fails here and not an hour later.
     private void reserve(DataLoader loader) {
-        int rows = Math.min(config.batchSize(), loader.examples().size());
-        int length = loader.longest();
-        int[] ids = new int[rows * length];
-        int[] ones = new int[ids.length];
-        Arrays.fill(ones, 1);
-        boolean classify = learner.task() == Task.CLASSIFY;
-        int[] labels = classify ? new int[rows] : ids.clone();
-        int terms = classify ? rows : rows * (length - 1);
+        Examples examples = loader.examples();
+        int rows = Math.min(config.batchSize(), examples.size());
         try (Scope scope = Scope.open()) {
-            int[] types = loader.examples().hasTokenTypes() ? new int[ids.length] : null;
-            learner.loss(new Batch(ids, ones, types, labels, new int[rows], rows, length, ids.length, terms))
+            learner.loss(Batch.dummy(learner.task(), rows, loader.longest(), examples.hasTokenTypes()))
                     .backward();
         }
         optimizer.zeroGrad(parameters);
@@ -480,9 +472,10 @@ public final class Trainer implements AutoCloseable {
         return steps;
     }
 
-    /// Wishes that [#train] stop: at the next step, or within a step or an evaluation at the next batch, which is then as if
-    /// it had not begun. It writes a checkpoint, where it has a folder, and returns. Any thread may call this, also before
-    /// [#train] was called; the wish is forgotten when that returns. Interrupting the training thread does the same.
+    /// Wishes that [#train] stop: at the next step, or within a step or an evaluation at the next batch, which is then
+    /// as if it had not begun. It writes a checkpoint, where it has a folder, and returns. Any thread may call this,
+    /// also before [#train] was called; the wish is forgotten when that returns. Interrupting the training thread does
+    /// the same.
     public void stop() {
         stopping = true;
     }
@@ -493,21 +486,21 @@ public final class Trainer implements AutoCloseable {
         return stopping || interrupted;
     }
 
-    /// Trains to the end of the run: from the newest complete checkpoint in `folder` ([RunFolder#resume]), or where there
-    /// is none from the step this trainer stands at. Ends before it where it is to stop ([#stop]); if by an interrupt, the
-    /// thread is interrupted again afterwards.
+    /// Trains to the end of the run: from the newest complete checkpoint in `folder` ([RunFolder#resume]), or where
+    /// there is none from the step this trainer stands at. Ends before it where it is to stop ([#stop]); if by an
+    /// interrupt, the thread is interrupted again afterwards.
     ///
     /// A run may be prolonged: with more epochs or steps than before and all else as it was, it goes on from the last
     /// checkpoint of the shorter run, which has one after its last step unless it has none
-    /// ([TrainerConfig.Checkpoints#everySteps] 0). The rate from there on is that of a run as long as the new one, whose
-    /// warm-up is over: the same rate with [TrainerConfig.Schedule#CONSTANT], and a higher one than the shorter run's last
-    /// with the others. Evaluations without a better loss ([TrainerConfig#patience]) are counted anew.
+    /// ([TrainerConfig.Checkpoints#everySteps] 0). The rate from there on is that of a run as long as the new one,
+    /// whose warm-up is over: the same rate with [TrainerConfig.Schedule#CONSTANT], and a higher one than the shorter
+    /// run's last with the others. Evaluations without a better loss ([TrainerConfig#patience]) are counted anew.
     ///
     /// @param heldOut what is evaluated on, or null
     /// @param folder where the best and the last parameters, checkpoints and the metrics go, or null
     /// @throws DivergedException if a loss or the gradients are no longer finite; what is on the disk is from before
-    /// @throws InputException if the checkpoint is of a run with another base model, method, configuration or other rows, or
-    ///     with more steps
+    /// @throws InputException if the checkpoint is of a run with another base model, method, configuration or other
+    ///     rows, or with more steps
     public TrainingReport train(
             Examples examples, @Nullable Examples heldOut, @Nullable RunFolder folder, TrainingListener listener) {
         try (Guard.Use own = guard.changing("train")) {
@@ -556,9 +549,9 @@ public final class Trainer implements AutoCloseable {
 
     // ---- state
 
-    /// All that going on needs: the parameters, step numbers, the optimizer's moments, the learner's own state. Where in
-    /// the data a run stands follows from the step. The tensors belong to the open scope, or to the caller; those that
-    /// training writes are the live ones.
+    /// All that going on needs: the parameters, step numbers, the optimizer's moments, the learner's own state. Where
+    /// in the data a run stands follows from the step. The tensors belong to the open scope, or to the caller; those
+    /// that training writes are the live ones.
     public Map<String, Tensor> state() {
         Map<String, Tensor> all = new LinkedHashMap<>(optimizer.state());
         parameters.forEach((name, t) -> all.put(PARAMETER + name, t));
@@ -575,7 +568,8 @@ public final class Trainer implements AutoCloseable {
 
     /// Goes on where another trainer of the same model and configuration stood: takes over a copy of its [#state].
     ///
-    /// @throws IllegalArgumentException if an entry is missing or unknown, or has another shape; nothing has changed then
+    /// @throws IllegalArgumentException if an entry is missing or unknown, or has another shape; nothing has changed
+    ///     then
     public void load(Map<String, Tensor> state) {
         Map<String, Tensor> moments = new LinkedHashMap<>(state);
         int steps = take(moments, STEP);

@@ -1,5 +1,6 @@
 package dev.loran.peft.train;
 
+import dev.loran.peft.task.Evaluation;
 import java.nio.file.Path;
 
 /// Watches a [Trainer], which calls it on the training thread.

@@ -1,5 +1,6 @@
 package dev.loran.peft.train;
 
+import dev.loran.peft.task.Evaluation;
 import org.jspecify.annotations.Nullable;
 
 /// How a run went.

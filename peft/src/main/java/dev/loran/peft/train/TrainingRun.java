@@ -4,6 +4,7 @@ import dev.loran.engine.Scope;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.DataLoader;
 import dev.loran.peft.data.Examples;
+import dev.loran.peft.task.Evaluation;
 import dev.loran.peft.train.Checkpoints.Standing;
 import dev.loran.peft.train.TrainingReport.End;
 import java.nio.file.Path;

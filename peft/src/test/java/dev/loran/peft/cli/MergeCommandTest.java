@@ -12,7 +12,7 @@ import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.DataLoader;
 import dev.loran.peft.model.HfModels;
 import dev.loran.peft.model.Model;
-import dev.loran.peft.train.TaskCard;
+import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.TaskModel;
 import dev.loran.peft.train.Tiny;
 import dev.loran.peft.tuner.PeftModel;

@@ -5,6 +5,9 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import dev.loran.peft.io.InputException;
+import dev.loran.peft.task.ClassifyTask;
+import dev.loran.peft.task.GenerateTask;
+import dev.loran.peft.task.LmTask;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -30,7 +33,7 @@ class DataLoaderTest {
             texts.add(new Row.Classify("red ".repeat(1 + random.nextInt(30)).strip(), i % 2 == 0 ? "even" : "odd"));
         }
         try (Tokenizer tokenizer = TinyTokenizers.wordPiece()) {
-            return Examples.of(texts, tokenizer, Examples.Options.of(40), null);
+            return Examples.of(new ClassifyTask(), texts, tokenizer, Examples.Options.of(40), null);
         }
     }
 
@@ -181,6 +184,7 @@ class DataLoaderTest {
     void promptsAndPaddingHaveNoPartInTheLoss() {
         try (Tokenizer bytes = TinyTokenizers.bytes(folder)) {
             Examples examples = Examples.of(
+                    new GenerateTask(),
                     List.of(new Row.Generate("a", "bc"), new Row.Generate("abc", "d")),
                     bytes,
                     Examples.Options.of(9),
@@ -202,8 +206,8 @@ class DataLoaderTest {
     @Test
     void aTextPredictsEveryTokenButItsFirst() {
         try (Tokenizer bytes = TinyTokenizers.bytes(folder)) {
-            Examples examples =
-                    Examples.of(List.of(new Row.Text("ab"), new Row.Text("c")), bytes, Examples.Options.of(9), null);
+            Examples examples = Examples.of(
+                    new LmTask(), List.of(new Row.Text("ab"), new Row.Text("c")), bytes, Examples.Options.of(9), null);
             Batch batch = new DataLoader(examples, new DataLoader.Options(2, false, 0, false, false, 1))
                     .epoch(0)
                     .getFirst();

@@ -4,6 +4,9 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import dev.loran.peft.io.InputException;
+import dev.loran.peft.task.ClassifyTask;
+import dev.loran.peft.task.GenerateTask;
+import dev.loran.peft.task.LmTask;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -35,10 +38,11 @@ class ExamplesTest {
                 {"text":"red","label":"a"}
                 {"text":"cheap","label":"c"}
                 """);
-        Examples examples = Examples.read(file, Task.CLASSIFY, words, Examples.Options.of(8), null);
+        Examples examples = Examples.read(file, new ClassifyTask(), words, Examples.Options.of(8), null);
         assertThat(examples.labels().names()).containsExactly("a", "b", "c");
         assertThat(examples.size()).isEqualTo(4);
-        assertThat(new int[] {examples.label(0), examples.label(1), examples.label(2), examples.label(3)})
+        assertThat(new int[] {examples.target(0)[0], examples.target(1)[0], examples.target(2)[0], examples.target(3)[0]
+                })
                 .containsExactly(1, 2, 0, 2);
         assertThat(examples.ids(0)).containsExactly(2, 4, 6, 3);
         assertThat(examples.longest()).isEqualTo(4);
@@ -49,10 +53,10 @@ class ExamplesTest {
     void aGivenHeadFixesTheIdsAndRefusesOtherLabels() throws IOException {
         Labels labels = new Labels(List.of("z", "a"));
         Path good = file("{\"text\":\"run\",\"label\":\"a\"}");
-        Examples examples = Examples.read(good, Task.CLASSIFY, words, Examples.Options.of(8), labels);
-        assertThat(examples.label(0)).isEqualTo(1);
+        Examples examples = Examples.read(good, new ClassifyTask(), words, Examples.Options.of(8), labels);
+        assertThat(examples.target(0)[0]).isEqualTo(1);
         Path bad = file("{\"text\":\"run\",\"label\":\"a\"}\n{\"text\":\"run\",\"label\":\"b\"}");
-        assertThatThrownBy(() -> Examples.read(bad, Task.CLASSIFY, words, Examples.Options.of(8), labels))
+        assertThatThrownBy(() -> Examples.read(bad, new ClassifyTask(), words, Examples.Options.of(8), labels))
                 .isInstanceOf(InputException.class)
                 .hasMessage(bad + ":2: field \"label\": label \"b\" is not one of the 2 labels of the model: z, a");
     }
@@ -60,7 +64,7 @@ class ExamplesTest {
     @Test
     void labelsMustBeTwoOrMoreAndDiffer() throws IOException {
         Path file = file("{\"text\":\"run\",\"label\":\"a\"}");
-        assertThatThrownBy(() -> Examples.read(file, Task.CLASSIFY, words, Examples.Options.of(8), null))
+        assertThatThrownBy(() -> Examples.read(file, new ClassifyTask(), words, Examples.Options.of(8), null))
                 .isInstanceOf(InputException.class)
                 .hasMessage(file + ": field \"label\": labels: a classifier needs two labels or more, not [a]");
         assertThatThrownBy(() -> new Labels(List.of("a", "b", "a")))
@@ -75,7 +79,8 @@ class ExamplesTest {
     @Test
     void cutTextsAreCountedAndThePrefixComesFirst() {
         List<Row.Classify> rows = List.of(new Row.Classify("buy cheap red shoes", "a"), new Row.Classify("run", "b"));
-        Examples examples = Examples.of(rows, words, Examples.Options.of(5).withTextPrefix("query: "), null);
+        Examples examples = Examples.of(
+                new ClassifyTask(), rows, words, Examples.Options.of(5).withTextPrefix("query: "), null);
         assertThat(examples.ids(0)).containsExactly(2, 11, 12, 4, 3);
         assertThat(examples.ids(1)).containsExactly(2, 11, 12, 7, 3);
         assertThat(examples.truncated()).isEqualTo(1);
@@ -95,7 +100,7 @@ class ExamplesTest {
                 {"text": "run", "label": "a"}
                 """);
         try (Tokenizer tokenizer = TinyTokenizers.wordPiece()) {
-            Examples rows = Examples.read(train, Task.CLASSIFY, tokenizer, Examples.Options.of(4), null);
+            Examples rows = Examples.read(train, new ClassifyTask(), tokenizer, Examples.Options.of(4), null);
             assertThat(rows.notices(null))
                     .containsExactly(
                             train + ": 3 texts are longer than 4 tokens and were cut",
@@ -107,7 +112,7 @@ class ExamplesTest {
                                     + ": 1 of 5 texts are for the most part not in the tokenizer's vocabulary, 25.0 % of all"
                                     + " tokens; is it of their language?");
             Examples.Options reading = Examples.Options.of(9);
-            Examples same = Examples.read(held, Task.CLASSIFY, tokenizer, reading, rows.labels());
+            Examples same = Examples.read(held, new ClassifyTask(), tokenizer, reading, rows.labels());
             assertThat(same.notices(null)).isEmpty();
             assertThat(same.notices(rows))
                     .containsExactly(held + ": 1 of 2 rows are among those to train on: results on them prove nothing");
@@ -123,7 +128,7 @@ class ExamplesTest {
                 {"text":"buy red shoes","text_pair":"buy red shoes","label":"b"}
                 {"text":"buy","text_pair":"shoes","label":"b"}
                 """);
-        Examples examples = Examples.read(file, Task.CLASSIFY, words, Examples.Options.of(8), null);
+        Examples examples = Examples.read(file, new ClassifyTask(), words, Examples.Options.of(8), null);
         assertThat(examples.ids(0)).containsExactly(2, 4, 3, 10, 6, 3);
         assertThat(examples.tokenTypes(0)).containsExactly(0, 0, 0, 1, 1, 1);
         assertThat(examples.ids(1)).containsExactly(2, 4, 3);
@@ -139,6 +144,7 @@ class ExamplesTest {
         assertThat(Batch.of(examples, new int[] {1}, 1).tokenTypes()).isNull();
         Row.Classify alone = new Row.Classify("buy", "shoes", "x");
         Examples ofPairs = Examples.of(
+                new ClassifyTask(),
                 List.of(alone, new Row.Classify("run", "y")),
                 words,
                 Examples.Options.of(8).withTextPrefix("query: "),
@@ -146,6 +152,7 @@ class ExamplesTest {
         assertThat(ofPairs.ids(0)).containsExactly(2, 11, 12, 4, 3, 6, 3);
         assertThat(ofPairs.sha256())
                 .isNotEqualTo(Examples.of(
+                                new ClassifyTask(),
                                 List.of(new Row.Classify("query: buy shoes", "x"), new Row.Classify("query: run", "y")),
                                 words,
                                 Examples.Options.of(8),
@@ -157,15 +164,16 @@ class ExamplesTest {
     void generateRowsKnowTheirPrompt() {
         try (Tokenizer bytes = TinyTokenizers.bytes(folder)) {
             Examples examples = Examples.of(
+                    new GenerateTask(),
                     List.of(new Row.Generate("abcdef", "b"), new Row.Generate("a", "bc")),
                     bytes,
                     Examples.Options.of(6),
                     null);
             assertThat(examples.ids(0)).containsExactly(64, 65, 198, 65, 256);
-            assertThat(examples.promptLength(0)).isEqualTo(3);
+            assertThat(examples.target(0)[0]).isEqualTo(3);
             assertThat(examples.answerRoom()).isEqualTo(3);
-            assertThat(examples.longestTarget()).isEqualTo(3);
-            assertThat(examples.promptLength(1)).isEqualTo(2);
+            assertThat(examples.length(1) - examples.target(1)[0]).isEqualTo(3);
+            assertThat(examples.target(1)[0]).isEqualTo(2);
             assertThat(examples.truncated()).isEqualTo(1);
             assertThatThrownBy(examples::labels)
                     .isInstanceOf(IllegalStateException.class)
@@ -177,18 +185,20 @@ class ExamplesTest {
     void packingJoinsTextsAndLosesNothing() {
         try (Tokenizer bytes = TinyTokenizers.bytes(folder)) {
             List<Row.Text> rows = List.of(new Row.Text("abcde"), new Row.Text("f"), new Row.Text("gh"));
-            Examples packed = Examples.of(rows, bytes, Examples.Options.of(4).withPack(true), null);
+            Examples packed = Examples.of(
+                    new LmTask(), rows, bytes, Examples.Options.of(4).withPack(true), null);
             assertThat(packed.size()).isEqualTo(3);
             assertThat(packed.ids(0)).containsExactly(64, 65, 66, 67);
             assertThat(packed.ids(1)).containsExactly(68, 256, 69, 256);
             assertThat(packed.ids(2)).containsExactly(70, 71, 256);
             assertThat(packed.truncated()).isZero();
-            Examples apart = Examples.of(rows, bytes, Examples.Options.of(4), null);
+            Examples apart = Examples.of(new LmTask(), rows, bytes, Examples.Options.of(4), null);
             assertThat(apart.size()).isEqualTo(3);
             assertThat(apart.ids(0)).containsExactly(64, 65, 66, 67);
             assertThat(apart.ids(1)).containsExactly(69, 256);
             assertThat(apart.truncated()).isEqualTo(1);
             assertThatThrownBy(() -> Examples.of(
+                            new GenerateTask(),
                             List.of(new Row.Generate("a", "b")),
                             bytes,
                             Examples.Options.of(4).withPack(true),
@@ -202,19 +212,24 @@ class ExamplesTest {
     void rowsThatTeachNothingAreRefused() {
         try (Tokenizer bytes = TinyTokenizers.bytes(folder)) {
             assertThatThrownBy(() -> Examples.of(
-                            List.of(new Row.Text("ab"), new Row.Text("a")), bytes, Examples.Options.of(1), null))
+                            new LmTask(),
+                            List.of(new Row.Text("ab"), new Row.Text("a")),
+                            bytes,
+                            Examples.Options.of(1),
+                            null))
                     .isInstanceOf(InputException.class)
                     .hasMessage("rows:1: the text gives fewer than two tokens: nothing to predict");
-            assertThatThrownBy(() -> Examples.of(List.of(), bytes, Examples.Options.of(4), null))
+            assertThatThrownBy(() -> Examples.of(new LmTask(), List.of(), bytes, Examples.Options.of(4), null))
                     .isInstanceOf(InputException.class)
                     .hasMessage("rows: there are none");
             assertThatThrownBy(() -> Examples.of(
+                            new LmTask(),
                             List.of(new Row.Text("ab"), new Row.Generate("a", "b")),
                             bytes,
                             Examples.Options.of(4),
                             null))
                     .isInstanceOf(InputException.class)
-                    .hasMessage("rows:2: a row of task generate among rows of task lm");
+                    .hasMessage("rows:2: a row of another form, Generate, among rows of task lm");
             assertThatThrownBy(() -> Examples.Options.of(0))
                     .isInstanceOf(InputException.class)
                     .hasMessage("max length 0 is not positive");

@@ -4,6 +4,10 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import dev.loran.peft.io.InputException;
+import dev.loran.peft.task.ClassifyTask;
+import dev.loran.peft.task.GenerateTask;
+import dev.loran.peft.task.LmTask;
+import dev.loran.peft.task.Task;
 import java.io.ByteArrayOutputStream;
 import java.io.IOException;
 import java.io.InputStream;
@@ -29,20 +33,20 @@ class RowsTest {
     void rowsOfEachTask() throws IOException {
         assertThat(Rows.read(
                         file("{\"text\":\"a é\",\"label\":\"x\",\"more\":1}\n\n {\"label\":\"y\",\"text\":\"b\"}"),
-                        Task.CLASSIFY))
+                        new ClassifyTask()))
                 .containsExactly(new Row.Classify("a é", "x"), new Row.Classify("b", "y"));
         assertThat(Rows.read(
                         file("{\"text\":\"a\",\"text_pair\":\"b\",\"label\":\"x\"}\n"
                                 + "{\"text\":\"a\",\"text_pair\":null,\"label\":\"x\"}"),
-                        Task.CLASSIFY))
+                        new ClassifyTask()))
                 .containsExactly(new Row.Classify("a", "b", "x"), new Row.Classify("a", "x"));
-        assertThat(Rows.read(file("{\"text\":\"a\\nb\"}\r\n"), Task.LM)).containsExactly(new Row.Text("a\nb"));
+        assertThat(Rows.read(file("{\"text\":\"a\\nb\"}\r\n"), new LmTask())).containsExactly(new Row.Text("a\nb"));
         assertThat(Rows.read(file("""
                                 {"source":"s","target":"t"}
                                 {"instruction":"i","input":"n","output":"o"}
                                 {"instruction":"i","input":"","output":"o"}
                                 {"instruction":"i","output":"o"}
-                                """), Task.GENERATE))
+                                """), new GenerateTask()))
                 .containsExactly(
                         new Row.Generate("s", "t"),
                         new Row.Generate("i\nn", "o"),
@@ -53,7 +57,8 @@ class RowsTest {
     @Test
     void linesAreCountedAsEditorsCountThem() throws IOException {
         List<Long> lines = new ArrayList<>();
-        Rows.forEach(file("\ufeff{\"text\":\"a\"}\n\n\n{\"text\":\"b\"}\n"), Task.LM, (row, line) -> lines.add(line));
+        Rows.forEach(
+                file("\ufeff{\"text\":\"a\"}\n\n\n{\"text\":\"b\"}\n"), new LmTask(), (row, line) -> lines.add(line));
         assertThat(lines).containsExactly(1L, 4L);
     }
 
@@ -95,7 +100,7 @@ class RowsTest {
             })
     void aLineThatIsNoJsonIsNamedByFileLineAndColumn(String line, String problem) throws IOException {
         Path file = file("\n" + line);
-        assertThatThrownBy(() -> Rows.read(file, Task.LM))
+        assertThatThrownBy(() -> Rows.read(file, new LmTask()))
                 .isInstanceOf(InputException.class)
                 .hasMessageStartingWith(file + ":2: " + problem)
                 .message()
@@ -104,23 +109,23 @@ class RowsTest {
 
     @Test
     void labelsMayBeNumbersAndAnInputNull() throws IOException {
-        assertThat(Rows.read(file("{\"text\":\"a\",\"label\":0}\n{\"text\":\"b\",\"label\":10}\n"), Task.CLASSIFY))
+        assertThat(Rows.read(file("{\"text\":\"a\",\"label\":0}\n{\"text\":\"b\",\"label\":10}\n"), new ClassifyTask()))
                 .containsExactly(new Row.Classify("a", "0"), new Row.Classify("b", "10"));
         assertThat(Labels.of(List.of("10", "2", "0")).names()).containsExactly("0", "2", "10");
         assertThat(Labels.of(List.of("10", "2", "b")).names()).containsExactly("10", "2", "b");
-        assertThat(Rows.read(file("{\"instruction\":\"say\",\"input\":null,\"output\":\"a\"}"), Task.GENERATE))
+        assertThat(Rows.read(file("{\"instruction\":\"say\",\"input\":null,\"output\":\"a\"}"), new GenerateTask()))
                 .containsExactly(new Row.Generate("say", "a"));
     }
 
     @Test
     void otherFormatsAreNamed() throws IOException {
         Path array = file("[\n {\"text\": \"a\"}\n]\n");
-        assertThatThrownBy(() -> Rows.read(array, Task.LM))
+        assertThatThrownBy(() -> Rows.read(array, new LmTask()))
                 .isInstanceOf(InputException.class)
                 .hasMessage(array + ":1: a JSON array, not JSON Lines; put each element on a line of its own, without"
                         + " brackets and commas around it; a row of task lm is {\"text\"}");
         Path table = Files.writeString(folder.resolve("rows.csv"), "text,label\nred chair,a\n");
-        assertThatThrownBy(() -> Rows.read(table, Task.CLASSIFY))
+        assertThatThrownBy(() -> Rows.read(table, new ClassifyTask()))
                 .isInstanceOf(InputException.class)
                 .hasMessage(table + ":1: separated values, not JSON Lines; make each record an object on a line of its"
                         + " own; a row of task classify is {\"text\",\"label\"} or {\"text\",\"text_pair\",\"label\"}");
@@ -129,16 +134,16 @@ class RowsTest {
     @Test
     void aFileWithoutRowsIsAnError() throws IOException {
         Path empty = file("");
-        assertThatThrownBy(() -> Rows.read(empty, Task.LM))
+        assertThatThrownBy(() -> Rows.read(empty, new LmTask()))
                 .isInstanceOf(InputException.class)
                 .hasMessage(empty + ": no rows; expected one JSON object a line: a row of task lm is {\"text\"}");
         Path blank = file("\n  \n");
-        assertThatThrownBy(() -> Rows.read(blank, Task.LM)).isInstanceOf(InputException.class);
+        assertThatThrownBy(() -> Rows.read(blank, new LmTask())).isInstanceOf(InputException.class);
         Path missing = folder.resolve("missing.jsonl");
-        assertThatThrownBy(() -> Rows.read(missing, Task.LM))
+        assertThatThrownBy(() -> Rows.read(missing, new LmTask()))
                 .isInstanceOf(InputException.class)
                 .hasMessage(missing + ": no such file");
-        assertThatThrownBy(() -> Rows.read(folder, Task.LM))
+        assertThatThrownBy(() -> Rows.read(folder, new LmTask()))
                 .isInstanceOf(InputException.class)
                 .hasMessageStartingWith(folder + ": cannot be read (");
     }
@@ -150,7 +155,7 @@ class RowsTest {
         bytes.write("é".getBytes(StandardCharsets.ISO_8859_1));
         bytes.write("\"}\n{\"text\":\"b\"}\n".getBytes(StandardCharsets.UTF_8));
         Path file = Files.write(folder.resolve("latin1.jsonl"), bytes.toByteArray());
-        assertThatThrownBy(() -> Rows.read(file, Task.LM))
+        assertThatThrownBy(() -> Rows.read(file, new LmTask()))
                 .isInstanceOf(InputException.class)
                 .hasMessage(file + ":2: not UTF-8; save the file as UTF-8");
     }
@@ -163,7 +168,7 @@ class RowsTest {
                 return '0';
             }
         };
-        assertThatThrownBy(() -> Rows.forEach(zeros, "zeros", Task.LM, (row, line) -> {}))
+        assertThatThrownBy(() -> Rows.forEach(zeros, "zeros", new LmTask(), (row, line) -> {}))
                 .isInstanceOf(InputException.class)
                 .hasMessage("zeros:1: longer than 16 MiB; is this a JSON Lines file?");
     }

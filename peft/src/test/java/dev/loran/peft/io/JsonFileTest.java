@@ -9,8 +9,8 @@ import dev.loran.engine.io.SafeTensors;
 import dev.loran.engine.io.SafeTensorsException;
 import dev.loran.peft.data.OnnxWeights;
 import dev.loran.peft.data.Rows;
-import dev.loran.peft.data.Task;
 import dev.loran.peft.data.Tokenizer;
+import dev.loran.peft.task.LmTask;
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.AccessDeniedException;
@@ -84,7 +84,7 @@ class JsonFileTest {
                             case "config.json" -> JsonFile.read(file);
                             case "tokenizer.json" -> Tokenizer.load(folder).close();
                             case "model.onnx" -> OnnxWeights.open(file).close();
-                            case "rows.jsonl" -> Rows.read(file, Task.LM);
+                            case "rows.jsonl" -> Rows.read(file, new LmTask());
                             default -> Rows.texts(file, text -> {});
                         }
                     })

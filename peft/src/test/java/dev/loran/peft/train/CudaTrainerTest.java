@@ -17,12 +17,15 @@ import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.DataLoader;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.Row;
-import dev.loran.peft.data.Task;
 import dev.loran.peft.data.TinyTokenizers;
 import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.LlamaModel;
 import dev.loran.peft.model.Model;
+import dev.loran.peft.task.ClassifyTask;
+import dev.loran.peft.task.LmTask;
+import dev.loran.peft.task.Task;
+import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.TrainerConfig.Rate;
 import dev.loran.peft.train.TrainerConfig.Schedule;
 import dev.loran.peft.tuner.AdaLoraConfig;
@@ -61,7 +64,7 @@ import org.junit.jupiter.params.provider.MethodSource;
 class CudaTrainerTest {
     private static final Path STAND_IN = Path.of("..", "kernels", "target", "standin");
     private static final TaskCard CLASSIFY = TaskCard.classify(Tiny.LABELS, Tiny.POSITIONS);
-    private static final TaskCard LM = TaskCard.of(Task.LM, Tiny.POSITIONS);
+    private static final TaskCard LM = TaskCard.of(new LmTask(), Tiny.POSITIONS);
 
     @TempDir
     Path folder;
@@ -173,7 +176,8 @@ class CudaTrainerTest {
                 new Row.Classify("buy", "red shoes running", "purchase"));
         Examples examples;
         try (Tokenizer tokenizer = TinyTokenizers.wordPiece()) {
-            examples = Examples.of(rows, tokenizer, Examples.Options.of(Tiny.POSITIONS), CLASSIFY.labels());
+            examples = Examples.of(
+                    new ClassifyTask(), rows, tokenizer, Examples.Options.of(Tiny.POSITIONS), CLASSIFY.labels());
         }
         List<Batch> batches = new DataLoader(examples, new DataLoader.Options(1, false, 0, false, false, 1)).epoch(0);
         assertThat(batches).extracting(Batch::length).containsOnly(8);
@@ -250,13 +254,13 @@ class CudaTrainerTest {
         LlamaModel.Config sizes = LlamaModel.Config.of(64, 64, 192, 4, 4, 2, 64);
         LoraConfig lora =
                 LoraConfig.defaults().withRank(4, 8).withDropout(0.1).withTargets(Targets.of("q_proj", "v_proj"));
-        Batch batch = new MemoryPlan.Largest(4, 64, false).batch(Task.LM);
+        Batch batch = new MemoryPlan.Largest(4, 64, false).batch(new LmTask());
         long live = cuda.liveBytes();
         long most;
         try (Model base = LlamaModel.random(sizes, cuda, cuda.storage(), 7);
                 PeftModel peft = new PeftModel(base, 7)) {
             peft.addAdapter("default", lora);
-            try (TaskModel model = TaskModel.of(peft, TaskCard.of(Task.LM, 64), 11);
+            try (TaskModel model = TaskModel.of(peft, TaskCard.of(new LmTask(), 64), 11);
                     Trainer trainer = new Trainer(new Unrecorded(model), config(3))) {
                 trainer.trainStep(batch).loss();
                 trainer.trainStep(batch).loss();
@@ -281,7 +285,11 @@ class CudaTrainerTest {
         Row row = card == LM ? new Row.Text(text) : new Row.Classify(text, "sport");
         try (Tokenizer tokenizer = TinyTokenizers.wordPiece()) {
             return Examples.of(
-                    Collections.nCopies(10, row), tokenizer, Examples.Options.of(Tiny.POSITIONS), card.labels());
+                    card.task(),
+                    Collections.nCopies(10, row),
+                    tokenizer,
+                    Examples.Options.of(Tiny.POSITIONS),
+                    card.labels());
         }
     }
 

@@ -14,6 +14,7 @@ import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.DataLoader;
 import dev.loran.peft.data.TinyTokenizers;
 import dev.loran.peft.model.Model;
+import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.TrainerConfig.Checkpoints;
 import dev.loran.peft.train.TrainerConfig.Rate;
 import dev.loran.peft.train.TrainerConfig.Schedule;

@@ -1,6 +1,7 @@
 package dev.loran.peft.train;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.assertj.core.api.Assertions.within;
 
 import dev.loran.engine.Backend;
@@ -11,9 +12,13 @@ import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Row;
-import dev.loran.peft.data.Task;
 import dev.loran.peft.data.TinyTokenizers;
 import dev.loran.peft.data.Tokenizer;
+import dev.loran.peft.task.ClassifyTask;
+import dev.loran.peft.task.Evaluation;
+import dev.loran.peft.task.LmTask;
+import dev.loran.peft.task.RougeL;
+import dev.loran.peft.task.Task;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
@@ -88,14 +93,18 @@ class EvaluationTest {
         }
         try (Tokenizer tokenizer = TinyTokenizers.wordPiece();
                 ReferenceBackend backend = new ReferenceBackend()) {
-            Examples examples =
-                    Examples.of(rows, tokenizer, Examples.Options.of(16), new Labels(List.of("a", "b", "c", "d")));
-            Evaluation e = Evaluation.of(new Oracle(Task.CLASSIFY, backend, logits), examples, 4);
+            Examples examples = Examples.of(
+                    new ClassifyTask(),
+                    rows,
+                    tokenizer,
+                    Examples.Options.of(16),
+                    new Labels(List.of("a", "b", "c", "d")));
+            Evaluation e = Evaluation.of(new Oracle(new ClassifyTask(), backend, logits), examples, 4);
             assertThat(e.rows()).isEqualTo(6);
-            assertThat(e.accuracy()).isCloseTo(4.0 / 6, within(1e-12));
+            assertThat(e.metric("accuracy")).isCloseTo(4.0 / 6, within(1e-12));
             assertThat(e.loss()).isCloseTo(loss, within(1e-12));
             // F1 of a: 2·2/(3+2); of b: 2·2/(2+4); of c: 0.
-            assertThat(e.macroF1()).isCloseTo((0.8 + 2.0 / 3 + 0) / 3, within(1e-12));
+            assertThat(e.metric("macro_f1")).isCloseTo((0.8 + 2.0 / 3 + 0) / 3, within(1e-12));
             assertThat(backend.liveBuffers()).isZero();
         }
     }
@@ -110,10 +119,12 @@ class EvaluationTest {
                 sum += (1 + row) * (texts.length(row) - 1);
                 terms += texts.length(row) - 1;
             }
-            Evaluation e = Evaluation.of(new Oracle(Task.LM, backend, new double[0][]), texts, 3);
+            Evaluation e = Evaluation.of(new Oracle(new LmTask(), backend, new double[0][]), texts, 3);
             assertThat(e.loss()).isCloseTo(sum / terms, within(1e-12));
-            assertThat(e.perplexity()).isCloseTo(Math.exp(sum / terms), within(1e-9));
-            assertThat(e.accuracy()).isNaN();
+            assertThat(e.metric("perplexity")).isCloseTo(Math.exp(sum / terms), within(1e-9));
+            assertThat(e.metrics()).containsOnlyKeys("perplexity");
+            assertThatThrownBy(() -> e.metric("accuracy"))
+                    .hasMessageContaining("no metric accuracy among [perplexity]");
         }
     }
 

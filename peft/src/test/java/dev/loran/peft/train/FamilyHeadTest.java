@@ -15,11 +15,14 @@ import dev.loran.engine.Tensor;
 import dev.loran.engine.io.SafeTensors;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.Labels;
+import dev.loran.peft.data.Target;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.HfModels;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.TaskType;
-import dev.loran.peft.train.TextClassifier.Pooling;
+import dev.loran.peft.task.TaskCard;
+import dev.loran.peft.task.TextClassifier;
+import dev.loran.peft.task.TextClassifier.Pooling;
 import dev.loran.peft.tuner.LoraConfig;
 import dev.loran.peft.tuner.PeftModel;
 import dev.loran.peft.tuner.Targets;
@@ -99,14 +102,15 @@ class FamilyHeadTest {
             // The test would pass without types if they did not matter.
             assertThat(model.logits(ids, mask).toDoubles()[0]).isNotCloseTo(expected[0], within(1e-2));
             int[] labels = {0, 1, 2};
-            Batch batch = new Batch(ids.toInts(), mask.toInts(), types.toInts(), labels, labels, 3, 6, 14, 3);
+            List<Target> targets = List.of(new Target.Ints(labels, 3));
+            Batch batch = new Batch(ids.toInts(), mask.toInts(), types.toInts(), targets, labels, 3, 6, 14, 3);
             TaskCard card = TaskCard.classify(LABELS, 6).withPooling(Pooling.POOLER);
             try (TaskModel learner = TaskModel.of(peft, card, 1)) {
                 learner.train(false);
                 assertThat(learner.logits(batch).toDoubles()).containsExactly(expected, within(2e-6));
                 int[] wrong = types.toInts();
                 wrong[4] = 2;
-                Batch beyond = new Batch(ids.toInts(), mask.toInts(), wrong, labels, labels, 3, 6, 14, 3);
+                Batch beyond = new Batch(ids.toInts(), mask.toInts(), wrong, targets, labels, 3, 6, 14, 3);
                 assertThatThrownBy(() -> learner.logits(beyond))
                         .isInstanceOf(InputException.class)
                         .hasMessage("the tokenizer makes tokens of type 2, but bert has 2 types; use the tokenizer that"

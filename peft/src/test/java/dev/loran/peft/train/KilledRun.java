@@ -4,6 +4,7 @@ import dev.loran.engine.DType;
 import dev.loran.engine.ReferenceBackend;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.model.Model;
+import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.TrainerConfig.Checkpoints;
 import dev.loran.peft.train.TrainerConfig.Rate;
 import dev.loran.peft.train.TrainerConfig.Schedule;

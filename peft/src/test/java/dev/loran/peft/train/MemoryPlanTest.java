@@ -8,7 +8,6 @@ import dev.loran.engine.ReferenceBackend;
 import dev.loran.kernels.simd.SimdBackend;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.Row;
-import dev.loran.peft.data.Task;
 import dev.loran.peft.data.TinyTokenizers;
 import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.model.BertModel;
@@ -17,8 +16,10 @@ import dev.loran.peft.model.LlamaModel;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.SeoTransformer;
 import dev.loran.peft.model.TransformerConfig;
+import dev.loran.peft.task.LmTask;
+import dev.loran.peft.task.TaskCard;
+import dev.loran.peft.task.TextClassifier.Pooling;
 import dev.loran.peft.train.MemoryPlan.Largest;
-import dev.loran.peft.train.TextClassifier.Pooling;
 import dev.loran.peft.tuner.AdaLoraConfig;
 import dev.loran.peft.tuner.BitFitConfig;
 import dev.loran.peft.tuner.BottleneckConfig;
@@ -71,18 +72,18 @@ class MemoryPlanTest {
             return family.equals("bert") || family.equals("gpt2")
                     ? TaskCard.classify(Tiny.LABELS, 20)
                             .withPooling(family.equals("bert") ? Pooling.MEAN : Pooling.LAST)
-                    : TaskCard.of(Task.LM, 20);
+                    : TaskCard.of(new LmTask(), 20);
         }
 
         Examples examples(List<String> texts) {
             try (Tokenizer tokenizer = TinyTokenizers.wordPiece()) {
-                List<? extends Row> rows = card().task() == Task.CLASSIFY
+                List<? extends Row> rows = card().labels() != null
                         ? texts.stream()
                                 .map(t ->
                                         new Row.Classify(t, Tiny.LABELS.names().get(t.length() % 2)))
                                 .toList()
                         : texts.stream().map(Row.Text::new).toList();
-                return Examples.of(rows, tokenizer, Examples.Options.of(20), card().labels());
+                return Examples.of(card().task(), rows, tokenizer, Examples.Options.of(20), card().labels());
             }
         }
 
@@ -203,6 +204,7 @@ class MemoryPlanTest {
                 Row.Classify row = new Row.Classify(
                         "buy red shoes", "running", Tiny.LABELS.names().getFirst());
                 Examples rows = Examples.of(
+                        subject.card().task(),
                         Collections.nCopies(21, row),
                         tokenizer,
                         Examples.Options.of(20),
@@ -256,7 +258,7 @@ class MemoryPlanTest {
     void touchesNoMemoryOfTheModelsSize() {
         // 5 billion parameters: neither here nor in most machines that run this test.
         LlamaModel.Config config = LlamaModel.Config.of(32_000, 4096, 14_336, 24, 32, 2048);
-        TaskCard card = TaskCard.of(Task.LM, 2048);
+        TaskCard card = TaskCard.of(new LmTask(), 2048);
         try (Backend backend = new SimdBackend(1, DType.BF16)) {
             MemoryPlan plan = Objects.requireNonNull(MemoryPlan.of(
                     backend,

@@ -16,11 +16,14 @@ import dev.loran.peft.data.DataLoader;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Row;
-import dev.loran.peft.data.Task;
 import dev.loran.peft.data.TinyTokenizers;
 import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.model.Guard;
 import dev.loran.peft.model.Model;
+import dev.loran.peft.task.ClassifyTask;
+import dev.loran.peft.task.LmTask;
+import dev.loran.peft.task.Task;
+import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.Predictor.Answer;
 import dev.loran.peft.tuner.BottleneckConfig;
 import dev.loran.peft.tuner.LoraConfig;
@@ -105,7 +108,7 @@ class PredictorTest {
         assertThat(answers).extracting(Answer::probability).doesNotHaveDuplicates();
         List<Row.Classify> rows =
                 List.of(new Row.Classify("red shoes", "buy", "sport"), new Row.Classify("red", "shoes buy", "sport"));
-        Examples examples = Examples.of(rows, tokenizer, Examples.Options.of(16), Tiny.LABELS);
+        Examples examples = Examples.of(new ClassifyTask(), rows, tokenizer, Examples.Options.of(16), Tiny.LABELS);
         Batch batch = new DataLoader(examples, DataLoader.Options.evaluation(2))
                 .epoch(0)
                 .getFirst();
@@ -289,7 +292,7 @@ class PredictorTest {
     @Test
     void anotherTaskIsRefused() {
         try (Model causal = Tiny.causal(backend, DType.F32);
-                TaskModel lm = TaskModel.full(causal, TaskCard.of(Task.LM, 16), 1)) {
+                TaskModel lm = TaskModel.full(causal, TaskCard.of(new LmTask(), 16), 1)) {
             assertThatThrownBy(() -> new Predictor(lm, tokenizer, 4, a -> {}))
                     .isInstanceOf(IllegalArgumentException.class)
                     .hasMessage("predictor: the model is for task lm, not classify");

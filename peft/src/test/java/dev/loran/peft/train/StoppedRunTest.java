@@ -5,6 +5,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import dev.loran.engine.DType;
 import dev.loran.engine.ReferenceBackend;
 import dev.loran.peft.model.Model;
+import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.TrainingReport.End;
 import dev.loran.peft.tuner.LoraConfig;
 import dev.loran.peft.tuner.PeftModel;

@@ -15,7 +15,6 @@ import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.DataLoader;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.Labels;
-import dev.loran.peft.data.Task;
 import dev.loran.peft.data.TinyTokenizers;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.BertModel;
@@ -23,7 +22,10 @@ import dev.loran.peft.model.Model;
 import dev.loran.peft.model.SeoTransformer;
 import dev.loran.peft.model.TaskType;
 import dev.loran.peft.model.TransformerConfig;
-import dev.loran.peft.train.TextClassifier.Pooling;
+import dev.loran.peft.task.Evaluation;
+import dev.loran.peft.task.LmTask;
+import dev.loran.peft.task.TaskCard;
+import dev.loran.peft.task.TextClassifier.Pooling;
 import dev.loran.peft.train.TrainerConfig.Rate;
 import dev.loran.peft.tuner.LoraConfig;
 import dev.loran.peft.tuner.PeftModel;
@@ -272,7 +274,7 @@ class TaskModelTest {
         try (ReferenceBackend backend = new ReferenceBackend();
                 Model base = Tiny.encoder(backend, DType.F32);
                 PeftModel peft = new PeftModel(base, 3)) {
-            assertThatThrownBy(() -> TaskModel.of(peft, TaskCard.of(Task.LM, 8), 1))
+            assertThatThrownBy(() -> TaskModel.of(peft, TaskCard.of(new LmTask(), 8), 1))
                     .isInstanceOf(InputException.class)
                     .hasMessage("task lm needs a causal language model, not the encoder bert");
         }
@@ -325,7 +327,7 @@ class TaskModelTest {
                 PeftModel peft = new PeftModel(base, 3)) {
             peft.addAdapter("default", LoraConfig.defaults().withRank(16, 32).withTargets(Targets.of("w_q")));
             assertThat(peft.parameterCount().trainableParameters()).isEqualTo(16_384);
-            try (TaskModel model = TaskModel.of(peft, TaskCard.of(Task.LM, 16), 1);
+            try (TaskModel model = TaskModel.of(peft, TaskCard.of(new LmTask(), 16), 1);
                     Trainer trainer =
                             new Trainer(model, TrainerConfig.defaults().withSteps(1))) {
                 backend.sizes.clear();
@@ -350,7 +352,7 @@ class TaskModelTest {
             int buffers = backend.liveBuffers();
             Evaluation e = LinearProbe.evaluate(model, train, held, config, 1);
             assertThat(e.rows()).isEqualTo(30);
-            assertThat(e.accuracy()).isGreaterThan(0.8).isGreaterThan(untrained.accuracy());
+            assertThat(e.metric("accuracy")).isGreaterThan(0.8).isGreaterThan(untrained.metric("accuracy"));
             assertThat(LinearProbe.evaluate(model, train, held, config, 1)).isEqualTo(e);
             assertThat(backend.liveBuffers()).isEqualTo(buffers);
         }

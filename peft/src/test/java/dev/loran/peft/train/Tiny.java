@@ -12,6 +12,8 @@ import dev.loran.peft.model.HfModels;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.SeoTransformer;
 import dev.loran.peft.model.TransformerConfig;
+import dev.loran.peft.task.ClassifyTask;
+import dev.loran.peft.task.LmTask;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -59,7 +61,7 @@ public final class Tiny {
 
     public static Examples examples(int n, long seed) {
         try (Tokenizer tokenizer = TinyTokenizers.wordPiece()) {
-            return Examples.of(rows(n, seed), tokenizer, Examples.Options.of(POSITIONS), LABELS);
+            return Examples.of(new ClassifyTask(), rows(n, seed), tokenizer, Examples.Options.of(POSITIONS), LABELS);
         }
     }
 
@@ -68,7 +70,7 @@ public final class Tiny {
         try (Tokenizer tokenizer = TinyTokenizers.wordPiece()) {
             List<Row.Text> texts =
                     rows(n, seed).stream().map(r -> new Row.Text(r.text())).toList();
-            return Examples.of(texts, tokenizer, Examples.Options.of(POSITIONS), null);
+            return Examples.of(new LmTask(), texts, tokenizer, Examples.Options.of(POSITIONS), null);
         }
     }
 

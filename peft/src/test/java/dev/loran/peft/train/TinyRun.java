@@ -5,6 +5,7 @@ import dev.loran.engine.DType;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Model;
+import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.tuner.LoraConfig;
 import dev.loran.peft.tuner.PeftModel;
 import java.io.IOException;

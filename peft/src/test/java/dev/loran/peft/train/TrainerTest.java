@@ -14,9 +14,11 @@ import dev.loran.kernels.simd.SimdBackend;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.DataLoader;
 import dev.loran.peft.data.Examples;
-import dev.loran.peft.data.Task;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Model;
+import dev.loran.peft.task.LmTask;
+import dev.loran.peft.task.Task;
+import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.TrainerConfig.Rate;
 import dev.loran.peft.train.TrainerConfig.Schedule;
 import dev.loran.peft.tuner.LoraConfig;
@@ -116,7 +118,7 @@ class TrainerTest {
                     Model base = Tiny.causal(backend, DType.F64);
                     PeftModel peft = new PeftModel(base, 7)) {
                 peft.addAdapter("default", lora(0));
-                try (TaskModel model = TaskModel.of(peft, TaskCard.of(Task.LM, Tiny.POSITIONS), 1)) {
+                try (TaskModel model = TaskModel.of(peft, TaskCard.of(new LmTask(), Tiny.POSITIONS), 1)) {
                     results.add(after(batches(texts, size), model, losses));
                 }
             }
@@ -387,7 +389,7 @@ class TrainerTest {
         try (ReferenceBackend backend = new ReferenceBackend();
                 Model base = Tiny.causal(backend, DType.F32);
                 PeftModel peft = new PeftModel(base, 7);
-                TaskModel model = TaskModel.of(peft, TaskCard.of(Task.LM, Tiny.POSITIONS), 1)) {
+                TaskModel model = TaskModel.of(peft, TaskCard.of(new LmTask(), Tiny.POSITIONS), 1)) {
             assertThatThrownBy(() -> new Trainer(model, CONFIG))
                     .isInstanceOf(IllegalStateException.class)
                     .hasMessageStartingWith(

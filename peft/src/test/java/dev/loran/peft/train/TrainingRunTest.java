@@ -13,10 +13,13 @@ import dev.loran.engine.Tensor;
 import dev.loran.engine.optim.Optimizer;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.Examples;
-import dev.loran.peft.data.Task;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.HfModels;
 import dev.loran.peft.model.Model;
+import dev.loran.peft.task.Evaluation;
+import dev.loran.peft.task.LmTask;
+import dev.loran.peft.task.Task;
+import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.TrainerConfig.Rate;
 import dev.loran.peft.train.TrainerConfig.Schedule;
 import dev.loran.peft.tuner.LoraConfig;
@@ -65,7 +68,7 @@ class TrainingRunTest {
             assertThat(report.steps()).isEqualTo(40);
             assertThat(report.stoppedEarly()).isFalse();
             assertThat(report.trainLoss()).isLessThan(0.4);
-            assertThat(best.accuracy()).isGreaterThan(0.9);
+            assertThat(best.metric("accuracy")).isGreaterThan(0.9);
             assertThat(report.seconds()).isPositive();
             assertThat(report.tokens()).isGreaterThan(40 * 8 * 3);
             checkMetrics(run, report);
@@ -123,7 +126,7 @@ class TrainingRunTest {
         RunFolder run = RunFolder.create(folder.resolve("run"));
         TrainerConfig config =
                 TrainerConfig.defaults().withEpochs(10).withBatch(8, 1).withRate(Rate.of(1e-2));
-        TaskCard card = TaskCard.of(Task.LM, Tiny.POSITIONS);
+        TaskCard card = TaskCard.of(new LmTask(), Tiny.POSITIONS);
         try (ReferenceBackend backend = new ReferenceBackend();
                 Model base = Tiny.causal(backend, DType.F32)) {
             Path saved = Tiny.save(base, folder.resolve("base"));
@@ -135,7 +138,7 @@ class TrainingRunTest {
                 Evaluation before = Evaluation.of(learner, texts, 8);
                 trainer.train(texts, null, run, NOBODY);
                 after = Evaluation.of(learner, texts, 8);
-                assertThat(after.perplexity()).isLessThan(0.7 * before.perplexity());
+                assertThat(after.metric("perplexity")).isLessThan(0.7 * before.metric("perplexity"));
                 base.namedParameters()
                         .forEach((name, t) -> assertThat(Objects.requireNonNull(
                                                 model.namedParameters().get(name))
@@ -188,7 +191,7 @@ class TrainingRunTest {
 
         @Override
         public Task task() {
-            return Task.LM;
+            return new LmTask();
         }
 
         @Override

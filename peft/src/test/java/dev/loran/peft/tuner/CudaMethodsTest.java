@@ -12,10 +12,10 @@ import dev.loran.kernels.cuda.CudaBackend;
 import dev.loran.peft.PeftTrainer;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.Labels;
-import dev.loran.peft.data.Task;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.TaskType;
-import dev.loran.peft.train.TaskCard;
+import dev.loran.peft.task.LmTask;
+import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.TaskModel;
 import dev.loran.peft.train.Trainer;
 import dev.loran.peft.train.TrainerConfig;
@@ -117,8 +117,9 @@ class CudaMethodsTest {
         List<Double> losses = new ArrayList<>();
         try (Model model = Subjects.model(family, backend, backend.storage())) {
             boolean classify = model.task() == TaskType.SEQ_CLS;
-            TaskCard card =
-                    classify ? TaskCard.classify(new Labels(List.of("a", "b", "c", "d")), 8) : TaskCard.of(Task.LM, 8);
+            TaskCard card = classify
+                    ? TaskCard.classify(new Labels(List.of("a", "b", "c", "d")), 8)
+                    : TaskCard.of(new LmTask(), 8);
             TrainerConfig config = TrainerConfig.defaults()
                     .withRate(new TrainerConfig.Rate(0.002, 1, TrainerConfig.Schedule.CONSTANT, 0))
                     .withSteps(STEPS);

@@ -1,13 +1,12 @@
-package dev.loran.peft.train;
+package dev.loran.peft.task;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.peft.data.Labels;
-import dev.loran.peft.data.Task;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.JsonFile;
-import dev.loran.peft.train.TextClassifier.Pooling;
+import dev.loran.peft.task.TextClassifier.Pooling;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -16,14 +15,15 @@ import org.jspecify.annotations.Nullable;
 
 /// What an adapter was trained for, beside what Hugging Face's files say of it: `loran.json`.
 ///
-/// @param labels the classes in the order of their ids; null but for [Task#CLASSIFY]
+/// @param labels the classes in the order of their ids; null for a task without classes
 /// @param pooling how a text becomes one vector to classify
 /// @param normalize whether that is divided by its Euclidean length
 /// @param textPrefix what was put before every text to classify; usually empty
 /// @param maxLength the most tokens of a text; longer ones were cut
-/// @param answerRoom how many tokens of those a prompt left to its answer ([dev.loran.peft.data.Examples#answerRoom]); 0 if
-///     nobody said
-/// @param eosToken the token that was put after every text; null if nobody said, and for [Task#CLASSIFY]
+/// @param answerRoom how many tokens of those a prompt left to its answer ([dev.loran.peft.data.Examples#answerRoom]);
+///     0 if nobody said
+/// @param eosToken the token that was put after every text; null if nobody said, and for a task that
+///     closes no text
 /// @param base the model that the adapter belongs to; null if nobody said
 public record TaskCard(
         Task task,
@@ -38,19 +38,22 @@ public record TaskCard(
     public static final String FILE = "loran.json";
 
     public TaskCard {
-        if ((task == Task.CLASSIFY) != (labels != null)) {
-            throw new InputException("task " + task + (labels == null ? " needs labels" : " has no labels"));
-        }
+        task.check(labels);
     }
 
     /// Classification into `labels`, mean pooling.
     public static TaskCard classify(Labels labels, int maxLength) {
-        return new TaskCard(Task.CLASSIFY, labels, Pooling.MEAN, false, "", maxLength, 0, null, null);
+        return of(new ClassifyTask(), labels, maxLength).withPooling(Pooling.MEAN);
     }
 
-    /// A task of a language model.
+    /// A task without classes.
     public static TaskCard of(Task task, int maxLength) {
-        return new TaskCard(task, null, Pooling.LAST, false, "", maxLength, 0, null, null);
+        return of(task, null, maxLength);
+    }
+
+    /// A task, and its classes if it has any.
+    public static TaskCard of(Task task, @Nullable Labels labels, int maxLength) {
+        return new TaskCard(task, labels, Pooling.LAST, false, "", maxLength, 0, null, null);
     }
 
     public TaskCard withPooling(Pooling next) {
@@ -131,13 +134,13 @@ public record TaskCard(
     }
 
     /// Writes the card into `folder`, whole or not at all.
-    void write(Path folder) {
+    public void write(Path folder) {
         JsonFile.write(folder.resolve(FILE), toJson());
     }
 
     /// What the file holds.
-    ObjectNode toJson() {
-        ObjectNode json = JsonNodeFactory.instance.objectNode().put("task", task.toString());
+    public ObjectNode toJson() {
+        ObjectNode json = JsonNodeFactory.instance.objectNode().put("task", task.name());
         if (labels != null) {
             labels.names().forEach(json.putArray("labels")::add);
         }

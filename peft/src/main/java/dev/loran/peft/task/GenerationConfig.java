@@ -1,4 +1,4 @@
-package dev.loran.peft.train;
+package dev.loran.peft.task;
 
 import dev.loran.peft.io.InputException;
 import java.util.List;
@@ -6,14 +6,15 @@ import java.util.List;
 /// How [Generation] goes on from a text, in Hugging Face's words.
 ///
 /// @param maxNewTokens most tokens of an answer
-/// @param doSample whether a token is drawn; the likeliest one is taken otherwise, whatever temperature, topK and topP say
+/// @param doSample whether a token is drawn; the likeliest one is taken otherwise, whatever temperature, topK and topP
+///     say
 /// @param temperature logits are divided by it: below 1 likely tokens get likelier
 /// @param topK only so many of the likeliest tokens are drawn from; 0 for all
-/// @param topP only the fewest likeliest tokens whose probabilities reach this sum are drawn from; 1 for all. **Paper**:
-///     Holtzman et al., "The Curious Case of Neural Text Degeneration", 2020, section 3.1
-/// @param repetitionPenalty the logits of tokens that stand in the text already, prompt included, are divided by it where
-///     they are positive, and multiplied by it where they are negative; 1 for none. **Paper**: Keskar et al., "CTRL", 2019,
-///     section 4.1
+/// @param topP only the fewest likeliest tokens whose probabilities reach this sum are drawn from; 1 for all.
+///     **Paper**: Holtzman et al., "The Curious Case of Neural Text Degeneration", 2020, section 3.1
+/// @param repetitionPenalty the logits of tokens that stand in the text already, prompt included, are divided by it
+///     where they are positive, and multiplied by it where they are negative; 1 for none. **Paper**: Keskar et al.,
+///     "CTRL", 2019, section 4.1
 /// @param eosTokenIds tokens that end an answer, and are left out of it
 /// @param stopStrings texts that end an answer; it is cut before them
 /// @param seed of what is drawn

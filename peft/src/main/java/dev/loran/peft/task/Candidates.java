@@ -1,13 +1,13 @@
-package dev.loran.peft.train;
+package dev.loran.peft.task;
 
 import java.util.Arrays;
 import java.util.random.RandomGenerator;
 
-/// The tokens that may be drawn, the likeliest first, by temperature, then topK, then topP, as Hugging Face orders them. Of
-/// equal logits that of the smaller id comes first.
+/// The tokens that may be drawn, the likeliest first, by temperature, then topK, then topP, as Hugging Face orders
+/// them. Of equal logits that of the smaller id comes first.
 ///
-/// Tokens are put in order only as far as somebody looks: a draw sorts the few that it passes, out of a heap that is made
-/// in one pass over the vocabulary.
+/// Tokens are put in order only as far as somebody looks: a draw sorts the few that it passes, out of a heap that is
+/// made in one pass over the vocabulary.
 final class Candidates {
     private final float[] logits;
     private final double temperature;

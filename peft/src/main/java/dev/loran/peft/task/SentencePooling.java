@@ -1,11 +1,11 @@
-package dev.loran.peft.train;
+package dev.loran.peft.task;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.JsonFile;
-import dev.loran.peft.train.TextClassifier.Pooling;
+import dev.loran.peft.task.TextClassifier.Pooling;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.InvalidPathException;
@@ -15,8 +15,8 @@ import java.util.List;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
-/// How a text becomes one vector, as the files say that sentence-transformers puts beside a model: `modules.json`, which
-/// lists what follows the transformer, and the `config.json` of its pooling, in `1_Pooling` as a rule.
+/// How a text becomes one vector, as the files say that sentence-transformers puts beside a model: `modules.json`,
+/// which lists what follows the transformer, and the `config.json` of its pooling, in `1_Pooling` as a rule.
 ///
 /// @param normalize whether the vector is divided by its Euclidean length
 public record SentencePooling(Pooling pooling, boolean normalize) {

@@ -1,4 +1,4 @@
-package dev.loran.peft.train;
+package dev.loran.peft.task;
 
 import dev.loran.engine.Scope;
 import dev.loran.engine.ShapeException;
@@ -19,8 +19,8 @@ import org.jspecify.annotations.Nullable;
 /// An answer does not depend on the prompts beside its own but for rounding; tokens of answer i are drawn from the i-th
 /// stream of the seed.
 ///
-/// **Threads**: both methods are safe from any number of threads on one model, each call with a cache of its own; what changes
-/// the model fails meanwhile. [dev.loran.peft.tuner.PeftModel#withAdapter] gives a call an adapter of its own.
+/// **Threads**: both methods are safe from any number of threads on one model, each call with a cache of its own; what
+/// changes the model fails meanwhile. [dev.loran.peft.tuner.PeftModel#withAdapter] gives a call an adapter of its own.
 public final class Generation {
     private final GenerationConfig config;
     private final @Nullable Tokenizer tokenizer;
@@ -41,8 +41,8 @@ public final class Generation {
         }
     }
 
-    /// The answers to some prompts of different lengths, each up to one of the tokenizer's end tokens or of the config's,
-    /// or up to a stop string.
+    /// The answers to some prompts of different lengths, each up to one of the tokenizer's end tokens or of the
+    /// config's, or up to a stop string.
     ///
     /// @param model causal, in evaluation mode
     /// @throws ShapeException if a prompt is empty, or the longest has no room for `maxNewTokens` behind it

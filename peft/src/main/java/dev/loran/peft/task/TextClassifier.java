@@ -1,4 +1,4 @@
-package dev.loran.peft.train;
+package dev.loran.peft.task;
 
 import dev.loran.engine.Backend;
 import dev.loran.engine.DType;
@@ -10,28 +10,22 @@ import dev.loran.engine.Tensor;
 import dev.loran.engine.UnaryFn;
 import dev.loran.engine.io.SafeTensors;
 import dev.loran.engine.io.SafeTensorsException;
-import dev.loran.engine.nn.Layer;
 import dev.loran.engine.nn.Linear;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.BertModel;
 import dev.loran.peft.model.Model;
-import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
-import java.util.random.RandomGenerator;
 import org.jspecify.annotations.Nullable;
 
 /// A head over the pooled hidden states of a model: logits = pool(hidden)·weightᵀ + bias. The head is the model's own
 /// ([Model#classifier]), or one beside a model that has none, which this owns.
-public final class TextClassifier extends Layer {
-    /// The file of the head in an adapter folder: `weight` (labels, C) and `bias` (labels).
-    public static final String FILE = "head.safetensors";
-
+public final class TextClassifier extends Head {
     private static final double MASKED = -1e9;
 
     private final Model model;
@@ -39,11 +33,6 @@ public final class TextClassifier extends Layer {
     private final boolean normalize;
     /// Null where the model's own is meant.
     private final @Nullable Linear head;
-
-    /// Whether `folder` holds a head beside a model.
-    public static boolean isIn(Path folder) {
-        return Files.isRegularFile(folder.resolve(FILE));
-    }
 
     /// How the hidden states (B, S, C) of a text become one vector (B, C).
     public enum Pooling {
@@ -88,25 +77,26 @@ public final class TextClassifier extends Layer {
     }
 
     private TextClassifier(Model model, Pooling pooling, boolean normalize, @Nullable Linear head) {
+        super(head);
         this.model = model;
         this.pooling = pooling;
         this.normalize = normalize;
-        this.head = head == null ? null : child("head", head);
+        this.head = head;
         if (pooling == Pooling.POOLER && !(model instanceof BertModel bert && bert.hasPooler())) {
             throw new InputException("pooling pooler: " + model.title()
                     + " has no pooler, which BERT alone has, where its folder holds the weights; choose another one");
         }
     }
 
-    /// With a new head beside the model.
+    /// With a head beside the model, new or saved, as `site`'s card says.
     ///
-    /// @param normalize whether vectors are divided by their Euclidean length
-    /// @throws InputException if the model cannot be pooled so
-    public static TextClassifier beside(
-            Model model, int labels, Pooling pooling, boolean normalize, RandomGenerator random) {
+    /// @throws InputException if the model cannot be pooled so, or the saved head does not fit
+    static Head beside(Site site, int labels) {
+        Model model = site.model();
+        TaskCard card = site.card();
         int width = model.facts().hiddenSize();
-        Linear head = newHead(model.backend(), model.dtype().accumulator(), width, labels, random);
-        return new TextClassifier(model, pooling, normalize, head);
+        Linear head = newLinear(model.backend(), model.dtype().accumulator(), width, labels, site.random());
+        return new TextClassifier(model, card.pooling(), card.normalize(), head).from(site);
     }
 
     /// With the model's own head.
@@ -114,21 +104,32 @@ public final class TextClassifier extends Layer {
         return new TextClassifier(model, Pooling.of(model), false, null);
     }
 
-    /// A head that starts as torch's linear layer does: weight and bias uniform in ±1/√width.
-    static Linear newHead(Backend backend, DType dtype, int width, int labels, RandomGenerator random) {
-        double bound = 1 / Math.sqrt(width);
-        Tensor weight = Tensor.uniform(backend, dtype, random, bound, labels, width);
-        return new Linear(weight, Tensor.uniform(backend, dtype, random, bound, labels), false);
+    /// The scores of the classes, (B, labels).
+    @Override
+    public Tensor logits(Feed batch) {
+        return logits(pooled(batch));
+    }
+
+    /// Cross-entropy of the labels, the batch's target (B).
+    @Override
+    public Tensor loss(Feed batch) {
+        return Functional.crossEntropy(logits(batch), batch.target(0), Batch.IGNORE);
     }
 
     /// The scores of the classes, (B, labels), from [#pooled].
-    Tensor logits(Tensor pooled) {
+    public Tensor logits(Tensor pooled) {
         return head == null ? model.classify(pooled) : head.forward(pooled);
     }
 
-    /// The vectors of texts, (B, C), in the accumulator's type, from their hidden states (B, P + T, C) and the weight that
-    /// each position has, (B, 1, P + T).
-    Tensor pooled(Tensor hidden, Tensor weights) {
+    /// The vectors of texts, (B, C), in the accumulator's type.
+    public Tensor pooled(Feed batch) {
+        Tensor hidden = batch.hidden();
+        Shape s = hidden.shape();
+        return pooled(hidden, batch.derived("weights", b -> weights(b, s.dim(1)), s.dim(0), 1, s.dim(1)));
+    }
+
+    /// As above, from their hidden states (B, P + T, C) and the weight that each position has, (B, 1, P + T).
+    private Tensor pooled(Tensor hidden, Tensor weights) {
         Shape s = hidden.shape();
         Tensor pooled = switch (pooling) {
             case POOLER -> ((BertModel) model).pooled(hidden);
@@ -158,9 +159,9 @@ public final class TextClassifier extends Layer {
         return x.mul(Functional.unary(UnaryFn.RSQRT, squares).reshape(-1, 1));
     }
 
-    /// What [#pooled] needs of the positions, (B, 1, P + T), from the mask (B, T): the weight of each, or for [Pooling#MAX]
-    /// what hides those that do not count.
-    double[] weights(Batch batch, int positions) {
+    /// What [#pooled] needs of the positions, (B, 1, P + T), from the mask (B, T): the weight of each, or for
+    /// [Pooling#MAX] what hides those that do not count.
+    private double[] weights(Batch batch, int positions) {
         int virtual = positions - batch.length();
         double[] weights = new double[batch.batchSize() * positions];
         for (int row = 0; row < batch.batchSize(); row++) {
@@ -191,13 +192,6 @@ public final class TextClassifier extends Layer {
         return last;
     }
 
-    /// Writes a head beside the model; does nothing for the model's own.
-    void save(Path folder) {
-        if (head != null) {
-            SafeTensors.write(folder.resolve(FILE), head.namedParameters());
-        }
-    }
-
     /// Writes Σ wᵢ · headᵢ of the heads beside several models.
     ///
     /// @param folders where they are, all for the same classes
@@ -226,31 +220,6 @@ public final class TextClassifier extends Layer {
             Map<String, SafeTensors.Part> parts = new LinkedHashMap<>();
             sums.forEach((name, t) -> parts.put(name, SafeTensors.Part.of(t, DType.F32)));
             SafeTensors.writeParts(out.resolve(FILE), parts, SafeTensors.PYTORCH);
-        }
-    }
-
-    /// Takes over the head in `folder`; does nothing for the model's own.
-    ///
-    /// @throws InputException if a tensor is missing or has another shape
-    void load(Path folder) {
-        if (head == null) {
-            return;
-        }
-        Path file = folder.resolve(FILE);
-        Map<String, Tensor> parameters = head.namedParameters();
-        try (SafeTensors stored = SafeTensors.open(file)) {
-            parameters.forEach((name, tensor) -> {
-                if (!stored.names().contains(name)
-                        || !stored.entry(name).shape().equals(tensor.shape())) {
-                    throw new InputException(file + ": needs a tensor " + name + " " + tensor.shape()
-                            + (stored.names().contains(name)
-                                    ? " but has " + stored.entry(name).shape()
-                                    : " and has none"));
-                }
-                try (Tensor value = stored.copy(tensor.backend(), name, tensor.dtype())) {
-                    tensor.copyFrom(value);
-                }
-            });
         }
     }
 }

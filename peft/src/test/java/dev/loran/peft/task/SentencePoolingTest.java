@@ -1,10 +1,10 @@
-package dev.loran.peft.train;
+package dev.loran.peft.task;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import dev.loran.peft.io.InputException;
-import dev.loran.peft.train.TextClassifier.Pooling;
+import dev.loran.peft.task.TextClassifier.Pooling;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;

@@ -1,4 +1,4 @@
-package dev.loran.peft.train;
+package dev.loran.peft.task;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
@@ -18,7 +18,8 @@ import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.HfModels;
 import dev.loran.peft.model.Model;
-import dev.loran.peft.train.Generation.Answer;
+import dev.loran.peft.task.Generation.Answer;
+import dev.loran.peft.train.Tiny;
 import dev.loran.peft.tuner.PeftModel;
 import java.io.IOException;
 import java.net.URISyntaxException;

@@ -1,0 +1,76 @@
+package dev.loran.peft.task;
+
+import dev.loran.engine.Autograd;
+import dev.loran.engine.Scope;
+import dev.loran.peft.data.Batch;
+import dev.loran.peft.data.DataLoader;
+import dev.loran.peft.data.Examples;
+import java.util.Collections;
+import java.util.LinkedHashMap;
+import java.util.Map;
+import java.util.Objects;
+import java.util.function.BooleanSupplier;
+import java.util.stream.Collectors;
+import org.jspecify.annotations.Nullable;
+
+/// How well a model does on some rows.
+///
+/// @param loss mean over the rows, or over the predicted tokens of a language model
+/// @param metrics by name, in the order in which they are shown
+/// @param headline the one of them that counts most
+public record Evaluation(int rows, double loss, Map<String, Double> metrics, Metric headline) {
+    public Evaluation {
+        metrics = Collections.unmodifiableMap(new LinkedHashMap<>(metrics));
+        if (!metrics.containsKey(headline.name())) {
+            throw new IllegalArgumentException(
+                    "evaluation: no metric " + headline.name() + " among " + metrics.keySet());
+        }
+    }
+
+    /// The metric called `name`.
+    ///
+    /// @throws IllegalArgumentException if the task has no such metric
+    public double metric(String name) {
+        Double value = metrics.get(name);
+        if (value == null) {
+            throw new IllegalArgumentException("evaluation: no metric " + name + " among " + metrics.keySet());
+        }
+        return value;
+    }
+
+    /// The metric that counts most.
+    public double headlineValue() {
+        return metric(headline.name());
+    }
+
+    @Override
+    public String toString() {
+        return metrics.entrySet().stream()
+                .map(e -> ", " + e.getKey() + "=" + e.getValue())
+                .collect(Collectors.joining("", "Evaluation[rows=" + rows + ", loss=" + loss, "]"));
+    }
+
+    /// Evaluates `model`, which is in evaluation mode afterwards.
+    public static Evaluation of(Forward model, Examples examples, int batchSize) {
+        return Objects.requireNonNull(of(model, examples, batchSize, () -> false));
+    }
+
+    /// As above, given up once `stop` says so, which is asked before each batch: null.
+    public static @Nullable Evaluation of(Forward model, Examples examples, int batchSize, BooleanSupplier stop) {
+        Meter meter = model.task().meter(examples);
+        model.train(false);
+        try (Autograd.Mode mode = Autograd.noGrad()) {
+            for (Batch batch : new DataLoader(examples, DataLoader.Options.evaluation(batchSize)).epoch(0)) {
+                if (stop.getAsBoolean()) {
+                    return null;
+                }
+                double[] answer;
+                try (Scope scope = Scope.open()) {
+                    answer = model.task().asked(model, batch).toDoubles();
+                }
+                meter.add(batch, answer);
+            }
+        }
+        return meter.evaluation();
+    }
+}

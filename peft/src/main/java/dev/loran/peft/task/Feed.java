@@ -1,0 +1,184 @@
+package dev.loran.peft.task;
+
+import dev.loran.engine.Backend;
+import dev.loran.engine.Tensor;
+import dev.loran.peft.data.Batch;
+import dev.loran.peft.data.Target;
+import dev.loran.peft.io.InputException;
+import dev.loran.peft.model.Model;
+import java.lang.foreign.MemorySegment;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.function.Function;
+import org.jspecify.annotations.Nullable;
+
+/// A batch in the memory of a model's backend: what a [Head] computes from. Another batch of the same shape may be
+/// written over it, where a recorded step is replayed; so a head reads nothing back, and takes what follows from the
+/// batch's arrays by [#derived].
+public final class Feed implements AutoCloseable {
+    private final Model model;
+    private final Tensor ids;
+    /// Null where nothing is padded.
+    private final @Nullable Tensor mask;
+    /// Null where all are 0, or the model does not look at them.
+    private final @Nullable Tensor tokenTypes;
+
+    private final List<Tensor> targets = new ArrayList<>();
+    private final Map<String, Derived> derived = new LinkedHashMap<>();
+    private Batch batch;
+    private boolean outlives;
+
+    private record Derived(Tensor tensor, Function<Batch, double[]> values) {}
+
+    /// The tensors belong to the open scope, unless [#outliving] is called within it.
+    public Feed(Model model, Batch batch) {
+        this.model = model;
+        this.batch = batch;
+        int b = batch.batchSize();
+        int t = batch.length();
+        ids = Tensor.ofInts(backend(), batch.inputIds(), b, t);
+        mask = batch.tokens() == batch.inputIds().length ? null : Tensor.ofInts(backend(), batch.attentionMask(), b, t);
+        tokenTypes = batch.tokenTypes() == null || model.tokenTypes() == 1
+                ? null
+                : Tensor.ofInts(backend(), known(batch.tokenTypes()), b, t);
+        batch.targets().forEach(target -> targets.add(tensor(target)));
+    }
+
+    private Tensor tensor(Target target) {
+        return switch (target) {
+            case Target.Ints(int[] values, int[] dims) -> Tensor.ofInts(backend(), values, dims);
+            case Target.Floats(float[] values, int[] dims) ->
+                Tensor.of(backend(), model.dtype().accumulator(), doubles(values), dims);
+        };
+    }
+
+    private static double[] doubles(float[] values) {
+        double[] wide = new double[values.length];
+        for (int i = 0; i < wide.length; i++) {
+            wide[i] = values[i];
+        }
+        return wide;
+    }
+
+    private int[] known(int[] types) {
+        int last = Arrays.stream(types).max().orElse(0);
+        if (last >= model.tokenTypes()) {
+            throw new InputException("the tokenizer makes tokens of type " + last + ", but " + model.title() + " has "
+                    + model.tokenTypes() + " types; use the tokenizer that belongs to it");
+        }
+        return types;
+    }
+
+    private Backend backend() {
+        return model.backend();
+    }
+
+    // ---- what a head takes
+
+    public Model model() {
+        return model;
+    }
+
+    /// (B, T) token ids, I32.
+    public Tensor ids() {
+        return ids;
+    }
+
+    /// (B, T) 1 for a token, 0 for padding; null where nothing is padded.
+    public @Nullable Tensor mask() {
+        return mask;
+    }
+
+    /// (B, T) the types of the tokens; null where all are 0, or the model does not look at them.
+    public @Nullable Tensor tokenTypes() {
+        return tokenTypes;
+    }
+
+    /// What the loss compares with: [Batch#targets], I32 or in the type of the model's sums.
+    public Tensor target(int which) {
+        return targets.get(which);
+    }
+
+    /// The model's hidden states, (B, P + T, C), after P virtual tokens.
+    public Tensor hidden() {
+        return model.hidden(ids, mask, tokenTypes);
+    }
+
+    /// Numbers that follow from the arrays of the batch, in the model's type; computed once a batch.
+    ///
+    /// @param name of these numbers within the head
+    /// @param values computes them, in row-major order
+    public Tensor derived(String name, Function<Batch, double[]> values, int... dims) {
+        Derived known = derived.get(name);
+        if (known == null) {
+            Tensor t = Tensor.of(backend(), model.dtype(), values.apply(batch), dims);
+            if (!outlives) {
+                return t;
+            }
+            known = new Derived(t.detachFromScope(), values);
+            derived.put(name, known);
+        }
+        return known.tensor;
+    }
+
+    // ---- for several batches
+
+    /// Until closed, not until the scope's end.
+    public Feed outliving() {
+        all().forEach(Tensor::detachFromScope);
+        outlives = true;
+        return this;
+    }
+
+    /// Writes another batch of the same shape there.
+    public void write(Batch next) {
+        batch = next;
+        overwrite(ids, next.inputIds());
+        for (int i = 0; i < targets.size(); i++) {
+            switch (next.targets().get(i)) {
+                case Target.Ints ints -> overwrite(targets.get(i), ints.values());
+                case Target.Floats floats -> overwrite(targets.get(i), doubles(floats.values()));
+            }
+        }
+        if (mask != null) {
+            overwrite(mask, next.attentionMask());
+        }
+        if (tokenTypes != null && next.tokenTypes() != null) {
+            overwrite(tokenTypes, known(next.tokenTypes()));
+        }
+        derived.values().forEach(d -> overwrite(d.tensor, d.values.apply(next)));
+    }
+
+    private static void overwrite(Tensor to, int[] values) {
+        to.backend().write(to.buffer(), MemorySegment.ofArray(values));
+        to.markWritten();
+    }
+
+    private static void overwrite(Tensor to, double[] values) {
+        try (Tensor next =
+                Tensor.of(to.backend(), to.dtype(), values, to.shape().dims())) {
+            to.copyFrom(next);
+        }
+    }
+
+    private List<Tensor> all() {
+        List<Tensor> all = new ArrayList<>(targets);
+        all.add(ids);
+        if (mask != null) {
+            all.add(mask);
+        }
+        if (tokenTypes != null) {
+            all.add(tokenTypes);
+        }
+        derived.values().forEach(d -> all.add(d.tensor));
+        return all;
+    }
+
+    @Override
+    public void close() {
+        all().forEach(Tensor::close);
+    }
+}

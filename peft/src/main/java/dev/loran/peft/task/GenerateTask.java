@@ -1,0 +1,203 @@
+package dev.loran.peft.task;
+
+import dev.loran.engine.Tensor;
+import dev.loran.peft.data.Batch;
+import dev.loran.peft.data.Encoding;
+import dev.loran.peft.data.Example;
+import dev.loran.peft.data.Examples;
+import dev.loran.peft.data.Fields;
+import dev.loran.peft.data.Labels;
+import dev.loran.peft.data.Row;
+import dev.loran.peft.data.Tokenizer;
+import java.util.Arrays;
+import java.util.Comparator;
+import java.util.List;
+import java.util.Map;
+import java.util.stream.IntStream;
+import org.jspecify.annotations.Nullable;
+
+/// `generate`: a text that answers a prompt: titles, descriptions, instructions. Rows are [Row.Generate]s; the loss is
+/// that of the answer and its end. The target of an example is the length of its prompt.
+public record GenerateTask() implements Task {
+    @Override
+    public String name() {
+        return "generate";
+    }
+
+    @Override
+    public String form() {
+        return "{\"source\",\"target\"} or {\"instruction\",\"input\",\"output\"}";
+    }
+
+    @Override
+    public List<String> fields() {
+        return List.of("source", "target", "instruction", "input", "output");
+    }
+
+    @Override
+    public Row row(Fields fields) {
+        return fields.has("instruction")
+                ? Row.Generate.instruction(
+                        fields.text("instruction"), fields.stringOrEmpty("input"), fields.text("output"))
+                : new Row.Generate(fields.text("source"), fields.text("target"));
+    }
+
+    @Override
+    public void check(@Nullable Labels labels) {
+        LmTask.requireNone(this, labels);
+    }
+
+    @Override
+    public Encoding encoding(Tokenizer tokenizer, Examples.Options options, @Nullable Labels labels) {
+        LmTask.refusePacking(this, options);
+        return new Pairs(tokenizer, options);
+    }
+
+    /// Prompts and targets without what stands around them, until the longest target is known.
+    private static final class Pairs implements Encoding {
+        private final Tokenizer tokenizer;
+        private final Examples.Options options;
+        private int longestTarget = 1;
+
+        Pairs(Tokenizer tokenizer, Examples.Options options) {
+            this.tokenizer = tokenizer;
+            this.options = options;
+        }
+
+        @Override
+        public void add(Row row, Sink out) {
+            if (!(row instanceof Row.Generate(String source, String target))) {
+                throw out.bad(
+                        "a row of another form, " + row.getClass().getSimpleName() + ", among rows of task generate");
+            }
+            int[] prompt = tokenizer.body(source);
+            out.note(source, target, prompt, 0);
+            int[] first = bounded(prompt);
+            int[] then = bounded(tokenizer.targetBody(target));
+            longestTarget = Math.max(longestTarget, tokenizer.targetLength(then));
+            int[] both = Arrays.copyOf(first, first.length + then.length);
+            System.arraycopy(then, 0, both, first.length, then.length);
+            out.example(Example.of(both, null, first.length));
+        }
+
+        /// Not more ids than tell that there are too many.
+        private int[] bounded(int[] text) {
+            return text.length <= options.maxLength() ? text : Arrays.copyOf(text, options.maxLength() + 1);
+        }
+
+        @Override
+        public int answerRoom() {
+            return options.answerRoom() > 0
+                    ? options.answerRoom()
+                    : Math.max(1, Math.min(longestTarget, options.maxLength() / 2));
+        }
+
+        @Override
+        public Example settled(Example raw) {
+            int[] ids = raw.texts().getFirst().ids();
+            int prompt = raw.target()[0];
+            Tokenizer.Encoded row = tokenizer.pair(
+                    Arrays.copyOf(ids, prompt),
+                    Arrays.copyOfRange(ids, prompt, ids.length),
+                    options.maxLength(),
+                    answerRoom());
+            return Example.of(row, row.promptLength());
+        }
+    }
+
+    @Override
+    public Targets targets(Examples examples, int[] rows, int length) {
+        return LmTask.next(examples, rows, length);
+    }
+
+    @Override
+    public String cut(Examples.Options options) {
+        return "rows are longer than %d tokens, or their prompts than %d, and were cut"
+                .formatted(options.maxLength(), options.maxLength() - options.answerRoom());
+    }
+
+    @Override
+    public Head head(Site site) {
+        return CausalHead.of(site);
+    }
+
+    @Override
+    public Tensor asked(Forward model, Batch batch) {
+        return model.loss(batch);
+    }
+
+    @Override
+    public Meter meter(Examples rows) {
+        return CausalHead.meter(rows.size());
+    }
+
+    @Override
+    public Metric headline() {
+        return CausalHead.PERPLEXITY;
+    }
+
+    @Override
+    public TaskCard card(Examples train, Tokenizer tokenizer, int maxLength) {
+        return TaskCard.of(this, maxLength).withAnswers(train.answerRoom(), tokenizer.eosToken());
+    }
+
+    @Override
+    public boolean hasPrompts() {
+        return true;
+    }
+
+    @Override
+    public Tokenizer.Encoded prompt(Tokenizer tokenizer, String text, int maxLength, int answerRoom) {
+        return tokenizer.encodePrompt(text, maxLength, answerRoom);
+    }
+
+    /// `rouge_l`: the mean over the rows of the score of the answer to the prompt, as the loss saw it, against the
+    /// whole target.
+    @Override
+    public Map<String, Double> answers(Answering with) {
+        Examples rows = with.examples();
+        int wanted = with.maxNewTokens() > 0 ? with.maxNewTokens() : longestTarget(rows);
+        // Prompts of like length answer together, or the longest would leave too little room to the others' answers.
+        List<Integer> order = IntStream.range(0, rows.size())
+                .boxed()
+                .sorted(Comparator.comparingInt(row -> promptLength(rows, row)))
+                .toList();
+        double sum = 0;
+        for (int from = 0, to; from < order.size(); from = to) {
+            int most = Math.min(wanted, with.positions() - promptLength(rows, order.get(from)));
+            for (to = from + 1; to < Math.min(order.size(), from + with.batchSize()); to++) {
+                if (promptLength(rows, order.get(to)) + most > with.positions()) {
+                    break;
+                }
+            }
+            List<Integer> batch = order.subList(from, to);
+            int[][] prompts = batch.stream()
+                    .map(row -> Arrays.copyOf(rows.ids(row), promptLength(rows, row)))
+                    .toArray(int[][]::new);
+            List<Generation.Answer> answers =
+                    Generation.answers(with.model(), with.tokenizer(), prompts, GenerationConfig.greedy(most));
+            for (int i = 0; i < batch.size(); i++) {
+                Row.Generate row = (Row.Generate) with.rows().get(batch.get(i));
+                sum += RougeL.score(answers.get(i).text(), row.target());
+            }
+        }
+        return Map.of("rouge_l", sum / rows.size());
+    }
+
+    private static int promptLength(Examples rows, int row) {
+        return rows.target(row)[0];
+    }
+
+    /// The ids of the longest target, its end among them.
+    private static int longestTarget(Examples rows) {
+        return IntStream.range(0, rows.size())
+                .map(row -> rows.length(row) - promptLength(rows, row))
+                .max()
+                .orElse(0);
+    }
+
+    @Override
+    public String toString() {
+        return name();
+    }
+}

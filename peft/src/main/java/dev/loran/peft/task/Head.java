@@ -1,0 +1,102 @@
+package dev.loran.peft.task;
+
+import dev.loran.engine.Backend;
+import dev.loran.engine.DType;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.io.SafeTensors;
+import dev.loran.engine.nn.Layer;
+import dev.loran.engine.nn.Linear;
+import dev.loran.peft.io.InputException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Map;
+import java.util.random.RandomGenerator;
+import org.jspecify.annotations.Nullable;
+
+/// What a task puts behind a model: from hidden states to answers and a loss. It may be the model's own, or a layer
+/// beside the model, which trains with it and is saved beside it.
+public abstract class Head extends Layer {
+    /// The file of a head beside a model, in an adapter's folder: the layer's parameters by their names (`weight`,
+    /// `bias`).
+    public static final String FILE = "head.safetensors";
+
+    private final @Nullable Layer layer;
+
+    /// @param layer what this head has beside the model, and owns; null where the model's own is meant
+    @SuppressWarnings("this-escape") // Registering a child reads nothing of a subclass.
+    protected Head(@Nullable Layer layer) {
+        this.layer = layer == null ? null : child("head", layer);
+    }
+
+    /// What the model answers to a batch.
+    public abstract Tensor logits(Feed batch);
+
+    /// The mean over the batch's `lossTerms`, a scalar.
+    public abstract Tensor loss(Feed batch);
+
+    // ---- beside the model
+
+    /// Whether `folder` holds a head beside a model.
+    public static boolean isIn(Path folder) {
+        return Files.isRegularFile(folder.resolve(FILE));
+    }
+
+    /// A layer that starts as torch's linear layer does: weight and bias uniform in ±1/√width.
+    public static Linear newLinear(Backend backend, DType dtype, int width, int out, RandomGenerator random) {
+        double bound = 1 / Math.sqrt(width);
+        Tensor weight = Tensor.uniform(backend, dtype, random, bound, out, width);
+        return new Linear(weight, Tensor.uniform(backend, dtype, random, bound, out), false);
+    }
+
+    /// Writes a head beside the model; does nothing for the model's own.
+    public void save(Path folder) {
+        if (layer != null) {
+            SafeTensors.write(folder.resolve(FILE), layer.namedParameters());
+        }
+    }
+
+    /// Takes over the head in `folder`; does nothing for the model's own.
+    ///
+    /// @throws InputException if a tensor is missing or has another shape
+    public void load(Path folder) {
+        if (layer == null) {
+            return;
+        }
+        Path file = folder.resolve(FILE);
+        Map<String, Tensor> parameters = layer.namedParameters();
+        try (SafeTensors stored = SafeTensors.open(file)) {
+            parameters.forEach((name, tensor) -> {
+                if (!stored.names().contains(name)
+                        || !stored.entry(name).shape().equals(tensor.shape())) {
+                    throw new InputException(file + ": needs a tensor " + name + " " + tensor.shape()
+                            + (stored.names().contains(name)
+                                    ? " but has " + stored.entry(name).shape()
+                                    : " and has none"));
+                }
+                try (Tensor value = stored.copy(tensor.backend(), name, tensor.dtype())) {
+                    tensor.copyFrom(value);
+                }
+            });
+        }
+    }
+
+    /// This head as it was saved in `site`'s folder, or as it is where that is none.
+    ///
+    /// @throws InputException as [#load]; this head is closed then
+    protected final Head from(Site site) {
+        Path saved = site.saved();
+        if (saved == null) {
+            return this;
+        }
+        boolean read = false;
+        try {
+            load(saved);
+            read = true;
+            return this;
+        } finally {
+            if (!read) {
+                close();
+            }
+        }
+    }
+}

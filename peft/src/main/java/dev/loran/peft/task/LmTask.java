@@ -1,0 +1,168 @@
+package dev.loran.peft.task;
+
+import dev.loran.engine.Tensor;
+import dev.loran.peft.data.Batch;
+import dev.loran.peft.data.Encoding;
+import dev.loran.peft.data.Example;
+import dev.loran.peft.data.Examples;
+import dev.loran.peft.data.Fields;
+import dev.loran.peft.data.Labels;
+import dev.loran.peft.data.Row;
+import dev.loran.peft.data.Tokenizer;
+import dev.loran.peft.io.InputException;
+import java.util.Arrays;
+import java.util.List;
+import org.jspecify.annotations.Nullable;
+
+/// `lm`: the next token of a text. Rows are [Row.Text]s; every token but a row's first is predicted.
+public record LmTask() implements Task {
+    @Override
+    public String name() {
+        return "lm";
+    }
+
+    @Override
+    public String form() {
+        return "{\"text\"}";
+    }
+
+    @Override
+    public List<String> fields() {
+        return List.of("text");
+    }
+
+    @Override
+    public Row row(Fields fields) {
+        return new Row.Text(fields.text("text"));
+    }
+
+    @Override
+    public void check(@Nullable Labels labels) {
+        requireNone(this, labels);
+    }
+
+    static void refusePacking(Task task, Examples.Options options) {
+        if (options.pack()) {
+            throw new InputException("packing joins texts of task lm, not rows of task " + task.name());
+        }
+    }
+
+    static void requireNone(Task task, @Nullable Labels labels) {
+        if (labels != null) {
+            throw new InputException("task " + task.name() + " has no labels");
+        }
+    }
+
+    @Override
+    public Encoding encoding(Tokenizer tokenizer, Examples.Options options, @Nullable Labels labels) {
+        return options.pack() ? new Packed(tokenizer, options.maxLength()) : new Apart(tokenizer, options.maxLength());
+    }
+
+    private static Row.Text text(Row row, Encoding.Sink out) {
+        if (row instanceof Row.Text text) {
+            return text;
+        }
+        throw out.bad("a row of another form, " + row.getClass().getSimpleName() + ", among rows of task lm");
+    }
+
+    /// Each text is an example.
+    private record Apart(Tokenizer tokenizer, int maxLength) implements Encoding {
+        @Override
+        public void add(Row row, Sink out) {
+            String text = text(row, out).text();
+            Tokenizer.Encoded ids = tokenizer.encodeDocument(text, maxLength);
+            out.note(text, "", ids.ids(), 0);
+            if (ids.ids().length <= 1) {
+                throw out.bad("the text gives fewer than two tokens: nothing to predict");
+            }
+            out.example(Example.of(ids, 0));
+        }
+    }
+
+    /// All texts, one after the other, are cut into examples of one length.
+    private static final class Packed implements Encoding {
+        private final Tokenizer tokenizer;
+        private final int maxLength;
+        private int[] waiting = new int[0];
+        private int length;
+
+        Packed(Tokenizer tokenizer, int maxLength) {
+            this.tokenizer = tokenizer;
+            this.maxLength = maxLength;
+        }
+
+        @Override
+        public void add(Row row, Sink out) {
+            String text = text(row, out).text();
+            int[] ids = tokenizer.encodeDocument(text, Integer.MAX_VALUE).ids();
+            out.note(text, "", ids, 0);
+            if (waiting.length < length + ids.length) {
+                waiting = Arrays.copyOf(waiting, Math.max(2 * waiting.length, length + ids.length));
+            }
+            System.arraycopy(ids, 0, waiting, length, ids.length);
+            length += ids.length;
+            int from = 0;
+            for (; length - from >= maxLength; from += maxLength) {
+                out.example(Example.of(Arrays.copyOfRange(waiting, from, from + maxLength), null, 0));
+            }
+            System.arraycopy(waiting, from, waiting, 0, length - from);
+            length -= from;
+        }
+
+        @Override
+        public void end(Sink out) {
+            if (length > 1) {
+                out.example(Example.of(Arrays.copyOf(waiting, length), null, 0));
+            }
+        }
+    }
+
+    @Override
+    public Targets targets(Examples examples, int[] rows, int length) {
+        return next(examples, rows, length);
+    }
+
+    /// The ids of each row after its prompt, whose length is its target; nothing predicts a row's first token.
+    static Targets next(Examples examples, int[] rows, int length) {
+        int[] labels = new int[rows.length * length];
+        Arrays.fill(labels, Batch.IGNORE);
+        int terms = 0;
+        for (int b = 0; b < rows.length; b++) {
+            int[] ids = examples.ids(rows[b]);
+            int prompt = examples.target(rows[b])[0];
+            System.arraycopy(ids, prompt, labels, b * length + prompt, ids.length - prompt);
+            terms += ids.length - Math.max(prompt, 1);
+        }
+        return Targets.of(labels, terms, rows.length, length);
+    }
+
+    @Override
+    public Head head(Site site) {
+        return CausalHead.of(site);
+    }
+
+    @Override
+    public Tensor asked(Forward model, Batch batch) {
+        return model.loss(batch);
+    }
+
+    @Override
+    public Meter meter(Examples rows) {
+        return CausalHead.meter(rows.size());
+    }
+
+    @Override
+    public Metric headline() {
+        return CausalHead.PERPLEXITY;
+    }
+
+    @Override
+    public TaskCard card(Examples train, Tokenizer tokenizer, int maxLength) {
+        return TaskCard.of(this, maxLength).withAnswers(train.answerRoom(), tokenizer.eosToken());
+    }
+
+    @Override
+    public String toString() {
+        return name();
+    }
+}

@@ -1,0 +1,82 @@
+package dev.loran.peft.task;
+
+import dev.loran.engine.nn.Linear;
+import dev.loran.peft.model.Model;
+import dev.loran.peft.tuner.PeftModel;
+import java.nio.file.Path;
+import java.util.SplittableRandom;
+import java.util.random.RandomGenerator;
+import org.jspecify.annotations.Nullable;
+
+/// Where the head of a task goes: a model, and what trains of it.
+public final class Site {
+    private final Model model;
+    private final @Nullable PeftModel peft;
+    private final TaskCard card;
+    private final RandomGenerator random;
+    private final @Nullable Path saved;
+
+    private Site(Model model, @Nullable PeftModel peft, TaskCard card, RandomGenerator random, @Nullable Path saved) {
+        this.model = model;
+        this.peft = peft;
+        this.card = card;
+        this.random = random;
+        this.saved = saved;
+    }
+
+    /// The active adapter trains, if there is one, with a new head.
+    public static Site of(PeftModel peft, TaskCard card, long seed) {
+        return new Site(peft.model(), peft, card, new SplittableRandom(seed), null);
+    }
+
+    /// All of the model trains, with a new head.
+    public static Site whole(Model model, TaskCard card, long seed) {
+        return new Site(model, null, card, new SplittableRandom(seed), null);
+    }
+
+    /// What was trained is to be used: a head beside the model, if it has one, is in `folder`.
+    public static Site saved(PeftModel peft, TaskCard card, Path folder) {
+        return new Site(peft.model(), peft, card, new SplittableRandom(0), folder);
+    }
+
+    public Model model() {
+        return model;
+    }
+
+    /// With the adapters; null where the whole model trains.
+    public @Nullable PeftModel peft() {
+        return peft;
+    }
+
+    public TaskCard card() {
+        return card;
+    }
+
+    /// Draws a new head's start.
+    public RandomGenerator random() {
+        return random;
+    }
+
+    /// The folder of a head that was trained; null for a new one.
+    public @Nullable Path saved() {
+        return saved;
+    }
+
+    /// Gives the model the classification head of its family, new, which then trains, and is saved, as a part of the
+    /// model or of the adapter.
+    ///
+    /// @return whether it did: false where nothing of the model trains
+    public boolean addClassifier(int classes) {
+        if (peft == null) {
+            Linear head = model.addClassifier(classes);
+            model.makeWritable();
+            Model.drawHead(head.weight(), random);
+            return true;
+        }
+        if (peft.activeAdapter() == null) {
+            return false;
+        }
+        peft.addClassifier(classes, random);
+        return true;
+    }
+}
