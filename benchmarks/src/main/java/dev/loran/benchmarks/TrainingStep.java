@@ -63,11 +63,7 @@ final class TrainingStep implements AutoCloseable {
     private void step() {
         try (Scope scope = Scope.open()) {
             Tensor loss = peft.loss(text, shown, text);
-            Tensor penalty = tuner == null ? null : tuner.penalty();
-            Tensor all = penalty == null
-                    ? loss
-                    : loss.add(penalty.reshape(loss.shape().dims()));
-            all.backward();
+            Tuner.trainingLoss(loss, tuner == null ? null : tuner.penalty()).backward();
             clip.norm(parameters.values());
             adamW.step(parameters, clip.scale());
             if (tuner != null) {

@@ -20,8 +20,8 @@ import java.util.Map;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 
-/// The choices of `--method`, each with the learning rate and the duration that it starts from where nothing is said: one
-/// place for the command line and for comparisons.
+/// The choices of `--method`, each with the learning rate and the duration that it starts from where nothing is said:
+/// one place for the command line and for comparisons.
 ///
 /// | method | learning rate | usual range | epochs |
 /// |---|---|---|---|
@@ -34,8 +34,9 @@ import org.jspecify.annotations.Nullable;
 /// | ia3 | 5e-3 | 1e-3 to 1e-2 | 3 |
 /// | ln-tuning, bitfit | 1e-3 | 5e-4 to 5e-3 | 3 |
 ///
-/// AdaLoRA's singular values start at zero between vectors of unit length or less, and each step moves them by the rate alone: at
-/// 3e-4 a run of 1,000 steps ends where they are still small, 4 points below LoRA on the shipped task, at 3e-3 beside it.
+/// AdaLoRA's singular values start at zero between vectors of unit length or less, and each step moves them by the rate
+/// alone: at 3e-4 a run of 1,000 steps ends where they are still small, 4 points below LoRA on the shipped task, at
+/// 3e-3 beside it.
 enum Method {
     FULL(5e-5, "1e-5 to 1e-4", 3, "the baseline: all there is to gain, where memory and disk allow"),
     LORA(5e-4, "1e-4 to 5e-4", 3, "most tasks; free once merged"),
@@ -94,6 +95,11 @@ enum Method {
             case LORA, DORA, ADALORA, IA3, LN_TUNING, BITFIT -> true;
             case FULL, P_TUNING, PROMPT, PREFIX, ADAPTER -> false;
         };
+    }
+
+    /// Whether it trains pairs of matrices A and B.
+    boolean hasLora() {
+        return this == LORA || this == DORA || this == ADALORA;
     }
 
     /// Positions that it takes from the text.

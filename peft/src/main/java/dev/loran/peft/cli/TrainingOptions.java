@@ -4,6 +4,7 @@ import dev.loran.peft.io.InputException;
 import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.MemoryPlan;
 import dev.loran.peft.train.TrainerConfig;
+import dev.loran.peft.train.TrainerConfig.Optimization;
 import dev.loran.peft.train.TrainerConfig.Rate;
 import dev.loran.peft.train.TrainerConfig.Schedule;
 import dev.loran.peft.tuner.PeftConfig;
@@ -38,6 +39,15 @@ final class TrainingOptions {
             description = "highest learning rate of the head (5 times --lr, at most 2.5e-3)")
     @Nullable
     Double headLr;
+
+    @Option(names = "--optimizer", paramLabel = "O", description = "adamw, or sgd with momentum 0.9 (${DEFAULT-VALUE})")
+    String optimizer = "adamw";
+
+    @Option(
+            names = "--loraplus-ratio",
+            paramLabel = "X",
+            description = "LoRA+: rate of B by that of A, 16 as a rule; of lora, dora and adalora (${DEFAULT-VALUE})")
+    double loraPlusRatio = 1;
 
     @Option(names = "--weight-decay", paramLabel = "X", description = "decoupled weight decay (${DEFAULT-VALUE})")
     double weightDecay = 0.01;
@@ -88,8 +98,8 @@ final class TrainingOptions {
             names = "--targets",
             paramLabel = "LIST",
             description =
-                    "modules to adapt: names with commas between, all-linear, or /a regular expression/ (query and value, "
-                            + "under the names that the model has for them)")
+                    "modules to adapt: names with commas between, all-linear, or /a regular expression/ (query and "
+                            + "value, under the names that the model has for them)")
     @Nullable
     String targets;
 
@@ -150,21 +160,20 @@ final class TrainingOptions {
         if (steps != null && steps < 1) {
             throw new InputException("--steps " + steps + " must be at least 1");
         }
-        Rate rate = new Rate(peak, head, Schedule.named(schedule), warmup);
-        return new TrainerConfig(
-                epochs == null ? method.epochs : epochs,
-                steps == null ? 0 : steps,
-                model.batchSize(),
-                accumulation,
-                rate,
-                weightDecay,
-                maxGradNorm,
-                lossScale,
-                0,
-                0,
-                model.seed,
-                TrainerConfig.Checkpoints.defaults(),
-                skipBadSteps);
+        if (loraPlusRatio != 1 && !method.hasLora()) {
+            throw new InputException("--loraplus-ratio is for lora, dora and adalora; " + method + " has no A and B");
+        }
+        TrainerConfig config = TrainerConfig.defaults()
+                .withRate(new Rate(peak, head, Schedule.named(schedule), warmup))
+                .withOptimizer(Optimization.of(Optimization.Kind.named(optimizer)).withLoraPlus(loraPlusRatio))
+                .withBatch(model.batchSize(), accumulation)
+                .withWeightDecay(weightDecay)
+                .withMaxGradNorm(maxGradNorm)
+                .withLossScale(lossScale)
+                .withSeed(model.seed)
+                .withSkippedBadSteps(skipBadSteps)
+                .withEpochs(epochs == null ? method.epochs : epochs);
+        return steps == null ? config : config.withSteps(steps);
     }
 
     Targets targets() {

@@ -24,8 +24,8 @@ final class Divergence {
         this.learner = learner;
     }
 
-    /// In which rows of `batches`, and where: the text after "in ". Parameters must be those that the step began with; their
-    /// gradients are dropped.
+    /// In which rows of `batches`, and where: the text after "in ". Parameters must be those that the step began with;
+    /// their gradients are dropped.
     ///
     /// @param microStep the number of the first batch's forward
     static String of(Learner learner, List<Batch> batches, int microStep) {

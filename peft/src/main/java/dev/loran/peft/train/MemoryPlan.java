@@ -11,6 +11,7 @@ import dev.loran.peft.model.Model;
 import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.tuner.PeftConfig;
 import dev.loran.peft.tuner.PeftModel;
+import dev.loran.peft.tuner.Tuner;
 import java.util.Collections;
 import java.util.List;
 import java.util.Locale;
@@ -133,9 +134,7 @@ public record MemoryPlan(long weights, long activations, long training, long tot
     /// Forward and backward of a step that is not recorded, while what recorded ones read their batches from is there.
     private static void unrecorded(TaskModel learner, Batch batch) {
         try (Scope scope = Scope.open()) {
-            Tensor loss = learner.loss(batch);
-            Tensor penalty = learner.penalty();
-            (penalty == null ? loss : loss.add(penalty.reshape(loss.shape().dims()))).backward();
+            Tuner.trainingLoss(learner.loss(batch), learner.penalty()).backward();
         }
         learner.parameters().values().forEach(Tensor::zeroGrad);
     }

@@ -110,8 +110,8 @@ public record RunFolder(Path path) {
         }
     }
 
-    /// The folder of a run that was begun and is to go on: [Trainer#train] starts from its newest complete checkpoint, or
-    /// from the beginning where there is none.
+    /// The folder of a run that was begun and is to go on: [Trainer#train] starts from its newest complete checkpoint,
+    /// or from the beginning where there is none.
     ///
     /// @throws InputException if it is no run's folder
     public static RunFolder resume(Path path) {
@@ -131,7 +131,8 @@ public record RunFolder(Path path) {
         return Files.isDirectory(checkpoints());
     }
 
-    /// Takes the folder for one trainer, until what this returns is closed, and ends what a killed process left half done.
+    /// Takes the folder for one trainer, until what this returns is closed, and ends what a killed process left half
+    /// done.
     ///
     /// @throws InputException if another process, or another trainer of this one, has it
     MetricsFile open() {

@@ -7,8 +7,8 @@ import java.util.function.Supplier;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 
-/// What an optimizer step found. Its numbers lie with the backend until they are asked for: asking for those of the step
-/// just made waits for it, asking once the next one was handed over costs next to nothing.
+/// What an optimizer step found. Its numbers lie with the backend until they are asked for: asking for those of the
+/// step just made waits for it, asking once the next one was handed over costs next to nothing.
 public final class StepResult {
     static final int LOSS = 0;
     static final int PENALTY = 1;
@@ -45,8 +45,8 @@ public final class StepResult {
         problem = why;
     }
 
-    /// Why this step was left out ([TrainerConfig#skipBadSteps]), once that is known: on a GPU with the next step. Null of
-    /// one that was taken.
+    /// Why this step was left out ([TrainerConfig#skipBadSteps]), once that is known: on a GPU with the next step. Null
+    /// of one that was taken.
     public @Nullable String problem() {
         return problem;
     }

@@ -1,32 +1,43 @@
 package dev.loran.peft.train;
 
+import dev.loran.engine.Backend;
+import dev.loran.engine.DType;
+import dev.loran.engine.optim.AdamW;
 import dev.loran.engine.optim.LrSchedule;
+import dev.loran.engine.optim.Optimizer;
+import dev.loran.engine.optim.ParameterGroup;
+import dev.loran.engine.optim.Sgd;
 import dev.loran.peft.io.InputException;
+import java.util.List;
 import java.util.Locale;
+import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 
-/// How a [Trainer] trains: AdamW (betas 0.9 and 0.999) over batches of rows of like length.
+/// How a [Trainer] trains, over batches of rows of like length.
 ///
 /// @param epochs passes over the data, where `steps` is 0
 /// @param steps optimizer steps; 0 to go by epochs
 /// @param batchSize rows of a micro-batch
 /// @param accumulation micro-batches of a step: their gradients add up to those of one batch of all their rows
 /// @param rate the learning rate over the run
+/// @param optimizer what moves the parameters
 /// @param weightDecay decoupled, of all that trains
 /// @param maxGradNorm gradients are scaled down to this global norm; infinity for no clipping
-/// @param lossScale the first scale of [dev.loran.engine.optim.GradScaler], for types in which small gradients vanish: 65536
-///     as a rule; 0 for no scaling, which F32 and BF16 need none of
+/// @param lossScale the first scale of [dev.loran.engine.optim.GradScaler], for types in which small gradients vanish:
+///     65536 as a rule; 0 for no scaling, which F32 and BF16 need none of
 /// @param evalEvery steps between evaluations; 0 for one after each epoch. There is always one after the last step
 /// @param patience evaluations without a better loss after which training stops; 0 for never
 /// @param seed of the order of the rows
 /// @param checkpoints how often a run with a folder writes what a killed one goes on from
-/// @param skipBadSteps how many steps whose loss or gradients are NaN or infinite are left out before such a one ends the run
+/// @param skipBadSteps how many steps whose loss or gradients are NaN or infinite are left out before such a one ends
+///     the run
 public record TrainerConfig(
         int epochs,
         int steps,
         int batchSize,
         int accumulation,
         Rate rate,
+        Optimization optimizer,
         double weightDecay,
         double maxGradNorm,
         double lossScale,
@@ -55,10 +66,24 @@ public record TrainerConfig(
         }
     }
 
-    /// Three epochs of batches of 16 rows, [Rate#defaults], weight decay 0.01, gradients clipped at 1, an evaluation
-    /// after each epoch, no early stopping, seed 42, [Checkpoints#defaults].
+    /// Three epochs of batches of 16 rows, [Rate#defaults], AdamW, weight decay 0.01, gradients clipped at 1, an
+    /// evaluation after each epoch, no early stopping, seed 42, [Checkpoints#defaults].
     public static TrainerConfig defaults() {
-        return new TrainerConfig(3, 0, 16, 1, Rate.defaults(), 0.01, 1, 0, 0, 0, 42, Checkpoints.defaults(), 0);
+        return new TrainerConfig(
+                3,
+                0,
+                16,
+                1,
+                Rate.defaults(),
+                Optimization.adamW(),
+                0.01,
+                1,
+                0,
+                0,
+                0,
+                42,
+                Checkpoints.defaults(),
+                0);
     }
 
     /// The number of optimizer steps of a run over `rows` rows.
@@ -67,192 +92,188 @@ public record TrainerConfig(
         return steps > 0 ? steps : Math.multiplyExact(epochs, Math.ceilDiv(batches, accumulation));
     }
 
+    /// Goes by epochs.
     public TrainerConfig withEpochs(int number) {
-        return new TrainerConfig(
-                number,
-                0,
-                batchSize,
-                accumulation,
-                rate,
-                weightDecay,
-                maxGradNorm,
-                lossScale,
-                evalEvery,
-                patience,
-                seed,
-                checkpoints,
-                skipBadSteps);
+        return with(c -> {
+            c.epochs = number;
+            c.steps = 0;
+        });
     }
 
     public TrainerConfig withSteps(int number) {
-        return new TrainerConfig(
-                epochs,
-                number,
-                batchSize,
-                accumulation,
-                rate,
-                weightDecay,
-                maxGradNorm,
-                lossScale,
-                evalEvery,
-                patience,
-                seed,
-                checkpoints,
-                skipBadSteps);
+        return with(c -> c.steps = number);
     }
 
     /// Steps of `microBatches` batches of `rows` rows.
     public TrainerConfig withBatch(int rows, int microBatches) {
-        return new TrainerConfig(
-                epochs,
-                steps,
-                rows,
-                microBatches,
-                rate,
-                weightDecay,
-                maxGradNorm,
-                lossScale,
-                evalEvery,
-                patience,
-                seed,
-                checkpoints,
-                skipBadSteps);
+        return with(c -> {
+            c.batchSize = rows;
+            c.accumulation = microBatches;
+        });
     }
 
     public TrainerConfig withRate(Rate next) {
-        return new TrainerConfig(
-                epochs,
-                steps,
-                batchSize,
-                accumulation,
-                next,
-                weightDecay,
-                maxGradNorm,
-                lossScale,
-                evalEvery,
-                patience,
-                seed,
-                checkpoints,
-                skipBadSteps);
+        return with(c -> c.rate = next);
+    }
+
+    public TrainerConfig withOptimizer(Optimization next) {
+        return with(c -> c.optimizer = next);
     }
 
     public TrainerConfig withWeightDecay(double decay) {
-        return new TrainerConfig(
-                epochs,
-                steps,
-                batchSize,
-                accumulation,
-                rate,
-                decay,
-                maxGradNorm,
-                lossScale,
-                evalEvery,
-                patience,
-                seed,
-                checkpoints,
-                skipBadSteps);
+        return with(c -> c.weightDecay = decay);
     }
 
     public TrainerConfig withMaxGradNorm(double norm) {
-        return new TrainerConfig(
-                epochs,
-                steps,
-                batchSize,
-                accumulation,
-                rate,
-                weightDecay,
-                norm,
-                lossScale,
-                evalEvery,
-                patience,
-                seed,
-                checkpoints,
-                skipBadSteps);
+        return with(c -> c.maxGradNorm = norm);
     }
 
     public TrainerConfig withLossScale(double first) {
-        return new TrainerConfig(
-                epochs,
-                steps,
-                batchSize,
-                accumulation,
-                rate,
-                weightDecay,
-                maxGradNorm,
-                first,
-                evalEvery,
-                patience,
-                seed,
-                checkpoints,
-                skipBadSteps);
+        return with(c -> c.lossScale = first);
     }
 
     public TrainerConfig withEvaluation(int everySteps, int evaluationsToWait) {
-        return new TrainerConfig(
-                epochs,
-                steps,
-                batchSize,
-                accumulation,
-                rate,
-                weightDecay,
-                maxGradNorm,
-                lossScale,
-                everySteps,
-                evaluationsToWait,
-                seed,
-                checkpoints,
-                skipBadSteps);
+        return with(c -> {
+            c.evalEvery = everySteps;
+            c.patience = evaluationsToWait;
+        });
     }
 
     public TrainerConfig withSeed(long number) {
-        return new TrainerConfig(
-                epochs,
-                steps,
-                batchSize,
-                accumulation,
-                rate,
-                weightDecay,
-                maxGradNorm,
-                lossScale,
-                evalEvery,
-                patience,
-                number,
-                checkpoints,
-                skipBadSteps);
+        return with(c -> c.seed = number);
     }
 
     public TrainerConfig withCheckpoints(Checkpoints next) {
-        return new TrainerConfig(
-                epochs,
-                steps,
-                batchSize,
-                accumulation,
-                rate,
-                weightDecay,
-                maxGradNorm,
-                lossScale,
-                evalEvery,
-                patience,
-                seed,
-                next,
-                skipBadSteps);
+        return with(c -> c.checkpoints = next);
     }
 
     public TrainerConfig withSkippedBadSteps(int most) {
-        return new TrainerConfig(
-                epochs,
-                steps,
-                batchSize,
-                accumulation,
-                rate,
-                weightDecay,
-                maxGradNorm,
-                lossScale,
-                evalEvery,
-                patience,
-                seed,
-                checkpoints,
-                most);
+        return with(c -> c.skipBadSteps = most);
+    }
+
+    private TrainerConfig with(Consumer<Draft> change) {
+        Draft draft = new Draft(this);
+        change.accept(draft);
+        return draft.config();
+    }
+
+    /// The components, to be changed one by one.
+    private static final class Draft {
+        int epochs;
+        int steps;
+        int batchSize;
+        int accumulation;
+        Rate rate;
+        Optimization optimizer;
+        double weightDecay;
+        double maxGradNorm;
+        double lossScale;
+        int evalEvery;
+        int patience;
+        long seed;
+        Checkpoints checkpoints;
+        int skipBadSteps;
+
+        Draft(TrainerConfig of) {
+            epochs = of.epochs;
+            steps = of.steps;
+            batchSize = of.batchSize;
+            accumulation = of.accumulation;
+            rate = of.rate;
+            optimizer = of.optimizer;
+            weightDecay = of.weightDecay;
+            maxGradNorm = of.maxGradNorm;
+            lossScale = of.lossScale;
+            evalEvery = of.evalEvery;
+            patience = of.patience;
+            seed = of.seed;
+            checkpoints = of.checkpoints;
+            skipBadSteps = of.skipBadSteps;
+        }
+
+        TrainerConfig config() {
+            return new TrainerConfig(
+                    epochs,
+                    steps,
+                    batchSize,
+                    accumulation,
+                    rate,
+                    optimizer,
+                    weightDecay,
+                    maxGradNorm,
+                    lossScale,
+                    evalEvery,
+                    patience,
+                    seed,
+                    checkpoints,
+                    skipBadSteps);
+        }
+    }
+
+    /// The optimizer, and how the rates of a method's parameters stand to each other.
+    ///
+    /// @param kind which it is
+    /// @param momentum of [Kind#SGD]
+    /// @param loraPlusRatio how many times the rate of LoRA's A its B has ([dev.loran.peft.tuner.LoraPlus]): 1 for the
+    ///     same, around 16 for LoRA+
+    public record Optimization(Kind kind, double momentum, double loraPlusRatio) {
+        private static final double MOMENTUM = 0.9;
+
+        /// The optimizers of [dev.loran.engine.optim].
+        public enum Kind {
+            ADAMW,
+            SGD;
+
+            /// The optimizer that is typed `name`.
+            ///
+            /// @throws InputException for any other name
+            public static Kind named(String name) {
+                for (Kind kind : values()) {
+                    if (kind.toString().equals(name)) {
+                        return kind;
+                    }
+                }
+                throw new InputException("optimizer \"" + name + "\" is not known; choose adamw or sgd");
+            }
+
+            /// As it is typed.
+            @Override
+            public String toString() {
+                return name().toLowerCase(Locale.ROOT);
+            }
+        }
+
+        public Optimization {
+            check(momentum >= 0 && momentum < 1, "momentum", momentum, "at least 0 and less than 1");
+            boolean right = loraPlusRatio >= 1 && loraPlusRatio < 1e6;
+            check(right, "LoRA+ ratio", loraPlusRatio, "at least 1 and less than 1e6");
+        }
+
+        /// AdamW, betas 0.9 and 0.999, eps 1e-8.
+        public static Optimization adamW() {
+            return of(Kind.ADAMW);
+        }
+
+        /// With a momentum of 0.9, where it has any, and the same rate for all parameters of a method.
+        public static Optimization of(Kind kind) {
+            return new Optimization(kind, kind == Kind.SGD ? MOMENTUM : 0, 1);
+        }
+
+        public Optimization withLoraPlus(double ratio) {
+            return new Optimization(kind, momentum, ratio);
+        }
+
+        /// The optimizer of parameters of `dtype` on `backend`.
+        ///
+        /// @param weightDecay of parameters that are in no group
+        /// @param groups what is trained differently
+        Optimizer make(Backend backend, DType dtype, double weightDecay, List<ParameterGroup> groups) {
+            ParameterGroup[] all = groups.toArray(ParameterGroup[]::new);
+            return switch (kind) {
+                case ADAMW -> new AdamW(backend, dtype, AdamW.Config.of(weightDecay, all));
+                case SGD -> new Sgd(backend, dtype, momentum, weightDecay, all);
+            };
+        }
     }
 
     /// The checkpoints of a run; where there are any, one is written after its last step too.

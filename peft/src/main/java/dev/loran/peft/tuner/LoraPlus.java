@@ -10,13 +10,18 @@ import java.util.List;
 /// new AdamW.Config(0.9, 0.999, 1e-8, 0.01, LoraPlus.groups(2e-4, 16, 1e-6, 0.01))
 /// ```
 ///
-/// **Paper**: Hayou, Ghosh, Yu, "LoRA+: Efficient Low Rank Adaptation of Large Models", 2024, section 4; it finds ratios
-/// around 16 best, with a learning rate below plain LoRA's.
+/// **Paper**: Hayou, Ghosh, Yu, "LoRA+: Efficient Low Rank Adaptation of Large Models", 2024, section 4; it finds
+/// ratios around 16 best, with a learning rate below plain LoRA's.
 public final class LoraPlus {
     private LoraPlus() {}
 
-    /// Groups for any optimizer, in peft's division: adapters of tables at a rate of their own, B (and DoRA's magnitudes,
-    /// and biases, which do not decay) at `ratio` times the rate of A, which keeps the optimizer's own.
+    /// As below, with peft's rate of LoRA on tables, 1e-6.
+    public static List<ParameterGroup> groups(double learningRate, double ratio, double weightDecay) {
+        return groups(learningRate, ratio, 1e-6, weightDecay);
+    }
+
+    /// Groups for any optimizer, in peft's division: adapters of tables at a rate of their own, B (and DoRA's
+    /// magnitudes, and biases, which do not decay) at `ratio` times the rate of A, which keeps the optimizer's own.
     ///
     /// @param learningRate the optimizer's peak rate, that of A; positive
     /// @param ratio rate of B by rate of A, at least 1

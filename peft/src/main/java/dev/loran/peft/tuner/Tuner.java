@@ -297,6 +297,11 @@ public class Tuner implements AutoCloseable {
         return null;
     }
 
+    /// What is trained on: the task's loss and, where there is one, the [#penalty]; a scalar.
+    public static Tensor trainingLoss(Tensor loss, @Nullable Tensor penalty) {
+        return penalty == null ? loss : loss.add(penalty.reshape(loss.shape().dims()));
+    }
+
     /// Called once before training, when the number of optimizer steps is known.
     public void beginTraining(int totalSteps) {}
 

@@ -103,6 +103,25 @@ class MainTest extends CommandLineTest {
     }
 
     @Test
+    void theOptimizerAndLoraPlusAreChosen() throws IOException {
+        JsonNode usual = train("--steps", 4, "--lr", 1e-2).json();
+        Result chosen = train("--steps", 4, "--lr", 1e-2, "--optimizer", "sgd", "--loraplus-ratio", 16);
+        assertThat(chosen.code()).as(chosen.err()).isZero();
+        assertThat(chosen.json().get("train_loss")).isNotEqualTo(usual.get("train_loss"));
+        JsonNode options = JSON.readTree(Files.readString(folder.resolve("run/run.json")));
+        assertThat(options.get("optimizer").asText()).isEqualTo("sgd");
+        assertThat(options.get("loraplus-ratio").doubleValue()).isEqualTo(16);
+        assertRefused(
+                train("--optimizer", "lion"), "loran: optimizer \"lion\" is not known; choose adamw or sgd");
+        assertRefused(
+                train("--method", "bitfit", "--loraplus-ratio", 4),
+                "loran: --loraplus-ratio is for lora, dora and adalora; bitfit has no A and B");
+        assertRefused(
+                train("--loraplus-ratio", 0.5),
+                "loran: LoRA+ ratio is 0.5, must be at least 1 and less than 1e6");
+    }
+
+    @Test
     void aRunIsRepeatedFromItsOwnOptions() throws IOException {
         JsonNode first = train("--steps", 5, "--lr", 3e-3, "--schedule", "cosine", "--accumulation", 2)
                 .json();

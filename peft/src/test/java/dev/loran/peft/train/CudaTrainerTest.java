@@ -5,12 +5,8 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.assertj.core.api.Assertions.within;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
-import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Backend;
-import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
-import dev.loran.engine.Tensor;
-import dev.loran.engine.optim.Optimizer;
 import dev.loran.kernels.Backends;
 import dev.loran.kernels.cuda.CudaBackend;
 import dev.loran.peft.data.Batch;
@@ -24,7 +20,6 @@ import dev.loran.peft.model.LlamaModel;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.task.ClassifyTask;
 import dev.loran.peft.task.LmTask;
-import dev.loran.peft.task.Task;
 import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.TrainerConfig.Rate;
 import dev.loran.peft.train.TrainerConfig.Schedule;
@@ -48,7 +43,6 @@ import java.util.Map;
 import java.util.Objects;
 import java.util.function.Function;
 import java.util.stream.Stream;
-import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
@@ -143,7 +137,7 @@ class CudaTrainerTest {
             CudaBackend cuda, TaskCard card, PeftConfig method, List<Batch> batches, boolean recorded) {
         return withModel(cuda, card, method, model -> {
             Trace trace = new Trace(new ArrayList<>(), new LinkedHashMap<>(), new ArrayList<>());
-            try (Trainer trainer = new Trainer(recorded ? model : new Unrecorded(model), config(20))) {
+            try (Trainer trainer = new Trainer(recorded ? model : new Around(model), config(20))) {
                 for (int i = 0; i < 20; i++) {
                     long before = cuda.submissions();
                     StepResult result = trainer.trainStep(batches.get(i % batches.size()));
@@ -261,7 +255,7 @@ class CudaTrainerTest {
                 PeftModel peft = new PeftModel(base, 7)) {
             peft.addAdapter("default", lora);
             try (TaskModel model = TaskModel.of(peft, TaskCard.of(new LmTask(), 64), 11);
-                    Trainer trainer = new Trainer(new Unrecorded(model), config(3))) {
+                    Trainer trainer = new Trainer(new Around(model), config(3))) {
                 trainer.trainStep(batch).loss();
                 trainer.trainStep(batch).loss();
                 long before = cuda.liveBytes();
@@ -406,79 +400,6 @@ class CudaTrainerTest {
                     .hasMessageContaining(
                             "is of a run with learner.operands F32, not BF16; resume with what the run was"
                                     + " begun with, or begin another one");
-        }
-    }
-
-    /// A learner that offers no inputs, so that its steps are never recorded.
-    private record Unrecorded(TaskModel model) implements Learner {
-        @Override
-        public Task task() {
-            return model.task();
-        }
-
-        @Override
-        public Backend backend() {
-            return model.backend();
-        }
-
-        @Override
-        public DType dtype() {
-            return model.dtype();
-        }
-
-        @Override
-        public Map<String, Tensor> parameters() {
-            return model.parameters();
-        }
-
-        @Override
-        public boolean isHead(String name) {
-            return model.isHead(name);
-        }
-
-        @Override
-        public Tensor loss(Batch batch) {
-            return model.loss(batch);
-        }
-
-        @Override
-        public Tensor logits(Batch batch) {
-            return model.logits(batch);
-        }
-
-        @Override
-        public @Nullable Tensor penalty() {
-            return model.penalty();
-        }
-
-        @Override
-        public void train(boolean mode) {
-            model.train(mode);
-        }
-
-        @Override
-        public void microStep(int number) {
-            model.microStep(number);
-        }
-
-        @Override
-        public void beginTraining(int totalSteps) {
-            model.beginTraining(totalSteps);
-        }
-
-        @Override
-        public void afterStep(int step, Buffer gradScale, Optimizer optimizer) {
-            model.afterStep(step, gradScale, optimizer);
-        }
-
-        @Override
-        public ObjectNode identity() {
-            return model.identity();
-        }
-
-        @Override
-        public void save(Path folder) {
-            model.save(folder);
         }
     }
 }

@@ -5,7 +5,6 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.assertj.core.api.Assertions.within;
 
 import dev.loran.engine.Autograd;
-import dev.loran.engine.Backend;
 import dev.loran.engine.DType;
 import dev.loran.engine.ReferenceBackend;
 import dev.loran.engine.Scope;
@@ -22,7 +21,6 @@ import dev.loran.peft.model.Guard;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.task.ClassifyTask;
 import dev.loran.peft.task.LmTask;
-import dev.loran.peft.task.Task;
 import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.Predictor.Answer;
 import dev.loran.peft.tuner.BottleneckConfig;
@@ -37,7 +35,6 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.ConcurrentModificationException;
 import java.util.List;
-import java.util.Map;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -244,30 +241,14 @@ class PredictorTest {
     }
 
     /// In the middle of a step another thread does something else.
-    private record Met(TaskModel model, Runnable meanwhile, List<String> said) implements Learner {
-        @Override
-        public Task task() {
-            return model.task();
-        }
+    private static final class Met extends Around {
+        private final Runnable meanwhile;
+        private final List<String> said;
 
-        @Override
-        public Backend backend() {
-            return model.backend();
-        }
-
-        @Override
-        public DType dtype() {
-            return model.dtype();
-        }
-
-        @Override
-        public Map<String, Tensor> parameters() {
-            return model.parameters();
-        }
-
-        @Override
-        public Guard.Use changing(String operation) {
-            return model.changing(operation);
+        Met(TaskModel model, Runnable meanwhile, List<String> said) {
+            super(model);
+            this.meanwhile = meanwhile;
+            this.said = said;
         }
 
         @Override
@@ -277,16 +258,8 @@ class PredictorTest {
                     thread -> assertThatThrownBy(meanwhile::run)
                             .isInstanceOf(ConcurrentModificationException.class)
                             .satisfies(e -> said.add(e.getMessage())));
-            return model.loss(batch);
+            return super.loss(batch);
         }
-
-        @Override
-        public Tensor logits(Batch batch) {
-            return model.logits(batch);
-        }
-
-        @Override
-        public void save(Path folder) {}
     }
 
     @Test

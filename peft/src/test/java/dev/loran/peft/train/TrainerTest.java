@@ -17,20 +17,17 @@ import dev.loran.peft.data.Examples;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.task.LmTask;
-import dev.loran.peft.task.Task;
 import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.TrainerConfig.Rate;
 import dev.loran.peft.train.TrainerConfig.Schedule;
 import dev.loran.peft.tuner.LoraConfig;
 import dev.loran.peft.tuner.PeftModel;
-import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.Set;
-import java.util.concurrent.atomic.AtomicInteger;
 import java.util.function.Consumer;
 import org.junit.jupiter.api.Test;
 
@@ -431,50 +428,25 @@ class TrainerTest {
     // ---- loss scaling
 
     /// A task model whose loss is infinite in some micro-steps.
-    private record Overflowing(TaskModel model, Set<Integer> when, AtomicInteger microStep) implements Learner {
+    private static final class Overflowing extends Around {
+        private final Set<Integer> when;
+        private int microStep;
+
         Overflowing(TaskModel model, Integer... when) {
-            this(model, Set.of(when), new AtomicInteger());
-        }
-
-        @Override
-        public Task task() {
-            return model.task();
-        }
-
-        @Override
-        public Backend backend() {
-            return model.backend();
-        }
-
-        @Override
-        public DType dtype() {
-            return model.dtype();
-        }
-
-        @Override
-        public Map<String, Tensor> parameters() {
-            return model.parameters();
+            super(model);
+            this.when = Set.of(when);
         }
 
         @Override
         public void microStep(int number) {
-            microStep.set(number);
+            super.microStep(number);
+            microStep = number;
         }
 
         @Override
         public Tensor loss(Batch batch) {
-            Tensor loss = model.loss(batch);
-            return when.contains(microStep.get()) ? loss.scale(Double.POSITIVE_INFINITY) : loss;
-        }
-
-        @Override
-        public Tensor logits(Batch batch) {
-            return model.logits(batch);
-        }
-
-        @Override
-        public void save(Path folder) {
-            model.save(folder);
+            Tensor loss = super.loss(batch);
+            return when.contains(microStep) ? loss.scale(Double.POSITIVE_INFINITY) : loss;
         }
     }
 

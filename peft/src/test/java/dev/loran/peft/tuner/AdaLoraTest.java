@@ -56,7 +56,7 @@ class AdaLoraTest {
                     Tensor penalty = tuner.penalty();
                     run.losses.add(loss.item());
                     run.penalties.add(penalty == null ? 0.0 : penalty.item());
-                    (penalty == null ? loss : loss.add(penalty.reshape())).backward();
+                    Tuner.trainingLoss(loss, penalty).backward();
                 }
                 Map<String, Tensor> parameters = tuner.parameters();
                 clip.norm(parameters.values());

@@ -168,10 +168,7 @@ class HfParityTest {
 
         private Tensor lossWithPenalty(Tuner tuner, SafeTensors io) {
             Tensor loss = peft.loss(input(io, "input_ids"), input(io, "attention_mask"), input(io, "labels"));
-            Tensor penalty = tuner.penalty();
-            return penalty == null
-                    ? loss
-                    : loss.add(penalty.reshape(loss.shape().dims()));
+            return Tuner.trainingLoss(loss, tuner.penalty());
         }
 
         private void gradients(Tuner tuner, SafeTensors io) {

@@ -171,8 +171,7 @@ class MethodsTest {
             peft.microStep(5);
             GradCheck.check(family + " " + method, tuner.parameters(), () -> {
                 Tensor loss = peft.loss(text.ids, text.mask, text.labels);
-                Tensor penalty = tuner.penalty();
-                return penalty == null ? loss : loss.add(penalty.reshape());
+                return Tuner.trainingLoss(loss, tuner.penalty());
             });
         }
         assertThat(backend.liveBuffers()).as("buffers left").isZero();

@@ -1,0 +1,372 @@
+package dev.loran.peft.train;
+
+import dev.loran.engine.Backend;
+import dev.loran.engine.BinaryFn;
+import dev.loran.engine.Buffer;
+import dev.loran.engine.DType;
+import dev.loran.engine.Scope;
+import dev.loran.engine.Scratch;
+import dev.loran.engine.Shape;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.optim.GradClip;
+import dev.loran.engine.optim.GradScaler;
+import dev.loran.engine.optim.Optimizer;
+import dev.loran.peft.data.Batch;
+import dev.loran.peft.io.InputException;
+import dev.loran.peft.tuner.Tuner;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Objects;
+import java.util.Set;
+import java.util.function.BooleanSupplier;
+import java.util.function.Supplier;
+import org.jspecify.annotations.Nullable;
+
+/// Takes optimizer steps: forward and backward over micro-batches, clipping, the update. Holds all that a step changes
+/// (the parameters, the optimizer's moments, the numbers of steps), and gives it as tensors to go on from. Which rate a
+/// step has, and what becomes of one whose numbers are not finite, is the [Trainer]'s.
+final class Stepper implements AutoCloseable {
+    private static final String STEP = "trainer.step";
+    private static final String MICRO_STEP = "trainer.micro_step";
+    private static final String SCALER = "scaler.";
+    private static final String LEARNER = "learner.";
+    private static final String PARAMETER = "parameter.";
+
+    private final Learner learner;
+    private final Backend backend;
+    private final DType dtype;
+    private final Map<String, Tensor> parameters;
+    private final Optimizer optimizer;
+    private final GradClip clip;
+    private final @Nullable GradScaler scaler;
+    /// Loss, penalty and norm of the step.
+    private final Tensor numbers;
+
+    /// 0, or NaN from a step on whose loss or gradients are not finite: no step is taken until that one was looked at.
+    private final Tensor bad;
+
+    private final @Nullable RecordedSteps recorded;
+    private int step;
+    private int microStep;
+
+    /// A step that was handed over.
+    ///
+    /// @param microStep the number of its first forward
+    /// @param updated whether the update was asked for: numbers that are not finite then made it change nothing
+    record Taken(StepResult result, List<Batch> batches, int microStep, boolean updated) {
+        boolean isFinite() {
+            return Stepper.isFinite(result);
+        }
+    }
+
+    /// @param optimizer is closed with this
+    Stepper(Learner learner, TrainerConfig config, Optimizer optimizer) {
+        this.learner = learner;
+        this.backend = learner.backend();
+        this.dtype = learner.dtype();
+        this.optimizer = optimizer;
+        // Kept in their order: the norm is a sum over it.
+        this.parameters = new LinkedHashMap<>(learner.parameters());
+        this.clip = new GradClip(backend, dtype, config.maxGradNorm());
+        this.scaler = config.lossScale() == 0
+                ? null
+                : new GradScaler(backend, dtype, GradScaler.Config.of(config.lossScale()));
+        this.numbers = Tensor.own(Shape.of(StepResult.NUMBERS), backend.allocate(dtype, StepResult.NUMBERS));
+        backend.fill(numbers.buffer(), 0);
+        this.bad = Tensor.own(Shape.of(), backend.allocate(dtype, 1));
+        backend.fill(bad.buffer(), 0);
+        // Scaled losses are looked at before the step is taken, which no recording can.
+        this.recorded = backend.captures() && scaler == null ? new RecordedSteps(learner, backend) : null;
+    }
+
+    /// Optimizer steps done.
+    int step() {
+        return step;
+    }
+
+    /// Forwards done in training.
+    int microStep() {
+        return microStep;
+    }
+
+    /// Whether no lower scale may still help a loss that is no number.
+    boolean isHopeless() {
+        return scaler == null || scaler.value() < 1;
+    }
+
+    private static boolean isFinite(StepResult result) {
+        return Double.isFinite(result.loss()) && Double.isFinite(result.gradNorm());
+    }
+
+    // ---- one step
+
+    /// One step on all rows of `microBatches` together, given up between two of them once `stop` says so: null, and
+    /// nothing has changed.
+    @Nullable
+    Taken take(double learningRate, List<Batch> microBatches, BooleanSupplier stop) {
+        int first = microStep;
+        int tokens = microBatches.stream().mapToInt(Batch::tokens).sum();
+        boolean repeats = learner.repeats(step + 1);
+        StepResult result = null;
+        boolean updated = true;
+        if (recorded != null && microBatches.size() == 1 && repeats) {
+            replay(recorded, learningRate, microBatches.getFirst());
+        } else {
+            if (!accumulate(microBatches, stop)) {
+                optimizer.zeroGrad(parameters);
+                microStep = first;
+                return null;
+            }
+            Tensor norm = norm();
+            if (scaler == null && !backend.isHollow() && (!backend.captures() || !repeats)) {
+                // Nothing is lost by waiting for the numbers, and what the host does after an update cannot be gated.
+                result = numbers(step + 1, learningRate, tokens);
+                updated = isFinite(result);
+            }
+            if (updated && (scaler == null || scaler.update(norm))) {
+                optimizer.advance(learningRate);
+                gate();
+                update();
+            } else {
+                // The step is left out; to the method it is one without gradients.
+                optimizer.zeroGrad(parameters);
+                if (scaler != null) {
+                    learner.afterStep(step + 1, clip.scale(), optimizer);
+                }
+            }
+        }
+        step++;
+        if (result == null) {
+            result = numbers(step, learningRate, tokens);
+        }
+        return new Taken(result, microBatches, first, updated);
+    }
+
+    private void replay(RecordedSteps steps, double learningRate, Batch batch) {
+        learner.microStep(microStep++);
+        optimizer.advance(learningRate);
+        steps.step(batch, loss -> {
+            forwardBackward(loss, 1, true);
+            norm();
+            gate();
+            update();
+        });
+        // A replay runs none of the code that would have said so.
+        parameters.values().forEach(Tensor::markWritten);
+    }
+
+    /// @return whether it came to the end
+    private boolean accumulate(List<Batch> microBatches, BooleanSupplier stop) {
+        int terms = microBatches.stream().mapToInt(Batch::lossTerms).sum();
+        for (int i = 0; i < microBatches.size(); i++) {
+            if (i > 0 && stop.getAsBoolean()) {
+                return false;
+            }
+            Batch b = microBatches.get(i);
+            learner.microStep(microStep++);
+            // Rows without anything to predict have a loss of 0, whatever they weigh.
+            double weight = b.lossTerms() == terms ? 1 : (double) b.lossTerms() / terms;
+            forwardBackward(() -> learner.loss(b), weight, i == 0);
+        }
+        return true;
+    }
+
+    private StepResult numbers(int number, double learningRate, int tokens) {
+        return new StepResult(number, learningRate, tokens, dtype, backend.readLater(numbers.buffer()));
+    }
+
+    /// Makes the scale of the gradients NaN, with which nothing is updated, if the loss or their norm is not finite, or
+    /// those of an earlier step were not.
+    private void gate() {
+        if (scaler != null) {
+            return;
+        }
+        int[] one = {1};
+        try (Scratch scratch = new Scratch(backend)) {
+            Buffer zero = scratch.like(bad.buffer());
+            for (int which : new int[] {StepResult.LOSS, StepResult.NORM}) {
+                // 0, but NaN for NaN and infinity.
+                backend.binary(BinaryFn.SUB, zero, number(which), number(which), one, one, one);
+                backend.axpby(bad.buffer(), zero, 1, 1);
+            }
+        }
+        backend.axpby(clip.scale(), bad.buffer(), 1, 1);
+    }
+
+    private void forwardBackward(Supplier<Tensor> of, double weight, boolean first) {
+        try (Scope scope = Scope.open()) {
+            Tensor loss = of.get();
+            if (weight != 1) {
+                loss = loss.mul(Tensor.full(backend, dtype, weight));
+            }
+            backend.axpby(number(StepResult.LOSS), loss.buffer(), 1, first ? 0 : 1);
+            Tensor penalty = first ? learner.penalty() : null;
+            loss = Tuner.trainingLoss(loss, penalty);
+            if (penalty != null) {
+                backend.axpby(number(StepResult.PENALTY), penalty.buffer(), 1, 0);
+            }
+            (scaler == null ? loss : scaler.scale(loss)).backward();
+        }
+    }
+
+    private Tensor norm() {
+        Tensor norm = clip.norm(parameters.values(), scaler == null ? null : scaler.inverse());
+        backend.copy(number(StepResult.NORM), 1, norm.buffer(), 1, 1, 1, false);
+        return norm;
+    }
+
+    private void update() {
+        optimizer.step(parameters, clip.scale());
+        learner.afterStep(step + 1, clip.scale(), optimizer);
+        optimizer.zeroGrad(parameters);
+    }
+
+    private Buffer number(int which) {
+        return numbers.buffer().slice(which, 1);
+    }
+
+    /// Drops what backward left.
+    void zeroGrad() {
+        optimizer.zeroGrad(parameters);
+    }
+
+    // ---- taking steps back
+
+    /// Takes back a step that came too early: nothing of it was done, as the one before was not finite.
+    void undo(Taken taken) {
+        optimizer.retreat();
+        step--;
+        microStep = taken.microStep;
+    }
+
+    /// Lets steps be taken again after `taken`, of whose update nothing was done.
+    void leaveOut(Taken taken) {
+        if (taken.updated && scaler == null) {
+            optimizer.retreat();
+            backend.fill(bad.buffer(), 0);
+        }
+    }
+
+    /// Stands before `taken` again.
+    void back(Taken taken) {
+        step = taken.result.step() - 1;
+        microStep = taken.microStep;
+    }
+
+    /// Tells the method of a step that was left out without an update.
+    void goOnAfter(Taken taken, int forwards) {
+        if (!taken.updated) {
+            learner.afterStep(taken.result.step(), clip.scale(), optimizer);
+        }
+        learner.microStep(forwards);
+    }
+
+    // ---- state
+
+    /// All that going on needs: the parameters, step numbers, the optimizer's moments, the learner's own state.
+    Map<String, Tensor> state() {
+        Map<String, Tensor> all = new LinkedHashMap<>(optimizer.state());
+        parameters.forEach((name, t) -> all.put(PARAMETER + name, t));
+        if (scaler != null) {
+            scaler.state().forEach((name, t) -> all.put(SCALER + name, t));
+        }
+        learner.trainingState().forEach((name, t) -> all.put(LEARNER + name, t));
+        all.put(STEP, Tensor.ofInts(backend, new int[] {step}));
+        all.put(MICRO_STEP, Tensor.ofInts(backend, new int[] {microStep}));
+        return all;
+    }
+
+    /// How many steps and forwards a state is after.
+    record Counts(int steps, int forwards) {
+        /// Takes them out of `state`.
+        static Counts of(Map<String, Tensor> state) {
+            return new Counts(take(state, STEP), take(state, MICRO_STEP));
+        }
+    }
+
+    /// Takes over a copy of such a state, the counts apart.
+    ///
+    /// @param fits is called once all else fits, and may refuse by an exception
+    /// @throws IllegalArgumentException if an entry is missing or unknown, or has another shape; nothing has changed then
+    void load(Map<String, Tensor> state, Counts counts, Runnable fits) {
+        Map<String, Tensor> moments = new LinkedHashMap<>(state);
+        Map<String, Tensor> ofScaler = takeAll(moments, SCALER);
+        Map<String, Tensor> ofLearner = takeAll(moments, LEARNER);
+        Map<String, Tensor> values = takeAll(moments, PARAMETER);
+        checkShapes(values, moments, learner.shapes(ofLearner));
+        try (Scope scope = Scope.open()) {
+            Set<String> needed = scaler == null ? Set.of() : scaler.state().keySet();
+            if (!ofScaler.keySet().equals(needed)) {
+                throw new IllegalArgumentException(
+                        "trainer: state of the loss scale has " + ofScaler.keySet() + ", needs " + needed);
+            }
+        }
+        fits.run();
+        if (scaler != null) {
+            scaler.load(ofScaler);
+        }
+        optimizer.load(moments);
+        // Before the parameters: some of them change their shape while training.
+        learner.loadTrainingState(ofLearner);
+        parameters.forEach((name, t) -> t.copyFrom(Objects.requireNonNull(values.get(name), name)));
+        step = counts.steps;
+        microStep = counts.forwards;
+    }
+
+    /// @param changed the shapes of parameters that will not be those which they have now
+    private void checkShapes(Map<String, Tensor> values, Map<String, Tensor> moments, Map<String, Shape> changed) {
+        if (!values.keySet().equals(parameters.keySet())) {
+            throw new IllegalArgumentException(
+                    "trainer: state is of parameters " + values.keySet() + " but " + parameters.keySet() + " train");
+        }
+        Map<String, Shape> shapes = new LinkedHashMap<>();
+        parameters.forEach((name, t) -> shapes.put(name, t.shape()));
+        shapes.putAll(changed);
+        values.forEach((name, t) -> requireShape(PARAMETER + name, t, shapes.get(name)));
+        moments.forEach((key, t) -> {
+            String name = key.substring(0, Math.max(0, key.lastIndexOf('.')));
+            requireShape(key, t, key.endsWith(".step") ? Shape.of() : shapes.get(name));
+        });
+    }
+
+    private static void requireShape(String key, Tensor t, @Nullable Shape shape) {
+        if (shape == null || !t.shape().equals(shape)) {
+            throw new IllegalArgumentException("trainer: state entry " + key
+                    + (shape == null ? " is of nothing that trains" : " is " + t.shape() + ", needs " + shape));
+        }
+    }
+
+    /// Takes the entries whose names start with `prefix` out of `state`, under the rest of their names.
+    private static Map<String, Tensor> takeAll(Map<String, Tensor> state, String prefix) {
+        Map<String, Tensor> taken = new LinkedHashMap<>();
+        for (String name : List.copyOf(state.keySet())) {
+            if (name.startsWith(prefix)) {
+                taken.put(name.substring(prefix.length()), Objects.requireNonNull(state.remove(name), name));
+            }
+        }
+        return taken;
+    }
+
+    static int take(Map<String, Tensor> state, String key) {
+        Tensor t = state.remove(key);
+        if (t == null) {
+            throw new IllegalArgumentException("trainer: state lacks " + key);
+        }
+        return (int) t.item();
+    }
+
+    @Override
+    public void close() {
+        if (recorded != null) {
+            recorded.close();
+        }
+        numbers.close();
+        bad.close();
+        clip.close();
+        if (scaler != null) {
+            scaler.close();
+        }
+        optimizer.close();
+    }
+}
