@@ -231,7 +231,9 @@ public final class Catalogue {
                 return new Artifact(entry, classPath, new ZipFile(jar.toFile()));
             } catch (NoSuchFileException e) {
                 throw new InputException(
-                        "%s: the artifact %s is neither on the class path nor at %s; fetch it once with: mvn dependency:copy -Dartifact=%s -Dmdep.useBaseVersion=true -DoutputDirectory=%s"
+                        ("%s: the artifact %s is neither on the class path nor at %s; fetch it once with: mvn"
+                                        + " dependency:copy -Dartifact=%s -Dmdep.useBaseVersion=true"
+                                        + " -DoutputDirectory=%s")
                                 .formatted(entry.name, entry.coordinates, jar, entry.coordinates, cache),
                         e);
             } catch (IOException e) {

@@ -1,6 +1,7 @@
 package dev.loran.peft.data;
 
 import dev.loran.peft.io.InputException;
+import java.util.function.UnaryOperator;
 import org.jspecify.annotations.Nullable;
 
 /// Turns rows into examples, one by one, and learns on its way what all of them have in common. One is made for each
@@ -13,12 +14,10 @@ public interface Encoding {
 
     /// After the last row.
     ///
+    /// @return what becomes of each example, in order, now that all rows are known; null where they stay as they are
     /// @throws InputException if the rows together are not enough
-    default void end(Sink out) {}
-
-    /// What becomes of an example once all rows are known. Asked of each, in order, after [#end].
-    default Example settled(Example example) {
-        return example;
+    default @Nullable UnaryOperator<Example> end(Sink out) {
+        return null;
     }
 
     /// The classes, known after [#end]; null where rows have none.

@@ -7,26 +7,42 @@ import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
 import java.util.ArrayList;
 import java.util.Arrays;
-import java.util.Collections;
 import java.util.HexFormat;
 import java.util.List;
+import java.util.Objects;
 import java.util.OptionalInt;
-import java.util.function.BiConsumer;
-import java.util.function.Consumer;
+import java.util.function.UnaryOperator;
 import org.jspecify.annotations.Nullable;
 
-/// Rows as token ids. Of a file that is read only the ids stay in memory; texts are let go line by line.
+/// Rows as token ids. Of a file that is read only the ids stay, and where they are many not in memory but in a mapped
+/// file without a name: there may be more of them than the heap, or the memory, would hold. Texts are let go line by
+/// line.
 public final class Examples {
     private final RowForm form;
     private final Options options;
     private final int padId;
-    private final List<Example> rows;
+    private final Kept kept;
     private final @Nullable Labels labels;
-    private final int truncated;
-    private final boolean typed;
-    private final int longest;
-    private final int shortest;
     private final RowNotes notes;
+
+    /// The rows, and what is counted of them.
+    private static final class Kept {
+        private final ExampleStore rows = new ExampleStore();
+        private int truncated;
+        private boolean typed;
+        private int longest;
+        private int shortest = Integer.MAX_VALUE;
+
+        void add(Example example) {
+            rows.add(example);
+            truncated += example.truncated() ? 1 : 0;
+            for (Example.Text text : example.texts()) {
+                longest = Math.max(longest, text.ids().length);
+                shortest = Math.min(shortest, text.ids().length);
+                typed |= text.types() != null;
+            }
+        }
+    }
 
     /// How texts become ids.
     ///
@@ -70,30 +86,13 @@ public final class Examples {
         }
     }
 
-    private Examples(
-            RowForm form, Options options, int padId, List<Example> rows, @Nullable Labels labels, RowNotes notes) {
+    private Examples(RowForm form, Options options, int padId, Kept kept, @Nullable Labels labels, RowNotes notes) {
         this.form = form;
         this.options = options;
         this.padId = padId;
-        this.rows = rows;
+        this.kept = kept;
         this.labels = labels;
         this.notes = notes;
-        int cut = 0;
-        int most = 0;
-        int least = Integer.MAX_VALUE;
-        boolean types = false;
-        for (Example e : rows) {
-            cut += e.truncated() ? 1 : 0;
-            for (Example.Text text : e.texts()) {
-                most = Math.max(most, text.ids().length);
-                least = Math.min(least, text.ids().length);
-                types |= text.types() != null;
-            }
-        }
-        this.truncated = cut;
-        this.longest = most;
-        this.shortest = least;
-        this.typed = types;
     }
 
     /// Reads and tokenises a file of JSON Lines.
@@ -104,10 +103,19 @@ public final class Examples {
     ///     labels where they are taken from it, or a text that gives a language model nothing to predict
     public static Examples read(
             Path file, RowForm form, Tokenizer tokenizer, Options options, @Nullable Labels labels) {
-        Builder builder = new Builder(file.toString(), form, tokenizer, options);
-        return builder.build(
-                form.encoding(tokenizer, options, labels),
-                add -> Rows.forEach(file, form, add::accept, builder.notes::unread));
+        return read(RowSource.file(file), form, tokenizer, options, labels);
+    }
+
+    /// As above, from any source.
+    public static Examples read(
+            RowSource source, RowForm form, Tokenizer tokenizer, Options options, @Nullable Labels labels) {
+        return read(source, form, form.encoding(tokenizer, options, labels), tokenizer, options);
+    }
+
+    /// As above, with an encoding of one's own.
+    public static Examples read(
+            RowSource source, RowForm form, Encoding encoding, Tokenizer tokenizer, Options options) {
+        return new Builder(source.name(), form, tokenizer, options).build(source, encoding);
     }
 
     /// Tokenises rows that are in memory already.
@@ -117,27 +125,22 @@ public final class Examples {
     /// @throws InputException as in [#read], with `rows` for the file and the row's place, counted from 1, for
     ///     the line
     public static Examples of(
-            RowForm form, List<? extends Row> rows, Tokenizer tokenizer, Options options, @Nullable Labels labels) {
-        return of(form, form.encoding(tokenizer, options, labels), rows, tokenizer, options);
-    }
-
-    /// As above, with an encoding of one's own.
-    public static Examples of(
-            RowForm form, Encoding encoding, List<? extends Row> rows, Tokenizer tokenizer, Options options) {
-        if (rows.isEmpty()) {
-            throw new InputException("rows: there are none");
-        }
-        return new Builder("rows", form, tokenizer, options).build(encoding, add -> {
-            for (int i = 0; i < rows.size(); i++) {
-                add.accept(rows.get(i), i + 1L);
-            }
-        });
+            RowForm form,
+            List<? extends Row> rows,
+            Tokenizer tokenizer,
+            Options options,
+            @Nullable Labels labels) {
+        return read(RowSource.of(rows), form, tokenizer, options, labels);
     }
 
     /// The same example `rows` times.
     static Examples copies(RowForm form, Example example, int rows, int maxLength) {
+        Kept kept = new Kept();
+        for (int i = 0; i < rows; i++) {
+            kept.add(example);
+        }
         RowNotes none = new RowNotes("copies", form.fields(), OptionalInt.empty());
-        return new Examples(form, Options.of(maxLength), 0, Collections.nCopies(rows, example), null, none);
+        return new Examples(form, Options.of(maxLength), 0, kept, null, none);
     }
 
     /// What the rows are.
@@ -147,41 +150,37 @@ public final class Examples {
 
     /// How many rows there are; with packing, how many packed rows.
     public int size() {
-        return rows.size();
+        return kept.rows.size();
     }
 
-    /// A row, all of it; its arrays are not copied.
+    /// A row, all of it.
     public Example row(int row) {
-        return rows.get(row);
+        return kept.rows.get(row);
     }
 
-    /// The ids of a row, of its first text where it has more; the array is not copied.
+    /// The ids of a row, of its first text where it has more.
     public int[] ids(int row) {
         return row(row).texts().getFirst().ids();
     }
 
-    /// The types of the ids of a row; the array is not copied. Null where all are 0.
+    /// The types of the ids of a row. Null where all are 0.
     public int @Nullable [] tokenTypes(int row) {
         return row(row).texts().getFirst().types();
     }
 
     /// Whether any row has tokens of other types than 0.
     public boolean hasTokenTypes() {
-        return typed;
+        return kept.typed;
     }
 
     /// The ids of the longest text of a row.
     public int length(int row) {
-        int most = 0;
-        for (Example.Text text : row(row).texts()) {
-            most = Math.max(most, text.ids().length);
-        }
-        return most;
+        return kept.rows.length(row);
     }
 
     /// What the task knows of a row beside its ids: [Example#target].
     public int[] target(int row) {
-        return row(row).target();
+        return kept.rows.target(row);
     }
 
     /// The classes.
@@ -201,7 +200,7 @@ public final class Examples {
 
     /// How many rows had a text that was longer than there was room for and was cut.
     public int truncated() {
-        return truncated;
+        return kept.truncated;
     }
 
     /// How many of the ids of a row a prompt leaves to its target: what [Tokenizer#encodePrompt] must be told in order
@@ -216,8 +215,8 @@ public final class Examples {
     /// @param train the rows that were trained on, where these are held out: rows of both are told too
     public List<String> notices(@Nullable Examples train) {
         List<String> lines = new ArrayList<>();
-        if (truncated > 0) {
-            lines.add("%s: %,d %s".formatted(notes.file(), truncated, form.cut(options)));
+        if (kept.truncated > 0) {
+            lines.add("%s: %,d %s".formatted(notes.file(), kept.truncated, form.cut(options)));
         }
         lines.addAll(notes.lines(labels != null, train == null ? null : train.notes));
         return lines;
@@ -252,12 +251,12 @@ public final class Examples {
 
     /// The ids of the longest text.
     public int longest() {
-        return longest;
+        return kept.longest;
     }
 
     /// The ids of the shortest text.
     public int shortest() {
-        return shortest;
+        return kept.shortest;
     }
 
     int maxLength() {
@@ -269,13 +268,14 @@ public final class Examples {
     }
 
     /// Takes rows one by one and keeps their ids.
-    private static final class Builder implements Encoding.Sink {
+    private static final class Builder implements Encoding.Sink, RowSource.Visitor {
         private final RowForm form;
         private final Tokenizer tokenizer;
         private final Options options;
         private final String source;
         private final RowNotes notes;
-        private final List<Example> rows = new ArrayList<>();
+        private Kept kept = new Kept();
+        private @Nullable Encoding encoding;
         private long line;
 
         Builder(String source, RowForm form, Tokenizer tokenizer, Options options) {
@@ -286,28 +286,51 @@ public final class Examples {
             this.notes = new RowNotes(source, form.fields(), tokenizer.unknownId());
         }
 
-        /// @param reading gives each row with its line to what it is given
-        Examples build(Encoding encoding, Consumer<BiConsumer<Row, Long>> reading) {
-            reading.accept((row, at) -> {
-                line = at;
-                encoding.add(row, this);
-            });
-            encoding.end(this);
-            if (rows.isEmpty()) {
+        Examples build(RowSource rows, Encoding by) {
+            encoding = by;
+            UnaryOperator<Example> change;
+            try {
+                rows.forEach(form, this);
+                change = by.end(this);
+            } finally {
+                kept.rows.finish();
+            }
+            if (kept.rows.size() == 0) {
                 throw new InputException(source + ": the texts give fewer than two tokens: nothing to predict");
             }
-            return new Examples(
-                    form,
-                    options.withAnswerRoom(encoding.answerRoom()),
-                    tokenizer.padId().orElse(0),
-                    rows.stream().map(encoding::settled).toList(),
-                    encoding.labels(),
-                    notes);
+            if (change != null) {
+                change(change);
+            }
+            Options as = options.withAnswerRoom(by.answerRoom());
+            return new Examples(form, as, tokenizer.padId().orElse(0), kept, by.labels(), notes);
+        }
+
+        private void change(UnaryOperator<Example> change) {
+            Kept before = kept;
+            kept = new Kept();
+            try {
+                for (int row = 0; row < before.rows.size(); row++) {
+                    kept.add(change.apply(before.rows.get(row)));
+                }
+            } finally {
+                kept.rows.finish();
+            }
+        }
+
+        @Override
+        public void row(Row row, long at) {
+            line = at;
+            Objects.requireNonNull(encoding).add(row, this);
+        }
+
+        @Override
+        public void unread(String field) {
+            notes.unread(field);
         }
 
         @Override
         public void example(Example example) {
-            rows.add(example);
+            kept.add(example);
         }
 
         @Override

@@ -27,13 +27,6 @@ public final class Rows {
 
     private Rows() {}
 
-    /// Takes the rows of a file one by one, in its order.
-    @FunctionalInterface
-    public interface Visitor {
-        /// @param line the line of the row, counted from 1
-        void row(Row row, long line);
-    }
-
     /// All rows of a small file.
     ///
     /// @throws InputException for a file without rows and for the first bad row
@@ -46,17 +39,10 @@ public final class Rows {
     /// Shows the visitor every row of a file.
     ///
     /// @throws InputException for a file that is missing or without rows and for the first bad row
-    public static void forEach(Path file, RowForm form, Visitor visitor) {
-        forEach(file, form, visitor, field -> {});
-    }
-
-    /// As above.
-    ///
-    /// @param unread takes the name of every field that the task does not know, row by row
-    static void forEach(Path file, RowForm form, Visitor visitor, Consumer<String> unread) {
+    public static void forEach(Path file, RowForm form, RowSource.Visitor visitor) {
         InputException.requireWhole(file);
         try (InputStream in = Files.newInputStream(file)) {
-            forEach(in, file.toString(), form, visitor, unread);
+            forEach(in, file.toString(), form, visitor);
         } catch (IOException e) {
             throw InputException.io(file, "cannot be read", e);
         }
@@ -66,17 +52,13 @@ public final class Rows {
     ///
     /// @param name what error messages call the stream
     /// @throws InputException for a stream without rows and for the first bad row
-    public static void forEach(InputStream in, String name, RowForm form, Visitor visitor) throws IOException {
-        forEach(in, name, form, visitor, field -> {});
-    }
-
-    private static void forEach(InputStream in, String name, RowForm form, Visitor visitor, Consumer<String> unread)
+    public static void forEach(InputStream in, String name, RowForm form, RowSource.Visitor visitor)
             throws IOException {
         forEachObject(in, name, "a row of task " + form.name() + " is " + form.form(), fields -> {
             visitor.row(form.row(fields), fields.line());
             fields.names().stream()
                     .filter(field -> !form.fields().contains(field))
-                    .forEach(unread);
+                    .forEach(visitor::unread);
         });
     }
 

@@ -1,7 +1,7 @@
 /// From files to batches: rows of JSON Lines, tokens, batches of padded ids, and the pretrained encoders of the
 /// catalogue.
 ///
-/// Reading order: [Row] and [RowForm] (what a row is), [Rows] and [Fields] (reading them), [Tokenizer], [Encoding],
+/// Reading order: [Row] and [RowForm] (what a row is), [RowSource], [Rows] and [Fields] (reading them), [Tokenizer], [Encoding],
 /// [Example] and [Examples] (rows as token ids), [DataLoader] and [Batch] (what a training step sees); then
 /// [ShippedData], [Catalogue] and [OnnxWeights].
 ///

@@ -7,6 +7,7 @@ import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.Fields;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Row;
+import dev.loran.peft.data.RowSource;
 import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Model;
@@ -16,6 +17,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
+import java.util.function.UnaryOperator;
 import org.jspecify.annotations.Nullable;
 
 /// `classify`: one label for a text, or for a pair of texts. Rows are [Row.Classify]s; the target of an example is the
@@ -74,8 +76,6 @@ public record ClassifyTask() implements Task {
         /// In order of first appearance; the target of an example is a place here until all are known.
         private final Map<String, Integer> places = new LinkedHashMap<>();
 
-        private int[] ids = new int[0];
-
         Labelled(Tokenizer tokenizer, Examples.Options options, @Nullable Labels given) {
             this.tokenizer = tokenizer;
             this.options = options;
@@ -113,7 +113,7 @@ public record ClassifyTask() implements Task {
         }
 
         @Override
-        public void end(Sink out) {
+        public UnaryOperator<Example> end(Sink out) {
             Labels all = labels;
             if (all == null) {
                 try {
@@ -123,12 +123,8 @@ public record ClassifyTask() implements Task {
                 }
             }
             labels = all;
-            ids = places.keySet().stream().mapToInt(all::id).toArray();
-        }
-
-        @Override
-        public Example settled(Example e) {
-            return new Example(e.texts(), new int[] {ids[e.target()[0]]}, e.truncated());
+            int[] ids = places.keySet().stream().mapToInt(all::id).toArray();
+            return e -> new Example(e.texts(), new int[] {ids[e.target()[0]]}, e.truncated());
         }
 
         @Override
@@ -143,7 +139,7 @@ public record ClassifyTask() implements Task {
             Row.Unlabelled text = (Row.Unlabelled) row;
             out.example(Example.of(encode(tokenizer, options, text.text(), text.textPair()), Batch.IGNORE));
         };
-        return Examples.of(new ClassifyTask(), encoding, texts, tokenizer, options);
+        return Examples.read(RowSource.of(texts), new ClassifyTask(), encoding, tokenizer, options);
     }
 
     @Override

@@ -13,6 +13,7 @@ import java.util.Arrays;
 import java.util.Comparator;
 import java.util.List;
 import java.util.Map;
+import java.util.function.UnaryOperator;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 
@@ -93,7 +94,11 @@ public record GenerateTask() implements Task {
         }
 
         @Override
-        public Example settled(Example raw) {
+        public UnaryOperator<Example> end(Sink out) {
+            return this::around;
+        }
+
+        private Example around(Example raw) {
             int[] ids = raw.texts().getFirst().ids();
             int prompt = raw.target()[0];
             Tokenizer.Encoded row = tokenizer.pair(

@@ -12,6 +12,7 @@ import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.io.InputException;
 import java.util.Arrays;
 import java.util.List;
+import java.util.function.UnaryOperator;
 import org.jspecify.annotations.Nullable;
 
 /// `lm`: the next token of a text. Rows are [Row.Text]s; every token but a row's first is predicted.
@@ -110,10 +111,11 @@ public record LmTask() implements Task {
         }
 
         @Override
-        public void end(Sink out) {
+        public @Nullable UnaryOperator<Example> end(Sink out) {
             if (length > 1) {
                 out.example(Example.of(Arrays.copyOf(waiting, length), null, 0));
             }
+            return null;
         }
     }
 

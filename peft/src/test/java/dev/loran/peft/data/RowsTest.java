@@ -1,5 +1,6 @@
 package dev.loran.peft.data;
 
+import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
@@ -8,6 +9,8 @@ import dev.loran.peft.task.ClassifyTask;
 import dev.loran.peft.task.GenerateTask;
 import dev.loran.peft.task.LmTask;
 import dev.loran.peft.task.Task;
+import java.util.stream.Stream;
+import java.io.ByteArrayInputStream;
 import java.io.ByteArrayOutputStream;
 import java.io.IOException;
 import java.io.InputStream;
@@ -27,6 +30,29 @@ class RowsTest {
 
     private Path file(String content) throws IOException {
         return Files.writeString(folder.resolve("rows.jsonl"), content);
+    }
+
+    @Test
+    void aStreamAndAnIterationAreSourcesAsAFileIs() throws IOException {
+        String lines = "{\"text\":\"red shoes\"}\n\n{\"text\":\"buy\",\"id\":7}\n";
+        Path file = file(lines);
+        try (Tokenizer tokenizer = TinyTokenizers.wordPiece()) {
+            Examples.Options reading = Examples.Options.of(8);
+            Examples expected = Examples.read(file, new LmTask(), tokenizer, reading, null);
+            RowSource stream = RowSource.stream(new ByteArrayInputStream(lines.getBytes(UTF_8)), "standard input");
+            Examples streamed = Examples.read(stream, new LmTask(), tokenizer, reading, null);
+            assertThat(streamed.sha256()).isEqualTo(expected.sha256());
+            assertThat(streamed.notices(null)).containsExactly("standard input: fields that are not read: id (1)");
+            Iterable<Row.Text> made =
+                    () -> Stream.of("red shoes", "buy").map(Row.Text::new).iterator();
+            assertThat(Examples.read(RowSource.of(made), new LmTask(), tokenizer, reading, null)
+                            .sha256())
+                    .isEqualTo(expected.sha256());
+            RowSource bad = RowSource.stream(new ByteArrayInputStream("{}".getBytes(UTF_8)), "standard input");
+            assertThatThrownBy(() -> Examples.read(bad, new LmTask(), tokenizer, reading, null))
+                    .isInstanceOf(InputException.class)
+                    .hasMessageStartingWith("standard input:1: field \"text\" is missing");
+        }
     }
 
     @Test

@@ -17,6 +17,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.TreeSet;
+import java.util.function.UnaryOperator;
 import org.jspecify.annotations.Nullable;
 
 /// A task as a user may write one: a tag for each word, told from the hidden state of its first piece.
@@ -82,17 +83,15 @@ public final class Tagging implements Task {
             }
 
             @Override
-            public void end(Sink out) {
-                labels = labels == null ? new Labels(List.copyOf(names)) : labels;
-            }
-
-            @Override
-            public Example settled(Example e) {
-                Labels all = Objects.requireNonNull(labels);
-                int[] tags = Arrays.stream(e.target())
-                        .map(place -> place == Batch.IGNORE ? place : all.id(places.get(place)))
-                        .toArray();
-                return new Example(e.texts(), tags, e.truncated());
+            public UnaryOperator<Example> end(Sink out) {
+                Labels all = labels == null ? new Labels(List.copyOf(names)) : labels;
+                labels = all;
+                return e -> new Example(
+                        e.texts(),
+                        Arrays.stream(e.target())
+                                .map(place -> place == Batch.IGNORE ? place : all.id(places.get(place)))
+                                .toArray(),
+                        e.truncated());
             }
 
             @Override

@@ -1,0 +1,86 @@
+package dev.loran.peft.data;
+
+import dev.loran.peft.io.InputException;
+import java.io.IOException;
+import java.io.InputStream;
+import java.nio.file.Path;
+
+/// Where rows come from, one after the other: a file, a stream, whatever a program has. There may be more of them than
+/// fit in memory.
+public interface RowSource {
+    /// What messages call it.
+    String name();
+
+    /// Shows `visitor` every row, in order.
+    ///
+    /// @param form what a row is
+    /// @throws InputException if there are none, and for the first bad row
+    void forEach(RowForm form, Visitor visitor);
+
+    /// Takes rows one by one.
+    @FunctionalInterface
+    interface Visitor {
+        /// @param line the line of the row, or its place, counted from 1
+        void row(Row row, long line);
+
+        /// A field that nothing reads, once for each row that has it.
+        default void unread(String field) {}
+    }
+
+    /// A file of JSON Lines ([Rows]).
+    static RowSource file(Path file) {
+        return new RowSource() {
+            @Override
+            public String name() {
+                return file.toString();
+            }
+
+            @Override
+            public void forEach(RowForm form, Visitor visitor) {
+                Rows.forEach(file, form, visitor);
+            }
+        };
+    }
+
+    /// A stream of JSON Lines, which can be read once; it is not closed.
+    ///
+    /// @param name what messages call it
+    static RowSource stream(InputStream in, String name) {
+        return new RowSource() {
+            @Override
+            public String name() {
+                return name;
+            }
+
+            @Override
+            public void forEach(RowForm form, Visitor visitor) {
+                try {
+                    Rows.forEach(in, name, form, visitor);
+                } catch (IOException e) {
+                    throw new InputException(name + ": cannot be read (" + InputException.reason(e) + ")", e);
+                }
+            }
+        };
+    }
+
+    /// Rows that a program has or makes: a list, or an iteration that need not hold them all.
+    static RowSource of(Iterable<? extends Row> rows) {
+        return new RowSource() {
+            @Override
+            public String name() {
+                return "rows";
+            }
+
+            @Override
+            public void forEach(RowForm form, Visitor visitor) {
+                long place = 0;
+                for (Row row : rows) {
+                    visitor.row(row, ++place);
+                }
+                if (place == 0) {
+                    throw new InputException("rows: there are none");
+                }
+            }
+        };
+    }
+}
