@@ -120,6 +120,24 @@ class ImportRulesTest {
                 .isEmpty();
     }
 
+    /// Whoever depends on the library does not get them: they are optional dependencies.
+    @Test
+    void onlyTheCommandLineSeesItsLibraries() throws IOException {
+        Path peft = Path.of("").toAbsolutePath();
+        Pattern own = Pattern.compile("\\b(picocli|me\\.tongfei|org\\.jline)\\b");
+        try (Stream<Path> files = Files.walk(peft.resolve("src/main/java"))) {
+            for (Path file : files.filter(f -> f.toString().endsWith(".java")).toList()) {
+                boolean sees = own.matcher(Files.readString(file)).find();
+                assertThat(sees && !file.toString().contains("/peft/cli/")).as(file.toString()).isFalse();
+            }
+        }
+        String pom = Files.readString(peft.resolve("pom.xml"));
+        for (String library : List.of("picocli", "progressbar")) {
+            assertThat(pom.replaceAll("\\s", ""))
+                    .contains("<artifactId>" + library + "</artifactId><optional>true</optional>");
+        }
+    }
+
     @Test
     void packagesFormNoCircle() throws IOException {
         assertThat(circle(sources())).isEmpty();

@@ -46,9 +46,9 @@ import picocli.CommandLine.Option;
             "Trains a model by several methods, each with its own usual learning rate and duration, and puts side",
             "by side what they cost and what they gain: trainable parameters, size of the file, most memory that",
             "tensors took, and the process with them (what the JVM took for the methods before stays in it; - where",
-            "the system does not count it), speed of the later half of training, time to answer one text (with the adapter beside the",
-            "weights, and merged into them where that can be), loss and accuracy on held-out rows. A new head learns",
-            "at one rate for all methods (--head-lr, 5e-3)."
+            "the system does not count it), speed of the later half of training, time to answer one text (with the",
+            "adapter beside the weights, and merged into them where that can be), loss and accuracy on held-out rows.",
+            "A new head learns at one rate for all methods (--head-lr, 5e-3)."
         },
         sortOptions = false,
         footer = {"", "Example: loran compare --methods lora,adalora,prefix"})
@@ -211,9 +211,6 @@ final class CompareCommand implements Callable<Integer> {
                 if (report.stopped()) {
                     return null;
                 }
-                long peak = open.backend().peakBytes();
-                double process = ProcessMemory.peakMib(peak);
-                Evaluation e = Evaluation.of(learner, data.heldOut(), config.batchSize());
                 ObjectNode result = JSON.createObjectNode()
                         .put("method", method.toString())
                         .put("learning_rate", config.rate().peak())
@@ -221,20 +218,31 @@ final class CompareCommand implements Callable<Integer> {
                         .put("seconds", report.seconds())
                         .put("trainable_parameters", count.trainableParameters())
                         .put("trainable_percentage", count.trainablePercentage())
-                        .put("adapter_bytes", bytes(folder.last()))
-                        .put("peak_memory_mib", counted ? (Double) process : null)
-                        .put("peak_tensor_mib", peak / (double) (1 << 20))
-                        .put("planned_tensor_mib", plan == null ? null : (Double) plan.totalMib())
-                        .put("tokens_per_second", tokensPerSecond)
+                        .put("adapter_bytes", bytes(folder.last()));
+                costs(result, open, plan, counted);
+                // Before anything is merged.
+                Evaluation e = Evaluation.of(learner, data.heldOut(), config.batchSize());
+                result.put("tokens_per_second", tokensPerSecond)
                         .put("latency_ms", latency(learner, data.heldOut()))
                         .put("latency_merged_ms", merged(method, subject, data.heldOut()))
-                        .put("train_loss", report.trainLoss())
-                        .put("loss", e.loss());
-                result.put("accuracy", e.metrics().get("accuracy"));
-                result.put(e.headline().name(), e.headlineValue());
-                return result.put("best_for", method.bestFor);
+                        .put("train_loss", report.trainLoss());
+                return gains(result, e).put("best_for", method.bestFor);
             }
         }
+    }
+
+    /// @param counted whether the system counts the process's memory since the method began
+    private static void costs(ObjectNode result, OpenModel open, @Nullable MemoryPlan plan, boolean counted) {
+        long peak = open.backend().peakBytes();
+        result.put("peak_memory_mib", counted ? (Double) ProcessMemory.peakMib(peak) : null)
+                .put("peak_tensor_mib", peak / (double) (1 << 20))
+                .put("planned_tensor_mib", plan == null ? null : (Double) plan.totalMib());
+    }
+
+    private static ObjectNode gains(ObjectNode result, Evaluation e) {
+        return result.put("loss", e.loss())
+                .put("accuracy", e.metrics().get("accuracy"))
+                .put(e.headline().name(), e.headlineValue());
     }
 
     /// The size of the adapter's tensors on the disk, or of the model's where all of it was trained; without a head

@@ -117,7 +117,8 @@ public final class Main implements Runnable {
         }
     }
 
-    /// A file given by `--config`, or the options of the run given by `--resume`, must be known before the rest is parsed.
+    /// A file given by `--config`, or the options of the run given by `--resume`, must be known before the rest is
+    /// parsed.
     static void readConfig(CommandLine command, List<String> args) {
         for (int i = 0; i < args.size(); i++) {
             String[] option = args.get(i).split("=", 2);

@@ -72,8 +72,8 @@ final class MergeCommand implements Callable<Integer> {
             names = "--combination",
             paramLabel = "C",
             description =
-                    "linear, cat, svd, or ties, dare_linear, dare_ties, magnitude_prune, each of them on A and B or, with"
-                            + " _svd behind, on the updates (${DEFAULT-VALUE})")
+                    "linear, cat, svd, or ties, dare_linear, dare_ties, magnitude_prune, each of them on A and B or,"
+                            + " with _svd behind, on the updates (${DEFAULT-VALUE})")
     private String combination = "svd";
 
     @Option(
@@ -164,37 +164,34 @@ final class MergeCommand implements Callable<Integer> {
                     TextClassifier.combine(folders, shares, draft);
                 }
             });
-            List<List<String>> table = new ArrayList<>(List.of(List.of("layer", "relative error")));
-            errors.forEach((layer, error) -> table.add(List.of(layer, String.format(Locale.ROOT, "%.4f", error))));
-            output.table(table);
-            if (beside || open.model().classifier() != null) {
+            boolean head = beside || open.model().classifier() != null;
+            if (head) {
                 output.say(
                         sameClasses
                                 ? "the heads tell the same classes apart: theirs is the sum by the same weights"
                                 : "the adapters tell different classes apart, so that their heads are not combined:"
                                         + " train one on the new adapter");
             }
-            output.result(
-                    new ObjectMapper()
-                            .createObjectNode()
-                            .put("combination", combination)
-                            .put("layers", errors.size())
-                            .put(
-                                    "mean_error",
-                                    errors.values().stream()
-                                            .mapToDouble(e -> e)
-                                            .average()
-                                            .orElse(0))
-                            .put(
-                                    "largest_error",
-                                    errors.values().stream()
-                                            .mapToDouble(e -> e)
-                                            .max()
-                                            .orElse(0))
-                            .put("head", sameClasses && (beside || open.model().classifier() != null))
-                            .put("out", out.toString()),
-                    common.json);
+            report(errors, sameClasses && head);
         }
+    }
+
+    /// @param errors of each layer
+    /// @param head whether heads were combined
+    private void report(Map<String, Double> errors, boolean head) {
+        List<List<String>> table = new ArrayList<>(List.of(List.of("layer", "relative error")));
+        errors.forEach((layer, error) -> table.add(List.of(layer, String.format(Locale.ROOT, "%.4f", error))));
+        output.table(table);
+        output.result(
+                new ObjectMapper()
+                        .createObjectNode()
+                        .put("combination", combination)
+                        .put("layers", errors.size())
+                        .put("mean_error", errors.values().stream().mapToDouble(e -> e).average().orElse(0))
+                        .put("largest_error", errors.values().stream().mapToDouble(e -> e).max().orElse(0))
+                        .put("head", head)
+                        .put("out", out.toString()),
+                common.json);
     }
 
     /// Whether all were trained for the same classes, in the same order and told from the same vectors, or none for

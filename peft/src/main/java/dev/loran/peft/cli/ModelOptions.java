@@ -57,14 +57,14 @@ final class ModelOptions {
             names = "--dtype",
             paramLabel = "T",
             description =
-                    "operands of the products of linear layers and attention, on a GPU all of the model but what trains: "
-                            + "f32 or bf16; sums are f32 (${DEFAULT-VALUE})")
+                    "operands of the products of linear layers and attention, on a GPU all of the model but what "
+                            + "trains: f32 or bf16; sums are f32 (${DEFAULT-VALUE})")
     String dtype = "f32";
 
     @Option(
             names = "--device",
             paramLabel = "D",
-            description = "cpu, cuda, or auto, which is cpu for now (${DEFAULT-VALUE})")
+            description = "cpu, cuda, or auto: a GPU where there is one that can be used (${DEFAULT-VALUE})")
     String device = "auto";
 
     @Option(names = "--threads", paramLabel = "N", description = "threads of the CPU (all there are)")
@@ -109,8 +109,8 @@ final class ModelOptions {
         return batchSize;
     }
 
-    /// The most tokens of a text: what was asked for, else `usual` if that is positive, else 128, and never more than the
-    /// model has room for.
+    /// The most tokens of a text: what was asked for, else `usual` if that is positive, else 128, and never more than
+    /// the model has room for.
     ///
     /// @param virtualTokens positions that the method takes from the text
     /// @throws InputException if more was asked for than the model has

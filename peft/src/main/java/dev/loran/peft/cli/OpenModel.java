@@ -310,11 +310,22 @@ record OpenModel(
     /// The backend that `options` ask for.
     static Backend backend(ModelOptions options) {
         return switch (options.device) {
-            case "auto", "cpu" -> Backends.best(options.threads(), options.dtype());
+            case "auto" -> automatic(options);
+            case "cpu" -> Backends.best(options.threads(), options.dtype());
             case "cuda" -> cuda(options.dtype());
             default ->
                 throw new InputException("--device " + options.device + " is not known; choose auto, cpu or cuda");
         };
+    }
+
+    /// A GPU where one can be used, else the CPU.
+    private static Backend automatic(ModelOptions options) {
+        try {
+            return Backends.cuda(options.dtype());
+        } catch (BackendException | LinkageError e) {
+            // No GPU, no driver, or no JCuda on the class path: loran doctor says which.
+            return Backends.best(options.threads(), options.dtype());
+        }
     }
 
     private static Backend cuda(DType dtype) {

@@ -29,8 +29,8 @@ final class ProcessMemory {
         if (plan.total() > available) {
             throw new InputException(String.format(
                     Locale.ROOT,
-                    "the tensors of this run need %,.0f MiB (%s), and there are %,.0f MiB here; lower --batch-size (%d) or"
-                            + " --max-length (%d), keep less with --gradient-checkpointing, or halve the weights with"
+                    "the tensors of this run need %,.0f MiB (%s), and there are %,.0f MiB here; lower --batch-size (%d)"
+                            + " or --max-length (%d), keep less with --gradient-checkpointing, or halve the weights with"
                             + " --dtype bf16; --ignore-memory tries all the same",
                     plan.total() / MIB,
                     plan,
@@ -52,8 +52,9 @@ final class ProcessMemory {
         }
     }
 
-    /// The high-water mark of resident memory in MiB, as the kernel counts it (`VmHWM`). Where there is no such count (not
-    /// Linux): the peaks of the JVM's own pools and `tensorBytes` together, which leaves out code and mapped files.
+    /// The high-water mark of resident memory in MiB, as the kernel counts it (`VmHWM`). Where there is no such count
+    /// (not Linux): the peaks of the JVM's own pools and `tensorBytes` together, which leaves out code and mapped
+    /// files.
     static double peakMib(long tensorBytes) {
         try {
             for (String line : Files.readAllLines(Path.of("/proc/self/status"))) {

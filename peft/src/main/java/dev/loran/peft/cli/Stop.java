@@ -7,13 +7,13 @@ import java.lang.foreign.ValueLayout;
 import java.lang.invoke.MethodHandle;
 import java.util.concurrent.CountDownLatch;
 
-/// The wish that a command end, and keep what it has. The first signal (Ctrl-C, SIGTERM, SIGHUP) is that wish, to a command
-/// that listens for it; the second one, or the first where nobody listens, ends the process at once. Either way the exit
-/// code is the JVM's own: 128 and the signal's number.
+/// The wish that a command end, and keep what it has. The first signal (Ctrl-C, SIGTERM, SIGHUP) is that wish, to a
+/// command that listens for it; the second one, or the first where nobody listens, ends the process at once. Either way
+/// the exit code is the JVM's own: 128 and the signal's number.
 ///
-/// The first one comes as a shutdown hook, which waits for the command. The JVM takes no notice of signals after that, so
-/// the hook gives them back to the system, which ends the process. (`sun.misc.Signal` would see each of them, but javac
-/// warns of it whatever it is told, and nothing here compiles with warnings.)
+/// The first one comes as a shutdown hook, which waits for the command. The JVM takes no notice of signals after that,
+/// so the hook gives them back to the system, which ends the process. (`sun.misc.Signal` would see each of them, but
+/// javac warns of it whatever it is told, and nothing here compiles with warnings.)
 final class Stop {
     private static final int[] SIGNALS = {1, 2, 15};
 

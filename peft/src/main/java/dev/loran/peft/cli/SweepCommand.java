@@ -245,8 +245,8 @@ final class SweepCommand implements Callable<Integer> {
                 .thenComparingDouble(r -> r.path("eval_loss").asDouble(0));
     }
 
-    /// What a run reached; trains it, or the rest of it, where that is not known yet. One that cannot be done, or diverges,
-    /// does not keep the others from being done.
+    /// What a run reached; trains it, or the rest of it, where that is not known yet. One that cannot be done, or
+    /// diverges, does not keep the others from being done.
     private ObjectNode result(Run run) {
         ObjectNode result = JSON.createObjectNode();
         run.values.forEach(result.putObject("options")::put);
@@ -264,7 +264,8 @@ final class SweepCommand implements Callable<Integer> {
         }
     }
 
-    /// The command line of a run: it goes on where it was begun, but where its options were not kept before it was killed.
+    /// The command line of a run: it goes on where it was begun, but where its options were not kept before it was
+    /// killed.
     private static List<String> begun(Run run) {
         if (!RunFolder.isRun(run.folder)) {
             return run.arguments;

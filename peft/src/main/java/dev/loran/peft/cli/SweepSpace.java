@@ -41,7 +41,8 @@ final class SweepSpace {
         }
     }
 
-    /// Numbers that are drawn evenly by their logarithm, and rounded to three digits, or to whole ones between whole ones.
+    /// Numbers that are drawn evenly by their logarithm, and rounded to three digits, or to whole ones between whole
+    /// ones.
     record Range(double low, double high, boolean whole) {
         static Range of(String option, String low, String high) {
             try {

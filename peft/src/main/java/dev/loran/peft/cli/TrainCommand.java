@@ -43,8 +43,9 @@ import picocli.CommandLine.Spec;
             "",
             "Example: loran train --model minilm --task classify --train pages.jsonl --eval held-out.jsonl --out run",
             "A run that was killed, or stopped by Ctrl-C, goes on: loran train --resume run",
-            "A finished one is prolonged: loran train --resume run --epochs 5 (or --steps N). The warm-up is over then, and",
-            "the rate goes on as in a run that had been that long from the start; --schedule constant has no jump there."
+            "A finished one is prolonged: loran train --resume run --epochs 5 (or --steps N). The warm-up is over then,",
+            "and the rate goes on as in a run that had been that long from the start; --schedule constant has no jump",
+            "there."
         })
 final class TrainCommand implements Callable<Integer> {
     private final Output output;
@@ -52,14 +53,15 @@ final class TrainCommand implements Callable<Integer> {
     @Spec
     private CommandSpec spec;
 
-    @Option(names = "--task", required = true, paramLabel = "T", description = "classify, generate or lm")
+    @Option(names = "--task", required = true, paramLabel = "T", description = "classify, generate or lm, or the class of one of your own")
     private String task;
 
     @Option(
             names = "--method",
             paramLabel = "M",
             description =
-                    "lora, dora, adalora, p-tuning, prompt, prefix, adapter, ia3, ln-tuning, bitfit or full (${DEFAULT-VALUE})")
+                    "lora, dora, adalora, p-tuning, prompt, prefix, adapter, ia3, ln-tuning, bitfit or full "
+                            + "(${DEFAULT-VALUE})")
     private String method = "lora";
 
     @Option(names = "--train", required = true, paramLabel = "FILE", description = "rows to train on")
@@ -84,8 +86,8 @@ final class TrainCommand implements Callable<Integer> {
             names = "--save-steps",
             paramLabel = "N",
             description =
-                    "steps between checkpoints, which a killed run goes on from; there is one after the last step, too; "
-                            + "0 for none (${DEFAULT-VALUE})")
+                    "steps between checkpoints, which a killed run goes on from; there is one after the last step, "
+                            + "too; 0 for none (${DEFAULT-VALUE})")
     private int saveSteps = Checkpoints.defaults().everySteps();
 
     @Option(
@@ -106,17 +108,17 @@ final class TrainCommand implements Callable<Integer> {
             names = "--init-adapter",
             paramLabel = "DIR",
             description =
-                    "begin with the weights of this adapter, a folder or a run's best, by its method and options; and with "
-                            + "its head where that is for the classes of the rows")
+                    "begin with the weights of this adapter, a folder or a run's best, by its method and options; and "
+                            + "with its head where that is for the classes of the rows")
     private @Nullable Path initAdapter;
 
     @Option(
             names = "--pooling",
             paramLabel = "P",
             description =
-                    "how a text becomes one vector to classify: mean, cls, max, mean_sqrt_len, last, or BERT's pooler (what "
-                            + "the model's sentence-transformers files say; else last for causal models, pooler where the "
-                            + "folder has one, mean)")
+                    "how a text becomes one vector to classify: mean, cls, max, mean_sqrt_len, last, or BERT's pooler "
+                            + "(what the model's sentence-transformers files say; else last for causal models, pooler "
+                            + "where the folder has one, mean)")
     private @Nullable String pooling;
 
     @Option(
@@ -239,7 +241,8 @@ final class TrainCommand implements Callable<Integer> {
         String begun = options.getOrDefault("dtype", model.dtype);
         if (!begun.equals(model.dtype)) {
             throw new InputException(
-                    "%s: is of a run with dtype %s, not %s; resume with what the run was begun with, or begin another one"
+                    ("%s: is of a run with dtype %s, not %s; resume with what the run was begun with, or begin another"
+                                    + " one")
                             .formatted(run.path(), begun, model.dtype));
         }
         prolonged = !duration(options.get("steps"), options.get("epochs"))
@@ -295,36 +298,19 @@ final class TrainCommand implements Callable<Integer> {
             learner.alsoSave(saved -> OpenModel.copyTokenizer(tokenizer, saved));
         }
         ParameterCount count = learner.parameterCount();
-        int truncated = rows.truncated() + (heldOut == null ? 0 : heldOut.truncated());
         TrainingReport report;
         RunFolder folder;
         try (Trainer trainer = new Trainer(learner, config)) {
-            int steps = trainer.plan(rows);
-            if (resume == null) {
-                folder = RunFolder.create(out, place.overwrite, begun -> {
-                    open.keep(begun.base());
-                    begin.accept(begun);
-                    begun.options(CommonOptions.resolved(spec));
-                });
-            } else {
-                folder = RunFolder.resume(out);
-            }
-            List<String> opening = new ArrayList<>();
-            opening.add(open.backendChoice());
-            opening.add("%s on %,d rows, %,d steps; %,d of %,d parameters train (%.3f %%)"
+            String what = "%s on %,d rows, %,d steps; %,d of %,d parameters train (%.3f %%)"
                     .formatted(
                             method,
                             rows.size(),
-                            steps,
+                            trainer.plan(rows),
                             count.trainableParameters(),
                             count.totalParameters(),
-                            count.trainablePercentage()));
-            opening.addAll(notices);
-            if (plan != null) {
-                opening.add("tensors: %s; at most %,.1f MiB at once".formatted(plan, plan.totalMib()));
-            }
-            opening.addAll(data.notices());
-            Progress shown = new Progress(output, opening) {
+                            count.trainablePercentage());
+            folder = folder(open, out);
+            try (Progress progress = new Progress(output, opening(open, what, plan, data)) {
                 @Override
                 public void begun(int step, int totalSteps) {
                     if (prolonged) {
@@ -332,8 +318,7 @@ final class TrainCommand implements Callable<Integer> {
                     }
                     super.begun(step, totalSteps);
                 }
-            };
-            try (Progress progress = shown) {
+            }) {
                 report = trainer.train(rows, heldOut, folder, progress);
             }
         }
@@ -343,12 +328,35 @@ final class TrainCommand implements Callable<Integer> {
             return Main.STOPPED;
         }
         ObjectNode result = result(count, report, plan, open)
-                .put("truncated", truncated)
+                .put("truncated", rows.truncated() + (heldOut == null ? 0 : heldOut.truncated()))
                 .put("out", folder.path().toString());
         Output.put(result, data.notices());
         folder.result(result);
         output.result(result, common.json);
         return Main.DONE;
+    }
+
+    /// The run's folder, new, or that of the run that goes on.
+    private RunFolder folder(OpenModel open, Path out) {
+        if (resume != null) {
+            return RunFolder.resume(out);
+        }
+        return RunFolder.create(out, place.overwrite, begun -> {
+            open.keep(begun.base());
+            begin.accept(begun);
+            begun.options(CommonOptions.resolved(spec));
+        });
+    }
+
+    /// What is said as the run begins.
+    private List<String> opening(OpenModel open, String what, @Nullable MemoryPlan plan, TaskRows data) {
+        List<String> opening = new ArrayList<>(List.of(open.backendChoice(), what));
+        opening.addAll(notices);
+        if (plan != null) {
+            opening.add("tensors: %s; at most %,.1f MiB at once".formatted(plan, plan.totalMib()));
+        }
+        opening.addAll(data.notices());
+        return opening;
     }
 
     private ObjectNode result(ParameterCount count, TrainingReport report, @Nullable MemoryPlan plan, OpenModel open) {
