@@ -49,10 +49,9 @@ public final class PeftTrainer implements AutoCloseable {
                 });
         if (!List.of(0.9, 0.999)
                 .equals(optimizerConfig.containsKey("betas") ? optimizerConfig.get("betas") : List.of(0.9, 0.999))) {
-            throw new InputException(
-                    "optimizer_config: betas are " + optimizerConfig.get("betas")
-                            + "; this trainer has [0.9, 0.999], use dev.loran.engine.optim.AdamW in a loop of your own"
-                            + " for others");
+            throw new InputException("optimizer_config: betas are " + optimizerConfig.get("betas")
+                    + "; this trainer has [0.9, 0.999], use dev.loran.engine.optim.AdamW in a loop of your own"
+                    + " for others");
         }
         TrainerConfig.Rate rate =
                 new TrainerConfig.Rate(number(optimizerConfig, "lr", 1e-4), 1, TrainerConfig.Schedule.CONSTANT, 0);

@@ -128,7 +128,9 @@ class ImportRulesTest {
         try (Stream<Path> files = Files.walk(peft.resolve("src/main/java"))) {
             for (Path file : files.filter(f -> f.toString().endsWith(".java")).toList()) {
                 boolean sees = own.matcher(Files.readString(file)).find();
-                assertThat(sees && !file.toString().contains("/peft/cli/")).as(file.toString()).isFalse();
+                assertThat(sees && !file.toString().contains("/peft/cli/"))
+                        .as(file.toString())
+                        .isFalse();
             }
         }
         String pom = Files.readString(peft.resolve("pom.xml"));

@@ -36,8 +36,9 @@ import picocli.CommandLine.Parameters;
 /// `loran inspect`.
 @Command(
         name = "inspect",
-        description = "Says what a model's folder, an adapter's, a run's, or a safetensors file holds, and whether it can be"
-                + " loaded.",
+        description =
+                "Says what a model's folder, an adapter's, a run's, or a safetensors file holds, and whether it can be"
+                        + " loaded.",
         sortOptions = false)
 final class InspectCommand implements Callable<Integer> {
     private static final ObjectMapper JSON = new ObjectMapper();

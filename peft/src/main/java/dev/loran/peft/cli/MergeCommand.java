@@ -187,8 +187,18 @@ final class MergeCommand implements Callable<Integer> {
                         .createObjectNode()
                         .put("combination", combination)
                         .put("layers", errors.size())
-                        .put("mean_error", errors.values().stream().mapToDouble(e -> e).average().orElse(0))
-                        .put("largest_error", errors.values().stream().mapToDouble(e -> e).max().orElse(0))
+                        .put(
+                                "mean_error",
+                                errors.values().stream()
+                                        .mapToDouble(e -> e)
+                                        .average()
+                                        .orElse(0))
+                        .put(
+                                "largest_error",
+                                errors.values().stream()
+                                        .mapToDouble(e -> e)
+                                        .max()
+                                        .orElse(0))
                         .put("head", head)
                         .put("out", out.toString()),
                 common.json);

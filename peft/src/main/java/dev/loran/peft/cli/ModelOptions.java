@@ -56,9 +56,8 @@ final class ModelOptions {
     @Option(
             names = "--dtype",
             paramLabel = "T",
-            description =
-                    "operands of the products of linear layers and attention, on a GPU all of the model but what "
-                            + "trains: f32 or bf16; sums are f32 (${DEFAULT-VALUE})")
+            description = "operands of the products of linear layers and attention, on a GPU all of the model but what "
+                    + "trains: f32 or bf16; sums are f32 (${DEFAULT-VALUE})")
     String dtype = "f32";
 
     @Option(

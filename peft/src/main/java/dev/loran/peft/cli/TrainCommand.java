@@ -53,15 +53,18 @@ final class TrainCommand implements Callable<Integer> {
     @Spec
     private CommandSpec spec;
 
-    @Option(names = "--task", required = true, paramLabel = "T", description = "classify, generate or lm, or the class of one of your own")
+    @Option(
+            names = "--task",
+            required = true,
+            paramLabel = "T",
+            description = "classify, generate or lm, or the class of one of your own")
     private String task;
 
     @Option(
             names = "--method",
             paramLabel = "M",
-            description =
-                    "lora, dora, adalora, p-tuning, prompt, prefix, adapter, ia3, ln-tuning, bitfit or full "
-                            + "(${DEFAULT-VALUE})")
+            description = "lora, dora, adalora, p-tuning, prompt, prefix, adapter, ia3, ln-tuning, bitfit or full "
+                    + "(${DEFAULT-VALUE})")
     private String method = "lora";
 
     @Option(names = "--train", required = true, paramLabel = "FILE", description = "rows to train on")

@@ -165,7 +165,8 @@ final class TrainingOptions {
         }
         TrainerConfig config = TrainerConfig.defaults()
                 .withRate(new Rate(peak, head, Schedule.named(schedule), warmup))
-                .withOptimizer(Optimization.of(Optimization.Kind.named(optimizer)).withLoraPlus(loraPlusRatio))
+                .withOptimizer(
+                        Optimization.of(Optimization.Kind.named(optimizer)).withLoraPlus(loraPlusRatio))
                 .withBatch(model.batchSize(), accumulation)
                 .withWeightDecay(weightDecay)
                 .withMaxGradNorm(maxGradNorm)

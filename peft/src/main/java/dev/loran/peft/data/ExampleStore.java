@@ -170,8 +170,7 @@ final class ExampleStore {
             throw new IndexOutOfBoundsException("row " + row + " of " + size);
         }
         int block = (int) (places[row] >>> Integer.SIZE);
-        return new Cursor(
-                block == blocks.size() ? MemorySegment.ofArray(last) : blocks.get(block), (int) places[row]);
+        return new Cursor(block == blocks.size() ? MemorySegment.ofArray(last) : blocks.get(block), (int) places[row]);
     }
 
     Example get(int row) {

@@ -125,11 +125,7 @@ public final class Examples {
     /// @throws InputException as in [#read], with `rows` for the file and the row's place, counted from 1, for
     ///     the line
     public static Examples of(
-            RowForm form,
-            List<? extends Row> rows,
-            Tokenizer tokenizer,
-            Options options,
-            @Nullable Labels labels) {
+            RowForm form, List<? extends Row> rows, Tokenizer tokenizer, Options options, @Nullable Labels labels) {
         return read(RowSource.of(rows), form, tokenizer, options, labels);
     }
 

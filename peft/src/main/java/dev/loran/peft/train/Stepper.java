@@ -12,7 +12,6 @@ import dev.loran.engine.optim.GradClip;
 import dev.loran.engine.optim.GradScaler;
 import dev.loran.engine.optim.Optimizer;
 import dev.loran.peft.data.Batch;
-import dev.loran.peft.io.InputException;
 import dev.loran.peft.tuner.Tuner;
 import java.util.LinkedHashMap;
 import java.util.List;

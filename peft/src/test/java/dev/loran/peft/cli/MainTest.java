@@ -111,14 +111,12 @@ class MainTest extends CommandLineTest {
         JsonNode options = JSON.readTree(Files.readString(folder.resolve("run/run.json")));
         assertThat(options.get("optimizer").asText()).isEqualTo("sgd");
         assertThat(options.get("loraplus-ratio").doubleValue()).isEqualTo(16);
-        assertRefused(
-                train("--optimizer", "lion"), "loran: optimizer \"lion\" is not known; choose adamw or sgd");
+        assertRefused(train("--optimizer", "lion"), "loran: optimizer \"lion\" is not known; choose adamw or sgd");
         assertRefused(
                 train("--method", "bitfit", "--loraplus-ratio", 4),
                 "loran: --loraplus-ratio is for lora, dora and adalora; bitfit has no A and B");
         assertRefused(
-                train("--loraplus-ratio", 0.5),
-                "loran: LoRA+ ratio is 0.5, must be at least 1 and less than 1e6");
+                train("--loraplus-ratio", 0.5), "loran: LoRA+ ratio is 0.5, must be at least 1 and less than 1e6");
     }
 
     @Test

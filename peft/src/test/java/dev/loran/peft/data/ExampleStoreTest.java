@@ -32,7 +32,8 @@ class ExampleStoreTest {
         assertThat(actual.target()).isEqualTo(expected.target());
         assertThat(actual.texts()).hasSameSizeAs(expected.texts());
         for (int i = 0; i < expected.texts().size(); i++) {
-            assertThat(actual.texts().get(i).ids()).isEqualTo(expected.texts().get(i).ids());
+            assertThat(actual.texts().get(i).ids())
+                    .isEqualTo(expected.texts().get(i).ids());
             assertThat(actual.texts().get(i).types())
                     .isEqualTo(expected.texts().get(i).types());
         }
@@ -130,8 +131,8 @@ class ExampleStoreTest {
                 .mapToObj(Numbered::new)
                 .iterator();
         try (Tokenizer tokenizer = TinyTokenizers.wordPiece()) {
-            Examples examples = Examples.read(
-                    RowSource.of(all), new Numbers(), tokenizer, Examples.Options.of(100), null);
+            Examples examples =
+                    Examples.read(RowSource.of(all), new Numbers(), tokenizer, Examples.Options.of(100), null);
             long sum = 0;
             for (int epoch = 0; epoch < 2; epoch++) {
                 for (Batch batch : new DataLoader(examples, DataLoader.Options.training(64, 1)).epoch(epoch)) {

@@ -57,7 +57,8 @@ class OptimizersTest {
 
     /// How far each parameter moves in the first step.
     private static Map<String, double[]> moved(TrainerConfig config) {
-        Batch batch = new DataLoader(ROWS, DataLoader.Options.evaluation(8)).epoch(0).getFirst();
+        Batch batch =
+                new DataLoader(ROWS, DataLoader.Options.evaluation(8)).epoch(0).getFirst();
         return with(learner -> {
             Map<String, double[]> moves = new LinkedHashMap<>();
             learner.parameters().forEach((name, t) -> moves.put(name, t.toDoubles()));
@@ -78,7 +79,8 @@ class OptimizersTest {
     @Test
     void loraPlusMovesBFasterAndTheHeadAsBefore() {
         Map<String, double[]> plain = moved(CONFIG);
-        Map<String, double[]> plus = moved(CONFIG.withOptimizer(Optimization.adamW().withLoraPlus(16)));
+        Map<String, double[]> plus =
+                moved(CONFIG.withOptimizer(Optimization.adamW().withLoraPlus(16)));
         assertThat(plain.keySet()).anyMatch(name -> name.contains("lora_B")).contains("head.weight", "head.bias");
         plain.forEach((name, move) -> {
             double factor = name.contains("lora_B") ? 16 : 1;
@@ -92,10 +94,11 @@ class OptimizersTest {
     @Test
     void sgdMovesByTheGradient() {
         Map<String, double[]> once = moved(CONFIG.withOptimizer(Optimization.of(Kind.SGD)));
-        Map<String, double[]> twice = moved(CONFIG.withRate(new Rate(2 * RATE, 2, Schedule.CONSTANT, 0))
-                .withOptimizer(Optimization.of(Kind.SGD)));
+        Map<String, double[]> twice = moved(
+                CONFIG.withRate(new Rate(2 * RATE, 2, Schedule.CONSTANT, 0)).withOptimizer(Optimization.of(Kind.SGD)));
         // AdamW's first step has the length of the rate, whatever the gradient's.
-        assertThat(moved(CONFIG).get("head.bias")[0]).isCloseTo(once.get("head.bias")[0] < 0 ? -2e-3 : 2e-3, within(1e-6));
+        assertThat(moved(CONFIG).get("head.bias")[0])
+                .isCloseTo(once.get("head.bias")[0] < 0 ? -2e-3 : 2e-3, within(1e-6));
         once.forEach((name, move) -> {
             for (int i = 0; i < move.length; i++) {
                 assertThat(twice.get(name)[i]).as(name).isCloseTo(2 * move[i], within(1e-12));
@@ -152,7 +155,8 @@ class OptimizersTest {
 
     @Test
     void anOptimizerOfOnesOwnGetsTheGroups() {
-        Batch batch = new DataLoader(ROWS, DataLoader.Options.evaluation(8)).epoch(0).getFirst();
+        Batch batch =
+                new DataLoader(ROWS, DataLoader.Options.evaluation(8)).epoch(0).getFirst();
         with(learner -> {
             double before = learner.loss(batch).item();
             try (Trainer trainer = new Trainer(learner, CONFIG, groups -> {
