@@ -15,6 +15,7 @@ import dev.loran.peft.io.InputException;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
+import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
 /// BERT: an encoder of post-norm blocks with learned positions, alone or with a classification head. Tokens have types,
@@ -24,7 +25,28 @@ import org.jspecify.annotations.Nullable;
 /// (the first virtual token, where there are any). Alone ([TaskType#FEATURE_EXTRACTION]) they do not, and the answer is
 /// the mean of the hidden states.
 public final class BertModel extends Model {
-    private Config config;
+    /// What is known of the family.
+    public static final Family FAMILY = new Family(
+            "bert",
+            "Bert",
+            List.of("ForSequenceClassification", "Model", "ForMaskedLM", "ForPreTraining"),
+            "bert.",
+            "(bert\\.)?embeddings\\.(position_ids|token_type_ids)",
+            Map.of(
+                    "LORA",
+                    List.of("query", "value"),
+                    "IA3",
+                    List.of("key", "value", "output.dense"),
+                    Family.FEED_FORWARD,
+                    List.of("output.dense"),
+                    "LN_TUNING",
+                    List.of("LayerNorm"),
+                    "BOTTLENECK",
+                    List.of("attention.output", "output")),
+            (config, weights, labels) ->
+                    new BertModel(Config.read(config, weights.has("pooler.dense.weight"), labels), weights));
+
+    private final Config config;
     private final Embedding wordEmbeddings;
     private final Embedding positionEmbeddings;
     private final Embedding tokenTypeEmbeddings;
@@ -89,12 +111,6 @@ public final class BertModel extends Model {
         /// @param pooler whether the files hold a pooler
         /// @param labels classes of the head; 0 for the encoder alone
         static Config read(HfConfig c, boolean pooler, int labels) {
-            c.only(
-                    "architectures",
-                    "[\"BertForSequenceClassification\"]",
-                    "[\"BertModel\"]",
-                    "[\"BertForMaskedLM\"]",
-                    "[\"BertForPreTraining\"]");
             c.only("position_embedding_type", "\"absolute\"");
             c.only("is_decoder", "false");
             c.only("add_cross_attention", "false");
@@ -114,25 +130,12 @@ public final class BertModel extends Model {
         }
 
         private Config withVocabSize(int rows) {
-            return new Config(
-                    rows,
-                    hiddenSize,
-                    numHiddenLayers,
-                    numAttentionHeads,
-                    intermediateSize,
-                    maxPositionEmbeddings,
-                    typeVocabSize,
-                    hiddenAct,
-                    layerNormEps,
-                    numLabels,
-                    pooler,
-                    initializerRange);
+            return rows == vocabSize ? this : read(HfConfig.of(json().put("vocab_size", rows)), pooler, numLabels);
         }
 
         ObjectNode json() {
-            ObjectNode json = HfConfig.object().put("model_type", "bert");
-            json.putArray("architectures").add("BertModel");
-            json.put("vocab_size", vocabSize)
+            return HfConfig.object()
+                    .put("vocab_size", vocabSize)
                     .put("hidden_size", hiddenSize)
                     .put("num_hidden_layers", numHiddenLayers)
                     .put("num_attention_heads", numAttentionHeads)
@@ -142,11 +145,11 @@ public final class BertModel extends Model {
                     .put("hidden_act", hiddenAct)
                     .put("layer_norm_eps", layerNormEps)
                     .put("initializer_range", initializerRange);
-            return json;
         }
     }
 
     BertModel(Config config, Weights weights) {
+        super(FAMILY);
         this.config = config;
         boolean head = config.numLabels > 0;
         String top = head ? "bert." : "";
@@ -164,7 +167,7 @@ public final class BertModel extends Model {
         embeddingsNorm = child(e + "LayerNorm", weights.layerNorm(e + "LayerNorm", hidden, config.layerNormEps));
         for (int i = 0; i < config.numHiddenLayers; i++) {
             String name = top + "encoder.layer." + i;
-            layers.add(child(name, new BertBlock(config, weights.under(name))));
+            layers.add(child(name, block(config, weights.below(name + "."))));
         }
         String p = top + "pooler.dense";
         pooler = config.pooler ? child(p, weights.linear(p, hidden, hidden, true, std)) : null;
@@ -179,59 +182,25 @@ public final class BertModel extends Model {
         return new BertModel(config, Weights.random(backend, dtype, seed));
     }
 
-    /// One block: norm(x + attention(x)), then the same with the feed-forward network.
-    private static final class BertBlock extends Block {
-        private final int headDim;
-        private final UnaryFn activation;
-        private final Linear query;
-        private final Linear key;
-        private final Linear value;
-        private final Linear attentionDense;
-        private final LayerNorm attentionNorm;
-        private final Linear intermediate;
-        private final Linear output;
-        private final LayerNorm outputNorm;
-
-        BertBlock(Config c, Weights w) {
-            int hidden = c.hiddenSize;
-            double std = c.initializerRange;
-            double eps = c.layerNormEps;
-            headDim = hidden / c.numAttentionHeads;
-            activation = HfConfig.activation(c.hiddenAct);
-            query = child("attention.self.query", w.linear("attention.self.query", hidden, hidden, true, std));
-            key = child("attention.self.key", w.linear("attention.self.key", hidden, hidden, true, std));
-            value = child("attention.self.value", w.linear("attention.self.value", hidden, hidden, true, std));
-            attentionDense =
-                    child("attention.output.dense", w.linear("attention.output.dense", hidden, hidden, true, std));
-            attentionNorm = child("attention.output.LayerNorm", w.layerNorm("attention.output.LayerNorm", hidden, eps));
-            intermediate =
-                    child("intermediate.dense", w.linear("intermediate.dense", hidden, c.intermediateSize, true, std));
-            output = child("output.dense", w.linear("output.dense", c.intermediateSize, hidden, true, std));
-            outputNorm = child("output.LayerNorm", w.layerNorm("output.LayerNorm", hidden, eps));
-        }
-
-        @Override
-        protected Tensor forward(Tensor x, @Nullable Tensor mask, @Nullable Prefix prefix) {
-            try (Scope scope = Scope.open()) {
-                Tensor attended = attentionNorm
-                        .forward(adaptAttention(attention(x, mask, prefix), x), x)
-                        .norm();
-                Tensor fed = adaptFeedForward(feedForward(attended), attended);
-                return scope.keep(outputNorm.forward(fed, attended).norm());
-            }
-        }
-
-        private Tensor attention(Tensor x, @Nullable Tensor mask, @Nullable Prefix prefix) {
-            List<Tensor> qkv = Linear.forward(x, List.of(query, key, value));
-            Tensor q = heads(qkv.get(0), headDim);
-            Tensor k = heads(qkv.get(1), headDim);
-            Tensor v = heads(qkv.get(2), headDim);
-            return attentionDense.forward(attend(q, k, v, mask, prefix, false));
-        }
-
-        private Tensor feedForward(Tensor x) {
-            return output.forward(Functional.unary(activation, intermediate.forward(x)));
-        }
+    private static Block block(Config c, Weights weights) {
+        Parts p = new Parts(weights, c.initializerRange);
+        int hidden = c.hiddenSize;
+        int inner = c.intermediateSize;
+        List<Linear> qkv = List.of(
+                p.linear("attention.self.query", hidden, hidden, true),
+                p.linear("attention.self.key", hidden, hidden, true),
+                p.linear("attention.self.value", hidden, hidden, true));
+        Linear out = p.linear("attention.output.dense", hidden, hidden, true);
+        Norm attentionNorm = p.layerNorm("attention.output.LayerNorm", hidden, c.layerNormEps);
+        Linear up = p.linear("intermediate.dense", hidden, inner, true);
+        Linear down = p.linear("output.dense", inner, hidden, true);
+        Norm feedForwardNorm = p.layerNorm("output.LayerNorm", hidden, c.layerNormEps);
+        return new PostNormBlock(
+                p,
+                new Attention(qkv, out, hidden / c.numAttentionHeads, false, null, null),
+                attentionNorm,
+                new FeedForward(List.of(up), down, HfConfig.activation(c.hiddenAct)),
+                feedForwardNorm);
     }
 
     @Override
@@ -240,7 +209,7 @@ public final class BertModel extends Model {
     }
 
     @Override
-    Tensor typed(Tensor words, @Nullable Tensor tokenTypes) {
+    protected Tensor typed(Tensor words, @Nullable Tensor tokenTypes) {
         Tensor types = tokenTypes;
         if (types == null || config.typeVocabSize == 1) {
             types = Tensor.zeros(backend(), DType.I32, 1);
@@ -253,12 +222,12 @@ public final class BertModel extends Model {
     }
 
     @Override
-    Tensor embed(Tensor words, int from) {
+    protected Tensor embed(Tensor words, int from) {
         return embeddingsNorm.forward(words.add(positionEmbeddings.forward(positions(words, from))));
     }
 
     @Override
-    Tensor finish(Tensor x) {
+    protected Tensor finish(Tensor x) {
         return x;
     }
 
@@ -286,7 +255,7 @@ public final class BertModel extends Model {
     }
 
     @Override
-    Tensor pooled(Tensor hidden, Tensor inputIds, @Nullable Tensor attentionMask) {
+    protected Tensor pooled(Tensor hidden, Tensor inputIds, @Nullable Tensor attentionMask) {
         return pooled(hidden);
     }
 
@@ -338,8 +307,7 @@ public final class BertModel extends Model {
     }
 
     @Override
-    @Nullable
-    Linear head() {
+    protected @Nullable Linear head() {
         return null;
     }
 
@@ -352,22 +320,17 @@ public final class BertModel extends Model {
                 config.numAttentionHeads,
                 config.numAttentionHeads,
                 config.hiddenSize / config.numAttentionHeads,
-                config.vocabSize,
+                wordEmbeddings.weight().shape().dim(0),
                 config.maxPositionEmbeddings);
     }
 
     public Config config() {
-        return config;
+        return config.withVocabSize(facts().vocabSize());
     }
 
     @Override
-    void vocabSize(int rows) {
-        config = config.withVocabSize(rows);
-    }
-
-    @Override
-    ObjectNode configJson() {
-        return config.json();
+    protected ObjectNode sizes() {
+        return config().json();
     }
 
     @Override

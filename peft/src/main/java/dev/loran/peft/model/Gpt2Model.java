@@ -3,29 +3,33 @@ package dev.loran.peft.model;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Backend;
 import dev.loran.engine.DType;
-import dev.loran.engine.Functional;
-import dev.loran.engine.Functional.NormedSum;
-import dev.loran.engine.Scope;
-import dev.loran.engine.Tensor;
-import dev.loran.engine.UnaryFn;
-import dev.loran.engine.nn.Embedding;
-import dev.loran.engine.nn.LayerNorm;
 import dev.loran.engine.nn.Linear;
-import java.util.ArrayList;
-import java.util.Collections;
 import java.util.List;
-import org.jspecify.annotations.Nullable;
+import java.util.Map;
 
 /// GPT-2: a causal model of pre-norm blocks with learned positions; one layer makes queries, keys and values, and the
 /// head is the token table. Its linear layers are transposed in files. **Paper**: Radford et al., "Language Models are
 /// Unsupervised Multitask Learners", 2019.
-public final class Gpt2Model extends Model {
-    private Config config;
-    private final Embedding wte;
-    private final Embedding wpe;
-    private final List<Block> h = new ArrayList<>();
-    private final LayerNorm lnF;
-    private final @Nullable Linear lmHead;
+public final class Gpt2Model extends Decoder {
+    /// What is known of the family.
+    public static final Family FAMILY = new Family(
+            "gpt2",
+            "GPT2",
+            List.of("LMHeadModel", "Model", "ForSequenceClassification"),
+            "transformer.",
+            "(transformer\\.)?h\\.\\d+\\.attn\\.(bias|masked_bias)",
+            Map.of(
+                    "LORA",
+                    List.of("c_attn"),
+                    "IA3",
+                    List.of("c_attn", "mlp.c_proj"),
+                    Family.FEED_FORWARD,
+                    List.of("mlp.c_proj"),
+                    "LN_TUNING",
+                    List.of("ln_1", "ln_2", "ln_f")),
+            Gpt2Model::read);
+
+    private final Config config;
 
     /// The sizes, in Hugging Face's words.
     ///
@@ -62,7 +66,6 @@ public final class Gpt2Model extends Model {
         }
 
         static Config read(HfConfig c) {
-            c.only("architectures", "[\"GPT2LMHeadModel\"]", "[\"GPT2Model\"]", "[\"GPT2ForSequenceClassification\"]");
             c.only("add_cross_attention", "false");
             c.only("scale_attn_weights", "true");
             c.only("scale_attn_by_inverse_layer_idx", "false");
@@ -81,23 +84,12 @@ public final class Gpt2Model extends Model {
         }
 
         private Config withVocabSize(int rows) {
-            return new Config(
-                    rows,
-                    nPositions,
-                    nEmbd,
-                    nLayer,
-                    nHead,
-                    nInner,
-                    activationFunction,
-                    layerNormEpsilon,
-                    tieWordEmbeddings,
-                    initializerRange);
+            return rows == vocabSize ? this : read(HfConfig.of(json().put("vocab_size", rows)));
         }
 
-        ObjectNode json(boolean head) {
-            ObjectNode json = HfConfig.object().put("model_type", "gpt2");
-            json.putArray("architectures").add(head ? "GPT2LMHeadModel" : "GPT2Model");
-            return json.put("vocab_size", vocabSize)
+        ObjectNode json() {
+            return HfConfig.object()
+                    .put("vocab_size", vocabSize)
                     .put("n_positions", nPositions)
                     .put("n_embd", nEmbd)
                     .put("n_layer", nLayer)
@@ -110,137 +102,62 @@ public final class Gpt2Model extends Model {
         }
     }
 
-    /// @param bare whether there is no head at all; nothing then stands before the modules' names
-    /// @param labels classes of a classification head, which then stands in the place of the other; 0 for none
-    Gpt2Model(Config config, Weights w, boolean bare, int labels) {
+    private Gpt2Model(Config config, Weights weights, Top top) {
+        super(FAMILY, plan(config), top, weights);
         this.config = config;
-        String top = bare ? "" : "transformer.";
-        double std = config.initializerRange;
-        wte = child(top + "wte", w.embedding(top + "wte", config.vocabSize, config.nEmbd, std));
-        wpe = child(top + "wpe", w.embedding(top + "wpe", config.nPositions, config.nEmbd, std));
-        for (int i = 0; i < config.nLayer; i++) {
-            String name = top + "h." + i;
-            h.add(child(name, new Gpt2Block(config, w.under(name))));
-        }
-        lnF = child(top + "ln_f", w.layerNorm(top + "ln_f", config.nEmbd, config.layerNormEpsilon));
-        lmHead = bare || labels > 0
-                ? null
-                : child(
-                        "lm_head",
-                        config.tieWordEmbeddings
-                                ? new Linear(wte.weight(), null, false)
-                                : w.linear("lm_head", config.nEmbd, config.vocabSize, false, std));
-        if (labels > 0) {
-            classifier(w.linear(classifierName(), config.nEmbd, labels, false, std));
-        }
+    }
+
+    private static Model read(HfConfig c, Weights weights, int labels) {
+        Config config = Config.read(c);
+        return new Gpt2Model(config, weights, Top.read(FAMILY, c, weights, config.tieWordEmbeddings, labels));
     }
 
     /// A model with random weights: tables and linear layers from N(0, initializerRange²), those that write to the
     /// residual stream divided by √(2 · layers), norms as the identity, biases zero.
     public static Gpt2Model random(Config config, Backend backend, DType dtype, long seed) {
-        return new Gpt2Model(config, Weights.random(backend, dtype, seed), false, 0);
+        Top top = new Top(false, config.tieWordEmbeddings, 0);
+        return new Gpt2Model(config, Weights.random(backend, dtype, seed), top);
     }
 
-    /// One block: x + attention(norm(x)), then the same with the feed-forward network.
-    private static final class Gpt2Block extends Block {
-        private final int headDim;
-        private final UnaryFn activation;
-        private final LayerNorm ln1;
-        private final Linear cAttn;
-        private final Linear attnProj;
-        private final LayerNorm ln2;
-        private final Linear cFc;
-        private final Linear mlpProj;
-
-        Gpt2Block(Config c, Weights w) {
-            int width = c.nEmbd;
-            double std = c.initializerRange;
-            double residualStd = std / Math.sqrt(2 * c.nLayer);
-            headDim = width / c.nHead;
-            activation = HfConfig.activation(c.activationFunction);
-            ln1 = child("ln_1", w.layerNorm("ln_1", width, c.layerNormEpsilon));
-            cAttn = child("attn.c_attn", w.conv1d("attn.c_attn", width, 3 * width, std));
-            attnProj = child("attn.c_proj", w.conv1d("attn.c_proj", width, width, residualStd));
-            ln2 = child("ln_2", w.layerNorm("ln_2", width, c.layerNormEpsilon));
-            cFc = child("mlp.c_fc", w.conv1d("mlp.c_fc", width, c.nInner, std));
-            mlpProj = child("mlp.c_proj", w.conv1d("mlp.c_proj", c.nInner, width, residualStd));
-        }
-
-        @Override
-        protected Tensor forward(Tensor x, @Nullable Tensor mask, @Nullable Prefix prefix) {
-            try (Scope scope = Scope.open()) {
-                Tensor a = ln1.forward(x);
-                NormedSum attended = ln2.forward(x, adaptAttention(attention(a, mask, prefix), a));
-                Tensor m = attended.norm();
-                return scope.keep(attended.sum().add(adaptFeedForward(feedForward(m), m)));
-            }
-        }
-
-        private Tensor attention(Tensor x, @Nullable Tensor mask, @Nullable Prefix prefix) {
-            Tensor qkv = cAttn.forward(x);
-            int width = x.shape().dim(2);
-            Tensor q = heads(qkv.slice(2, 0, width), headDim);
-            Tensor k = heads(qkv.slice(2, width, 2 * width), headDim);
-            Tensor v = heads(qkv.slice(2, 2 * width, 3 * width), headDim);
-            return attnProj.forward(attend(q, k, v, mask, prefix, true));
-        }
-
-        private Tensor feedForward(Tensor x) {
-            return mlpProj.forward(Functional.unary(activation, cFc.forward(x)));
-        }
+    private static Plan plan(Config c) {
+        int headDim = c.nEmbd / c.nHead;
+        Facts facts = new Facts("gpt2", c.nEmbd, c.nLayer, c.nHead, c.nHead, headDim, c.vocabSize, c.nPositions);
+        return new Plan(
+                facts,
+                c.initializerRange,
+                "wte",
+                "wpe",
+                "h",
+                parts -> parts.layerNorm("ln_f", c.nEmbd, c.layerNormEpsilon),
+                null,
+                (weights, angles) -> block(c, weights));
     }
 
-    @Override
-    Tensor embed(Tensor words, int from) {
-        return words.add(wpe.forward(positions(words, from)));
-    }
-
-    @Override
-    Tensor finish(Tensor x) {
-        return lnF.forward(x);
-    }
-
-    @Override
-    @Nullable
-    Linear head() {
-        return lmHead;
-    }
-
-    @Override
-    public Facts facts() {
-        return new Facts(
-                "gpt2",
-                config.nEmbd,
-                config.nLayer,
-                config.nHead,
-                config.nHead,
-                config.nEmbd / config.nHead,
-                config.vocabSize,
-                config.nPositions);
+    private static Block block(Config c, Weights weights) {
+        Parts p = new Parts(weights, c.initializerRange);
+        int width = c.nEmbd;
+        double std = c.initializerRange;
+        double residualStd = std / Math.sqrt(2 * c.nLayer);
+        Norm attentionNorm = p.layerNorm("ln_1", width, c.layerNormEpsilon);
+        Linear qkv = p.conv1d("attn.c_attn", width, 3 * width, std);
+        Linear out = p.conv1d("attn.c_proj", width, width, residualStd);
+        Norm feedForwardNorm = p.layerNorm("ln_2", width, c.layerNormEpsilon);
+        Linear up = p.conv1d("mlp.c_fc", width, c.nInner, std);
+        Linear down = p.conv1d("mlp.c_proj", c.nInner, width, residualStd);
+        return new PreNormBlock(
+                p,
+                attentionNorm,
+                new Attention(List.of(qkv), out, width / c.nHead, true, null, null),
+                feedForwardNorm,
+                new FeedForward(List.of(up), down, HfConfig.activation(c.activationFunction)));
     }
 
     public Config config() {
-        return config;
+        return config.withVocabSize(facts().vocabSize());
     }
 
     @Override
-    void vocabSize(int rows) {
-        config = config.withVocabSize(rows);
-    }
-
-    @Override
-    ObjectNode configJson() {
-        ObjectNode json = config.json(lmHead != null);
-        return lmHead == null ? json : json.put("tie_word_embeddings", lmHead.weight() == wte.weight());
-    }
-
-    @Override
-    public List<Block> blocks() {
-        return Collections.unmodifiableList(h);
-    }
-
-    @Override
-    public Embedding tokenEmbedding() {
-        return wte;
+    protected ObjectNode sizes() {
+        return changed(config.json());
     }
 }

@@ -14,7 +14,9 @@ import org.jspecify.annotations.Nullable;
 
 /// A Hugging Face `config.json`, or an object inside one: typed reading, and refusal of values that would change what
 /// the model computes. A JSON null counts as absent. Every failure names the file, the key and the value.
-record HfConfig(String where, ObjectNode json) {
+///
+/// @param where what messages call it
+public record HfConfig(String where, ObjectNode json) {
     /// Reads `folder/config.json`.
     static HfConfig read(Path folder) {
         Path file = folder.resolve("config.json");
@@ -24,22 +26,37 @@ record HfConfig(String where, ObjectNode json) {
         return new HfConfig(file.toString(), JsonFile.read(file));
     }
 
+    /// Sizes that were made here.
+    static HfConfig of(ObjectNode json) {
+        return new HfConfig("config", json);
+    }
+
+    /// This, with `number` for `key` where that is absent.
+    HfConfig or(String key, int number) {
+        return has(key) ? this : new HfConfig(where, json.deepCopy().put(key, number));
+    }
+
+    /// The first of `architectures`; empty if absent.
+    String className() {
+        JsonNode classes = value("architectures");
+        return classes == null ? "" : classes.path(0).asText();
+    }
+
     static ObjectNode object() {
         return JsonNodeFactory.instance.objectNode();
     }
 
     /// The value of `key`; null if absent.
-    @Nullable
-    JsonNode value(String key) {
+    public @Nullable JsonNode value(String key) {
         JsonNode v = json.get(key);
         return v == null || v.isNull() ? null : v;
     }
 
-    boolean has(String key) {
+    public boolean has(String key) {
         return value(key) != null;
     }
 
-    int integer(String key) {
+    public int integer(String key) {
         JsonNode v = required(key);
         if (!v.isInt()) {
             throw wrong(key, v, "needs a whole number");
@@ -47,11 +64,11 @@ record HfConfig(String where, ObjectNode json) {
         return v.intValue();
     }
 
-    int integer(String key, int absent) {
+    public int integer(String key, int absent) {
         return has(key) ? integer(key) : absent;
     }
 
-    double number(String key) {
+    public double number(String key) {
         JsonNode v = required(key);
         if (!v.isNumber()) {
             throw wrong(key, v, "needs a number");
@@ -59,11 +76,11 @@ record HfConfig(String where, ObjectNode json) {
         return v.doubleValue();
     }
 
-    double number(String key, double absent) {
+    public double number(String key, double absent) {
         return has(key) ? number(key) : absent;
     }
 
-    boolean flag(String key, boolean absent) {
+    public boolean flag(String key, boolean absent) {
         JsonNode v = value(key);
         if (v != null && !v.isBoolean()) {
             throw wrong(key, v, "needs true or false");
@@ -71,7 +88,7 @@ record HfConfig(String where, ObjectNode json) {
         return v == null ? absent : v.booleanValue();
     }
 
-    String text(String key) {
+    public String text(String key) {
         JsonNode v = required(key);
         if (!v.isTextual()) {
             throw wrong(key, v, "needs a text");
@@ -79,13 +96,12 @@ record HfConfig(String where, ObjectNode json) {
         return v.textValue();
     }
 
-    String text(String key, String absent) {
+    public String text(String key, String absent) {
         return has(key) ? text(key) : absent;
     }
 
     /// The object under `key`; null if absent.
-    @Nullable
-    HfConfig child(String key) {
+    public @Nullable HfConfig child(String key) {
         JsonNode v = value(key);
         if (v != null && !(v instanceof ObjectNode)) {
             throw wrong(key, v, "needs an object");
@@ -102,7 +118,7 @@ record HfConfig(String where, ObjectNode json) {
     }
 
     /// Refuses every value of `key` but those `harmless` (JSON); absent is harmless.
-    void only(String key, String... harmless) {
+    public void only(String key, String... harmless) {
         JsonNode v = value(key);
         if (v != null && !Set.of(harmless).contains(v.toString())) {
             String supported = harmless.length == 0 ? "none" : String.join(", ", harmless);
@@ -111,7 +127,7 @@ record HfConfig(String where, ObjectNode json) {
     }
 
     /// The name of the activation function under `key`, one of [#activation].
-    String activationName(String key, String absent) {
+    public String activationName(String key, String absent) {
         String name = text(key, absent);
         if (ACTIVATIONS.stream().noneMatch(a -> a.names.contains(name))) {
             throw wrong(key, required(key), "is not supported (supported: " + activationNames() + ")");
@@ -141,7 +157,7 @@ record HfConfig(String where, ObjectNode json) {
     /// The function that Hugging Face calls `name`.
     ///
     /// @throws IllegalArgumentException if it is none of those supported
-    static UnaryFn activation(String name) {
+    public static UnaryFn activation(String name) {
         for (Activation a : ACTIVATIONS) {
             if (a.names.contains(name)) {
                 return a.fn;
@@ -154,7 +170,7 @@ record HfConfig(String where, ObjectNode json) {
     /// Checks a size of a configuration.
     ///
     /// @throws IllegalArgumentException if it is not positive
-    static void positive(String name, int value) {
+    public static void positive(String name, int value) {
         if (value <= 0) {
             throw new IllegalArgumentException(name + " is " + value + ", must be positive");
         }
@@ -163,7 +179,7 @@ record HfConfig(String where, ObjectNode json) {
     /// The product of two sizes of a configuration.
     ///
     /// @throws IllegalArgumentException if it is larger than a dimension can be
-    static int product(String aName, int a, String bName, int b) {
+    public static int product(String aName, int a, String bName, int b) {
         long product = Math.multiplyFull(a, b);
         if (product > Integer.MAX_VALUE) {
             throw new IllegalArgumentException(aName + " " + a + " times " + bName + " " + b + " is " + product
@@ -175,7 +191,7 @@ record HfConfig(String where, ObjectNode json) {
     /// Checks two sizes of a configuration.
     ///
     /// @throws IllegalArgumentException if `part` does not divide `whole`
-    static void divides(String partName, int part, String wholeName, int whole) {
+    public static void divides(String partName, int part, String wholeName, int whole) {
         positive(partName, part);
         if (whole % part != 0) {
             throw new IllegalArgumentException(

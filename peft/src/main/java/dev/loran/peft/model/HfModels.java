@@ -1,6 +1,5 @@
 package dev.loran.peft.model;
 
-import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Backend;
 import dev.loran.engine.DType;
@@ -29,29 +28,29 @@ import java.util.HashSet;
 import java.util.HexFormat;
 import java.util.LinkedHashMap;
 import java.util.List;
-import java.util.Locale;
 import java.util.Map;
 import java.util.Set;
-import java.util.function.Predicate;
-import java.util.regex.Pattern;
 import java.util.stream.IntStream;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 
 /// Models from and to Hugging Face's model folders: `config.json` with `model.safetensors`, or with the files that
-/// `model.safetensors.index.json` lists. Families: llama, gpt2, bert, and this library's own seo.
+/// `model.safetensors.index.json` lists.
 ///
 /// Nothing is guessed: a value in the config that changes what is computed and is not supported, a tensor that is
 /// missing, of another shape, or not part of the model is an [InputException] that names it. The config's dropouts are
 /// kept and written again, but not applied in training ([Model]).
 public final class HfModels {
-    private static final String CLASSIFIER = "ForSequenceClassification";
+    /// The families that can be read.
+    public static final List<Family> FAMILIES =
+            List.of(LlamaModel.FAMILY, Qwen3Model.FAMILY, Gpt2Model.FAMILY, BertModel.FAMILY, SeoTransformer.FAMILY);
+
     /// A causal model's head that is no table of embeddings.
-    private static final String HEAD = "lm_head.weight";
+    static final String HEAD = Model.HEAD + ".weight";
 
     private HfModels() {}
 
-    /// Loads a folder in F32; see [#load(Path, Backend, DType)].
+    /// Loads a folder in F32; see [#load(Path, Backend, DType, Family...)].
     public static Model load(Path folder, Backend backend) {
         return load(folder, backend, DType.F32);
     }
@@ -61,14 +60,16 @@ public final class HfModels {
     /// conversion stay in the mapped file where the backend can use them there: before writing to them see
     /// [Model#makeWritable].
     ///
+    /// @param own families beside the shipped ones
     /// @throws InputException if the folder holds no model that can be computed exactly as Hugging Face does
-    public static Model load(Path folder, Backend backend, DType dtype) {
+    public static Model load(Path folder, Backend backend, DType dtype, Family... own) {
         HfConfig config = HfConfig.read(folder);
+        Family family = family(config, own);
         try (SafeTensors files = SafeTensors.openModel(folder)) {
-            FileWeights weights = new FileWeights(folder, family(config), files, backend, dtype);
+            FileWeights weights = new FileWeights(folder, family, files, backend, dtype);
             boolean done = false;
             try {
-                Model model = model(config, weights, weights::has);
+                Model model = model(family, config, weights);
                 weights.checkLeftovers(model);
                 model.readFrom(folder);
                 done = true;
@@ -115,41 +116,27 @@ public final class HfModels {
 
     /// A model by the `config.json` of a folder, with random weights: the family's `random`.
     ///
+    /// @param own families beside the shipped ones
     /// @throws InputException if the config is not supported
-    public static Model random(Path folder, Backend backend, DType dtype, long seed) {
+    public static Model random(Path folder, Backend backend, DType dtype, long seed, Family... own) {
         HfConfig config = HfConfig.read(folder);
-        family(config);
-        return model(config, Weights.random(backend, dtype, seed), name -> true);
+        return model(family(config, own), config, Weights.random(backend, dtype, seed));
     }
 
-    private static Family family(HfConfig config) {
-        config.only("model_type", "\"llama\"", "\"gpt2\"", "\"bert\"", "\"seo\"");
+    private static Family family(HfConfig config, Family... own) {
+        Family family = Family.of(
+                config, Stream.concat(FAMILIES.stream(), Stream.of(own)).toList());
         config.only("quantization_config");
         config.only("pruned_heads", "{}");
         config.only("is_encoder_decoder", "false");
-        return Family.valueOf(config.text("model_type").toUpperCase(Locale.ROOT));
+        return family;
     }
 
-    /// @param has whether the files hold a parameter that not all models of a family have
-    private static Model model(HfConfig config, Weights weights, Predicate<String> has) {
+    private static Model model(Family family, HfConfig config, Weights weights) {
         int labels = labels(config);
         try {
-            Model model = switch (family(config)) {
-                case LLAMA -> {
-                    LlamaModel.Config sizes = LlamaModel.Config.read(config);
-                    yield new LlamaModel(sizes, weights, isBare(config, sizes.tieWordEmbeddings(), has), labels);
-                }
-                case GPT2 -> {
-                    Gpt2Model.Config sizes = Gpt2Model.Config.read(config);
-                    yield new Gpt2Model(sizes, weights, isBare(config, sizes.tieWordEmbeddings(), has), labels);
-                }
-                case BERT ->
-                    new BertModel(BertModel.Config.read(config, has.test("pooler.dense.weight"), labels), weights);
-                case SEO -> {
-                    boolean isTied = config.flag("tie_word_embeddings", true);
-                    yield new SeoTransformer(TransformerConfig.read(config), weights, isTied, labels);
-                }
-            };
+            family.check(config);
+            Model model = family.maker().make(config, weights, labels);
             model.configAsRead(config.json());
             HfConfig names = config.child("id2label");
             if (labels > 0 && names != null) {
@@ -163,17 +150,9 @@ public final class HfModels {
         }
     }
 
-    /// Whether a decoder has no head: its class has none, and neither the files nor the table of embeddings make one.
-    private static boolean isBare(HfConfig config, boolean isTied, Predicate<String> has) {
-        JsonNode architecture = config.value("architectures");
-        String name = architecture == null ? "" : architecture.path(0).asText();
-        return List.of("LlamaModel", "GPT2Model").contains(name) && !isTied && !has.test(HEAD);
-    }
-
     /// How many classes the head of a config's architecture has; 0 where that has none.
     private static int labels(HfConfig config) {
-        JsonNode architecture = config.value("architectures");
-        if (architecture == null || !architecture.path(0).asText().endsWith(CLASSIFIER)) {
+        if (!config.className().endsWith(Family.CLASSIFIER)) {
             return 0;
         }
         config.only("problem_type", "\"single_label_classification\"");
@@ -184,41 +163,6 @@ public final class HfModels {
             throw new InputException(config.where() + ": one label is a regression head, which is not supported");
         }
         return labels;
-    }
-
-    /// What the family of that `model_type` puts before the names of all that stands below a head, with its dot.
-    static String prefix(String modelType) {
-        return Family.valueOf(modelType.toUpperCase(Locale.ROOT)).prefix;
-    }
-
-    /// What files of a family may do differently from the model's own names: leave out or add the `prefix`, and hold
-    /// `buffers`, which are masks and tables that a model computes.
-    private enum Family {
-        LLAMA("Llama", "model.", ".*\\.rotary_emb\\.inv_freq"),
-        GPT2("GPT2", "transformer.", "(transformer\\.)?h\\.\\d+\\.attn\\.(bias|masked_bias)"),
-        BERT("Bert", "bert.", "(bert\\.)?embeddings\\.(position_ids|token_type_ids)"),
-        SEO("Seo", "", "");
-
-        private final String title;
-        private final String prefix;
-        private final Pattern buffers;
-
-        Family(String title, String prefix, String buffers) {
-            this.title = title;
-            this.prefix = prefix;
-            this.buffers = Pattern.compile(buffers);
-        }
-
-        /// The names that parameter `name` may have in a file.
-        private List<String> names(String name) {
-            String other = name.startsWith(prefix) ? name.substring(prefix.length()) : prefix + name;
-            // The first BERT files, converted from TensorFlow, call a norm's weight gamma and its bias beta.
-            return Stream.of(name, other)
-                    .flatMap(n -> this == BERT && n.contains("LayerNorm.")
-                            ? Stream.of(n, n.replace(".weight", ".gamma").replace(".bias", ".beta"))
-                            : Stream.of(n))
-                    .toList();
-        }
     }
 
     /// The parameters of a folder's files, each taken at most once.
@@ -239,12 +183,13 @@ public final class HfModels {
             this.dtype = dtype;
         }
 
-        boolean has(String name) {
+        @Override
+        public boolean has(String name) {
             return find(name) != null;
         }
 
         private @Nullable String find(String name) {
-            for (String n : family.names(name)) {
+            for (String n : family.fileNames(name)) {
                 if (files.names().contains(n)) {
                     return n;
                 }
@@ -285,7 +230,7 @@ public final class HfModels {
             List<String> unknown = new ArrayList<>();
             for (String name : files.names()) {
                 boolean known = taken.contains(name)
-                        || family.buffers.matcher(name).matches()
+                        || family.isBuffer(name)
                         || model.task() == TaskType.FEATURE_EXTRACTION && name.startsWith("cls.")
                         || name.equals(HEAD) && isTable(name, model);
                 if (!known) {
@@ -366,15 +311,19 @@ public final class HfModels {
 
     /// What was read, and beside it what the model says of itself.
     private static ObjectNode configToWrite(Model model, DType dtype) {
-        ObjectNode own = model.configJson();
-        ObjectNode json = own.deepCopy();
+        ObjectNode sizes = model.sizes();
+        ObjectNode json = HfConfig.object().put("model_type", model.family().modelType());
+        String name = model.className();
+        if (name != null) {
+            json.putArray("architectures").add(name);
+        }
+        json.setAll(sizes);
         ObjectNode read = model.configAsRead();
         if (read != null) {
             json.setAll(read);
         }
         if (model.classifier() != null) {
-            Family family = Family.valueOf(model.facts().modelType().toUpperCase(Locale.ROOT));
-            json.putArray("architectures").add(family.title + CLASSIFIER);
+            json.putArray("architectures").add(model.family().title() + Family.CLASSIFIER);
             ObjectNode names = json.putObject("id2label");
             ObjectNode ids = json.putObject("label2id");
             for (int i = 0; i < model.labels().size(); i++) {
@@ -382,13 +331,13 @@ public final class HfModels {
                 ids.put(model.labels().get(i), i);
             }
             json.remove("num_labels");
-        } else if (own.has("architectures")) {
-            json.set("architectures", own.get("architectures"));
+        } else if (name != null) {
+            json.putArray("architectures").add(name);
         }
         // What may have changed since.
         for (String key : List.of("vocab_size", "tie_word_embeddings")) {
-            if (own.has(key)) {
-                json.set(key, own.get(key));
+            if (sizes.has(key)) {
+                json.set(key, sizes.get(key));
             }
         }
         json.remove("torch_dtype");

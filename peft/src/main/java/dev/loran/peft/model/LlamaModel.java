@@ -3,31 +3,34 @@ package dev.loran.peft.model;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Backend;
 import dev.loran.engine.DType;
-import dev.loran.engine.Functional;
-import dev.loran.engine.Functional.NormedSum;
-import dev.loran.engine.Scope;
-import dev.loran.engine.Shape;
-import dev.loran.engine.Tensor;
-import dev.loran.engine.UnaryFn;
-import dev.loran.engine.nn.Embedding;
 import dev.loran.engine.nn.Linear;
-import dev.loran.engine.nn.RmsNorm;
-import java.util.ArrayList;
-import java.util.Collections;
 import java.util.List;
-import java.util.function.DoubleUnaryOperator;
+import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
 /// Llama: a causal model of pre-norm blocks with rotary positions, grouped-query attention and a gated feed-forward
 /// network, without biases by default. **Paper**: Touvron et al., "LLaMA", 2023; grouped-query heads: Ainslie et al.,
 /// "GQA", 2023.
-public final class LlamaModel extends Model {
-    private Config config;
-    private final Embedding embedTokens;
-    private final List<Block> layers = new ArrayList<>();
-    private final RmsNorm norm;
-    private final @Nullable Linear lmHead;
-    private final Angles angles;
+public final class LlamaModel extends Decoder {
+    /// What is known of the family.
+    public static final Family FAMILY = new Family(
+            "llama",
+            "Llama",
+            List.of("ForCausalLM", "Model", "ForSequenceClassification"),
+            "model.",
+            ".*\\.rotary_emb\\.inv_freq",
+            Map.of(
+                    "LORA",
+                    List.of("q_proj", "v_proj"),
+                    "IA3",
+                    List.of("k_proj", "v_proj", "down_proj"),
+                    Family.FEED_FORWARD,
+                    List.of("down_proj"),
+                    "LN_TUNING",
+                    List.of("input_layernorm", "post_attention_layernorm", "norm")),
+            LlamaModel::read);
+
+    private final Config config;
 
     /// The sizes, in Hugging Face's words.
     ///
@@ -107,12 +110,6 @@ public final class LlamaModel extends Model {
         }
 
         static Config read(HfConfig c) {
-            c.only(
-                    "architectures",
-                    "[\"LlamaForCausalLM\"]",
-                    "[\"LlamaModel\"]",
-                    "[\"LlamaForSequenceClassification\"]");
-            c.only("sliding_window");
             int hidden = c.integer("hidden_size");
             int heads = c.integer("num_attention_heads");
             return new Config(
@@ -133,29 +130,13 @@ public final class LlamaModel extends Model {
                     c.number("initializer_range", 0.02));
         }
 
-        private Config withVocabSize(int rows) {
-            return new Config(
-                    rows,
-                    hiddenSize,
-                    intermediateSize,
-                    numHiddenLayers,
-                    numAttentionHeads,
-                    numKeyValueHeads,
-                    headDim,
-                    maxPositionEmbeddings,
-                    hiddenAct,
-                    rmsNormEps,
-                    rope,
-                    attentionBias,
-                    mlpBias,
-                    tieWordEmbeddings,
-                    initializerRange);
+        Config withVocabSize(int rows) {
+            return rows == vocabSize ? this : read(HfConfig.of(json().put("vocab_size", rows)));
         }
 
-        ObjectNode json(boolean head) {
-            ObjectNode json = HfConfig.object().put("model_type", "llama");
-            json.putArray("architectures").add(head ? "LlamaForCausalLM" : "LlamaModel");
-            json.put("vocab_size", vocabSize)
+        ObjectNode json() {
+            ObjectNode json = HfConfig.object()
+                    .put("vocab_size", vocabSize)
                     .put("hidden_size", hiddenSize)
                     .put("intermediate_size", intermediateSize)
                     .put("num_hidden_layers", numHiddenLayers)
@@ -173,232 +154,90 @@ public final class LlamaModel extends Model {
         }
     }
 
-    /// @param bare whether there is no head at all; nothing then stands before the modules' names
-    /// @param labels classes of a classification head, which then stands in the place of the other; 0 for none
-    LlamaModel(Config config, Weights w, boolean bare, int labels) {
+    LlamaModel(Config config, Weights weights, Top top) {
+        super(
+                FAMILY,
+                plan(FAMILY, config, new Biases(config.attentionBias, config.attentionBias), false),
+                top,
+                weights);
         this.config = config;
-        String top = bare ? "" : "model.";
-        double std = config.initializerRange;
-        int hidden = config.hiddenSize;
-        embedTokens = child(top + "embed_tokens", w.embedding(top + "embed_tokens", config.vocabSize, hidden, std));
-        angles = new Angles(config, this);
-        for (int i = 0; i < config.numHiddenLayers; i++) {
-            String name = top + "layers." + i;
-            layers.add(child(name, new LlamaBlock(config, angles, w.under(name))));
-        }
-        norm = child(top + "norm", w.rmsNorm(top + "norm", hidden, config.rmsNormEps));
-        lmHead = bare || labels > 0
-                ? null
-                : child(
-                        "lm_head",
-                        config.tieWordEmbeddings
-                                ? new Linear(embedTokens.weight(), null, false)
-                                : w.linear("lm_head", hidden, config.vocabSize, false, std));
-        if (labels > 0) {
-            classifier(w.linear(classifierName(), hidden, labels, false, std));
-        }
+    }
+
+    private static Model read(HfConfig c, Weights weights, int labels) {
+        c.only("sliding_window");
+        Config config = Config.read(c);
+        return new LlamaModel(config, weights, Top.read(FAMILY, c, weights, config.tieWordEmbeddings, labels));
     }
 
     /// A model with random weights: linear layers and tables from N(0, initializerRange²), norms as the identity.
     public static LlamaModel random(Config config, Backend backend, DType dtype, long seed) {
-        return new LlamaModel(config, Weights.random(backend, dtype, seed), false, 0);
+        Top top = new Top(false, config.tieWordEmbeddings, 0);
+        return new LlamaModel(config, Weights.random(backend, dtype, seed), top);
     }
 
-    /// One block: x + attention(norm(x)), then the same with the gated network.
-    private static final class LlamaBlock extends Block {
-        private final int headDim;
-        private final Angles angles;
-        private final UnaryFn activation;
-        private final Linear q;
-        private final Linear k;
-        private final Linear v;
-        private final Linear o;
-        private final Linear gate;
-        private final Linear up;
-        private final Linear down;
-        private final RmsNorm inputNorm;
-        private final RmsNorm postAttentionNorm;
+    /// Which projections of attention have biases.
+    ///
+    /// @param in those to queries, keys and values
+    /// @param out that of the heads' answers
+    record Biases(boolean in, boolean out) {}
 
-        LlamaBlock(Config c, Angles angles, Weights w) {
-            int hidden = c.hiddenSize;
-            int width = c.numAttentionHeads * c.headDim;
-            int kvWidth = c.numKeyValueHeads * c.headDim;
-            int inner = c.intermediateSize;
-            double std = c.initializerRange;
-            this.headDim = c.headDim;
-            this.angles = angles;
-            activation = HfConfig.activation(c.hiddenAct);
-            q = child("self_attn.q_proj", w.linear("self_attn.q_proj", hidden, width, c.attentionBias, std));
-            k = child("self_attn.k_proj", w.linear("self_attn.k_proj", hidden, kvWidth, c.attentionBias, std));
-            v = child("self_attn.v_proj", w.linear("self_attn.v_proj", hidden, kvWidth, c.attentionBias, std));
-            o = child("self_attn.o_proj", w.linear("self_attn.o_proj", width, hidden, c.attentionBias, std));
-            gate = child("mlp.gate_proj", w.linear("mlp.gate_proj", hidden, inner, c.mlpBias, std));
-            up = child("mlp.up_proj", w.linear("mlp.up_proj", hidden, inner, c.mlpBias, std));
-            down = child("mlp.down_proj", w.linear("mlp.down_proj", inner, hidden, c.mlpBias, std));
-            inputNorm = child("input_layernorm", w.rmsNorm("input_layernorm", hidden, c.rmsNormEps));
-            postAttentionNorm =
-                    child("post_attention_layernorm", w.rmsNorm("post_attention_layernorm", hidden, c.rmsNormEps));
-        }
-
-        @Override
-        protected Tensor forward(Tensor x, @Nullable Tensor mask, @Nullable Prefix prefix) {
-            try (Scope scope = Scope.open()) {
-                Tensor a = inputNorm.forward(x);
-                NormedSum attended = postAttentionNorm.forward(x, adaptAttention(attention(a, mask, prefix), a));
-                Tensor m = attended.norm();
-                return scope.keep(attended.sum().add(adaptFeedForward(feedForward(m), m)));
-            }
-        }
-
-        private Tensor attention(Tensor x, @Nullable Tensor mask, @Nullable Prefix prefix) {
-            int from = prefix == null ? 0 : prefix.length();
-            List<Tensor> qkv = Linear.forward(x, List.of(q, k, v));
-            Tensor queries = angles.turn(heads(qkv.get(0), headDim), from);
-            Tensor keys = angles.turn(heads(qkv.get(1), headDim), from);
-            Tensor values = heads(qkv.get(2), headDim);
-            return o.forward(attend(queries, keys, values, mask, prefix, true));
-        }
-
-        private Tensor feedForward(Tensor x) {
-            List<Tensor> both = Linear.forward(x, List.of(gate, up));
-            return down.forward(Functional.gated(activation, both.get(0), both.get(1)));
-        }
+    /// A decoder of these sizes, for this family and those that differ little from it.
+    ///
+    /// @param headNorms whether each head's queries and keys are normed
+    static Plan plan(Family family, Config c, Biases biases, boolean headNorms) {
+        Facts facts = new Facts(
+                family.modelType(),
+                c.hiddenSize,
+                c.numHiddenLayers,
+                c.numAttentionHeads,
+                c.numKeyValueHeads,
+                c.headDim,
+                c.vocabSize,
+                c.maxPositionEmbeddings);
+        return new Plan(
+                facts,
+                c.initializerRange,
+                "embed_tokens",
+                null,
+                "layers",
+                parts -> parts.rmsNorm("norm", c.hiddenSize, c.rmsNormEps),
+                c.rope,
+                (weights, angles) -> block(c, biases, headNorms, angles, weights));
     }
 
-    /// cos and sin of the positions' angles, each (positions, D / 2), for as many positions as were asked for so far.
-    private static final class Angles implements AutoCloseable {
-        private final Config config;
-        private final Model model;
-        private final Backend backend;
-        private final DType dtype;
-        private @Nullable Tensor cos;
-        private @Nullable Tensor sin;
-
-        Angles(Config config, Model model) {
-            this.config = config;
-            this.model = model;
-            this.backend = model.backend();
-            this.dtype = model.dtype();
-        }
-
-        /// x (B, T, H, D) turned as its positions ask: from, from + 1, …, or those of its row where rows differ.
-        Tensor turn(Tensor x, int from) {
-            int to = from + x.shape().dim(1);
-            boolean alike = model.rows().isEmpty();
-            List<Tensor> both = upTo(to);
-            Tensor cosines = both.getFirst();
-            Tensor sines = both.getLast();
-            return alike
-                    ? Functional.rope(x, cosines.slice(0, from, to), sines.slice(0, from, to))
-                    : turnRows(x, cosines, sines);
-        }
-
-        /// Both tables up to position `to`: views that hold, whoever lets the tables grow meanwhile.
-        private synchronized List<Tensor> upTo(int to) {
-            if (cos == null || sin == null || cos.shape().dim(0) < to) {
-                int rows = cos == null ? 512 : 2 * cos.shape().dim(0);
-                close();
-                rows = Math.max(to, Math.min(config.maxPositionEmbeddings, rows));
-                cos = table(rows, Math::cos);
-                sin = table(rows, Math::sin);
-            }
-            int rows = cos.shape().dim(0);
-            return List.of(cos.slice(0, 0, rows), sin.slice(0, 0, rows));
-        }
-
-        private Tensor turnRows(Tensor x, Tensor cosines, Tensor sines) {
-            Shape s = x.shape();
-            int[] ids = model.positionsOfRows(s.dim(1));
-            Tensor at = Tensor.ofInts(backend, ids, ids.length);
-            // As one text, whose tokens stand where those of the rows do. What is before a row's first position becomes
-            // zero, and is seen by nobody.
-            Tensor turned = Functional.rope(
-                    x.reshape(1, ids.length, s.dim(2), s.dim(3)),
-                    Functional.embedding(cosines, at),
-                    Functional.embedding(sines, at));
-            return turned.reshape(s.dims());
-        }
-
-        private Tensor table(int rows, DoubleUnaryOperator fn) {
-            // Not before: the files have then shown that the head is as wide as the config says.
-            float[] frequencies = config.rope.frequencies(config.headDim);
-            int half = frequencies.length;
-            double[] values = new double[rows * half];
-            for (int position = 0; position < rows; position++) {
-                for (int i = 0; i < half; i++) {
-                    // The product in F32, as the frequencies are.
-                    values[position * half + i] = fn.applyAsDouble((float) position * frequencies[i]);
-                }
-            }
-            return Tensor.of(backend, dtype, values, rows, half).detachFromScope();
-        }
-
-        @Override
-        public void close() {
-            if (cos != null && sin != null) {
-                cos.close();
-                sin.close();
-            }
-        }
-    }
-
-    @Override
-    Tensor embed(Tensor words, int from) {
-        return words;
-    }
-
-    @Override
-    Tensor finish(Tensor x) {
-        return norm.forward(x);
-    }
-
-    @Override
-    @Nullable
-    Linear head() {
-        return lmHead;
-    }
-
-    @Override
-    public Facts facts() {
-        return new Facts(
-                "llama",
-                config.hiddenSize,
-                config.numHiddenLayers,
-                config.numAttentionHeads,
-                config.numKeyValueHeads,
-                config.headDim,
-                config.vocabSize,
-                config.maxPositionEmbeddings);
+    private static Block block(Config c, Biases biases, boolean headNorms, @Nullable Angles angles, Weights weights) {
+        Parts p = new Parts(weights, c.initializerRange);
+        int hidden = c.hiddenSize;
+        int width = c.numAttentionHeads * c.headDim;
+        int kvWidth = c.numKeyValueHeads * c.headDim;
+        int inner = c.intermediateSize;
+        List<Linear> qkv = List.of(
+                p.linear("self_attn.q_proj", hidden, width, biases.in),
+                p.linear("self_attn.k_proj", hidden, kvWidth, biases.in),
+                p.linear("self_attn.v_proj", hidden, kvWidth, biases.in));
+        Linear out = p.linear("self_attn.o_proj", width, hidden, biases.out);
+        Attention.HeadNorms norms = !headNorms
+                ? null
+                : new Attention.HeadNorms(
+                        p.rmsNorm("self_attn.q_norm", c.headDim, c.rmsNormEps),
+                        p.rmsNorm("self_attn.k_norm", c.headDim, c.rmsNormEps));
+        List<Linear> gateAndUp = List.of(
+                p.linear("mlp.gate_proj", hidden, inner, c.mlpBias), p.linear("mlp.up_proj", hidden, inner, c.mlpBias));
+        Linear down = p.linear("mlp.down_proj", inner, hidden, c.mlpBias);
+        return new PreNormBlock(
+                p,
+                p.rmsNorm("input_layernorm", hidden, c.rmsNormEps),
+                new Attention(qkv, out, c.headDim, true, angles, norms),
+                p.rmsNorm("post_attention_layernorm", hidden, c.rmsNormEps),
+                new FeedForward(gateAndUp, down, HfConfig.activation(c.hiddenAct)));
     }
 
     public Config config() {
-        return config;
+        return config.withVocabSize(facts().vocabSize());
     }
 
     @Override
-    void vocabSize(int rows) {
-        config = config.withVocabSize(rows);
-    }
-
-    @Override
-    ObjectNode configJson() {
-        ObjectNode json = config.json(lmHead != null);
-        return lmHead == null ? json : json.put("tie_word_embeddings", lmHead.weight() == embedTokens.weight());
-    }
-
-    @Override
-    public List<Block> blocks() {
-        return Collections.unmodifiableList(layers);
-    }
-
-    @Override
-    public Embedding tokenEmbedding() {
-        return embedTokens;
-    }
-
-    @Override
-    public void close() {
-        super.close();
-        angles.close();
+    protected ObjectNode sizes() {
+        return changed(config.json());
     }
 }

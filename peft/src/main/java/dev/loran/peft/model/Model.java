@@ -42,9 +42,10 @@ import org.jspecify.annotations.Nullable;
 /// [Slot#call], with other adapters for one call. What changes it (adapters, weights, modes, a training step, closing) must be
 /// alone, and fails with a [ConcurrentModificationException] where it meets another thread's use: see [Guard].
 public abstract class Model extends Layer {
-    private static final String HEAD = "lm_head";
+    static final String HEAD = "lm_head";
     private static final String SCORE = "score";
 
+    private final Family family;
     private final Guard guard = new Guard("model");
     private final Slot<Supplier<Tensor>> virtualTokens = new Slot<>();
     private final Slot<Supplier<List<Prefix>>> prefixes = new Slot<>();
@@ -74,12 +75,24 @@ public abstract class Model extends Layer {
             int numKvHeads,
             int headDim,
             int vocabSize,
-            int maxPositions) {}
+            int maxPositions) {
+        Facts withVocabSize(int rows) {
+            return new Facts(modelType, hiddenSize, numLayers, numHeads, numKvHeads, headDim, rows, maxPositions);
+        }
+    }
 
     /// Rows of a batch, one after another, whose texts stand behind the same lengths of prefix and virtual tokens.
     ///
     /// @param count how many rows
     public record Rows(int count, int prefix, int virtualTokens) {}
+
+    protected Model(Family family) {
+        this.family = family;
+    }
+
+    public final Family family() {
+        return family;
+    }
 
     /// Says that this thread reads the model until the result is closed, so that nobody changes it meanwhile: what takes several
     /// forwards is then of one state of the model.
@@ -117,8 +130,9 @@ public abstract class Model extends Layer {
         return tokenEmbedding().dtype();
     }
 
-    /// The model's `config.json`, as far as it decides what is computed.
-    abstract ObjectNode configJson();
+    /// What decides, in the model's `config.json`, what is computed, but for `model_type` and `architectures`; `vocab_size`
+    /// as it is now.
+    protected abstract ObjectNode sizes();
 
     /// The `config.json` that the model was made from; null if it was made from its sizes.
     final @Nullable ObjectNode configAsRead() {
@@ -163,8 +177,8 @@ public abstract class Model extends Layer {
 
     /// The class that computes the same in transformers, as `LlamaForCausalLM`; null if there is none.
     public final @Nullable String className() {
-        String name = configJson().path("architectures").path(0).asText();
-        return name.isEmpty() ? null : name;
+        List<String> classes = family.classes();
+        return classes.isEmpty() ? null : family.title() + (head() == null ? Family.BARE : classes.getFirst());
     }
 
     /// Says that the weights are no longer those that were read: see [#sha256].
@@ -179,7 +193,7 @@ public abstract class Model extends Layer {
     /// before what is below it (`model.`, `transformer.`, `bert.`), the name without it; else the name with it. What stands
     /// beside the prefix, as the head does, has the same name in all.
     public final String otherName(String module) {
-        String prefix = HfModels.prefix(facts().modelType());
+        String prefix = family.prefix();
         boolean hasPrefix = namedModules().keySet().stream().anyMatch(name -> name.startsWith(prefix));
         if (module.startsWith(prefix)) {
             return module.substring(prefix.length());
@@ -213,7 +227,6 @@ public abstract class Model extends Layer {
         if (head != null && head.weight() != tokenEmbedding().weight()) {
             resize(head.weight(), rows);
         }
-        vocabSize(rows);
     }
 
     private static void resize(Tensor table, int rows) {
@@ -239,9 +252,6 @@ public abstract class Model extends Layer {
             table.assign(next.shape(), own);
         }
     }
-
-    /// Says that there are `rows` tokens from now on.
-    abstract void vocabSize(int rows);
 
     /// How many of the rows of the tables are those that were read, or made with the model: all, unless
     /// [#resizeTokenEmbeddings] added some.
@@ -290,16 +300,16 @@ public abstract class Model extends Layer {
     }
 
     /// Words (B, S, C), virtual tokens among them, with what the family adds for the types (B, T) of the text's tokens.
-    Tensor typed(Tensor words, @Nullable Tensor tokenTypes) {
+    protected Tensor typed(Tensor words, @Nullable Tensor tokenTypes) {
         return words;
     }
 
     /// What enters the first block: words (B, S, C), virtual tokens among them, with what the family adds to them; they
     /// stand at positions from, from + 1, …
-    abstract Tensor embed(Tensor words, int from);
+    protected abstract Tensor embed(Tensor words, int from);
 
     /// What follows the last block.
-    abstract Tensor finish(Tensor x);
+    protected abstract Tensor finish(Tensor x);
 
     /// The head's answer, where every token is of type 0; its shape is said in [TaskType].
     public final Tensor logits(Tensor inputIds, @Nullable Tensor attentionMask) {
@@ -339,7 +349,7 @@ public abstract class Model extends Layer {
     }
 
     /// The layer that makes a causal model's logits of its hidden states; null if the model is not causal.
-    abstract @Nullable Linear head();
+    protected abstract @Nullable Linear head();
 
     /// As above.
     ///
@@ -434,7 +444,7 @@ public abstract class Model extends Layer {
     }
 
     /// Makes `layer` the classification head.
-    final Linear classifier(Linear layer) {
+    protected final Linear classifier(Linear layer) {
         classifier = child(classifierName(), layer);
         labels = IntStream.range(0, layer.outFeatures())
                 .mapToObj(i -> "LABEL_" + i)
@@ -450,7 +460,7 @@ public abstract class Model extends Layer {
     /// The name of a module, or of a parameter, in the family's model with a head: all but the head itself stands below the
     /// family's prefix there (`bert.`).
     public final String belowHead(String name) {
-        String prefix = HfModels.prefix(facts().modelType());
+        String prefix = family.prefix();
         return name.startsWith(prefix) || name.equals(classifierName()) || name.startsWith(classifierName() + ".")
                 ? name
                 : prefix + name;
@@ -474,7 +484,7 @@ public abstract class Model extends Layer {
 
     /// What the head sees of hidden states (B, P + T, C): those of the last token that is shown and is no padding, as
     /// [#isPadding] tells it.
-    Tensor pooled(Tensor hidden, Tensor inputIds, @Nullable Tensor attentionMask) {
+    protected Tensor pooled(Tensor hidden, Tensor inputIds, @Nullable Tensor attentionMask) {
         Shape s = hidden.shape();
         int length = inputIds.shape().dim(1);
         int[] ids = inputIds.toInts();
@@ -657,7 +667,7 @@ public abstract class Model extends Layer {
 
     /// The ids from, from + 1, … of the positions that words (B, S, C) stand at: I32 (S), or (B, S) where rows differ, with
     /// negative ids before a row's own first position.
-    final Tensor positions(Tensor words, int from) {
+    protected final Tensor positions(Tensor words, int from) {
         if (!rows().isEmpty()) {
             int length = words.shape().dim(1);
             rows().forEach(r -> checkPositions(r.prefix(), length - absent(r)));
@@ -711,7 +721,7 @@ public abstract class Model extends Layer {
     }
 
     /// The state (B, C) of each row's first position in h (B, P + T, C): its first virtual token, where it has any.
-    final Tensor first(Tensor h) {
+    protected final Tensor first(Tensor h) {
         Shape s = h.shape();
         if (rows().isEmpty()) {
             return h.slice(1, 0, 1).reshape(s.dim(0), s.dim(2));

@@ -47,7 +47,6 @@ public record TransformerConfig(
 
     ObjectNode json() {
         return HfConfig.object()
-                .put("model_type", "seo")
                 .put("hidden_size", hiddenSize)
                 .put("num_layers", numLayers)
                 .put("num_heads", numHeads)

@@ -17,7 +17,7 @@ import org.jspecify.annotations.Nullable;
 /// Where the parameters of a model come from as it is built: a seeded generator, or files ([HfModels]). A model asks for
 /// each of its parameters once, by its name, in reading order.
 @FunctionalInterface
-interface Weights {
+public interface Weights {
     /// Parameter `name` of shape `dims`, as the model keeps it.
     ///
     /// @param mean mean of the values where they are drawn
@@ -47,9 +47,25 @@ interface Weights {
         };
     }
 
-    /// The parameters whose names start with `prefix` and a dot, under the rest of their names.
-    default Weights under(String prefix) {
-        return (name, mean, std, transposed, dims) -> make(prefix + "." + name, mean, std, transposed, dims);
+    /// Whether there is a parameter that not all models of a family have.
+    default boolean has(String name) {
+        return true;
+    }
+
+    /// The parameters whose names start with `prefix`, under the rest of their names.
+    default Weights below(String prefix) {
+        Weights all = this;
+        return new Weights() {
+            @Override
+            public Tensor make(String name, double mean, double std, boolean transposed, int... dims) {
+                return all.make(prefix + name, mean, std, transposed, dims);
+            }
+
+            @Override
+            public boolean has(String name) {
+                return all.has(prefix + name);
+            }
+        };
     }
 
     /// A linear layer with weights from N(0, std²) and a bias of zeros, if any.

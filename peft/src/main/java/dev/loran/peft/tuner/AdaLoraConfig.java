@@ -67,12 +67,6 @@ public record AdaLoraConfig(
         LoraConfig lora,
         @Nullable Map<String, List<Boolean>> rankPattern)
         implements PeftConfig {
-    private static final Map<String, List<String>> TARGETS = Map.of(
-            "llama", List.of("q_proj", "v_proj"),
-            "gpt2", List.of("c_attn"),
-            "bert", List.of("query", "value"),
-            "seo", List.of("w_q", "w_v"));
-
     public AdaLoraConfig {
         check(initR >= 1, "init_r", initR, "at least 1");
         check(targetR >= 1 && targetR <= initR, "target_r", targetR, "at least 1 and at most init_r = " + initR);
@@ -257,7 +251,7 @@ public record AdaLoraConfig(
     @Override
     public Tuner attach(Attachment to) {
         Heads heads = lora.heads(to);
-        Targets targets = lora.targetModules().or(to.model(), TARGETS);
+        Targets targets = lora.targetModules().or(to.model(), peftType(), lora.peftType());
         Targets.Limits limits = new Targets.Limits(
                 lora.excludeModules(), lora.layersToTransform(), lora.layersPattern(), heads.names());
         Map<String, AdaptedLayer<?>> found = targets.resolve("target_modules", to, limits);

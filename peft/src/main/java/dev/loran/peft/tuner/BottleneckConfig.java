@@ -16,6 +16,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import java.util.Objects;
 import java.util.function.BiConsumer;
 import org.jspecify.annotations.Nullable;
 
@@ -299,18 +300,20 @@ public record BottleneckConfig(
                     names.put(b, name);
                 }
             });
-            boolean bert = model.facts().modelType().equals("bert");
+            List<String> places = Objects.requireNonNullElse(
+                    model.family().targets(List.of(config.peftType())),
+                    List.of("attention_adapters", "output_adapters"));
             int site = 0;
             for (Block block : model.blocks()) {
                 String name = names.get(block);
                 if (config.placement == Placement.HOULSBY) {
                     Bottleneck a = new Bottleneck(config, d, to, site++);
                     afterAttention.put(block, a);
-                    byPlace.put(name + (bert ? ".attention.output.adapters" : ".attention_adapters.adapters"), a);
+                    byPlace.put(name + "." + places.getFirst() + ".adapters", a);
                 }
                 Bottleneck f = new Bottleneck(config, d, to, site++);
                 afterFeedForward.put(block, f);
-                byPlace.put(name + (bert ? ".output.adapters" : ".output_adapters.adapters"), f);
+                byPlace.put(name + "." + places.getLast() + ".adapters", f);
             }
             Heads.of(config.modulesToSave, config.taskType).place(this);
         }

@@ -7,6 +7,7 @@ import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.AdaptedLayer;
 import dev.loran.engine.nn.Linear;
 import dev.loran.peft.io.InputException;
+import dev.loran.peft.model.Family;
 import dev.loran.peft.model.TaskType;
 import java.util.List;
 import java.util.Map;
@@ -37,17 +38,6 @@ public record Ia3Config(
         boolean inferenceMode,
         @Nullable TaskType taskType)
         implements PeftConfig {
-    private static final Map<String, List<String>> TARGETS = Map.of(
-            "llama", List.of("k_proj", "v_proj", "down_proj"),
-            "gpt2", List.of("c_attn", "mlp.c_proj"),
-            "bert", List.of("key", "value", "output.dense"),
-            "seo", List.of("w_k", "w_v", "down"));
-    private static final Map<String, List<String>> FEED_FORWARD = Map.of(
-            "llama", List.of("down_proj"),
-            "gpt2", List.of("mlp.c_proj"),
-            "bert", List.of("output.dense"),
-            "seo", List.of("down"));
-
     public Ia3Config {
         modulesToSave = List.copyOf(modulesToSave);
         if (targetModules.isModelDefault() != feedforwardModules.isModelDefault()) {
@@ -125,8 +115,8 @@ public record Ia3Config(
     @Override
     public Tuner attach(Attachment to) {
         Heads heads = Heads.of(modulesToSave, taskType);
-        Targets targets = targetModules.or(to.model(), TARGETS);
-        Targets feedforward = feedforwardModules.or(to.model(), FEED_FORWARD);
+        Targets targets = targetModules.or(to.model(), peftType());
+        Targets feedforward = feedforwardModules.or(to.model(), Family.FEED_FORWARD);
         Targets.Limits limits = new Targets.Limits(excludeModules, null, List.of(), heads.names());
         Map<String, AdaptedLayer<?>> found = targets.resolve("target_modules", to, limits);
         boolean transposed = found.values().stream().anyMatch(l -> l instanceof Linear x && x.fanInFanOut());

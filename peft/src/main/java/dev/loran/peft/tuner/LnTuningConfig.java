@@ -29,12 +29,6 @@ public record LnTuningConfig(
         boolean inferenceMode,
         @Nullable TaskType taskType)
         implements PeftConfig {
-    private static final Map<String, List<String>> TARGETS = Map.of(
-            "llama", List.of("input_layernorm", "post_attention_layernorm", "norm"),
-            "gpt2", List.of("ln_1", "ln_2", "ln_f"),
-            "bert", List.of("LayerNorm"),
-            "seo", List.of("attention_norm", "mlp_norm", "norm"));
-
     public LnTuningConfig {
         modulesToSave = List.copyOf(modulesToSave);
     }
@@ -78,7 +72,7 @@ public record LnTuningConfig(
     @Override
     public Tuner attach(Attachment to) {
         Heads heads = Heads.of(modulesToSave, taskType);
-        Targets targets = targetModules.or(to.model(), TARGETS);
+        Targets targets = targetModules.or(to.model(), peftType());
         Targets.Limits limits = new Targets.Limits(excludeModules, null, List.of(), heads.names());
         Tuner tuner =
                 new Tuner(new LnTuningConfig(targets, excludeModules, heads.names(), inferenceMode, taskType), to);

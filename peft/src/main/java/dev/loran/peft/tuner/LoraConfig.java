@@ -70,13 +70,6 @@ public record LoraConfig(
         @Nullable TaskType taskType)
         implements PeftConfig {
 
-    /// The table of peft for families whose targets are not said.
-    static final Map<String, List<String>> DEFAULT_TARGETS = Map.of(
-            "llama", List.of("q_proj", "v_proj"),
-            "gpt2", List.of("c_attn"),
-            "bert", List.of("query", "value"),
-            "seo", List.of("w_q", "w_v"));
-
     /// Which biases of the base model are trained.
     public enum Bias {
         NONE,
@@ -412,7 +405,7 @@ public record LoraConfig(
     public Tuner attach(Attachment to) {
         Model model = to.model();
         Heads heads = heads(to);
-        Targets targets = targetModules.or(model, DEFAULT_TARGETS);
+        Targets targets = targetModules.or(model, peftType());
         Targets.Limits limits = new Targets.Limits(excludeModules, layersToTransform, layersPattern, heads.names());
         Map<String, AdaptedLayer<?>> found = targets.resolve("target_modules", to, limits);
         LoraConfig complete = withTargets(targets).withModulesToSave(heads.names());

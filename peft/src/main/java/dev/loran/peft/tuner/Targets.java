@@ -79,16 +79,18 @@ public final class Targets {
         return names;
     }
 
-    /// This, or what a method's table by family says for `model` where nothing was said.
-    Targets or(Model model, Map<String, List<String>> table) {
+    /// This, or what the family of `model` says for the first of `methods` that it has a table for, where nothing was
+    /// said.
+    ///
+    /// @throws InputException if it has none
+    public Targets or(Model model, String... methods) {
         if (!isModelDefault()) {
             return this;
         }
-        String family = model.facts().modelType();
-        List<String> known = table.get(family);
+        List<String> known = model.family().targets(List.of(methods));
         if (known == null) {
-            throw new InputException(
-                    "target_modules: there is no table for models of type " + family + "; name the modules");
+            throw new InputException("target_modules: there is no table for models of type "
+                    + model.family().modelType() + "; name the modules");
         }
         return of(known);
     }

@@ -1,0 +1,93 @@
+package dev.loran.peft.model;
+
+import dev.loran.engine.Backend;
+import dev.loran.engine.DType;
+import dev.loran.engine.Functional;
+import dev.loran.engine.Shape;
+import dev.loran.engine.Tensor;
+import java.util.List;
+import java.util.function.DoubleUnaryOperator;
+import org.jspecify.annotations.Nullable;
+
+/// cos and sin of the positions' angles, each (positions, D / 2), for as many positions as were asked for so far.
+final class Angles implements AutoCloseable {
+    private final Rope rope;
+    private final int headDim;
+    private final int maxPositions;
+    private final Model model;
+    private final Backend backend;
+    private final DType dtype;
+    private @Nullable Tensor cos;
+    private @Nullable Tensor sin;
+
+    /// @param model whose rows may differ in their positions
+    /// @param like has the backend and the type of the tables
+    Angles(Rope rope, int headDim, int maxPositions, Model model, Tensor like) {
+        this.rope = rope;
+        this.headDim = headDim;
+        this.maxPositions = maxPositions;
+        this.model = model;
+        this.backend = like.backend();
+        this.dtype = like.dtype();
+    }
+
+    /// x (B, T, H, D) turned as its positions ask: from, from + 1, …, or those of its row where rows differ.
+    Tensor turn(Tensor x, int from) {
+        int to = from + x.shape().dim(1);
+        boolean alike = model.rows().isEmpty();
+        List<Tensor> both = upTo(to);
+        Tensor cosines = both.getFirst();
+        Tensor sines = both.getLast();
+        return alike
+                ? Functional.rope(x, cosines.slice(0, from, to), sines.slice(0, from, to))
+                : turnRows(x, cosines, sines);
+    }
+
+    /// Both tables up to position `to`: views that hold, whoever lets the tables grow meanwhile.
+    private synchronized List<Tensor> upTo(int to) {
+        if (cos == null || sin == null || cos.shape().dim(0) < to) {
+            int rows = cos == null ? 512 : 2 * cos.shape().dim(0);
+            close();
+            rows = Math.max(to, Math.min(maxPositions, rows));
+            cos = table(rows, Math::cos);
+            sin = table(rows, Math::sin);
+        }
+        int rows = cos.shape().dim(0);
+        return List.of(cos.slice(0, 0, rows), sin.slice(0, 0, rows));
+    }
+
+    private Tensor turnRows(Tensor x, Tensor cosines, Tensor sines) {
+        Shape s = x.shape();
+        int[] ids = model.positionsOfRows(s.dim(1));
+        Tensor at = Tensor.ofInts(backend, ids, ids.length);
+        // As one text, whose tokens stand where those of the rows do. What is before a row's first position becomes
+        // zero, and is seen by nobody.
+        Tensor turned = Functional.rope(
+                x.reshape(1, ids.length, s.dim(2), s.dim(3)),
+                Functional.embedding(cosines, at),
+                Functional.embedding(sines, at));
+        return turned.reshape(s.dims());
+    }
+
+    private Tensor table(int rows, DoubleUnaryOperator fn) {
+        // Not before: the files have then shown that the head is as wide as the config says.
+        float[] frequencies = rope.frequencies(headDim);
+        int half = frequencies.length;
+        double[] values = new double[rows * half];
+        for (int position = 0; position < rows; position++) {
+            for (int i = 0; i < half; i++) {
+                // The product in F32, as the frequencies are.
+                values[position * half + i] = fn.applyAsDouble((float) position * frequencies[i]);
+            }
+        }
+        return Tensor.of(backend, dtype, values, rows, half).detachFromScope();
+    }
+
+    @Override
+    public void close() {
+        if (cos != null && sin != null) {
+            cos.close();
+            sin.close();
+        }
+    }
+}

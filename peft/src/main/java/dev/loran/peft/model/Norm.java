@@ -1,0 +1,23 @@
+package dev.loran.peft.model;
+
+import dev.loran.engine.Functional.NormedSum;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.nn.AdaptedLayer;
+import dev.loran.engine.nn.LayerNorm;
+import dev.loran.engine.nn.RmsNorm;
+
+/// A norm of either kind.
+record Norm(AdaptedLayer<?> layer) {
+    Tensor forward(Tensor x) {
+        return layer.forward(x);
+    }
+
+    /// x + residual, and what the norm makes of it.
+    NormedSum forward(Tensor x, Tensor residual) {
+        return switch (layer) {
+            case RmsNorm n -> n.forward(x, residual);
+            case LayerNorm n -> n.forward(x, residual);
+            default -> throw new IllegalStateException(layer + " is no norm");
+        };
+    }
+}

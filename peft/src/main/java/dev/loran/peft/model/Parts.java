@@ -1,0 +1,53 @@
+package dev.loran.peft.model;
+
+import dev.loran.engine.nn.Layer;
+import dev.loran.engine.nn.LayerNorm;
+import dev.loran.engine.nn.Linear;
+import dev.loran.engine.nn.RmsNorm;
+import java.util.LinkedHashMap;
+import java.util.Map;
+
+/// The layers of a block as its family makes them: in the family's order, under the family's names.
+final class Parts {
+    private final Weights weights;
+    private final double std;
+    private final Map<String, Layer> layers = new LinkedHashMap<>();
+
+    /// @param std standard deviation of random weights, where nothing else is said
+    Parts(Weights weights, double std) {
+        this.weights = weights;
+        this.std = std;
+    }
+
+    Map<String, Layer> layers() {
+        return layers;
+    }
+
+    private <L extends Layer> L add(String name, L layer) {
+        layers.put(name, layer);
+        return layer;
+    }
+
+    Linear linear(String name, int in, int out, boolean bias) {
+        return linear(name, in, out, bias, std);
+    }
+
+    Linear linear(String name, int in, int out, boolean bias, double std) {
+        return add(name, weights.linear(name, in, out, bias, std));
+    }
+
+    /// A linear layer that files hold as (in, out): GPT-2's `Conv1D`.
+    Linear conv1d(String name, int in, int out, double std) {
+        return add(name, weights.conv1d(name, in, out, std));
+    }
+
+    Norm layerNorm(String name, int size, double eps) {
+        LayerNorm norm = weights.layerNorm(name, size, eps);
+        return new Norm(add(name, norm));
+    }
+
+    Norm rmsNorm(String name, int size, double eps) {
+        RmsNorm norm = weights.rmsNorm(name, size, eps);
+        return new Norm(add(name, norm));
+    }
+}

@@ -1,0 +1,33 @@
+package dev.loran.peft.model;
+
+import dev.loran.engine.Scope;
+import dev.loran.engine.Tensor;
+import org.jspecify.annotations.Nullable;
+
+/// The block of encoders since BERT: norm(x + attention(x)), then the same with the feed-forward network.
+final class PostNormBlock extends Block {
+    private final Attention attention;
+    private final Norm attentionNorm;
+    private final FeedForward feedForward;
+    private final Norm feedForwardNorm;
+
+    /// @param parts what the sublayers and norms were made of
+    PostNormBlock(Parts parts, Attention attention, Norm attentionNorm, FeedForward feedForward, Norm feedForwardNorm) {
+        this.attention = attention;
+        this.attentionNorm = attentionNorm;
+        this.feedForward = feedForward;
+        this.feedForwardNorm = feedForwardNorm;
+        parts.layers().forEach(this::child);
+    }
+
+    @Override
+    protected Tensor forward(Tensor x, @Nullable Tensor mask, @Nullable Prefix prefix) {
+        try (Scope scope = Scope.open()) {
+            Tensor attended = attentionNorm
+                    .forward(adaptAttention(attention.forward(this, x, mask, prefix), x), x)
+                    .norm();
+            Tensor fed = adaptFeedForward(feedForward.forward(attended), attended);
+            return scope.keep(feedForwardNorm.forward(fed, attended).norm());
+        }
+    }
+}
