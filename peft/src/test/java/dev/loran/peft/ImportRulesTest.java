@@ -102,12 +102,12 @@ class ImportRulesTest {
                         .filter(o -> !o.startsWith("peft/src/main/java/dev/loran/peft/Peft.java")))
                 .isEmpty();
         assertThat(offences).isNotEmpty();
-        assertThat(offences(sources, "dev.loran.peft.model", under("dev.loran.engine", "dev.loran.peft.data")))
+        assertThat(offences(sources, "dev.loran.peft.model", under("dev.loran.engine", "dev.loran.peft.io")))
                 .isEmpty();
         assertThat(offences(
                         sources,
                         "dev.loran.peft.tuner",
-                        under("dev.loran.engine", "dev.loran.peft.data", "dev.loran.peft.model")))
+                        under("dev.loran.engine", "dev.loran.peft.io", "dev.loran.peft.model")))
                 .isEmpty();
     }
 

@@ -14,19 +14,19 @@ final class Angles implements AutoCloseable {
     private final Rope rope;
     private final int headDim;
     private final int maxPositions;
-    private final Model model;
+    private final Positions positions;
     private final Backend backend;
     private final DType dtype;
     private @Nullable Tensor cos;
     private @Nullable Tensor sin;
 
-    /// @param model whose rows may differ in their positions
+    /// @param positions of the tokens that are turned
     /// @param like has the backend and the type of the tables
-    Angles(Rope rope, int headDim, int maxPositions, Model model, Tensor like) {
+    Angles(Rope rope, int headDim, int maxPositions, Positions positions, Tensor like) {
         this.rope = rope;
         this.headDim = headDim;
         this.maxPositions = maxPositions;
-        this.model = model;
+        this.positions = positions;
         this.backend = like.backend();
         this.dtype = like.dtype();
     }
@@ -34,7 +34,7 @@ final class Angles implements AutoCloseable {
     /// x (B, T, H, D) turned as its positions ask: from, from + 1, …, or those of its row where rows differ.
     Tensor turn(Tensor x, int from) {
         int to = from + x.shape().dim(1);
-        boolean alike = model.rows().isEmpty();
+        boolean alike = positions.rows().isEmpty();
         List<Tensor> both = upTo(to);
         Tensor cosines = both.getFirst();
         Tensor sines = both.getLast();
@@ -58,7 +58,7 @@ final class Angles implements AutoCloseable {
 
     private Tensor turnRows(Tensor x, Tensor cosines, Tensor sines) {
         Shape s = x.shape();
-        int[] ids = model.positionsOfRows(s.dim(1));
+        int[] ids = positions.ofRows(s.dim(1));
         Tensor at = Tensor.ofInts(backend, ids, ids.length);
         // As one text, whose tokens stand where those of the rows do. What is before a row's first position becomes
         // zero, and is seen by nobody.

@@ -251,7 +251,7 @@ public final class BertModel extends Model {
         if (pooler == null) {
             throw new IllegalStateException("pooled: this encoder has no pooler");
         }
-        return Functional.tanh(pooler.forward(first(hidden)));
+        return Functional.tanh(pooler.forward(positions().first(hidden)));
     }
 
     @Override
@@ -286,7 +286,7 @@ public final class BertModel extends Model {
             Tensor inputIds, @Nullable Tensor attentionMask, @Nullable Tensor tokenTypes, boolean normalized) {
         try (Scope scope = Scope.open()) {
             Tensor h = hidden(inputIds, attentionMask, tokenTypes);
-            Tensor shown = shown(attentionMask, h, 0);
+            Tensor shown = positions().shown(attentionMask, h, 0);
             Tensor mean = shown == null ? h.mean(1) : mean(h, shown);
             return scope.keep(normalized ? normalized(mean) : mean);
         }

@@ -15,7 +15,7 @@ import org.jspecify.annotations.Nullable;
 abstract class Decoder extends Model {
     private final Plan plan;
     private final Embedding tokens;
-    private final @Nullable Embedding positions;
+    private final @Nullable Embedding learned;
     private final @Nullable Angles angles;
     private final List<Block> blocks = new ArrayList<>();
     private final Norm norm;
@@ -65,14 +65,14 @@ abstract class Decoder extends Model {
         Weights w = all.below(prefix);
         int hidden = plan.facts.hiddenSize();
         tokens = child(prefix + plan.tokens, w.embedding(plan.tokens, plan.facts.vocabSize(), hidden, plan.std));
-        positions = plan.positions == null
+        learned = plan.positions == null
                 ? null
                 : child(
                         prefix + plan.positions,
                         w.embedding(plan.positions, plan.facts.maxPositions(), hidden, plan.std));
         angles = plan.rope == null
                 ? null
-                : new Angles(plan.rope, plan.facts.headDim(), plan.facts.maxPositions(), this, tokens.weight());
+                : new Angles(plan.rope, plan.facts.headDim(), plan.facts.maxPositions(), positions(), tokens.weight());
         for (int i = 0; i < plan.facts.numLayers(); i++) {
             String name = plan.blocks + "." + i;
             blocks.add(child(prefix + name, plan.block.make(w.below(name + "."), angles)));
@@ -109,7 +109,7 @@ abstract class Decoder extends Model {
 
     @Override
     protected final Tensor embed(Tensor words, int from) {
-        return positions == null ? words : words.add(positions.forward(positions(words, from)));
+        return learned == null ? words : words.add(learned.forward(positions(words, from)));
     }
 
     @Override

@@ -9,7 +9,6 @@ import dev.loran.engine.ShapeException;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.Slot;
 import dev.loran.peft.model.Block.Prefix;
-import dev.loran.peft.model.Model.Rows;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;

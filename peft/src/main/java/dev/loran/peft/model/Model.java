@@ -3,7 +3,6 @@ package dev.loran.peft.model;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Autograd;
-import dev.loran.engine.Backend;
 import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
 import dev.loran.engine.Functional;
@@ -14,47 +13,21 @@ import dev.loran.engine.Shape;
 import dev.loran.engine.ShapeException;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.Adapter;
-import dev.loran.engine.nn.Embedding;
-import dev.loran.engine.nn.Layer;
 import dev.loran.engine.nn.Linear;
-import dev.loran.engine.nn.Slot;
-import dev.loran.peft.model.Block.Prefix;
 import java.nio.file.Path;
-import java.util.ArrayList;
-import java.util.Arrays;
 import java.util.List;
-import java.util.function.Supplier;
 import java.util.random.RandomGenerator;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 
-/// A transformer with its head.
-///
-/// Token ids and masks are I32 (B, T); a mask of null shows every token. Virtual tokens (P of them, when set) stand
-/// before the embedded text: hidden states and a causal model's logits then have P + T positions. A prefix of P keys and
-/// values moves the text to positions P, P + 1, …; both are shown whatever the mask says. Positions count from the first
-/// column, padding included.
-///
-/// The dropouts that a model's own config names (`hidden_dropout_prob`, `resid_pdrop`, `attention_dropout`, …) are not
-/// applied, in training neither: adapters bring their own.
-///
-/// **Threads**: reading (a forward in evaluation mode) is safe from any number of threads, with what stands in the slots or, by
-/// [Slot#call], with other adapters for one call. What changes it (adapters, weights, modes, a training step, closing) must be
-/// alone, and fails with a [ConcurrentModificationException] where it meets another thread's use: see [Guard].
-public abstract class Model extends Layer {
+/// A transformer with its head: what it answers, and where its weights come from.
+public abstract class Model extends Transformer {
     static final String HEAD = "lm_head";
     private static final String SCORE = "score";
 
     private final Family family;
-    private final Guard guard = new Guard("model");
-    private final Slot<Supplier<Tensor>> virtualTokens = new Slot<>();
-    private final Slot<Supplier<List<Prefix>>> prefixes = new Slot<>();
-    private final Slot<List<Rows>> rows = new Slot<>();
-    private final Slot<Runnable> check = new Slot<>();
-    private boolean gradientCheckpointing;
     /// Of token embeddings as they were before they were resized; 0 if they never were.
     private int rowsBefore;
-    private @Nullable Tensor positions;
     private @Nullable Linear classifier;
     private boolean newClassifier;
     private List<String> labels = List.of();
@@ -65,7 +38,7 @@ public abstract class Model extends Layer {
 
     /// The sizes that tuners need.
     ///
-    /// @param modelType Hugging Face's `model_type`: llama, gpt2, bert, or seo
+    /// @param modelType Hugging Face's `model_type`
     /// @param maxPositions the longest sequence, virtual tokens included
     public record Facts(
             String modelType,
@@ -81,11 +54,6 @@ public abstract class Model extends Layer {
         }
     }
 
-    /// Rows of a batch, one after another, whose texts stand behind the same lengths of prefix and virtual tokens.
-    ///
-    /// @param count how many rows
-    public record Rows(int count, int prefix, int virtualTokens) {}
-
     protected Model(Family family) {
         this.family = family;
     }
@@ -94,40 +62,11 @@ public abstract class Model extends Layer {
         return family;
     }
 
-    /// Says that this thread reads the model until the result is closed, so that nobody changes it meanwhile: what takes several
-    /// forwards is then of one state of the model.
-    ///
-    /// @param operation for messages
-    /// @throws ConcurrentModificationException if another thread is changing the model
-    public final Guard.Use reading(String operation) {
-        return guard.reading(operation);
-    }
-
-    /// Says that this thread changes the model until the result is closed: its adapters, weights or modes.
-    ///
-    /// @param operation for messages
-    /// @throws ConcurrentModificationException if any thread is reading the model, or another one changing it
-    public final Guard.Use changing(String operation) {
-        return guard.changing(operation);
-    }
-
-    public abstract Facts facts();
-
     /// What the model answers: classes where it has a [#classifier].
     public final TaskType task() {
         return classifier != null
                 ? TaskType.SEQ_CLS
                 : head() == null ? TaskType.FEATURE_EXTRACTION : TaskType.CAUSAL_LM;
-    }
-
-    /// Where the parameters live.
-    public final Backend backend() {
-        return tokenEmbedding().weight().backend();
-    }
-
-    /// The type of what the model computes, and of its parameters, but for those that [#makeWritable] widened.
-    public final DType dtype() {
-        return tokenEmbedding().dtype();
     }
 
     /// What decides, in the model's `config.json`, what is computed, but for `model_type` and `architectures`; `vocab_size`
@@ -201,12 +140,6 @@ public abstract class Model extends Layer {
         return hasPrefix ? module : belowHead(module);
     }
 
-    /// The blocks from the first to the last.
-    public abstract List<Block> blocks();
-
-    /// The table of token embeddings.
-    public abstract Embedding tokenEmbedding();
-
     /// Gives the table of token embeddings and the head, if there is one, `rows` rows: transformers'
     /// `resize_token_embeddings`, for tokens that a tokenizer got beside. New rows are the mean of those that were there;
     /// those past the end go. `vocab_size` follows. Before an adapter is added.
@@ -269,48 +202,6 @@ public abstract class Model extends Layer {
         return namedModules().get(HEAD) instanceof Linear head ? head : null;
     }
 
-    /// How many types of tokens the model tells apart (`type_vocab_size`); 1 where it knows of none.
-    public int tokenTypes() {
-        return 1;
-    }
-
-    /// Hidden states after the last norm, (B, P + T, C), where every token is of type 0.
-    public final Tensor hidden(Tensor inputIds, @Nullable Tensor attentionMask) {
-        return hidden(inputIds, attentionMask, null);
-    }
-
-    /// Hidden states after the last norm, (B, P + T, C).
-    ///
-    /// @param tokenTypes I32 (B, T) from 0 to [#tokenTypes] − 1, which text of a pair a token is of (`token_type_ids`); null
-    ///     where all are 0, as virtual tokens always are. A model that knows of no types does not look at them
-    public final Tensor hidden(Tensor inputIds, @Nullable Tensor attentionMask, @Nullable Tensor tokenTypes) {
-        try (Guard.Use use = guard.reading("hidden");
-                Scope scope = Scope.open()) {
-            Runnable first = check.get();
-            if (first != null) {
-                first.run();
-            }
-            Supplier<List<Prefix>> made = prefixes.get();
-            List<Prefix> prefix = made == null ? List.of() : made.get();
-            int from = prefixLength(prefix);
-            Tensor words = withVirtualTokens(tokenEmbedding().forward(inputIds));
-            Tensor mask = shown(attentionMask, words, from);
-            return scope.keep(finish(runBlocks(embed(typed(words, tokenTypes), from), mask, prefix)));
-        }
-    }
-
-    /// Words (B, S, C), virtual tokens among them, with what the family adds for the types (B, T) of the text's tokens.
-    protected Tensor typed(Tensor words, @Nullable Tensor tokenTypes) {
-        return words;
-    }
-
-    /// What enters the first block: words (B, S, C), virtual tokens among them, with what the family adds to them; they
-    /// stand at positions from, from + 1, …
-    protected abstract Tensor embed(Tensor words, int from);
-
-    /// What follows the last block.
-    protected abstract Tensor finish(Tensor x);
-
     /// The head's answer, where every token is of type 0; its shape is said in [TaskType].
     public final Tensor logits(Tensor inputIds, @Nullable Tensor attentionMask) {
         return logits(inputIds, attentionMask, null);
@@ -320,7 +211,7 @@ public abstract class Model extends Layer {
     ///
     /// @param tokenTypes as in [#hidden(Tensor, Tensor, Tensor)]
     public Tensor logits(Tensor inputIds, @Nullable Tensor attentionMask, @Nullable Tensor tokenTypes) {
-        try (Guard.Use use = guard.reading("logits");
+        try (Guard.Use use = reading("logits");
                 Scope scope = Scope.open()) {
             Tensor h = hidden(inputIds, attentionMask, tokenTypes);
             return scope.keep(
@@ -345,7 +236,7 @@ public abstract class Model extends Layer {
 
     /// A loss is read, but in training mode it is the start of a change, and dropout's state is one for all.
     final Guard.Use useOfLoss() {
-        return isTraining() ? guard.changing("loss") : guard.reading("loss");
+        return isTraining() ? changing("loss") : reading("loss");
     }
 
     /// The layer that makes a causal model's logits of its hidden states; null if the model is not causal.
@@ -509,109 +400,11 @@ public abstract class Model extends Layer {
                 && configAsRead.path("pad_token_id").intValue() == id;
     }
 
-    /// Makes the (P, C) embeddings of the virtual tokens anew at each forward; null when there are none.
-    public final @Nullable Supplier<Tensor> virtualTokens() {
-        return virtualTokens.get();
-    }
-
-    public final void virtualTokens(@Nullable Supplier<Tensor> next) {
-        virtualTokens.set(next);
-    }
-
-    /// Makes the prefix of each block anew at each forward, all with the same number of keys; null when there are none.
-    public final @Nullable Supplier<List<Prefix>> prefixes() {
-        return prefixes.get();
-    }
-
-    public final void prefixes(@Nullable Supplier<List<Prefix>> next) {
-        prefixes.set(next);
-    }
-
-    /// What is run before each forward on what stands in the slots for everybody, and may refuse it; null for nothing.
-    public final @Nullable Runnable check() {
-        return check.get();
-    }
-
-    public final void check(@Nullable Runnable next) {
-        check.set(next);
-    }
-
-    /// Says how the rows of the next forwards differ in the lengths of their prefix and virtual tokens; an empty list (the
-    /// start) says that they do not. [#prefixes] then gives (B, P, kvHeads, D) and [#virtualTokens] (B, P, C) for the
-    /// longest P, a row's own at the end: what is before them no position sees, and a row's own first position is where it
-    /// would be if the row were alone. A row's answer stands in its last positions likewise.
-    public final void rows(List<Rows> next) {
-        rows.set(List.copyOf(next));
-    }
-
-    /// The keys and values that each block's attention makes of one text, each (T, kvHeads, D), as they stand before the
-    /// attention (rotated where the family rotates). They belong to the caller's scope.
-    public final List<Prefix> keysAndValues(int... inputIds) {
-        List<Prefix> made = Slot.call(() -> {
-            List<Prefix> all = new ArrayList<>();
-            for (Block block : blocks()) {
-                block.observer(kv -> all.add(new Prefix(
-                        kv.keys().detach().detachFromScope(),
-                        kv.values().detach().detachFromScope())));
-            }
-            try (Scope scope = Scope.open();
-                    Autograd.Mode mode = Autograd.noGrad()) {
-                hidden(Tensor.ofInts(backend(), inputIds, 1, inputIds.length), null);
-            }
-            return all;
-        });
-        List<Prefix> ofText = new ArrayList<>();
-        for (Prefix kv : made) {
-            try (Tensor k = kv.keys();
-                    Tensor v = kv.values()) {
-                int[] dims = {inputIds.length, k.shape().dim(2), k.shape().dim(3)};
-                ofText.add(new Prefix(k.reshape(dims), v.reshape(dims)));
-            }
-        }
-        return ofText;
-    }
-
-    /// Whether each block keeps only its input and runs again in backward.
-    public final boolean gradientCheckpointing() {
-        return gradientCheckpointing;
-    }
-
-    public final void gradientCheckpointing(boolean value) {
-        try (Guard.Use use = guard.changing("gradientCheckpointing")) {
-            gradientCheckpointing = value;
-        }
-    }
-
-    /// {@inheritDoc}
-    ///
-    /// Changes nothing, and so may meet readers, where every layer is in that mode already.
-    @Override
-    public final void train(boolean mode) {
-        if (namedModules().values().stream().anyMatch(layer -> layer.isTraining() != mode)) {
-            try (Guard.Use use = guard.changing("train")) {
-                super.train(mode);
-            }
-        }
-    }
-
-    /// Packs the weight of every linear layer that collects no gradient into the form that the backend multiplies
-    /// fastest by ([Tensor#prepare]); call it when the trainable parameters are known. A tied head is packed too, and the
-    /// embedding gathers from it.
-    public final void prepare() {
-        try (Guard.Use use = guard.changing("prepare")) {
-            for (Layer layer : namedModules().values()) {
-                if (layer instanceof Linear linear) {
-                    linear.weight().prepare();
-                }
-            }
-        }
-    }
-
     /// Gives each parameter that lies in a mapped file, or is of BF16 or F16, memory of its own in F32: before anything
     /// writes to the model's own weights in place, as full fine-tuning does. The model computes in [#dtype] as before.
     /// (Merging puts new buffers in their place and needs no such copy.)
     public final void makeWritable() {
-        try (Guard.Use use = guard.changing("makeWritable")) {
+        try (Guard.Use use = changing("makeWritable")) {
             widen();
         }
     }
@@ -630,177 +423,6 @@ public abstract class Model extends Layer {
                 p.assign(p.shape(), own);
             }
         }
-    }
-
-    // ---- what the families share
-
-    private int prefixLength(List<Prefix> prefix) {
-        int length = prefix.isEmpty() ? 0 : prefix.getFirst().length();
-        boolean fits = prefix.stream().allMatch(p -> p.length() == length);
-        if (!prefix.isEmpty() && prefix.size() != blocks().size() || !fits) {
-            throw new ShapeException("prefixes: lengths are "
-                    + prefix.stream().map(Prefix::length).toList() + ", needs " + blocks().size()
-                    + " equal ones, one a block");
-        }
-        return length;
-    }
-
-    /// The embedded text x (B, T, C) with the virtual tokens, if any, before it: (B, P + T, C).
-    private Tensor withVirtualTokens(Tensor x) {
-        Supplier<Tensor> made = virtualTokens.get();
-        if (made == null) {
-            return x;
-        }
-        Tensor tokens = made.get();
-        Shape s = x.shape();
-        Shape p = tokens.shape();
-        boolean perRow = p.rank() == 3 && p.dim(0) == s.dim(0);
-        if (!perRow && p.rank() != 2 || p.dim(-1) != s.dim(2)) {
-            throw new ShapeException("virtualTokens: embeddings are " + p + ", needs (P, " + s.dim(2) + ") or ("
-                    + s.dim(0) + ", P, " + s.dim(2) + ")");
-        }
-        Tensor each = perRow
-                ? tokens
-                : Tensor.zeros(backend(), dtype(), s.dim(0), p.dim(0), s.dim(2)).add(tokens);
-        return Functional.concat(List.of(each, x), 1);
-    }
-
-    /// The ids from, from + 1, … of the positions that words (B, S, C) stand at: I32 (S), or (B, S) where rows differ, with
-    /// negative ids before a row's own first position.
-    protected final Tensor positions(Tensor words, int from) {
-        if (!rows().isEmpty()) {
-            int length = words.shape().dim(1);
-            rows().forEach(r -> checkPositions(r.prefix(), length - absent(r)));
-            return Tensor.ofInts(
-                    backend(), positionsOfRows(length), words.shape().dim(0), length);
-        }
-        int to = from + words.shape().dim(1);
-        checkPositions(from, words.shape().dim(1));
-        return allPositions().slice(0, from, to);
-    }
-
-    private synchronized Tensor allPositions() {
-        if (positions == null) {
-            int max = facts().maxPositions();
-            positions = Tensor.ofInts(backend(), IntStream.range(0, max).toArray(), max)
-                    .detachFromScope();
-        }
-        return positions;
-    }
-
-    private void checkPositions(int prefix, int tokens) {
-        int max = facts().maxPositions();
-        if (prefix + tokens > max) {
-            throw new ShapeException(facts().modelType() + ": " + (prefix + tokens) + " positions (prefix " + prefix
-                    + ", virtual tokens and text " + tokens + ") but the model has " + max + "; shorten the text");
-        }
-    }
-
-    /// The positions of `length` columns of each row, one row after another.
-    final int[] positionsOfRows(int length) {
-        int[] ids = new int[rows().stream().mapToInt(Rows::count).sum() * length];
-        int at = 0;
-        for (Rows r : rows()) {
-            int first = r.prefix() - absent(r);
-            for (int i = 0; i < r.count() * length; i++) {
-                ids[at++] = first + i % length;
-            }
-        }
-        return ids;
-    }
-
-    /// The columns of `r` before its first virtual token.
-    private int absent(Rows r) {
-        return rows().stream().mapToInt(Rows::virtualTokens).max().orElse(0) - r.virtualTokens();
-    }
-
-    /// How the rows differ; empty where they do not.
-    final List<Rows> rows() {
-        List<Rows> now = rows.get();
-        return now == null ? List.of() : now;
-    }
-
-    /// The state (B, C) of each row's first position in h (B, P + T, C): its first virtual token, where it has any.
-    protected final Tensor first(Tensor h) {
-        Shape s = h.shape();
-        if (rows().isEmpty()) {
-            return h.slice(1, 0, 1).reshape(s.dim(0), s.dim(2));
-        }
-        int[] ids = new int[s.dim(0)];
-        int row = 0;
-        for (Rows r : rows()) {
-            for (int i = 0; i < r.count(); i++, row++) {
-                ids[row] = row * s.dim(1) + absent(r);
-            }
-        }
-        return Functional.embedding(h.reshape(-1, s.dim(2)), Tensor.ofInts(backend(), ids, ids.length));
-    }
-
-    private Tensor runBlocks(Tensor x, @Nullable Tensor mask, List<Prefix> prefix) {
-        Tensor h = x;
-        for (int i = 0; i < blocks().size(); i++) {
-            Block block = blocks().get(i);
-            Prefix p = prefix.isEmpty() ? null : prefix.get(i);
-            Tensor next = gradientCheckpointing ? runAgainInBackward(block, h, mask, p) : block.forward(h, mask, p);
-            // Not at the scope's end: without a graph that keeps them, all blocks' results would pile up.
-            h.close();
-            h = next;
-        }
-        return h;
-    }
-
-    private static Tensor runAgainInBackward(Block block, Tensor x, @Nullable Tensor mask, @Nullable Prefix prefix) {
-        // Everything a later run depends on must be among the inputs: nothing else is kept for it.
-        List<Tensor> inputs = new ArrayList<>(List.of(x));
-        if (mask != null) {
-            inputs.add(mask);
-        }
-        if (prefix != null) {
-            inputs.add(prefix.keys());
-            inputs.add(prefix.values());
-        }
-        boolean masked = mask != null;
-        boolean prefixed = prefix != null;
-        return Autograd.checkpoint(
-                in -> block.forward(
-                        in.getFirst(),
-                        masked ? in.get(1) : null,
-                        prefixed ? new Prefix(in.get(in.size() - 2), in.getLast()) : null),
-                inputs);
-    }
-
-    /// The mask (B, T) of the text, and before it that of `prefix` keys and of the virtual tokens among words (B, S, C):
-    /// (B, prefix + S). Null hides nothing.
-    final @Nullable Tensor shown(@Nullable Tensor mask, Tensor words, int prefix) {
-        if (mask == null && rows().isEmpty()) {
-            return null;
-        }
-        Shape s = words.shape();
-        int virtual = mask != null
-                ? s.dim(1) - mask.shape().dim(1)
-                : rows().stream().mapToInt(Rows::virtualTokens).max().orElse(0);
-        if (mask != null && prefix + virtual == 0) {
-            return mask;
-        }
-        Tensor text = mask != null ? mask : Tensor.full(backend(), DType.I32, 1, s.dim(0), s.dim(1) - virtual);
-        Tensor before = rows().isEmpty()
-                ? Tensor.full(backend(), DType.I32, 1, s.dim(0), prefix + virtual)
-                : beforeText(s.dim(0), prefix, virtual);
-        return Functional.concat(List.of(before, text), 1);
-    }
-
-    private Tensor beforeText(int batch, int prefix, int virtual) {
-        int width = prefix + virtual;
-        int[] shown = new int[batch * width];
-        int row = 0;
-        for (Rows r : rows()) {
-            for (int i = 0; i < r.count(); i++, row++) {
-                int at = row * width;
-                Arrays.fill(shown, at + Math.max(0, prefix - r.prefix()), at + prefix, 1);
-                Arrays.fill(shown, at + width - r.virtualTokens(), at + width, 1);
-            }
-        }
-        return Tensor.ofInts(backend(), shown, batch, width);
     }
 
     /// Mean cross-entropy of the next token: hidden (B, P + T, C), labels (B, T) aligned with the text. The logits of
@@ -832,14 +454,11 @@ public abstract class Model extends Layer {
 
     @Override
     public void close() {
-        try (Guard.Use use = guard.changing("close")) {
+        try (Guard.Use use = changing("close")) {
             super.close();
             Linear head = head();
             if (classifier != null && head != null) {
                 head.close();
-            }
-            if (positions != null) {
-                positions.close();
             }
         }
     }

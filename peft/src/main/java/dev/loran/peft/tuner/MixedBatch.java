@@ -11,7 +11,7 @@ import dev.loran.engine.nn.Layer;
 import dev.loran.peft.model.Block.Prefix;
 import dev.loran.peft.model.Block.SublayerAdapter;
 import dev.loran.peft.model.Model;
-import dev.loran.peft.model.Model.Rows;
+import dev.loran.peft.model.Rows;
 import java.util.ArrayList;
 import java.util.Comparator;
 import java.util.LinkedHashMap;

@@ -1,0 +1,153 @@
+package dev.loran.peft.model;
+
+import dev.loran.engine.Backend;
+import dev.loran.engine.DType;
+import dev.loran.engine.Functional;
+import dev.loran.engine.Shape;
+import dev.loran.engine.ShapeException;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.nn.Slot;
+import dev.loran.peft.model.Model.Facts;
+import java.util.Arrays;
+import java.util.List;
+import java.util.stream.IntStream;
+import org.jspecify.annotations.Nullable;
+
+/// Where the tokens of a batch stand: behind a prefix of keys and behind virtual tokens, whose lengths may differ from row
+/// to row. See [Transformer#rows].
+final class Positions implements AutoCloseable {
+    private final Slot<List<Rows>> rows = new Slot<>();
+    private @Nullable Tensor all;
+
+    /// The ids from, from + 1, … of the positions that words (B, S, C) stand at: I32 (S), or (B, S) where rows differ, with
+    /// negative ids before a row's own first position.
+    Tensor of(Tensor words, int from, Facts facts) {
+        if (!rows().isEmpty()) {
+            int length = words.shape().dim(1);
+            rows().forEach(r -> check(r.prefix(), length - absent(r), facts));
+            return Tensor.ofInts(
+                    words.backend(), ofRows(length), words.shape().dim(0), length);
+        }
+        int to = from + words.shape().dim(1);
+        check(from, words.shape().dim(1), facts);
+        return all(words.backend(), facts.maxPositions()).slice(0, from, to);
+    }
+
+    private synchronized Tensor all(Backend backend, int max) {
+        if (all == null) {
+            all = Tensor.ofInts(backend, IntStream.range(0, max).toArray(), max)
+                    .detachFromScope();
+        }
+        return all;
+    }
+
+    private static void check(int prefix, int tokens, Facts facts) {
+        int max = facts.maxPositions();
+        if (prefix + tokens > max) {
+            throw new ShapeException(facts.modelType() + ": " + (prefix + tokens) + " positions (prefix " + prefix
+                    + ", virtual tokens and text " + tokens + ") but the model has " + max + "; shorten the text");
+        }
+    }
+
+    /// The positions of `length` columns of each row, one row after another.
+    int[] ofRows(int length) {
+        int[] ids = new int[rows().stream().mapToInt(Rows::count).sum() * length];
+        int at = 0;
+        for (Rows r : rows()) {
+            int first = r.prefix() - absent(r);
+            for (int i = 0; i < r.count() * length; i++) {
+                ids[at++] = first + i % length;
+            }
+        }
+        return ids;
+    }
+
+    /// The columns of `r` before its first virtual token.
+    private int absent(Rows r) {
+        return rows().stream().mapToInt(Rows::virtualTokens).max().orElse(0) - r.virtualTokens();
+    }
+
+    /// How the rows differ; empty where they do not.
+    List<Rows> rows() {
+        List<Rows> now = rows.get();
+        return now == null ? List.of() : now;
+    }
+
+    /// As [Transformer#rows].
+    void rows(List<Rows> next) {
+        rows.set(List.copyOf(next));
+    }
+
+    /// The state (B, C) of each row's first position in h (B, P + T, C): its first virtual token, where it has any.
+    Tensor first(Tensor h) {
+        Shape s = h.shape();
+        if (rows().isEmpty()) {
+            return h.slice(1, 0, 1).reshape(s.dim(0), s.dim(2));
+        }
+        int[] ids = new int[s.dim(0)];
+        int row = 0;
+        for (Rows r : rows()) {
+            for (int i = 0; i < r.count(); i++, row++) {
+                ids[row] = row * s.dim(1) + absent(r);
+            }
+        }
+        return Functional.embedding(h.reshape(-1, s.dim(2)), Tensor.ofInts(h.backend(), ids, ids.length));
+    }
+
+    /// The embedded text x (B, T, C) with virtual tokens, (P, C) or (B, P, C), before it: (B, P + T, C).
+    static Tensor behind(Tensor tokens, Tensor x) {
+        Shape s = x.shape();
+        Shape p = tokens.shape();
+        boolean perRow = p.rank() == 3 && p.dim(0) == s.dim(0);
+        if (!perRow && p.rank() != 2 || p.dim(-1) != s.dim(2)) {
+            throw new ShapeException("virtualTokens: embeddings are " + p + ", needs (P, " + s.dim(2) + ") or ("
+                    + s.dim(0) + ", P, " + s.dim(2) + ")");
+        }
+        Tensor each = perRow
+                ? tokens
+                : Tensor.zeros(x.backend(), x.dtype(), s.dim(0), p.dim(0), s.dim(2)).add(tokens);
+        return Functional.concat(List.of(each, x), 1);
+    }
+
+    /// The mask (B, T) of the text, and before it that of `prefix` keys and of the virtual tokens among words (B, S, C):
+    /// (B, prefix + S). Null hides nothing.
+    @Nullable
+    Tensor shown(@Nullable Tensor mask, Tensor words, int prefix) {
+        if (mask == null && rows().isEmpty()) {
+            return null;
+        }
+        Shape s = words.shape();
+        int virtual = mask != null
+                ? s.dim(1) - mask.shape().dim(1)
+                : rows().stream().mapToInt(Rows::virtualTokens).max().orElse(0);
+        if (mask != null && prefix + virtual == 0) {
+            return mask;
+        }
+        Tensor text = mask != null ? mask : Tensor.full(words.backend(), DType.I32, 1, s.dim(0), s.dim(1) - virtual);
+        Tensor before = rows().isEmpty()
+                ? Tensor.full(words.backend(), DType.I32, 1, s.dim(0), prefix + virtual)
+                : beforeText(words.backend(), s.dim(0), prefix, virtual);
+        return Functional.concat(List.of(before, text), 1);
+    }
+
+    private Tensor beforeText(Backend backend, int batch, int prefix, int virtual) {
+        int width = prefix + virtual;
+        int[] shown = new int[batch * width];
+        int row = 0;
+        for (Rows r : rows()) {
+            for (int i = 0; i < r.count(); i++, row++) {
+                int at = row * width;
+                Arrays.fill(shown, at + Math.max(0, prefix - r.prefix()), at + prefix, 1);
+                Arrays.fill(shown, at + width - r.virtualTokens(), at + width, 1);
+            }
+        }
+        return Tensor.ofInts(backend, shown, batch, width);
+    }
+
+    @Override
+    public void close() {
+        if (all != null) {
+            all.close();
+        }
+    }
+}
