@@ -70,13 +70,18 @@ public final class AdapterFiles {
 
     /// As above; without `head` that of the same adapter for another task: it trains no head for classes.
     public static PeftConfig config(Path folder, boolean head) {
+        return config(folder, head, Methods.shipped());
+    }
+
+    /// As above, of one of `methods`.
+    static PeftConfig config(Path folder, boolean head, Methods methods) {
         Path file = folder.resolve(CONFIG);
         if (!Files.isRegularFile(file)) {
             throw new InputException(file + ": no such file; " + folder + " is no adapter folder");
         }
         try {
             ObjectNode json = JsonFile.read(file);
-            return PeftConfig.fromJson(new ConfigJson(file.toString(), head ? json : Heads.without(json)));
+            return methods.read(new ConfigJson(file.toString(), head ? json : Heads.without(json)));
         } catch (InputException e) {
             throw of(file, e);
         }

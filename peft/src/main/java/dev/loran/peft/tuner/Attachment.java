@@ -64,9 +64,9 @@ public record Attachment(
         return model.backend();
     }
 
-    /// The mask of dropout site `site`, or null for p = 0.
-    @Nullable
-    DropoutMask dropout(double p, int site) {
+    /// The mask of dropout site `site`, or null for p = 0: [dev.loran.engine.Functional#dropout], while the layer or model
+    /// is in training mode. Each place that drops has a number of its own, from 0.
+    public @Nullable DropoutMask dropout(double p, int site) {
         return p == 0 ? null : new DropoutMask(p, seed, site, microStep);
     }
 }

@@ -48,7 +48,7 @@ public final class ConfigJson {
         this.node = node;
     }
 
-    InputException error(String problem) {
+    public InputException error(String problem) {
         return new InputException(file + ": " + problem);
     }
 
@@ -65,37 +65,36 @@ public final class ConfigJson {
         return as.apply(value);
     }
 
-    boolean has(String key) {
+    public boolean has(String key) {
         return get(key) != null;
     }
 
-    int integer(String key, int otherwise) {
+    public int integer(String key, int otherwise) {
         JsonNode v = get(key);
         return v == null ? otherwise : expect(key, v, v.isInt(), "a whole number", JsonNode::intValue);
     }
 
-    @Nullable
-    Integer integerOrNull(String key) {
+    public @Nullable Integer integerOrNull(String key) {
         return has(key) ? integer(key, 0) : null;
     }
 
-    double number(String key, double otherwise) {
+    public double number(String key, double otherwise) {
         JsonNode v = get(key);
         return v == null ? otherwise : expect(key, v, v.isNumber(), "a number", JsonNode::doubleValue);
     }
 
-    boolean bool(String key, boolean otherwise) {
+    public boolean bool(String key, boolean otherwise) {
         JsonNode v = get(key);
         return v == null ? otherwise : expect(key, v, v.isBoolean(), "true or false", JsonNode::booleanValue);
     }
 
-    String string(String key, String otherwise) {
+    public String string(String key, String otherwise) {
         JsonNode v = get(key);
         return v == null ? otherwise : expect(key, v, v.isTextual(), "a text", JsonNode::textValue);
     }
 
     /// A boolean or a text, as text: `true`, `false`, or what stands there.
-    String boolOrString(String key, String otherwise) {
+    public String boolOrString(String key, String otherwise) {
         JsonNode v = get(key);
         return v == null
                 ? otherwise
@@ -103,7 +102,7 @@ public final class ConfigJson {
     }
 
     /// A constant of `type` by its name, in any case.
-    <E extends Enum<E>> E choice(String key, Class<E> type, E otherwise) {
+    public <E extends Enum<E>> E choice(String key, Class<E> type, E otherwise) {
         String name = string(key, otherwise.name()).toUpperCase(Locale.ROOT);
         for (E constant : type.getEnumConstants()) {
             if (constant.name().equals(name)) {
@@ -113,8 +112,7 @@ public final class ConfigJson {
         throw error(key + " is " + name + ", must be one of " + List.of(type.getEnumConstants()));
     }
 
-    @Nullable
-    TaskType taskType() {
+    public @Nullable TaskType taskType() {
         String name = string("task_type", "");
         if (name.isEmpty()) {
             return null;
@@ -128,7 +126,7 @@ public final class ConfigJson {
     }
 
     /// A list of texts, or one text as a list of one; empty when absent.
-    List<String> strings(String key) {
+    public List<String> strings(String key) {
         JsonNode v = get(key);
         List<String> list = new ArrayList<>();
         if (v != null && v.isTextual()) {
@@ -141,8 +139,7 @@ public final class ConfigJson {
     }
 
     /// A list of whole numbers, or one as a list of one; null when absent.
-    @Nullable
-    List<Integer> integers(String key) {
+    public @Nullable List<Integer> integers(String key) {
         JsonNode v = get(key);
         if (v == null) {
             return null;
@@ -158,7 +155,7 @@ public final class ConfigJson {
     }
 
     /// An object of lists of whole numbers by name, or one list under the name `otherwise`; empty when absent.
-    Map<String, List<Integer>> integersByName(String key, String otherwise) {
+    public Map<String, List<Integer>> integersByName(String key, String otherwise) {
         JsonNode v = get(key);
         if (v == null) {
             return Map.of();
@@ -173,7 +170,7 @@ public final class ConfigJson {
     }
 
     /// A text (a regular expression, or `all-linear`) or a list of names.
-    Targets targets(String key) {
+    public Targets targets(String key) {
         JsonNode v = get(key);
         if (v == null) {
             return Targets.modelDefault();
@@ -182,7 +179,7 @@ public final class ConfigJson {
     }
 
     /// An object of numbers by name, in file order.
-    Map<String, Double> numbers(String key) {
+    public Map<String, Double> numbers(String key) {
         Map<String, Double> map = new LinkedHashMap<>();
         JsonNode v = get(key);
         if (v != null) {
@@ -210,7 +207,7 @@ public final class ConfigJson {
     }
 
     /// The raw object of a key, empty when absent.
-    ObjectNode object(String key) {
+    public ObjectNode object(String key) {
         JsonNode v = get(key);
         return v == null
                 ? JsonNodeFactory.instance.objectNode()
@@ -240,7 +237,7 @@ public final class ConfigJson {
     }
 
     /// The keys every method's file has.
-    static ObjectNode start(PeftConfig config) {
+    public static ObjectNode start(PeftConfig config) {
         ObjectNode n = JsonNodeFactory.instance.objectNode();
         n.putNull("auto_mapping");
         n.putNull("base_model_name_or_path");
@@ -253,7 +250,7 @@ public final class ConfigJson {
         return n;
     }
 
-    static void put(ObjectNode n, String key, @Nullable List<?> values) {
+    public static void put(ObjectNode n, String key, @Nullable List<?> values) {
         if (values == null) {
             n.putNull(key);
         } else {
@@ -269,7 +266,7 @@ public final class ConfigJson {
     }
 
     /// A number as peft writes it: whole ones without a fraction.
-    static void put(ObjectNode n, String key, double value) {
+    public static void put(ObjectNode n, String key, double value) {
         if (value == Math.rint(value)
                 && Math.abs(value) < 1e9
                 && !key.toLowerCase(Locale.ROOT).contains("dropout")) {

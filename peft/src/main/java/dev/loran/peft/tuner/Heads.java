@@ -23,10 +23,11 @@ import org.jspecify.annotations.Nullable;
 /// @param names as saved in `modules_to_save`
 /// @param optional those that the model need not have
 /// @param isTied whether a head that is the table of token embeddings stays so where the table is trained
-record Heads(List<String> names, Set<String> optional, boolean isTied) {
+public record Heads(List<String> names, Set<String> optional, boolean isTied) {
     static final List<String> CLASSIFIERS = List.of("classifier", "score");
 
-    static Heads of(List<String> modulesToSave, @Nullable TaskType task) {
+    /// Those that a configuration names, and the heads for classes where its task has them.
+    public static Heads of(List<String> modulesToSave, @Nullable TaskType task) {
         Set<String> names = new LinkedHashSet<>(modulesToSave);
         if (task != TaskType.SEQ_CLS) {
             return new Heads(List.copyOf(names), Set.of(), false);
@@ -117,7 +118,7 @@ record Heads(List<String> names, Set<String> optional, boolean isTied) {
     /// Places a trained copy of each layer that is, or is in, a module of these names.
     ///
     /// @throws InputException if a name is no module of the model
-    void place(Tuner tuner) {
+    public void place(Tuner tuner) {
         Attachment to = tuner.attachment();
         Map<String, AdaptedLayer<?>> candidates = to.modules();
         List<String> missing = new ArrayList<>(names);

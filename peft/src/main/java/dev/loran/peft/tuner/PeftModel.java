@@ -50,6 +50,7 @@ public final class PeftModel implements AutoCloseable {
 
     private final Model model;
     private final long seed;
+    private final Methods methods;
     private final Buffer microStep;
     private final Map<String, Tuner> adapters = new LinkedHashMap<>();
     /// The adapters that are active unless disabled, in the order they were named.
@@ -85,8 +86,16 @@ public final class PeftModel implements AutoCloseable {
     ///
     /// @param seed of initial values and dropout masks
     public PeftModel(Model model, long seed) {
+        this(model, seed, Methods.shipped());
+    }
+
+    /// As above.
+    ///
+    /// @param methods those that files of adapters may name
+    public PeftModel(Model model, long seed, Methods methods) {
         this.model = model;
         this.seed = seed;
+        this.methods = methods;
         this.microStep = model.backend().ofInts(0);
         model.requiresGrad(false);
         model.check(check);
@@ -187,7 +196,7 @@ public final class PeftModel implements AutoCloseable {
 
     /// As above; without `head` the adapter alone, to be trained for other classes than those of the head in its files.
     public Tuner loadAdapter(String name, Path folder, boolean head) {
-        PeftConfig config = AdapterFiles.config(folder, head);
+        PeftConfig config = AdapterFiles.config(folder, head, methods);
         try (Guard.Use use = model.changing("loadAdapter")) {
             checkNew(name);
             return add(name, attachFrom(folder, name, config, head));
@@ -256,7 +265,7 @@ public final class PeftModel implements AutoCloseable {
 
     /// As [#loadAdapter], in the place of adapter `name`, which is kept if the files do not fit.
     public Tuner replaceAdapter(String name, Path folder) {
-        PeftConfig config = AdapterFiles.config(folder);
+        PeftConfig config = AdapterFiles.config(folder, true, methods);
         try (Guard.Use use = model.changing("replaceAdapter")) {
             requireUnmerged("replaceAdapter");
             Tuner before = adapter(name);

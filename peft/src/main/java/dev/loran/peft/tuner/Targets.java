@@ -1,5 +1,6 @@
 package dev.loran.peft.tuner;
 
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.nn.AdaptedLayer;
 import dev.loran.engine.nn.Layer;
 import dev.loran.engine.nn.Linear;
@@ -96,7 +97,7 @@ public final class Targets {
     }
 
     /// What `adapter_config.json` holds.
-    void write(com.fasterxml.jackson.databind.node.ObjectNode json, String key) {
+    public void write(ObjectNode json, String key) {
         if (regex != null) {
             json.put(key, regex);
         } else {
@@ -123,7 +124,8 @@ public final class Targets {
         }
     }
 
-    boolean matches(String module, Model model, Layer layer) {
+    /// Whether these are, or are among, what `module` of `model` is called.
+    public boolean matches(String module, Model model, Layer layer) {
         if (ALL_LINEAR.equals(regex)) {
             return layer instanceof Linear && !isHead(module, model);
         }
@@ -141,12 +143,15 @@ public final class Targets {
     /// @param layersToTransform indices of the layers to adapt; null for all
     /// @param layersPattern names of the list of layers; empty: the first number in the name is the layer's
     /// @param modulesToSave modules trained whole: never adapted
-    record Limits(
+    public record Limits(
             @Nullable Targets exclude,
             @Nullable List<Integer> layersToTransform,
             List<String> layersPattern,
             List<String> modulesToSave) {
-        static final Limits NONE = new Limits(null, null, List.of(), List.of());
+        /// No adapter where a module is trained whole, and no other restriction.
+        public static Limits besides(Heads heads) {
+            return new Limits(null, null, List.of(), heads.names());
+        }
 
         /// What leaves `module` out; null if nothing does.
         @Nullable
@@ -224,7 +229,7 @@ public final class Targets {
     /// Names of the list that match nothing are left out silently where [Attachment#partialTargets] says so.
     ///
     /// @throws InputException naming what matched nothing, and the nearest names
-    Map<String, AdaptedLayer<?>> resolve(String option, Attachment to, Limits limits) {
+    public Map<String, AdaptedLayer<?>> resolve(String option, Attachment to, Limits limits) {
         Map<String, AdaptedLayer<?>> candidates = to.modules();
         Map<String, AdaptedLayer<?>> matched = new LinkedHashMap<>(candidates);
         matched.entrySet().removeIf(e -> !matches(e.getKey(), to.model(), e.getValue()));

@@ -33,7 +33,7 @@ public class Tuner implements AutoCloseable {
     /// An adapter and the layer it stands in for.
     ///
     /// @param module the layer's name in the model
-    protected record Placed<L extends Layer>(String module, AdaptedLayer<L> layer, Adapter<? super L> adapter) {
+    public record Placed<L extends Layer>(String module, AdaptedLayer<L> layer, Adapter<? super L> adapter) {
         void fill() {
             layer.adapter(adapter);
         }
@@ -60,7 +60,8 @@ public class Tuner implements AutoCloseable {
     private boolean classifies;
     private boolean headCameLater;
 
-    protected Tuner(PeftConfig config, Attachment to) {
+    /// @param config with all that [#savedConfig] has to say
+    public Tuner(PeftConfig config, Attachment to) {
         this.config = config;
         this.to = to;
     }
@@ -91,7 +92,7 @@ public class Tuner implements AutoCloseable {
     }
 
     /// Plans `adapter` for `layer`; it is put there by [#activate].
-    protected final <L extends Layer> void place(String module, AdaptedLayer<L> layer, Adapter<? super L> adapter) {
+    public final <L extends Layer> void place(String module, AdaptedLayer<L> layer, Adapter<? super L> adapter) {
         classifies |= layer == to.model().classifier() && to.model().hasNewClassifier();
         placements.add(new Placed<>(module, layer, adapter));
     }
