@@ -8,8 +8,9 @@ import dev.loran.peft.tuner.PeftModel;
 import java.nio.file.Path;
 import java.util.Map;
 
-/// Another name for a [PeftModel] with one adapter, in the words of a manager class that some users know. It adds nothing:
-/// [#peftModel] is the thing itself.
+/// Another name for a [PeftModel] with one adapter. The names of the class and its methods, and the defaults of
+/// [Peft#createPeftConfig], are those of a project on SEO texts, kept as they are for those who know them, though they
+/// are not this library's style. It adds nothing: [#peftModel] is the thing itself.
 public final class EfficientFineTuningManager implements AutoCloseable {
     private static final long SEED = 42;
 

@@ -19,6 +19,9 @@ import java.util.Set;
 /// A training step at a time, for a loop of your own: a [Trainer] over a model with one adapter, at a constant learning
 /// rate. Runs with schedules, evaluation and checkpoints are [Trainer#train].
 ///
+/// As with [EfficientFineTuningManager], names and defaults (`lr` 1e-4, `weight_decay` 0.01, `betas` 0.9 and 0.999,
+/// `max_grad_norm` 1) are those of a project on SEO texts, kept as they are for those who know them.
+///
 /// ```java
 /// try (PeftTrainer trainer = new PeftTrainer(model, config, Map.of("lr", 1e-4, "weight_decay", 0.01))) {
 ///     for (Batch batch : loader.epoch(0)) {

@@ -118,8 +118,8 @@ public final class AdapterFiles {
         }
     }
 
-    /// What the file in `folder` calls the modules of `model`: the same, or, where the one was made for the family's bare
-    /// model and the other has a head, their [Model#otherName].
+    /// What the file in `folder` calls the modules of `model`: the same, or, where the one was made for the family's
+    /// bare model and the other has a head, their [Model#otherName].
     static UnaryOperator<String> naming(Path folder, Model model) {
         Set<String> names = new HashSet<>();
         try (SafeTensors weights = SafeTensors.open(folder.resolve(WEIGHTS))) {
@@ -272,8 +272,8 @@ public final class AdapterFiles {
         }
     }
 
-    /// Tables of token embeddings, and heads, that a file holds beside the adapter, as peft's does where the vocabulary was
-    /// resized. Those that are not the model's own become the adapter's.
+    /// Tables of token embeddings, and heads, that a file holds beside the adapter, as peft's does where the vocabulary
+    /// was resized. Those that are not the model's own become the adapter's.
     ///
     /// @return the model's own, by their keys
     /// @throws InputException if they have another number of rows than the model's
@@ -333,8 +333,8 @@ public final class AdapterFiles {
         return Heads.classes(folder.resolve(WEIGHTS));
     }
 
-    /// How many token embeddings the model needs for the adapter in `folder`: as many as it has, unless the file holds a
-    /// table of another size. See [Model#resizeTokenEmbeddings].
+    /// How many token embeddings the model needs for the adapter in `folder`: as many as it has, unless the file holds
+    /// a table of another size. See [Model#resizeTokenEmbeddings].
     public static int tokenEmbeddings(Path folder, Model model) {
         Path file = folder.resolve(WEIGHTS);
         if (Files.isRegularFile(file)) {
@@ -402,8 +402,8 @@ public final class AdapterFiles {
         }
     }
 
-    /// With `bias` all, peft's files hold the bias of a layer that is trained whole three times: as what it is, and once more
-    /// under each name inside the layer's wrapper.
+    /// With `bias` all, peft's files hold the bias of a layer that is trained whole three times: as what it is, and
+    /// once more under each name inside the layer's wrapper.
     private static String withoutWrapper(String key) {
         return key.replaceFirst("\\.(original_module|modules_to_save)\\.bias$", ".bias");
     }

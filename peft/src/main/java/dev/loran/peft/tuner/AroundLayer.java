@@ -5,8 +5,8 @@ import dev.loran.engine.nn.Adapter;
 import dev.loran.engine.nn.Layer;
 
 /// An adapter that acts before and after its layer's own function and leaves that as it is: forward(x) is
-/// after(x, base(before(x))). The rows of a batch can then share one product with the layer's weight, each with an adapter
-/// of its own; and adapters that add a term can stand on one layer together.
+/// after(x, base(before(x))). The rows of a batch can then share one product with the layer's weight, each with an
+/// adapter of its own; and adapters that add a term can stand on one layer together.
 public interface AroundLayer<L extends Layer> extends Adapter<L> {
     /// What the layer's own function gets in place of x, of the same shape.
     default Tensor before(Tensor x) {

@@ -21,8 +21,8 @@ import org.jspecify.annotations.Nullable;
 /// @param seed key of all dropout masks
 /// @param microStep (1) I32 counter of forwards, written by [PeftModel]
 /// @param partialTargets whether the configuration comes from elsewhere: target names that match nothing are let pass
-/// @param naming what the adapter calls a module of the model: a file may have been made on another model of the family,
-///     whose names have a prefix more or less ([Model#otherName])
+/// @param naming what the adapter calls a module of the model: a file may have been made on another model of the
+///     family, whose names have a prefix more or less ([Model#otherName])
 public record Attachment(
         Model model,
         String name,
@@ -64,8 +64,8 @@ public record Attachment(
         return model.backend();
     }
 
-    /// The mask of dropout site `site`, or null for p = 0: [dev.loran.engine.Functional#dropout], while the layer or model
-    /// is in training mode. Each place that drops has a number of its own, from 0.
+    /// The mask of dropout site `site`, or null for p = 0: [dev.loran.engine.Functional#dropout], while the layer or
+    /// model is in training mode. Each place that drops has a number of its own, from 0.
     public @Nullable DropoutMask dropout(double p, int site) {
         return p == 0 ? null : new DropoutMask(p, seed, site, microStep);
     }

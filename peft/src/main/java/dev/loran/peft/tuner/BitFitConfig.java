@@ -1,5 +1,6 @@
 package dev.loran.peft.tuner;
 
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Functional;
 import dev.loran.engine.Tensor;
@@ -12,13 +13,14 @@ import java.util.List;
 import java.util.Map;
 import java.util.function.BiConsumer;
 import java.util.function.BiFunction;
+import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 
-/// BitFit: only biases are trained, those of all linear layers and norms. They are copies beside the frozen ones, so that
-/// the base stays as it was. Heads trained whole bring their own.
+/// BitFit: only biases are trained, those of all linear layers and norms. They are copies beside the frozen ones, so
+/// that the base stays as it was. Heads trained whole bring their own.
 ///
-/// **Paper**: Ben Zaken, Goldberg, Ravfogel, "BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked
-/// Language-models", 2022. Unknown to peft; the file keeps its form.
+/// **Paper**: Ben Zaken, Goldberg, Ravfogel, "BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based
+/// Masked Language-models", 2022. Unknown to peft; the file keeps its form.
 ///
 /// @param modulesToSave layers trained whole and saved beside
 /// @param inferenceMode see [PeftConfig#inferenceMode]
@@ -31,12 +33,21 @@ public record BitFitConfig(
         modulesToSave = List.copyOf(modulesToSave);
     }
 
+    /// All biases.
     public static BitFitConfig defaults() {
-        return new BitFitConfig(List.of(), false, null);
+        return fromJson(new ConfigJson("BITFIT", JsonNodeFactory.instance.objectNode()));
+    }
+
+    private BitFitConfig with(Consumer<ObjectNode> change) {
+        return ConfigJson.copy(this, BitFitConfig::fromJson, change);
+    }
+
+    public BitFitConfig withModulesToSave(List<String> modules) {
+        return with(n -> ConfigJson.put(n, "modules_to_save", modules));
     }
 
     public BitFitConfig withTask(@Nullable TaskType task) {
-        return new BitFitConfig(modulesToSave, inferenceMode, task);
+        return with(n -> ConfigJson.putTask(n, task));
     }
 
     @Override
@@ -58,7 +69,7 @@ public record BitFitConfig(
     @Override
     public Tuner attach(Attachment to) {
         Heads heads = Heads.of(modulesToSave, taskType);
-        Tuner tuner = new Tuner(new BitFitConfig(heads.names(), inferenceMode, taskType), to);
+        Tuner tuner = new Tuner(withModulesToSave(heads.names()), to);
         boolean any = false;
         for (Map.Entry<String, AdaptedLayer<?>> e : to.modules().entrySet()) {
             if (Heads.whole(heads.names(), e.getKey()) != null) {

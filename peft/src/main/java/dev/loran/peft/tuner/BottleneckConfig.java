@@ -1,5 +1,6 @@
 package dev.loran.peft.tuner;
 
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Backend;
 import dev.loran.engine.DType;
@@ -18,9 +19,11 @@ import java.util.Locale;
 import java.util.Map;
 import java.util.Objects;
 import java.util.function.BiConsumer;
+import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 
-/// Bottleneck adapters: a small network, down to m dimensions, an activation, and up again, on the output of a sublayer.
+/// Bottleneck adapters: a small network, down to m dimensions, an activation, and up again, on the output of a
+/// sublayer.
 ///
 /// | placement | where | formula on the sublayer's output y and input x |
 /// |---|---|---|
@@ -29,9 +32,9 @@ import org.jspecify.annotations.Nullable;
 /// | parallel | beside the feed-forward network | y + scale · up(f(down(x))) |
 ///
 /// **Papers**: Houlsby et al., "Parameter-Efficient Transfer Learning for NLP", 2019; Pfeiffer et al., "AdapterFusion",
-/// 2021; He et al., "Towards a Unified View of Parameter-Efficient Transfer Learning", 2022 (parallel, scale 4). Defaults are
-/// AdapterHub's (DoubleSeqBn, SeqBn, ParBn), tensor names too where it has them. Weights start from N(0, initStd²) and
-/// biases at zero, so that an adapter starts near the identity.
+/// 2021; He et al., "Towards a Unified View of Parameter-Efficient Transfer Learning", 2022 (parallel, scale 4).
+/// Defaults are AdapterHub's (DoubleSeqBn, SeqBn, ParBn), tensor names too where it has them. Weights start from N(0,
+/// initStd²) and biases at zero, so that an adapter starts near the identity.
 ///
 /// @param placement where the adapters stand
 /// @param reductionFactor hidden size divided by m; ignored when `bottleneckSize` is said
@@ -93,98 +96,56 @@ public record BottleneckConfig(
         }
     }
 
-    private static BottleneckConfig of(Placement placement, double reduction, NonLinearity f, double scaling) {
-        return new BottleneckConfig(placement, reduction, null, f, true, scaling, 0, 0.02, List.of(), false, null);
+    /// As [#houlsby].
+    public static BottleneckConfig defaults() {
+        return fromJson(new ConfigJson("BOTTLENECK", JsonNodeFactory.instance.objectNode()));
     }
 
     /// After attention and after the feed-forward network, reduction 16, swish.
     public static BottleneckConfig houlsby() {
-        return of(Placement.HOULSBY, 16, NonLinearity.SWISH, 1);
+        return defaults();
     }
 
     /// After the feed-forward network, reduction 16, relu.
     public static BottleneckConfig pfeiffer() {
-        return of(Placement.PFEIFFER, 16, NonLinearity.RELU, 1);
+        return defaults().with(n -> n.put("placement", "pfeiffer").put("non_linearity", "relu"));
     }
 
     /// Beside the feed-forward network, reduction 2, relu, scale 4.
     public static BottleneckConfig parallel() {
-        return of(Placement.PARALLEL, 2, NonLinearity.RELU, 4);
+        return defaults()
+                .with(n -> n.put("placement", "parallel")
+                        .put("non_linearity", "relu")
+                        .put("reduction_factor", 2.0)
+                        .put("scaling", 4.0));
+    }
+
+    private BottleneckConfig with(Consumer<ObjectNode> change) {
+        return ConfigJson.copy(this, BottleneckConfig::fromJson, change);
     }
 
     public BottleneckConfig withSize(int size) {
-        return new BottleneckConfig(
-                placement,
-                reductionFactor,
-                size,
-                nonLinearity,
-                residual,
-                scaling,
-                dropout,
-                initStd,
-                modulesToSave,
-                inferenceMode,
-                taskType);
+        return with(n -> n.put("bottleneck_size", size));
     }
 
     public BottleneckConfig withNonLinearity(NonLinearity f) {
-        return new BottleneckConfig(
-                placement,
-                reductionFactor,
-                bottleneckSize,
-                f,
-                residual,
-                scaling,
-                dropout,
-                initStd,
-                modulesToSave,
-                inferenceMode,
-                taskType);
+        return with(n -> n.put("non_linearity", f.name()));
     }
 
     public BottleneckConfig withDropout(double p) {
-        return new BottleneckConfig(
-                placement,
-                reductionFactor,
-                bottleneckSize,
-                nonLinearity,
-                residual,
-                scaling,
-                p,
-                initStd,
-                modulesToSave,
-                inferenceMode,
-                taskType);
+        return with(n -> n.put("dropout", p));
     }
 
     public BottleneckConfig withInitStd(double std) {
-        return new BottleneckConfig(
-                placement,
-                reductionFactor,
-                bottleneckSize,
-                nonLinearity,
-                residual,
-                scaling,
-                dropout,
-                std,
-                modulesToSave,
-                inferenceMode,
-                taskType);
+        return with(n -> n.put("init_std", std));
+    }
+
+    public BottleneckConfig withModulesToSave(List<String> modules) {
+        return with(n -> ConfigJson.put(n, "modules_to_save", modules));
     }
 
     public BottleneckConfig withTask(@Nullable TaskType task) {
-        return new BottleneckConfig(
-                placement,
-                reductionFactor,
-                bottleneckSize,
-                nonLinearity,
-                residual,
-                scaling,
-                dropout,
-                initStd,
-                modulesToSave,
-                inferenceMode,
-                task);
+        return with(n -> ConfigJson.putTask(n, task));
     }
 
     @Override

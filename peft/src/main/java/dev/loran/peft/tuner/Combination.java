@@ -11,21 +11,23 @@ import java.util.SplittableRandom;
 /// |---|---|---|
 /// | cat | [Cat] | Σ wᵢΔᵢ, exact, of rank Σ rᵢ |
 /// | svd | [OfUpdates] with [Sum] | the best of rank r to Σ wᵢΔᵢ |
-/// | ties_svd, dare_linear_svd, dare_ties_svd, magnitude_prune_svd | [OfUpdates] with that rule | the best of rank r to what the rule makes of the Δᵢ |
-/// | linear, ties, dare_linear, dare_ties, magnitude_prune | [OfFactors] with that rule | the rule on the √\|wᵢsᵢ\|·Aᵢ and, apart, on the √\|wᵢsᵢ\|·Bᵢ |
+/// | … _svd (four rules) | [OfUpdates] with that rule | the best of rank r to what the rule makes of the Δᵢ |
+/// | linear and the four rules | [OfFactors] with that rule | the rule on the √\|wᵢsᵢ\|·Aᵢ and, apart, √\|wᵢsᵢ\|·Bᵢ |
 ///
-/// The last kind is cheap and keeps the rank, but every Bᵢ then meets every Aⱼ: of adapters that were trained apart little
-/// is left. The papers' rules are about updates, as the second and third kind have them.
+/// The four rules are ties, dare_linear, dare_ties and magnitude_prune.
 ///
-/// **Papers**: Yadav et al., "TIES-Merging: Resolving Interference When Merging Models", 2023; Yu et al., "Language Models
-/// are Super Mario: Absorbing Abilities from Homologous Models as a Free Lunch", 2024 (DARE); Eckart and Young, "The
-/// Approximation of One Matrix by Another of Lower Rank", 1936.
+/// The last kind is cheap and keeps the rank, but every Bᵢ then meets every Aⱼ: of adapters that were trained apart
+/// little is left. The papers' rules are about updates, as the second and third kind have them.
+///
+/// **Papers**: Yadav et al., "TIES-Merging: Resolving Interference When Merging Models", 2023; Yu et al., "Language
+/// Models are Super Mario: Absorbing Abilities from Homologous Models as a Free Lunch", 2024 (DARE); Eckart and Young,
+/// "The Approximation of One Matrix by Another of Lower Rank", 1936.
 public sealed interface Combination {
     /// All factors one beside another: nothing is lost.
     record Cat() implements Combination {}
 
-    /// A rule on the updates themselves, and of its result the part of rank `rank` that is nearest in the Frobenius norm.
-    /// With [Sum] it is found from the factors; other rules form the updates, one layer at a time.
+    /// A rule on the updates themselves, and of its result the part of rank `rank` that is nearest in the Frobenius
+    /// norm. With [Sum] it is found from the factors; other rules form the updates, one layer at a time.
     ///
     /// @param rank of each layer; 0 for the largest of the adapters' ranks there
     record OfUpdates(Rule rule, int rank) implements Combination {

@@ -14,10 +14,12 @@ import java.util.Map;
 import java.util.Objects;
 import java.util.Set;
 import java.util.TreeSet;
+import java.util.function.Consumer;
 import java.util.function.Function;
 import org.jspecify.annotations.Nullable;
 
-/// Reads `adapter_config.json` key by key and refuses at the end what nobody read and what would have changed the result.
+/// Reads `adapter_config.json` key by key and refuses at the end what nobody read and what would have changed the
+/// result.
 public final class ConfigJson {
     /// The version of peft whose files these are, byte for byte in their keys.
     static final String PEFT_VERSION = "0.21.0";
@@ -236,6 +238,14 @@ public final class ConfigJson {
         }
     }
 
+    /// What `reader` makes of the JSON of `config` with some changes: how a configuration gives a copy of itself with
+    /// other values, which are then checked as those of a file are.
+    public static <C extends PeftConfig> C copy(C config, Function<ConfigJson, C> reader, Consumer<ObjectNode> change) {
+        ObjectNode json = config.toJson();
+        change.accept(json);
+        return reader.apply(new ConfigJson(config.peftType(), json));
+    }
+
     /// The keys every method's file has.
     public static ObjectNode start(PeftConfig config) {
         ObjectNode n = JsonNodeFactory.instance.objectNode();
@@ -245,8 +255,7 @@ public final class ConfigJson {
         n.put("peft_type", config.peftType());
         n.put("peft_version", PEFT_VERSION);
         n.putNull("revision");
-        TaskType task = config.taskType();
-        n.put("task_type", task == null ? null : task.name());
+        putTask(n, config.taskType());
         return n;
     }
 
@@ -263,6 +272,17 @@ public final class ConfigJson {
                                             : (JsonNode) n.textNode(v.toString()))
                                     .toList()));
         }
+    }
+
+    /// An object of numbers by name.
+    static void put(ObjectNode n, String key, Map<String, ? extends Number> numbers) {
+        ObjectNode object = n.putObject(key);
+        numbers.forEach((name, value) -> put(object, name, value.doubleValue()));
+    }
+
+    /// Says which task the configuration is for; null for none.
+    static void putTask(ObjectNode n, @Nullable TaskType task) {
+        n.put("task_type", task == null ? null : task.name());
     }
 
     /// A number as peft writes it: whole ones without a fraction.

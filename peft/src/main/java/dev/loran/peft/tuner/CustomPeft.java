@@ -1,11 +1,11 @@
 package dev.loran.peft.tuner;
 
-/// A method of your own: [#attach] makes the trainable tensors and puts them onto the model, by a [Tuner] whose adapters
-/// stand in the place of layers, or one of your own that fills other slots.
+/// A method of your own: [#attach] makes the trainable tensors and puts them onto the model, by a [Tuner] whose
+/// adapters stand in the place of layers, or one of your own that fills other slots.
 ///
-/// What a method needs is where the shipped ones have it: [Targets#resolve] finds the layers and suggests names where none
-/// is found, [Heads] are the modules trained whole beside, [Attachment#dropout] gives masks, a [Mergeable] adapter can be
-/// merged, and a `peft_type` that is known to [Methods] is loaded again.
+/// What a method needs is where the shipped ones have it: [Targets#resolve] finds the layers and suggests names where
+/// none is found, [Heads] are the modules trained whole beside, [Attachment#dropout] gives masks, a [Mergeable] adapter
+/// can be merged, and a `peft_type` that is known to [Methods] is loaded again.
 ///
 /// ```java
 /// public Tuner attach(Attachment to) {

@@ -1,5 +1,6 @@
 package dev.loran.peft.tuner;
 
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.DType;
 import dev.loran.engine.Functional;
@@ -12,13 +13,14 @@ import dev.loran.peft.model.TaskType;
 import java.util.List;
 import java.util.Map;
 import java.util.function.BiConsumer;
+import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 
-/// IA3: a learned vector l scales the keys and values of attention (outputs of their projections) and the inner activations
-/// of the feed-forward network (inputs of its second projection). l starts at 1.
+/// IA3: a learned vector l scales the keys and values of attention (outputs of their projections) and the inner
+/// activations of the feed-forward network (inputs of its second projection). l starts at 1.
 ///
-/// **Paper**: Liu et al., "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning", 2022,
-/// section 3.3.
+/// **Paper**: Liu et al., "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning",
+/// 2022, section 3.3.
 ///
 /// @param targetModules the layers scaled; the family's own table when not said
 /// @param feedforwardModules those of them whose input is scaled instead of the output; a subset of the targets
@@ -48,39 +50,31 @@ public record Ia3Config(
 
     /// The family's own targets.
     public static Ia3Config defaults() {
-        return new Ia3Config(
-                Targets.modelDefault(),
-                Targets.modelDefault(),
-                Targets.modelDefault(),
-                List.of(),
-                false,
-                true,
-                false,
-                null);
+        return fromJson(new ConfigJson("IA3", JsonNodeFactory.instance.objectNode()));
     }
 
+    private Ia3Config with(Consumer<ObjectNode> change) {
+        return ConfigJson.copy(this, Ia3Config::fromJson, change);
+    }
+
+    /// @param feedforward those of them whose input is scaled
     public Ia3Config withTargets(Targets targets, Targets feedforward) {
-        return new Ia3Config(
-                targets,
-                feedforward,
-                excludeModules,
-                modulesToSave,
-                fanInFanOut,
-                initIa3Weights,
-                inferenceMode,
-                taskType);
+        return with(n -> {
+            targets.write(n, "target_modules");
+            feedforward.write(n, "feedforward_modules");
+        });
+    }
+
+    public Ia3Config withExclude(Targets exclude) {
+        return with(n -> exclude.write(n, "exclude_modules"));
+    }
+
+    public Ia3Config withModulesToSave(List<String> modules) {
+        return with(n -> ConfigJson.put(n, "modules_to_save", modules));
     }
 
     public Ia3Config withTask(@Nullable TaskType task) {
-        return new Ia3Config(
-                targetModules,
-                feedforwardModules,
-                excludeModules,
-                modulesToSave,
-                fanInFanOut,
-                initIa3Weights,
-                inferenceMode,
-                task);
+        return with(n -> ConfigJson.putTask(n, task));
     }
 
     @Override
@@ -120,17 +114,10 @@ public record Ia3Config(
         Targets.Limits limits = new Targets.Limits(excludeModules, null, List.of(), heads.names());
         Map<String, AdaptedLayer<?>> found = targets.resolve("target_modules", to, limits);
         boolean transposed = found.values().stream().anyMatch(l -> l instanceof Linear x && x.fanInFanOut());
-        Tuner tuner = new Tuner(
-                new Ia3Config(
-                        targets,
-                        feedforward,
-                        excludeModules,
-                        heads.names(),
-                        transposed,
-                        initIa3Weights,
-                        inferenceMode,
-                        taskType),
-                to);
+        Ia3Config complete = withTargets(targets, feedforward)
+                .withModulesToSave(heads.names())
+                .with(n -> n.put("fan_in_fan_out", transposed));
+        Tuner tuner = new Tuner(complete, to);
         found.forEach((name, layer) -> {
             if (!(layer instanceof Linear linear)) {
                 throw new InputException("target_modules: " + name + " is no linear layer; IA3 scales linear layers");

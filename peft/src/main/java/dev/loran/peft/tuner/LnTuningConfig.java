@@ -1,5 +1,6 @@
 package dev.loran.peft.tuner;
 
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Functional;
 import dev.loran.engine.Tensor;
@@ -11,6 +12,7 @@ import dev.loran.peft.model.TaskType;
 import java.util.List;
 import java.util.Map;
 import java.util.function.BiConsumer;
+import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 
 /// LayerNorm tuning: only the norms' weights (and biases) are trained, as copies beside the frozen ones.
@@ -33,17 +35,29 @@ public record LnTuningConfig(
         modulesToSave = List.copyOf(modulesToSave);
     }
 
-    /// Every norm of the family.
+    /// The family's own norms.
     public static LnTuningConfig defaults() {
-        return new LnTuningConfig(Targets.modelDefault(), Targets.modelDefault(), List.of(), false, null);
+        return fromJson(new ConfigJson("LN_TUNING", JsonNodeFactory.instance.objectNode()));
+    }
+
+    private LnTuningConfig with(Consumer<ObjectNode> change) {
+        return ConfigJson.copy(this, LnTuningConfig::fromJson, change);
     }
 
     public LnTuningConfig withTargets(Targets targets) {
-        return new LnTuningConfig(targets, excludeModules, modulesToSave, inferenceMode, taskType);
+        return with(n -> targets.write(n, "target_modules"));
+    }
+
+    public LnTuningConfig withExclude(Targets exclude) {
+        return with(n -> exclude.write(n, "exclude_modules"));
+    }
+
+    public LnTuningConfig withModulesToSave(List<String> modules) {
+        return with(n -> ConfigJson.put(n, "modules_to_save", modules));
     }
 
     public LnTuningConfig withTask(@Nullable TaskType task) {
-        return new LnTuningConfig(targetModules, excludeModules, modulesToSave, inferenceMode, task);
+        return with(n -> ConfigJson.putTask(n, task));
     }
 
     @Override
@@ -74,8 +88,7 @@ public record LnTuningConfig(
         Heads heads = Heads.of(modulesToSave, taskType);
         Targets targets = targetModules.or(to.model(), peftType());
         Targets.Limits limits = new Targets.Limits(excludeModules, null, List.of(), heads.names());
-        Tuner tuner =
-                new Tuner(new LnTuningConfig(targets, excludeModules, heads.names(), inferenceMode, taskType), to);
+        Tuner tuner = new Tuner(withTargets(targets).withModulesToSave(heads.names()), to);
         Map<String, AdaptedLayer<?>> found = targets.resolve("target_modules", to, limits);
         found.forEach((name, layer) -> {
             switch (layer) {

@@ -1,5 +1,6 @@
 package dev.loran.peft.tuner;
 
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.AdaptedLayer;
@@ -9,6 +10,7 @@ import dev.loran.engine.nn.Linear;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.TaskType;
+import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
@@ -22,8 +24,8 @@ import org.jspecify.annotations.Nullable;
 /// LoRA: a frozen linear layer plus a product of two thin matrices, y = x·Wᵀ + b + s · dropout(x)·Aᵀ·Bᵀ with
 /// s = loraAlpha / r, or loraAlpha / √r with `useRslora`.
 ///
-/// **Papers**: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021, equation 3; Kalajdzievski, "A Rank
-/// Stabilization Scaling Factor for Fine-Tuning with LoRA", 2023 (rsLoRA).
+/// **Papers**: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021, equation 3; Kalajdzievski, "A
+/// Rank Stabilization Scaling Factor for Fine-Tuning with LoRA", 2023 (rsLoRA).
 ///
 /// @param r rank of the update, at least 1
 /// @param loraAlpha numerator of the scaling
@@ -79,6 +81,14 @@ public record LoraConfig(
         String fileName() {
             return name().toLowerCase(Locale.ROOT);
         }
+
+        static Bias read(ConfigJson json) {
+            String name = json.string("bias", NONE.fileName());
+            return Arrays.stream(values())
+                    .filter(b -> b.fileName().equals(name))
+                    .findFirst()
+                    .orElseThrow(() -> json.error("bias is " + name + ", must be none, all or lora_only"));
+        }
     }
 
     public LoraConfig {
@@ -112,65 +122,66 @@ public record LoraConfig(
 
     /// peft's defaults: r 8, alpha 8, no dropout, the family's own targets.
     public static LoraConfig defaults() {
-        return new Fields().config();
+        return fromJson(new ConfigJson("LORA", JsonNodeFactory.instance.objectNode()));
+    }
+
+    private LoraConfig with(Consumer<ObjectNode> change) {
+        return ConfigJson.copy(this, LoraConfig::fromJson, change);
     }
 
     /// Rank and scaling numerator.
     public LoraConfig withRank(int rank, double alpha) {
-        return with(f -> {
-            f.r = rank;
-            f.loraAlpha = alpha;
-        });
+        return with(n -> n.put("r", rank).put("lora_alpha", alpha));
     }
 
     public LoraConfig withDropout(double p) {
-        return with(f -> f.loraDropout = p);
+        return with(n -> n.put("lora_dropout", p));
     }
 
     public LoraConfig withTargets(Targets targets) {
-        return with(f -> f.targetModules = targets);
+        return with(n -> targets.write(n, "target_modules"));
     }
 
     public LoraConfig withExclude(Targets exclude) {
-        return with(f -> f.excludeModules = exclude);
+        return with(n -> exclude.write(n, "exclude_modules"));
     }
 
     public LoraConfig withBias(Bias which) {
-        return with(f -> f.bias = which);
+        return with(n -> n.put("bias", which.fileName()));
     }
 
     public LoraConfig withRslora(boolean value) {
-        return with(f -> f.useRslora = value);
+        return with(n -> n.put("use_rslora", value));
     }
 
     public LoraConfig withPatterns(Map<String, Integer> ranks, Map<String, Double> alphas) {
-        return with(f -> {
-            f.rankPattern = ranks;
-            f.alphaPattern = alphas;
+        return with(n -> {
+            ConfigJson.put(n, "rank_pattern", ranks);
+            ConfigJson.put(n, "alpha_pattern", alphas);
         });
     }
 
     public LoraConfig withLayers(@Nullable List<Integer> indices, List<String> pattern) {
-        return with(f -> {
-            f.layersToTransform = indices;
-            f.layersPattern = pattern;
+        return with(n -> {
+            ConfigJson.put(n, "layers_to_transform", indices);
+            ConfigJson.put(n, "layers_pattern", pattern);
         });
     }
 
     public LoraConfig withModulesToSave(List<String> modules) {
-        return with(f -> f.modulesToSave = modules);
+        return with(n -> ConfigJson.put(n, "modules_to_save", modules));
     }
 
     public LoraConfig withInit(LoraInit init) {
-        return with(f -> f.initLoraWeights = init);
+        return with(n -> n.put("init_lora_weights", init.name()));
     }
 
     public LoraConfig withDora(boolean value) {
-        return with(f -> f.useDora = value);
+        return with(n -> n.put("use_dora", value));
     }
 
     public LoraConfig withLoraBias(boolean value) {
-        return with(f -> f.loraBias = value);
+        return with(n -> n.put("lora_bias", value));
     }
 
     /// Trains the rows of these token ids beside.
@@ -179,100 +190,21 @@ public record LoraConfig(
     }
 
     public LoraConfig withTrainableTokens(Map<String, List<Integer>> idsByTable) {
-        return with(f -> f.trainableTokenIndices = idsByTable);
+        return with(n -> writeTokens(n, idsByTable));
     }
 
     /// Keeps a head that is the table of token embeddings so, where `modulesToSave` names either.
     public LoraConfig withWeightTying(boolean value) {
-        return with(f -> f.ensureWeightTying = value);
+        return with(n -> n.put("ensure_weight_tying", value));
     }
 
     public LoraConfig withTask(@Nullable TaskType task) {
-        return with(f -> f.taskType = task);
+        return with(n -> ConfigJson.putTask(n, task));
     }
 
-    private LoraConfig with(Consumer<Fields> change) {
-        Fields fields = new Fields(this);
-        change.accept(fields);
-        return fields.config();
-    }
-
-    /// The components while some of them change.
-    private static final class Fields {
-        int r = 8;
-        double loraAlpha = 8;
-        double loraDropout;
-        Targets targetModules = Targets.modelDefault();
-        Targets excludeModules = Targets.modelDefault();
-        Bias bias = Bias.NONE;
-        boolean useRslora;
-        Map<String, Integer> rankPattern = Map.of();
-        Map<String, Double> alphaPattern = Map.of();
-
-        @Nullable
-        List<Integer> layersToTransform;
-
-        List<String> layersPattern = List.of();
-        List<String> modulesToSave = List.of();
-        boolean fanInFanOut;
-        LoraInit initLoraWeights = LoraInit.TRUE;
-        boolean useDora;
-        boolean loraBias;
-        Map<String, List<Integer>> trainableTokenIndices = Map.of();
-        boolean ensureWeightTying;
-        boolean inferenceMode;
-
-        @Nullable
-        TaskType taskType;
-
-        Fields() {}
-
-        Fields(LoraConfig c) {
-            r = c.r;
-            loraAlpha = c.loraAlpha;
-            loraDropout = c.loraDropout;
-            targetModules = c.targetModules;
-            excludeModules = c.excludeModules;
-            bias = c.bias;
-            useRslora = c.useRslora;
-            rankPattern = c.rankPattern;
-            alphaPattern = c.alphaPattern;
-            layersToTransform = c.layersToTransform;
-            layersPattern = c.layersPattern;
-            modulesToSave = c.modulesToSave;
-            fanInFanOut = c.fanInFanOut;
-            initLoraWeights = c.initLoraWeights;
-            useDora = c.useDora;
-            loraBias = c.loraBias;
-            trainableTokenIndices = c.trainableTokenIndices;
-            ensureWeightTying = c.ensureWeightTying;
-            inferenceMode = c.inferenceMode;
-            taskType = c.taskType;
-        }
-
-        LoraConfig config() {
-            return new LoraConfig(
-                    r,
-                    loraAlpha,
-                    loraDropout,
-                    targetModules,
-                    excludeModules,
-                    bias,
-                    useRslora,
-                    rankPattern,
-                    alphaPattern,
-                    layersToTransform,
-                    layersPattern,
-                    modulesToSave,
-                    fanInFanOut,
-                    initLoraWeights,
-                    useDora,
-                    loraBias,
-                    trainableTokenIndices,
-                    ensureWeightTying,
-                    inferenceMode,
-                    taskType);
-        }
+    /// Set from the model when saved.
+    LoraConfig withFanInFanOut(boolean value) {
+        return with(n -> n.put("fan_in_fan_out", value));
     }
 
     @Override
@@ -283,45 +215,38 @@ public record LoraConfig(
     static LoraConfig fromJson(ConfigJson json) {
         Map<String, Integer> ranks = new LinkedHashMap<>();
         json.numbers("rank_pattern").forEach((k, v) -> ranks.put(k, v.intValue()));
-        return sharedFromJson(json).withPatterns(ranks, json.numbers("alpha_pattern"));
+        return read(json, ranks);
     }
 
-    /// All but the patterns, which AdaLoRA fills with something else.
-    static LoraConfig sharedFromJson(ConfigJson json) {
-        Bias bias = switch (json.string("bias", "none")) {
-            case "none" -> Bias.NONE;
-            case "all" -> Bias.ALL;
-            case "lora_only" -> Bias.LORA_ONLY;
-            default -> throw json.error("bias is " + json.string("bias", "") + ", must be none, all or lora_only");
-        };
-        Fields f = new Fields();
-        f.r = json.integer("r", f.r);
-        f.loraAlpha = json.number("lora_alpha", f.loraAlpha);
-        f.loraDropout = json.number("lora_dropout", f.loraDropout);
-        f.targetModules = json.targets("target_modules");
-        f.excludeModules = json.targets("exclude_modules");
-        f.bias = bias;
-        f.useRslora = json.bool("use_rslora", f.useRslora);
-        f.alphaPattern = json.numbers("alpha_pattern");
-        f.layersToTransform = json.integers("layers_to_transform");
-        f.layersPattern = json.strings("layers_pattern");
-        f.modulesToSave = json.strings("modules_to_save");
-        f.fanInFanOut = json.bool("fan_in_fan_out", f.fanInFanOut);
-        f.initLoraWeights = new LoraInit(json.boolOrString("init_lora_weights", LoraInit.TRUE.name()));
-        f.useDora = json.bool("use_dora", f.useDora);
-        f.loraBias = json.bool("lora_bias", f.loraBias);
-        f.trainableTokenIndices = json.integersByName("trainable_token_indices", TrainableTokens.INPUT);
-        f.ensureWeightTying = json.bool("ensure_weight_tying", f.ensureWeightTying);
-        f.inferenceMode = json.bool("inference_mode", f.inferenceMode);
-        f.taskType = json.taskType();
-        return f.config();
+    /// @param ranks the rank pattern, for which AdaLoRA's files have something else
+    static LoraConfig read(ConfigJson json, Map<String, Integer> ranks) {
+        return new LoraConfig(
+                json.integer("r", 8),
+                json.number("lora_alpha", 8),
+                json.number("lora_dropout", 0),
+                json.targets("target_modules"),
+                json.targets("exclude_modules"),
+                Bias.read(json),
+                json.bool("use_rslora", false),
+                ranks,
+                json.numbers("alpha_pattern"),
+                json.integers("layers_to_transform"),
+                json.strings("layers_pattern"),
+                json.strings("modules_to_save"),
+                json.bool("fan_in_fan_out", false),
+                new LoraInit(json.boolOrString("init_lora_weights", LoraInit.TRUE.name())),
+                json.bool("use_dora", false),
+                json.bool("lora_bias", false),
+                json.integersByName("trainable_token_indices", TrainableTokens.INPUT),
+                json.bool("ensure_weight_tying", false),
+                json.bool("inference_mode", false),
+                json.taskType());
     }
 
     @Override
     public ObjectNode toJson() {
         ObjectNode n = ConfigJson.start(this);
-        ObjectNode alphas = n.putObject("alpha_pattern");
-        alphaPattern.forEach((k, v) -> ConfigJson.put(alphas, k, v));
+        ConfigJson.put(n, "alpha_pattern", alphaPattern);
         n.put("bias", bias.fileName());
         n.put("ensure_weight_tying", ensureWeightTying);
         excludeModules.write(n, "exclude_modules");
@@ -331,11 +256,7 @@ public record LoraConfig(
         } else {
             n.put("init_lora_weights", initLoraWeights.name());
         }
-        if (layersPattern.isEmpty()) {
-            n.putNull("layers_pattern");
-        } else {
-            ConfigJson.put(n, "layers_pattern", layersPattern);
-        }
+        ConfigJson.put(n, "layers_pattern", layersPattern.isEmpty() ? null : layersPattern);
         ConfigJson.put(n, "layers_to_transform", layersToTransform);
         n.putObject("loftq_config");
         ConfigJson.put(n, "lora_alpha", loraAlpha);
@@ -345,19 +266,24 @@ public record LoraConfig(
         ConfigJson.put(n, "modules_to_save", modulesToSave.isEmpty() ? null : modulesToSave);
         n.put("qalora_group_size", 16);
         n.put("r", r);
-        ObjectNode ranks = n.putObject("rank_pattern");
-        rankPattern.forEach(ranks::put);
+        ConfigJson.put(n, "rank_pattern", rankPattern);
         targetModules.write(n, "target_modules");
-        if (trainableTokenIndices.containsKey(TrainableTokens.INPUT)) {
-            ConfigJson.put(n, "trainable_token_indices", trainableTokenIndices.get(TrainableTokens.INPUT));
-        } else if (!trainableTokenIndices.isEmpty()) {
-            ObjectNode tokens = n.putObject("trainable_token_indices");
-            trainableTokenIndices.forEach((table, ids) -> ConfigJson.put(tokens, table, ids));
-        }
+        writeTokens(n, trainableTokenIndices);
         n.put("use_dora", useDora);
         n.put("use_qalora", false);
         n.put("use_rslora", useRslora);
         return n;
+    }
+
+    private static void writeTokens(ObjectNode n, Map<String, List<Integer>> idsByTable) {
+        String key = "trainable_token_indices";
+        n.remove(key);
+        if (idsByTable.size() == 1 && idsByTable.containsKey(TrainableTokens.INPUT)) {
+            ConfigJson.put(n, key, idsByTable.get(TrainableTokens.INPUT));
+        } else if (!idsByTable.isEmpty()) {
+            ObjectNode tokens = n.putObject(key);
+            idsByTable.forEach((table, ids) -> ConfigJson.put(tokens, table, ids));
+        }
     }
 
     /// Rank of module `name`: the pattern that fits, else r.
@@ -483,12 +409,8 @@ public record LoraConfig(
         }
     }
 
-    LoraConfig withFanInFanOut(boolean value) {
-        return with(f -> f.fanInFanOut = value);
-    }
-
-    /// The biases that `bias` asks for, under the names they have beside an adapter; but for layers trained whole, which
-    /// bring theirs.
+    /// The biases that `bias` asks for, under the names they have beside an adapter; but for layers trained whole,
+    /// which bring theirs.
     void trainBiases(Tuner tuner, Set<String> adapted) {
         if (bias == Bias.NONE) {
             return;

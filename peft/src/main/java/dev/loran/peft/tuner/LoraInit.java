@@ -8,7 +8,8 @@ import java.util.regex.Pattern;
 
 /// How LoRA's A and B start, by peft's name.
 ///
-/// `eva`, `lora_ga`, `orthogonal` and `mica` are known from files alone: what they made is plain LoRA by the time it is saved.
+/// `eva`, `lora_ga`, `orthogonal` and `mica` are known from files alone: what they made is plain LoRA by the time it is
+/// saved.
 ///
 /// @param name `true`, `false`, `gaussian`, `pissa`, `pissa_niter_[number]` or `olora`; one of the above in files
 public record LoraInit(String name) {
@@ -34,8 +35,8 @@ public record LoraInit(String name) {
         if (name.startsWith("corda") || name.equals("loftq")) {
             throw new InputException("init_lora_weights " + name + ": A and B stand on a base that was changed by "
                     + (name.equals("loftq") ? "quantising it" : "statistics of its inputs")
-                    + " when they were made, and the file does not say how; convert the adapter to plain LoRA where it was"
-                    + " made (path_initial_model_for_weight_conversion), or save that base beside it");
+                    + " when they were made, and the file does not say how; convert the adapter to plain LoRA"
+                    + " where it was made (path_initial_model_for_weight_conversion), or save that base beside it");
         }
         if (!List.of("true", "false", "gaussian", "pissa", "olora").contains(name)
                 && !IN_FILES.contains(name)

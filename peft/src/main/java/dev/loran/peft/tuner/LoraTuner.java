@@ -108,8 +108,8 @@ final class LoraTuner extends Tuner {
                                 Objects.requireNonNull(values.get(module + CUT_B))));
     }
 
-    /// A plain LoRA on the untouched base with the same answers: s·(B·A − B₀·A₀), A₀ and B₀ as they were cut, is a LoRA of
-    /// twice the rank with the same s. peft calls this the conversion by the initial model.
+    /// A plain LoRA on the untouched base with the same answers: s·(B·A − B₀·A₀), A₀ and B₀ as they were cut, is a LoRA
+    /// of twice the rank with the same s. peft calls this the conversion by the initial model.
     @Override
     Saved converted() {
         if (!config.initLoraWeights().cutsBase()) {

@@ -52,8 +52,8 @@ record LowRank(DMatrixRMaj b, DMatrixRMaj a) {
         return NormOps_DDRM.normF(core(qr(b), qr(transposed(a))));
     }
 
-    /// The nearest matrix of rank `k` or less, exact: the singular values of b · a are those of R·Sᵀ, which is no larger
-    /// than the rank. Each factor gets the root of the singular values.
+    /// The nearest matrix of rank `k` or less, exact: the singular values of b · a are those of R·Sᵀ, which is no
+    /// larger than the rank. Each factor gets the root of the singular values.
     LowRank nearest(int k) {
         QRDecomposition<DMatrixRMaj> qb = qr(b);
         QRDecomposition<DMatrixRMaj> qa = qr(transposed(a));

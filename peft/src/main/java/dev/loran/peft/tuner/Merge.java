@@ -6,8 +6,8 @@ import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.Map;
 
-/// What the parameters of one layer become as adapters are merged into it, one after another, in full precision: F64 where
-/// the parameter is F64, else F32. It is rounded to the parameter's own type once, at the end.
+/// What the parameters of one layer become as adapters are merged into it, one after another, in full precision: F64
+/// where the parameter is F64, else F32. It is rounded to the parameter's own type once, at the end.
 public final class Merge {
     private final Map<Tensor, Tensor> next = new LinkedHashMap<>();
 

@@ -22,7 +22,8 @@ public record MergeReport(DType dtype, List<Change> changes) {
     /// @param relative ‖Δ‖ / ‖W‖
     /// @param lost the share of Δ that rounding loses
     public record Change(String parameter, double norm, double relative, double lost) {
-        /// Compares `before`, the parameter as it is, with `after`, what it becomes; both row-major and in full precision.
+        /// Compares `before`, the parameter as it is, with `after`, what it becomes; both row-major and in full
+        /// precision.
         static Change of(String parameter, Tensor before, Tensor after, DType dtype) {
             double[] sums = new double[3];
             before.withElements(b -> after.withElements(a -> {

@@ -28,7 +28,8 @@ final class MergedWeights {
     private final Map<Tensor, Buffer> replaced = new LinkedHashMap<>();
     private final List<MergeReport.Change> changes = new ArrayList<>();
 
-    /// A head that is the table of token embeddings, and a weight that becomes its own where only one of the two changes.
+    /// A head that is the table of token embeddings, and a weight that becomes its own where only one of the two
+    /// changes.
     private record Untied(Linear head, Tensor table, Tensor own) {}
 
     private final Model model;
@@ -173,7 +174,8 @@ final class MergedWeights {
         return new MergeReport(dtype, changes);
     }
 
-    /// Puts the new buffers in place and keeps the old ones; a prepared weight is prepared again. The slots must be empty.
+    /// Puts the new buffers in place and keeps the old ones; a prepared weight is prepared again. The slots must be
+    /// empty.
     void write() {
         boolean done = false;
         try {

@@ -56,8 +56,8 @@ public final class Methods {
 
     /// Reads a configuration as peft writes it.
     ///
-    /// @throws dev.loran.peft.io.InputException if the method is unknown, a value does not fit, or a key that this version
-    ///     does not know holds anything but null, false, 0 or nothing
+    /// @throws dev.loran.peft.io.InputException if the method is unknown, a value does not fit, or a key that this
+    ///     version does not know holds anything but null, false, 0 or nothing
     public PeftConfig read(ConfigJson json) {
         String type = json.string("peft_type", "");
         Function<ConfigJson, ? extends PeftConfig> reader = readers.get(type);

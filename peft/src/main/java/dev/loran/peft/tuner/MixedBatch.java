@@ -22,14 +22,14 @@ import java.util.function.BiConsumer;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 
-/// One forward whose rows use different adapters, of any kinds: the rows are sorted by adapter and run once, each adapter on
-/// its own segment, and the answers are brought back into order. Where the adapters around a layer leave its own function
-/// alone ([AroundLayer]) that runs once for all of them.
+/// One forward whose rows use different adapters, of any kinds: the rows are sorted by adapter and run once, each
+/// adapter on its own segment, and the answers are brought back into order. Where the adapters around a layer leave its
+/// own function alone ([AroundLayer]) that runs once for all of them.
 ///
 /// The slots that it fills are those of a call ([dev.loran.engine.nn.Slot#callEmpty]), which must be empty.
 ///
-/// Each row's answer is that of its adapter alone. Prefixes and virtual tokens of different lengths stand at the end of the
-/// longest one's place: see [Model#rows].
+/// Each row's answer is that of its adapter alone. Prefixes and virtual tokens of different lengths stand at the end of
+/// the longest one's place: see [Model#rows].
 final class MixedBatch {
     /// Rows `from` (inclusive) to `to` (exclusive), which use adapter number `adapter`.
     private record Segment(int adapter, int from, int to) {

@@ -18,8 +18,8 @@ import java.util.function.Function;
 import java.util.random.RandomGenerator;
 import org.jspecify.annotations.Nullable;
 
-/// A layer trained whole beside its frozen original: peft's `modules_to_save`, as for a classification head or the table of
-/// token embeddings. Of the same kind as the original, in full precision.
+/// A layer trained whole beside its frozen original: peft's `modules_to_save`, as for a classification head or the
+/// table of token embeddings. Of the same kind as the original, in full precision.
 final class ModulesToSave<L extends AdaptedLayer<L>> implements Mergeable<L> {
     /// What becomes of the layer's own parameters.
     private enum Role {
@@ -50,8 +50,8 @@ final class ModulesToSave<L extends AdaptedLayer<L>> implements Mergeable<L> {
         Model.drawHead(parameters().getFirst(), random);
     }
 
-    /// Plans a trained copy of `layer`, which is `below` the module of that name that is kept whole, or that module itself
-    /// where it is empty.
+    /// Plans a trained copy of `layer`, which is `below` the module of that name that is kept whole, or that module
+    /// itself where it is empty.
     ///
     /// @return what is placed
     static ModulesToSave<?> place(Tuner tuner, String module, String below, AdaptedLayer<?> layer) {

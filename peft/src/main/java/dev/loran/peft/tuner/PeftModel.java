@@ -1,9 +1,7 @@
 package dev.loran.peft.tuner;
 
 import dev.loran.engine.Autograd;
-import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
-import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.Linear;
 import dev.loran.engine.nn.Slot;
@@ -13,63 +11,39 @@ import dev.loran.peft.model.Model;
 import dev.loran.peft.model.TaskType;
 import java.nio.file.Path;
 import java.util.ArrayList;
-import java.util.Collections;
-import java.util.ConcurrentModificationException;
-import java.util.LinkedHashMap;
 import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Map;
-import java.util.Objects;
 import java.util.Set;
-import java.util.SplittableRandom;
 import java.util.function.Function;
 import java.util.function.Supplier;
-import java.util.function.UnaryOperator;
 import java.util.random.RandomGenerator;
 import org.jspecify.annotations.Nullable;
 
 /// A frozen model with its adapters, by name; one or more of them are active. peft's `PeftModel`.
 ///
-/// The base's parameters collect no gradient, but for those that the active adapter asks for (biases). Unlike with peft,
-/// those are the adapter's own: they stand in the base only while it is active. Closing closes the adapters and leaves the
-/// model as it was, bit for bit.
+/// The base's parameters collect no gradient, but for those that the active adapter asks for (biases). Unlike with
+/// peft, those are the adapter's own: they stand in the base only while it is active. Closing closes the adapters and
+/// leaves the model as it was, bit for bit.
 ///
-/// Merging writes the active adapters into the base's weights, [#unmergeAdapter] brings the old bits back. While they are
-/// merged, there is neither training nor a change of adapters.
+/// Merging writes the active adapters into the base's weights, [#unmergeAdapter] brings the old bits back. While they
+/// are merged, there is neither training nor a change of adapters.
 ///
-/// **Threads**: reading is safe from any number of threads, with the active adapters as long as nobody changes them, or with
-/// an adapter for each call ([#withAdapter]) or each row ([#logits(Tensor, Tensor, List)]). What changes it (adding, removing,
-/// choosing, merging, training, closing) must be alone, and fails with a [ConcurrentModificationException] where it meets
-/// another thread's use. So does a forward of a thread whose choice of adapters another thread has replaced.
-public final class PeftModel implements AutoCloseable {
+/// **Threads**: reading is safe from any number of threads, with the active adapters as long as nobody changes them, or
+/// with an adapter for each call ([#withAdapter]) or each row ([#logits(Tensor, Tensor, List)]). What changes it
+/// (adding, removing, choosing, merging, training, closing) must be alone, and fails with a
+/// [ConcurrentModificationException] where it meets another thread's use. So does a forward of a thread whose choice of
+/// adapters another thread has replaced.
+public final class PeftModel extends Adapters {
     /// The name of an adapter nobody named.
     public static final String DEFAULT_ADAPTER = "default";
 
     /// Stands for no adapter where names of adapters are asked for, row by row.
     public static final String BASE = "__base__";
 
-    private final Model model;
-    private final long seed;
     private final Methods methods;
-    private final Buffer microStep;
-    private final Map<String, Tuner> adapters = new LinkedHashMap<>();
-    /// The adapters that are active unless disabled, in the order they were named.
-    private List<Tuner> active = List.of();
-    /// Where several are active.
-    private @Nullable Slots together;
-
-    private final Runnable check = this::requireOwnChoice;
-    /// The thread that last said which adapters are active, and what each thread said last.
-    private @Nullable Thread chooser;
-
-    @SuppressWarnings("ThreadLocalUsage") // A thread chooses for each PeftModel apart.
-    private final ThreadLocal<@Nullable List<String>> choice = new ThreadLocal<>();
-
-    private @Nullable MergedWeights merged;
-    private int disabled;
     /// Whether the model has its classification head from here.
     private boolean ownsHead;
-    private boolean closed;
 
     /// How many parameters there are: [#parameterCount].
     ///
@@ -80,6 +54,12 @@ public final class PeftModel implements AutoCloseable {
         public double trainablePercentage() {
             return 100.0 * trainableParameters / totalParameters;
         }
+    }
+
+    /// Closed by the caller to make the adapters active again.
+    public interface Disabled extends AutoCloseable {
+        @Override
+        void close();
     }
 
     /// Freezes `model`.
@@ -93,87 +73,17 @@ public final class PeftModel implements AutoCloseable {
     ///
     /// @param methods those that files of adapters may name
     public PeftModel(Model model, long seed, Methods methods) {
-        this.model = model;
-        this.seed = seed;
+        super(model, seed);
         this.methods = methods;
-        this.microStep = model.backend().ofInts(0);
-        model.requiresGrad(false);
-        model.check(check);
     }
 
-    public Model model() {
-        return model;
-    }
+    // ---- files
 
-    public Map<String, Tuner> adapters() {
-        return Collections.unmodifiableMap(adapters);
-    }
-
-    // ---- adding and taking away
-
-    /// Attaches a new adapter and makes it active if it is the first.
-    ///
-    /// @throws InputException if the name is taken or no name, or the configuration does not fit the model
-    /// @throws IllegalStateException while adapters are merged
-    public Tuner addAdapter(String name, PeftConfig config) {
-        return addAdapter(name, config, false);
-    }
-
-    /// As above; with `partialTargets` names of the target list that match nothing are let pass as long as one matches, as
-    /// files from elsewhere need.
-    public Tuner addAdapter(String name, PeftConfig config, boolean partialTargets) {
-        try (Guard.Use use = model.changing("addAdapter")) {
-            checkNew(name);
-            return add(name, attach(name, config, partialTargets, UnaryOperator.identity()));
-        }
-    }
-
-    private Tuner add(String name, Tuner tuner) {
-        adapters.put(name, tuner);
-        if (adapters.size() == 1) {
-            setAdapter(name);
-        }
-        return tuner;
-    }
-
-    private void checkNew(String name) {
-        requireUnmerged("addAdapter");
-        if (adapters.containsKey(name)) {
-            throw new InputException("addAdapter: adapter " + name + " exists already; delete it first");
-        }
-        if (name.isBlank() || name.contains(".") || name.contains("/") || name.contains("\\") || name.equals(BASE)) {
-            throw new InputException("addAdapter: \"" + name
-                    + "\" is no adapter name; it may hold no dot and no slash, and " + BASE + " means the base");
-        }
-    }
-
-    /// Attaches to the bare base: what starts from its weights must not see those of another adapter.
-    private Tuner attach(String name, PeftConfig config, boolean partialTargets, UnaryOperator<String> naming) {
-        empty();
-        // What attaching makes on the way (activations, say) goes with the scope; parameters stand outside of it.
-        boolean done = false;
-        try (Scope scope = Scope.attempt()) {
-            try {
-                SplittableRandom random = new SplittableRandom(seed + adapters.size());
-                Attachment to = new Attachment(model, name, random, seed, microStep, partialTargets, naming);
-                Tuner tuner = config.attach(to);
-                done = true;
-                return tuner;
-            } finally {
-                if (!done) {
-                    scope.undo();
-                }
-            }
-        } finally {
-            fill();
-        }
-    }
-
-    /// As [#savePretrained], in a form that needs nothing but the untouched base: an adapter that started by PiSSA or OLoRA
-    /// becomes a plain LoRA of twice the rank with the same answers (peft's `path_initial_model_for_weight_conversion`).
-    /// Others are written as they are.
+    /// As [#savePretrained], in a form that needs nothing but the untouched base: an adapter that started by PiSSA or
+    /// OLoRA becomes a plain LoRA of twice the rank with the same answers (peft's
+    /// `path_initial_model_for_weight_conversion`). Others are written as they are.
     public void saveConverted(Path folder) {
-        try (Guard.Use use = model.reading("saveConverted")) {
+        try (Guard.Use use = model().reading("saveConverted")) {
             Tuner tuner = active();
             AdapterFiles.saveConverted(tuner, ofAdapter(tuner, folder));
         }
@@ -184,12 +94,12 @@ public final class PeftModel implements AutoCloseable {
         return name.equals(DEFAULT_ADAPTER) ? folder : folder.resolve(name);
     }
 
-    /// Reads an adapter that Loran or peft saved and adds it under `name`; active if it is the first. Active, it trains on
-    /// from these weights, by the method and the options of its file: `TaskModel.of` makes it ready for a task, with its
-    /// head where that is the model family's own and has as many classes.
+    /// Reads an adapter that Loran or peft saved and adds it under `name`; active if it is the first. Active, it trains
+    /// on from these weights, by the method and the options of its file: `TaskModel.of` makes it ready for a task, with
+    /// its head where that is the model family's own and has as many classes.
     ///
-    /// @throws InputException if files are missing or damaged, the method is not supported, or the adapter does not fit this
-    ///     model: made on other weights, or tensors missing, unknown or of another shape
+    /// @throws InputException if files are missing or damaged, the method is not supported, or the adapter does not fit
+    ///     this model: made on other weights, or tensors missing, unknown or of another shape
     public Tuner loadAdapter(String name, Path folder) {
         return loadAdapter(name, folder, true);
     }
@@ -197,7 +107,7 @@ public final class PeftModel implements AutoCloseable {
     /// As above; without `head` the adapter alone, to be trained for other classes than those of the head in its files.
     public Tuner loadAdapter(String name, Path folder, boolean head) {
         PeftConfig config = AdapterFiles.config(folder, head, methods);
-        try (Guard.Use use = model.changing("loadAdapter")) {
+        try (Guard.Use use = model().changing("loadAdapter")) {
             checkNew(name);
             return add(name, attachFrom(folder, name, config, head));
         }
@@ -205,7 +115,7 @@ public final class PeftModel implements AutoCloseable {
 
     private void removeHead() {
         if (ownsHead) {
-            model.removeClassifier();
+            model().removeClassifier();
             ownsHead = false;
         }
     }
@@ -217,24 +127,24 @@ public final class PeftModel implements AutoCloseable {
     /// @throws InputException if the model cannot have one, or has one for other numbers of classes
     private boolean makeRoomForHead(PeftConfig config, Path folder) {
         int classes = config.taskType() == TaskType.SEQ_CLS ? Heads.classes(folder.resolve(AdapterFiles.WEIGHTS)) : 0;
-        Linear present = model.classifier();
+        Linear present = model().classifier();
         if (classes == 0 || present != null && present.outFeatures() == classes) {
             return false;
         }
         requireUnmerged("loadAdapter");
-        if (present != null && adapters.values().stream().noneMatch(Tuner::hasNewClassifier)) {
+        if (present != null && adapters().values().stream().noneMatch(Tuner::hasNewClassifier)) {
             removeHead();
-            present = model.classifier();
+            present = model().classifier();
         }
         if (present != null) {
             throw new InputException(folder + ": tells " + classes + " classes apart, but the model has a head for "
                     + present.outFeatures()
-                    + (model.hasNewClassifier()
+                    + (model().hasNewClassifier()
                             ? ", which adapters beside it have trained; load this one on a model of its own"
                             : " of its own; the adapter was made for another base model"));
         }
         try {
-            model.addClassifier(classes);
+            model().addClassifier(classes);
             ownsHead = true;
         } catch (InputException e) {
             throw new InputException(folder + ": " + e.getMessage(), e);
@@ -242,18 +152,18 @@ public final class PeftModel implements AutoCloseable {
         return true;
     }
 
-    /// Gives the model a new classification head, unless it has one, and has the active adapter train it: what peft does for
-    /// the task type SEQ_CLS, which the adapter's file then says. Closing takes the head away again.
+    /// Gives the model a new classification head, unless it has one, and has the active adapter train it: what peft
+    /// does for the task type SEQ_CLS, which the adapter's file then says. Closing takes the head away again.
     ///
     /// @param random draws the head's start
     /// @throws InputException if the model cannot have a head
     /// @throws IllegalStateException if no adapter is active, or the model has classes of its own
     public void addClassifier(int classes, RandomGenerator random) {
-        try (Guard.Use use = model.changing("addClassifier")) {
+        try (Guard.Use use = model().changing("addClassifier")) {
             requireUnmerged("addClassifier");
             Tuner tuner = active();
-            if (!model.hasNewClassifier()) {
-                model.addClassifier(classes);
+            if (!model().hasNewClassifier()) {
+                model().addClassifier(classes);
                 ownsHead = true;
             }
             if (!tuner.hasNewClassifier()) {
@@ -266,15 +176,11 @@ public final class PeftModel implements AutoCloseable {
     /// As [#loadAdapter], in the place of adapter `name`, which is kept if the files do not fit.
     public Tuner replaceAdapter(String name, Path folder) {
         PeftConfig config = AdapterFiles.config(folder, true, methods);
-        try (Guard.Use use = model.changing("replaceAdapter")) {
+        try (Guard.Use use = model().changing("replaceAdapter")) {
             requireUnmerged("replaceAdapter");
-            Tuner before = adapter(name);
+            adapter(name);
             Tuner next = attachFrom(folder, name, config, true);
-            List<String> names = activeNames();
-            activate(List.of());
-            adapters.put(name, next);
-            before.close();
-            setAdapter(names);
+            replace(name, next);
             return next;
         }
     }
@@ -286,7 +192,7 @@ public final class PeftModel implements AutoCloseable {
         boolean done = false;
         try {
             AdapterFiles.requireSizes(config, folder);
-            next = attach(name, config, true, AdapterFiles.naming(folder, model));
+            next = attach(name, config, true, AdapterFiles.naming(folder, model()));
             AdapterFiles.load(next, folder, withHead);
             done = true;
             return next;
@@ -303,15 +209,16 @@ public final class PeftModel implements AutoCloseable {
     }
 
     /// Adds adapter `name`, a LoRA made of the low-rank updates of others: see [Combination]. LoRA on linear layers and
-    /// tables, with any mixture of ranks, alphas and scaling rules, PiSSA, OLoRA and AdaLoRA can be combined. The file of
-    /// the result is plain LoRA; Hugging Face peft, which copies `use_rslora` into a result whose alpha is its rank, makes
-    /// its own too large by the root of the rank.
+    /// tables, with any mixture of ranks, alphas and scaling rules, PiSSA, OLoRA and AdaLoRA can be combined. The file
+    /// of the result is plain LoRA; Hugging Face peft, which copies `use_rslora` into a result whose alpha is its rank,
+    /// makes its own too large by the root of the rank.
     ///
     /// @param names of the adapters
     /// @param weights w of each; negative ones take away
     /// @return the relative error of each layer, ‖result − Σ wᵢΔᵢ‖ / ‖Σ wᵢΔᵢ‖, by the layer's name
-    /// @throws InputException if a name is unknown, numbers of names and weights differ, or an adapter cannot be combined:
-    ///     DoRA, biases or rows of tables trained beside, adapters without low-rank updates, factors of different ranks
+    /// @throws InputException if a name is unknown, numbers of names and weights differ, or an adapter cannot be
+    ///     combined: DoRA, biases or rows of tables trained beside, adapters without low-rank updates, factors of
+    ///     different ranks
     /// @throws IllegalStateException while adapters are merged
     public Map<String, Double> addWeightedAdapter(
             String name, List<String> names, List<Double> weights, Combination how) {
@@ -322,7 +229,7 @@ public final class PeftModel implements AutoCloseable {
         if (!weights.stream().allMatch(Double::isFinite)) {
             throw new InputException("addWeightedAdapter: weights are " + weights + ", must be finite");
         }
-        try (Guard.Use use = model.changing("addWeightedAdapter")) {
+        try (Guard.Use use = model().changing("addWeightedAdapter")) {
             requireUnmerged("addWeightedAdapter");
             List<Tuner> tuners = names.stream().map(this::adapter).toList();
             return WeightedAdapter.add(
@@ -330,229 +237,37 @@ public final class PeftModel implements AutoCloseable {
         }
     }
 
-    /// Removes and closes an adapter. If it was active, those active beside it stay so.
-    ///
-    /// @throws IllegalStateException if it is merged
-    public void deleteAdapter(String name) {
-        try (Guard.Use use = model.changing("deleteAdapter")) {
-            Tuner tuner = adapter(name);
-            if (active.contains(tuner)) {
-                requireUnmerged("deleteAdapter");
-                activate(active.stream().filter(t -> t != tuner).toList());
-                chosen();
-            }
-            adapters.remove(name);
-            tuner.close();
-        }
-    }
-
-    // ---- which are active
-
-    /// The active adapter's name, the first one's if there are several; null when there is none or they are disabled.
-    public @Nullable String activeAdapter() {
-        return disabled > 0 || active.isEmpty() ? null : activeNames().getFirst();
-    }
-
-    /// The names of all active adapters; none while they are disabled.
-    public List<String> activeAdapters() {
-        return disabled > 0 ? List.of() : activeNames();
-    }
-
-    private List<String> activeNames() {
-        return active.stream().map(t -> t.attachment().name()).toList();
-    }
-
-    /// The active adapter.
-    ///
-    /// @throws IllegalStateException if none is active, or more than one
-    public Tuner active() {
-        if (disabled > 0 || active.size() != 1) {
-            throw new IllegalStateException((activeAdapters().isEmpty() ? "no adapter is active" : "several are active")
-                    + "; call setAdapter first, adapters are " + adapters.keySet());
-        }
-        return active.getFirst();
-    }
-
-    /// Makes one adapter active and trainable, all others inactive. While adapters are disabled this says which will be
-    /// active afterwards.
-    ///
-    /// @throws InputException if there is no adapter of this name
-    /// @throws IllegalStateException while adapters are merged
-    public void setAdapter(String name) {
-        setAdapter(List.of(name));
-    }
-
-    /// Makes several adapters active and trainable at once. Where they meet on a layer their terms add up, which only LoRA
-    /// and AdaLoRA have; in any other slot one of them may stand.
-    ///
-    /// @throws InputException if a name is unknown or named twice, or adapters meet where they do not add up; what was
-    ///     active stays so
-    public void setAdapter(List<String> names) {
-        try (Guard.Use use = model.changing("setAdapter")) {
-            requireUnmerged("setAdapter");
-            List<Tuner> next = names.stream().map(this::adapter).toList();
-            if (Set.copyOf(names).size() < names.size()) {
-                throw new InputException("setAdapter: " + names + " names an adapter twice");
-            }
-            activate(next);
-            chosen();
-        }
-    }
-
-    private void chosen() {
-        chooser = Thread.currentThread();
-        choice.set(activeAdapters());
-    }
-
-    /// A thread that chose adapters and then asks is not answered by those that another thread chose in between.
-    private void requireOwnChoice() {
-        List<String> mine = choice.get();
-        Thread by = chooser;
-        if (mine != null && by != null && by != Thread.currentThread() && !mine.equals(activeAdapters())) {
-            throw new ConcurrentModificationException("setAdapter: this thread chose adapters " + mine + ", but thread "
-                    + by.getName() + " has chosen " + activeAdapters() + " since; give each call its adapter by"
-                    + " withAdapter, or choose again when no other thread does");
-        }
-    }
-
-    private void activate(List<Tuner> next) {
-        List<Tuner> before = active;
-        suspend();
-        boolean done = false;
-        try {
-            active = next;
-            resume();
-            done = true;
-        } finally {
-            if (!done) {
-                active = before;
-                resume();
-            }
-        }
-    }
-
-    private void resume() {
-        fill();
-        if (disabled == 0 && merged == null) {
-            active.forEach(t -> t.parameters().values().forEach(p -> p.requiresGrad(true)));
-        }
-    }
-
-    private void suspend() {
-        active.forEach(t -> t.parameters().values().forEach(p -> p.requiresGrad(false)));
-        empty();
-    }
-
-    /// Fills the slots, unless adapters are disabled or merged.
-    private void fill() {
-        if (disabled > 0 || merged != null || active.isEmpty()) {
-            return;
-        }
-        if (active.size() == 1) {
-            active.getFirst().activate();
-        } else {
-            Slots slots = new Slots(model, new ArrayList<>(active));
-            slots.fillTogether(active.stream().map(Tuner::title).toList());
-            together = slots;
-        }
-    }
-
-    private void empty() {
-        if (together != null) {
-            together.clear();
-            together = null;
-        } else {
-            active.forEach(Tuner::deactivate);
-        }
-    }
-
-    /// Closed by the caller to make the adapters active again.
-    public interface Disabled extends AutoCloseable {
-        @Override
-        void close();
-    }
-
-    /// The bare base model until the result is closed; may be nested. Nothing is trainable meanwhile.
-    ///
-    /// @throws IllegalStateException while adapters are merged
-    public Disabled disableAdapter() {
-        try (Guard.Use use = model.changing("disableAdapter")) {
-            requireUnmerged("disableAdapter");
-            suspend();
-            disabled++;
-            chosen();
-        }
-        boolean[] open = {true};
-        return () -> {
-            if (open[0]) {
-                try (Guard.Use use = model.changing("disableAdapter, closed")) {
-                    open[0] = false;
-                    disabled--;
-                    resume();
-                    chosen();
-                }
-            }
-        };
-    }
-
-    private Tuner adapter(String name) {
-        Tuner tuner = adapters.get(name);
-        if (tuner == null) {
-            throw new InputException("adapter " + name + " does not exist; there are " + adapters.keySet());
-        }
-        return tuner;
-    }
-
-    private void requireOpen(String operation) {
-        if (closed) {
-            throw new IllegalStateException(operation + ": this PeftModel is closed, its model stands alone");
-        }
-    }
-
-    private void requireUnmerged(String operation) {
-        requireOpen(operation);
-        if (merged != null) {
-            throw new IllegalStateException(operation + ": adapters " + activeNames()
-                    + " are merged into the model; call unmergeAdapter() first");
-        }
-    }
-
     // ---- merging
-
-    /// Whether the active adapters stand in the base's weights.
-    public boolean isMerged() {
-        return merged != null;
-    }
 
     /// What merging the active adapters into weights of `dtype` would do, layer by layer; nothing is written.
     ///
     /// @throws InputException if an active adapter cannot be merged: bottleneck adapters, prompts, prefixes
     /// @throws IllegalStateException if none is active, or they are merged already
     public MergeReport mergeReport(DType dtype) {
-        try (Guard.Use use = model.changing("mergeReport")) {
+        try (Guard.Use use = model().changing("mergeReport")) {
             requireMergeable("mergeReport");
-            return MergedWeights.forecast(model, active, dtype);
+            return MergedWeights.forecast(model(), chosenAdapters(), dtype);
         }
     }
 
     /// Writes the active adapters into the weights of the base, which then answers alone and at no extra cost. Weights
-    /// that an adapter changes exist twice until [#unmergeAdapter]; prepared ones are prepared again, and mapped files are
-    /// not written to. A head that is the table of token embeddings gets a weight of its own where an adapter changes only
-    /// one of the two: the model is no longer tied then, and its config.json says so.
+    /// that an adapter changes exist twice until [#unmergeAdapter]; prepared ones are prepared again, and mapped files
+    /// are not written to. A head that is the table of token embeddings gets a weight of its own where an adapter
+    /// changes only one of the two: the model is no longer tied then, and its config.json says so.
     ///
     /// @return what became of each weight, and how much of the update rounding to its type lost
     /// @throws InputException if an active adapter cannot be merged: bottleneck adapters, prompts, prefixes; nothing is
     ///     changed then
     /// @throws IllegalStateException if none is active, or they are merged already
     public MergeReport mergeAdapter() {
-        try (Guard.Use use = model.changing("mergeAdapter")) {
+        try (Guard.Use use = model().changing("mergeAdapter")) {
             requireMergeable("mergeAdapter");
-            MergedWeights weights = MergedWeights.of(model, active);
+            MergedWeights weights = MergedWeights.of(model(), chosenAdapters());
             suspend();
             boolean done = false;
             try {
                 weights.write();
-                merged = weights;
+                merged(weights);
                 done = true;
             } finally {
                 if (!done) {
@@ -566,8 +281,8 @@ public final class PeftModel implements AutoCloseable {
     private void requireMergeable(String operation) {
         requireUnmerged(operation);
         if (activeAdapters().isEmpty()) {
-            throw new IllegalStateException(
-                    operation + ": no adapter is active; call setAdapter first, adapters are " + adapters.keySet());
+            throw new IllegalStateException(operation + ": no adapter is active; call setAdapter first, adapters are "
+                    + adapters().keySet());
         }
     }
 
@@ -575,29 +290,29 @@ public final class PeftModel implements AutoCloseable {
     ///
     /// @throws IllegalStateException if nothing is merged
     public void unmergeAdapter() {
-        try (Guard.Use use = model.changing("unmergeAdapter")) {
-            if (merged == null) {
+        try (Guard.Use use = model().changing("unmergeAdapter")) {
+            MergedWeights weights = merged();
+            if (weights == null) {
                 throw new IllegalStateException("unmergeAdapter: no adapter is merged");
             }
-            merged.undo();
-            merged = null;
+            weights.undo();
+            merged(null);
             resume();
         }
     }
 
-    /// Merges the active adapters for good, unless they are merged already, and closes this PeftModel with all adapters.
+    /// Merges the active adapters for good, unless they are merged already, and closes this PeftModel with all
+    /// adapters.
     ///
     /// @return the model, which belongs to the caller
     /// @throws InputException as [#mergeAdapter]
     public Model mergeAndUnload() {
-        try (Guard.Use use = model.changing("mergeAndUnload")) {
-            if (merged == null) {
+        try (Guard.Use use = model().changing("mergeAndUnload")) {
+            if (!isMerged()) {
                 mergeAdapter();
             }
-            Objects.requireNonNull(merged).keep();
-            model.weightsChanged();
-            merged = null;
-            active = List.of();
+            keepMerged();
+            model().weightsChanged();
             return unload();
         }
     }
@@ -607,7 +322,7 @@ public final class PeftModel implements AutoCloseable {
     /// @return the model, which belongs to the caller
     public Model unload() {
         close();
-        return model;
+        return model();
     }
 
     // ---- training and answering
@@ -620,18 +335,10 @@ public final class PeftModel implements AutoCloseable {
         return trainable();
     }
 
-    private Map<String, Tensor> trainable() {
-        Map<String, Tensor> all = new LinkedHashMap<>();
-        if (disabled == 0 && merged == null) {
-            active.forEach(t -> all.putAll(t.parameters()));
-        }
-        return all;
-    }
-
     /// Trainable and total parameters, tied ones once. What is merged or disabled counts as none.
     public ParameterCount parameterCount() {
         long trainable = 0;
-        Set<Tensor> all = new LinkedHashSet<>(model.namedParameters().values());
+        Set<Tensor> all = new LinkedHashSet<>(model().namedParameters().values());
         for (Tensor t : trainable().values()) {
             trainable += t.shape().size();
             all.add(t);
@@ -642,8 +349,8 @@ public final class PeftModel implements AutoCloseable {
 
     /// Says which forward this is: dropout draws its masks from it. The trainer calls this before each micro-batch.
     public void microStep(int number) {
-        try (Guard.Use use = model.changing("microStep")) {
-            model.backend().fill(microStep, number);
+        try (Guard.Use use = model().changing("microStep")) {
+            model().backend().fill(microStep(), number);
         }
     }
 
@@ -651,38 +358,38 @@ public final class PeftModel implements AutoCloseable {
     ///
     /// @throws IllegalStateException in training mode while adapters are merged
     public Tensor loss(Tensor inputIds, @Nullable Tensor attentionMask, Tensor labels) {
-        if (model.isTraining()) {
+        if (model().isTraining()) {
             requireUnmerged("loss");
         }
-        return model.loss(inputIds, attentionMask, labels);
+        return model().loss(inputIds, attentionMask, labels);
     }
 
     /// The head's answer; see [Model#logits].
     public Tensor logits(Tensor inputIds, @Nullable Tensor attentionMask) {
-        return model.logits(inputIds, attentionMask);
+        return model().logits(inputIds, attentionMask);
     }
 
     /// The head's answer to rows that use different adapters of any kinds, whatever is active: row i uses
-    /// `adapterNames.get(i)`, [#BASE] for none. The batch runs once, and each row's answer is that of its adapter alone.
-    /// Where adapters have virtual tokens, every row's hidden states have as many positions as the longest needs, and a row's
-    /// own stand at the end. Nothing is recorded.
+    /// `adapterNames.get(i)`, [#BASE] for none. The batch runs once, and each row's answer is that of its adapter
+    /// alone. Where adapters have virtual tokens, every row's hidden states have as many positions as the longest
+    /// needs, and a row's own stand at the end. Nothing is recorded.
     ///
     /// @throws InputException if a name is unknown, or an adapter trains biases of the base itself
     /// @throws IllegalStateException in training mode, or while adapters are merged
     public Tensor logits(Tensor inputIds, @Nullable Tensor attentionMask, List<String> adapterNames) {
-        return apart("logits", adapterNames, ofRows -> new MixedBatch(model, ofRows).logits(inputIds, attentionMask));
+        return apart("logits", adapterNames, ofRows -> new MixedBatch(model(), ofRows).logits(inputIds, attentionMask));
     }
 
-    /// Runs `work` on this thread with one adapter in the place of what is active, for this thread alone: whatever it asks of the
-    /// model, through this object or past it, by [dev.loran.peft.model.KvCache] or a head of your own. Threads with different
-    /// adapters run side by side. Nothing is recorded.
+    /// Runs `work` on this thread with one adapter in the place of what is active, for this thread alone: whatever it
+    /// asks of the model, through this object or past it, by [dev.loran.peft.model.KvCache] or a head of your own.
+    /// Threads with different adapters run side by side. Nothing is recorded.
     ///
     /// ```java
     /// List<int[]> answers = peft.withAdapter("titles", () -> Generation.tokens(model, prompts, config));
     /// ```
     ///
-    /// An adapter that trains biases of the base itself changes these for everybody: where it is the one asked for, or is
-    /// active, no other thread may use the model meanwhile.
+    /// An adapter that trains biases of the base itself changes these for everybody: where it is the one asked for, or
+    /// is active, no other thread may use the model meanwhile.
     ///
     /// @param name [#BASE] for none
     /// @throws InputException if there is no adapter of this name
@@ -706,14 +413,15 @@ public final class PeftModel implements AutoCloseable {
 
     /// Runs `work`, given the adapters of these names, on slots of its own, empty ones.
     private <T> T apart(String operation, List<String> names, Function<List<@Nullable Tuner>, T> work) {
-        try (Guard.Use use = model.reading(operation)) {
+        try (Guard.Use use = model().reading(operation)) {
             List<@Nullable Tuner> wanted = wanted(operation, names);
-            if (active.stream().noneMatch(Tuner::borrows) && wanted.stream().noneMatch(t -> t != null && t.borrows())) {
+            if (chosenAdapters().stream().noneMatch(Tuner::borrows)
+                    && wanted.stream().noneMatch(t -> t != null && t.borrows())) {
                 return Slot.callEmpty(() -> work.apply(wanted));
             }
         }
         // What is borrowed is put into the base, or taken out of it, for all threads.
-        try (Guard.Use use = model.changing(operation)) {
+        try (Guard.Use use = model().changing(operation)) {
             List<@Nullable Tuner> wanted = wanted(operation, names);
             empty();
             try {
@@ -726,7 +434,7 @@ public final class PeftModel implements AutoCloseable {
 
     private List<@Nullable Tuner> wanted(String operation, List<String> names) {
         requireUnmerged(operation);
-        if (model.isTraining()) {
+        if (model().isTraining()) {
             throw new IllegalStateException(
                     operation + ": the model is in training mode, but rows with adapters of their own are"
                             + " for inference; call train(false) on the model");
@@ -736,10 +444,10 @@ public final class PeftModel implements AutoCloseable {
         return wanted;
     }
 
-    /// Writes the active adapter as peft does: adapter_config.json and adapter_model.safetensors, in `folder` itself for
-    /// the adapter `default`, else in a folder of its name below.
+    /// Writes the active adapter as peft does: adapter_config.json and adapter_model.safetensors, in `folder` itself
+    /// for the adapter `default`, else in a folder of its name below.
     public void savePretrained(Path folder) {
-        try (Guard.Use use = model.reading("savePretrained")) {
+        try (Guard.Use use = model().reading("savePretrained")) {
             Tuner tuner = active();
             AdapterFiles.save(tuner, ofAdapter(tuner, folder));
         }
@@ -748,25 +456,15 @@ public final class PeftModel implements AutoCloseable {
     /// Takes the adapters off the model and closes them. A second call does nothing.
     @Override
     public void close() {
-        if (closed) {
+        if (isClosed()) {
             return;
         }
-        try (Guard.Use use = model.changing("close")) {
-            if (merged != null) {
+        try (Guard.Use use = model().changing("close")) {
+            if (isMerged()) {
                 unmergeAdapter();
             }
-            if (disabled == 0) {
-                suspend();
-            }
-            if (model.check() == check) {
-                model.check(null);
-            }
-            closed = true;
-            active = List.of();
-            adapters.values().forEach(Tuner::close);
-            adapters.clear();
+            closeAll();
             removeHead();
-            microStep.release();
         }
     }
 }

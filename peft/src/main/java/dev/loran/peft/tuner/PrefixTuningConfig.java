@@ -1,5 +1,6 @@
 package dev.loran.peft.tuner;
 
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Functional;
 import dev.loran.engine.Shape;
@@ -11,14 +12,15 @@ import dev.loran.peft.model.Model;
 import dev.loran.peft.model.TaskType;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 
 /// Prefix tuning: P trainable keys and values stand before the text's own in the attention of every layer. They enter
 /// unrotated, and the text stands at positions P, P + 1, …
 ///
-/// **Paper**: Li and Liang, "Prefix-Tuning: Optimizing Continuous Prompts for Generation", 2021; the projection: its section
-/// 4.3. With grouped-query heads a prefix has as many heads as the keys. It is a segment of the attention kernel and works
-/// with gradient checkpointing.
+/// **Paper**: Li and Liang, "Prefix-Tuning: Optimizing Continuous Prompts for Generation", 2021; the projection: its
+/// section 4.3. With grouped-query heads a prefix has as many heads as the keys. It is a segment of the attention
+/// kernel and works with gradient checkpointing.
 ///
 /// @param numVirtualTokens P
 /// @param prefixProjection whether the prefix comes from a smaller table through two linear layers with a tanh between
@@ -74,41 +76,39 @@ public record PrefixTuningConfig(
         }
     }
 
-    /// Without projection, from N(0, 0.02²).
+    /// 20 keys and values a layer, without projection, from N(0, 0.02²).
+    public static PrefixTuningConfig defaults() {
+        return of(20);
+    }
+
+    /// As above, for so many keys and values.
     public static PrefixTuningConfig of(int numVirtualTokens) {
-        return new PrefixTuningConfig(
-                numVirtualTokens, false, null, new Init.Random(0.02), null, null, List.of(), false, null);
+        return fromJson(new ConfigJson(
+                "PREFIX_TUNING", JsonNodeFactory.instance.objectNode().put("num_virtual_tokens", numVirtualTokens)));
+    }
+
+    private PrefixTuningConfig with(Consumer<ObjectNode> change) {
+        return ConfigJson.copy(this, json -> read(json, init), change);
+    }
+
+    public PrefixTuningConfig withVirtualTokens(int number) {
+        return with(n -> n.put("num_virtual_tokens", number));
     }
 
     public PrefixTuningConfig withProjection(@Nullable Integer hiddenSize) {
-        return new PrefixTuningConfig(
-                numVirtualTokens, true, hiddenSize, init, tokenDim, numLayers, modulesToSave, inferenceMode, taskType);
+        return with(n -> n.put("prefix_projection", true).put("encoder_hidden_size", hiddenSize));
     }
 
     public PrefixTuningConfig withInit(Init start) {
-        return new PrefixTuningConfig(
-                numVirtualTokens,
-                prefixProjection,
-                encoderHiddenSize,
-                start,
-                tokenDim,
-                numLayers,
-                modulesToSave,
-                inferenceMode,
-                taskType);
+        return ConfigJson.copy(this, json -> read(json, start), n -> {});
+    }
+
+    public PrefixTuningConfig withModulesToSave(List<String> modules) {
+        return with(n -> ConfigJson.put(n, "modules_to_save", modules));
     }
 
     public PrefixTuningConfig withTask(@Nullable TaskType task) {
-        return new PrefixTuningConfig(
-                numVirtualTokens,
-                prefixProjection,
-                encoderHiddenSize,
-                init,
-                tokenDim,
-                numLayers,
-                modulesToSave,
-                inferenceMode,
-                task);
+        return with(n -> ConfigJson.putTask(n, task));
     }
 
     @Override
@@ -117,6 +117,10 @@ public record PrefixTuningConfig(
     }
 
     static PrefixTuningConfig fromJson(ConfigJson json) {
+        return read(json, new Init.Random(0.02));
+    }
+
+    private static PrefixTuningConfig read(ConfigJson json, Init init) {
         json.submodules();
         // Says how the table started; the file brings what it became.
         json.string("init_weights", "");
@@ -124,7 +128,7 @@ public record PrefixTuningConfig(
                 json.integer("num_virtual_tokens", 0),
                 json.bool("prefix_projection", false),
                 json.integerOrNull("encoder_hidden_size"),
-                new Init.Random(0.02),
+                init,
                 json.integerOrNull("token_dim"),
                 json.integerOrNull("num_layers"),
                 json.strings("modules_to_save"),
@@ -138,6 +142,9 @@ public record PrefixTuningConfig(
         n.put("encoder_hidden_size", encoderHiddenSize);
         n.put("num_virtual_tokens", numVirtualTokens);
         n.put("prefix_projection", prefixProjection);
+        ConfigJson.put(n, "modules_to_save", modulesToSave.isEmpty() ? null : modulesToSave);
+        n.put("num_layers", numLayers);
+        n.put("token_dim", tokenDim);
         return n;
     }
 

@@ -1,5 +1,6 @@
 package dev.loran.peft.tuner;
 
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.DropoutMask;
 import dev.loran.engine.Functional;
@@ -12,13 +13,15 @@ import dev.loran.peft.model.TaskType;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
+import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 
-/// P-tuning: the embeddings of P virtual tokens in front of the text come out of a small encoder over a table of its own.
+/// P-tuning: the embeddings of P virtual tokens in front of the text come out of a small encoder over a table of its
+/// own.
 ///
 /// **Paper**: Liu et al., "GPT Understands, Too", 2021 (the LSTM with two linear layers, section 3.2). The multi-layer
-/// perceptron is peft's default; the transformer encoder is Loran's own choice for this name and unknown to peft, whose files
-/// hold the finished prompt whatever made it.
+/// perceptron is peft's default; the transformer encoder is Loran's own choice for this name and unknown to peft, whose
+/// files hold the finished prompt whatever made it.
 ///
 /// @param numVirtualTokens P
 /// @param encoder what makes the prompt
@@ -71,37 +74,38 @@ public record PromptEncoderConfig(
         }
     }
 
-    /// peft's defaults: the perceptron, as wide as the model.
+    /// peft's defaults: the perceptron, as wide as the model. 20 virtual tokens, whose number peft leaves open.
+    public static PromptEncoderConfig defaults() {
+        return of(20);
+    }
+
+    /// As above, for so many virtual tokens.
     public static PromptEncoderConfig of(int numVirtualTokens) {
-        return new PromptEncoderConfig(numVirtualTokens, Encoder.MLP, null, 2, 0, null, null, List.of(), false, null);
+        return fromJson(new ConfigJson(
+                "P_TUNING", JsonNodeFactory.instance.objectNode().put("num_virtual_tokens", numVirtualTokens)));
+    }
+
+    private PromptEncoderConfig with(Consumer<ObjectNode> change) {
+        return ConfigJson.copy(this, PromptEncoderConfig::fromJson, change);
+    }
+
+    public PromptEncoderConfig withVirtualTokens(int number) {
+        return with(n -> n.put("num_virtual_tokens", number));
     }
 
     public PromptEncoderConfig withEncoder(Encoder kind, @Nullable Integer hiddenSize, int layers, double dropout) {
-        return new PromptEncoderConfig(
-                numVirtualTokens,
-                kind,
-                hiddenSize,
-                layers,
-                dropout,
-                tokenDim,
-                numLayers,
-                modulesToSave,
-                inferenceMode,
-                taskType);
+        return with(n -> n.put("encoder_reparameterization_type", kind.name())
+                .put("encoder_hidden_size", hiddenSize)
+                .put("encoder_num_layers", layers)
+                .put("encoder_dropout", dropout));
+    }
+
+    public PromptEncoderConfig withModulesToSave(List<String> modules) {
+        return with(n -> ConfigJson.put(n, "modules_to_save", modules));
     }
 
     public PromptEncoderConfig withTask(@Nullable TaskType task) {
-        return new PromptEncoderConfig(
-                numVirtualTokens,
-                encoder,
-                encoderHiddenSize,
-                encoderNumLayers,
-                encoderDropout,
-                tokenDim,
-                numLayers,
-                modulesToSave,
-                inferenceMode,
-                task);
+        return with(n -> ConfigJson.putTask(n, task));
     }
 
     @Override
@@ -132,6 +136,9 @@ public record PromptEncoderConfig(
         n.put("encoder_num_layers", encoderNumLayers);
         n.put("encoder_reparameterization_type", encoder.name());
         n.put("num_virtual_tokens", numVirtualTokens);
+        ConfigJson.put(n, "modules_to_save", modulesToSave.isEmpty() ? null : modulesToSave);
+        n.put("num_layers", numLayers);
+        n.put("token_dim", tokenDim);
         return n;
     }
 

@@ -15,12 +15,12 @@ import java.util.Map;
 import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 
-/// What the prompt methods share: parameters under `prompt_encoder.NAME.`, from which a prompt (P, width) is made at each
-/// forward, and peft's file, which holds the finished prompt alone.
+/// What the prompt methods share: parameters under `prompt_encoder.NAME.`, from which a prompt (P, width) is made at
+/// each forward, and peft's file, which holds the finished prompt alone.
 ///
 /// Where an encoder makes the prompt, peft's file does not bring the encoder back. Such an adapter answers from the
-/// finished prompt; what it would take to train on stands in [#trainingTensors], which Loran saves beside. Training without
-/// it is refused.
+/// finished prompt; what it would take to train on stands in [#trainingTensors], which Loran saves beside. Training
+/// without it is refused.
 abstract class PromptTuner extends Tuner {
     private static final String FILE_KEY = "prompt_embeddings";
 

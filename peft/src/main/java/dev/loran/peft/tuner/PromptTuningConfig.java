@@ -1,5 +1,6 @@
 package dev.loran.peft.tuner;
 
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Functional;
 import dev.loran.engine.Tensor;
@@ -7,6 +8,7 @@ import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.TaskType;
 import java.util.List;
+import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 
 /// Prompt tuning: the embeddings of P virtual tokens in front of the text are the only parameters.
@@ -56,33 +58,46 @@ public record PromptTuningConfig(
         }
     }
 
-    /// A random start.
+    /// 20 virtual tokens, from a random start.
+    public static PromptTuningConfig defaults() {
+        return of(20);
+    }
+
+    /// As above, for so many virtual tokens.
     public static PromptTuningConfig of(int numVirtualTokens) {
-        return new PromptTuningConfig(numVirtualTokens, Init.RANDOM, null, null, null, null, List.of(), false, null);
+        return fromJson(new ConfigJson(
+                "PROMPT_TUNING", JsonNodeFactory.instance.objectNode().put("num_virtual_tokens", numVirtualTokens)));
+    }
+
+    private PromptTuningConfig with(Consumer<ObjectNode> change) {
+        return ConfigJson.copy(this, json -> read(json, initTokens), change);
+    }
+
+    public PromptTuningConfig withVirtualTokens(int number) {
+        return with(n -> n.put("num_virtual_tokens", number));
     }
 
     public PromptTuningConfig fromVocabulary() {
-        return new PromptTuningConfig(
-                numVirtualTokens,
-                Init.SAMPLE_VOCAB,
-                null,
-                null,
-                tokenDim,
-                numLayers,
-                modulesToSave,
-                inferenceMode,
-                taskType);
+        return ConfigJson.copy(
+                this,
+                json -> read(json, null),
+                n -> n.put("prompt_tuning_init", "SAMPLE_VOCAB").remove("prompt_tuning_init_text"));
     }
 
     /// Starts from `text`, whose ids are `tokens`.
     public PromptTuningConfig fromText(String text, List<Integer> tokens) {
-        return new PromptTuningConfig(
-                numVirtualTokens, Init.TEXT, tokens, text, tokenDim, numLayers, modulesToSave, inferenceMode, taskType);
+        return ConfigJson.copy(
+                this,
+                json -> read(json, tokens),
+                n -> n.put("prompt_tuning_init", "TEXT").put("prompt_tuning_init_text", text));
+    }
+
+    public PromptTuningConfig withModulesToSave(List<String> modules) {
+        return with(n -> ConfigJson.put(n, "modules_to_save", modules));
     }
 
     public PromptTuningConfig withTask(@Nullable TaskType task) {
-        return new PromptTuningConfig(
-                numVirtualTokens, init, initTokens, initText, tokenDim, numLayers, modulesToSave, inferenceMode, task);
+        return with(n -> ConfigJson.putTask(n, task));
     }
 
     @Override
@@ -91,13 +106,18 @@ public record PromptTuningConfig(
     }
 
     static PromptTuningConfig fromJson(ConfigJson json) {
+        return read(json, null);
+    }
+
+    /// @param tokens those of the initial text, which files do not hold
+    private static PromptTuningConfig read(ConfigJson json, @Nullable List<Integer> tokens) {
         String text = json.string("prompt_tuning_init_text", "");
         json.string("tokenizer_name_or_path", "");
         json.submodules();
         return new PromptTuningConfig(
                 json.integer("num_virtual_tokens", 0),
                 json.choice("prompt_tuning_init", Init.class, Init.RANDOM),
-                null,
+                tokens,
                 text.isEmpty() ? null : text,
                 json.integerOrNull("token_dim"),
                 json.integerOrNull("num_layers"),
@@ -113,6 +133,9 @@ public record PromptTuningConfig(
         n.put("prompt_tuning_init", init.name());
         n.put("prompt_tuning_init_text", initText);
         n.put("num_transformer_submodules", 1);
+        ConfigJson.put(n, "modules_to_save", modulesToSave.isEmpty() ? null : modulesToSave);
+        n.put("num_layers", numLayers);
+        n.put("token_dim", tokenDim);
         return n;
     }
 

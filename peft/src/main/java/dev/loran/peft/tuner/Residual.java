@@ -13,19 +13,19 @@ import org.ejml.data.DMatrixRMaj;
 import org.ejml.dense.row.CommonOps_DDRM;
 import org.ejml.interfaces.decomposition.QRDecomposition;
 
-/// What PiSSA and OLoRA leave of a frozen weight W (out, in) when they cut A (r, in) and B (out, r) out of it: W − s·B·A,
-/// which stands in the place of W while the adapter is active. W itself is never touched.
+/// What PiSSA and OLoRA leave of a frozen weight W (out, in) when they cut A (r, in) and B (out, r) out of it: W −
+/// s·B·A, which stands in the place of W while the adapter is active. W itself is never touched.
 ///
-/// **PiSSA** cuts the r largest singular values, B = U·√(Σ/s), A = √(Σ/s)·Vᵀ. With k iterations they are found by random
-/// projection in place of the whole decomposition. **Papers**: Meng, Wang, Zhang, "PiSSA: Principal Singular Values and
-/// Singular Vectors Adaptation of Large Language Models", 2024; Halko, Martinsson, Tropp, "Finding Structure with
-/// Randomness", 2011, algorithm 4.4.
+/// **PiSSA** cuts the r largest singular values, B = U·√(Σ/s), A = √(Σ/s)·Vᵀ. With k iterations they are found by
+/// random projection in place of the whole decomposition. **Papers**: Meng, Wang, Zhang, "PiSSA: Principal Singular
+/// Values and Singular Vectors Adaptation of Large Language Models", 2024; Halko, Martinsson, Tropp, "Finding Structure
+/// with Randomness", 2011, algorithm 4.4.
 ///
 /// **OLoRA** cuts the first columns of Q and rows of R, W = Q·R, not divided by s. **Paper**: Büyükakyüz, "OLoRA:
 /// Orthonormal Low-Rank Adaptation of Large Language Models", 2024.
 ///
-/// W is (out, in) here whatever files hold, so that GPT-2's transposed layers are cut as all others are. Hugging Face peft
-/// cuts them in the wrong direction for OLoRA: its adapters of this kind do not answer here as they do there.
+/// W is (out, in) here whatever files hold, so that GPT-2's transposed layers are cut as all others are. Hugging Face
+/// peft cuts them in the wrong direction for OLoRA: its adapters of this kind do not answer here as they do there.
 final class Residual implements AutoCloseable {
     /// More random directions than wanted: what makes few iterations enough (Halko et al., section 4.2).
     private static final int OVERSAMPLING = 8;

@@ -17,8 +17,8 @@ import java.util.function.Consumer;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 
-/// What each of several adapters would put into a model's slots, read by activating one after the other. The slots must be
-/// empty before, and are empty after.
+/// What each of several adapters would put into a model's slots, read by activating one after the other. The slots must
+/// be empty before, and are empty after.
 final class Slots {
     /// A layer, with what each adapter has for it: null for nothing.
     record OnLayer<L extends Layer>(String module, AdaptedLayer<L> layer, List<@Nullable Adapter<? super L>> adapters) {
@@ -101,8 +101,8 @@ final class Slots {
         return virtualTokens;
     }
 
-    /// Fills the slots with all adapters at once: on a layer they may meet if each adds a term to its answer; in every other
-    /// slot only one may stand.
+    /// Fills the slots with all adapters at once: on a layer they may meet if each adds a term to its answer; in every
+    /// other slot only one may stand.
     ///
     /// @param titles what messages call the adapters
     /// @throws InputException if adapters meet where they cannot

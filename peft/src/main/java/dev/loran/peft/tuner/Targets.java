@@ -284,8 +284,8 @@ public final class Targets {
                 + String.join(", ", known) + ")";
     }
 
-    /// What other families call `wrong`, under its name here; else the nearest name, compared with the ends of the modules'
-    /// names that have as many parts, and then by the last part alone.
+    /// What other families call `wrong`, under its name here; else the nearest name, compared with the ends of the
+    /// modules' names that have as many parts, and then by the last part alone.
     private static Optional<String> meant(String wrong, Set<String> modules) {
         int parts = wrong.split("\\.", -1).length;
         List<String> elsewhere = SAME.stream().flatMap(List::stream).toList();

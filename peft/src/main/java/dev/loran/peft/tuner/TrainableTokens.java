@@ -22,11 +22,11 @@ import java.util.function.BinaryOperator;
 import java.util.function.Function;
 import java.util.stream.IntStream;
 
-/// Some rows of a table (V, C), trained whole: `trainable_token_indices`. The replacement rows (k, C) themselves are the
-/// parameter, not their differences, and start as the rows they replace. A head that is tied to the table follows.
+/// Some rows of a table (V, C), trained whole: `trainable_token_indices`. The replacement rows (k, C) themselves are
+/// the parameter, not their differences, and start as the rows they replace. A head that is tied to the table follows.
 ///
-/// With S (V, k) the table of unit vectors that has a 1 where token i is row j of the replacements D, and W_t the k rows
-/// replaced, the adapted table is W + S·(D − W_t): only the rows that are asked for are computed.
+/// With S (V, k) the table of unit vectors that has a 1 where token i is row j of the replacements D, and W_t the k
+/// rows replaced, the adapted table is W + S·(D − W_t): only the rows that are asked for are computed.
 final class TrainableTokens {
     /// Stands for the table of token embeddings, whatever the family calls it.
     static final String INPUT = "";
@@ -173,8 +173,8 @@ final class TrainableTokens {
     /// Places what `wanted` asks for: token ids by the name of a table or a head, [#INPUT] for the table of token
     /// embeddings. A head tied to a table follows it, unless other tokens are asked of it.
     ///
-    /// @throws InputException if a name matches no table and no head, a token is none of its rows, or the layer is adapted
-    ///     or trained whole already
+    /// @throws InputException if a name matches no table and no head, a token is none of its rows, or the layer is
+    ///     adapted or trained whole already
     static void place(Tuner tuner, Map<String, List<Integer>> wanted) {
         Model model = tuner.attachment().model();
         Map<String, AdaptedLayer<?>> candidates = tuner.attachment().modules();

@@ -27,8 +27,8 @@ import org.jspecify.annotations.Nullable;
 
 /// One method attached to one model under one name: its tensors, and the slots it fills while it is active.
 ///
-/// This base serves every method whose parts stand in the place of layers ([Adapter]); methods with more (virtual tokens, a
-/// prefix, an allocator) override what they add.
+/// This base serves every method whose parts stand in the place of layers ([Adapter]); methods with more (virtual
+/// tokens, a prefix, an allocator) override what they add.
 public class Tuner implements AutoCloseable {
     /// An adapter and the layer it stands in for.
     ///
@@ -85,8 +85,8 @@ public class Tuner implements AutoCloseable {
         return AdapterFiles.PREFIX;
     }
 
-    /// What names of parameters in `module` start with. An adapter with a new head is for a model that has one, where the
-    /// family may put a prefix before the modules below it.
+    /// What names of parameters in `module` start with. An adapter with a new head is for a model that has one, where
+    /// the family may put a prefix before the modules below it.
     protected final String key(String module) {
         return prefix() + (classifies ? to.model().belowHead(module) : module);
     }
@@ -97,8 +97,8 @@ public class Tuner implements AutoCloseable {
         placements.add(new Placed<>(module, layer, adapter));
     }
 
-    /// Trains a tensor of the base model itself, such as a bias; `name` is its name inside the PeftModel. The adapter has
-    /// values of its own for it, in F32 beside a base of less, which stand in the base while the adapter is active.
+    /// Trains a tensor of the base model itself, such as a bias; `name` is its name inside the PeftModel. The adapter
+    /// has values of its own for it, in F32 beside a base of less, which stand in the base while the adapter is active.
     protected final void trainBase(String name, Tensor tensor) {
         borrowed.put(name, new Borrowed(tensor, Merge.wide(tensor).detachFromScope()));
     }
@@ -138,7 +138,8 @@ public class Tuner implements AutoCloseable {
         borrow(false);
     }
 
-    /// Whether it trains tensors of the base, which have one value at a time: it can answer for all threads only, or for none.
+    /// Whether it trains tensors of the base, which have one value at a time: it can answer for all threads only, or
+    /// for none.
     final boolean borrows() {
         return !borrowed.isEmpty();
     }
@@ -273,8 +274,8 @@ public class Tuner implements AutoCloseable {
         to.forEach((key, tensor) -> tensor.copyFrom(Objects.requireNonNull(from.get(key), key)));
     }
 
-    /// Parameters that training needs and peft's file has no place for, by their names in [#parameters] without what stands
-    /// before them; saved beside it.
+    /// Parameters that training needs and peft's file has no place for, by their names in [#parameters] without what
+    /// stands before them; saved beside it.
     public Map<String, Tensor> trainingTensors() {
         return Map.of();
     }
@@ -313,9 +314,9 @@ public class Tuner implements AutoCloseable {
     /// @param optimizer holds the moments, which move with a parameter that changes its shape
     public void afterStep(int step, @Nullable Buffer gradScale, Optimizer optimizer) {}
 
-    /// Whether step `step` (from 1), [#afterStep] included, asks the backend for the same work as the one before, and reads
-    /// nothing back: it may then be recorded once and replayed ([dev.loran.engine.Backend#capture]). Methods of your own
-    /// say so themselves.
+    /// Whether step `step` (from 1), [#afterStep] included, asks the backend for the same work as the one before, and
+    /// reads nothing back: it may then be recorded once and replayed ([dev.loran.engine.Backend#capture]). Methods of
+    /// your own say so themselves.
     public boolean repeats(int step) {
         return !(config instanceof CustomPeft);
     }
@@ -335,7 +336,8 @@ public class Tuner implements AutoCloseable {
         return Map.of();
     }
 
-    /// The shapes of those parameters that [#loadTrainingState] will give another one, by their full names. Changes nothing.
+    /// The shapes of those parameters that [#loadTrainingState] will give another one, by their full names. Changes
+    /// nothing.
     ///
     /// @throws IllegalArgumentException if `state` is not one of this method
     public Map<String, Shape> shapes(Map<String, Tensor> state) {

@@ -15,9 +15,9 @@ import java.util.Set;
 import org.ejml.data.DMatrixRMaj;
 import org.jspecify.annotations.Nullable;
 
-/// Makes one LoRA of several low-rank adapters, layer by layer: see [Combination]. The result has scaling 1 in every layer,
-/// whatever ranks, alphas and scaling rules the adapters have. Layers trained whole are combined by their differences from
-/// the base, with the same rule.
+/// Makes one LoRA of several low-rank adapters, layer by layer: see [Combination]. The result has scaling 1 in every
+/// layer, whatever ranks, alphas and scaling rules the adapters have. Layers trained whole are combined by their
+/// differences from the base, with the same rule.
 final class WeightedAdapter {
     /// What one adapter has for one layer: factors, which `scaling` and `weight` multiply.
     private record Term(Tuner tuner, LowRank factors, double scaling, double weight) {

@@ -1,0 +1,372 @@
+package dev.loran.peft.tuner;
+
+import dev.loran.engine.Buffer;
+import dev.loran.engine.Scope;
+import dev.loran.engine.Tensor;
+import dev.loran.peft.io.InputException;
+import dev.loran.peft.model.Guard;
+import dev.loran.peft.model.Model;
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.ConcurrentModificationException;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Objects;
+import java.util.Set;
+import java.util.SplittableRandom;
+import java.util.function.UnaryOperator;
+import java.util.stream.Stream;
+import org.jspecify.annotations.Nullable;
+
+/// The adapters of a frozen model, by name, and which of them are active: these fill the model's slots and collect
+/// gradients, unless they are disabled or stand in the base's weights. What is done with them is [PeftModel].
+abstract class Adapters implements AutoCloseable {
+    private final Model model;
+    private final long seed;
+    private final Buffer microStep;
+    private final Map<String, Tuner> adapters = new LinkedHashMap<>();
+    /// The adapters that are active unless disabled, in the order they were named.
+    private List<Tuner> active = List.of();
+    /// Where several are active.
+    private @Nullable Slots together;
+
+    private final Runnable check = this::requireOwnChoice;
+    /// The thread that last said which adapters are active, and what each thread said last.
+    private @Nullable Thread chooser;
+
+    @SuppressWarnings("ThreadLocalUsage") // A thread chooses for each PeftModel apart.
+    private final ThreadLocal<@Nullable List<String>> choice = new ThreadLocal<>();
+
+    private @Nullable MergedWeights merged;
+    private int disabled;
+    private boolean closed;
+
+    Adapters(Model model, long seed) {
+        this.model = model;
+        this.seed = seed;
+        this.microStep = model.backend().ofInts(0);
+        model.requiresGrad(false);
+        model.check(check);
+    }
+
+    public final Model model() {
+        return model;
+    }
+
+    public final Map<String, Tuner> adapters() {
+        return Collections.unmodifiableMap(adapters);
+    }
+
+    /// Attaches a new adapter and makes it active if it is the first.
+    ///
+    /// @throws InputException if the name is taken or no name, or the configuration does not fit the model
+    /// @throws IllegalStateException while adapters are merged
+    public final Tuner addAdapter(String name, PeftConfig config) {
+        return addAdapter(name, config, false);
+    }
+
+    /// As above; with `partialTargets` names of the target list that match nothing are let pass as long as one matches,
+    /// as files from elsewhere need.
+    public final Tuner addAdapter(String name, PeftConfig config, boolean partialTargets) {
+        try (Guard.Use use = model.changing("addAdapter")) {
+            checkNew(name);
+            return add(name, attach(name, config, partialTargets, UnaryOperator.identity()));
+        }
+    }
+
+    final Tuner add(String name, Tuner tuner) {
+        adapters.put(name, tuner);
+        if (adapters.size() == 1) {
+            setAdapter(name);
+        }
+        return tuner;
+    }
+
+    final void checkNew(String name) {
+        requireUnmerged("addAdapter");
+        if (adapters.containsKey(name)) {
+            throw new InputException("addAdapter: adapter " + name + " exists already; delete it first");
+        }
+        boolean isName = !name.isBlank() && Stream.of(".", "/", "\\").noneMatch(name::contains);
+        if (!isName || name.equals(PeftModel.BASE)) {
+            throw new InputException(
+                    "addAdapter: \"" + name + "\" is no adapter name; it may hold no dot and no slash, and "
+                            + PeftModel.BASE + " means the base");
+        }
+    }
+
+    /// Attaches to the bare base: what starts from its weights must not see those of another adapter.
+    final Tuner attach(String name, PeftConfig config, boolean partialTargets, UnaryOperator<String> naming) {
+        empty();
+        // What attaching makes on the way (activations, say) goes with the scope; parameters stand outside of it.
+        boolean done = false;
+        try (Scope scope = Scope.attempt()) {
+            try {
+                SplittableRandom random = new SplittableRandom(seed + adapters.size());
+                Attachment to = new Attachment(model, name, random, seed, microStep, partialTargets, naming);
+                Tuner tuner = config.attach(to);
+                done = true;
+                return tuner;
+            } finally {
+                if (!done) {
+                    scope.undo();
+                }
+            }
+        } finally {
+            fill();
+        }
+    }
+
+    /// Removes and closes an adapter. If it was active, those active beside it stay so.
+    ///
+    /// @throws IllegalStateException if it is merged
+    public final void deleteAdapter(String name) {
+        try (Guard.Use use = model.changing("deleteAdapter")) {
+            Tuner tuner = adapter(name);
+            if (active.contains(tuner)) {
+                requireUnmerged("deleteAdapter");
+                activate(active.stream().filter(t -> t != tuner).toList());
+                chosen();
+            }
+            adapters.remove(name);
+            tuner.close();
+        }
+    }
+
+    // ---- which are active
+
+    /// The active adapter's name, the first one's if there are several; null when there is none or they are disabled.
+    public final @Nullable String activeAdapter() {
+        return disabled > 0 || active.isEmpty() ? null : activeNames().getFirst();
+    }
+
+    /// The names of all active adapters; none while they are disabled.
+    public final List<String> activeAdapters() {
+        return disabled > 0 ? List.of() : activeNames();
+    }
+
+    final List<String> activeNames() {
+        return active.stream().map(t -> t.attachment().name()).toList();
+    }
+
+    /// The active adapter.
+    ///
+    /// @throws IllegalStateException if none is active, or more than one
+    public final Tuner active() {
+        if (disabled > 0 || active.size() != 1) {
+            throw new IllegalStateException((activeAdapters().isEmpty() ? "no adapter is active" : "several are active")
+                    + "; call setAdapter first, adapters are " + adapters.keySet());
+        }
+        return active.getFirst();
+    }
+
+    /// Makes one adapter active and trainable, all others inactive. While adapters are disabled this says which will be
+    /// active afterwards.
+    ///
+    /// @throws InputException if there is no adapter of this name
+    /// @throws IllegalStateException while adapters are merged
+    public final void setAdapter(String name) {
+        setAdapter(List.of(name));
+    }
+
+    /// Makes several adapters active and trainable at once. Where they meet on a layer their terms add up, which only
+    /// LoRA and AdaLoRA have; in any other slot one of them may stand.
+    ///
+    /// @throws InputException if a name is unknown or named twice, or adapters meet where they do not add up; what was
+    ///     active stays so
+    public final void setAdapter(List<String> names) {
+        try (Guard.Use use = model.changing("setAdapter")) {
+            requireUnmerged("setAdapter");
+            List<Tuner> next = names.stream().map(this::adapter).toList();
+            if (Set.copyOf(names).size() < names.size()) {
+                throw new InputException("setAdapter: " + names + " names an adapter twice");
+            }
+            activate(next);
+            chosen();
+        }
+    }
+
+    private void chosen() {
+        chooser = Thread.currentThread();
+        choice.set(activeAdapters());
+    }
+
+    /// A thread that chose adapters and then asks is not answered by those that another thread chose in between.
+    private void requireOwnChoice() {
+        List<String> mine = choice.get();
+        Thread by = chooser;
+        if (mine != null && by != null && by != Thread.currentThread() && !mine.equals(activeAdapters())) {
+            throw new ConcurrentModificationException("setAdapter: this thread chose adapters " + mine + ", but thread "
+                    + by.getName() + " has chosen " + activeAdapters() + " since; give each call its adapter by"
+                    + " withAdapter, or choose again when no other thread does");
+        }
+    }
+
+    final void activate(List<Tuner> next) {
+        List<Tuner> before = active;
+        suspend();
+        boolean done = false;
+        try {
+            active = next;
+            resume();
+            done = true;
+        } finally {
+            if (!done) {
+                active = before;
+                resume();
+            }
+        }
+    }
+
+    final void resume() {
+        fill();
+        if (disabled == 0 && merged == null) {
+            active.forEach(t -> t.parameters().values().forEach(p -> p.requiresGrad(true)));
+        }
+    }
+
+    final void suspend() {
+        active.forEach(t -> t.parameters().values().forEach(p -> p.requiresGrad(false)));
+        empty();
+    }
+
+    /// Fills the slots, unless adapters are disabled or merged.
+    final void fill() {
+        if (disabled > 0 || merged != null || active.isEmpty()) {
+            return;
+        }
+        if (active.size() == 1) {
+            active.getFirst().activate();
+        } else {
+            Slots slots = new Slots(model, new ArrayList<>(active));
+            slots.fillTogether(active.stream().map(Tuner::title).toList());
+            together = slots;
+        }
+    }
+
+    final void empty() {
+        if (together != null) {
+            together.clear();
+            together = null;
+        } else {
+            active.forEach(Tuner::deactivate);
+        }
+    }
+
+    /// The bare base model until the result is closed; may be nested. Nothing is trainable meanwhile.
+    ///
+    /// @throws IllegalStateException while adapters are merged
+    public final PeftModel.Disabled disableAdapter() {
+        try (Guard.Use use = model.changing("disableAdapter")) {
+            requireUnmerged("disableAdapter");
+            suspend();
+            disabled++;
+            chosen();
+        }
+        boolean[] open = {true};
+        return () -> {
+            if (open[0]) {
+                try (Guard.Use use = model.changing("disableAdapter, closed")) {
+                    open[0] = false;
+                    disabled--;
+                    resume();
+                    chosen();
+                }
+            }
+        };
+    }
+
+    final Tuner adapter(String name) {
+        Tuner tuner = adapters.get(name);
+        if (tuner == null) {
+            throw new InputException("adapter " + name + " does not exist; there are " + adapters.keySet());
+        }
+        return tuner;
+    }
+
+    private void requireOpen(String operation) {
+        if (closed) {
+            throw new IllegalStateException(operation + ": this PeftModel is closed, its model stands alone");
+        }
+    }
+
+    final void requireUnmerged(String operation) {
+        requireOpen(operation);
+        if (merged != null) {
+            throw new IllegalStateException(operation + ": adapters " + activeNames()
+                    + " are merged into the model; call unmergeAdapter() first");
+        }
+    }
+
+    /// Whether the active adapters stand in the base's weights.
+    public final boolean isMerged() {
+        return merged != null;
+    }
+
+    /// The active adapters, in the order they were named, whether disabled or not.
+    final List<Tuner> chosenAdapters() {
+        return active;
+    }
+
+    /// What stands in the base's weights; null for nothing.
+    final @Nullable MergedWeights merged() {
+        return merged;
+    }
+
+    /// Says that the active adapters stand in the base's weights by `next`, or (null) that none does.
+    final void merged(@Nullable MergedWeights next) {
+        merged = next;
+    }
+
+    /// Every tensor that the active adapters train.
+    final Map<String, Tensor> trainable() {
+        Map<String, Tensor> all = new LinkedHashMap<>();
+        if (disabled == 0 && merged == null) {
+            active.forEach(t -> all.putAll(t.parameters()));
+        }
+        return all;
+    }
+
+    /// The counter that dropout draws its masks from.
+    final Buffer microStep() {
+        return microStep;
+    }
+
+    /// Puts `next` in the place of adapter `name`, which is closed; what is active stays so.
+    final void replace(String name, Tuner next) {
+        Tuner before = adapter(name);
+        List<String> names = activeNames();
+        activate(List.of());
+        adapters.put(name, next);
+        before.close();
+        setAdapter(names);
+    }
+
+    /// Whether it is closed already.
+    final boolean isClosed() {
+        return closed;
+    }
+
+    /// Leaves what is merged in the base's weights for good.
+    final void keepMerged() {
+        Objects.requireNonNull(merged).keep();
+        merged = null;
+        active = List.of();
+    }
+
+    /// Takes the adapters off the model and closes them.
+    final void closeAll() {
+        if (disabled == 0) {
+            suspend();
+        }
+        if (model.check() == check) {
+            model.check(null);
+        }
+        closed = true;
+        active = List.of();
+        adapters.values().forEach(Tuner::close);
+        adapters.clear();
+        microStep.release();
+    }
+}
