@@ -16,6 +16,7 @@ import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
 import java.util.Map;
+import java.util.function.Predicate;
 import org.jspecify.annotations.Nullable;
 
 /// BERT: an encoder of post-norm blocks with learned positions, alone or with a classification head. Tokens have types,
@@ -25,6 +26,8 @@ import org.jspecify.annotations.Nullable;
 /// (the first virtual token, where there are any). Alone ([TaskType#FEATURE_EXTRACTION]) they do not, and the answer is
 /// the mean of the hidden states.
 public final class BertModel extends Model {
+    private static final String POOLER = "pooler.dense";
+
     /// What is known of the family.
     public static final Family FAMILY = new Family(
             "bert",
@@ -44,7 +47,7 @@ public final class BertModel extends Model {
                     "BOTTLENECK",
                     List.of("attention.output", "output")),
             (config, weights, labels) ->
-                    new BertModel(Config.read(config, weights.has("pooler.dense.weight"), labels), weights));
+                    new BertModel(Config.read(config, weights.has(POOLER + ".weight"), labels), weights));
 
     private final Config config;
     private final Embedding wordEmbeddings;
@@ -52,7 +55,8 @@ public final class BertModel extends Model {
     private final Embedding tokenTypeEmbeddings;
     private final LayerNorm embeddingsNorm;
     private final List<Block> layers = new ArrayList<>();
-    private final @Nullable Linear pooler;
+    private @Nullable Linear pooler;
+    private boolean hasNewPooler;
 
     /// The sizes, in Hugging Face's words.
     ///
@@ -169,7 +173,7 @@ public final class BertModel extends Model {
             String name = top + "encoder.layer." + i;
             layers.add(child(name, block(config, weights.below(name + "."))));
         }
-        String p = top + "pooler.dense";
+        String p = top + POOLER;
         pooler = config.pooler ? child(p, weights.linear(p, hidden, hidden, true, std)) : null;
         if (head) {
             classifier(weights.linear(classifierName(), hidden, config.numLabels, true, std));
@@ -265,13 +269,33 @@ public final class BertModel extends Model {
     }
 
     @Override
-    public Linear addClassifier(int labels) {
-        if (pooler == null) {
+    protected void beforeClassifier(Predicate<String> brought) {
+        if (pooler != null) {
+            return;
+        }
+        if (!brought.test(POOLER)) {
             throw new InputException(
                     title() + ": has no pooler (pooler.dense.weight), through which a classification head"
-                            + " sees the text; transformers draws one at random there, and an adapter's file does not hold it");
+                            + " sees the text; transformers draws one at random there,"
+                            + " and an adapter's file does not hold it");
         }
-        return super.addClassifier(labels);
+        int hidden = config.hiddenSize;
+        DType wide = dtype().accumulator();
+        pooler = child(
+                POOLER,
+                new Linear(
+                        Tensor.zeros(backend(), wide, hidden, hidden), Tensor.zeros(backend(), wide, hidden), false));
+        hasNewPooler = true;
+    }
+
+    @Override
+    protected void afterClassifier() {
+        if (hasNewPooler && pooler != null) {
+            removeChild(POOLER);
+            pooler.close();
+            pooler = null;
+            hasNewPooler = false;
+        }
     }
 
     /// The mean of the hidden states over the positions that the mask shows, virtual tokens included: (B, C). A text

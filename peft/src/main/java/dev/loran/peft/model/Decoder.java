@@ -10,8 +10,8 @@ import java.util.List;
 import java.util.function.Function;
 import org.jspecify.annotations.Nullable;
 
-/// What causal models share: a table of tokens, learned positions where there are any, blocks, a last norm, and a head for
-/// the next token or for classes. A family gives its sizes, names and block as a [Plan].
+/// What causal models share: a table of tokens, learned positions where there are any, blocks, a last norm, and a head
+/// for the next token or for classes. A family gives its sizes, names and block as a [Plan].
 abstract class Decoder extends Model {
     private final Plan plan;
     private final Embedding tokens;

@@ -10,7 +10,8 @@ import org.jspecify.annotations.Nullable;
 ///
 /// @param modelType Hugging Face's `model_type`
 /// @param title what the names of its classes in transformers begin with, such as `Llama`
-/// @param classes how the names of those classes end that are read, such as `Model`; empty where no class is named
+/// @param classes how the names of those classes end that are read, such as `Model`; where some have a head for the
+///     next token, that comes first. Empty where no class is named
 /// @param prefix what a model with a head puts before the names of all that is below the head, with its dot; files may
 ///     leave it out or add it
 /// @param buffers regular expression of names in files that are masks and tables which a model computes itself

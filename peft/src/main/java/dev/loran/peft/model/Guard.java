@@ -4,8 +4,9 @@ import java.util.ConcurrentModificationException;
 import java.util.concurrent.atomic.AtomicReference;
 import org.jspecify.annotations.Nullable;
 
-/// Who uses something now: any number of threads that read it, or one that changes it. Nobody waits: an operation that meets one
-/// it does not go together with fails before it has done anything. The thread that changes may read and change on the way.
+/// Who uses something now: any number of threads that read it, or one that changes it. Nobody waits: an operation that
+/// meets one it does not go together with fails before it has done anything. The thread that changes may read and
+/// change on the way.
 public final class Guard {
     private static final State FREE = new State(0, null, 0, "");
 

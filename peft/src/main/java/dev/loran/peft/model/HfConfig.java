@@ -121,9 +121,25 @@ public record HfConfig(String where, ObjectNode json) {
     public void only(String key, String... harmless) {
         JsonNode v = value(key);
         if (v != null && !Set.of(harmless).contains(v.toString())) {
-            String supported = harmless.length == 0 ? "none" : String.join(", ", harmless);
-            throw wrong(key, v, "changes what the model computes and is not supported (supported: " + supported + ")");
+            throw unsupported(key, v, harmless);
         }
+    }
+
+    /// As above, of each element of a list.
+    public void onlyOf(String key, String... harmless) {
+        JsonNode list = value(key);
+        if (list != null) {
+            list.forEach(v -> {
+                if (!Set.of(harmless).contains(v.toString())) {
+                    throw unsupported(key, list, harmless);
+                }
+            });
+        }
+    }
+
+    private InputException unsupported(String key, JsonNode value, String... harmless) {
+        String supported = harmless.length == 0 ? "none" : String.join(", ", harmless);
+        return wrong(key, value, "changes what the model computes and is not supported (supported: " + supported + ")");
     }
 
     /// The name of the activation function under `key`, one of [#activation].

@@ -24,19 +24,19 @@ import org.jspecify.annotations.Nullable;
 /// }
 /// ```
 ///
-/// What is cached is a prefix of each block's attention, like a learned one ([Block.Prefix]): nothing in a model knows of
-/// it. A learned prefix and virtual tokens are cached with the first tokens. Adapters must stay as they are while a cache
-/// is in use: keys and values of other weights do not fit those that are there.
+/// What is cached is a prefix of each block's attention, like a learned one ([Block.Prefix]): nothing in a model knows
+/// of it. A learned prefix and virtual tokens are cached with the first tokens. Adapters must stay as they are while a
+/// cache is in use: keys and values of other weights do not fit those that are there.
 ///
-/// **Threads**: a cache belongs to one thread; any number of threads may have one of the same model. What changes the model
-/// fails while a cache appends, and between two appends is for the caller to keep out ([Model#reading]).
+/// **Threads**: a cache belongs to one thread; any number of threads may have one of the same model. What changes the
+/// model fails while a cache appends, and between two appends is for the caller to keep out ([Model#reading]).
 public final class KvCache implements AutoCloseable {
     /// Keys by which memory grows.
     private static final int GROWTH = 64;
 
     private final Model model;
-    /// Of each block (B, capacity, kvHeads, D). Attention does not care in which order keys stand, whose positions are in
-    /// them: a row is filled from its end, so that its own keys are the last ones, as [Rows] wants them.
+    /// Of each block (B, capacity, kvHeads, D). Attention does not care in which order keys stand, whose positions are
+    /// in them: a row is filled from its end, so that its own keys are the last ones, as [Rows] wants them.
     private final List<Prefix> blocks = new ArrayList<>();
 
     private int capacity;
@@ -49,7 +49,7 @@ public final class KvCache implements AutoCloseable {
     public KvCache(Model model) {
         if (model.task() != TaskType.CAUSAL_LM) {
             throw new IllegalStateException("kvCache: " + model.facts().modelType()
-                    + " is an encoder, which does not go on from a text; use a causal model (llama, gpt2, seo)");
+                    + " is an encoder, which does not go on from a text; use a causal model");
         }
         if (model.isTraining()) {
             throw new IllegalStateException("kvCache: the model is in training mode; call train(false) on it first");
@@ -62,11 +62,12 @@ public final class KvCache implements AutoCloseable {
         return model.facts().maxPositions() - Arrays.stream(lengths).max().orElse(0);
     }
 
-    /// Appends `tokens[i]` to text i. The first time they may be of different lengths; after that each text gets as many.
+    /// Appends `tokens[i]` to text i. The first time they may be of different lengths; after that each text gets as
+    /// many.
     ///
     /// @return the logits (B, V) for what follows each text; they belong to the caller's scope
-    /// @throws ShapeException if there are no tokens for a text, or not as many as for the others, or if a text gets longer
-    ///     than the model has positions; the cache is then as it was
+    /// @throws ShapeException if there are no tokens for a text, or not as many as for the others, or if a text gets
+    ///     longer than the model has positions; the cache is then as it was
     public Tensor append(int[]... tokens) {
         check(tokens);
         try (Guard.Use use = model.reading("append");
@@ -144,8 +145,8 @@ public final class KvCache implements AutoCloseable {
         return Arrays.stream(tokens).mapToInt(t -> t.length).max().orElseThrow();
     }
 
-    /// Logits behind the last token of each text, of which `before` keys are cached. Shorter texts are padded at the end,
-    /// where no token before sees it.
+    /// Logits behind the last token of each text, of which `before` keys are cached. Shorter texts are padded at the
+    /// end, where no token before sees it.
     private Tensor run(int[][] tokens, int[] before) {
         Backend backend = model.backend();
         int batch = tokens.length;

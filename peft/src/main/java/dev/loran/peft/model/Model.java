@@ -16,6 +16,7 @@ import dev.loran.engine.nn.Adapter;
 import dev.loran.engine.nn.Linear;
 import java.nio.file.Path;
 import java.util.List;
+import java.util.function.Predicate;
 import java.util.random.RandomGenerator;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
@@ -69,8 +70,8 @@ public abstract class Model extends Transformer {
                 : head() == null ? TaskType.FEATURE_EXTRACTION : TaskType.CAUSAL_LM;
     }
 
-    /// What decides, in the model's `config.json`, what is computed, but for `model_type` and `architectures`; `vocab_size`
-    /// as it is now.
+    /// What decides, in the model's `config.json`, what is computed, but for `model_type` and `architectures`;
+    /// `vocab_size` as it is now.
     protected abstract ObjectNode sizes();
 
     /// The `config.json` that the model was made from; null if it was made from its sizes.
@@ -88,9 +89,9 @@ public abstract class Model extends Transformer {
         return name == null ? facts().modelType() : name.toString();
     }
 
-    /// Tells these weights from others: SHA-256 of the file `model.safetensors` that they were read from, or of the files
-    /// `model-*.safetensors` one after the other in the order of their names. Null for weights that were made here, or
-    /// changed since. The files are read when this is first asked.
+    /// Tells these weights from others: SHA-256 of the file `model.safetensors` that they were read from, or of the
+    /// files `model-*.safetensors` one after the other in the order of their names. Null for weights that were made
+    /// here, or changed since. The files are read when this is first asked.
     public final @Nullable String sha256() {
         if (sha256 == null && folder != null) {
             sha256 = HfModels.sha256(folder);
@@ -103,8 +104,8 @@ public abstract class Model extends Transformer {
         nameOrPath = weights.toString();
     }
 
-    /// What the model was opened by, as adapter files say it (`base_model_name_or_path`): a folder, unless a name was said
-    /// with [#nameOrPath(String)]. Null for weights that were made here, or changed since.
+    /// What the model was opened by, as adapter files say it (`base_model_name_or_path`): a folder, unless a name was
+    /// said with [#nameOrPath(String)]. Null for weights that were made here, or changed since.
     public final @Nullable String nameOrPath() {
         return nameOrPath;
     }
@@ -129,8 +130,8 @@ public abstract class Model extends Transformer {
     }
 
     /// What the family's other models call `module` of this one: where this one has a head and puts the family's prefix
-    /// before what is below it (`model.`, `transformer.`, `bert.`), the name without it; else the name with it. What stands
-    /// beside the prefix, as the head does, has the same name in all.
+    /// before what is below it (`model.`, `transformer.`, `bert.`), the name without it; else the name with it. What
+    /// stands beside the prefix, as the head does, has the same name in all.
     public final String otherName(String module) {
         String prefix = family.prefix();
         boolean hasPrefix = namedModules().keySet().stream().anyMatch(name -> name.startsWith(prefix));
@@ -141,8 +142,8 @@ public abstract class Model extends Transformer {
     }
 
     /// Gives the table of token embeddings and the head, if there is one, `rows` rows: transformers'
-    /// `resize_token_embeddings`, for tokens that a tokenizer got beside. New rows are the mean of those that were there;
-    /// those past the end go. `vocab_size` follows. Before an adapter is added.
+    /// `resize_token_embeddings`, for tokens that a tokenizer got beside. New rows are the mean of those that were
+    /// there; those past the end go. `vocab_size` follows. Before an adapter is added.
     ///
     /// @throws IllegalStateException if the table or the head carries an adapter
     public final void resizeTokenEmbeddings(int rows) {
@@ -250,7 +251,7 @@ public abstract class Model extends Transformer {
         if (head == null) {
             throw new IllegalStateException(facts().modelType()
                     + ": an encoder without a head has no classes and no next token; load a model with a classifier, or"
-                    + " use llama, gpt2 or seo");
+                    + " a causal one");
         }
         return head;
     }
@@ -278,15 +279,24 @@ public abstract class Model extends Transformer {
     }
 
     /// Puts a new classification head of zeros in the place of the head for the next token, if there is one, as
-    /// transformers' `AutoModelForSequenceClassification` does with random numbers. All classes are equally likely until it
-    /// is trained. They are called as the model's config says, if it names as many.
+    /// transformers' `AutoModelForSequenceClassification` does with random numbers. All classes are equally likely
+    /// until it is trained. They are called as the model's config says, if it names as many.
     ///
     /// @throws InputException if the model lacks what stands before a head
     /// @throws IllegalStateException if there is a classification head
-    public Linear addClassifier(int classes) {
+    public final Linear addClassifier(int classes) {
+        return addClassifier(classes, module -> false);
+    }
+
+    /// As above, where the caller brings values for modules that the model may lack, as an adapter's file does: they
+    /// are made, of zeros.
+    ///
+    /// @param brought whether there are values for the module of this name
+    public final Linear addClassifier(int classes, Predicate<String> brought) {
         if (classifier != null) {
             throw new IllegalStateException("addClassifier: the model has classes already");
         }
+        beforeClassifier(brought);
         if (head() != null) {
             removeChild(HEAD);
         }
@@ -306,6 +316,15 @@ public abstract class Model extends Transformer {
         return layer;
     }
 
+    /// Sees to what stands before a new classification head.
+    ///
+    /// @param brought as in [#addClassifier(int, Predicate)]
+    /// @throws InputException if it is missing
+    protected void beforeClassifier(Predicate<String> brought) {}
+
+    /// Takes away what [#beforeClassifier] made.
+    protected void afterClassifier() {}
+
     /// Draws the weight of a new head as transformers does: from N(0, 0.02²).
     public static void drawHead(Tensor weight, RandomGenerator random) {
         try (Tensor drawn = Tensor.randn(
@@ -314,7 +333,8 @@ public abstract class Model extends Transformer {
         }
     }
 
-    /// Whether the classification head is one that [#addClassifier] made, and not yet part of weights that have changed.
+    /// Whether the classification head is one that [#addClassifier] made, and not yet part of weights that have
+    /// changed.
     public final boolean hasNewClassifier() {
         return newClassifier;
     }
@@ -327,6 +347,7 @@ public abstract class Model extends Transformer {
             classifier = null;
             newClassifier = false;
             labels = List.of();
+            afterClassifier();
             Linear head = head();
             if (head != null) {
                 child(HEAD, head);
@@ -348,8 +369,8 @@ public abstract class Model extends Transformer {
         return SCORE;
     }
 
-    /// The name of a module, or of a parameter, in the family's model with a head: all but the head itself stands below the
-    /// family's prefix there (`bert.`).
+    /// The name of a module, or of a parameter, in the family's model with a head: all but the head itself stands below
+    /// the family's prefix there (`bert.`).
     public final String belowHead(String name) {
         String prefix = family.prefix();
         return name.startsWith(prefix) || name.equals(classifierName()) || name.startsWith(classifierName() + ".")
@@ -392,8 +413,8 @@ public abstract class Model extends Transformer {
         return Functional.embedding(hidden.reshape(-1, s.dim(2)), Tensor.ofInts(backend(), at, at.length));
     }
 
-    /// Whether `id` is the token that the model's config names as padding (`pad_token_id`), which a head at the last token
-    /// passes over wherever it stands.
+    /// Whether `id` is the token that the model's config names as padding (`pad_token_id`), which a head at the last
+    /// token passes over wherever it stands.
     public final boolean isPadding(int id) {
         return configAsRead != null
                 && configAsRead.path("pad_token_id").isInt()

@@ -13,20 +13,19 @@ import java.util.List;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 
-/// Where the tokens of a batch stand: behind a prefix of keys and behind virtual tokens, whose lengths may differ from row
-/// to row. See [Transformer#rows].
+/// Where the tokens of a batch stand: behind a prefix of keys and behind virtual tokens, whose lengths may differ from
+/// row to row. See [Transformer#rows].
 final class Positions implements AutoCloseable {
     private final Slot<List<Rows>> rows = new Slot<>();
     private @Nullable Tensor all;
 
-    /// The ids from, from + 1, … of the positions that words (B, S, C) stand at: I32 (S), or (B, S) where rows differ, with
-    /// negative ids before a row's own first position.
+    /// The ids from, from + 1, … of the positions that words (B, S, C) stand at: I32 (S), or (B, S) where rows differ,
+    /// with negative ids before a row's own first position.
     Tensor of(Tensor words, int from, Facts facts) {
         if (!rows().isEmpty()) {
             int length = words.shape().dim(1);
             rows().forEach(r -> check(r.prefix(), length - absent(r), facts));
-            return Tensor.ofInts(
-                    words.backend(), ofRows(length), words.shape().dim(0), length);
+            return Tensor.ofInts(words.backend(), ofRows(length), words.shape().dim(0), length);
         }
         int to = from + words.shape().dim(1);
         check(from, words.shape().dim(1), facts);
@@ -35,8 +34,7 @@ final class Positions implements AutoCloseable {
 
     private synchronized Tensor all(Backend backend, int max) {
         if (all == null) {
-            all = Tensor.ofInts(backend, IntStream.range(0, max).toArray(), max)
-                    .detachFromScope();
+            all = Tensor.ofInts(backend, IntStream.range(0, max).toArray(), max).detachFromScope();
         }
         return all;
     }
@@ -105,12 +103,13 @@ final class Positions implements AutoCloseable {
         }
         Tensor each = perRow
                 ? tokens
-                : Tensor.zeros(x.backend(), x.dtype(), s.dim(0), p.dim(0), s.dim(2)).add(tokens);
+                : Tensor.zeros(x.backend(), x.dtype(), s.dim(0), p.dim(0), s.dim(2))
+                        .add(tokens);
         return Functional.concat(List.of(each, x), 1);
     }
 
-    /// The mask (B, T) of the text, and before it that of `prefix` keys and of the virtual tokens among words (B, S, C):
-    /// (B, prefix + S). Null hides nothing.
+    /// The mask (B, T) of the text, and before it that of `prefix` keys and of the virtual tokens among words (B, S,
+    /// C): (B, prefix + S). Null hides nothing.
     @Nullable
     Tensor shown(@Nullable Tensor mask, Tensor words, int prefix) {
         if (mask == null && rows().isEmpty()) {

@@ -3,12 +3,11 @@ package dev.loran.peft.model;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Backend;
 import dev.loran.engine.DType;
-import java.util.Collections;
 import java.util.List;
 import java.util.Map;
 
-/// Qwen 3: as Llama, with a norm on each head's queries and keys, and heads whose width is said apart. **Paper**: Yang et
-/// al., "Qwen3 Technical Report", 2025, section 2.
+/// Qwen 3: as Llama, with a norm on each head's queries and keys, and heads whose width is said apart. **Paper**: Yang
+/// et al., "Qwen3 Technical Report", 2025, section 2.
 public final class Qwen3Model extends Decoder {
     /// What is known of the family.
     public static final Family FAMILY = new Family(
@@ -42,11 +41,9 @@ public final class Qwen3Model extends Decoder {
     private static Model read(HfConfig c, Weights weights, int labels) {
         LlamaModel.Config config = LlamaModel.Config.read(c.or("head_dim", 128).or("max_position_embeddings", 32_768));
         c.only("use_sliding_window", "false");
-        c.only("layer_types", "[" + String.join(",", Collections.nCopies(config.numHiddenLayers(), FULL)) + "]");
+        c.onlyOf("layer_types", "\"full_attention\"");
         return new Qwen3Model(config, weights, Top.read(FAMILY, c, weights, config.tieWordEmbeddings(), labels));
     }
-
-    private static final String FULL = "\"full_attention\"";
 
     /// A model with random weights, as [LlamaModel#random] draws them.
     public static Qwen3Model random(LlamaModel.Config config, Backend backend, DType dtype, long seed) {

@@ -2,8 +2,8 @@ package dev.loran.peft.model;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
 
-/// How fast each pair of channels turns from position to position: the frequencies of a rotary position embedding. **Paper**: Su et
-/// al., "RoFormer", 2021, section 3.2.2: pair i of D / 2 turns by theta^(−2i / D) a position.
+/// How fast each pair of channels turns from position to position: the frequencies of a rotary position embedding.
+/// **Paper**: Su et al., "RoFormer", 2021, section 3.2.2: pair i of D / 2 turns by theta^(−2i / D) a position.
 public sealed interface Rope {
     /// The base of the frequencies.
     double theta();

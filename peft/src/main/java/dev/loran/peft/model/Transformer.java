@@ -12,25 +12,25 @@ import dev.loran.engine.nn.Linear;
 import dev.loran.engine.nn.Slot;
 import dev.loran.peft.model.Block.Prefix;
 import java.util.ArrayList;
-import java.util.ConcurrentModificationException;
 import java.util.List;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 
-/// What a model is below its head: embedded tokens, blocks and what follows them, with the slots that adapters may fill.
+/// What a model is below its head: embedded tokens, blocks and what follows them, with the slots that adapters may
+/// fill.
 ///
 /// Token ids and masks are I32 (B, T); a mask of null shows every token. Virtual tokens (P of them, when set) stand
-/// before the embedded text: hidden states and a causal model's logits then have P + T positions. A prefix of P keys and
-/// values moves the text to positions P, P + 1, …; both are shown whatever the mask says. Positions count from the first
-/// column, padding included.
+/// before the embedded text: hidden states and a causal model's logits then have P + T positions. A prefix of P keys
+/// and values moves the text to positions P, P + 1, …; both are shown whatever the mask says. Positions count from the
+/// first column, padding included.
 ///
 /// The dropouts that a model's own config names (`hidden_dropout_prob`, `resid_pdrop`, `attention_dropout`, …) are not
 /// applied, in training neither: adapters bring their own.
 ///
-/// **Threads**: reading (a forward in evaluation mode) is safe from any number of threads, with what stands in the slots
-/// or, by [Slot#call], with other adapters for one call. What changes it (adapters, weights, modes, a training step,
-/// closing) must be alone, and fails with a [ConcurrentModificationException] where it meets another thread's use: see
-/// [Guard].
+/// **Threads**: reading (a forward in evaluation mode) is safe from any number of threads, with what stands in the
+/// slots or, by [Slot#call], with other adapters for one call. What changes it (adapters, weights, modes, a training
+/// step, closing) must be alone, and fails with a [ConcurrentModificationException] where it meets another thread's
+/// use: see [Guard].
 public abstract class Transformer extends Layer {
     private final Guard guard = new Guard("model");
     private final Slot<Supplier<Tensor>> virtualTokens = new Slot<>();
@@ -39,8 +39,8 @@ public abstract class Transformer extends Layer {
     private final Positions positions = new Positions();
     private boolean gradientCheckpointing;
 
-    /// Says that this thread reads the model until the result is closed, so that nobody changes it meanwhile: what takes several
-    /// forwards is then of one state of the model.
+    /// Says that this thread reads the model until the result is closed, so that nobody changes it meanwhile: what
+    /// takes several forwards is then of one state of the model.
     ///
     /// @param operation for messages
     /// @throws ConcurrentModificationException if another thread is changing the model
@@ -86,8 +86,8 @@ public abstract class Transformer extends Layer {
 
     /// Hidden states after the last norm, (B, P + T, C).
     ///
-    /// @param tokenTypes I32 (B, T) from 0 to [#tokenTypes] − 1, which text of a pair a token is of (`token_type_ids`); null
-    ///     where all are 0, as virtual tokens always are. A model that knows of no types does not look at them
+    /// @param tokenTypes I32 (B, T) from 0 to [#tokenTypes] − 1, which text of a pair a token is of (`token_type_ids`);
+    ///     null where all are 0, as virtual tokens always are. A model that knows of no types does not look at them
     public final Tensor hidden(Tensor inputIds, @Nullable Tensor attentionMask, @Nullable Tensor tokenTypes) {
         try (Guard.Use use = reading("hidden");
                 Scope scope = Scope.open()) {
@@ -156,10 +156,10 @@ public abstract class Transformer extends Layer {
         check.set(next);
     }
 
-    /// Says how the rows of the next forwards differ in the lengths of their prefix and virtual tokens; an empty list (the
-    /// start) says that they do not. [#prefixes] then gives (B, P, kvHeads, D) and [#virtualTokens] (B, P, C) for the
-    /// longest P, a row's own at the end: what is before them no position sees, and a row's own first position is where it
-    /// would be if the row were alone. A row's answer stands in its last positions likewise.
+    /// Says how the rows of the next forwards differ in the lengths of their prefix and virtual tokens; an empty list
+    /// (the start) says that they do not. [#prefixes] then gives (B, P, kvHeads, D) and [#virtualTokens] (B, P, C) for
+    /// the longest P, a row's own at the end: what is before them no position sees, and a row's own first position is
+    /// where it would be if the row were alone. A row's answer stands in its last positions likewise.
     public final void rows(List<Rows> next) {
         positions.rows(next);
     }
@@ -188,8 +188,8 @@ public abstract class Transformer extends Layer {
     }
 
     /// Packs the weight of every linear layer that collects no gradient into the form that the backend multiplies
-    /// fastest by ([Tensor#prepare]); call it when the trainable parameters are known. A tied head is packed too, and the
-    /// embedding gathers from it.
+    /// fastest by ([Tensor#prepare]); call it when the trainable parameters are known. A tied head is packed too, and
+    /// the embedding gathers from it.
     public final void prepare() {
         try (Guard.Use use = changing("prepare")) {
             for (Layer layer : namedModules().values()) {
@@ -244,8 +244,8 @@ public abstract class Transformer extends Layer {
                 inputs);
     }
 
-    /// The keys and values that each block's attention makes of one text, each (T, kvHeads, D), as they stand before the
-    /// attention (rotated where the family rotates). They belong to the caller's scope.
+    /// The keys and values that each block's attention makes of one text, each (T, kvHeads, D), as they stand before
+    /// the attention (rotated where the family rotates). They belong to the caller's scope.
     public final List<Prefix> keysAndValues(int... inputIds) {
         List<Prefix> made = Slot.call(() -> {
             List<Prefix> all = new ArrayList<>();

@@ -14,8 +14,8 @@ import java.lang.foreign.MemorySegment;
 import java.util.SplittableRandom;
 import org.jspecify.annotations.Nullable;
 
-/// Where the parameters of a model come from as it is built: a seeded generator, or files ([HfModels]). A model asks for
-/// each of its parameters once, by its name, in reading order.
+/// Where the parameters of a model come from as it is built: a seeded generator, or files ([HfModels]). A model asks
+/// for each of its parameters once, by its name, in reading order.
 @FunctionalInterface
 public interface Weights {
     /// Parameter `name` of shape `dims`, as the model keeps it.

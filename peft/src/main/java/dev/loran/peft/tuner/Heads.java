@@ -17,8 +17,8 @@ import java.util.Map;
 import java.util.Set;
 import org.jspecify.annotations.Nullable;
 
-/// The modules trained whole beside a method: what the configuration names, and for classification the head, which a family
-/// calls `classifier` or `score`.
+/// The modules trained whole beside a method: what the configuration names, and for classification the head, which a
+/// family calls `classifier` or `score`.
 ///
 /// @param names as saved in `modules_to_save`
 /// @param optional those that the model need not have
@@ -51,6 +51,15 @@ public record Heads(List<String> names, Set<String> optional, boolean isTied) {
                 }
             }
             return 0;
+        } catch (SafeTensorsException e) {
+            throw new InputException(String.valueOf(e.getMessage()), e);
+        }
+    }
+
+    /// Whether an adapter's file holds the weight of `module`, whatever stands before its name.
+    static boolean brings(Path weights, String module) {
+        try (SafeTensors files = SafeTensors.open(weights)) {
+            return files.names().stream().anyMatch(key -> key.endsWith("." + module + ".weight"));
         } catch (SafeTensorsException e) {
             throw new InputException(String.valueOf(e.getMessage()), e);
         }
@@ -103,8 +112,8 @@ public record Heads(List<String> names, Set<String> optional, boolean isTied) {
         return null;
     }
 
-    /// The outermost module that `module` is or is in and whose name ends as one of `names` does; null if there is none.
-    /// peft asks for no dot before the end: `norm` is `input_layernorm` too.
+    /// The outermost module that `module` is or is in and whose name ends as one of `names` does; null if there is
+    /// none. peft asks for no dot before the end: `norm` is `input_layernorm` too.
     static @Nullable String whole(List<String> names, String module) {
         for (int dot = module.indexOf('.'); dot >= 0; dot = module.indexOf('.', dot + 1)) {
             String outer = module.substring(0, dot);

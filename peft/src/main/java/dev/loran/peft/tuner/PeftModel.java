@@ -144,7 +144,7 @@ public final class PeftModel extends Adapters {
                             : " of its own; the adapter was made for another base model"));
         }
         try {
-            model().addClassifier(classes);
+            model().addClassifier(classes, module -> Heads.brings(folder.resolve(AdapterFiles.WEIGHTS), module));
             ownsHead = true;
         } catch (InputException e) {
             throw new InputException(folder + ": " + e.getMessage(), e);
