@@ -18,9 +18,13 @@ import java.util.List;
 import java.util.function.BiConsumer;
 import org.jspecify.annotations.Nullable;
 
-/// A method of somebody who uses the library: the answers of linear layers are scaled, whose inputs are dropped in training.
-record ScaleConfig(Targets targetModules, double dropout, List<String> modulesToSave, @Nullable TaskType taskType)
-        implements CustomPeft {
+/// A method of somebody who uses the library: the answers of linear layers are scaled, whose inputs are dropped in
+/// training.
+record ScaleConfig(
+        Targets targetModules,
+        double dropout,
+        List<String> modulesToSave,
+        @Nullable TaskType taskType) implements CustomPeft {
     static final String TYPE = "SCALE";
 
     static ScaleConfig defaults() {

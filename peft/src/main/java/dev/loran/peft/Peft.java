@@ -66,10 +66,10 @@ public final class Peft {
     /// The configuration of method `type` (LORA, ADALORA, P_TUNING, PREFIX_TUNING, PROMPT_TUNING, BOTTLENECK, IA3,
     /// LN_TUNING, BITFIT; in any case, with `-` for `_` if you like).
     ///
-    /// Options go by Hugging Face's names; `num_prefix_tokens` is `num_virtual_tokens`, and `tfinal` counts the steps after
-    /// the last allocation, as there. What is not said: LoRA r 16, alpha 32, dropout 0.1; AdaLoRA from rank 12 to 8, 200
-    /// steps before and 1000 after allocation, every 10 steps; 20 virtual tokens; P-tuning by a transformer encoder of width
-    /// 128 and two layers with dropout 0.1. Targets that are not said are the model family's own.
+    /// Options go by Hugging Face's names; `num_prefix_tokens` is `num_virtual_tokens`, and `tfinal` counts the steps
+    /// after the last allocation, as there. What is not said: LoRA r 16, alpha 32, dropout 0.1; AdaLoRA from rank 12 to
+    /// 8, 200 steps before and 1000 after allocation, every 10 steps; 20 virtual tokens; P-tuning by a transformer
+    /// encoder of width 128 and two layers with dropout 0.1. Targets that are not said are the model family's own.
     ///
     /// @throws InputException for an unknown type, an unknown option, or a value that does not fit
     public static PeftConfig createPeftConfig(String type, Map<String, ?> options) {
@@ -89,8 +89,8 @@ public final class Peft {
     }
 
     /// Freezes `model` and attaches method `type` as its adapter. Beside the options of [#createPeftConfig],
-    /// `partial_targets` = true lets target names pass that the model does not have, as long as one matches; without, such
-    /// a name is an error that tells the nearest.
+    /// `partial_targets` = true lets target names pass that the model does not have, as long as one matches; without,
+    /// such a name is an error that tells the nearest.
     public static EfficientFineTuningManager applyPeftToModel(Model model, String type, Map<String, ?> options) {
         boolean partial = Boolean.TRUE.equals(options.get(PARTIAL));
         return new EfficientFineTuningManager(model, createPeftConfig(type, options), partial);

@@ -7,6 +7,7 @@ import dev.loran.engine.ReferenceBackend;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.io.SafeTensors;
+import dev.loran.peft.Fixtures;
 import java.io.IOException;
 import java.nio.file.Path;
 import java.util.Arrays;

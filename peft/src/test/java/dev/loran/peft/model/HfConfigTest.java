@@ -7,6 +7,7 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import dev.loran.engine.ReferenceBackend;
 import dev.loran.engine.UnaryFn;
+import dev.loran.peft.Fixtures;
 import dev.loran.peft.io.InputException;
 import java.io.IOException;
 import java.nio.file.Path;
@@ -36,6 +37,9 @@ class HfConfigTest {
                 "llama | quantization_config | {\"bits\":4}",
                 "llama | is_encoder_decoder | true",
                 "llama | hidden_act | \"quick_gelu\"",
+                "qwen3 | architectures | [\"Qwen3ForTokenClassification\"]",
+                "qwen3 | use_sliding_window | true",
+                "qwen3 | layer_types | [\"full_attention\",\"sliding_attention\"]",
                 "gpt2 | add_cross_attention | true",
                 "gpt2 | scale_attn_weights | false",
                 "gpt2 | scale_attn_by_inverse_layer_idx | true",
@@ -64,6 +68,8 @@ class HfConfigTest {
         "llama, num_attention_heads",
         "llama, num_key_value_heads",
         "llama, head_dim",
+        "qwen3, num_hidden_layers",
+        "qwen3, head_dim",
         "gpt2, vocab_size",
         "gpt2, n_positions",
         "gpt2, n_embd",

@@ -16,6 +16,7 @@ import dev.loran.engine.io.SafeTensors;
 import dev.loran.engine.io.SafeTensors.Part;
 import dev.loran.engine.nn.Adapter;
 import dev.loran.engine.nn.Linear;
+import dev.loran.peft.Fixtures;
 import dev.loran.peft.io.InputException;
 import java.io.IOException;
 import java.lang.foreign.MemorySegment;
@@ -69,7 +70,7 @@ class HfModelsTest {
     // ---- reading
 
     @ParameterizedTest
-    @ValueSource(strings = {"llama", "gpt2", "bert"})
+    @ValueSource(strings = {"llama", "qwen3", "gpt2", "bert"})
     void parametersAreFrozenAndNamedAsInTheFile(String family) {
         try (SafeTensors file = SafeTensors.openModel(Fixtures.base(family));
                 Model model = HfModels.load(Fixtures.base(family), backend)) {
@@ -152,7 +153,7 @@ class HfModelsTest {
     }
 
     @ParameterizedTest
-    @CsvSource({"llama, model.", "gpt2, transformer.", "bert, bert."})
+    @CsvSource({"llama, model.", "qwen3, model.", "gpt2, transformer.", "bert, bert."})
     void thePrefixMayBeMissing(String family, String prefix) throws IOException {
         Path folder = Fixtures.retold(
                 temp, family, all -> renamed(all, n -> n.startsWith(prefix) ? n.substring(prefix.length()) : n));
@@ -292,7 +293,7 @@ class HfModelsTest {
     // ---- writing
 
     @ParameterizedTest
-    @ValueSource(strings = {"llama", "gpt2", "bert"})
+    @ValueSource(strings = {"llama", "qwen3", "gpt2", "bert"})
     void whatIsSavedIsWhatWasLoaded(String family) throws IOException {
         Path base = Fixtures.base(family);
         Path folder = temp.resolve("new/folder");
@@ -314,7 +315,7 @@ class HfModelsTest {
     }
 
     @ParameterizedTest
-    @ValueSource(strings = {"llama", "gpt2", "bert", "bert-head", "seo"})
+    @ValueSource(strings = {"llama", "qwen3", "gpt2", "bert", "bert-head", "seo"})
     void aModelMadeFromSizesIsLoadedAsItWas(String family) {
         Path folder = temp.resolve(family);
         try (Scope scope = Scope.open();

@@ -287,7 +287,7 @@ class ModelTrainingTest {
                     .isInstanceOf(IllegalStateException.class)
                     .hasMessage(
                             "bert: an encoder without a head has no classes and no next token; load a model with a classifier,"
-                                    + " or use llama, gpt2 or seo");
+                                    + " or a causal one");
         }
     }
 

@@ -7,6 +7,7 @@ import dev.loran.engine.DType;
 import dev.loran.engine.ReferenceBackend;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.Linear;
+import dev.loran.peft.Fixtures;
 import java.util.Arrays;
 import java.util.Objects;
 import org.junit.jupiter.api.Test;

@@ -16,6 +16,7 @@ final class Small {
     static Model model(String family, Backend backend, DType dtype) {
         return switch (family) {
             case "llama" -> llama(backend, dtype, true);
+            case "qwen3" -> qwen3(backend, dtype);
             case "gpt2" -> Gpt2Model.random(Gpt2Model.Config.of(23, 16, 12, 2, 3), backend, dtype, 1);
             case "bert" -> BertModel.random(BertModel.Config.of(23, 12, 2, 3, 16, 0), backend, dtype, 1);
             case "bert-head" -> BertModel.random(BertModel.Config.of(23, 12, 2, 3, 16, 4), backend, dtype, 1);
@@ -32,6 +33,14 @@ final class Small {
                 backend,
                 dtype,
                 1);
+    }
+
+    /// Heads that are together wider than the model, tied.
+    static Qwen3Model qwen3(Backend backend, DType dtype) {
+        Rope rope = new Rope.Default(100);
+        LlamaModel.Config config = new LlamaModel.Config(
+                23, 12, 20, 2, 4, 2, 4, 16, "silu", 1e-6, rope, false, false, true, 0.02);
+        return Qwen3Model.random(config, backend, dtype, 1);
     }
 
     static SeoTransformer seo(Backend backend, DType dtype) {

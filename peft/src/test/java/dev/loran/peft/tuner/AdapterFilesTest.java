@@ -6,7 +6,6 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.DType;
-import dev.loran.engine.ReferenceBackend;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.io.SafeTensors;
@@ -23,29 +22,17 @@ import java.util.Map;
 import java.util.Objects;
 import java.util.function.Consumer;
 import java.util.stream.Stream;
-import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Test;
-import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.Arguments;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.MethodSource;
 
 /// Adapters that do not fit are refused with what is wrong, and leave the model as it was.
-class AdapterFilesTest {
+class AdapterFilesTest extends NothingLeft {
     private static final ObjectMapper JSON = new ObjectMapper();
     private static final LoraConfig LORA = LoraConfig.defaults().withRank(2, 4);
     private static final String Q = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight";
-
-    private final ReferenceBackend backend = new ReferenceBackend();
-
-    @TempDir
-    Path folder;
-
-    @AfterEach
-    void nothingIsLeft() {
-        assertThat(backend.liveBuffers()).as("buffers left").isZero();
-    }
 
     private void save(Model model, PeftConfig config) {
         try (PeftModel peft = new PeftModel(model, 3)) {

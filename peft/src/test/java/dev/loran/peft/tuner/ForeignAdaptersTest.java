@@ -8,65 +8,38 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Autograd;
 import dev.loran.engine.DType;
-import dev.loran.engine.ReferenceBackend;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.io.SafeTensors;
+import dev.loran.peft.Fixtures;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.JsonFile;
 import dev.loran.peft.model.HfModels;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.TaskType;
 import java.io.IOException;
-import java.net.URISyntaxException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.LinkedHashMap;
 import java.util.Map;
-import java.util.Objects;
 import java.util.function.Consumer;
-import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Test;
-import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
 /// Adapters that peft made on another model of a family than the one they are put onto, or with tables of their own
 /// (`fixtures/adapters/README.md`): they answer as in peft, and are saved under the names they came with.
-class ForeignAdaptersTest {
-    private final ReferenceBackend backend = new ReferenceBackend();
-
-    @TempDir
-    Path folder;
-
-    @AfterEach
-    void nothingIsLeft() {
-        assertThat(backend.liveBuffers()).as("buffers left").isZero();
-    }
-
-    private static Path fixture(String name) {
-        try {
-            return Path.of(Objects.requireNonNull(ForeignAdaptersTest.class.getResource("/fixtures/" + name))
-                    .toURI());
-        } catch (URISyntaxException e) {
-            throw new IllegalStateException(e);
-        }
-    }
-
-    private static Path base(String family) {
-        return fixture("hf/" + family + "/base");
-    }
-
+class ForeignAdaptersTest extends NothingLeft {
     /// The model below the head of a family's fixture, in a folder of its own, as its bare class saves it.
     private Path bare(String family, String architecture, String prefix) throws IOException {
         Path bare = Files.createDirectories(folder.resolve(family));
-        ObjectNode config = JsonFile.read(base(family).resolve("config.json"));
+        ObjectNode config = JsonFile.read(Fixtures.base(family).resolve("config.json"));
         config.putArray("architectures").add(architecture);
         config.put("tie_word_embeddings", false);
         Files.writeString(bare.resolve("config.json"), config.toString());
         Map<String, Tensor> tensors = new LinkedHashMap<>();
-        try (SafeTensors files = SafeTensors.openModel(base(family))) {
+        try (SafeTensors files = SafeTensors.openModel(Fixtures.base(family))) {
             for (String name : files.names()) {
                 if (name.startsWith(prefix)) {
                     tensors.put(name.substring(prefix.length()), files.copy(backend, name, DType.F32));
@@ -116,8 +89,8 @@ class ForeignAdaptersTest {
         "gpt2-transposed, gpt2, logits"
     })
     void onAModelWithAHead(String name, String family, String answer) {
-        Path adapter = fixture("adapters/" + name);
-        try (Model model = HfModels.load(base(family), backend)) {
+        Path adapter = Fixtures.root("adapters/" + name);
+        try (Model model = HfModels.load(Fixtures.base(family), backend)) {
             PeftModel peft = new PeftModel(model, 1);
             peft.loadAdapter("default", adapter);
             assertAnswers(model, answer, adapter);
@@ -135,7 +108,7 @@ class ForeignAdaptersTest {
         "bert-masked, bert, BertModel, bert."
     })
     void onABareModel(String name, String family, String architecture, String prefix) throws IOException {
-        Path adapter = fixture("adapters/" + name);
+        Path adapter = Fixtures.root("adapters/" + name);
         try (Model model = HfModels.load(bare(family, architecture, prefix), backend)) {
             assertThat(model.task()).isEqualTo(TaskType.FEATURE_EXTRACTION);
             PeftModel peft = new PeftModel(model, 1);
@@ -156,9 +129,9 @@ class ForeignAdaptersTest {
     @CsvSource({"llama, LlamaModel, model.", "gpt2, GPT2Model, transformer."})
     void whatWasMadeUnderAHeadStandsOnTheBareModel(String family, String architecture, String prefix)
             throws IOException {
-        Path adapter = fixture("hf/" + family + "/lora/adapter_final");
+        Path adapter = Fixtures.root("hf/" + family + "/lora/adapter_final");
         double[] expected;
-        try (Model model = HfModels.load(base(family), backend);
+        try (Model model = HfModels.load(Fixtures.base(family), backend);
                 PeftModel peft = new PeftModel(model, 1)) {
             peft.loadAdapter("default", adapter);
             expected = hidden(model);
@@ -183,7 +156,7 @@ class ForeignAdaptersTest {
     void anAdapterOnAHeadThatTheModelLacksIsRefusedForThat() throws IOException {
         try (Model model = HfModels.load(bare("llama", "LlamaModel", "model."), backend);
                 PeftModel peft = new PeftModel(model, 1)) {
-            assertThatThrownBy(() -> peft.loadAdapter("default", fixture("hf/llama/lora_whole/adapter_final")))
+            assertThatThrownBy(() -> peft.loadAdapter("default", Fixtures.root("hf/llama/lora_whole/adapter_final")))
                     .isInstanceOf(InputException.class)
                     .hasMessageContaining("lm_head.weight has no place in the model; there is no such module");
         }
@@ -194,8 +167,8 @@ class ForeignAdaptersTest {
     @ParameterizedTest
     @ValueSource(strings = {"llama", "gpt2"})
     void resizedTablesComeWithTheAdapter(String family) {
-        Path adapter = fixture("adapters/" + family + "-resized");
-        try (Model model = HfModels.load(base(family), backend)) {
+        Path adapter = Fixtures.root("adapters/" + family + "-resized");
+        try (Model model = HfModels.load(Fixtures.base(family), backend)) {
             PeftModel peft = new PeftModel(model, 1);
             assertThatThrownBy(() -> peft.loadAdapter("default", adapter))
                     .isInstanceOf(InputException.class)
@@ -265,10 +238,10 @@ class ForeignAdaptersTest {
     void howPlainLoraWasMadeDoesNotMatter(String init) throws IOException {
         Path adapter = changed(config ->
                 config.put("init_lora_weights", init).putObject("eva_config").put("rho", 2.0));
-        try (Model model = HfModels.load(base("llama"), backend);
+        try (Model model = HfModels.load(Fixtures.base("llama"), backend);
                 PeftModel peft = new PeftModel(model, 1)) {
             peft.loadAdapter("default", adapter);
-            assertAnswers(model, "hidden", fixture("adapters/llama-bare"));
+            assertAnswers(model, "hidden", Fixtures.root("adapters/llama-bare"));
         }
     }
 
@@ -276,7 +249,7 @@ class ForeignAdaptersTest {
     @ValueSource(strings = {"corda", "loftq"})
     void whatStandsOnAChangedBaseIsRefusedForThat(String init) throws IOException {
         Path adapter = changed(config -> config.put("init_lora_weights", init));
-        try (Model model = HfModels.load(base("llama"), backend);
+        try (Model model = HfModels.load(Fixtures.base("llama"), backend);
                 PeftModel peft = new PeftModel(model, 1)) {
             assertThatThrownBy(() -> peft.loadAdapter("default", adapter))
                     .isInstanceOf(InputException.class)
@@ -286,7 +259,7 @@ class ForeignAdaptersTest {
     }
 
     private Path changed(Consumer<ObjectNode> change) throws IOException {
-        Path from = fixture("adapters/llama-bare");
+        Path from = Fixtures.root("adapters/llama-bare");
         ObjectNode config = JsonFile.read(from.resolve(AdapterFiles.CONFIG));
         change.accept(config);
         Files.writeString(folder.resolve(AdapterFiles.CONFIG), new ObjectMapper().writeValueAsString(config));
@@ -298,7 +271,7 @@ class ForeignAdaptersTest {
 
     @Test
     void theFileSaysWhatTheBaseWasOpenedByAndItsClass() {
-        Path base = base("llama");
+        Path base = Fixtures.base("llama");
         try (Model model = HfModels.load(base, backend);
                 PeftModel peft = new PeftModel(model, 1)) {
             peft.addAdapter("default", LoraConfig.defaults());

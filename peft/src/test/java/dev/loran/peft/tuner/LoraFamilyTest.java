@@ -50,7 +50,7 @@ class LoraFamilyTest {
 
     /// A layer (7, 5) with its adapter, in double precision.
     private static final class Layer implements AutoCloseable {
-        final Model model = MethodsTest.model("seo", new ReferenceBackend());
+        final Model model = Subjects.model("seo", new ReferenceBackend(), DType.F64);
         final Backend be = model.backend();
         final SplittableRandom random = new SplittableRandom(4);
         final Linear base = new Linear(randn(7, 5), randn(7), false);
@@ -149,10 +149,10 @@ class LoraFamilyTest {
     }
 
     @ParameterizedTest
-    @ValueSource(strings = {"llama", "gpt2", "bert", "seo"})
+    @ValueSource(strings = {"llama", "gpt2", "bert-head", "seo"})
     void doraStartsAsTheFrozenModelAndItsMagnitudesHaveTheirGradients(String family) {
         ReferenceBackend backend = new ReferenceBackend();
-        try (Model model = MethodsTest.model(family, backend);
+        try (Model model = Subjects.model(family, backend, DType.F64);
                 PeftModel peft = new PeftModel(model, 11);
                 Scope scope = Scope.open()) {
             MethodsTest.Text text = MethodsTest.Text.of(model);
@@ -187,7 +187,7 @@ class LoraFamilyTest {
 
     @Test
     void aTiedHeadIsAdaptedWithoutItsTableAndTheTableWithoutItsHead() {
-        try (Model model = MethodsTest.model("gpt2", new ReferenceBackend());
+        try (Model model = Subjects.model("gpt2", new ReferenceBackend(), DType.F64);
                 Scope scope = Scope.open();
                 Autograd.Mode mode = Autograd.noGrad()) {
             MethodsTest.Text text = MethodsTest.Text.of(model);
@@ -226,8 +226,8 @@ class LoraFamilyTest {
     @Test
     void aTableInTheFileMustBeTheModels() {
         LoraConfig config = MOVED.withTargets(Targets.of("embed_tokens", "q_proj"));
-        try (Model model = MethodsTest.model("llama", new ReferenceBackend());
-                Model other = MethodsTest.model("llama", new ReferenceBackend());
+        try (Model model = Subjects.model("llama", new ReferenceBackend(), DType.F64);
+                Model other = Subjects.model("llama", new ReferenceBackend(), DType.F64);
                 Scope scope = Scope.open()) {
             try (PeftModel peft = new PeftModel(model, 11)) {
                 peft.addAdapter("default", config);
@@ -249,11 +249,11 @@ class LoraFamilyTest {
     }
 
     @ParameterizedTest
-    @ValueSource(strings = {"llama", "gpt2", "bert", "seo"})
+    @ValueSource(strings = {"llama", "gpt2", "bert-head", "seo"})
     void trainedRowsStandInTheTableAndInAHeadThatIsTied(String family) {
         List<Integer> tokens = List.of(9, 4, 22);
-        try (Model model = MethodsTest.model(family, new ReferenceBackend());
-                Model written = MethodsTest.model(family, new ReferenceBackend());
+        try (Model model = Subjects.model(family, new ReferenceBackend(), DType.F64);
+                Model written = Subjects.model(family, new ReferenceBackend(), DType.F64);
                 PeftModel peft = new PeftModel(model, 11);
                 Scope scope = Scope.open();
                 Autograd.Mode mode = Autograd.noGrad()) {
@@ -283,7 +283,7 @@ class LoraFamilyTest {
 
     @Test
     void tokensByTheNameOfTheirTable() {
-        try (Model model = MethodsTest.model("gpt2", new ReferenceBackend());
+        try (Model model = Subjects.model("gpt2", new ReferenceBackend(), DType.F64);
                 PeftModel peft = new PeftModel(model, 11)) {
             Tuner tuner = peft.addAdapter(
                     "default", LORA.withTrainableTokens(Map.of("wte", List.of(1, 2), "lm_head", List.of(2, 1, 0))));
@@ -302,7 +302,7 @@ class LoraFamilyTest {
     @Test
     void loraPlusTrainsEachGroupAtItsRate() {
         LoraConfig config = MOVED.withBias(LoraConfig.Bias.LORA_ONLY).withTargets(Targets.of("c_attn", "wte"));
-        try (Model model = MethodsTest.model("gpt2", new ReferenceBackend());
+        try (Model model = Subjects.model("gpt2", new ReferenceBackend(), DType.F64);
                 PeftModel peft = new PeftModel(model, 11);
                 Scope scope = Scope.open()) {
             Tuner tuner = peft.addAdapter("default", config);
@@ -384,7 +384,7 @@ class LoraFamilyTest {
     @MethodSource("misfits")
     void whatDoesNotFitTheModelIsRefusedAndLeavesNothing(LoraConfig config, String message) {
         ReferenceBackend backend = new ReferenceBackend();
-        try (Model model = MethodsTest.model("gpt2", backend);
+        try (Model model = Subjects.model("gpt2", backend, DType.F64);
                 PeftModel peft = new PeftModel(model, 11)) {
             assertThatThrownBy(() -> peft.addAdapter("default", config))
                     .isInstanceOf(InputException.class)

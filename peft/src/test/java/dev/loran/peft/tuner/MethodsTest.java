@@ -12,14 +12,8 @@ import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.testing.GradCheck;
 import dev.loran.peft.io.InputException;
-import dev.loran.peft.model.BertModel;
-import dev.loran.peft.model.Gpt2Model;
-import dev.loran.peft.model.LlamaModel;
 import dev.loran.peft.model.Model;
-import dev.loran.peft.model.Rope;
-import dev.loran.peft.model.SeoTransformer;
 import dev.loran.peft.model.TaskType;
-import dev.loran.peft.model.TransformerConfig;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
@@ -35,9 +29,7 @@ import org.junit.jupiter.params.provider.MethodSource;
 
 /// Every method on every family it goes with, through a whole two-layer model in double precision.
 class MethodsTest {
-    static final int VOCAB = 23;
-
-    static final List<String> FAMILIES = List.of("llama", "gpt2", "bert", "seo");
+    static final List<String> FAMILIES = List.of("llama", "qwen3", "gpt2", "bert-head", "seo");
 
     @TempDir
     Path folder;
@@ -93,9 +85,8 @@ class MethodsTest {
     static Stream<Arguments> cases() {
         List<Arguments> cases = new ArrayList<>();
         methods()
-                .forEach((name, config) -> FAMILIES.stream()
-                        .filter(family -> !(name.equals("bitfit") && family.equals("llama")))
-                        .forEach(family -> cases.add(Arguments.of(family, name, config))));
+                .forEach((name, config) ->
+                        FAMILIES.stream().forEach(family -> cases.add(Arguments.of(family, name, config))));
         return cases.stream();
     }
 
@@ -104,46 +95,12 @@ class MethodsTest {
         return cases().filter(c -> !c.get()[1].toString().startsWith("dora"));
     }
 
-    static Model model(String family, Backend backend) {
-        DType f64 = DType.F64;
-        Model model = switch (family) {
-            case "llama" ->
-                LlamaModel.random(
-                        new LlamaModel.Config(
-                                VOCAB,
-                                12,
-                                20,
-                                2,
-                                4,
-                                2,
-                                6,
-                                16,
-                                "silu",
-                                1e-5,
-                                new Rope.Default(100),
-                                false,
-                                false,
-                                false,
-                                0.3),
-                        backend,
-                        f64,
-                        1);
-            case "gpt2" ->
-                Gpt2Model.random(
-                        new Gpt2Model.Config(VOCAB, 16, 12, 2, 3, 48, "gelu_new", 1e-5, true, 0.3), backend, f64, 1);
-            case "bert" -> BertModel.random(BertModel.Config.of(VOCAB, 12, 2, 3, 16, 4), backend, f64, 1);
-            default ->
-                SeoTransformer.random(new TransformerConfig(12, 2, 3, VOCAB).withMaxPositions(16), backend, f64, 1);
-        };
-        return model;
-    }
-
     /// Two rows of seven tokens, the second padded by two, with labels for the model's task.
     record Text(Tensor ids, Tensor mask, Tensor labels) {
         static Text of(Model model) {
             Backend be = model.backend();
             SplittableRandom random = new SplittableRandom(3);
-            int[] ids = random.ints(14, 0, VOCAB).toArray();
+            int[] ids = random.ints(14, 0, Subjects.VOCAB).toArray();
             int[] mask = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0};
             boolean classify = model.task() == TaskType.SEQ_CLS;
             int[] labels = classify ? new int[] {1, 3} : ids.clone();
@@ -162,7 +119,7 @@ class MethodsTest {
     @MethodSource("differentiableCases")
     void gradientsAgreeWithFiniteDifferences(String family, String method, PeftConfig config) {
         ReferenceBackend backend = new ReferenceBackend();
-        try (Model model = model(family, backend);
+        try (Model model = Subjects.model(family, backend, DType.F64);
                 PeftModel peft = new PeftModel(model, 11);
                 Scope scope = Scope.open()) {
             Tuner tuner = peft.addAdapter("default", config);
@@ -180,7 +137,7 @@ class MethodsTest {
     @ParameterizedTest(name = "{0}: {1}")
     @MethodSource("cases")
     void checkpointingBlocksGivesTheSameGradients(String family, String method, PeftConfig config) {
-        try (Model model = model(family, new ReferenceBackend());
+        try (Model model = Subjects.model(family, new ReferenceBackend(), DType.F64);
                 PeftModel peft = new PeftModel(model, 11);
                 Scope scope = Scope.open()) {
             Tuner tuner = peft.addAdapter("default", config);
@@ -191,7 +148,9 @@ class MethodsTest {
             model.gradientCheckpointing(true);
             Map<String, double[]> again = gradients(peft, tuner, text);
             assertThat(again.keySet()).isEqualTo(plain.keySet());
-            plain.forEach((name, g) -> assertThat(again.get(name)).as(name).containsExactly(g));
+            // Up to the order in which the gradients of a block's input add up.
+            plain.forEach((name, g) ->
+                    assertThat(Subjects.distance(again.get(name), g)).as(name).isLessThan(1e-12));
             // A norm's bias before a softmax over keys may well have none, but a method without any gradient trains
             // nothing.
             assertThat(plain.values().stream()
@@ -220,7 +179,7 @@ class MethodsTest {
     @ParameterizedTest(name = "{0}: {1}")
     @MethodSource("cases")
     void savedAdaptersAnswerAsBefore(String family, String method, PeftConfig config) {
-        try (Model model = model(family, new ReferenceBackend());
+        try (Model model = Subjects.model(family, new ReferenceBackend(), DType.F64);
                 Scope scope = Scope.open();
                 Autograd.Mode mode = Autograd.noGrad()) {
             Text text = Text.of(model);
@@ -257,7 +216,7 @@ class MethodsTest {
 
     @Test
     void aPromptWithoutItsEncoderAnswersButDoesNotTrain() {
-        try (Model model = model("gpt2", new ReferenceBackend());
+        try (Model model = Subjects.model("gpt2", new ReferenceBackend(), DType.F64);
                 Scope scope = Scope.open()) {
             Text text = Text.of(model);
             try (PeftModel peft = new PeftModel(model, 11)) {

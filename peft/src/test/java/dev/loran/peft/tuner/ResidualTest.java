@@ -49,7 +49,7 @@ class ResidualTest {
     @MethodSource("cuts")
     void whatIsCutOutOfTheBaseLeavesTheAnswersAndComesBackBitForBit(String family, LoraInit init) {
         ReferenceBackend backend = new ReferenceBackend();
-        try (Model model = MethodsTest.model(family, backend);
+        try (Model model = Subjects.model(family, backend, DType.F64);
                 PeftModel peft = new PeftModel(model, 11);
                 Scope scope = Scope.open();
                 Autograd.Mode mode = Autograd.noGrad()) {
@@ -105,7 +105,7 @@ class ResidualTest {
                 .withRslora(true)
                 .withPatterns(Map.of("1.attn.c_attn", 2), Map.of("0.mlp.c_fc", 4.0))
                 .withTargets(Targets.of("c_attn", "c_fc", "wte"));
-        try (Model model = MethodsTest.model("gpt2", new ReferenceBackend());
+        try (Model model = Subjects.model("gpt2", new ReferenceBackend(), DType.F64);
                 Scope scope = Scope.open();
                 Autograd.Mode mode = Autograd.noGrad()) {
             MethodsTest.Text text = MethodsTest.Text.of(model);
@@ -128,7 +128,7 @@ class ResidualTest {
 
     @Test
     void aRandomCutWithoutItsFileIsRefusedWhereItIsUsed() throws IOException {
-        try (Model model = MethodsTest.model("llama", new ReferenceBackend());
+        try (Model model = Subjects.model("llama", new ReferenceBackend(), DType.F64);
                 Scope scope = Scope.open()) {
             MethodsTest.Text text = MethodsTest.Text.of(model);
             try (PeftModel peft = new PeftModel(model, 11)) {

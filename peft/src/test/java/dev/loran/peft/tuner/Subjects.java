@@ -9,6 +9,7 @@ import dev.loran.peft.model.BertModel;
 import dev.loran.peft.model.Gpt2Model;
 import dev.loran.peft.model.LlamaModel;
 import dev.loran.peft.model.Model;
+import dev.loran.peft.model.Qwen3Model;
 import dev.loran.peft.model.Rope;
 import dev.loran.peft.model.SeoTransformer;
 import dev.loran.peft.model.TransformerConfig;
@@ -25,7 +26,7 @@ import org.jspecify.annotations.Nullable;
 /// Small models of every family and adapters of every kind, with random values where fresh ones have zeros and ones, and
 /// texts for them.
 final class Subjects {
-    static final List<String> FAMILIES = List.of("llama", "gpt2", "bert", "bert-head", "seo");
+    static final List<String> FAMILIES = List.of("llama", "qwen3", "gpt2", "bert", "bert-head", "seo");
     static final int VOCAB = 23;
     static final int LENGTH = 5;
 
@@ -33,27 +34,8 @@ final class Subjects {
 
     static Model model(String family, Backend backend, DType dtype) {
         Model model = switch (family) {
-            case "llama" ->
-                LlamaModel.random(
-                        new LlamaModel.Config(
-                                VOCAB,
-                                12,
-                                20,
-                                2,
-                                4,
-                                2,
-                                6,
-                                16,
-                                "silu",
-                                1e-5,
-                                new Rope.Default(100),
-                                true,
-                                true,
-                                false,
-                                0.02),
-                        backend,
-                        dtype,
-                        1);
+            case "llama" -> LlamaModel.random(llama(2, 6), backend, dtype, 1);
+            case "qwen3" -> Qwen3Model.random(llama(1, 4), backend, dtype, 1);
             case "gpt2" -> Gpt2Model.random(Gpt2Model.Config.of(VOCAB, 16, 12, 2, 3), backend, dtype, 1);
             case "bert" -> BertModel.random(BertModel.Config.of(VOCAB, 12, 2, 3, 16, 0), backend, dtype, 1);
             case "bert-head" -> BertModel.random(BertModel.Config.of(VOCAB, 12, 2, 3, 16, 4), backend, dtype, 1);
@@ -63,6 +45,13 @@ final class Subjects {
         };
         stir(model.namedParameters(), 0.2, 2);
         return model;
+    }
+
+    /// Grouped heads, whose width is no part of the model's, and biases.
+    private static LlamaModel.Config llama(int keyValueHeads, int headDim) {
+        Rope rope = new Rope.Default(100);
+        return new LlamaModel.Config(
+                VOCAB, 12, 20, 2, 4, keyValueHeads, headDim, 16, "silu", 1e-5, rope, true, true, false, 0.02);
     }
 
     /// Adds N(0, std²) to every element.
@@ -107,7 +96,7 @@ final class Subjects {
     /// Layers of every kind that the family has, but for tied tables.
     private static List<String> whole(String family) {
         return switch (family) {
-            case "llama" -> List.of("embed_tokens", "down_proj", "norm");
+            case "llama", "qwen3" -> List.of("embed_tokens", "down_proj", "norm");
             case "gpt2" -> List.of("wpe", "mlp.c_proj", "ln_f");
             case "seo" -> List.of("position_embedding", "mlp.down", "mlp_norm");
             default -> List.of("word_embeddings", "intermediate", "output.LayerNorm");

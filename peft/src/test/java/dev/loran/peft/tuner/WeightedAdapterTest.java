@@ -10,6 +10,7 @@ import dev.loran.engine.Tensor;
 import dev.loran.engine.io.SafeTensors;
 import dev.loran.engine.nn.Embedding;
 import dev.loran.engine.nn.Linear;
+import dev.loran.peft.Fixtures;
 import dev.loran.peft.model.HfModels;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.TaskType;
@@ -503,16 +504,14 @@ class WeightedAdapterTest {
             combinations.put(name, Combination.named(name, 0.5, 4, 5));
         }
         combinations.put("svd", Combination.svd(2));
-        Path fixtures = Path.of(
-                Objects.requireNonNull(getClass().getResource("/fixtures")).getPath());
-        try (Model model = HfModels.load(fixtures.resolve("hf/gpt2/base"), backend, DType.F64);
+        try (Model model = HfModels.load(Fixtures.base("gpt2"), backend, DType.F64);
                 PeftModel peft = new PeftModel(model, 7);
-                SafeTensors inputs = SafeTensors.open(fixtures.resolve("hf/gpt2/lora/io.safetensors"));
-                SafeTensors golden = SafeTensors.open(fixtures.resolve("weighted/logits.safetensors"));
+                SafeTensors inputs = SafeTensors.open(Fixtures.root("hf/gpt2/lora/io.safetensors"));
+                SafeTensors golden = SafeTensors.open(Fixtures.root("weighted/logits.safetensors"));
                 Tensor ids = inputs.copy(backend, "input_ids", DType.I32)) {
             List<String> names = List.of("first", "second");
             names.forEach(
-                    name -> peft.loadAdapter(name, fixtures.resolve("weighted").resolve(name)));
+                    name -> peft.loadAdapter(name, Fixtures.root("weighted").resolve(name)));
             assertThat(golden.names()).containsExactlyInAnyOrderElementsOf(combinations.keySet());
             combinations.forEach((name, how) -> {
                 peft.addWeightedAdapter(name, names, List.of(0.7, -0.4), how);

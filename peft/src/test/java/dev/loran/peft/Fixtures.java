@@ -1,4 +1,4 @@
-package dev.loran.peft.model;
+package dev.loran.peft;
 
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
@@ -18,11 +18,11 @@ import java.util.function.Consumer;
 import java.util.function.UnaryOperator;
 
 /// The model folders among the test resources, and changed copies of them.
-final class Fixtures {
+public final class Fixtures {
     private Fixtures() {}
 
     /// `fixtures/NAME` of the test resources.
-    static Path root(String name) {
+    public static Path root(String name) {
         URL url = Objects.requireNonNull(Fixtures.class.getResource("/fixtures/" + name));
         try {
             return Path.of(url.toURI());
@@ -32,12 +32,12 @@ final class Fixtures {
     }
 
     /// The small model of a family, as transformers wrote it.
-    static Path base(String family) {
+    public static Path base(String family) {
         return root("hf").resolve(family).resolve("base");
     }
 
     /// A copy of [#base] with another config.
-    static Path changed(Path temp, String family, Consumer<ObjectNode> change) throws IOException {
+    public static Path changed(Path temp, String family, Consumer<ObjectNode> change) throws IOException {
         Path folder = Files.createTempDirectory(temp, family);
         Files.copy(base(family).resolve("model.safetensors"), folder.resolve("model.safetensors"));
         ObjectMapper mapper = new ObjectMapper();
@@ -49,14 +49,14 @@ final class Fixtures {
     }
 
     /// A copy of [#base] with other tensors: `change` gets them by name in F32 and may rename, add and remove.
-    static Path retold(Path temp, String family, UnaryOperator<Map<String, Tensor>> change) throws IOException {
+    public static Path retold(Path temp, String family, UnaryOperator<Map<String, Tensor>> change) throws IOException {
         Path folder = changed(temp, family, c -> {});
         write(folder.resolve("model.safetensors"), base(family), change);
         return folder;
     }
 
     /// Writes the tensors of `folder`, as `change` leaves them, to `file`.
-    static void write(Path file, Path folder, UnaryOperator<Map<String, Tensor>> change) {
+    public static void write(Path file, Path folder, UnaryOperator<Map<String, Tensor>> change) {
         ReferenceBackend backend = new ReferenceBackend();
         Map<String, Tensor> tensors = new LinkedHashMap<>();
         try (SafeTensors files = SafeTensors.openModel(folder)) {
@@ -66,7 +66,7 @@ final class Fixtures {
     }
 
     /// The BERT of the fixtures as the encoder alone: its names without `bert.`, without a head.
-    static Path encoder(Path temp) throws IOException {
+    public static Path encoder(Path temp) throws IOException {
         Path folder = retold(temp, "bert", tensors -> {
             Map<String, Tensor> encoder = new LinkedHashMap<>();
             tensors.forEach((name, tensor) -> {
