@@ -26,6 +26,7 @@ import java.nio.file.Path;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.function.Function;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -67,13 +68,17 @@ class OptimizersTest {
             }
             learner.parameters().forEach((name, t) -> {
                 double[] now = t.toDoubles();
-                double[] move = moves.get(name);
+                double[] move = of(moves, name);
                 for (int i = 0; i < now.length; i++) {
                     move[i] = now[i] - move[i];
                 }
             });
             return moves;
         });
+    }
+
+    private static double[] of(Map<String, double[]> all, String name) {
+        return Objects.requireNonNull(all.get(name), name);
     }
 
     @Test
@@ -84,7 +89,7 @@ class OptimizersTest {
         assertThat(plain.keySet()).anyMatch(name -> name.contains("lora_B")).contains("head.weight", "head.bias");
         plain.forEach((name, move) -> {
             double factor = name.contains("lora_B") ? 16 : 1;
-            double[] faster = plus.get(name);
+            double[] faster = of(plus, name);
             for (int i = 0; i < move.length; i++) {
                 assertThat(faster[i]).as(name).isCloseTo(factor * move[i], within(1e-12));
             }
@@ -97,11 +102,11 @@ class OptimizersTest {
         Map<String, double[]> twice = moved(
                 CONFIG.withRate(new Rate(2 * RATE, 2, Schedule.CONSTANT, 0)).withOptimizer(Optimization.of(Kind.SGD)));
         // AdamW's first step has the length of the rate, whatever the gradient's.
-        assertThat(moved(CONFIG).get("head.bias")[0])
-                .isCloseTo(once.get("head.bias")[0] < 0 ? -2e-3 : 2e-3, within(1e-6));
+        assertThat(of(moved(CONFIG), "head.bias")[0])
+                .isCloseTo(of(once, "head.bias")[0] < 0 ? -2e-3 : 2e-3, within(1e-6));
         once.forEach((name, move) -> {
             for (int i = 0; i < move.length; i++) {
-                assertThat(twice.get(name)[i]).as(name).isCloseTo(2 * move[i], within(1e-12));
+                assertThat(of(twice, name)[i]).as(name).isCloseTo(2 * move[i], within(1e-12));
                 assertThat(Math.abs(move[i])).isLessThan(2e-3);
             }
         });

@@ -72,7 +72,7 @@ class OwnTaskTest {
     }
 
     /// @param rows to train on, and held out
-    private record Case(Task task, PeftConfig method, Examples rows, Examples heldOut) {
+    record Case(Task task, PeftConfig method, Examples rows, Examples heldOut) {
         TaskCard card() {
             return TaskCard.of(task, rows.labelsOrNull(), Tiny.POSITIONS);
         }
