@@ -82,6 +82,10 @@ public record Bf16Panels(MemorySegment memory, long offset, int k, int n, Bf16Ti
     @Override
     public Bf16Panels pack(Parallel parallel, Operand b) {
         int panels = count();
+        if (panels * blocks() == 1) {
+            pack(parallel.workspace(), 0, 0, b, k);
+            return this;
+        }
         parallel.parallelFor(panels * blocks(), task -> {
             int panel = task % panels;
             int block = task / panels;
@@ -134,10 +138,10 @@ public record Bf16Panels(MemorySegment memory, long offset, int k, int n, Bf16Ti
     private void packRows(Workspace workspace, int panel, int block, Operand b, int length) {
         int columns = columns(panel);
         long step = 4L * width(panel);
-        long from = b.at(
-                (long) block * tiles.sizes().kBlock(),
-                (long) panel * tiles.sizes().columns());
-        Operand rows = new Operand(b.memory(), from, b.ld(), false, length, columns);
+        int first = block * tiles.sizes().kBlock();
+        int column = panel * tiles.sizes().columns();
+        boolean all = first == 0 && column == 0 && length == b.rows() && columns == b.cols();
+        Operand rows = all ? b : new Operand(b.memory(), b.at(first, column), b.ld(), false, length, columns);
         tiles.pairs(workspace, memory, at(panel, block), step, rows);
         int pairs = Math.ceilDiv(length, 2);
         memory.asSlice(at(panel, block) + pairs * step, (paddedLength(block) / 2 - pairs) * step)

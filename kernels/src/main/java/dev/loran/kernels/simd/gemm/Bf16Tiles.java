@@ -33,7 +33,7 @@ public interface Bf16Tiles {
     /// @param stride bytes from row to row, a multiple of 4
     record Left(MemorySegment memory, long offset, long stride) {
         Left from(int row) {
-            return new Left(memory, offset + row * stride, stride);
+            return row == 0 ? this : new Left(memory, offset + row * stride, stride);
         }
     }
 

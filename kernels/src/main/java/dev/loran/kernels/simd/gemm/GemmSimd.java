@@ -167,6 +167,10 @@ public final class GemmSimd {
         int rowsEach = Math.ceilDiv(Math.ceilDiv(m, rowBlocks), tileRows) * tileRows;
         int groups =
                 Math.min(Math.ceilDiv(panels, TASK_PANELS), Math.ceilDiv(TASKS_EACH * parallel.threads(), rowBlocks));
+        if (rowBlocks * groups == 1) {
+            body.run(0, m, 0, panels);
+            return;
+        }
         int panelsEach = Math.ceilDiv(panels, groups);
         parallel.parallelFor(rowBlocks * groups, task -> {
             int i = task % rowBlocks * rowsEach;

@@ -21,17 +21,17 @@ public record Operand(MemorySegment memory, long offset, int ld, boolean transpo
 
     /// What is left from row `i` and column `j` on.
     public Operand from(int i, int j) {
-        return new Operand(memory, at(i, j), ld, transposed, rows - i, cols - j);
+        return i == 0 && j == 0 ? this : new Operand(memory, at(i, j), ld, transposed, rows - i, cols - j);
     }
 
     /// `count` rows from row `i` on.
     public Operand rows(int i, int count) {
-        return new Operand(memory, at(i, 0), ld, transposed, count, cols);
+        return i == 0 && count == rows ? this : new Operand(memory, at(i, 0), ld, transposed, count, cols);
     }
 
     /// `count` columns from column `j` on.
     public Operand columns(int j, int count) {
-        return new Operand(memory, at(0, j), ld, transposed, rows, count);
+        return j == 0 && count == cols ? this : new Operand(memory, at(0, j), ld, transposed, rows, count);
     }
 
     /// The transposed matrix, in the same memory.
