@@ -182,11 +182,9 @@ final class CompareCommand implements Callable<Integer> {
     private @Nullable ObjectNode measured(Method method, Data data, Path out) {
         Examples rowsToTrainOn = data.rows.train();
         TrainerConfig config = training.config(model, method);
-        RunFolder folder = RunFolder.create(
-                out,
-                place.overwrite,
-                begun -> begun.options(
-                        Map.of("method", method.toString(), "lr", config.rate().peak(), "epochs", config.epochs())));
+        Map<String, ?> options =
+                Map.of("method", method.toString(), "lr", config.rate().peak(), "epochs", config.epochs());
+        RunFolder folder = RunFolder.create(out, place.overwrite, begun -> begun.options(options));
         boolean counted = ProcessMemory.resetPeak();
         try (OpenModel open = OpenModel.of(model)) {
             int steps = config.stepsOver(rowsToTrainOn.size());

@@ -294,7 +294,6 @@ final class TrainCommand implements Callable<Integer> {
             TaskRows data,
             Path out) {
         Examples rows = data.train();
-        Examples heldOut = data.heldOut();
         if (Method.FULL.toString().equals(method)) {
             // A whole model is of use with its tokenizer only.
             Path tokenizer = model.tokenizer == null ? open.folder() : model.tokenizer;
@@ -322,7 +321,7 @@ final class TrainCommand implements Callable<Integer> {
                     super.begun(step, totalSteps);
                 }
             }) {
-                report = trainer.train(rows, heldOut, folder, progress);
+                report = trainer.train(rows, data.heldOut(), folder, progress);
             }
         }
         if (report.stopped()) {
@@ -330,13 +329,17 @@ final class TrainCommand implements Callable<Integer> {
                     .formatted(report.steps(), folder.path()));
             return Main.STOPPED;
         }
-        ObjectNode result = result(count, report, plan, open)
-                .put("truncated", rows.truncated() + (heldOut == null ? 0 : heldOut.truncated()))
+        finish(folder, result(count, report, plan, open), data);
+        return Main.DONE;
+    }
+
+    private void finish(RunFolder folder, ObjectNode result, TaskRows data) {
+        Examples heldOut = data.heldOut();
+        result.put("truncated", data.train().truncated() + (heldOut == null ? 0 : heldOut.truncated()))
                 .put("out", folder.path().toString());
         Output.put(result, data.notices());
         folder.result(result);
         output.result(result, common.json);
-        return Main.DONE;
     }
 
     /// The run's folder, new, or that of the run that goes on.
