@@ -38,8 +38,8 @@ final class Small {
     /// Heads that are together wider than the model, tied.
     static Qwen3Model qwen3(Backend backend, DType dtype) {
         Rope rope = new Rope.Default(100);
-        LlamaModel.Config config = new LlamaModel.Config(
-                23, 12, 20, 2, 4, 2, 4, 16, "silu", 1e-6, rope, false, false, true, 0.02);
+        LlamaModel.Config config =
+                new LlamaModel.Config(23, 12, 20, 2, 4, 2, 4, 16, "silu", 1e-6, rope, false, false, true, 0.02);
         return Qwen3Model.random(config, backend, dtype, 1);
     }
 

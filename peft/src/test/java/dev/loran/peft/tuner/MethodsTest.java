@@ -19,6 +19,7 @@ import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.SplittableRandom;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
@@ -149,8 +150,9 @@ class MethodsTest {
             Map<String, double[]> again = gradients(peft, tuner, text);
             assertThat(again.keySet()).isEqualTo(plain.keySet());
             // Up to the order in which the gradients of a block's input add up.
-            plain.forEach((name, g) ->
-                    assertThat(Subjects.distance(again.get(name), g)).as(name).isLessThan(1e-12));
+            plain.forEach((name, g) -> assertThat(Subjects.distance(Objects.requireNonNull(again.get(name)), g))
+                    .as(name)
+                    .isLessThan(1e-12));
             // A norm's bias before a softmax over keys may well have none, but a method without any gradient trains
             // nothing.
             assertThat(plain.values().stream()
