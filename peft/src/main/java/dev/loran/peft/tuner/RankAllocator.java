@@ -2,7 +2,6 @@ package dev.loran.peft.tuner;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Buffer;
-import dev.loran.engine.OptimizerKernels;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.nn.Linear;
