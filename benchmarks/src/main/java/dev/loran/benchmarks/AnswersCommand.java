@@ -26,7 +26,8 @@ import java.util.concurrent.Callable;
 import java.util.stream.Collectors;
 import picocli.CommandLine.Command;
 
-/// `loran bench answers`: what models answer with adapters, for `peers/exchange.py`, which asks the real peft for the same.
+/// `loran bench answers`: what models answer with adapters, for `peers/exchange.py`, which asks the real peft for the
+/// same.
 @Command(
         name = "answers",
         mixinStandardHelpOptions = true,
@@ -34,8 +35,8 @@ import picocli.CommandLine.Command;
             "Answers requests from standard input, one a line, its fields set apart by tabs: MODEL ADAPTER IN OUT",
             "loads an adapter, and writes the logits and hidden states of the texts IN (input_ids, attention_mask) to",
             "the safetensors file OUT. MODEL ADAPTER IN OUT SAVED trains a new adapter by ADAPTER's configuration for",
-            "five steps on IN (labels too) first and saves it to SAVED; a sixth field \"plain\" saves it as plain LoRA.",
-            "Says ok, or what went wrong, in one line for each."
+            "five steps on IN (labels too) first and saves it to SAVED; a sixth field \"plain\" saves it as plain",
+            "LoRA. Says ok, or what went wrong, in one line for each."
         })
 final class AnswersCommand implements Callable<Integer> {
     private static final int STEPS = 5;

@@ -39,8 +39,8 @@ final class GemmCommand implements Callable<Integer> {
     @Option(
             names = "--dtype",
             defaultValue = "f32",
-            description =
-                    "operands: f32, or bf16, which are rounded in the timed call and summed in F32 (default: ${DEFAULT-VALUE})")
+            description = "operands: f32, or bf16, which are rounded in the timed call and summed in F32"
+                    + " (default: ${DEFAULT-VALUE})")
     private String dtype;
 
     @Option(names = "--prepared", description = "w is prepared once, outside the timed call")

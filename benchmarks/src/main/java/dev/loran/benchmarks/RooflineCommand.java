@@ -25,9 +25,9 @@ import picocli.CommandLine.Option;
 
 /// `./loran bench roofline`: what this machine can do at most, and what share of it every operation reaches.
 ///
-/// The roof of an operation is the lower of two: the arithmetic of registers, and the copying of memory for the bytes that
-/// it must move (Williams et al., "Roofline", 2009); both are measured here, in the same run. A share above 1 means that
-/// the data lay in a cache.
+/// The roof of an operation is the lower of two: the arithmetic of registers, and the copying of memory for the bytes
+/// that it must move (Williams et al., "Roofline", 2009); both are measured here, in the same run. A share above 1
+/// means that the data lay in a cache.
 @Command(
         name = "roofline",
         mixinStandardHelpOptions = true,
@@ -68,7 +68,8 @@ final class RooflineCommand implements Callable<Integer> {
         double gigabytes = best(() -> peakCopy(used));
         System.out.printf(
                 Locale.ROOT,
-                "%d threads: F32 fused multiply-adds %.1f GFLOP/s, BF16 dots %.1f, copying %.1f GB/s (read and written)%n%n",
+                "%d threads: F32 fused multiply-adds %.1f GFLOP/s, BF16 dots %.1f,"
+                        + " copying %.1f GB/s (read and written)%n%n",
                 used,
                 gflops,
                 bf16,
@@ -85,7 +86,8 @@ final class RooflineCommand implements Callable<Integer> {
         if (json) {
             System.out.printf(
                     Locale.ROOT,
-                    "{\"threads\":%d,\"peak_gflops\":%.2f,\"peak_bf16_gflops\":%.2f,\"peak_gigabytes_per_second\":%.2f,\"ops\":[%s]}%n",
+                    "{\"threads\":%d,\"peak_gflops\":%.2f,\"peak_bf16_gflops\":%.2f,"
+                            + "\"peak_gigabytes_per_second\":%.2f,\"ops\":[%s]}%n",
                     used,
                     gflops,
                     bf16,

@@ -23,8 +23,8 @@ import picocli.CommandLine.Option;
 import picocli.CommandLine.ParameterException;
 import picocli.CommandLine.Spec;
 
-/// `./loran bench step`: forward, backward, clipping and AdamW on a Llama-shaped model with random weights, a tied head and
-/// random ids.
+/// `./loran bench step`: forward, backward, clipping and AdamW on a Llama-shaped model with random weights, a tied
+/// head and random ids.
 @Command(
         name = "step",
         mixinStandardHelpOptions = true,
@@ -236,7 +236,8 @@ final class StepCommand implements Callable<Integer> {
         double peak = backend instanceof CudaBackend gpu ? gpu.heldBytes() / MIB : Timing.peakMemoryMib();
         System.out.printf(
                 Locale.ROOT,
-                "%s step of %d x %d tokens on %s: %.1f ms (best %.1f), %.0f tokens/s, peak %.0f MiB, of tensors %.1f MiB%n",
+                "%s step of %d x %d tokens on %s: %.1f ms (best %.1f), %.0f tokens/s,"
+                        + " peak %.0f MiB, of tensors %.1f MiB%n",
                 method,
                 batch,
                 seq,

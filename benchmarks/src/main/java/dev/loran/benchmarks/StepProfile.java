@@ -19,8 +19,9 @@ import org.jspecify.annotations.Nullable;
 
 /// Where the time of training steps goes, by samples of the stacks of their threads every 10 ms (JDK Flight Recorder).
 ///
-/// The calling thread tells the operation: the innermost `…Op` of the engine, its direction, and the backend's method that
-/// it is in. All threads tell the kernel: the innermost class of the kernels. Nothing of a step knows that it is watched.
+/// The calling thread tells the operation: the innermost `…Op` of the engine, its direction, and the backend's method
+/// that it is in. All threads tell the kernel: the innermost class of the kernels. Nothing of a step knows that it is
+/// watched.
 final class StepProfile implements AutoCloseable {
     private static final Duration PERIOD = Duration.ofMillis(10);
 
@@ -98,8 +99,8 @@ final class StepProfile implements AutoCloseable {
         }
     }
 
-    /// The innermost class of the kernels on a stack, innermost first; `waiting` for a thread that has no work, `engine`
-    /// outside of all kernels.
+    /// The innermost class of the kernels on a stack, innermost first; `waiting` for a thread that has no work,
+    /// `engine` outside of all kernels.
     static String kernel(List<Frame> stack) {
         for (Frame frame : stack) {
             String type = frame.simpleType();

@@ -7,8 +7,8 @@ import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
 
-/// Wall-clock times of repeated calls in one process, after warm-up until they no longer get faster. For quick looks and
-/// for whole steps; what a kernel costs is measured by JMH.
+/// Wall-clock times of repeated calls in one process, after warm-up until they no longer get faster. For quick looks
+/// and for whole steps; what a kernel costs is measured by JMH.
 ///
 /// @param medianMs the middle of the sorted times, in milliseconds
 /// @param bestMs the shortest

@@ -21,7 +21,7 @@ import org.slf4j.helpers.NOPLoggerFactory;
 ///
 /// | backend | needs |
 /// |---|---|
-/// | [SimdBackend] | the module `jdk.incubator.vector`, HotSpot with C2, vectors of 128 bits or more, fused multiply-add |
+/// | [SimdBackend] | the module `jdk.incubator.vector`, C2, vectors of 128 bits or more, fused multiply-add |
 /// | [CudaBackend] | a GPU, its driver, cuBLAS, JCuda on the class path; only when asked for, by [#cuda] |
 /// | [ReferenceBackend] | nothing; one thread, scalar loops: for tests and small models |
 public final class Backends {

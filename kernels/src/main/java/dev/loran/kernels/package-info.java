@@ -26,7 +26,7 @@
 /// | is the gradient right? | `opCase.checkReference()`: finite differences in F64, fused against composed |
 /// | is the kernel right? | `opCase.check(backend)`: both ways against the reference, in each dtype, on dirty memory |
 /// | how fast is it? | `opCase.on(backend, DType.F32)` and JMH: `./loran bench jmh OpBenchmark -p op=rope` |
-/// | how fast could it be? | `./loran bench roofline`: peak arithmetic and copying in the same run, and the share reached |
+/// | how fast could it be? | `./loran bench roofline`: peak arithmetic and copying in one run, and the share reached |
 /// | where does the time of a training step go? | `./loran bench step --profile`: by operation, and by kernel |
 ///
 /// # A worked example

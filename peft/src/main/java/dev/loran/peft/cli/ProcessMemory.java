@@ -30,8 +30,8 @@ final class ProcessMemory {
             throw new InputException(String.format(
                     Locale.ROOT,
                     "the tensors of this run need %,.0f MiB (%s), and there are %,.0f MiB here; lower --batch-size (%d)"
-                            + " or --max-length (%d), keep less with --gradient-checkpointing, or halve the weights with"
-                            + " --dtype bf16; --ignore-memory tries all the same",
+                            + " or --max-length (%d), keep less with --gradient-checkpointing, or halve the weights"
+                            + " with --dtype bf16; --ignore-memory tries all the same",
                     plan.total() / MIB,
                     plan,
                     available / MIB,

@@ -18,8 +18,11 @@ import org.jspecify.annotations.Nullable;
 ///
 /// | token | files, the first that names it |
 /// |---|---|
-/// | what training puts after a text | what the caller says; the template of `tokenizer.json`; `eos_token` of `tokenizer_config.json`, of `special_tokens_map.json`; else the first of the next line |
-/// | what ends a generated text | all of the line above, and `eos_token_id`, one or a list, of `generation_config.json`, else of `config.json` |
+/// | what training puts after a text | what the caller says; the template; `eos_token` (1); `eos_token_id` (2) |
+/// | what ends a generated text | all of these, and the others of `eos_token_id` |
+///
+/// 1. of `tokenizer_config.json`, of `special_tokens_map.json`
+/// 2. one or a list, of `generation_config.json`, else of `config.json`
 final class SpecialTokens {
     private final HfTokenizer tokenizer;
     private final List<JsonNode> named = new ArrayList<>();

@@ -12,9 +12,10 @@ import java.util.List;
 import java.util.function.Consumer;
 import java.util.stream.Stream;
 
-/// What is written into `folder` appears there whole or not at all, though its process may be killed at any moment: it is
-/// made in a hidden folder inside, brought onto the disk, and moved. Being inside, that folder is on the same disk also
-/// where `folder` is a link or a mount, and it tells what is left of a killed process from what others put there.
+/// What is written into `folder` appears there whole or not at all, though its process may be killed at any moment:
+/// it is made in a hidden folder inside, brought onto the disk, and moved. Being inside, that folder is on the same
+/// disk also where `folder` is a link or a mount, and it tells what is left of a killed process from what others put
+/// there.
 public record Drafts(Path folder) {
     static final String NAME = ".loran-draft";
     /// After the name of what is being replaced.
@@ -106,8 +107,8 @@ public record Drafts(Path folder) {
                 || names.contains(NAME) && names.stream().allMatch(name -> name.equals(NAME) || early.contains(name));
     }
 
-    /// Makes the folder that [#fill] writes into, by which what is left of a killed process is known: to be called before
-    /// anything else is written.
+    /// Makes the folder that [#fill] writes into, by which what is left of a killed process is known: to be called
+    /// before anything else is written.
     public void begin() throws IOException {
         Files.createDirectories(place());
     }

@@ -22,7 +22,8 @@ public final class InputException extends RuntimeException {
         super(oneLine(message), cause);
     }
 
-    /// What a file holds may stand in a message, whatever that is: control characters as `?`, and no more than can be read.
+    /// What a file holds may stand in a message, whatever that is: control characters as `?`, and no more than can be
+    /// read.
     private static String oneLine(String message) {
         String line = message.length() <= LONGEST
                 ? message

@@ -11,9 +11,9 @@ import java.util.Optional;
 public final class Nearest {
     private Nearest() {}
 
-    /// The nearest of `known`, the first of equals; empty where none is near: where more than every second letter differs.
-    /// Capitals, and whether words are parted by `-`, `_` or nothing, do not count; a name that the other begins or ends
-    /// with is near.
+    /// The nearest of `known`, the first of equals; empty where none is near: where more than every second letter
+    /// differs. Capitals, and whether words are parted by `-`, `_` or nothing, do not count; a name that the other
+    /// begins or ends with is near.
     public static Optional<String> to(String name, Collection<String> known) {
         String plain = plain(name);
         return known.stream()

@@ -313,7 +313,8 @@ final class Regex {
             at += length;
         }
 
-        /// Java counts the joiners among the characters of words, Oniguruma outside of classes the fractions and powers of Latin 1.
+        /// Java counts the joiners among the characters of words, Oniguruma outside of classes the fractions and
+        /// powers of Latin 1.
         private void word(boolean not, boolean inClass) {
             String letters = inClass ? WORD : WORD + LATIN_NUMBERS;
             replace(not ? "[^" + letters + "]" : "[" + letters + "]", 2);

@@ -1,5 +1,6 @@
 package dev.loran.peft.tokenizer;
 
+import java.util.Arrays;
 import org.jspecify.annotations.Nullable;
 
 /// SentencePiece's unigram language model (Kudo 2018): of all ways to write a text in tokens, the one whose scores,
@@ -48,10 +49,9 @@ final class Unigram implements Model {
     /// Viterbi: the best way to each place comes of the best ways to the places before it.
     private void addBest(String text, int from, int to, Ids out) {
         int length = to - from;
-        double[] best = new double[length + 1];
-        int[] starts = new int[length + 1];
-        int[] ids = new int[length + 1];
-        java.util.Arrays.fill(starts, -1);
+        Ways ways = new Ways(length);
+        int[] starts = ways.starts;
+        int[] ids = ways.ids;
         for (int start = 0, next; start < length; start = next) {
             next = start + Character.charCount(text.codePointAt(from + start));
             boolean known = false;
@@ -63,26 +63,15 @@ final class Unigram implements Model {
                 }
                 int id = tokens.value(node);
                 if (id != Trie.NONE) {
-                    double score = scores[id] + best[start];
-                    if (starts[end] < 0 || score > best[end]) {
-                        best[end] = score;
-                        starts[end] = start;
-                        ids[end] = id;
-                    }
+                    ways.offer(start, end, id, scores[id]);
                     known |= end == next;
                 }
             }
-            if (!known) {
-                double score = unknownScore + best[start];
-                if (starts[next] < 0 || score > best[next]) {
-                    requireUnknown();
-                    best[next] = score;
-                    starts[next] = start;
-                    ids[next] = unknownId;
-                }
+            if (!known && ways.offer(start, next, unknownId, unknownScore)) {
+                requireUnknown();
             }
         }
-        // Backwards, then turned round: runs of unknown characters are one token, or their bytes.
+        // Found backwards.
         int[] path = new int[length + 1];
         int steps = 0;
         for (int end = length; end > 0; end = starts[end]) {
@@ -94,11 +83,38 @@ final class Unigram implements Model {
                 out.add(ids[end]);
                 continue;
             }
+            // A run of unknown characters is one token, or its bytes.
             int start = starts[end];
             while (i > 0 && ids[path[i - 1]] == unknownId) {
                 end = path[--i];
             }
             addUnknown(text, from + start, from + end, out);
+        }
+    }
+
+    /// The best way to each place of a text: its score, and where its last token begins and which that is.
+    private static final class Ways {
+        final double[] best;
+        final int[] starts;
+        final int[] ids;
+
+        Ways(int length) {
+            best = new double[length + 1];
+            starts = new int[length + 1];
+            ids = new int[length + 1];
+            Arrays.fill(starts, -1);
+        }
+
+        /// Takes the way to `end` over `start` if it is better than those before.
+        boolean offer(int start, int end, int id, double score) {
+            double sum = score + best[start];
+            if (starts[end] >= 0 && sum <= best[end]) {
+                return false;
+            }
+            best[end] = sum;
+            starts[end] = start;
+            ids[end] = id;
+            return true;
         }
     }
 

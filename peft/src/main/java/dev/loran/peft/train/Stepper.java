@@ -287,7 +287,8 @@ final class Stepper implements AutoCloseable {
     /// Takes over a copy of such a state, the counts apart.
     ///
     /// @param fits is called once all else fits, and may refuse by an exception
-    /// @throws IllegalArgumentException if an entry is missing or unknown, or has another shape; nothing has changed then
+    /// @throws IllegalArgumentException if an entry is missing or unknown, or has another shape; nothing has changed
+    ///     then
     void load(Map<String, Tensor> state, Counts counts, Runnable fits) {
         Map<String, Tensor> moments = new LinkedHashMap<>(state);
         Map<String, Tensor> ofScaler = takeAll(moments, SCALER);
