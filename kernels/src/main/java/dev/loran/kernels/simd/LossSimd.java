@@ -9,7 +9,6 @@ import static dev.loran.kernels.simd.vector.Vectors.getInt;
 import static dev.loran.kernels.simd.vector.Vectors.load;
 import static dev.loran.kernels.simd.vector.Vectors.set;
 import static dev.loran.kernels.simd.vector.Vectors.splat;
-import static dev.loran.kernels.simd.vector.Vectors.store;
 
 import dev.loran.engine.Backend;
 import dev.loran.engine.BackendException;
@@ -132,11 +131,7 @@ record LossSimd(Backend backend, Parallel parallel) implements LossKernels {
         for (; i < bound(n); i += V) {
             long a = at + 4L * i;
             FloatVector p = VectorMath.expOfNegative(load(x, a).sub(lse)).mul(factor);
-            if (accumulate) {
-                store(y, a, load(y, a).add(p));
-            } else {
-                store(y, a, p);
-            }
+            Vectors.put(y, a, p, accumulate);
         }
         for (; i < n; i++) {
             long a = at + 4L * i;

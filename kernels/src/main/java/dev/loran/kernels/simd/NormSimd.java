@@ -244,11 +244,7 @@ record NormSimd(Backend backend, Parallel parallel) implements NormKernels {
             FloatVector g = load(dy, at + 4L * i).mul(load(weight, 4L * i));
             FloatVector xHat = load(x, at + 4L * i).sub(m).mul(r);
             FloatVector d = xHat.fma(minusGxMean, g.sub(gMean)).mul(r);
-            if (accumulate) {
-                store(dx, at + 4L * i, load(dx, at + 4L * i).add(d));
-            } else {
-                store(dx, at + 4L * i, d);
-            }
+            Vectors.put(dx, at + 4L * i, d, accumulate);
         }
         for (; i < n; i++) {
             float xHat = (get(x, at + 4L * i) - m) * r;

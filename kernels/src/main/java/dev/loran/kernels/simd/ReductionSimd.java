@@ -7,7 +7,6 @@ import static dev.loran.kernels.simd.vector.Vectors.getInt;
 import static dev.loran.kernels.simd.vector.Vectors.load;
 import static dev.loran.kernels.simd.vector.Vectors.set;
 import static dev.loran.kernels.simd.vector.Vectors.splat;
-import static dev.loran.kernels.simd.vector.Vectors.store;
 
 import dev.loran.kernels.simd.vector.Parallel;
 import dev.loran.kernels.simd.vector.Vectors;
@@ -175,11 +174,7 @@ final class ReductionSimd {
                 sum = sum.add(
                         sumColumns(x, xo + 4 * ((long) r * stride + j), Math.min(COLUMN_BLOCK, rows - r), stride));
             }
-            if (accumulate) {
-                store(y, yo + 4L * j, load(y, yo + 4L * j).add(sum));
-            } else {
-                store(y, yo + 4L * j, sum);
-            }
+            Vectors.put(y, yo + 4L * j, sum, accumulate);
         }
         for (; j < cols; j++) {
             double sum = 0;

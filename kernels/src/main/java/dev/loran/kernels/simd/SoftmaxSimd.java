@@ -71,11 +71,7 @@ final class SoftmaxSimd {
         for (; i < bound(n); i += V) {
             long a = at + 4L * i;
             FloatVector d = load(dy, a).sub(dot).mul(load(y, a));
-            if (accumulate) {
-                store(dx, a, load(dx, a).add(d));
-            } else {
-                store(dx, a, d);
-            }
+            Vectors.put(dx, a, d, accumulate);
         }
         for (; i < n; i++) {
             long a = at + 4L * i;

@@ -47,6 +47,17 @@ public final class Vectors {
         v.intoMemorySegment(s, at, ORDER);
     }
 
+    /// y ← v (or +=).
+    public static void put(MemorySegment y, long at, FloatVector v, boolean accumulate) {
+        FloatVector sum = v;
+        if (accumulate) {
+            // Not by a method of our own: C2 calls such a one where it has not yet seen this branch taken often.
+            sum = FloatVector.fromMemorySegment(F, y, at, ByteOrder.nativeOrder())
+                    .add(v);
+        }
+        store(y, at, sum);
+    }
+
     public static FloatVector splat(float value) {
         return FloatVector.broadcast(F, value);
     }
