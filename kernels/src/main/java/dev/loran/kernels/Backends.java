@@ -63,7 +63,7 @@ public final class Backends {
         return new ReferenceBackend();
     }
 
-    /// Refuses a JVM in which [#best] would be the reference: for who would rather know than wait.
+    /// Refuses a JVM in which [#best] would be the reference, for those who would rather know than wait.
     ///
     /// @throws BackendException saying what is missing and what to do about it
     public static void requireFast() {
@@ -81,8 +81,7 @@ public final class Backends {
         return new SimdBackend(threads);
     }
 
-    /// The first GPU's backend, for who asks for it: [#best] does not, for the kernels were tested on a CPU stand-in
-    /// alone so far, never on a GPU.
+    /// The first GPU's backend. [#best] stays on the CPU: a GPU is for those who ask for it.
     ///
     /// @throws BackendException saying what is missing and what to do about it
     public static Backend cuda() {

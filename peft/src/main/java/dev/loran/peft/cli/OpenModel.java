@@ -5,7 +5,6 @@ import dev.loran.engine.BackendException;
 import dev.loran.engine.DType;
 import dev.loran.engine.ReferenceBackend;
 import dev.loran.kernels.Backends;
-import dev.loran.kernels.cuda.CudaBackend;
 import dev.loran.peft.data.Catalogue;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.Tokenizer;
@@ -355,17 +354,22 @@ record OpenModel(
 
     /// What computes, and why nothing faster does: one line.
     String backendChoice() {
-        return backend instanceof CudaBackend cuda ? "backend: cuda, " + cuda.describe() : Backends.describe(threads);
+        return isDevice() ? "backend: " + backend.name() + ", " + backend.describe() : Backends.describe(threads);
     }
 
     /// Bytes of memory that there are for tensors.
     long totalBytes() {
-        return backend instanceof CudaBackend cuda ? cuda.totalBytes() : ProcessMemory.totalBytes();
+        return isDevice() ? backend.totalBytes() : ProcessMemory.totalBytes();
     }
 
     /// Where it computes: `cpu` or `cuda`.
     String device() {
-        return backend instanceof CudaBackend ? "cuda" : "cpu";
+        return isDevice() ? backend.name() : "cpu";
+    }
+
+    /// Whether tensors lie in memory of a device, not in that of the process.
+    private boolean isDevice() {
+        return backend.totalBytes() > 0;
     }
 
     @Override

@@ -4,6 +4,7 @@ import dev.loran.peft.io.InputException;
 import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.MemoryPlan;
 import dev.loran.peft.train.TrainerConfig;
+import dev.loran.peft.train.TrainerConfig.Checkpoints;
 import dev.loran.peft.train.TrainerConfig.Optimization;
 import dev.loran.peft.train.TrainerConfig.Rate;
 import dev.loran.peft.train.TrainerConfig.Schedule;
@@ -173,6 +174,8 @@ final class TrainingOptions {
                 .withLossScale(lossScale)
                 .withSeed(model.seed)
                 .withSkippedBadSteps(skipBadSteps)
+                // Only a run of `train` goes on from one; it says how many.
+                .withCheckpoints(new Checkpoints(0, 1))
                 .withEpochs(epochs == null ? method.epochs : epochs);
         return steps == null ? config : config.withSteps(steps);
     }

@@ -62,6 +62,8 @@ class CompareCommandTest {
         assertThat(report.get("held_out").intValue()).isEqualTo(20);
         assertThat(new ObjectMapper().readTree(Files.readString(out.resolve("report.json"))))
                 .isEqualTo(report);
+        // Nobody goes on from a method's run.
+        assertThat(out.resolve("lora").resolve("checkpoints")).doesNotExist();
         List<String> lines = result.out().lines().toList();
         assertThat(lines).hasSize(1 + Method.values().length + 1);
         assertThat(lines.getFirst()).startsWith("method").endsWith("best for");
