@@ -32,7 +32,7 @@ final class StepProfile implements AutoCloseable {
     private static final String KERNELS = "dev.loran.kernels.";
 
     /// What all kernels are written with.
-    private static final Set<String> SHARED = Set.of("Vectors", "VectorMath", "Workspace");
+    private static final Set<String> SHARED = Set.of("Vectors", "VectorMath", "Workspace", "Operand");
 
     /// Threads of the backend's pool.
     private static final String WORKER = "loran-";
@@ -124,8 +124,8 @@ final class StepProfile implements AutoCloseable {
             }
             if (frame.type.startsWith(ENGINE + "optim.") || frame.type.startsWith(ENGINE) && type.endsWith("Op")) {
                 found = frame;
-            } else if (type.endsWith("Backend")) {
-                // The outermost method of the backend is the one that the operation called.
+            } else if (frame.type.startsWith(KERNELS) || type.endsWith("Backend") || type.endsWith("Kernels")) {
+                // The outermost method of a backend or a family is the one that the operation called.
                 backend = plain(frame.method);
             }
         }
