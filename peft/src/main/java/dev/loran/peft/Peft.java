@@ -10,7 +10,7 @@ import java.util.Locale;
 import java.util.Map;
 
 /// Fine-tuning in a few calls, for those who think in method names and option maps. Who thinks in types starts at
-/// [PeftModel] and a config record such as [dev.loran.peft.tuner.LoraConfig].
+/// [dev.loran.peft.tuner.PeftModel] and a config record such as [dev.loran.peft.tuner.LoraConfig].
 ///
 /// ```java
 /// EfficientFineTuningManager manager = Peft.applyPeftToModel(
@@ -71,7 +71,7 @@ public final class Peft {
     /// 8, 200 steps before and 1000 after allocation, every 10 steps; 20 virtual tokens; P-tuning by a transformer
     /// encoder of width 128 and two layers with dropout 0.1. Targets that are not said are the model family's own.
     ///
-    /// @throws InputException for an unknown type, an unknown option, or a value that does not fit
+    /// @throws dev.loran.peft.io.InputException for an unknown type, an unknown option, or a value that does not fit
     public static PeftConfig createPeftConfig(String type, Map<String, ?> options) {
         String name = type.toUpperCase(Locale.ROOT).replace('-', '_');
         ObjectNode json = JSON.valueToTree(options);

@@ -26,7 +26,7 @@ import java.lang.foreign.MemorySegment;
 import org.jspecify.annotations.Nullable;
 
 /// F32 on the CPU by the Vector API, on a fixed number of threads; the kernels stand in the `…Simd` files, in the order
-/// of [Backend]. Needs the module `jdk.incubator.vector`; [Backends] knows whether it is there.
+/// of [Backend]. Needs the module `jdk.incubator.vector`; [dev.loran.kernels.Backends] knows whether it is there.
 ///
 /// The same arguments give the same bits for any number of threads (not on processors with other vectors). Any number
 /// of threads may call operations at a time, each on outputs of its own: one of them has the pool's threads, the others

@@ -262,7 +262,7 @@ public final class HfModels {
     /// all; the folder is made if it does not exist.
     ///
     /// @throws IllegalStateException if a layer carries an adapter: merge it first, or save the adapter
-    /// @throws UncheckedIOException if a file cannot be written
+    /// @throws java.io.UncheckedIOException if a file cannot be written
     public static void save(Model model, Path folder) {
         save(model, folder, model.dtype());
     }

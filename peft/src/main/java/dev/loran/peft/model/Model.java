@@ -282,7 +282,7 @@ public abstract class Model extends Transformer {
     /// transformers' `AutoModelForSequenceClassification` does with random numbers. All classes are equally likely
     /// until it is trained. They are called as the model's config says, if it names as many.
     ///
-    /// @throws InputException if the model lacks what stands before a head
+    /// @throws dev.loran.peft.io.InputException if the model lacks what stands before a head
     /// @throws IllegalStateException if there is a classification head
     public final Linear addClassifier(int classes) {
         return addClassifier(classes, module -> false);
@@ -319,7 +319,7 @@ public abstract class Model extends Transformer {
     /// Sees to what stands before a new classification head.
     ///
     /// @param brought as in [#addClassifier(int, Predicate)]
-    /// @throws InputException if it is missing
+    /// @throws dev.loran.peft.io.InputException if it is missing
     protected void beforeClassifier(Predicate<String> brought) {}
 
     /// Takes away what [#beforeClassifier] made.

@@ -29,8 +29,8 @@ import org.jspecify.annotations.Nullable;
 ///
 /// **Threads**: reading (a forward in evaluation mode) is safe from any number of threads, with what stands in the
 /// slots or, by [Slot#call], with other adapters for one call. What changes it (adapters, weights, modes, a training
-/// step, closing) must be alone, and fails with a [ConcurrentModificationException] where it meets another thread's
-/// use: see [Guard].
+/// step, closing) must be alone, and fails with a [java.util.ConcurrentModificationException] where it meets another
+/// thread's use: see [Guard].
 public abstract class Transformer extends Layer {
     private final Guard guard = new Guard("model");
     private final Slot<Supplier<Tensor>> virtualTokens = new Slot<>();
@@ -43,7 +43,7 @@ public abstract class Transformer extends Layer {
     /// takes several forwards is then of one state of the model.
     ///
     /// @param operation for messages
-    /// @throws ConcurrentModificationException if another thread is changing the model
+    /// @throws java.util.ConcurrentModificationException if another thread is changing the model
     public final Guard.Use reading(String operation) {
         return guard.reading(operation);
     }
@@ -51,7 +51,7 @@ public abstract class Transformer extends Layer {
     /// Says that this thread changes the model until the result is closed: its adapters, weights or modes.
     ///
     /// @param operation for messages
-    /// @throws ConcurrentModificationException if any thread is reading the model, or another one changing it
+    /// @throws java.util.ConcurrentModificationException if any thread is reading the model, or another one changing it
     public final Guard.Use changing(String operation) {
         return guard.changing(operation);
     }

@@ -81,7 +81,7 @@ public record TaskCard(
         return new TaskCard(task, labels, pooling, normalize, textPrefix, maxLength, room, end, base);
     }
 
-    /// A base model: what the user called it, and [Model#sha256] of its weights.
+    /// A base model: what the user called it, and [dev.loran.peft.model.Model#sha256] of its weights.
     public record Base(String name, String sha256) {}
 
     /// Refuses a base model that is not the one the adapter was trained on.

@@ -37,7 +37,7 @@ import org.jspecify.annotations.Nullable;
 /// |---|---|---|
 /// | causal | lm, generate | the model's own |
 /// | with classes of its own | classify | the model's own |
-/// | without, pooled as the family's own head would be ([Pooling#of]) | classify | the family's own, new |
+/// | without, pooled as the family's own head would be (`Pooling.of`) | classify | the family's own, new |
 /// | without, pooled otherwise | classify | a linear layer beside the model: [Head#FILE] |
 ///
 /// A new head of the family's own is saved as peft does it, with the task type SEQ_CLS. A model's own classes are
@@ -78,14 +78,14 @@ public final class TaskModel implements Learner, AutoCloseable {
     /// same classes with the head that it brings, if that is the family's own, and with one beside the model after
     /// [#loadHead]. For other classes, load it without its head.
     ///
-    /// @throws InputException if the model cannot do the task
+    /// @throws dev.loran.peft.io.InputException if the model cannot do the task
     public static TaskModel of(PeftModel peft, TaskCard card, long seed) {
         return new TaskModel(peft.model(), peft, null, card, card.task().head(Site.of(peft, card, seed)));
     }
 
     /// All parameters of `model` train, and a new head, if one is needed, drawn from `seed`.
     ///
-    /// @throws InputException if the model cannot do the task
+    /// @throws dev.loran.peft.io.InputException if the model cannot do the task
     public static TaskModel full(Model model, TaskCard card, long seed) {
         Head head = card.task().head(Site.whole(model, card, seed));
         model.makeWritable();
@@ -95,7 +95,7 @@ public final class TaskModel implements Learner, AutoCloseable {
 
     /// What [#save] wrote: adds the adapter to `peft` as `default`, with its head.
     ///
-    /// @throws InputException if files are missing, damaged, or do not fit the model
+    /// @throws dev.loran.peft.io.InputException if files are missing, damaged, or do not fit the model
     public static TaskModel load(PeftModel peft, Path folder) {
         return loadWhole(peft, PeftModel.DEFAULT_ADAPTER, null, folder);
     }
@@ -104,7 +104,7 @@ public final class TaskModel implements Learner, AutoCloseable {
     /// is active. So one base serves many adapters, each with a TaskModel of its own with its labels, and any number of
     /// threads ask them side by side. It trains while its adapter is the active one.
     ///
-    /// @throws InputException as above, or if the name is taken
+    /// @throws dev.loran.peft.io.InputException as above, or if the name is taken
     public static TaskModel load(PeftModel peft, String name, Path folder) {
         return loadWhole(peft, name, name, folder);
     }
@@ -138,7 +138,7 @@ public final class TaskModel implements Learner, AutoCloseable {
 
     /// Takes over the head in `folder`; does nothing where it is the model's own.
     ///
-    /// @throws InputException if the file is missing, damaged, or does not fit
+    /// @throws dev.loran.peft.io.InputException if the file is missing, damaged, or does not fit
     public void loadHead(Path folder) {
         try (Guard.Use use = model.changing("loadHead")) {
             head.load(folder);

@@ -32,8 +32,8 @@ import org.jspecify.annotations.Nullable;
 /// **Threads**: reading is safe from any number of threads, with the active adapters as long as nobody changes them, or
 /// with an adapter for each call ([#withAdapter]) or each row ([#logits(Tensor, Tensor, List)]). What changes it
 /// (adding, removing, choosing, merging, training, closing) must be alone, and fails with a
-/// [ConcurrentModificationException] where it meets another thread's use. So does a forward of a thread whose choice of
-/// adapters another thread has replaced.
+/// [java.util.ConcurrentModificationException] where it meets another thread's use. So does a forward of a thread
+/// whose choice of adapters another thread has replaced.
 public final class PeftModel extends Adapters {
     /// The name of an adapter nobody named.
     public static final String DEFAULT_ADAPTER = "default";
