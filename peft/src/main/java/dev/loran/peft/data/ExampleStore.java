@@ -7,6 +7,7 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
+import java.nio.channels.ClosedByInterruptException;
 import java.nio.channels.FileChannel;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -14,11 +15,10 @@ import java.nio.file.StandardOpenOption;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
-import org.jspecify.annotations.Nullable;
 
 /// Examples, to be added one after the other and then read in any order. The last of them are on the heap, 4 MiB at
-/// most; all before lie in a file of the system's temporary folder, which has no name any more, is mapped, and goes
-/// with this object. Of an example eight bytes stay on the heap.
+/// most; all before lie in files of the system's temporary folder, which have no name any more, are mapped, and go with
+/// this object. Of an example eight bytes stay on the heap.
 ///
 /// An example is a run of ints: truncated (0 or 1), the target's length and the target, the number of texts, and of
 /// each text its length, whether it has types, its ids, its types.
@@ -38,7 +38,6 @@ final class ExampleStore {
     private long[] places = new long[16];
 
     private int size;
-    private @Nullable FileChannel file;
 
     ExampleStore() {
         this(BLOCK);
@@ -97,39 +96,43 @@ final class ExampleStore {
     }
 
     private void spill() {
+        boolean interrupted = false;
         try {
-            if (file == null) {
-                Path path = Files.createTempFile("loran-rows", ".bin");
-                file = FileChannel.open(
-                        path, StandardOpenOption.READ, StandardOpenOption.WRITE, StandardOpenOption.DELETE_ON_CLOSE);
+            while (used > 0) {
+                try {
+                    blocks.add(written());
+                    used = 0;
+                } catch (ClosedByInterruptException e) {
+                    // The file has gone with its channel; what was to be in it is still here.
+                    interrupted |= Thread.interrupted();
+                }
             }
-            long from = file.size();
+        } catch (IOException e) {
+            throw InputException.io(temporary(), "the rows cannot be put into a temporary file there", e);
+        } finally {
+            if (interrupted) {
+                Thread.currentThread().interrupt();
+            }
+        }
+    }
+
+    /// What is on the heap, in a file of its own.
+    private MemorySegment written() throws IOException {
+        Path path = Files.createTempFile("loran-rows", ".bin");
+        try (FileChannel file = FileChannel.open(
+                path, StandardOpenOption.READ, StandardOpenOption.WRITE, StandardOpenOption.DELETE_ON_CLOSE)) {
             ByteBuffer bytes = ByteBuffer.allocateDirect(BUFFER_BYTES).order(ByteOrder.nativeOrder());
             for (int i = 0; i < used; ) {
                 int n = Math.min(used - i, BUFFER_BYTES / Integer.BYTES);
                 bytes.clear().asIntBuffer().put(last, i, n);
                 bytes.limit(n * Integer.BYTES);
                 while (bytes.hasRemaining()) {
-                    file.write(bytes, from + (long) i * Integer.BYTES + bytes.position());
+                    file.write(bytes);
                 }
                 i += n;
             }
             // Unmapped when nobody can read it any more.
-            blocks.add(file.map(FileChannel.MapMode.READ_ONLY, from, (long) used * Integer.BYTES, Arena.ofAuto()));
-            used = 0;
-        } catch (IOException e) {
-            throw InputException.io(temporary(), "the rows cannot be put into a temporary file there", e);
-        }
-    }
-
-    /// No more will be added; the file loses its name, however adding ended.
-    void finish() {
-        try {
-            if (file != null) {
-                file.close();
-            }
-        } catch (IOException e) {
-            throw InputException.io(temporary(), "a temporary file there cannot be closed", e);
+            return file.map(FileChannel.MapMode.READ_ONLY, 0, (long) used * Integer.BYTES, Arena.ofAuto());
         }
     }
 

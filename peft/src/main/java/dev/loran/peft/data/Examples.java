@@ -14,8 +14,8 @@ import java.util.OptionalInt;
 import java.util.function.UnaryOperator;
 import org.jspecify.annotations.Nullable;
 
-/// Rows as token ids. Of a file that is read only the ids stay, and where they are many not in memory but in a mapped
-/// file without a name: there may be more of them than the heap, or the memory, would hold. Texts are let go line by
+/// Rows as token ids. Of a file that is read only the ids stay, and where they are many not in memory but in mapped
+/// files without names: there may be more of them than the heap, or the memory, would hold. Texts are let go line by
 /// line.
 public final class Examples {
     private final RowForm form;
@@ -284,13 +284,8 @@ public final class Examples {
 
         Examples build(RowSource rows, Encoding by) {
             encoding = by;
-            UnaryOperator<Example> change;
-            try {
-                rows.forEach(form, this);
-                change = by.end(this);
-            } finally {
-                kept.rows.finish();
-            }
+            rows.forEach(form, this);
+            UnaryOperator<Example> change = by.end(this);
             if (kept.rows.size() == 0) {
                 throw new InputException(source + ": the texts give fewer than two tokens: nothing to predict");
             }
@@ -304,12 +299,8 @@ public final class Examples {
         private void change(UnaryOperator<Example> change) {
             Kept before = kept;
             kept = new Kept();
-            try {
-                for (int row = 0; row < before.rows.size(); row++) {
-                    kept.add(change.apply(before.rows.get(row)));
-                }
-            } finally {
-                kept.rows.finish();
+            for (int row = 0; row < before.rows.size(); row++) {
+                kept.add(change.apply(before.rows.get(row)));
             }
         }
 

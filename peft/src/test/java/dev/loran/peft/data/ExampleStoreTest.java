@@ -53,7 +53,6 @@ class ExampleStoreTest {
             assertSame(store.get(i / 2), all.get(i / 2));
         }
         assertThat(temporaryFiles()).as("names of temporary files").isEmpty();
-        store.finish();
         assertThat(store.size()).isEqualTo(500);
         for (int i : random.ints(1000, 0, 500).toArray()) {
             Example expected = all.get(i);
@@ -66,6 +65,23 @@ class ExampleStoreTest {
                             .orElseThrow());
         }
         assertThatThrownBy(() -> store.get(500)).isInstanceOf(IndexOutOfBoundsException.class);
+    }
+
+    @Test
+    void anInterruptLosesNothing() throws IOException {
+        Random random = new Random(5);
+        List<Example> all = new ArrayList<>();
+        ExampleStore store = new ExampleStore(97);
+        Thread.currentThread().interrupt();
+        for (int i = 0; i < 100; i++) {
+            all.add(random(random));
+            store.add(all.getLast());
+        }
+        assertThat(Thread.interrupted()).as("still interrupted").isTrue();
+        for (int i = 0; i < 100; i++) {
+            assertSame(store.get(i), all.get(i));
+        }
+        assertThat(temporaryFiles()).isEmpty();
     }
 
     private static List<Path> temporaryFiles() throws IOException {
