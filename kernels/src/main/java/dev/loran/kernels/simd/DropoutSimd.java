@@ -7,7 +7,6 @@ import static dev.loran.kernels.simd.vector.Vectors.getInt;
 import static dev.loran.kernels.simd.vector.Vectors.load;
 import static dev.loran.kernels.simd.vector.Vectors.set;
 import static dev.loran.kernels.simd.vector.Vectors.splat;
-import static dev.loran.kernels.simd.vector.Vectors.store;
 
 import dev.loran.engine.DropoutMask;
 import dev.loran.kernels.simd.vector.Parallel;
@@ -15,7 +14,6 @@ import dev.loran.kernels.simd.vector.Vectors;
 import dev.loran.kernels.simd.vector.Workspace.Slot;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
-import java.nio.ByteOrder;
 import jdk.incubator.vector.FloatVector;
 import jdk.incubator.vector.LongVector;
 import jdk.incubator.vector.VectorMask;
@@ -154,12 +152,7 @@ final class DropoutSimd {
             long word = bits.get(LONG, bo + (i >>> 6 << 3)) >>> i;
             VectorMask<Float> keeps = VectorMask.fromLong(Vectors.F, word & ((1L << V) - 1));
             FloatVector kept = splat(0f).blend(load(x, xo + 4L * i).mul(scales), keeps);
-            if (accumulate) {
-                // Not by a method of our own: C2 calls such a one where it has not yet seen this branch taken often.
-                kept = FloatVector.fromMemorySegment(Vectors.F, y, yo + 4L * i, ByteOrder.nativeOrder())
-                        .add(kept);
-            }
-            store(y, yo + 4L * i, kept);
+            Vectors.put(y, yo + 4L * i, kept, accumulate);
         }
         for (; i < n; i++) {
             boolean keeps = (bits.get(LONG, bo + (i >>> 6 << 3)) >>> i & 1) != 0;
