@@ -11,12 +11,12 @@ import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.io.Drafts;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.Nearest;
-import dev.loran.peft.model.BertModel;
 import dev.loran.peft.model.HfModels;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.SeoTransformer;
 import dev.loran.peft.model.TaskType;
 import dev.loran.peft.model.TransformerConfig;
+import dev.loran.peft.model.WithPooler;
 import dev.loran.peft.task.SentencePooling;
 import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.task.TextClassifier.Pooling;
@@ -303,7 +303,8 @@ record OpenModel(
         if (files != null) {
             return files;
         }
-        return new SentencePooling(model instanceof BertModel bert && !bert.hasPooler() ? Pooling.MEAN : family, false);
+        boolean lacksPooler = model instanceof WithPooler with && !with.hasPooler();
+        return new SentencePooling(lacksPooler ? Pooling.MEAN : family, false);
     }
 
     /// The backend that `options` ask for.

@@ -25,7 +25,7 @@ import org.jspecify.annotations.Nullable;
 /// With a head ([TaskType#SEQ_CLS]) the names start with `bert.` and the class is read from the pooled first position
 /// (the first virtual token, where there are any). Alone ([TaskType#FEATURE_EXTRACTION]) they do not, and the answer is
 /// the mean of the hidden states.
-public final class BertModel extends Model {
+public final class BertModel extends Model implements WithPooler {
     private static final String POOLER = "pooler.dense";
 
     /// What is known of the family.
@@ -243,14 +243,15 @@ public final class BertModel extends Model {
                 : super.logits(inputIds, attentionMask, tokenTypes);
     }
 
-    /// Whether the class can be read from the pooled first position: a folder may come without a pooler.
+    @Override
     public boolean hasPooler() {
         return pooler != null;
     }
 
-    /// What a head sees of hidden states (B, P + T, C): tanh of the pooler's answer to the first position, (B, C).
+    /// {@inheritDoc}
     ///
-    /// @throws IllegalStateException if there is no pooler
+    /// It is tanh of the pooler's answer to the first position.
+    @Override
     public Tensor pooled(Tensor hidden) {
         if (pooler == null) {
             throw new IllegalStateException("pooled: this encoder has no pooler");

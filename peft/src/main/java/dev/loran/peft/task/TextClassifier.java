@@ -13,8 +13,8 @@ import dev.loran.engine.io.SafeTensorsException;
 import dev.loran.engine.nn.Linear;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.io.InputException;
-import dev.loran.peft.model.BertModel;
 import dev.loran.peft.model.Model;
+import dev.loran.peft.model.WithPooler;
 import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.LinkedHashMap;
@@ -52,7 +52,7 @@ public final class TextClassifier extends Head {
 
         /// What the family's own classification head sees.
         public static Pooling of(Model model) {
-            return model instanceof BertModel ? POOLER : LAST;
+            return model instanceof WithPooler ? POOLER : LAST;
         }
 
         /// As files have it.
@@ -82,7 +82,7 @@ public final class TextClassifier extends Head {
         this.pooling = pooling;
         this.normalize = normalize;
         this.head = head;
-        if (pooling == Pooling.POOLER && !(model instanceof BertModel bert && bert.hasPooler())) {
+        if (pooling == Pooling.POOLER && !(model instanceof WithPooler with && with.hasPooler())) {
             throw new InputException("pooling pooler: " + model.title()
                     + " has no pooler, which BERT alone has, where its folder holds the weights; choose another one");
         }
@@ -132,7 +132,7 @@ public final class TextClassifier extends Head {
     private Tensor pooled(Tensor hidden, Tensor weights) {
         Shape s = hidden.shape();
         Tensor pooled = switch (pooling) {
-            case POOLER -> ((BertModel) model).pooled(hidden);
+            case POOLER -> ((WithPooler) model).pooled(hidden);
             case MAX -> max(hidden.add(weights.reshape(s.dim(0), s.dim(1), 1)));
             case MEAN, LAST, CLS, MEAN_SQRT_LEN -> weights.matmul(hidden).reshape(s.dim(0), s.dim(2));
         };
