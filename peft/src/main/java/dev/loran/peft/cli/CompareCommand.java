@@ -68,7 +68,7 @@ final class CompareCommand implements Callable<Integer> {
             description = "methods as of loran train, with commas between (${DEFAULT-VALUE})")
     private String methods = "full,lora,adalora,p-tuning,prefix,adapter";
 
-    @Option(names = "--task", paramLabel = "T", description = "classify, generate or lm (${DEFAULT-VALUE})")
+    @Option(names = "--task", paramLabel = "T", description = Task.SHIPPED + " (${DEFAULT-VALUE})")
     private String task = "classify";
 
     @Option(

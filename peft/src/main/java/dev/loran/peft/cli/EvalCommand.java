@@ -33,10 +33,7 @@ final class EvalCommand implements Callable<Integer> {
     @Mixin
     private AdapterOptions trained;
 
-    @Option(
-            names = "--task",
-            paramLabel = "T",
-            description = "classify, generate or lm (what the adapter was trained for)")
+    @Option(names = "--task", paramLabel = "T", description = Task.SHIPPED + " (what the adapter was trained for)")
     private @Nullable String task;
 
     @Option(names = "--data", required = true, paramLabel = "FILE", description = "the rows")
@@ -89,7 +86,7 @@ final class EvalCommand implements Callable<Integer> {
     private TaskCard card(OpenModel open) {
         boolean hasClasses = open.model().task() == TaskType.SEQ_CLS;
         if (task == null && !hasClasses) {
-            throw new InputException("--task is missing: classify, generate or lm");
+            throw new InputException("--task is missing: " + Task.SHIPPED);
         }
         return untrained(open, trained, task == null ? new ClassifyTask() : Task.named(task));
     }

@@ -57,7 +57,7 @@ final class TrainCommand implements Callable<Integer> {
             names = "--task",
             required = true,
             paramLabel = "T",
-            description = "classify, generate or lm, or the class of one of your own")
+            description = Task.SHIPPED + ", or the class of one of your own")
     private String task;
 
     @Option(

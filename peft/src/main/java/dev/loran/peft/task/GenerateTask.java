@@ -1,7 +1,5 @@
 package dev.loran.peft.task;
 
-import dev.loran.engine.Tensor;
-import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.Encoding;
 import dev.loran.peft.data.Example;
 import dev.loran.peft.data.Examples;
@@ -19,7 +17,7 @@ import org.jspecify.annotations.Nullable;
 
 /// `generate`: a text that answers a prompt: titles, descriptions, instructions. Rows are [Row.Generate]s; the loss is
 /// that of the answer and its end. The target of an example is the length of its prompt.
-public record GenerateTask() implements Task {
+public record GenerateTask() implements CausalTask {
     @Override
     public String name() {
         return "generate";
@@ -41,11 +39,6 @@ public record GenerateTask() implements Task {
                 ? Row.Generate.instruction(
                         fields.text("instruction"), fields.stringOrEmpty("input"), fields.text("output"))
                 : new Row.Generate(fields.text("source"), fields.text("target"));
-    }
-
-    @Override
-    public void check(@Nullable Labels labels) {
-        LmTask.requireNone(this, labels);
     }
 
     @Override
@@ -111,39 +104,9 @@ public record GenerateTask() implements Task {
     }
 
     @Override
-    public Targets targets(Examples examples, int[] rows, int length) {
-        return LmTask.next(examples, rows, length);
-    }
-
-    @Override
     public String cut(Examples.Options options) {
         return "rows are longer than %d tokens, or their prompts than %d, and were cut"
                 .formatted(options.maxLength(), options.maxLength() - options.answerRoom());
-    }
-
-    @Override
-    public Head head(Site site) {
-        return CausalHead.of(site);
-    }
-
-    @Override
-    public Tensor asked(Forward model, Batch batch) {
-        return model.loss(batch);
-    }
-
-    @Override
-    public Meter meter(Examples rows) {
-        return CausalHead.meter(rows.size());
-    }
-
-    @Override
-    public Metric headline() {
-        return CausalHead.PERPLEXITY;
-    }
-
-    @Override
-    public TaskCard card(Examples train, Tokenizer tokenizer, int maxLength) {
-        return TaskCard.of(this, maxLength).withAnswers(train.answerRoom(), tokenizer.eosToken());
     }
 
     @Override

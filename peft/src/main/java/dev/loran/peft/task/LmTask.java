@@ -1,7 +1,5 @@
 package dev.loran.peft.task;
 
-import dev.loran.engine.Tensor;
-import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.Encoding;
 import dev.loran.peft.data.Example;
 import dev.loran.peft.data.Examples;
@@ -16,7 +14,7 @@ import java.util.function.UnaryOperator;
 import org.jspecify.annotations.Nullable;
 
 /// `lm`: the next token of a text. Rows are [Row.Text]s; every token but a row's first is predicted.
-public record LmTask() implements Task {
+public record LmTask() implements CausalTask {
     @Override
     public String name() {
         return "lm";
@@ -37,20 +35,9 @@ public record LmTask() implements Task {
         return new Row.Text(fields.text("text"));
     }
 
-    @Override
-    public void check(@Nullable Labels labels) {
-        requireNone(this, labels);
-    }
-
     static void refusePacking(Task task, Examples.Options options) {
         if (options.pack()) {
             throw new InputException("packing joins texts of task lm, not rows of task " + task.name());
-        }
-    }
-
-    static void requireNone(Task task, @Nullable Labels labels) {
-        if (labels != null) {
-            throw new InputException("task " + task.name() + " has no labels");
         }
     }
 
@@ -117,50 +104,6 @@ public record LmTask() implements Task {
             }
             return null;
         }
-    }
-
-    @Override
-    public Targets targets(Examples examples, int[] rows, int length) {
-        return next(examples, rows, length);
-    }
-
-    /// The ids of each row after its prompt, whose length is its target; nothing predicts a row's first token.
-    static Targets next(Examples examples, int[] rows, int length) {
-        int[] labels = new int[rows.length * length];
-        Arrays.fill(labels, Batch.IGNORE);
-        int terms = 0;
-        for (int b = 0; b < rows.length; b++) {
-            int[] ids = examples.ids(rows[b]);
-            int prompt = examples.target(rows[b])[0];
-            System.arraycopy(ids, prompt, labels, b * length + prompt, ids.length - prompt);
-            terms += ids.length - Math.max(prompt, 1);
-        }
-        return Targets.of(labels, terms, rows.length, length);
-    }
-
-    @Override
-    public Head head(Site site) {
-        return CausalHead.of(site);
-    }
-
-    @Override
-    public Tensor asked(Forward model, Batch batch) {
-        return model.loss(batch);
-    }
-
-    @Override
-    public Meter meter(Examples rows) {
-        return CausalHead.meter(rows.size());
-    }
-
-    @Override
-    public Metric headline() {
-        return CausalHead.PERPLEXITY;
-    }
-
-    @Override
-    public TaskCard card(Examples train, Tokenizer tokenizer, int maxLength) {
-        return TaskCard.of(this, maxLength).withAnswers(train.answerRoom(), tokenizer.eosToken());
     }
 
     @Override

@@ -102,7 +102,10 @@ public interface Task extends RowForm {
 
     // ---- by name
 
-    /// The task of the option `--task`: `classify`, `generate` or `lm`, or one of your own by the name of its class, of
+    /// The names of the tasks that come with Loran, for people.
+    String SHIPPED = "classify, generate or lm";
+
+    /// The task of the option `--task`: one that comes with Loran, or one of your own by the name of its class, of
     /// which a new one is made.
     ///
     /// @throws InputException for any other name, and for a class that cannot be used, saying why
@@ -113,7 +116,7 @@ public interface Task extends RowForm {
             }
         }
         if (!name.matches("(\\p{javaJavaIdentifierPart}+\\.)+\\p{javaJavaIdentifierPart}+")) {
-            throw new InputException("task \"" + name + "\" is not known; choose classify, generate or lm");
+            throw new InputException("task \"" + name + "\" is not known; choose " + SHIPPED);
         }
         return own(name);
     }
@@ -125,8 +128,7 @@ public interface Task extends RowForm {
             Class<?> found = Class.forName(name, false, Thread.currentThread().getContextClassLoader());
             return found.asSubclass(Task.class).getConstructor().newInstance();
         } catch (ClassNotFoundException e) {
-            throw new InputException(
-                    what + "no such class on the class path; choose classify, generate or lm, or add it", e);
+            throw new InputException(what + "no such class on the class path; choose " + SHIPPED + ", or add it", e);
         } catch (ClassCastException e) {
             throw new InputException(what + "the class does not implement " + Task.class.getName(), e);
         } catch (NoSuchMethodException | IllegalAccessException | InstantiationException e) {
