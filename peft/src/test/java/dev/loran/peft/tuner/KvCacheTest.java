@@ -4,10 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import dev.loran.engine.Backend;
-import dev.loran.engine.Buffer;
 import dev.loran.engine.DType;
-import dev.loran.engine.LinearKernels;
-import dev.loran.engine.Matrix;
 import dev.loran.engine.ReferenceBackend;
 import dev.loran.engine.Scope;
 import dev.loran.engine.ShapeException;
@@ -18,13 +15,11 @@ import dev.loran.peft.model.LlamaModel;
 import dev.loran.peft.model.Model;
 import java.util.ArrayList;
 import java.util.Arrays;
-import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.SplittableRandom;
 import java.util.stream.IntStream;
 import java.util.stream.Stream;
-import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.Arguments;
@@ -130,7 +125,7 @@ class KvCacheTest {
 
     @Test
     void aStepComputesTheNewTokensAlone() {
-        CountingBackend backend = new CountingBackend();
+        CountingBackend backend = new CountingBackend(0);
         try (Model model = Subjects.model("llama", backend, DType.F32);
                 KvCache cache = new KvCache(model);
                 Scope scope = Scope.open()) {
@@ -140,27 +135,6 @@ class KvCacheTest {
             backend.rows.clear();
             cache.append(random(3, 1), random(4, 1));
             assertThat(backend.rows).isEqualTo(Map.of(2, 2 * 7 + 1));
-        }
-    }
-
-    /// Counts the products with a weight by how many rows they had.
-    private static final class CountingBackend extends ReferenceBackend {
-        private final Map<Integer, Integer> rows = new HashMap<>();
-
-        @Override
-        public LinearKernels linear() {
-            return new LinearKernels() {
-                @Override
-                public Backend backend() {
-                    return CountingBackend.this;
-                }
-
-                @Override
-                public void linear(Matrix y, Matrix x, Matrix w, @Nullable Buffer bias) {
-                    rows.merge(x.rows(), 1, Integer::sum);
-                    LinearKernels.super.linear(y, x, w, bias);
-                }
-            };
         }
     }
 
