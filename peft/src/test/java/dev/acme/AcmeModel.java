@@ -2,10 +2,10 @@ package dev.acme;
 
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
-import dev.loran.engine.Backend;
-import dev.loran.engine.DType;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.DType;
 import dev.loran.engine.nn.Embedding;
 import dev.loran.engine.nn.Linear;
 import dev.loran.engine.nn.RmsNorm;

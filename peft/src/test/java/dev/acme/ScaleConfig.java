@@ -1,9 +1,9 @@
 package dev.acme;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
-import dev.loran.engine.DropoutMask;
-import dev.loran.engine.Functional;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.DropoutMask;
+import dev.loran.engine.functional.Functional;
 import dev.loran.engine.nn.Linear;
 import dev.loran.peft.model.TaskType;
 import dev.loran.peft.tuner.Attachment;

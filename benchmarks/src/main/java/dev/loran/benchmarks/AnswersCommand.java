@@ -1,10 +1,10 @@
 package dev.loran.benchmarks;
 
 import dev.loran.engine.Autograd;
-import dev.loran.engine.Backend;
-import dev.loran.engine.DType;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.DType;
 import dev.loran.engine.io.SafeTensors;
 import dev.loran.engine.optim.AdamW;
 import dev.loran.engine.optim.GradClip;

@@ -1,11 +1,11 @@
 package dev.loran.benchmarks;
 
-import dev.loran.engine.AttentionKernels.Problem;
-import dev.loran.engine.AttentionKernels.Sizes;
-import dev.loran.engine.AttentionKernels.Slopes;
-import dev.loran.engine.Backend;
-import dev.loran.engine.DType;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.AttentionKernels.Problem;
+import dev.loran.engine.backend.AttentionKernels.Sizes;
+import dev.loran.engine.backend.AttentionKernels.Slopes;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.DType;
 import dev.loran.kernels.Backends;
 import java.util.Arrays;
 import java.util.SplittableRandom;

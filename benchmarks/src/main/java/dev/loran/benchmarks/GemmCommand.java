@@ -1,8 +1,8 @@
 package dev.loran.benchmarks;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.DType;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.DType;
 import dev.loran.kernels.Backends;
 import java.util.ArrayList;
 import java.util.List;

@@ -1,6 +1,6 @@
 package dev.loran.benchmarks;
 
-import dev.loran.engine.BackendException;
+import dev.loran.engine.backend.BackendException;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.Callable;

@@ -2,9 +2,9 @@ package dev.loran.benchmarks;
 
 import dev.loran.benchmarks.Rank4Update.Kernel;
 import dev.loran.engine.Autograd;
-import dev.loran.engine.Backend;
-import dev.loran.engine.DType;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.DType;
 import dev.loran.engine.testing.OpCase;
 import dev.loran.kernels.Backends;
 import java.util.concurrent.TimeUnit;

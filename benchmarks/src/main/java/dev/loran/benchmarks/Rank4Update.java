@@ -6,17 +6,17 @@ import static dev.loran.kernels.simd.vector.Vectors.splat;
 import static dev.loran.kernels.simd.vector.Vectors.store;
 
 import dev.loran.engine.Autograd;
-import dev.loran.engine.Backend;
-import dev.loran.engine.Buffer;
-import dev.loran.engine.CustomOp;
-import dev.loran.engine.DType;
-import dev.loran.engine.Functional;
 import dev.loran.engine.Gradients;
-import dev.loran.engine.HostBuffer;
-import dev.loran.engine.Matrix;
-import dev.loran.engine.Scratch;
+import dev.loran.engine.Op;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.HostBuffer;
+import dev.loran.engine.backend.Matrix;
+import dev.loran.engine.backend.Scratch;
+import dev.loran.engine.functional.Functional;
 import dev.loran.engine.testing.OpCase;
 import dev.loran.engine.testing.OpCase.Input;
 import dev.loran.kernels.cuda.CudaContext;
@@ -35,7 +35,7 @@ import jdk.incubator.vector.FloatVector;
 /// What a backend is asked for decides what runs: on one that has [Parallel] a kernel for the CPU, on one that has
 /// [CudaContext] a kernel in PTX; elsewhere (the reference, which checks the gradients in F64), and in other types than
 /// F32, the backend's own product.
-record Rank4Update(Tensor x, Tensor t, Tensor b) implements CustomOp {
+record Rank4Update(Tensor x, Tensor t, Tensor b) implements Op {
     static final int RANK = 4;
 
     /// y (n, out) ← x (n, out) + t (n, 4) · bᵀ; all row-major F32. Most steps leave all threads but the calling one

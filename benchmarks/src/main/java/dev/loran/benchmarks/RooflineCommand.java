@@ -1,9 +1,9 @@
 package dev.loran.benchmarks;
 
 import dev.loran.engine.Autograd;
-import dev.loran.engine.Backend;
-import dev.loran.engine.DType;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.DType;
 import dev.loran.engine.testing.OpCase;
 import dev.loran.engine.testing.OpCases;
 import dev.loran.kernels.Backends;

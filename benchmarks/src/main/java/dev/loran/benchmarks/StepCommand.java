@@ -1,7 +1,7 @@
 package dev.loran.benchmarks;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.DType;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.DType;
 import dev.loran.kernels.Backends;
 import dev.loran.kernels.cuda.CudaBackend;
 import dev.loran.peft.Peft;

@@ -2,8 +2,8 @@ package dev.loran.benchmarks;
 
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.DType;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.DType;
 import dev.loran.engine.testing.OpCase;
 import dev.loran.kernels.Backends;
 import dev.loran.kernels.cuda.CudaBackend;

@@ -3,7 +3,7 @@ package dev.loran.benchmarks;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import com.sun.management.ThreadMXBean;
-import dev.loran.engine.DType;
+import dev.loran.engine.backend.DType;
 import dev.loran.kernels.simd.SimdBackend;
 import dev.loran.peft.Peft;
 import dev.loran.peft.model.LlamaModel;

@@ -1,9 +1,12 @@
 package dev.loran.engine;
 
+import dev.loran.engine.backend.BinaryFn;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.Scratch;
 import java.util.List;
 
 /// y = a + sign · b, broadcast; sign is 1 or −1.
-record AddOp(Tensor a, Tensor b, int sign) implements Op {
+public record AddOp(Tensor a, Tensor b, int sign) implements Op {
     static Tensor forward(Tensor a, Tensor b, int sign) {
         String name = sign > 0 ? "add" : "sub";
         Shape shape = Broadcast.check(name, a, b);

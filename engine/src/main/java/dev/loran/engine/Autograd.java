@@ -1,5 +1,6 @@
 package dev.loran.engine;
 
+import dev.loran.engine.backend.Buffer;
 import java.util.List;
 import java.util.Objects;
 import java.util.function.BiConsumer;

@@ -1,5 +1,8 @@
 package dev.loran.engine;
 
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.Gradient;
+import dev.loran.engine.backend.Scratch;
 import java.util.ArrayList;
 import java.util.Comparator;
 import java.util.List;

@@ -1,12 +1,17 @@
 package dev.loran.engine;
 
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.Gradient;
+import dev.loran.engine.backend.Matrix;
+import dev.loran.engine.backend.Scratch;
+import dev.loran.engine.backend.ShapeException;
 import java.util.ArrayList;
 import java.util.List;
 
 /// y = op(a) · op(b) over the last two dimensions, op transposing when asked. Leading dimensions are equal, or b is one
 /// matrix for all of a (which is then seen as one tall matrix).
-record MatMulOp(Tensor a, Tensor b, boolean transA, boolean transB) implements Op {
-    static Tensor forward(Tensor a, Tensor b, boolean transA, boolean transB) {
+public record MatMulOp(Tensor a, Tensor b, boolean transA, boolean transB) implements Op {
+    public static Tensor forward(Tensor a, Tensor b, boolean transA, boolean transB) {
         Checks.operand("matmul", "a", a);
         Checks.operand("matmul", "b", b, "a", a);
         Shape sa = a.shape();

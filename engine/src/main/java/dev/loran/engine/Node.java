@@ -1,5 +1,6 @@
 package dev.loran.engine;
 
+import dev.loran.engine.backend.Buffer;
 import java.util.ArrayDeque;
 import java.util.List;
 import org.jspecify.annotations.Nullable;

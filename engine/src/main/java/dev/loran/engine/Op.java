@@ -3,37 +3,15 @@ package dev.loran.engine;
 import java.util.List;
 
 /// One recorded operation. The record's header is the list of what is kept; `backward` stands under `forward` in the
-/// same file. Implementations are the records of this package and, for operations of your own, [CustomOp].
+/// same file.
+///
+/// For an operation of your own, write such a record: compute the output with the backend of the inputs and hand both to
+/// [Autograd#record]. It gets the same harness as ours from an [dev.loran.engine.testing.OpCase]. A kernel of its own asks
+/// the backend for what it needs by [dev.loran.engine.backend.Backend#capability]. Under [Autograd#noGrad], or when no
+/// input requires a gradient, nothing is recorded and `saved` is not retained.
 ///
 /// A fused operation without a gradient cannot exist: recording needs an Op, and an Op has a backward.
-public sealed interface Op
-        permits AddOp,
-                AttentionOp,
-                BottleneckOp,
-                CastOp,
-                CheckpointOp,
-                ConcatOp,
-                CrossEntropyOp,
-                CustomOp,
-                DivOp,
-                DropoutOp,
-                EmbeddingOp,
-                GatedOp,
-                LayerNormOp,
-                LinearCrossEntropyOp,
-                LinearOp,
-                LoraLinearOp,
-                MatMulOp,
-                MulOp,
-                PermuteOp,
-                ReshapeOp,
-                RmsNormOp,
-                RopeOp,
-                ScaleOp,
-                SliceOp,
-                SoftmaxOp,
-                SumOp,
-                UnaryFnOp {
+public interface Op {
 
     /// The tensors a gradient may flow to: the edges of the graph.
     List<Tensor> inputs();

@@ -1,5 +1,8 @@
 package dev.loran.engine;
 
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.Scratch;
+import dev.loran.engine.backend.ShapeException;
 import java.util.Arrays;
 import java.util.List;
 import java.util.stream.IntStream;

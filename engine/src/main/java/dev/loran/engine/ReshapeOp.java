@@ -1,5 +1,6 @@
 package dev.loran.engine;
 
+import dev.loran.engine.backend.ShapeException;
 import java.util.Arrays;
 import java.util.List;
 

@@ -1,5 +1,7 @@
 package dev.loran.engine;
 
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.Scratch;
 import java.util.List;
 
 /// y = factor · x.

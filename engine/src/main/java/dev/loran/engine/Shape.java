@@ -1,5 +1,6 @@
 package dev.loran.engine;
 
+import dev.loran.engine.backend.ShapeException;
 import java.util.Arrays;
 import java.util.StringJoiner;
 
@@ -41,7 +42,7 @@ public final class Shape {
     }
 
     /// As [#axis(int)], naming `op` in the error.
-    int axis(String op, int i) {
+    public int axis(String op, int i) {
         int axis = i < 0 ? i + dims.length : i;
         if (axis < 0 || axis >= dims.length) {
             throw new ShapeException(op + ": dimension " + i + " does not exist in " + this);

@@ -1,5 +1,9 @@
 package dev.loran.engine;
 
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.Gradient;
+import dev.loran.engine.backend.Scratch;
+import dev.loran.engine.backend.ShapeException;
 import java.util.List;
 
 /// Elements `from` to `to` of one dimension. A view where everything before the dimension is of size 1, else a copy.

@@ -1,5 +1,10 @@
 package dev.loran.engine;
 
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.BinaryFn;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.Gradient;
+import dev.loran.engine.backend.Scratch;
 import java.util.List;
 
 /// y = factor · Σ over n of x seen as (outer, n, inner).

@@ -1,5 +1,14 @@
 package dev.loran.engine;
 
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.BackendException;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.DTypeException;
+import dev.loran.engine.backend.HostBuffer;
+import dev.loran.engine.backend.Matrix;
+import dev.loran.engine.backend.Scratch;
+import dev.loran.engine.backend.ShapeException;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
@@ -13,7 +22,7 @@ import org.jspecify.annotations.Nullable;
 /// A tensor holds one count of its buffer until [#close]d (by you, or by the [Scope] it was made in). A leaf on which
 /// [#requiresGrad(boolean)] was called collects its gradient in [#grad].
 ///
-/// Operations that need options stand in [Functional].
+/// Operations that need options stand in [Functional][dev.loran.engine.functional.Functional].
 public final class Tensor implements AutoCloseable {
     private Shape shape;
     private Buffer buffer;
@@ -323,7 +332,7 @@ public final class Tensor implements AutoCloseable {
     /// Says that the buffer was written by other means (an optimizer): what saved the old elements may no longer be
     /// used.
     public void markWritten() {
-        buffer.version(buffer.version() + 1);
+        buffer.markWritten();
     }
 
     /// Gives this leaf another shape and memory, of which it takes over the count; its gradient is dropped. For weights
@@ -357,7 +366,7 @@ public final class Tensor implements AutoCloseable {
     }
 
     private void swap(Buffer next) {
-        next.version(Math.max(buffer.version(), next.version()));
+        next.replaces(buffer);
         buffer.release();
         buffer = next;
     }

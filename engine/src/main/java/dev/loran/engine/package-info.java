@@ -2,16 +2,16 @@
 /// Plain JDK; no flags; runs anywhere.
 ///
 /// **Reading order**: [Tensor] (a shape over a buffer) → [Op] (a record with its backward) → [Autograd] (the walk) →
-/// [Backend] (memory and primitives) → one family of kernels, [LinearKernels] say, composed of them → one operation,
-/// [LinearOp], from its door in [Functional] to its kernels.
+/// [MatMulOp] (one operation) → [dev.loran.engine.functional.Functional] (the others) →
+/// [dev.loran.engine.backend.Backend] (memory, primitives and the families of kernels under all of them).
 ///
 /// **Letters** used for dimensions everywhere: N rows, B batch, T sequence (queries), S keys, C channels, H heads, D
 /// head dimension, V vocabulary, r rank, P virtual tokens. Tensors are row-major and contiguous; the last dimension is
 /// written last: (B, T, C).
 ///
-/// **Ownership**: a [Buffer] is counted. A tensor holds one count until it is closed, and an operation recorded for
-/// backward holds one count of each tensor it saved until the walk has passed it (or the graph is dropped). Inside a
-/// [Scope] tensors are closed for you; there are no finalizers.
+/// **Ownership**: a [Buffer][dev.loran.engine.backend.Buffer] is counted. A tensor holds one count until it is closed,
+/// and an operation recorded for backward holds one count of each tensor it saved until the walk has passed it (or the
+/// graph is dropped). Inside a [Scope] tensors are closed for you; there are no finalizers.
 @NullMarked
 package dev.loran.engine;
 

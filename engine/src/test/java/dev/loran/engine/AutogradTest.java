@@ -3,6 +3,13 @@ package dev.loran.engine;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import dev.loran.engine.backend.BackendException;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.DTypeException;
+import dev.loran.engine.backend.ReferenceBackend;
+import dev.loran.engine.backend.ShapeException;
+import dev.loran.engine.functional.Functional;
 import dev.loran.engine.testing.GradCheck;
 import java.util.List;
 import java.util.Map;
@@ -357,7 +364,7 @@ class AutogradTest {
     // ---- operations of one's own
 
     /// y = 2x that fails on the way back.
-    private record Failing(Tensor x) implements CustomOp {
+    private record Failing(Tensor x) implements Op {
         Tensor forward() {
             Buffer y = x.backend().allocate(x.dtype(), x.shape().size());
             x.backend().axpby(y, x.buffer(), 2, 0);

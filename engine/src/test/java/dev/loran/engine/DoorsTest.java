@@ -3,6 +3,14 @@ package dev.loran.engine;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import dev.loran.engine.backend.BackendException;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.DTypeException;
+import dev.loran.engine.backend.DropoutMask;
+import dev.loran.engine.backend.ReferenceBackend;
+import dev.loran.engine.backend.ShapeException;
+import dev.loran.engine.backend.UnaryFn;
+import dev.loran.engine.functional.Functional;
 import java.util.List;
 import java.util.function.Function;
 import java.util.stream.Stream;

@@ -1,5 +1,12 @@
 package dev.loran.engine;
 
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.BackendException;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.Gradient;
+import dev.loran.engine.backend.LinearKernels;
+import dev.loran.engine.backend.Matrix;
+import dev.loran.engine.backend.ReferenceBackend;
 import org.jspecify.annotations.Nullable;
 
 /// A reference that really packs prepared weights, column by column: whoever takes one for row-major reads nothing.

@@ -3,6 +3,9 @@ package dev.loran.engine;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.functional.Functional;
 import dev.loran.engine.testing.OpCase;
 import dev.loran.engine.testing.OpCases;
 import java.util.Collection;

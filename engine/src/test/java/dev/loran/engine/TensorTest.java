@@ -3,6 +3,9 @@ package dev.loran.engine;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.within;
 
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.ReferenceBackend;
+import dev.loran.engine.functional.Functional;
 import java.util.Arrays;
 import java.util.Objects;
 import java.util.Random;

@@ -1,10 +1,10 @@
 package dev.loran.kernels;
 
 import com.sun.management.HotSpotDiagnosticMXBean;
-import dev.loran.engine.Backend;
-import dev.loran.engine.BackendException;
-import dev.loran.engine.DType;
-import dev.loran.engine.ReferenceBackend;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.BackendException;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.ReferenceBackend;
 import dev.loran.kernels.cuda.CudaBackend;
 import dev.loran.kernels.simd.SimdBackend;
 import dev.loran.kernels.simd.gemm.GemmBf16;

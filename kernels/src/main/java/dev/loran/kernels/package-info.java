@@ -9,12 +9,12 @@
 ///
 /// A kernel has two ways in.
 ///
-/// - **An operation of your own**: a record that implements [dev.loran.engine.CustomOp], forward beside backward.
+/// - **An operation of your own**: a record that implements [dev.loran.engine.Op], forward beside backward.
 ///   Nothing here changes, and it runs wherever its backend's methods do. Where it can do better it asks the backend
-///   for what it needs ([dev.loran.engine.Backend#capability]): [dev.loran.kernels.simd.vector.Parallel] on the CPU,
+///   for what it needs ([dev.loran.engine.backend.Backend#capability]): [dev.loran.kernels.simd.vector.Parallel] on the CPU,
 ///   with the helpers of that package, and [dev.loran.kernels.cuda.CudaContext] on a GPU, which launches a kernel that
 ///   comes as PTX.
-/// - **A faster form of an operation that there is**: a [dev.loran.engine.Backend] has a few primitives, and hands out
+/// - **A faster form of an operation that there is**: a [dev.loran.engine.backend.Backend] has a few primitives, and hands out
 ///   families of fused operations, which are default methods composed of them. A family has one class in `simd` and one
 ///   in `cuda`: override the method that you can do better; the default stays as its oracle.
 ///

@@ -2,7 +2,7 @@ package dev.loran.kernels;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
-import dev.loran.engine.Backend;
+import dev.loran.engine.backend.Backend;
 import dev.loran.kernels.simd.SimdBackend;
 import dev.loran.kernels.simd.vector.Vectors;
 import java.io.IOException;
@@ -94,7 +94,7 @@ class BackendsTest {
             Backends.best().close();
             try (Backend backend = Backends.simd(1)) {
                 System.out.println("simd: " + backend.name());
-            } catch (dev.loran.engine.BackendException e) {
+            } catch (dev.loran.engine.backend.BackendException e) {
                 System.out.println(e.getMessage());
             }
         }

@@ -2,8 +2,8 @@ package dev.loran.peft;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
-import dev.loran.engine.DType;
-import dev.loran.engine.ReferenceBackend;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.ReferenceBackend;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.train.Tiny;
 import java.io.ByteArrayOutputStream;

@@ -2,7 +2,7 @@ package dev.loran.peft;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
-import dev.loran.engine.BackendException;
+import dev.loran.engine.backend.BackendException;
 import dev.loran.kernels.Backends;
 import java.io.File;
 import java.io.IOException;

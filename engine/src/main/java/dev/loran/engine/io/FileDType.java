@@ -1,6 +1,6 @@
 package dev.loran.engine.io;
 
-import dev.loran.engine.DType;
+import dev.loran.engine.backend.DType;
 
 /// Element types of a safetensors file that can be read. The constants' names are the file's own words.
 public enum FileDType {

@@ -1,8 +1,8 @@
 package dev.loran.engine.nn;
 
-import dev.loran.engine.DType;
-import dev.loran.engine.Functional.Projection;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.functional.Functional.Projection;
 import java.util.function.BiConsumer;
 import org.jspecify.annotations.Nullable;
 

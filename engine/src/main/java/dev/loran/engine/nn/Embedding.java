@@ -1,8 +1,8 @@
 package dev.loran.engine.nn;
 
-import dev.loran.engine.DType;
-import dev.loran.engine.Functional;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.functional.Functional;
 
 /// Rows of a table (V, C) by ids: (…) I32 to (…, C), in the type that the table has when it is given, also where it is
 /// widened later, to train.

@@ -1,7 +1,7 @@
 package dev.loran.engine.nn;
 
-import dev.loran.engine.Functional;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.functional.Functional;
 
 /// Layer normalisation over the last dimension (C) with weight and bias (C), cast to what comes in.
 public final class LayerNorm extends AdaptedLayer<LayerNorm> {

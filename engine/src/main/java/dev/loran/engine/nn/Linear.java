@@ -1,11 +1,11 @@
 package dev.loran.engine.nn;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.DType;
-import dev.loran.engine.Functional;
-import dev.loran.engine.Functional.Projection;
-import dev.loran.engine.ShapeException;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.ShapeException;
+import dev.loran.engine.functional.Functional;
+import dev.loran.engine.functional.Functional.Projection;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.random.RandomGenerator;

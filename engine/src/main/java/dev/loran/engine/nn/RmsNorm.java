@@ -1,7 +1,7 @@
 package dev.loran.engine.nn;
 
-import dev.loran.engine.Functional;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.functional.Functional;
 
 /// Root-mean-square normalisation over the last dimension (C) with weight (C), cast to what comes in.
 public final class RmsNorm extends AdaptedLayer<RmsNorm> {

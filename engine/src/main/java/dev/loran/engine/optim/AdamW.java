@@ -1,13 +1,13 @@
 package dev.loran.engine.optim;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.Buffer;
-import dev.loran.engine.DType;
-import dev.loran.engine.OptimizerKernels.AdamWStep;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.OptimizerKernels.AdamWStep;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/// Adam with decoupled weight decay, in torch's arithmetic ([dev.loran.engine.OptimizerKernels#adamW]). Moments are
+/// Adam with decoupled weight decay, in torch's arithmetic ([dev.loran.engine.backend.OptimizerKernels#adamW]). Moments are
 /// `exp_avg` and `exp_avg_sq`.
 ///
 /// **Paper**: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019, algorithm 2.

@@ -1,11 +1,11 @@
 package dev.loran.engine.optim;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.Buffer;
-import dev.loran.engine.DType;
-import dev.loran.engine.DTypeException;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.DTypeException;
 import java.util.ArrayList;
 import java.util.Collection;
 import java.util.List;

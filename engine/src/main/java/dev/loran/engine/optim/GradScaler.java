@@ -1,10 +1,10 @@
 package dev.loran.engine.optim;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.Buffer;
-import dev.loran.engine.DType;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DType;
 import java.util.Map;
 
 /// Dynamic loss scaling, by torch's rule: the loss is multiplied before backward so that small gradients do not vanish

@@ -1,12 +1,12 @@
 package dev.loran.engine.optim;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.Buffer;
-import dev.loran.engine.DType;
-import dev.loran.engine.DTypeException;
 import dev.loran.engine.Shape;
-import dev.loran.engine.ShapeException;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.DTypeException;
+import dev.loran.engine.backend.ShapeException;
 import java.util.ArrayList;
 import java.util.Iterator;
 import java.util.LinkedHashMap;
@@ -162,7 +162,7 @@ public abstract class Optimizer implements AutoCloseable {
     }
 
     /// Takes the last step back, of which nothing was done because its gradient scale was NaN
-    /// ([dev.loran.engine.OptimizerKernels#adamW]): its number counts for the next.
+    /// ([dev.loran.engine.backend.OptimizerKernels#adamW]): its number counts for the next.
     public void retreat() {
         step--;
         advanced = false;

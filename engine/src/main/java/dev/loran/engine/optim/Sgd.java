@@ -1,12 +1,12 @@
 package dev.loran.engine.optim;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.Buffer;
-import dev.loran.engine.DType;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DType;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/// Stochastic gradient descent with momentum, in torch's arithmetic ([dev.loran.engine.OptimizerKernels#sgd]); weight
+/// Stochastic gradient descent with momentum, in torch's arithmetic ([dev.loran.engine.backend.OptimizerKernels#sgd]); weight
 /// decay is added to the gradient. The moment is `momentum_buffer`, absent without momentum.
 ///
 /// **Paper**: Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013, equation 1,

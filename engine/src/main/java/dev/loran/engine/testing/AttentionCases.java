@@ -4,9 +4,9 @@ import static dev.loran.engine.testing.OpCase.Input.constant;
 import static dev.loran.engine.testing.OpCase.Input.integers;
 import static dev.loran.engine.testing.OpCase.Input.trainable;
 
-import dev.loran.engine.Functional;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.functional.Functional;
 import dev.loran.engine.testing.OpCase.Arguments;
 import dev.loran.engine.testing.OpCase.Input;
 import java.util.ArrayList;

@@ -1,10 +1,10 @@
 package dev.loran.engine.testing;
 
 import dev.loran.engine.Autograd;
-import dev.loran.engine.DType;
-import dev.loran.engine.DTypeException;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.DTypeException;
 import java.util.Arrays;
 import java.util.Map;
 import java.util.Objects;

@@ -3,11 +3,11 @@ package dev.loran.engine.testing;
 import static dev.loran.engine.testing.OpCase.Input.prepared;
 import static dev.loran.engine.testing.OpCase.Input.trainable;
 
-import dev.loran.engine.DType;
-import dev.loran.engine.Functional;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
-import dev.loran.engine.UnaryFn;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.UnaryFn;
+import dev.loran.engine.functional.Functional;
 import dev.loran.engine.testing.OpCase.Draw;
 import dev.loran.engine.testing.OpCase.Input;
 import dev.loran.engine.testing.OpCase.Role;

@@ -5,12 +5,12 @@ import static dev.loran.engine.testing.OpCase.Input.integers;
 import static dev.loran.engine.testing.OpCase.Input.trainable;
 
 import dev.loran.engine.Autograd;
-import dev.loran.engine.DType;
-import dev.loran.engine.DropoutMask;
-import dev.loran.engine.Functional;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
-import dev.loran.engine.UnaryFn;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.DropoutMask;
+import dev.loran.engine.backend.UnaryFn;
+import dev.loran.engine.functional.Functional;
 import dev.loran.engine.testing.OpCase.Arguments;
 import dev.loran.engine.testing.OpCase.Draw;
 import dev.loran.engine.testing.OpCase.Input;

@@ -2,10 +2,10 @@ package dev.loran.engine.testing;
 
 import static dev.loran.engine.testing.OpCase.Input.trainable;
 
-import dev.loran.engine.Functional;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
-import dev.loran.engine.UnaryFn;
+import dev.loran.engine.backend.UnaryFn;
+import dev.loran.engine.functional.Functional;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.function.Function;

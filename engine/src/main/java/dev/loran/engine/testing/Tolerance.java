@@ -1,6 +1,6 @@
 package dev.loran.engine.testing;
 
-import dev.loran.engine.DType;
+import dev.loran.engine.backend.DType;
 
 /// How far a result may lie from the reference. An element's error is |actual − expected| / (|expected| + rms), rms
 /// being the root mean square of all that is expected: relative where elements are large, and not thrown off by the

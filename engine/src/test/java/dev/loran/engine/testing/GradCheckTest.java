@@ -3,12 +3,12 @@ package dev.loran.engine.testing;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
-import dev.loran.engine.DType;
-import dev.loran.engine.DTypeException;
-import dev.loran.engine.Functional;
-import dev.loran.engine.ReferenceBackend;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.DTypeException;
+import dev.loran.engine.backend.ReferenceBackend;
+import dev.loran.engine.functional.Functional;
 import java.util.Map;
 import java.util.Random;
 import org.junit.jupiter.api.AfterEach;

@@ -5,20 +5,20 @@ import static org.assertj.core.api.Assertions.assertThatCode;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import dev.loran.engine.Autograd;
-import dev.loran.engine.Backend;
-import dev.loran.engine.BinaryFn;
-import dev.loran.engine.Buffer;
-import dev.loran.engine.CustomOp;
-import dev.loran.engine.DType;
-import dev.loran.engine.DTypeException;
-import dev.loran.engine.Functional;
-import dev.loran.engine.Gradient;
 import dev.loran.engine.Gradients;
-import dev.loran.engine.ReferenceBackend;
-import dev.loran.engine.Scratch;
+import dev.loran.engine.Op;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
-import dev.loran.engine.UnaryFn;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.BinaryFn;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.DTypeException;
+import dev.loran.engine.backend.Gradient;
+import dev.loran.engine.backend.ReferenceBackend;
+import dev.loran.engine.backend.Scratch;
+import dev.loran.engine.backend.UnaryFn;
+import dev.loran.engine.functional.Functional;
 import dev.loran.engine.testing.OpCase.Input;
 import dev.loran.engine.testing.OpCase.Role;
 import dev.loran.engine.testing.OpCase.Run;
@@ -40,7 +40,7 @@ class OpCaseTest {
     }
 
     /// y = x · silu(gate), as somebody else would write it.
-    private record Swiglu(Tensor x, Tensor gate, Tensor silu, Flaw flaw) implements CustomOp {
+    private record Swiglu(Tensor x, Tensor gate, Tensor silu, Flaw flaw) implements Op {
         static Tensor forward(Tensor x, Tensor gate, Flaw flaw) {
             Backend be = x.backend();
             try (Scratch scratch = new Scratch(be)) {

@@ -4,7 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatCode;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
-import dev.loran.engine.DType;
+import dev.loran.engine.backend.DType;
 import org.junit.jupiter.api.Test;
 
 class ToleranceTest {

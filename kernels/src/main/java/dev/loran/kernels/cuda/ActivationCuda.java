@@ -1,14 +1,14 @@
 package dev.loran.kernels.cuda;
 
-import dev.loran.engine.ActivationKernels;
-import dev.loran.engine.Backend;
-import dev.loran.engine.Buffer;
-import dev.loran.engine.DType;
-import dev.loran.engine.DropoutMask;
-import dev.loran.engine.Gradient;
-import dev.loran.engine.Matrix;
-import dev.loran.engine.Scratch;
-import dev.loran.engine.UnaryFn;
+import dev.loran.engine.backend.ActivationKernels;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.DropoutMask;
+import dev.loran.engine.backend.Gradient;
+import dev.loran.engine.backend.Matrix;
+import dev.loran.engine.backend.Scratch;
+import dev.loran.engine.backend.UnaryFn;
 import org.jspecify.annotations.Nullable;
 
 /// Launches `bias.cu`: what follows a product, bias and activation with both gradients, bias and residual; and

@@ -1,14 +1,14 @@
 package dev.loran.kernels.cuda;
 
-import dev.loran.engine.AttentionKernels;
-import dev.loran.engine.AttentionKernels.RopeTables;
-import dev.loran.engine.Backend;
-import dev.loran.engine.Buffer;
-import dev.loran.engine.DType;
-import dev.loran.engine.DTypeException;
-import dev.loran.engine.Gradient;
-import dev.loran.engine.Matrix;
-import dev.loran.engine.Scratch;
+import dev.loran.engine.backend.AttentionKernels;
+import dev.loran.engine.backend.AttentionKernels.RopeTables;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.DTypeException;
+import dev.loran.engine.backend.Gradient;
+import dev.loran.engine.backend.Matrix;
+import dev.loran.engine.backend.Scratch;
 
 /// Launches `attention.cu`: blockwise attention, forward and backward; what is BF16 it leaves to
 /// [AttentionMmaCuda].

@@ -1,6 +1,6 @@
 package dev.loran.kernels.cuda;
 
-import dev.loran.engine.AttentionKernels.Sizes;
+import dev.loran.engine.backend.AttentionKernels.Sizes;
 import dev.loran.kernels.cuda.AttentionCuda.Backward;
 import dev.loran.kernels.cuda.AttentionCuda.Inputs;
 

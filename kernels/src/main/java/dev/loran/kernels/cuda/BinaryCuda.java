@@ -1,8 +1,8 @@
 package dev.loran.kernels.cuda;
 
-import dev.loran.engine.BinaryFn;
-import dev.loran.engine.Buffer;
-import dev.loran.engine.DType;
+import dev.loran.engine.backend.BinaryFn;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DType;
 
 /// Launches `binary.cu`: y = f(a, b) with broadcasting, and y = alpha · x + beta · y.
 final class BinaryCuda {

@@ -1,8 +1,8 @@
 package dev.loran.kernels.cuda;
 
-import dev.loran.engine.Buffer;
-import dev.loran.engine.DType;
-import dev.loran.engine.HostBuffer;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.HostBuffer;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 

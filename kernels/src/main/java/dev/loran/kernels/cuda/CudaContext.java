@@ -1,11 +1,11 @@
 package dev.loran.kernels.cuda;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.BackendException;
-import dev.loran.engine.Buffer;
-import dev.loran.engine.DType;
-import dev.loran.engine.DTypeException;
-import dev.loran.engine.Scratch;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.BackendException;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.DTypeException;
+import dev.loran.engine.backend.Scratch;
 import org.jspecify.annotations.Nullable;
 
 /// What a kernel is launched with: addresses of buffers, and the device's one stream of work. The launchers of this

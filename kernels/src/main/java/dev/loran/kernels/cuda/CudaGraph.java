@@ -1,7 +1,7 @@
 package dev.loran.kernels.cuda;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.BackendException;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.BackendException;
 import java.lang.foreign.MemorySegment;
 import java.util.List;
 import jcuda.driver.CUgraphExec;

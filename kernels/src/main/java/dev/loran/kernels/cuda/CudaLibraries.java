@@ -1,6 +1,6 @@
 package dev.loran.kernels.cuda;
 
-import dev.loran.engine.BackendException;
+import dev.loran.engine.backend.BackendException;
 import dev.loran.kernels.cuda.CublasSearch.Cublas;
 import java.io.IOException;
 import java.io.InputStream;

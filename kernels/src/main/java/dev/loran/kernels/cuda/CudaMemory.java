@@ -1,6 +1,6 @@
 package dev.loran.kernels.cuda;
 
-import dev.loran.engine.BackendException;
+import dev.loran.engine.backend.BackendException;
 import java.util.ArrayDeque;
 import java.util.HashMap;
 import java.util.HashSet;

@@ -1,6 +1,6 @@
 package dev.loran.kernels.cuda;
 
-import dev.loran.engine.BackendException;
+import dev.loran.engine.backend.BackendException;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.ArrayList;

@@ -1,6 +1,6 @@
 package dev.loran.kernels.cuda;
 
-import dev.loran.engine.BackendException;
+import dev.loran.engine.backend.BackendException;
 
 /// A shape with the strides of one or two operands, with as few dimensions as describe the same walk: those of size 1
 /// are left out, and neighbours that every operand steps through evenly become one.

@@ -1,8 +1,8 @@
 package dev.loran.kernels.cuda;
 
-import dev.loran.engine.Buffer;
-import dev.loran.engine.DType;
-import dev.loran.engine.DropoutMask;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.DropoutMask;
 
 /// Launches `dropout.cu`: y = x / (1 − p) where kept, with [DropoutMask]'s bits.
 final class DropoutCuda {

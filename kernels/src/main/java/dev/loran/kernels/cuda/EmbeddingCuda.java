@@ -1,7 +1,7 @@
 package dev.loran.kernels.cuda;
 
-import dev.loran.engine.Buffer;
-import dev.loran.engine.DType;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DType;
 
 /// Launches `embedding.cu`: rows of a table by id, and the table's gradient.
 final class EmbeddingCuda {

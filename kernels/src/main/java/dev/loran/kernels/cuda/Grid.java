@@ -1,6 +1,6 @@
 package dev.loran.kernels.cuda;
 
-import dev.loran.engine.DType;
+import dev.loran.engine.backend.DType;
 
 /// How many threads a launch gets. Sizes follow from the shape alone, so that the order of a sum does too.
 final class Grid {

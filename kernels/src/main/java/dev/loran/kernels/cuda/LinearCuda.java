@@ -1,13 +1,13 @@
 package dev.loran.kernels.cuda;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.Buffer;
-import dev.loran.engine.DType;
-import dev.loran.engine.DropoutMask;
-import dev.loran.engine.Gradient;
-import dev.loran.engine.LinearKernels;
-import dev.loran.engine.Matrix;
-import dev.loran.engine.Scratch;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.DropoutMask;
+import dev.loran.engine.backend.Gradient;
+import dev.loran.engine.backend.LinearKernels;
+import dev.loran.engine.backend.Matrix;
+import dev.loran.engine.backend.Scratch;
 import org.jspecify.annotations.Nullable;
 
 /// Launches `loralinear.cu`: the low-rank half of a LoRA layer under dropout, the mask made where it is needed. All

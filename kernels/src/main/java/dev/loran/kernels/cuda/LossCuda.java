@@ -1,12 +1,12 @@
 package dev.loran.kernels.cuda;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.Buffer;
-import dev.loran.engine.DType;
-import dev.loran.engine.Gradient;
-import dev.loran.engine.LossKernels;
-import dev.loran.engine.Matrix;
-import dev.loran.engine.Scratch;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.Gradient;
+import dev.loran.engine.backend.LossKernels;
+import dev.loran.engine.backend.Matrix;
+import dev.loran.engine.backend.Scratch;
 import org.jspecify.annotations.Nullable;
 
 /// Launches `crossentropy.cu`: cross-entropy of logits with integer labels, and of a product that makes the logits.

@@ -1,10 +1,10 @@
 package dev.loran.kernels.cuda;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.Buffer;
-import dev.loran.engine.DType;
-import dev.loran.engine.OptimizerKernels;
-import dev.loran.engine.Scratch;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.OptimizerKernels;
+import dev.loran.engine.backend.Scratch;
 import java.util.Arrays;
 import java.util.List;
 import java.util.stream.Stream;

@@ -1,9 +1,9 @@
 package dev.loran.kernels.cuda;
 
-import dev.loran.engine.Buffer;
-import dev.loran.engine.DType;
-import dev.loran.engine.Gradient;
-import dev.loran.engine.Scratch;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.Gradient;
+import dev.loran.engine.backend.Scratch;
 
 /// Launches `reduction.cu`: sums along a dimension, of elements or of products, row maxima, counts.
 final class ReductionCuda {

@@ -1,8 +1,8 @@
 package dev.loran.kernels.cuda;
 
-import dev.loran.engine.AttentionKernels.RopeTables;
-import dev.loran.engine.Buffer;
-import dev.loran.engine.DType;
+import dev.loran.engine.backend.AttentionKernels.RopeTables;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DType;
 
 /// Launches `rope.cu`: rotary position embedding; sign −1 is its gradient.
 final class RopeCuda {

@@ -1,9 +1,9 @@
 package dev.loran.kernels.cuda;
 
-import dev.loran.engine.Buffer;
-import dev.loran.engine.DType;
-import dev.loran.engine.Gradient;
-import dev.loran.engine.Matrix;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.Gradient;
+import dev.loran.engine.backend.Matrix;
 
 /// Launches `softmax.cu`: softmax of each row.
 final class SoftmaxCuda {

@@ -1,8 +1,8 @@
 package dev.loran.kernels.cuda;
 
-import dev.loran.engine.Buffer;
-import dev.loran.engine.DType;
-import dev.loran.engine.UnaryFn;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.UnaryFn;
 
 /// Launches `unary.cu`: y = f(x) and dx = dy · f′(x).
 final class UnaryCuda {

@@ -6,11 +6,11 @@ import static dev.loran.kernels.simd.vector.Vectors.bound;
 import static dev.loran.kernels.simd.vector.Vectors.load;
 import static dev.loran.kernels.simd.vector.Vectors.store;
 
-import dev.loran.engine.ActivationKernels;
-import dev.loran.engine.Backend;
-import dev.loran.engine.Buffer;
-import dev.loran.engine.Gradient;
-import dev.loran.engine.UnaryFn;
+import dev.loran.engine.backend.ActivationKernels;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.Gradient;
+import dev.loran.engine.backend.UnaryFn;
 import dev.loran.kernels.simd.vector.Parallel;
 import dev.loran.kernels.simd.vector.VectorMath;
 import dev.loran.kernels.simd.vector.Vectors;

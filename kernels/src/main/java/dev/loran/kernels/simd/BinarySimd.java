@@ -8,7 +8,7 @@ import static dev.loran.kernels.simd.vector.Vectors.set;
 import static dev.loran.kernels.simd.vector.Vectors.splat;
 import static dev.loran.kernels.simd.vector.Vectors.store;
 
-import dev.loran.engine.BinaryFn;
+import dev.loran.engine.backend.BinaryFn;
 import dev.loran.kernels.simd.vector.Parallel;
 import dev.loran.kernels.simd.vector.Vectors;
 import java.lang.foreign.MemorySegment;

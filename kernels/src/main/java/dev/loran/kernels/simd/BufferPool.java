@@ -1,6 +1,6 @@
 package dev.loran.kernels.simd;
 
-import dev.loran.engine.BackendException;
+import dev.loran.engine.backend.BackendException;
 import dev.loran.kernels.simd.vector.HollowMemory;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;

@@ -8,8 +8,8 @@ import static dev.loran.kernels.simd.vector.Vectors.set;
 import static dev.loran.kernels.simd.vector.Vectors.splat;
 import static dev.loran.kernels.simd.vector.Vectors.store;
 
-import dev.loran.engine.DType;
-import dev.loran.engine.HostBuffer;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.HostBuffer;
 import dev.loran.kernels.simd.vector.Parallel;
 import dev.loran.kernels.simd.vector.Vectors;
 import java.lang.foreign.MemorySegment;

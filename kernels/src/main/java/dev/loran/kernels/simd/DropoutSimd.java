@@ -8,7 +8,7 @@ import static dev.loran.kernels.simd.vector.Vectors.load;
 import static dev.loran.kernels.simd.vector.Vectors.set;
 import static dev.loran.kernels.simd.vector.Vectors.splat;
 
-import dev.loran.engine.DropoutMask;
+import dev.loran.engine.backend.DropoutMask;
 import dev.loran.kernels.simd.vector.Parallel;
 import dev.loran.kernels.simd.vector.Vectors;
 import dev.loran.kernels.simd.vector.Workspace.Slot;

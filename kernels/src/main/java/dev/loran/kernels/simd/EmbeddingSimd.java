@@ -2,7 +2,7 @@ package dev.loran.kernels.simd;
 
 import static dev.loran.kernels.simd.vector.Vectors.getInt;
 
-import dev.loran.engine.BackendException;
+import dev.loran.engine.backend.BackendException;
 import dev.loran.kernels.simd.gemm.FrozenWeight;
 import dev.loran.kernels.simd.vector.Parallel;
 import dev.loran.kernels.simd.vector.Vectors;

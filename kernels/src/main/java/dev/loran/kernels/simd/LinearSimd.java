@@ -2,16 +2,16 @@ package dev.loran.kernels.simd;
 
 import static dev.loran.kernels.simd.SimdBackend.operand;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.BinaryFn;
-import dev.loran.engine.Buffer;
-import dev.loran.engine.DType;
-import dev.loran.engine.DropoutMask;
-import dev.loran.engine.Gradient;
-import dev.loran.engine.LinearKernels;
-import dev.loran.engine.LinearKernels.LowRankUpdate;
-import dev.loran.engine.LinearKernels.Projected;
-import dev.loran.engine.Matrix;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.BinaryFn;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.DropoutMask;
+import dev.loran.engine.backend.Gradient;
+import dev.loran.engine.backend.LinearKernels;
+import dev.loran.engine.backend.LinearKernels.LowRankUpdate;
+import dev.loran.engine.backend.LinearKernels.Projected;
+import dev.loran.engine.backend.Matrix;
 import dev.loran.kernels.simd.gemm.Bf16Tiles;
 import dev.loran.kernels.simd.gemm.FrozenWeight;
 import dev.loran.kernels.simd.gemm.GemmBf16;

@@ -2,7 +2,7 @@ package dev.loran.kernels.simd;
 
 import static dev.loran.kernels.simd.SimdBackend.f32;
 
-import dev.loran.engine.Gradient;
+import dev.loran.engine.backend.Gradient;
 import dev.loran.kernels.simd.DropoutSimd.Keep;
 import dev.loran.kernels.simd.gemm.Bf16Tiles;
 import dev.loran.kernels.simd.gemm.GemmBf16;

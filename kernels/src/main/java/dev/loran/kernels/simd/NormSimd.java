@@ -9,12 +9,12 @@ import static dev.loran.kernels.simd.vector.Vectors.set;
 import static dev.loran.kernels.simd.vector.Vectors.splat;
 import static dev.loran.kernels.simd.vector.Vectors.store;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.Buffer;
-import dev.loran.engine.Gradient;
-import dev.loran.engine.Matrix;
-import dev.loran.engine.NormKernels;
-import dev.loran.engine.NormKernels.Statistics;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.Gradient;
+import dev.loran.engine.backend.Matrix;
+import dev.loran.engine.backend.NormKernels;
+import dev.loran.engine.backend.NormKernels.Statistics;
 import dev.loran.kernels.simd.vector.Parallel;
 import dev.loran.kernels.simd.vector.Vectors;
 import java.lang.foreign.MemorySegment;

@@ -10,10 +10,10 @@ import static dev.loran.kernels.simd.vector.Vectors.setFirst;
 import static dev.loran.kernels.simd.vector.Vectors.splat;
 import static dev.loran.kernels.simd.vector.Vectors.store;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.Buffer;
-import dev.loran.engine.OptimizerKernels;
-import dev.loran.engine.OptimizerKernels.AdamWStep;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.OptimizerKernels;
+import dev.loran.engine.backend.OptimizerKernels.AdamWStep;
 import dev.loran.kernels.simd.vector.Parallel;
 import dev.loran.kernels.simd.vector.Vectors;
 import java.lang.foreign.MemorySegment;

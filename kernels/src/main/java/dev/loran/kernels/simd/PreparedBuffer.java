@@ -1,9 +1,9 @@
 package dev.loran.kernels.simd;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.BackendException;
-import dev.loran.engine.Buffer;
-import dev.loran.engine.DType;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.BackendException;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DType;
 import dev.loran.kernels.simd.gemm.FrozenWeight;
 import dev.loran.kernels.simd.gemm.GemmBf16;
 import dev.loran.kernels.simd.vector.Parallel;

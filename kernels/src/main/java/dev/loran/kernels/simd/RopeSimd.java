@@ -8,7 +8,7 @@ import static dev.loran.kernels.simd.vector.Vectors.load;
 import static dev.loran.kernels.simd.vector.Vectors.set;
 import static dev.loran.kernels.simd.vector.Vectors.store;
 
-import dev.loran.engine.AttentionKernels.RopeTables;
+import dev.loran.engine.backend.AttentionKernels.RopeTables;
 import dev.loran.kernels.simd.vector.Parallel;
 import dev.loran.kernels.simd.vector.Vectors;
 import java.lang.foreign.MemorySegment;

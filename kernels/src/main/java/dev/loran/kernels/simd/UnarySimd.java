@@ -6,7 +6,7 @@ import static dev.loran.kernels.simd.vector.Vectors.load;
 import static dev.loran.kernels.simd.vector.Vectors.splat;
 import static dev.loran.kernels.simd.vector.Vectors.store;
 
-import dev.loran.engine.UnaryFn;
+import dev.loran.engine.backend.UnaryFn;
 import dev.loran.kernels.simd.vector.Parallel;
 import dev.loran.kernels.simd.vector.VectorMath;
 import dev.loran.kernels.simd.vector.Vectors;

@@ -2,7 +2,7 @@ package dev.loran.kernels.cuda;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
-import dev.loran.engine.DType;
+import dev.loran.engine.backend.DType;
 import dev.loran.engine.testing.BackendCase;
 import dev.loran.engine.testing.OpCase;
 import dev.loran.engine.testing.OpCases;

@@ -4,8 +4,8 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.junit.jupiter.api.Assumptions.assumeFalse;
 
-import dev.loran.engine.BackendException;
-import dev.loran.engine.DType;
+import dev.loran.engine.backend.BackendException;
+import dev.loran.engine.backend.DType;
 import dev.loran.kernels.Backends;
 import dev.loran.kernels.cuda.CublasSearch.Cublas;
 import java.io.File;

@@ -3,10 +3,10 @@ package dev.loran.kernels.cuda;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
-import dev.loran.engine.Backend.Replay;
-import dev.loran.engine.BackendException;
-import dev.loran.engine.Buffer;
-import dev.loran.engine.DType;
+import dev.loran.engine.backend.Backend.Replay;
+import dev.loran.engine.backend.BackendException;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DType;
 import dev.loran.kernels.simd.ManyThreadsTest;
 import java.util.concurrent.CompletableFuture;
 import org.junit.jupiter.api.Test;

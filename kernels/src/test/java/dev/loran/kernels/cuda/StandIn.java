@@ -2,7 +2,7 @@ package dev.loran.kernels.cuda;
 
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
-import dev.loran.engine.DType;
+import dev.loran.engine.backend.DType;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;

@@ -3,11 +3,11 @@ package dev.loran.kernels.simd;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.within;
 
-import dev.loran.engine.AttentionKernels.Problem;
-import dev.loran.engine.AttentionKernels.Sizes;
-import dev.loran.engine.AttentionKernels.Slopes;
-import dev.loran.engine.Buffer;
-import dev.loran.engine.DType;
+import dev.loran.engine.backend.AttentionKernels.Problem;
+import dev.loran.engine.backend.AttentionKernels.Sizes;
+import dev.loran.engine.backend.AttentionKernels.Slopes;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DType;
 import dev.loran.kernels.simd.gemm.Bf16Tiles;
 import dev.loran.kernels.simd.gemm.FrozenWeightTest;
 import dev.loran.kernels.simd.gemm.InterpretedTiles;

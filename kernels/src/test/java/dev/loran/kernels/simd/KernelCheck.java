@@ -2,11 +2,11 @@ package dev.loran.kernels.simd;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.Buffer;
-import dev.loran.engine.DType;
-import dev.loran.engine.HostBuffer;
-import dev.loran.engine.ReferenceBackend;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.HostBuffer;
+import dev.loran.engine.backend.ReferenceBackend;
 import dev.loran.engine.testing.Tolerance;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;

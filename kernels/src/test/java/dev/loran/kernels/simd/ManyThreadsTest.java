@@ -2,13 +2,13 @@ package dev.loran.kernels.simd;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.DType;
-import dev.loran.engine.Functional;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
-import dev.loran.engine.UnaryFn;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.UnaryFn;
+import dev.loran.engine.functional.Functional;
 import dev.loran.kernels.simd.vector.Parallel;
 import dev.loran.kernels.simd.vector.Workspace;
 import java.util.ArrayList;

@@ -4,7 +4,7 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.MissingNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
-import dev.loran.engine.Backend;
+import dev.loran.engine.backend.Backend;
 import dev.loran.engine.io.SafeTensors;
 import dev.loran.engine.io.SafeTensorsException;
 import dev.loran.kernels.Backends;

@@ -2,7 +2,7 @@ package dev.loran.peft.cli;
 
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
-import dev.loran.engine.DType;
+import dev.loran.engine.backend.DType;
 import dev.loran.peft.io.Drafts;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.HfModels;

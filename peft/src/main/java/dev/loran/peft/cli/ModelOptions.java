@@ -1,6 +1,6 @@
 package dev.loran.peft.cli;
 
-import dev.loran.engine.DType;
+import dev.loran.engine.backend.DType;
 import dev.loran.peft.io.InputException;
 import java.nio.file.Path;
 import org.jspecify.annotations.Nullable;

@@ -1,9 +1,9 @@
 package dev.loran.peft.cli;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.BackendException;
-import dev.loran.engine.DType;
-import dev.loran.engine.ReferenceBackend;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.BackendException;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.ReferenceBackend;
 import dev.loran.kernels.Backends;
 import dev.loran.peft.data.Catalogue;
 import dev.loran.peft.data.Examples;

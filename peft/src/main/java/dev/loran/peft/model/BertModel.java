@@ -1,13 +1,13 @@
 package dev.loran.peft.model;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
-import dev.loran.engine.Backend;
-import dev.loran.engine.DType;
-import dev.loran.engine.Functional;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
-import dev.loran.engine.UnaryFn;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.UnaryFn;
+import dev.loran.engine.functional.Functional;
 import dev.loran.engine.nn.Embedding;
 import dev.loran.engine.nn.LayerNorm;
 import dev.loran.engine.nn.Linear;

@@ -1,8 +1,8 @@
 package dev.loran.peft.model;
 
-import dev.loran.engine.Functional;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.functional.Functional;
 import dev.loran.engine.nn.Layer;
 import dev.loran.engine.nn.Slot;
 import java.util.function.Consumer;

@@ -1,8 +1,8 @@
 package dev.loran.peft.model;
 
-import dev.loran.engine.Functional;
 import dev.loran.engine.Tensor;
-import dev.loran.engine.UnaryFn;
+import dev.loran.engine.backend.UnaryFn;
+import dev.loran.engine.functional.Functional;
 import dev.loran.engine.nn.Linear;
 import java.util.List;
 

@@ -3,7 +3,7 @@ package dev.loran.peft.model;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
-import dev.loran.engine.UnaryFn;
+import dev.loran.engine.backend.UnaryFn;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.JsonFile;
 import java.nio.file.Files;

@@ -1,11 +1,11 @@
 package dev.loran.peft.model;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
-import dev.loran.engine.Backend;
-import dev.loran.engine.DType;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.DType;
 import dev.loran.engine.io.SafeTensors;
 import dev.loran.engine.io.SafeTensors.Part;
 import dev.loran.engine.io.SafeTensorsException;

@@ -1,12 +1,12 @@
 package dev.loran.peft.model;
 
 import dev.loran.engine.Autograd;
-import dev.loran.engine.Backend;
-import dev.loran.engine.Functional;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Shape;
-import dev.loran.engine.ShapeException;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.ShapeException;
+import dev.loran.engine.functional.Functional;
 import dev.loran.engine.nn.Slot;
 import dev.loran.peft.model.Block.Prefix;
 import java.util.ArrayList;

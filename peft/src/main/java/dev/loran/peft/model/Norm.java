@@ -1,7 +1,7 @@
 package dev.loran.peft.model;
 
-import dev.loran.engine.Functional.NormedSum;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.functional.Functional.NormedSum;
 import dev.loran.engine.nn.AdaptedLayer;
 import dev.loran.engine.nn.LayerNorm;
 import dev.loran.engine.nn.RmsNorm;

@@ -1,11 +1,11 @@
 package dev.loran.peft.model;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.DType;
-import dev.loran.engine.Functional;
 import dev.loran.engine.Shape;
-import dev.loran.engine.ShapeException;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.ShapeException;
+import dev.loran.engine.functional.Functional;
 import dev.loran.engine.nn.Slot;
 import dev.loran.peft.model.Model.Facts;
 import java.util.Arrays;

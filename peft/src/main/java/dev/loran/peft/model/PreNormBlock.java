@@ -1,8 +1,8 @@
 package dev.loran.peft.model;
 
-import dev.loran.engine.Functional.NormedSum;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.functional.Functional.NormedSum;
 import org.jspecify.annotations.Nullable;
 
 /// The block of decoders: x + attention(norm(x)), then the same with the feed-forward network.

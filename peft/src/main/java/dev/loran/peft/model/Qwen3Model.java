@@ -1,8 +1,8 @@
 package dev.loran.peft.model;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
-import dev.loran.engine.Backend;
-import dev.loran.engine.DType;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.DType;
 import java.util.List;
 import java.util.Map;
 

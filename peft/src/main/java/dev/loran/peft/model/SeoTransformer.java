@@ -1,9 +1,9 @@
 package dev.loran.peft.model;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
-import dev.loran.engine.Backend;
-import dev.loran.engine.DType;
-import dev.loran.engine.UnaryFn;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.UnaryFn;
 import dev.loran.engine.nn.Linear;
 import java.util.List;
 import java.util.Map;

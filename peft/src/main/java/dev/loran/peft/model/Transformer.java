@@ -1,11 +1,11 @@
 package dev.loran.peft.model;
 
 import dev.loran.engine.Autograd;
-import dev.loran.engine.Backend;
-import dev.loran.engine.DType;
 import dev.loran.engine.Scope;
-import dev.loran.engine.ShapeException;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.ShapeException;
 import dev.loran.engine.nn.Embedding;
 import dev.loran.engine.nn.Layer;
 import dev.loran.engine.nn.Linear;

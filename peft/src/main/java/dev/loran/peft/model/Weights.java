@@ -1,10 +1,10 @@
 package dev.loran.peft.model;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.DType;
-import dev.loran.engine.HostBuffer;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.HostBuffer;
 import dev.loran.engine.nn.Embedding;
 import dev.loran.engine.nn.LayerNorm;
 import dev.loran.engine.nn.Linear;

@@ -1,7 +1,7 @@
 package dev.loran.peft.task;
 
-import dev.loran.engine.Backend;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Backend;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.Target;
 import dev.loran.peft.io.InputException;

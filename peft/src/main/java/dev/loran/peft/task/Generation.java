@@ -1,7 +1,7 @@
 package dev.loran.peft.task;
 
 import dev.loran.engine.Scope;
-import dev.loran.engine.ShapeException;
+import dev.loran.engine.backend.ShapeException;
 import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.model.Guard;
 import dev.loran.peft.model.KvCache;

@@ -1,8 +1,8 @@
 package dev.loran.peft.task;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.DType;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.DType;
 import dev.loran.engine.io.SafeTensors;
 import dev.loran.engine.nn.Layer;
 import dev.loran.engine.nn.Linear;

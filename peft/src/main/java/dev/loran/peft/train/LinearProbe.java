@@ -1,11 +1,11 @@
 package dev.loran.peft.train;
 
 import dev.loran.engine.Autograd;
-import dev.loran.engine.Backend;
-import dev.loran.engine.DType;
-import dev.loran.engine.Functional;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.functional.Functional;
 import dev.loran.engine.nn.Linear;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.DataLoader;

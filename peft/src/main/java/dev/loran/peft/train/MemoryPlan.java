@@ -1,9 +1,9 @@
 package dev.loran.peft.train;
 
 import dev.loran.engine.Autograd;
-import dev.loran.engine.Backend;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Backend;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.RowForm;

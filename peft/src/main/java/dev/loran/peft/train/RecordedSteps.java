@@ -1,8 +1,8 @@
 package dev.loran.peft.train;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.Backend.Replay;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.Backend.Replay;
 import dev.loran.peft.data.Batch;
 import java.util.Arrays;
 import java.util.LinkedHashMap;

@@ -1,7 +1,7 @@
 package dev.loran.peft.train;
 
-import dev.loran.engine.DType;
-import dev.loran.engine.HostBuffer;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.HostBuffer;
 import java.lang.foreign.MemorySegment;
 import java.util.function.Supplier;
 import java.util.stream.IntStream;

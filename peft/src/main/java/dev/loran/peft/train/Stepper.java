@@ -1,13 +1,13 @@
 package dev.loran.peft.train;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.BinaryFn;
-import dev.loran.engine.Buffer;
-import dev.loran.engine.DType;
 import dev.loran.engine.Scope;
-import dev.loran.engine.Scratch;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.BinaryFn;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.Scratch;
 import dev.loran.engine.optim.GradClip;
 import dev.loran.engine.optim.GradScaler;
 import dev.loran.engine.optim.Optimizer;

@@ -1,7 +1,7 @@
 package dev.loran.peft.train;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.DType;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.DType;
 import dev.loran.engine.optim.AdamW;
 import dev.loran.engine.optim.LrSchedule;
 import dev.loran.engine.optim.Optimizer;

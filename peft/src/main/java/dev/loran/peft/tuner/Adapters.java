@@ -1,8 +1,8 @@
 package dev.loran.peft.tuner;
 
-import dev.loran.engine.Buffer;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Buffer;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Guard;
 import dev.loran.peft.model.Model;

@@ -1,9 +1,9 @@
 package dev.loran.peft.tuner;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.Buffer;
-import dev.loran.engine.DropoutMask;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DropoutMask;
 import dev.loran.engine.nn.AdaptedLayer;
 import dev.loran.engine.nn.Embedding;
 import dev.loran.engine.nn.Linear;
@@ -64,7 +64,7 @@ public record Attachment(
         return model.backend();
     }
 
-    /// The mask of dropout site `site`, or null for p = 0: [dev.loran.engine.Functional#dropout], while the layer or
+    /// The mask of dropout site `site`, or null for p = 0: [dev.loran.engine.functional.Functional#dropout], while the layer or
     /// model is in training mode. Each place that drops has a number of its own, from 0.
     public @Nullable DropoutMask dropout(double p, int site) {
         return p == 0 ? null : new DropoutMask(p, seed, site, microStep);

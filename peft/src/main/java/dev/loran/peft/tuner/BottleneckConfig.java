@@ -2,12 +2,12 @@ package dev.loran.peft.tuner;
 
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
-import dev.loran.engine.Backend;
-import dev.loran.engine.DType;
-import dev.loran.engine.DropoutMask;
-import dev.loran.engine.Functional;
 import dev.loran.engine.Tensor;
-import dev.loran.engine.UnaryFn;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.DropoutMask;
+import dev.loran.engine.backend.UnaryFn;
+import dev.loran.engine.functional.Functional;
 import dev.loran.engine.nn.Linear;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Block;

@@ -1,12 +1,12 @@
 package dev.loran.peft.tuner;
 
 import dev.loran.engine.Autograd;
-import dev.loran.engine.DType;
-import dev.loran.engine.DropoutMask;
-import dev.loran.engine.Functional;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
-import dev.loran.engine.UnaryFn;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.DropoutMask;
+import dev.loran.engine.backend.UnaryFn;
+import dev.loran.engine.functional.Functional;
 import dev.loran.engine.nn.Linear;
 import java.util.Arrays;
 import java.util.function.BiConsumer;

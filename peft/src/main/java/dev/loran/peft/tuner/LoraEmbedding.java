@@ -1,9 +1,9 @@
 package dev.loran.peft.tuner;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.DType;
-import dev.loran.engine.Functional;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.functional.Functional;
 import dev.loran.engine.nn.Embedding;
 import java.util.function.BiConsumer;
 import java.util.random.RandomGenerator;

@@ -1,11 +1,11 @@
 package dev.loran.peft.tuner;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.DType;
-import dev.loran.engine.DropoutMask;
-import dev.loran.engine.Functional;
-import dev.loran.engine.Functional.Projection;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.DropoutMask;
+import dev.loran.engine.functional.Functional;
+import dev.loran.engine.functional.Functional.Projection;
 import dev.loran.engine.nn.Linear;
 import dev.loran.peft.io.InputException;
 import java.util.List;

@@ -1,7 +1,7 @@
 package dev.loran.peft.tuner;
 
-import dev.loran.engine.Functional;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.functional.Functional;
 import dev.loran.engine.nn.Embedding;
 import dev.loran.engine.nn.Linear;
 import dev.loran.peft.io.InputException;

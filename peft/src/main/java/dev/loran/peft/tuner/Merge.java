@@ -1,7 +1,7 @@
 package dev.loran.peft.tuner;
 
-import dev.loran.engine.ShapeException;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.ShapeException;
 import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.Map;

@@ -1,8 +1,8 @@
 package dev.loran.peft.tuner;
 
-import dev.loran.engine.DType;
-import dev.loran.engine.HostBuffer;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.HostBuffer;
 import java.util.List;
 import java.util.Locale;
 

@@ -1,10 +1,10 @@
 package dev.loran.peft.tuner;
 
 import dev.loran.engine.Autograd;
-import dev.loran.engine.Buffer;
-import dev.loran.engine.DType;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DType;
 import dev.loran.engine.nn.AdaptedLayer;
 import dev.loran.engine.nn.Adapter;
 import dev.loran.engine.nn.Layer;

@@ -1,11 +1,11 @@
 package dev.loran.peft.tuner;
 
 import dev.loran.engine.Autograd;
-import dev.loran.engine.Functional;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Shape;
-import dev.loran.engine.ShapeException;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.ShapeException;
+import dev.loran.engine.functional.Functional;
 import dev.loran.engine.nn.Adapter;
 import dev.loran.engine.nn.Layer;
 import dev.loran.peft.model.Block.Prefix;

@@ -1,8 +1,8 @@
 package dev.loran.peft.tuner;
 
-import dev.loran.engine.DType;
-import dev.loran.engine.Functional.Projection;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.functional.Functional.Projection;
 import dev.loran.engine.nn.AdaptedLayer;
 import dev.loran.engine.nn.Embedding;
 import dev.loran.engine.nn.LayerNorm;

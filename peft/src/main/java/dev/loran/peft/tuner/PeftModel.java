@@ -1,8 +1,8 @@
 package dev.loran.peft.tuner;
 
 import dev.loran.engine.Autograd;
-import dev.loran.engine.DType;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.DType;
 import dev.loran.engine.nn.Linear;
 import dev.loran.engine.nn.Slot;
 import dev.loran.peft.io.InputException;

@@ -2,9 +2,9 @@ package dev.loran.peft.tuner;
 
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
-import dev.loran.engine.Functional;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.functional.Functional;
 import dev.loran.engine.nn.Linear;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Block;

@@ -2,10 +2,10 @@ package dev.loran.peft.tuner;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Autograd;
-import dev.loran.engine.DType;
-import dev.loran.engine.Functional;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.functional.Functional;
 import dev.loran.engine.nn.Linear;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Model;

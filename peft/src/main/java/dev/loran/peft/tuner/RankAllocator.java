@@ -1,9 +1,9 @@
 package dev.loran.peft.tuner;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
-import dev.loran.engine.Buffer;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Buffer;
 import dev.loran.engine.nn.Linear;
 import dev.loran.engine.optim.Optimizer;
 import dev.loran.peft.io.InputException;

@@ -1,11 +1,11 @@
 package dev.loran.peft.tuner;
 
 import dev.loran.engine.Autograd;
-import dev.loran.engine.DType;
-import dev.loran.engine.Functional;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.functional.Functional;
 import dev.loran.peft.io.InputException;
 import java.util.Arrays;
 import java.util.random.RandomGenerator;

@@ -1,9 +1,9 @@
 package dev.loran.peft.tuner;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
-import dev.loran.engine.Buffer;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Buffer;
 import dev.loran.engine.nn.AdaptedLayer;
 import dev.loran.engine.nn.Adapter;
 import dev.loran.engine.nn.Layer;
@@ -315,7 +315,7 @@ public class Tuner implements AutoCloseable {
     public void afterStep(int step, @Nullable Buffer gradScale, Optimizer optimizer) {}
 
     /// Whether step `step` (from 1), [#afterStep] included, asks the backend for the same work as the one before, and
-    /// reads nothing back: it may then be recorded once and replayed ([dev.loran.engine.Backend#capture]). Methods of
+    /// reads nothing back: it may then be recorded once and replayed ([dev.loran.engine.backend.Backend#capture]). Methods of
     /// your own say so themselves.
     public boolean repeats(int step) {
         return !(config instanceof CustomPeft);

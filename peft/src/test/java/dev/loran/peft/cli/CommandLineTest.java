@@ -4,8 +4,8 @@ import static org.assertj.core.api.Assertions.assertThat;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
-import dev.loran.engine.DType;
-import dev.loran.engine.ReferenceBackend;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.ReferenceBackend;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.train.Tiny;
 import java.io.ByteArrayOutputStream;

@@ -3,9 +3,9 @@ package dev.loran.peft.cli;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import com.fasterxml.jackson.databind.JsonNode;
-import dev.loran.engine.DType;
-import dev.loran.engine.ReferenceBackend;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.ReferenceBackend;
 import dev.loran.engine.io.SafeTensors;
 import dev.loran.peft.data.Row;
 import dev.loran.peft.data.TinyTokenizers;

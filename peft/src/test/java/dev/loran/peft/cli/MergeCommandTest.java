@@ -4,9 +4,9 @@ import static dev.loran.peft.cli.CommandLineTest.assertRefused;
 import static dev.loran.peft.cli.CommandLineTest.loran;
 import static org.assertj.core.api.Assertions.assertThat;
 
-import dev.loran.engine.DType;
-import dev.loran.engine.ReferenceBackend;
 import dev.loran.engine.Scope;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.ReferenceBackend;
 import dev.loran.peft.cli.CommandLineTest.Result;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.DataLoader;

@@ -2,8 +2,8 @@ package dev.loran.peft.cli;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
-import dev.loran.engine.DType;
-import dev.loran.engine.ReferenceBackend;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.ReferenceBackend;
 import dev.loran.engine.io.SafeTensors;
 import dev.loran.peft.data.TinyTokenizers;
 import dev.loran.peft.model.Model;

@@ -2,10 +2,10 @@ package dev.loran.peft.model;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
-import dev.loran.engine.DType;
-import dev.loran.engine.ReferenceBackend;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.ReferenceBackend;
 import dev.loran.engine.io.SafeTensors;
 import dev.loran.peft.Fixtures;
 import java.io.IOException;

@@ -3,9 +3,9 @@ package dev.loran.peft.model;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
-import dev.loran.engine.ReferenceBackend;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.ReferenceBackend;
 import dev.loran.peft.data.Catalogue;
 import java.nio.file.Files;
 import org.junit.jupiter.api.Test;

@@ -5,8 +5,8 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
-import dev.loran.engine.ReferenceBackend;
-import dev.loran.engine.UnaryFn;
+import dev.loran.engine.backend.ReferenceBackend;
+import dev.loran.engine.backend.UnaryFn;
 import dev.loran.peft.Fixtures;
 import dev.loran.peft.io.InputException;
 import java.io.IOException;

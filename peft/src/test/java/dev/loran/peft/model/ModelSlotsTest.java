@@ -4,11 +4,11 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.assertj.core.api.Assertions.within;
 
-import dev.loran.engine.DType;
-import dev.loran.engine.ReferenceBackend;
 import dev.loran.engine.Scope;
-import dev.loran.engine.ShapeException;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.ReferenceBackend;
+import dev.loran.engine.backend.ShapeException;
 import dev.loran.engine.io.SafeTensors;
 import dev.loran.engine.nn.AdaptedLayer;
 import dev.loran.peft.Fixtures;

@@ -1,8 +1,8 @@
 package dev.loran.peft.model;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.DType;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.DType;
 import dev.loran.engine.nn.AdaptedLayer;
 import java.util.Arrays;
 import java.util.Objects;

@@ -6,12 +6,12 @@ import static org.assertj.core.api.Assertions.within;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
-import dev.loran.engine.Backend;
-import dev.loran.engine.DType;
-import dev.loran.engine.ReferenceBackend;
 import dev.loran.engine.Scope;
-import dev.loran.engine.ShapeException;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.ReferenceBackend;
+import dev.loran.engine.backend.ShapeException;
 import dev.loran.kernels.Backends;
 import dev.loran.peft.data.TinyTokenizers;
 import dev.loran.peft.data.Tokenizer;

@@ -1,7 +1,7 @@
 package dev.loran.peft.task;
 
-import dev.loran.engine.Functional;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.functional.Functional;
 import dev.loran.engine.nn.Linear;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.Encoding;

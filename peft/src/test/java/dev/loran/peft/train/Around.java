@@ -1,10 +1,10 @@
 package dev.loran.peft.train;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
-import dev.loran.engine.Backend;
-import dev.loran.engine.Buffer;
-import dev.loran.engine.DType;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DType;
 import dev.loran.engine.optim.Optimizer;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.model.Guard;

@@ -5,8 +5,8 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.assertj.core.api.Assertions.within;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.DType;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.DType;
 import dev.loran.kernels.Backends;
 import dev.loran.kernels.cuda.CudaBackend;
 import dev.loran.peft.data.Batch;

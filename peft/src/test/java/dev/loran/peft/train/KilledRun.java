@@ -1,7 +1,7 @@
 package dev.loran.peft.train;
 
-import dev.loran.engine.DType;
-import dev.loran.engine.ReferenceBackend;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.ReferenceBackend;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.task.TaskCard;

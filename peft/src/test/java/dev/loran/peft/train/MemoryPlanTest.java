@@ -2,9 +2,9 @@ package dev.loran.peft.train;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.DType;
-import dev.loran.engine.ReferenceBackend;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.ReferenceBackend;
 import dev.loran.kernels.simd.SimdBackend;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.Row;

@@ -4,10 +4,10 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.assertj.core.api.Assertions.within;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.DType;
-import dev.loran.engine.ReferenceBackend;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.ReferenceBackend;
 import dev.loran.engine.optim.Sgd;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.DataLoader;

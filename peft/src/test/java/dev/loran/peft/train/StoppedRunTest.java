@@ -2,8 +2,8 @@ package dev.loran.peft.train;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
-import dev.loran.engine.DType;
-import dev.loran.engine.ReferenceBackend;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.ReferenceBackend;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.TrainingReport.End;

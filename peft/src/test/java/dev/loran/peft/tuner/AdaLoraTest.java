@@ -4,10 +4,10 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.assertj.core.api.Assertions.within;
 
-import dev.loran.engine.DType;
-import dev.loran.engine.ReferenceBackend;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.ReferenceBackend;
 import dev.loran.engine.optim.AdamW;
 import dev.loran.engine.optim.GradClip;
 import dev.loran.peft.io.InputException;
@@ -223,10 +223,10 @@ class AdaLoraTest {
                 continue;
             }
             Tensor p = e.getValue();
-            Tensor gram = dev.loran.engine.Functional.matmul(p, p, !a, a);
+            Tensor gram = dev.loran.engine.functional.Functional.matmul(p, p, !a, a);
             Tensor d = gram.sub(Tensor.of(p.backend(), p.dtype(), diagonal, r, r));
-            Tensor norm = dev.loran.engine.Functional.unary(
-                    dev.loran.engine.UnaryFn.SQRT, d.mul(d).sum());
+            Tensor norm = dev.loran.engine.functional.Functional.unary(
+                    dev.loran.engine.backend.UnaryFn.SQRT, d.mul(d).sum());
             sum = sum == null ? norm : sum.add(norm);
         }
         return java.util.Objects.requireNonNull(sum).scale(0.5 / count);

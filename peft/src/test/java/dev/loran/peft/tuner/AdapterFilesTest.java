@@ -5,9 +5,9 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
-import dev.loran.engine.DType;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.DType;
 import dev.loran.engine.io.SafeTensors;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.HfModels;

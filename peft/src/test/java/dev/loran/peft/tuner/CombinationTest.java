@@ -4,8 +4,8 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.assertj.core.api.Assertions.within;
 
-import dev.loran.engine.DType;
-import dev.loran.engine.ReferenceBackend;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.ReferenceBackend;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Model;
 import java.io.IOException;

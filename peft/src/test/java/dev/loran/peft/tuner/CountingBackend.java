@@ -1,10 +1,10 @@
 package dev.loran.peft.tuner;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.Buffer;
-import dev.loran.engine.LinearKernels;
-import dev.loran.engine.Matrix;
-import dev.loran.engine.ReferenceBackend;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.LinearKernels;
+import dev.loran.engine.backend.Matrix;
+import dev.loran.engine.backend.ReferenceBackend;
 import java.util.Map;
 import java.util.TreeMap;
 import org.jspecify.annotations.Nullable;

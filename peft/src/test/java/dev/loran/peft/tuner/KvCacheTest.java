@@ -3,12 +3,12 @@ package dev.loran.peft.tuner;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.DType;
-import dev.loran.engine.ReferenceBackend;
 import dev.loran.engine.Scope;
-import dev.loran.engine.ShapeException;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.ReferenceBackend;
+import dev.loran.engine.backend.ShapeException;
 import dev.loran.kernels.Backends;
 import dev.loran.peft.model.KvCache;
 import dev.loran.peft.model.LlamaModel;

@@ -2,7 +2,7 @@ package dev.loran.peft.tuner;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
-import dev.loran.engine.ReferenceBackend;
+import dev.loran.engine.backend.ReferenceBackend;
 import java.nio.file.Path;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.io.TempDir;

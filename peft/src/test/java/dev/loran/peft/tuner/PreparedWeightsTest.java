@@ -2,10 +2,10 @@ package dev.loran.peft.tuner;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
-import dev.loran.engine.Backend;
-import dev.loran.engine.DType;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.DType;
 import dev.loran.kernels.Backends;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.TaskType;

@@ -1,10 +1,10 @@
 package dev.loran.peft.tuner;
 
 import dev.loran.engine.Autograd;
-import dev.loran.engine.Backend;
-import dev.loran.engine.DType;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.DType;
 import dev.loran.peft.model.BertModel;
 import dev.loran.peft.model.Gpt2Model;
 import dev.loran.peft.model.LlamaModel;

@@ -3,10 +3,10 @@ package dev.loran.peft.tuner;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.within;
 
-import dev.loran.engine.DType;
-import dev.loran.engine.ReferenceBackend;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.ReferenceBackend;
 import dev.loran.engine.io.SafeTensors;
 import dev.loran.engine.nn.Embedding;
 import dev.loran.engine.nn.Linear;

@@ -1,7 +1,7 @@
 package dev.loran.kernels.simd.gemm;
 
-import dev.loran.engine.AttentionKernels.Sizes;
-import dev.loran.engine.BackendException;
+import dev.loran.engine.backend.AttentionKernels.Sizes;
+import dev.loran.engine.backend.BackendException;
 import dev.loran.kernels.simd.gemm.Bf16Tiles.Left;
 import dev.loran.kernels.simd.gemm.Bf16Tiles.Right;
 import dev.loran.kernels.simd.machine.Assembler;

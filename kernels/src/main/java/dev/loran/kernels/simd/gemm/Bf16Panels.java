@@ -3,7 +3,7 @@ package dev.loran.kernels.simd.gemm;
 import static dev.loran.kernels.simd.vector.Vectors.I;
 import static dev.loran.kernels.simd.vector.Vectors.V;
 
-import dev.loran.engine.HostBuffer;
+import dev.loran.engine.backend.HostBuffer;
 import dev.loran.kernels.simd.gemm.Bf16Tiles.Right;
 import dev.loran.kernels.simd.vector.Parallel;
 import dev.loran.kernels.simd.vector.Vectors;

@@ -4,7 +4,7 @@ import static dev.loran.kernels.simd.vector.Vectors.F;
 import static dev.loran.kernels.simd.vector.Vectors.I;
 import static dev.loran.kernels.simd.vector.Vectors.V;
 
-import dev.loran.engine.AttentionKernels.Sizes;
+import dev.loran.engine.backend.AttentionKernels.Sizes;
 import dev.loran.kernels.simd.gemm.Bf16Tiles.Left;
 import dev.loran.kernels.simd.gemm.Bf16Tiles.Right;
 import dev.loran.kernels.simd.vector.Vectors;

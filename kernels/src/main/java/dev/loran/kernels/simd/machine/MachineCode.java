@@ -1,6 +1,6 @@
 package dev.loran.kernels.simd.machine;
 
-import dev.loran.engine.BackendException;
+import dev.loran.engine.backend.BackendException;
 import java.io.IOException;
 import java.lang.foreign.Arena;
 import java.lang.foreign.FunctionDescriptor;

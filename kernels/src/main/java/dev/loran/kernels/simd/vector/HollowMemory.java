@@ -1,6 +1,6 @@
 package dev.loran.kernels.simd.vector;
 
-import dev.loran.engine.BackendException;
+import dev.loran.engine.backend.BackendException;
 import java.lang.foreign.Arena;
 import java.lang.foreign.FunctionDescriptor;
 import java.lang.foreign.Linker;

@@ -5,11 +5,11 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.assertj.core.api.Assertions.within;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
-import dev.loran.engine.Buffer;
-import dev.loran.engine.DType;
-import dev.loran.engine.Gradient;
-import dev.loran.engine.HostBuffer;
-import dev.loran.engine.Matrix;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.Gradient;
+import dev.loran.engine.backend.HostBuffer;
+import dev.loran.engine.backend.Matrix;
 import dev.loran.kernels.simd.KernelCheck;
 import dev.loran.kernels.simd.SimdBackend;
 import dev.loran.kernels.simd.machine.Interpreter;

@@ -1,6 +1,6 @@
 package dev.loran.kernels.simd.gemm;
 
-import dev.loran.engine.AttentionKernels.Sizes;
+import dev.loran.engine.backend.AttentionKernels.Sizes;
 import dev.loran.kernels.simd.gemm.Bf16Tiles.Left;
 import dev.loran.kernels.simd.gemm.Bf16Tiles.Right;
 import dev.loran.kernels.simd.machine.Interpreter;

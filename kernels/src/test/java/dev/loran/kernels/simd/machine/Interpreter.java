@@ -1,6 +1,6 @@
 package dev.loran.kernels.simd.machine;
 
-import dev.loran.engine.HostBuffer;
+import dev.loran.engine.backend.HostBuffer;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;

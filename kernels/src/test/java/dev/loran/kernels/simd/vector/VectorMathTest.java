@@ -2,7 +2,7 @@ package dev.loran.kernels.simd.vector;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
-import dev.loran.engine.UnaryFn;
+import dev.loran.engine.backend.UnaryFn;
 import java.util.function.DoubleUnaryOperator;
 import java.util.function.UnaryOperator;
 import jdk.incubator.vector.FloatVector;

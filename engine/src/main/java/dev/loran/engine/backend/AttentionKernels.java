@@ -1,0 +1,145 @@
+package dev.loran.engine.backend;
+
+import org.jspecify.annotations.Nullable;
+
+/// Attention and what belongs to it: softmax, and rotary positions.
+///
+/// Each method is composed of [Backend]'s primitives: fallback, oracle and documentation of a faster one.
+public interface AttentionKernels {
+    Backend backend();
+
+    /// The sizes of an attention.
+    ///
+    /// @param batch rows of the batch
+    /// @param t queries of each
+    /// @param s keys of each, the prefix not counted; at least t when causal
+    /// @param p keys of the prefix, 0 for none
+    /// @param heads of queries
+    /// @param kvHeads of keys and values; query head h reads key head h / (heads / kvHeads)
+    /// @param d columns of a head
+    record Sizes(int batch, int t, int s, int p, int heads, int kvHeads, int d) {}
+
+    /// What an attention reads. Causal: query i sees keys j ≤ i + (s − t), and all of the prefix.
+    ///
+    /// | argument | shape |
+    /// |---|---|
+    /// | q | (batch, t, heads, d) |
+    /// | k, v | (batch, s, kvHeads, d) |
+    /// | prefixK, prefixV | (p, kvHeads, d) for all rows of the batch or (batch, p, kvHeads, d); null when p = 0 |
+    /// | mask | I32 (batch, p + s), 0 hides a key; null shows all |
+    ///
+    /// @param scale what scores are multiplied by
+    record Problem(
+            Buffer q,
+            Buffer k,
+            Buffer v,
+            @Nullable Buffer prefixK,
+            @Nullable Buffer prefixV,
+            @Nullable Buffer mask,
+            Sizes sizes,
+            boolean causal,
+            double scale) {
+        /// Whether all rows of the batch read one prefix.
+        public boolean sharesPrefix() {
+            return prefixK != null && prefixK.size() == (long) sizes.p * sizes.kvHeads * sizes.d;
+        }
+    }
+
+    /// Where the gradients of an attention go, each in the shape of what it is the gradient of, and overwritten. Any
+    /// may be null; dk and dv come as a pair, and so do the prefix' two.
+    record Slopes(
+            @Nullable Buffer dq,
+            @Nullable Buffer dk,
+            @Nullable Buffer dv,
+            @Nullable Buffer dPrefixK,
+            @Nullable Buffer dPrefixV) {}
+
+    /// The tables of rotary positions: cos and sin (t, d / 2).
+    record RopeTables(Buffer cos, Buffer sin, int t, int d) {}
+
+    /// y = softmax of each row of x. y may be x.
+    default void softmax(Buffer y, Matrix x) {
+        Backend be = backend();
+        int[] shape = {x.rows(), x.cols()};
+        int[] dense = {x.cols(), 1};
+        int[] perRow = {1, 0};
+        try (Scratch scratch = new Scratch(be)) {
+            Buffer ofRow = scratch.allocate(y.dtype(), x.rows());
+            be.rowMax(ofRow, x.buffer(), x.rows(), x.cols());
+            be.binary(BinaryFn.SUB, y, x.buffer(), ofRow, shape, dense, perRow);
+            be.unary(UnaryFn.EXP, y, y);
+            be.sum(ofRow, y, x.rows(), x.cols(), 1, false);
+            be.binary(BinaryFn.DIV, y, y, ofRow, shape, dense, perRow);
+        }
+    }
+
+    /// dx ← y · (dy − Σ cols dy · y).
+    default void softmaxBackward(Gradient dx, Buffer dy, Matrix y) {
+        Backend be = backend();
+        int[] shape = {y.rows(), y.cols()};
+        int[] dense = {y.cols(), 1};
+        try (Scratch scratch = new Scratch(be)) {
+            Buffer work = scratch.like(y.buffer());
+            Buffer ofRow = scratch.allocate(y.buffer().dtype(), y.rows());
+            be.multiply(work, dy, y.buffer());
+            be.sum(ofRow, work, y.rows(), y.cols(), 1, false);
+            be.binary(BinaryFn.SUB, work, dy, ofRow, shape, dense, new int[] {1, 0});
+            be.multiply(work, work, y.buffer());
+            be.axpby(dx.buffer(), work, 1, dx.beta());
+        }
+    }
+
+    /// Rotary position embedding of x (batch, t, heads, d) in Llama's rotate-half layout: y = x · cos + rotate(x) · sin
+    /// with rotate(x) = (−x₂, x₁) of the two halves; sign −1 turns back (the gradient). Su et al., "RoFormer", 2021,
+    /// equation 34. y may be x.
+    default void rope(Buffer y, Buffer x, RopeTables tables, int batch, int heads, int sign) {
+        int t = tables.t;
+        int d = tables.d;
+        int half = d / 2;
+        int rows = batch * t * heads;
+        int[] shape = {batch, t, heads, half};
+        int[] dense = {t * heads * half, heads * half, half, 1};
+        int[] table = {0, half, 0, 1};
+        BinaryFn minus = sign > 0 ? BinaryFn.SUB : BinaryFn.ADD;
+        BinaryFn plus = sign > 0 ? BinaryFn.ADD : BinaryFn.SUB;
+        Backend be = backend();
+        try (Scratch scratch = new Scratch(be)) {
+            Buffer x1 = scratch.allocate(x.dtype(), (long) rows * half);
+            Buffer x2 = scratch.like(x1);
+            Buffer work = scratch.like(x1);
+            Buffer rotated = scratch.like(x1);
+            be.copy(x1, half, x, d, rows, half, false);
+            be.copy(x2, half, x.slice(half, x.size() - half), d, rows, half, false);
+            be.binary(BinaryFn.MUL, rotated, x1, tables.cos, shape, dense, table);
+            be.binary(BinaryFn.MUL, work, x2, tables.sin, shape, dense, table);
+            be.binary(minus, rotated, rotated, work, shape, dense, dense);
+            be.copy(y, d, rotated, half, rows, half, false);
+            be.binary(BinaryFn.MUL, rotated, x2, tables.cos, shape, dense, table);
+            be.binary(BinaryFn.MUL, work, x1, tables.sin, shape, dense, table);
+            be.binary(plus, rotated, rotated, work, shape, dense, dense);
+            be.copy(y.slice(half, y.size() - half), d, rotated, half, rows, half, false);
+        }
+    }
+
+    /// Scaled dot-product attention, out = softmax(scale · q · [prefixK; k]ᵀ + visibility) · [prefixV; v] (Vaswani et
+    /// al., 2017, equation 1), with grouped-query heads and a prefix segment of keys and values (Li and Liang,
+    /// "Prefix-Tuning", 2021) that stands before the real keys and is seen by every query. A query that sees no key at
+    /// all gives zeros.
+    ///
+    /// @param out (batch, t, heads, d)
+    /// @param lse (batch, heads, t): log Σ exp of the scores, an output kept for backward
+    default void attention(Buffer out, Buffer lse, Problem problem) {
+        try (Scratch scratch = new Scratch(backend())) {
+            new ComposedAttention(backend(), scratch, problem).forward(out, lse);
+        }
+    }
+
+    /// Gradients of [#attention] with P = exp(scores − lse) made again and D = Σ dOut · out: dV = Pᵀ·dOut, dS = P ∘
+    /// (dOut·Vᵀ − D), dQ = scale · dS·K, dK = scale · dSᵀ·Q (Dao et al., "FlashAttention", 2022, appendix B.2). The
+    /// prefix' gradients have its shape, summed over the batch where it is shared.
+    default void attentionBackward(Slopes to, Buffer dOut, Buffer out, Buffer lse, Problem problem) {
+        try (Scratch scratch = new Scratch(backend())) {
+            new ComposedAttention(backend(), scratch, problem).backward(to, dOut, out, lse);
+        }
+    }
+}

@@ -1,0 +1,10 @@
+package dev.loran.engine.backend;
+
+/// A dtype does not fit an operation or a backend; the message names the operation, the dtype and what would do.
+public final class DTypeException extends IllegalArgumentException {
+    private static final long serialVersionUID = 1L;
+
+    public DTypeException(String message) {
+        super(message);
+    }
+}

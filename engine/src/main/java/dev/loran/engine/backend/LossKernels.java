@@ -1,0 +1,86 @@
+package dev.loran.engine.backend;
+
+import org.jspecify.annotations.Nullable;
+
+/// Losses with integer labels. The first two methods are for each backend to write; the others are composed of them and
+/// of [Backend]'s primitives: fallback, oracle and documentation of a faster one.
+public interface LossKernels {
+    Backend backend();
+
+    /// Labels, I32, one a row; those that are `ignore` are left out.
+    record Labels(Buffer ids, int ignore) {
+        public int size() {
+            return Math.toIntExact(ids.size());
+        }
+
+        /// Labels `from` to `from + count`.
+        public Labels rows(int from, int count) {
+            return new Labels(ids.slice(from, count), ignore);
+        }
+    }
+
+    /// losses (n) ← lse less the logit of the label, 0 where the label is ignored; lse (n) = log Σ exp of each row of
+    /// logits (n, v), kept for backward. Labels must lie in [0, v).
+    void crossEntropy(Buffer losses, Buffer lse, Matrix logits, Labels labels);
+
+    /// dLogits ← g · (exp(logits − lse) − onehot(label)), zero rows where the label is ignored; g has one element.
+    /// dLogits may be logits when not accumulating.
+    void crossEntropyBackward(Gradient dLogits, Buffer g, Matrix logits, Buffer lse, Labels labels);
+
+    /// loss (1) = mean over the valid rows of the cross-entropy of x · wᵀ, in chunks of rows, so that logits for all n
+    /// rows never exist; 0 when no row is valid. Both gradients of the loss are made on the way, each if asked for: dx
+    /// (n, c) and dw (v, c), overwritten. x is (n, c), w is (v, c), row-major or prepared (then dw must be null).
+    default void linearCrossEntropy(
+            Buffer loss, @Nullable Buffer dx, @Nullable Buffer dw, Matrix x, Matrix w, Labels labels) {
+        Backend be = backend();
+        int n = x.rows();
+        int v = w.rows();
+        // With a gradient of w as many logits as it has elements: w, read and added to once a chunk, is then little of
+        // it.
+        long most = Math.max(1 << 20, dw == null ? 0 : dw.size());
+        int chunk = Math.clamp(most / v, Math.min(n, 32), n);
+        try (Scratch scratch = new Scratch(be)) {
+            Buffer inverseCount = scratch.like(loss);
+            Buffer logits = scratch.allocate(x.buffer().dtype(), (long) chunk * v);
+            Buffer losses = scratch.allocate(loss.dtype(), chunk);
+            Buffer lse = scratch.like(losses);
+            inverseOfValid(inverseCount, labels);
+            be.fill(loss, 0);
+            if (dw != null && n == 0) {
+                be.fill(dw, 0);
+            }
+            for (int from = 0; from < n; from += chunk) {
+                int rows = Math.min(chunk, n - from);
+                Matrix xs = x.rows(from, rows);
+                Labels ls = labels.rows(from, rows);
+                Matrix logit = new Matrix(logits.slice(0, (long) rows * v), rows, v);
+                be.linear().linear(logit, xs, w, null);
+                crossEntropy(losses, lse, logit, ls);
+                be.sum(loss, losses, 1, rows, 1, true);
+                if (dx != null || dw != null) {
+                    crossEntropyBackward(new Gradient(logit.buffer(), false), inverseCount, logit, lse, ls);
+                }
+                if (dx != null) {
+                    Buffer to = x.in(dx).rows(from, rows).buffer();
+                    be.linear().linearBackwardInput(new Gradient(to, false), logit, w);
+                }
+                if (dw != null) {
+                    be.linear().linearBackwardWeight(new Gradient(dw, from > 0), logit, xs);
+                }
+            }
+            be.scaleBy(loss, inverseCount, 1);
+        }
+    }
+
+    /// y (1) ← 1 / max(1, number of labels that are not ignored).
+    default void inverseOfValid(Buffer y, Labels labels) {
+        Backend be = backend();
+        try (Scratch scratch = new Scratch(be)) {
+            Buffer one = scratch.like(y);
+            be.fill(one, 1);
+            be.countValid(y, labels.ids, labels.size(), labels.ignore);
+            be.binary(BinaryFn.MAX, y, y, one, new int[] {1}, new int[] {1}, new int[] {1});
+            be.unary(UnaryFn.RECIPROCAL, y, y);
+        }
+    }
+}

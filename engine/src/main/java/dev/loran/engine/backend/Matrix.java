@@ -1,0 +1,53 @@
+package dev.loran.engine.backend;
+
+/// A matrix as kernels take it, or several of one shape at equal distances: element (i, j) lies at i · ld + j of
+/// `buffer`, or at j · ld + i where `transposed`. Kernels other than [Backend#gemm] take dense ones.
+///
+/// @param buffer row-major memory; a weight may also be a prepared one ([Backend#prepare])
+/// @param rows rows as it is read, that is, after transposing
+/// @param cols columns as it is read
+/// @param ld elements from one row in memory to the next
+/// @param stride elements from one matrix to the next where there are several; 0: the same matrix for all
+public record Matrix(Buffer buffer, int rows, int cols, int ld, long stride, boolean transposed) {
+
+    /// A dense row-major matrix; of several, one follows the other.
+    public Matrix(Buffer buffer, int rows, int cols) {
+        this(buffer, rows, cols, cols, (long) rows * cols, false);
+    }
+
+    /// The transposed matrix, in the same memory.
+    public Matrix t() {
+        return new Matrix(buffer, /* rows= */ cols, /* cols= */ rows, ld, stride, !transposed);
+    }
+
+    /// The same matrix for each of several products.
+    public Matrix forAll() {
+        return new Matrix(buffer, rows, cols, ld, 0, transposed);
+    }
+
+    /// A matrix of this shape in other memory.
+    public Matrix in(Buffer other) {
+        return new Matrix(other, rows, cols, ld, stride, transposed);
+    }
+
+    /// Rows `from` to `from + count` of a dense matrix.
+    public Matrix rows(int from, int count) {
+        return new Matrix(buffer.slice((long) from * cols, (long) count * cols), count, cols);
+    }
+
+    public long size() {
+        return (long) rows * cols;
+    }
+
+    /// @throws ShapeException unless c = a · b is a product
+    public static void check(Matrix c, Matrix a, Matrix b) {
+        if (c.rows != a.rows || c.cols != b.cols || a.cols != b.rows || c.transposed) {
+            throw new ShapeException("gemm: c is " + c.shape() + ", a is " + a.shape() + ", b is " + b.shape()
+                    + "; needs (m, n), (m, k) and (k, n), c not transposed");
+        }
+    }
+
+    private String shape() {
+        return "(" + rows + ", " + cols + ")" + (transposed ? " transposed" : "");
+    }
+}

@@ -1,0 +1,10 @@
+package dev.loran.engine.backend;
+
+/// A shape does not fit an operation; the message names the operation, the argument and both shapes.
+public final class ShapeException extends IllegalArgumentException {
+    private static final long serialVersionUID = 1L;
+
+    public ShapeException(String message) {
+        super(message);
+    }
+}

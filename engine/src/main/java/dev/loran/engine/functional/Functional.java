@@ -1,0 +1,254 @@
+package dev.loran.engine.functional;
+
+import dev.loran.engine.MatMulOp;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.DropoutMask;
+import dev.loran.engine.backend.UnaryFn;
+import java.util.List;
+import org.jspecify.annotations.Nullable;
+
+/// The operations that are no methods of [Tensor]: the doors to the graph, where arguments are checked. All
+/// differentiable in every floating argument, tables of positions excepted; none changes an argument.
+///
+/// All throw [dev.loran.engine.backend.ShapeException], [dev.loran.engine.backend.DTypeException] or
+/// [dev.loran.engine.backend.BackendException] with the operation, the argument and both shapes when arguments do not
+/// fit.
+public final class Functional {
+    /// The label that [#crossEntropy] leaves out by convention (torch's `ignore_index`).
+    public static final int IGNORE_INDEX = -100;
+
+    private Functional() {}
+
+    /// x in the floating type `to`, rounded to nearest even; x itself where it has that type. The gradient is x's type
+    /// again: a parameter that trains in F32 is used in BF16 by casting it where it is used. **Saved for backward**:
+    /// nothing.
+    public static Tensor cast(Tensor x, DType to) {
+        return CastOp.forward(x, to);
+    }
+
+    /// y = x · weightᵀ + bias.
+    ///
+    /// | argument | shape |
+    /// |---|---|
+    /// | x | (…, in) |
+    /// | weight | (out, in), row-major or prepared |
+    /// | bias | (out) or null |
+    /// | result | (…, out) |
+    ///
+    /// **Saved for backward**: x if the weight is trainable, the weight if x requires a gradient.
+    public static Tensor linear(Tensor x, Tensor weight, @Nullable Tensor bias) {
+        return LinearOp.forward(x, weight, bias);
+    }
+
+    /// y = x · weightᵀ + bias + scaling · (dropout(x) · loraAᵀ) · loraBᵀ for a frozen weight, from the small side.
+    ///
+    /// | argument | shape |
+    /// |---|---|
+    /// | x | (…, in) |
+    /// | weight | (out, in), frozen, row-major or prepared |
+    /// | bias | (out) or null |
+    /// | loraA, loraB | (r, in), (out, r) |
+    /// | mask | dropout over the rows and columns of x; null for none |
+    /// | result | (…, out) |
+    ///
+    /// **Saved for backward**: x, weight, loraA, loraB and t = dropout(x) · loraAᵀ (N, r). **Paper**: Hu et al., "LoRA:
+    /// Low-Rank Adaptation of Large Language Models", 2021, equation 3.
+    public static Tensor loraLinear(
+            Tensor x,
+            Tensor weight,
+            @Nullable Tensor bias,
+            Tensor loraA,
+            Tensor loraB,
+            double scaling,
+            @Nullable DropoutMask mask) {
+        Lora lora = new Lora(loraA, loraB, scaling, mask);
+        return projections(x, List.of(new Projection(weight, bias, lora))).getFirst();
+    }
+
+    /// A linear layer of several that share their input: the weight and bias of [#linear], and with a low-rank part
+    /// those of [#loraLinear].
+    public record Projection(
+            Tensor weight, @Nullable Tensor bias, @Nullable Lora lora) {}
+
+    /// The low-rank part of [#loraLinear].
+    public record Lora(
+            Tensor loraA,
+            Tensor loraB,
+            double scaling,
+            @Nullable DropoutMask mask) {}
+
+    /// The answers (…, out) of several linear layers to one x (…, in), such as the queries, keys and values of an
+    /// attention, in one pass over x where the backend can: each as [#linear] or [#loraLinear] gives it.
+    ///
+    /// **Saved for backward**: what those save.
+    public static List<Tensor> projections(Tensor x, List<Projection> layers) {
+        return LinearOp.forward(x, layers);
+    }
+
+    /// op(a) · op(b) over the last two dimensions; op transposes when asked. See [Tensor#matmul].
+    public static Tensor matmul(Tensor a, Tensor b, boolean transA, boolean transB) {
+        return MatMulOp.forward(a, b, transA, transB);
+    }
+
+    /// fn of each element.
+    public static Tensor unary(UnaryFn fn, Tensor x) {
+        return UnaryFnOp.forward(fn, x);
+    }
+
+    /// x · Φ(x), by the exact error function.
+    public static Tensor gelu(Tensor x) {
+        return unary(UnaryFn.GELU, x);
+    }
+
+    /// The tanh approximation of [#gelu].
+    public static Tensor geluTanh(Tensor x) {
+        return unary(UnaryFn.GELU_TANH, x);
+    }
+
+    /// x · σ(x).
+    public static Tensor silu(Tensor x) {
+        return unary(UnaryFn.SILU, x);
+    }
+
+    /// max(x, 0).
+    public static Tensor relu(Tensor x) {
+        return unary(UnaryFn.RELU, x);
+    }
+
+    /// tanh x.
+    public static Tensor tanh(Tensor x) {
+        return unary(UnaryFn.TANH, x);
+    }
+
+    /// 1 / (1 + e⁻ˣ).
+    public static Tensor sigmoid(Tensor x) {
+        return unary(UnaryFn.SIGMOID, x);
+    }
+
+    /// fn(gate) · up, both of one shape: with silu the SwiGLU of gated feed-forward networks. **Saved for backward**:
+    /// gate and up. **Paper**: Shazeer, "GLU Variants Improve Transformer", 2020, equation 6.
+    public static Tensor gated(UnaryFn fn, Tensor gate, Tensor up) {
+        return GatedOp.forward(fn, gate, up);
+    }
+
+    /// A bottleneck adapter: residual + scaling · (dropout(fn(x · downᵀ + downBias)) · upᵀ + upBias).
+    ///
+    /// | argument | shape |
+    /// |---|---|
+    /// | x | (…, in) |
+    /// | residual, result | (…, out); residual may be null, or x itself |
+    /// | down, downBias | (m, in), (m) or null |
+    /// | up, upBias | (out, m), (out) or null |
+    /// | mask | dropout over the rows and columns of fn's result; null for none |
+    ///
+    /// **Saved for backward**: x, down, up, what fn is applied to and what goes into the second product (N, m), each if
+    /// a gradient needs it. **Paper**: Houlsby et al., "Parameter-Efficient Transfer Learning for NLP", 2019, section
+    /// 2.1.
+    public static Tensor bottleneck(
+            UnaryFn fn,
+            Tensor x,
+            @Nullable Tensor residual,
+            Tensor down,
+            @Nullable Tensor downBias,
+            Tensor up,
+            @Nullable Tensor upBias,
+            double scaling,
+            @Nullable DropoutMask mask) {
+        return BottleneckOp.forward(fn, x, residual, down, downBias, up, upBias, scaling, mask);
+    }
+
+    /// Softmax over the last dimension. **Saved for backward**: the result.
+    public static Tensor softmax(Tensor x) {
+        return SoftmaxOp.forward(x);
+    }
+
+    /// (x − mean) / √(variance + eps) · weight + bias over the last dimension C; weight and bias are (C). **Saved for
+    /// backward**: x, weight, and mean and 1 / √(variance + eps) of each row. **Paper**: Ba, Kiros, Hinton, "Layer
+    /// Normalization", 2016.
+    public static Tensor layerNorm(Tensor x, Tensor weight, Tensor bias, double eps) {
+        return LayerNormOp.forward(x, weight, bias, eps);
+    }
+
+    /// x / √(mean(x²) + eps) · weight over the last dimension C; weight is (C). **Saved for backward**: x, weight, and
+    /// 1 / √(mean(x²) + eps) of each row. **Paper**: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019,
+    /// equation 4.
+    public static Tensor rmsNorm(Tensor x, Tensor weight, double eps) {
+        return RmsNormOp.forward(x, weight, eps);
+    }
+
+    /// What [#addLayerNorm] and [#addRmsNorm] give: x + residual, and its norm; both of x's shape.
+    public record NormedSum(Tensor sum, Tensor norm) {}
+
+    /// [#layerNorm] of x + residual, two tensors of one shape, and that sum: what a residual stream and the layer after
+    /// it need, in one pass. Gradients as of `x.add(residual)` and its norm. **Saved for backward**: the sum, weight,
+    /// and mean and 1 / √(variance + eps) of each row.
+    public static NormedSum addLayerNorm(Tensor x, Tensor residual, Tensor weight, Tensor bias, double eps) {
+        return LayerNormOp.forward(x, residual, weight, bias, eps);
+    }
+
+    /// As [#addLayerNorm] with [#rmsNorm].
+    public static NormedSum addRmsNorm(Tensor x, Tensor residual, Tensor weight, double eps) {
+        return RmsNormOp.forward(x, residual, weight, eps);
+    }
+
+    /// Rotary position embedding in rotate-half layout of x (B, T, H, D), D even, by tables cos and sin (T, D / 2); row
+    /// t of the tables belongs to position t of x. **Paper**: Su et al., "RoFormer", 2021, equation 34.
+    public static Tensor rope(Tensor x, Tensor cos, Tensor sin) {
+        return RopeOp.forward(x, cos, sin);
+    }
+
+    /// Rows `ids` (…) I32 of `table` (V, C): (…, C). A negative id gives zeros. An id of V or more is an error of the
+    /// backend. This is also the gather of rows.
+    public static Tensor embedding(Tensor table, Tensor ids) {
+        return EmbeddingOp.forward(table, ids);
+    }
+
+    /// softmax(scale · q·kᵀ) · v with grouped-query heads, causal and padding masks, and a prefix of keys and values.
+    ///
+    /// | argument | shape |
+    /// |---|---|
+    /// | q, result | (B, T, heads, D) |
+    /// | k, v | (B, S, kvHeads, D); heads is a multiple of kvHeads |
+    /// | prefixK, prefixV | (P, kvHeads, D) for every row of the batch or (B, P, kvHeads, D); or both null |
+    /// | mask | I32 (B, P + S), 0 hides a key from every query; or null |
+    ///
+    /// With `causal`, query i sees keys j ≤ i + (S − T), and the whole prefix. A query that sees no key gives zeros.
+    /// **Saved for backward**: q, k, v, the prefix, the result, and log Σ exp of each query's scores; never the scores.
+    /// **Paper**: Vaswani et al., 2017, equation 1; Dao et al., "FlashAttention", 2022; the prefix: Li and Liang,
+    /// "Prefix-Tuning", 2021.
+    public static Tensor attention(
+            Tensor q,
+            Tensor k,
+            Tensor v,
+            @Nullable Tensor prefixK,
+            @Nullable Tensor prefixV,
+            @Nullable Tensor mask,
+            boolean causal,
+            double scale) {
+        return AttentionOp.forward(q, k, v, prefixK, prefixV, mask, causal, scale);
+    }
+
+    /// x · mask / (1 − p); rows are all dimensions but the last. **Saved for backward**: nothing.
+    public static Tensor dropout(Tensor x, DropoutMask mask) {
+        return DropoutOp.forward(x, mask);
+    }
+
+    /// The tensors one after another along `axis`.
+    public static Tensor concat(List<Tensor> tensors, int axis) {
+        return ConcatOp.forward(tensors, axis);
+    }
+
+    /// Mean over the rows whose label is not `ignoreIndex` of minus the log-softmax of the label; 0 if there is none.
+    /// logits (…, V), labels I32 with one entry a row, each in [0, V) or `ignoreIndex`; the result is a scalar.
+    public static Tensor crossEntropy(Tensor logits, Tensor labels, int ignoreIndex) {
+        return CrossEntropyOp.forward(logits, labels, ignoreIndex);
+    }
+
+    /// [#crossEntropy] of x · weightᵀ in chunks of rows: the logits of the whole batch never exist. x (…, C), weight
+    /// (V, C), row-major, or prepared when frozen. Gradients are made in the forward pass. **Saved for backward**: the
+    /// gradients of x and of a trainable weight.
+    public static Tensor linearCrossEntropy(Tensor x, Tensor weight, Tensor labels, int ignoreIndex) {
+        return LinearCrossEntropyOp.forward(x, weight, labels, ignoreIndex);
+    }
+}
