@@ -50,7 +50,7 @@ final class CublasProducts {
             throw new BackendException("cuda: no memory for the " + bytes
                     + " bytes that cuBLAS works in; other processes hold the device's");
         }
-        check("cublasSetWorkspace", JCublas2.cublasSetWorkspace(handle, new CudaDevice.Address(workspace), bytes));
+        check("cublasSetWorkspace", JCublas2.cublasSetWorkspace(handle, new Address(workspace), bytes));
         return true;
     }
 
@@ -115,8 +115,8 @@ final class CublasProducts {
 
     /// A matrix as cuBLAS takes it, in its own numbers.
     private record Operand(long address, int type, int ld, long stride, boolean transposed) {
-        CudaDevice.Address pointer() {
-            return new CudaDevice.Address(address);
+        Address pointer() {
+            return new Address(address);
         }
 
         int op() {
@@ -139,7 +139,7 @@ final class CublasProducts {
                         sizes[0],
                         sizes[1],
                         sizes[2],
-                        new CudaDevice.Address(scalars.address()),
+                        new Address(scalars.address()),
                         a.pointer(),
                         a.type,
                         a.ld,
@@ -148,7 +148,7 @@ final class CublasProducts {
                         b.type,
                         b.ld,
                         b.stride,
-                        new CudaDevice.Address(scalars.address() + 4),
+                        new Address(scalars.address() + 4),
                         c.pointer(),
                         c.type,
                         c.ld,

@@ -5,7 +5,6 @@ import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.charset.StandardCharsets;
-import jcuda.Pointer;
 import jcuda.driver.CUcontext;
 import jcuda.driver.CUdevice;
 import jcuda.driver.CUdevice_attribute;
@@ -28,17 +27,6 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
     private static final int MIN_CAPABILITY = 8;
     private static final int HOST_ALLOC_DEVICE_MAP = 2;
     private static final int CAPTURE_RELAXED = 2;
-
-    /// An address that JCuda takes as a pointer.
-    static final class Address extends Pointer {
-        Address(long address) {
-            super(address);
-        }
-
-        long value() {
-            return getNativePointer() + getByteOffset();
-        }
-    }
 
     private final Arena arena = Arena.ofShared();
     private long nextAddress = 1;
@@ -89,39 +77,32 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
         });
     }
 
-    static void check(String function, int status) {
-        if (status != CUresult.CUDA_SUCCESS) {
-            String[] name = new String[1];
-            JCudaDriver.cuGetErrorName(status, name);
-            throw new BackendException("cuda: " + function + " failed: " + name[0] + " (" + status + ")");
-        }
-    }
-
     // ---- opening and closing
 
     private void open(int ordinal) {
         checkInit(JCudaDriver.cuInit(0));
         int[] number = new int[1];
-        check("cuDriverGetVersion", JCudaDriver.cuDriverGetVersion(number));
+        CudaLibraries.check("cuDriverGetVersion", JCudaDriver.cuDriverGetVersion(number));
         if (number[0] < MIN_DRIVER) {
             throw new BackendException("cuda: the driver supports CUDA " + number[0] / 1000 + "."
                     + number[0] % 1000 / 10 + ", needs 12.0; install driver 525 or newer");
         }
-        check("cuDeviceGet", JCudaDriver.cuDeviceGet(device, ordinal));
+        CudaLibraries.check("cuDeviceGet", JCudaDriver.cuDeviceGet(device, ordinal));
         byte[] text = new byte[256];
-        check("cuDeviceGetName", JCudaDriver.cuDeviceGetName(text, text.length, device));
+        CudaLibraries.check("cuDeviceGetName", JCudaDriver.cuDeviceGetName(text, text.length, device));
         name = new String(text, StandardCharsets.UTF_8).split("\0", 2)[0];
         capability = attribute(CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR);
         if (capability < MIN_CAPABILITY) {
             throw new BackendException(
                     "cuda: " + name + " has compute capability " + capability + ".x, needs 8.0 (Ampere) or newer");
         }
-        check("cuDevicePrimaryCtxRetain", JCudaDriver.cuDevicePrimaryCtxRetain(context, device));
-        check("cuCtxSetCurrent", JCudaDriver.cuCtxSetCurrent(context));
-        check("cuStreamCreate", JCudaDriver.cuStreamCreate(stream, CUstream_flags.CU_STREAM_NON_BLOCKING));
+        CudaLibraries.check("cuDevicePrimaryCtxRetain", JCudaDriver.cuDevicePrimaryCtxRetain(context, device));
+        CudaLibraries.check("cuCtxSetCurrent", JCudaDriver.cuCtxSetCurrent(context));
+        CudaLibraries.check(
+                "cuStreamCreate", JCudaDriver.cuStreamCreate(stream, CUstream_flags.CU_STREAM_NON_BLOCKING));
         complaint = pinned(64).fill((byte) 0);
         CUdeviceptr seen = new CUdeviceptr();
-        check(
+        CudaLibraries.check(
                 "cuMemHostGetDevicePointer",
                 JCudaDriver.cuMemHostGetDevicePointer(seen, new Address(complaint.address()), 0));
         complaintAddress = address(seen);
@@ -136,13 +117,13 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
                 throw new BackendException(
                         "cuda: libcuda.so.1 and the kernel's NVIDIA driver are of different versions;"
                                 + " restart the machine after an update of the driver");
-            default -> check("cuInit", status);
+            default -> CudaLibraries.check("cuInit", status);
         }
     }
 
     private int attribute(int which) {
         int[] value = new int[1];
-        check("cuDeviceGetAttribute", JCudaDriver.cuDeviceGetAttribute(value, which, device));
+        CudaLibraries.check("cuDeviceGetAttribute", JCudaDriver.cuDeviceGetAttribute(value, which, device));
         return value[0];
     }
 
@@ -196,19 +177,19 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
         if (status == CUresult.CUDA_ERROR_OUT_OF_MEMORY) {
             return 0;
         }
-        check("cuMemAlloc", status);
+        CudaLibraries.check("cuMemAlloc", status);
         return address(p);
     }
 
     void free(long address) {
-        check("cuMemFree", JCudaDriver.cuMemFree(pointer(address)));
+        CudaLibraries.check("cuMemFree", JCudaDriver.cuMemFree(pointer(address)));
     }
 
     /// Bytes free, and bytes in all.
     long[] memory() {
         long[] free = new long[1];
         long[] total = new long[1];
-        check("cuMemGetInfo", JCudaDriver.cuMemGetInfo(free, total));
+        CudaLibraries.check("cuMemGetInfo", JCudaDriver.cuMemGetInfo(free, total));
         return new long[] {free[0], total[0]};
     }
 
@@ -235,7 +216,7 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
     @SuppressWarnings("restricted")
     MemorySegment pinned(long bytes) {
         Address p = new Address(0);
-        check("cuMemHostAlloc", JCudaDriver.cuMemHostAlloc(p, bytes, HOST_ALLOC_DEVICE_MAP));
+        CudaLibraries.check("cuMemHostAlloc", JCudaDriver.cuMemHostAlloc(p, bytes, HOST_ALLOC_DEVICE_MAP));
         return MemorySegment.ofAddress(p.value()).reinterpret(bytes);
     }
 
@@ -245,12 +226,12 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
 
     /// An event after all work handed over so far, for [#await(CUevent)].
     void record(CUevent event) {
-        check("cuEventRecord", JCudaDriver.cuEventRecord(event, stream));
+        CudaLibraries.check("cuEventRecord", JCudaDriver.cuEventRecord(event, stream));
     }
 
     static CUevent event(boolean timing) {
         CUevent event = new CUevent();
-        check(
+        CudaLibraries.check(
                 "cuEventCreate",
                 JCudaDriver.cuEventCreate(
                         event, timing ? CUevent_flags.CU_EVENT_DEFAULT : CUevent_flags.CU_EVENT_DISABLE_TIMING));
@@ -258,7 +239,7 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
     }
 
     static void await(CUevent event) {
-        check("cuEventSynchronize", JCudaDriver.cuEventSynchronize(event));
+        CudaLibraries.check("cuEventSynchronize", JCudaDriver.cuEventSynchronize(event));
     }
 
     double milliseconds(Runnable work) {
@@ -270,7 +251,7 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
         float[] elapsed = new float[1];
         await(() -> {
             await(end);
-            check("cuEventElapsedTime", JCudaDriver.cuEventElapsedTime(elapsed, begin, end));
+            CudaLibraries.check("cuEventElapsedTime", JCudaDriver.cuEventElapsedTime(elapsed, begin, end));
             JCudaDriver.cuEventDestroy(begin);
             JCudaDriver.cuEventDestroy(end);
         });
@@ -279,19 +260,19 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
 
     /// Waits until the device has done all that it was handed.
     void finish() {
-        check("cuStreamSynchronize", JCudaDriver.cuStreamSynchronize(stream));
+        CudaLibraries.check("cuStreamSynchronize", JCudaDriver.cuStreamSynchronize(stream));
     }
 
     void copyToDevice(long address, MemorySegment host) {
         submissions++;
-        check(
+        CudaLibraries.check(
                 "cuMemcpyHtoDAsync",
                 JCudaDriver.cuMemcpyHtoDAsync(pointer(address), new Address(host.address()), host.byteSize(), stream));
     }
 
     void copyToHost(MemorySegment host, long address) {
         submissions++;
-        check(
+        CudaLibraries.check(
                 "cuMemcpyDtoHAsync",
                 JCudaDriver.cuMemcpyDtoHAsync(new Address(host.address()), pointer(address), host.byteSize(), stream));
     }
@@ -301,7 +282,7 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
     /// Copies within the device.
     void copy(long to, long from, long bytes) {
         if (bytes > 0) {
-            submit(() -> check(
+            submit(() -> CudaLibraries.check(
                     "cuMemcpyDtoDAsync", JCudaDriver.cuMemcpyDtoDAsync(pointer(to), pointer(from), bytes, stream)));
         }
     }
@@ -396,7 +377,7 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
     private void beginRecording() {
         call(() -> {
             // Relaxed, for memory may be asked for in between; nothing recorded waits for it.
-            check("cuStreamBeginCapture", JCudaDriver.cuStreamBeginCapture(stream, CAPTURE_RELAXED));
+            CudaLibraries.check("cuStreamBeginCapture", JCudaDriver.cuStreamBeginCapture(stream, CAPTURE_RELAXED));
             return true;
         });
     }
@@ -412,8 +393,8 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
                 try {
                     if (keep) {
                         throwFailure();
-                        check("cuStreamEndCapture", status);
-                        check("cuGraphInstantiate", JCudaDriver.cuGraphInstantiate(exec, graph, 0));
+                        CudaLibraries.check("cuStreamEndCapture", status);
+                        CudaLibraries.check("cuGraphInstantiate", JCudaDriver.cuGraphInstantiate(exec, graph, 0));
                     }
                 } finally {
                     // What else failed in a recording that is dropped is of no interest any more.
@@ -431,7 +412,7 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
 
     /// Does again what was recorded.
     void launch(CUgraphExec recorded) {
-        submit(() -> check("cuGraphLaunch", JCudaDriver.cuGraphLaunch(recorded, stream)));
+        submit(() -> CudaLibraries.check("cuGraphLaunch", JCudaDriver.cuGraphLaunch(recorded, stream)));
     }
 
     /// How often the driver was handed a launch, a product, a copy or recorded work.

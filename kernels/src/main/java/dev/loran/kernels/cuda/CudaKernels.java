@@ -55,7 +55,7 @@ final class CudaKernels {
                     "cuda: " + name + ": " + arguments.length + " arguments, at most " + MAX_ARGUMENTS + " are passed");
         }
         MemorySegment.copy(arguments, 0, values, ValueLayout.JAVA_LONG, 0, arguments.length);
-        CudaDevice.check(
+        CudaLibraries.check(
                 name,
                 JCudaDriver.cuLaunchKernel(
                         kernel,
@@ -67,7 +67,7 @@ final class CudaKernels {
                         at(block, 2),
                         shared,
                         stream,
-                        new CudaDevice.Address(addresses.address()),
+                        new Address(addresses.address()),
                         null));
     }
 
@@ -93,11 +93,11 @@ final class CudaKernels {
     private CUfunction function(String key, String name, Supplier<String> text) {
         CUmodule module = modules.computeIfAbsent(key, k -> {
             CUmodule m = new CUmodule();
-            CudaDevice.check("cuModuleLoadData for " + name, JCudaDriver.cuModuleLoadData(m, text.get()));
+            CudaLibraries.check("cuModuleLoadData for " + name, JCudaDriver.cuModuleLoadData(m, text.get()));
             return m;
         });
         CUfunction f = new CUfunction();
-        CudaDevice.check("cuModuleGetFunction of " + name, JCudaDriver.cuModuleGetFunction(f, module, name));
+        CudaLibraries.check("cuModuleGetFunction of " + name, JCudaDriver.cuModuleGetFunction(f, module, name));
         return f;
     }
 

@@ -14,6 +14,7 @@ import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Locale;
+import jcuda.driver.CUresult;
 import jcuda.driver.JCudaDriver;
 import jcuda.jcublas.JCublas2;
 import org.jspecify.annotations.Nullable;
@@ -248,5 +249,14 @@ final class CudaLibraries {
             h = (h ^ high >>> 24) & ~high;
         }
         return h;
+    }
+
+    /// @throws BackendException unless the driver's `function` returned success
+    static void check(String function, int status) {
+        if (status != CUresult.CUDA_SUCCESS) {
+            String[] name = new String[1];
+            JCudaDriver.cuGetErrorName(status, name);
+            throw new BackendException("cuda: " + function + " failed: " + name[0] + " (" + status + ")");
+        }
     }
 }
