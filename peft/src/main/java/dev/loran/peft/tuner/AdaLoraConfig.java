@@ -26,32 +26,33 @@ import java.util.function.BiConsumer;
 import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 
-/// AdaLoRA: the update of each layer in the form of a singular value decomposition, s · B·diag(E)·A, whose triplets
-/// (a column of B, an entry of E, a row of A) compete over all layers for a budget that shrinks while training.
+/// AdaLoRA: writes the update of each layer as a singular value decomposition, s · B·diag(E)·A. Its triplets (a column
+/// of B, an entry of E, a row of A) compete across all layers for a rank budget that shrinks during training.
 ///
 /// **Paper**: Zhang et al., "AdaLoRA: Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning", 2023: importance
-/// (equations 8 to 10), schedule (equation 12); the orthogonality penalty as in peft, the mean of unsquared norms (the
-/// paper sums squared ones).
+/// (equations 8 to 10), schedule (equation 12). The orthogonality penalty follows peft: the mean of the norms, where
+/// the paper sums squared norms.
 ///
-/// The allocator is driven by the trainer ([Tuner#afterStep]) with the gradients as the optimizer used them. Between
-/// allocations pruned triplets may revive, as in peft. After the last allocation, at step total − tfinal, they stay
-/// pruned: with `shrink` they leave the tensors, the optimizer's moments and the penalty; without, peft's arithmetic is
-/// kept to the letter. Ranks stay as the last allocation left them also where a run is prolonged after it, or another
-/// begins from the saved adapter. Two faults of peft are not repeated: a budget equal to the initial one prunes nothing
-/// (peft fails), and an adapter saved before the last allocation keeps all its triplets.
+/// The trainer drives the allocator ([Tuner#afterStep]) with the gradients that the optimizer used. Between allocations
+/// pruned triplets may revive, as in peft. After the last allocation, at step total − tfinal, they stay pruned. With
+/// `shrink` they are then removed from the tensors, the optimizer's moments and the penalty; without it peft's
+/// arithmetic is reproduced exactly. The ranks of the last allocation are also kept when a run is extended after it, or
+/// when a new run starts from the saved adapter. Two faults of peft are not reproduced: a budget equal to the initial
+/// one prunes nothing (peft fails), and an adapter saved before the last allocation keeps all its triplets.
 ///
-/// @param targetR mean rank per adapted layer at the end
-/// @param initR rank of every layer at the start; the scaling is loraAlpha / (initR + 1e-5) for ever
+/// @param targetR average rank per adapted layer at the end
+/// @param initR initial rank of every layer; the scaling stays loraAlpha / (initR + 1e-5)
 /// @param tinit optimizer steps before the first allocation
 /// @param tfinal optimizer steps after the last one
 /// @param deltaT steps between allocations
-/// @param beta1 smoothing of the sensitivity
-/// @param beta2 smoothing of its uncertainty
-/// @param orthRegWeight weight of the penalty
-/// @param totalStep optimizer steps of the whole training; null: what the trainer says
-/// @param shrink whether pruned triplets leave the tensors after the last allocation; not part of peft's file
-/// @param lora rank-free options shared with LoRA; its r is ignored, its rank pattern must be empty
-/// @param rankPattern which triplets of each layer are live, in a saved adapter; null before the last allocation
+/// @param beta1 smoothing factor of the sensitivity
+/// @param beta2 smoothing factor of its uncertainty
+/// @param orthRegWeight weight of the orthogonality penalty
+/// @param totalStep optimizer steps of the whole training; null: set by the trainer
+/// @param shrink whether pruned triplets are removed from the tensors after the last allocation; not part of peft's
+///     file
+/// @param lora options shared with LoRA, except the rank: its r is ignored, and its rank pattern must be empty
+/// @param rankPattern in a saved adapter, which triplets of each layer are live; null before the last allocation
 public record AdaLoraConfig(
         int targetR,
         int initR,
@@ -104,7 +105,7 @@ public record AdaLoraConfig(
         }
     }
 
-    /// peft's defaults: from rank 12 to 8, allocation at every step, alpha 8.
+    /// peft's defaults: rank 12 reduced to 8, an allocation at every step, alpha 8.
     public static AdaLoraConfig defaults() {
         return fromJson(new ConfigJson("ADALORA", JsonNodeFactory.instance.objectNode()));
     }
@@ -211,7 +212,7 @@ public record AdaLoraConfig(
         return own(lora.toJson());
     }
 
-    /// The JSON of options shared with LoRA, with AdaLoRA's own beside them.
+    /// The JSON of the options shared with LoRA, with AdaLoRA's own options added.
     private ObjectNode own(ObjectNode n) {
         n.put("peft_type", peftType());
         n.put("target_r", targetR);
@@ -272,7 +273,7 @@ public record AdaLoraConfig(
             this.loraE = Tensor.zeros(be, type, r, 1).detachFromScope();
         }
 
-        /// Makes room for `r` triplets, all of them 0.
+        /// Resizes the tensors to `r` triplets, all zero.
         void reshape(int r) {
             reshape(loraA, r, loraA.shape().cols());
             reshape(loraB, loraB.shape().rows(), r);
@@ -290,7 +291,7 @@ public record AdaLoraConfig(
             return loraE.shape().dim(0);
         }
 
-        /// y = x·Wᵀ + b + s · dropout(x)·(A ∘ E)ᵀ·Bᵀ; a layer of rank 0 is its base.
+        /// y = x·Wᵀ + b + s · dropout(x)·(A ∘ E)ᵀ·Bᵀ; a layer of rank 0 returns the base layer's output.
         @Override
         public Tensor forward(Linear base, Tensor x) {
             return Functional.projections(x, List.of(projection(base, x.dtype())))

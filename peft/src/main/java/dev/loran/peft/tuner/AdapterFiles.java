@@ -30,17 +30,17 @@ public final class AdapterFiles {
     public static final String CONFIG = "adapter_config.json";
     public static final String WEIGHTS = "adapter_model.safetensors";
 
-    /// What training needs and peft's file does not hold: the encoders of prompt methods. peft takes no notice of it.
+    /// What training needs but peft's file does not hold: the encoders of prompt methods. peft ignores this file.
     public static final String TRAINING = "training.safetensors";
 
     private static final String PICKLED = "adapter_model.bin";
     private static final String BASE = "base_model";
 
-    /// What peft puts before the names of the model's tensors.
+    /// The prefix that peft puts before the names of the model's tensors.
     static final String PREFIX = "base_model.model.";
     private static final String BASE_SHA256 = "base_model_sha256";
 
-    /// What the weight of a table is called below its module: alone, or under an adapter.
+    /// How files name the weight of a table below its module: plain, or wrapped by an adapter.
     private static final List<String> TABLE =
             List.of(".weight", ".base_layer.weight", ".token_adapter.base_layer.weight");
 
@@ -48,8 +48,8 @@ public final class AdapterFiles {
             .enable(SerializationFeature.INDENT_OUTPUT)
             .enable(SerializationFeature.ORDER_MAP_ENTRIES_BY_KEYS);
 
-    /// Fields of a configuration that tensors have as a dimension, or, of an encoder whose output alone is in the file,
-    /// something like it.
+    /// Configuration fields that equal a dimension of some tensor or, for an encoder of which the file holds only the
+    /// output, should be of a similar size.
     private static final List<String> SIZES = List.of(
             "r",
             "init_r",
@@ -63,17 +63,19 @@ public final class AdapterFiles {
 
     /// The configuration in `folder`.
     ///
-    /// @throws InputException if there is none, it is no JSON object, or it asks for what this version does not know
+    /// @throws InputException if there is none, it is not a JSON object, or it asks for something this version does not
+    ///     support
     public static PeftConfig config(Path folder) {
         return config(folder, true);
     }
 
-    /// As above; without `head` that of the same adapter for another task: it trains no head for classes.
+    /// As above; without `head`, the configuration of the same adapter for another task, which trains no classification
+    /// head.
     public static PeftConfig config(Path folder, boolean head) {
         return config(folder, head, Methods.shipped());
     }
 
-    /// As above, of one of `methods`.
+    /// As above, limited to `methods`.
     static PeftConfig config(Path folder, boolean head, Methods methods) {
         Path file = folder.resolve(CONFIG);
         if (!Files.isRegularFile(file)) {
@@ -87,7 +89,7 @@ public final class AdapterFiles {
         }
     }
 
-    /// Refuses sizes that nothing in the files comes near, before a tensor of such a size is made.
+    /// Rejects sizes far beyond anything in the files, before a tensor of such a size is allocated.
     ///
     /// @throws InputException naming the field
     static void requireSizes(PeftConfig config, Path folder) {
@@ -99,7 +101,7 @@ public final class AdapterFiles {
                 }
             }
         } catch (SafeTensorsException e) {
-            // The loading that follows says it better.
+            // The load that follows reports the error more precisely.
             largest = 1 << 14;
         }
         ObjectNode json = config.toJson();
@@ -118,8 +120,8 @@ public final class AdapterFiles {
         }
     }
 
-    /// What the file in `folder` calls the modules of `model`: the same, or, where the one was made for the family's
-    /// bare model and the other has a head, their [Model#otherName].
+    /// How the file in `folder` names the modules of `model`: by the same names or, if one was made for the family's
+    /// bare model and the other has a head, by their [Model#otherName].
     static UnaryOperator<String> naming(Path folder, Model model) {
         Set<String> names = new HashSet<>();
         try (SafeTensors weights = SafeTensors.open(folder.resolve(WEIGHTS))) {
@@ -127,7 +129,7 @@ public final class AdapterFiles {
                     .filter(key -> key.startsWith(PREFIX))
                     .forEach(key -> addParents(key.substring(PREFIX.length()), names));
         } catch (SafeTensorsException e) {
-            // The loading that follows says it better.
+            // The load that follows reports the error more precisely.
             return UnaryOperator.identity();
         }
         List<String> modules = Targets.candidates(model).keySet().stream()
@@ -144,20 +146,20 @@ public final class AdapterFiles {
         }
     }
 
-    /// What is wrong, with the file that said so.
+    /// The same error with the file it concerns.
     static InputException of(Path file, InputException e) {
         String message = String.valueOf(e.getMessage());
         return message.startsWith(file.toString()) ? e : new InputException(file + ": " + message, e);
     }
 
-    /// Writes the adapter as it stands, each file whole or not at all.
+    /// Writes the adapter as it is; each file is written completely or not at all.
     static void save(Tuner tuner, Path folder) {
         try (Scope scope = Scope.open()) {
             write(tuner.saved(), tuner.attachment(), folder);
         }
     }
 
-    /// As [#save], in the form that needs nothing but the untouched base: [Tuner#converted].
+    /// As [#save], in a form that needs only the unmodified base: [Tuner#converted].
     static void saveConverted(Tuner tuner, Path folder) {
         try (Scope scope = Scope.open()) {
             write(tuner.converted(), tuner.attachment(), folder);
@@ -166,7 +168,7 @@ public final class AdapterFiles {
 
     private static void write(Tuner.Saved saved, Attachment to, Path folder) {
         Model base = to.model();
-        // As peft does: what is saved is meant for inference, and training sets it back.
+        // As in peft: a saved configuration is meant for inference, and training resets it.
         ObjectNode config = saved.config().put("inference_mode", true);
         config.put("base_model_name_or_path", base.nameOrPath());
         String kind = base.className();
@@ -192,7 +194,7 @@ public final class AdapterFiles {
         }
     }
 
-    /// What the header says of the base model, where it is known; peft takes no notice of it.
+    /// The header's metadata about the base model, where known; peft ignores it.
     private static Map<String, String> metadata(Model base) {
         Map<String, String> all = new LinkedHashMap<>(SafeTensors.PYTORCH);
         String sha256 = base.sha256();
@@ -212,9 +214,10 @@ public final class AdapterFiles {
         }
     }
 
-    /// Copies the weights in `folder` into `tuner`, after checking that every one is there, fits, and is wanted.
+    /// Copies the weights in `folder` into `tuner`, after checking that all of them are present, expected and of the
+    /// right shape.
     ///
-    /// @param head whether that for classes is
+    /// @param head whether the classification head is loaded too
     /// @throws InputException if files are missing or damaged, or do not fit
     static void load(Tuner tuner, Path folder, boolean head) {
         try {
@@ -272,11 +275,11 @@ public final class AdapterFiles {
         }
     }
 
-    /// Tables of token embeddings, and heads, that a file holds beside the adapter, as peft's does where the vocabulary
-    /// was resized. Those that are not the model's own become the adapter's.
+    /// Handles tables of token embeddings, and heads, that a file holds in addition to the adapter, as peft's files do
+    /// after the vocabulary was resized. Those that differ from the model's own become part of the adapter.
     ///
-    /// @return the model's own, by their keys
-    /// @throws InputException if they have another number of rows than the model's
+    /// @return those that remain the model's own, by key
+    /// @throws InputException if their number of rows differs from the model's
     private static Map<String, Tensor> takeTables(Tuner tuner, Path file, SafeTensors weights) {
         Map<String, Tensor> own = new LinkedHashMap<>();
         Set<String> wanted = tuner.fileTensors().keySet();
@@ -302,7 +305,7 @@ public final class AdapterFiles {
         return own;
     }
 
-    /// Rows that resizing made up under an adapter become those of the file.
+    /// Replaces the rows that resizing added to the table by those of the file.
     private static void takeRows(Model model, String key, SafeTensors weights, Tensor table) {
         int known = model.knownTokenEmbeddings();
         if (known < table.shape().dim(0)) {
@@ -328,13 +331,13 @@ public final class AdapterFiles {
         }
     }
 
-    /// How many classes the head tells apart that the file in `folder` holds; 0 where it holds none.
+    /// The number of classes of the head in the file in `folder`; 0 if it holds none.
     public static int classes(Path folder) {
         return Heads.classes(folder.resolve(WEIGHTS));
     }
 
-    /// How many token embeddings the model needs for the adapter in `folder`: as many as it has, unless the file holds
-    /// a table of another size. See [Model#resizeTokenEmbeddings].
+    /// The number of token embeddings that the model needs for the adapter in `folder`: its present number, unless the
+    /// file holds a table of another size. See [Model#resizeTokenEmbeddings].
     public static int tokenEmbeddings(Path folder, Model model) {
         Path file = folder.resolve(WEIGHTS);
         if (Files.isRegularFile(file)) {
@@ -364,7 +367,7 @@ public final class AdapterFiles {
         return model.facts().vocabSize();
     }
 
-    /// Why a tensor may be missing: some other tensor of its layer is there, or none.
+    /// Explains why a tensor may be missing, depending on whether any tensor the adapter wants is there.
     private static String otherWay(Set<String> wanted, Set<String> names) {
         return wanted.stream().anyMatch(names::contains)
                 ? "; the adapter is damaged, or was made for a model with fewer layers"
@@ -373,7 +376,7 @@ public final class AdapterFiles {
                         + (names.size() > 2 ? ", …" : "");
     }
 
-    /// Why a tensor has no place: there is no such module, or the configuration does not ask for it.
+    /// Explains why a tensor has no place: there is no such module, or the configuration does not ask for the tensor.
     private static String noPlace(String key, Attachment to) {
         String name = key.startsWith(PREFIX) ? key.substring(PREFIX.length()) : key;
         Set<String> parents = new HashSet<>();
@@ -402,13 +405,13 @@ public final class AdapterFiles {
         }
     }
 
-    /// With `bias` all, peft's files hold the bias of a layer that is trained whole three times: as what it is, and
-    /// once more under each name inside the layer's wrapper.
+    /// With `bias` all, peft's files hold the bias of a fully trained layer three times: under its own name, and once
+    /// more under each name inside the layer's wrapper.
     private static String withoutWrapper(String key) {
         return key.replaceFirst("\\.(original_module|modules_to_save)\\.bias$", ".bias");
     }
 
-    /// A frozen weight that the file repeats has to be the model's, but for the rounding of a 16-bit file.
+    /// A frozen weight repeated in the file must equal the model's, up to the rounding of a 16-bit file.
     private static void checkRepeated(Path file, String key, SafeTensors weights, Tensor base) {
         if (!isSame(key, weights, base, 1.0 / 256)) {
             throw new InputException(
@@ -418,7 +421,7 @@ public final class AdapterFiles {
         }
     }
 
-    /// @param relative how far elements may be off, in parts of their size
+    /// @param relative allowed difference of an element, relative to its magnitude
     private static boolean isSame(String key, SafeTensors weights, Tensor base, double relative) {
         boolean[] same = {weights.entry(key).shape().equals(base.shape())};
         if (same[0]) {

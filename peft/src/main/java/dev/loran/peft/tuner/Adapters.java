@@ -19,23 +19,23 @@ import java.util.function.UnaryOperator;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 
-/// The adapters of a frozen model, by name, and which of them are active: these fill the model's slots and collect
-/// gradients, unless they are disabled or stand in the base's weights. What is done with them is [PeftModel].
+/// The adapters of a frozen model, by name, and which of them are active. Active adapters fill the model's slots and
+/// collect gradients, unless they are disabled or merged into the base's weights. [PeftModel] is the public API on top.
 abstract class Adapters implements AutoCloseable {
     private final Model model;
     private final long seed;
     private final Buffer microStep;
     private final Map<String, Tuner> adapters = new LinkedHashMap<>();
-    /// The adapters that are active unless disabled, in the order they were named.
+    /// The adapters that are active unless disabled, in the order in which they were named.
     private List<Tuner> active = List.of();
-    /// Where several are active.
+    /// The filled slots if several adapters are active.
     private @Nullable Slots together;
 
     private final Runnable check = this::requireOwnChoice;
-    /// The thread that last said which adapters are active, and what each thread said last.
+    /// The thread that last chose the active adapters; `choice` holds each thread's own last choice.
     private @Nullable Thread chooser;
 
-    @SuppressWarnings("ThreadLocalUsage") // A thread chooses for each PeftModel apart.
+    @SuppressWarnings("ThreadLocalUsage") // Each thread's choice is per PeftModel.
     private final ThreadLocal<@Nullable List<String>> choice = new ThreadLocal<>();
 
     private @Nullable MergedWeights merged;
@@ -58,16 +58,16 @@ abstract class Adapters implements AutoCloseable {
         return Collections.unmodifiableMap(adapters);
     }
 
-    /// Attaches a new adapter and makes it active if it is the first.
+    /// Attaches a new adapter and activates it if it is the first.
     ///
-    /// @throws InputException if the name is taken or no name, or the configuration does not fit the model
+    /// @throws InputException if the name is taken or invalid, or the configuration does not fit the model
     /// @throws IllegalStateException while adapters are merged
     public final Tuner addAdapter(String name, PeftConfig config) {
         return addAdapter(name, config, false);
     }
 
-    /// As above; with `partialTargets` names of the target list that match nothing are let pass as long as one matches,
-    /// as files from elsewhere need.
+    /// As above; with `partialTargets`, names in the target list that match nothing are ignored as long as one matches,
+    /// as files from other tools need.
     public final Tuner addAdapter(String name, PeftConfig config, boolean partialTargets) {
         try (Guard.Use use = model.changing("addAdapter")) {
             checkNew(name);
@@ -96,10 +96,11 @@ abstract class Adapters implements AutoCloseable {
         }
     }
 
-    /// Attaches to the bare base: what starts from its weights must not see those of another adapter.
+    /// Attaches to the bare base: a method that starts from its weights must not see those of another adapter.
     final Tuner attach(String name, PeftConfig config, boolean partialTargets, UnaryOperator<String> naming) {
         empty();
-        // What attaching makes on the way (activations, say) goes with the scope; parameters stand outside of it.
+        // The scope releases what attaching creates on the way (activations, for example); parameters are detached from
+        // it.
         boolean done = false;
         try (Scope scope = Scope.attempt()) {
             try {
@@ -118,7 +119,7 @@ abstract class Adapters implements AutoCloseable {
         }
     }
 
-    /// Removes and closes an adapter. If it was active, those active beside it stay so.
+    /// Removes and closes an adapter. If it was active, the other active adapters stay active.
     ///
     /// @throws IllegalStateException if it is merged
     public final void deleteAdapter(String name) {
@@ -134,9 +135,10 @@ abstract class Adapters implements AutoCloseable {
         }
     }
 
-    // ---- which are active
+    // ---- active adapters
 
-    /// The active adapter's name, the first one's if there are several; null when there is none or they are disabled.
+    /// The name of the active adapter, or of the first if there are several; null if there is none or they are
+    /// disabled.
     public final @Nullable String activeAdapter() {
         return disabled > 0 || active.isEmpty() ? null : activeNames().getFirst();
     }
@@ -161,8 +163,8 @@ abstract class Adapters implements AutoCloseable {
         return active.getFirst();
     }
 
-    /// Makes one adapter active and trainable, all others inactive. While adapters are disabled this says which will be
-    /// active afterwards.
+    /// Makes one adapter active and trainable, and all others inactive. While adapters are disabled, this selects the
+    /// adapter that becomes active afterwards.
     ///
     /// @throws InputException if there is no adapter of this name
     /// @throws IllegalStateException while adapters are merged
@@ -170,11 +172,11 @@ abstract class Adapters implements AutoCloseable {
         setAdapter(List.of(name));
     }
 
-    /// Makes several adapters active and trainable at once. Where they meet on a layer their terms add up, which only
-    /// LoRA and AdaLoRA have; in any other slot one of them may stand.
+    /// Makes several adapters active and trainable at once. On a layer that they share, their terms are added, which
+    /// only LoRA and AdaLoRA support; any other slot can hold only one of them.
     ///
-    /// @throws InputException if a name is unknown or named twice, or adapters meet where they do not add up; what was
-    ///     active stays so
+    /// @throws InputException if a name is unknown or given twice, or adapters share a slot where they cannot be added;
+    ///     the active adapters then stay as they were
     public final void setAdapter(List<String> names) {
         try (Guard.Use use = model.changing("setAdapter")) {
             requireUnmerged("setAdapter");
@@ -192,7 +194,7 @@ abstract class Adapters implements AutoCloseable {
         choice.set(activeAdapters());
     }
 
-    /// A thread that chose adapters and then asks is not answered by those that another thread chose in between.
+    /// Prevents a thread that chose adapters from getting the results of those that another thread has chosen since.
     private void requireOwnChoice() {
         List<String> mine = choice.get();
         Thread by = chooser;
@@ -254,7 +256,7 @@ abstract class Adapters implements AutoCloseable {
         }
     }
 
-    /// The bare base model until the result is closed; may be nested. Nothing is trainable meanwhile.
+    /// Deactivates all adapters until the result is closed; calls may be nested. Nothing is trainable meanwhile.
     ///
     /// @throws IllegalStateException while adapters are merged
     public final PeftModel.Disabled disableAdapter() {
@@ -299,27 +301,27 @@ abstract class Adapters implements AutoCloseable {
         }
     }
 
-    /// Whether the active adapters stand in the base's weights.
+    /// Whether the active adapters are merged into the base's weights.
     public final boolean isMerged() {
         return merged != null;
     }
 
-    /// The active adapters, in the order they were named, whether disabled or not.
+    /// The active adapters, in the order in which they were named, whether disabled or not.
     final List<Tuner> chosenAdapters() {
         return active;
     }
 
-    /// What stands in the base's weights; null for nothing.
+    /// The adapters merged into the base's weights; null if there are none.
     final @Nullable MergedWeights merged() {
         return merged;
     }
 
-    /// Says that the active adapters stand in the base's weights by `next`, or (null) that none does.
+    /// Records that the active adapters are merged into the base's weights as `next`, or (null) that none is.
     final void merged(@Nullable MergedWeights next) {
         merged = next;
     }
 
-    /// Every tensor that the active adapters train.
+    /// All tensors that the active adapters train.
     final Map<String, Tensor> trainable() {
         Map<String, Tensor> all = new LinkedHashMap<>();
         if (disabled == 0 && merged == null) {
@@ -328,12 +330,12 @@ abstract class Adapters implements AutoCloseable {
         return all;
     }
 
-    /// The counter that dropout draws its masks from.
+    /// The counter from which dropout derives its masks.
     final Buffer microStep() {
         return microStep;
     }
 
-    /// Puts `next` in the place of adapter `name`, which is closed; what is active stays so.
+    /// Replaces adapter `name` by `next` and closes the old one; the same names stay active.
     final void replace(String name, Tuner next) {
         Tuner before = adapter(name);
         List<String> names = activeNames();
@@ -343,19 +345,18 @@ abstract class Adapters implements AutoCloseable {
         setAdapter(names);
     }
 
-    /// Whether it is closed already.
     final boolean isClosed() {
         return closed;
     }
 
-    /// Leaves what is merged in the base's weights for good.
+    /// Leaves the merged updates in the base's weights permanently.
     final void keepMerged() {
         Objects.requireNonNull(merged).keep();
         merged = null;
         active = List.of();
     }
 
-    /// Takes the adapters off the model and closes them.
+    /// Removes the adapters from the model and closes them.
     final void closeAll() {
         if (disabled == 0) {
             suspend();

@@ -14,15 +14,15 @@ import java.util.function.UnaryOperator;
 import java.util.random.RandomGenerator;
 import org.jspecify.annotations.Nullable;
 
-/// What a method needs to put itself onto a model.
+/// What a method needs to attach itself to a model.
 ///
-/// @param name the adapter's name, `default` if nobody said otherwise
+/// @param name the adapter's name, `default` unless given
 /// @param random source of initial values
 /// @param seed key of all dropout masks
-/// @param microStep (1) I32 counter of forwards, written by [PeftModel]
-/// @param partialTargets whether the configuration comes from elsewhere: target names that match nothing are let pass
-/// @param naming what the adapter calls a module of the model: a file may have been made on another model of the
-///     family, whose names have a prefix more or less ([Model#otherName])
+/// @param microStep (1) I32 counter of forward passes, written by [PeftModel]
+/// @param partialTargets whether the configuration comes from another tool: target names that match nothing are ignored
+/// @param naming maps a module's name in the model to its name in the adapter: a file may have been made for another
+///     model of the family, whose names have one prefix more or less ([Model#otherName])
 public record Attachment(
         Model model,
         String name,
@@ -32,19 +32,19 @@ public record Attachment(
         boolean partialTargets,
         UnaryOperator<String> naming) {
 
-    /// The layers that may be adapted, by the names that the adapter has for them, in model order.
+    /// The layers that can be adapted, under the adapter's names for them, in model order.
     public Map<String, AdaptedLayer<?>> modules() {
         Map<String, AdaptedLayer<?>> all = new LinkedHashMap<>();
         Targets.candidates(model).forEach((name, layer) -> all.put(naming.apply(name), layer));
         return all;
     }
 
-    /// Whether the adapter calls the modules by other names than the model.
+    /// Whether the adapter's names for the modules differ from the model's.
     boolean isRenamed() {
         return !modules().keySet().equals(Targets.candidates(model).keySet());
     }
 
-    /// Of these, the table of token embeddings and the head for tokens, if there is one.
+    /// Those modules that are the table of token embeddings or the language-model head, if there is one.
     Map<String, AdaptedLayer<?>> tables() {
         Map<String, AdaptedLayer<?>> all = modules();
         all.values().removeIf(layer -> layer != model.tokenEmbedding() && layer != model.tokenHead());
@@ -64,8 +64,8 @@ public record Attachment(
         return model.backend();
     }
 
-    /// The mask of dropout site `site`, or null for p = 0: [dev.loran.engine.functional.Functional#dropout], while the layer or
-    /// model is in training mode. Each place that drops has a number of its own, from 0.
+    /// The mask of dropout site `site` for [dev.loran.engine.Functional#dropout], or null for p = 0; to be applied only
+    /// while the layer or model is in training mode. Each place with dropout has its own number, from 0.
     public @Nullable DropoutMask dropout(double p, int site) {
         return p == 0 ? null : new DropoutMask(p, seed, site, microStep);
     }

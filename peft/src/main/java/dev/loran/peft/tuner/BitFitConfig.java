@@ -16,13 +16,13 @@ import java.util.function.BiFunction;
 import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 
-/// BitFit: only biases are trained, those of all linear layers and norms. They are copies beside the frozen ones, so
-/// that the base stays as it was. Heads trained whole bring their own.
+/// BitFit: trains only the biases of all linear layers and norms. They are copies beside the frozen ones, so that the
+/// base stays unchanged. Fully trained heads include their own biases.
 ///
 /// **Paper**: Ben Zaken, Goldberg, Ravfogel, "BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based
-/// Masked Language-models", 2022. Unknown to peft; the file keeps its form.
+/// Masked Language-models", 2022. Not part of peft; the file follows peft's format.
 ///
-/// @param modulesToSave layers trained whole and saved beside
+/// @param modulesToSave layers trained in full and saved with the adapter
 /// @param inferenceMode see [PeftConfig#inferenceMode]
 /// @param taskType see [PeftConfig#taskType]
 public record BitFitConfig(
@@ -98,7 +98,7 @@ public record BitFitConfig(
         return tuner;
     }
 
-    /// The layer's function with a bias of its own.
+    /// The layer's function with the adapter's own bias.
     private static final class TunedBias<L extends AdaptedLayer<L>> implements AroundLayer<L>, Mergeable<L> {
         private final String name;
         private final Tensor original;

@@ -22,8 +22,8 @@ import java.util.function.BiConsumer;
 import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 
-/// Bottleneck adapters: a small network, down to m dimensions, an activation, and up again, on the output of a
-/// sublayer.
+/// Bottleneck adapters: a small network at the output of a sublayer, which projects down to m dimensions, applies an
+/// activation, and projects up again.
 ///
 /// | placement | where | formula on the sublayer's output y and input x |
 /// |---|---|---|
@@ -33,18 +33,18 @@ import org.jspecify.annotations.Nullable;
 ///
 /// **Papers**: Houlsby et al., "Parameter-Efficient Transfer Learning for NLP", 2019; Pfeiffer et al., "AdapterFusion",
 /// 2021; He et al., "Towards a Unified View of Parameter-Efficient Transfer Learning", 2022 (parallel, scale 4).
-/// Defaults are AdapterHub's (DoubleSeqBn, SeqBn, ParBn), tensor names too where it has them. Weights start from N(0,
-/// initStd²) and biases at zero, so that an adapter starts near the identity.
+/// Defaults are those of AdapterHub (DoubleSeqBn, SeqBn, ParBn), and so are tensor names where it has them. Weights
+/// start from N(0, initStd²) and biases at zero, so that an adapter starts near the identity.
 ///
-/// @param placement where the adapters stand
-/// @param reductionFactor hidden size divided by m; ignored when `bottleneckSize` is said
-/// @param bottleneckSize m; null: by the reduction factor
+/// @param placement where the adapters are inserted
+/// @param reductionFactor hidden size divided by m; ignored when `bottleneckSize` is given
+/// @param bottleneckSize m; null: from the reduction factor
 /// @param nonLinearity f
 /// @param residual whether y itself is added
 /// @param scaling factor of the adapter's branch
 /// @param dropout probability of dropping an element between f and up
-/// @param initStd standard deviation of the starting weights
-/// @param modulesToSave layers trained whole and saved beside
+/// @param initStd standard deviation of the initial weights
+/// @param modulesToSave layers trained in full and saved with the adapter
 /// @param inferenceMode see [PeftConfig#inferenceMode]
 /// @param taskType see [PeftConfig#taskType]
 public record BottleneckConfig(
@@ -61,7 +61,7 @@ public record BottleneckConfig(
         @Nullable TaskType taskType)
         implements PeftConfig {
 
-    /// Where the adapters stand.
+    /// Where the adapters are inserted.
     public enum Placement {
         HOULSBY,
         PFEIFFER,
@@ -218,7 +218,7 @@ public record BottleneckConfig(
             up = Linear.random(be, type, to.random(), config.initStd, m, d, true);
         }
 
-        /// y + scale · up(f(down(y))), or from x where the adapter stands beside the sublayer.
+        /// y + scale · up(f(down(y))), or up(f(down(x))) where the adapter is parallel to the sublayer.
         @Override
         public Tensor forward(Tensor output, Tensor input) {
             DType type = output.dtype();

@@ -5,59 +5,59 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.SplittableRandom;
 
-/// How the low-rank updates Δᵢ = sᵢ·Bᵢ·Aᵢ of several adapters become those of one: [PeftModel#addWeightedAdapter].
+/// How the low-rank updates Δᵢ = sᵢ·Bᵢ·Aᵢ of several adapters are combined into one: [PeftModel#addWeightedAdapter].
 ///
 /// | peft's name | here | result, layer by layer |
 /// |---|---|---|
 /// | cat | [Cat] | Σ wᵢΔᵢ, exact, of rank Σ rᵢ |
-/// | svd | [OfUpdates] with [Sum] | the best of rank r to Σ wᵢΔᵢ |
-/// | … _svd (four rules) | [OfUpdates] with that rule | the best of rank r to what the rule makes of the Δᵢ |
-/// | linear and the four rules | [OfFactors] with that rule | the rule on the √\|wᵢsᵢ\|·Aᵢ and, apart, √\|wᵢsᵢ\|·Bᵢ |
+/// | svd | [OfUpdates] with [Sum] | the best rank-r approximation of Σ wᵢΔᵢ |
+/// | … _svd (four rules) | [OfUpdates] with that rule | the best rank-r approximation of the rule applied to the Δᵢ |
+/// | linear and the four rules | [OfFactors] with that rule | the rule on the √\|wᵢsᵢ\|·Aᵢ and on the √\|wᵢsᵢ\|·Bᵢ |
 ///
 /// The four rules are ties, dare_linear, dare_ties and magnitude_prune.
 ///
-/// The last kind is cheap and keeps the rank, but every Bᵢ then meets every Aⱼ: of adapters that were trained apart
-/// little is left. The papers' rules are about updates, as the second and third kind have them.
+/// The last kind is cheap and keeps the rank, but it multiplies every Bᵢ with every Aⱼ, which leaves little of adapters
+/// that were trained separately. The papers define their rules on updates, like the second and third kind.
 ///
 /// **Papers**: Yadav et al., "TIES-Merging: Resolving Interference When Merging Models", 2023; Yu et al., "Language
 /// Models are Super Mario: Absorbing Abilities from Homologous Models as a Free Lunch", 2024 (DARE); Eckart and Young,
 /// "The Approximation of One Matrix by Another of Lower Rank", 1936.
 public sealed interface Combination {
-    /// All factors one beside another: nothing is lost.
+    /// Concatenates the factors, which is lossless.
     record Cat() implements Combination {}
 
-    /// A rule on the updates themselves, and of its result the part of rank `rank` that is nearest in the Frobenius
-    /// norm. With [Sum] it is found from the factors; other rules form the updates, one layer at a time.
+    /// Applies a rule to the updates themselves and takes the nearest matrix of rank `rank` to its result in the
+    /// Frobenius norm. With [Sum] it is computed from the factors; other rules form the updates, one layer at a time.
     ///
-    /// @param rank of each layer; 0 for the largest of the adapters' ranks there
+    /// @param rank of each layer; 0 for the largest rank among the adapters at that layer
     record OfUpdates(Rule rule, int rank) implements Combination {
         public OfUpdates {
             check(rank >= 0, "rank", rank, "at least 0");
         }
     }
 
-    /// A rule on the factors A and B apart, which must be of one rank.
+    /// Applies a rule to the factors A and B separately, which must have the same rank.
     record OfFactors(Rule rule) implements Combination {}
 
-    /// Exact, of the sum of the ranks.
+    /// Exact; the rank is the sum of the ranks.
     static Combination cat() {
         return new Cat();
     }
 
-    /// The weighted sum of the updates, cut to `rank`; 0 for the largest of the adapters'.
+    /// The weighted sum of the updates, reduced to `rank`; 0 for the largest of the adapters' ranks.
     static Combination svd(int rank) {
         return new OfUpdates(new Sum(), rank);
     }
 
-    /// The weighted sums of A and B apart.
+    /// The weighted sums of A and, separately, B.
     static Combination linear() {
         return new OfFactors(new Sum());
     }
 
     /// The combination that peft calls `name`.
     ///
-    /// @param density share of the elements that pruning rules keep
-    /// @param rank of the result, where the name ends in svd
+    /// @param density fraction of the elements that pruning rules keep
+    /// @param rank of the result, if the name ends in svd
     /// @param seed of random pruning
     /// @throws InputException if there is no such name
     static Combination named(String name, double density, int rank, long seed) {
@@ -79,11 +79,11 @@ public sealed interface Combination {
         }
     }
 
-    /// What several tensors of one shape become together, element by element.
+    /// How several tensors of one shape are combined, element by element.
     sealed interface Rule {
         /// The result for `tensors` under `weights`.
         ///
-        /// @param salt tells tensors apart that are pruned at random
+        /// @param salt varies the random pruning between tensors
         double[] combine(List<double[]> tensors, double[] weights, long salt);
 
         private static Rule named(String name, double density, long seed) {
@@ -99,11 +99,11 @@ public sealed interface Combination {
         }
     }
 
-    /// How a majority of signs is found.
+    /// How the majority sign is determined.
     enum Sign {
         /// The sign of the sum.
         TOTAL,
-        /// The sign that more tensors have.
+        /// The sign that occurs in more tensors.
         FREQUENCY
     }
 
@@ -122,9 +122,9 @@ public sealed interface Combination {
         }
     }
 
-    /// Σ wᵢxᵢ of the largest elements of each xᵢ.
+    /// Σ wᵢxᵢ over the largest elements of each xᵢ.
     ///
-    /// @param density share of the elements that is kept
+    /// @param density fraction of the elements that is kept
     record MagnitudePrune(double density) implements Rule {
         public MagnitudePrune {
             checkDensity(density);
@@ -137,9 +137,10 @@ public sealed interface Combination {
         }
     }
 
-    /// TIES: of the largest elements of each xᵢ, those of the majority's sign, wᵢxᵢ, averaged over how many there are.
+    /// TIES: keeps the largest elements of each xᵢ, then averages wᵢxᵢ over the tensors whose element has the majority
+    /// sign.
     ///
-    /// @param density share of the elements that is kept at first
+    /// @param density fraction of the elements that the first step keeps
     record Ties(double density, Sign sign) implements Rule {
         public Ties {
             checkDensity(density);
@@ -151,7 +152,7 @@ public sealed interface Combination {
         }
     }
 
-    /// DARE: Σ wᵢxᵢ of elements of each xᵢ kept at random and divided by the density.
+    /// DARE: Σ wᵢxᵢ over randomly kept elements of each xᵢ, divided by the density.
     ///
     /// @param density probability of keeping an element
     record DareLinear(double density, long seed) implements Rule {
@@ -165,7 +166,7 @@ public sealed interface Combination {
         }
     }
 
-    /// DARE's pruning, then TIES' election.
+    /// DARE's pruning followed by TIES' sign election.
     ///
     /// @param density probability of keeping an element
     record DareTies(double density, Sign sign, long seed) implements Rule {
@@ -183,7 +184,8 @@ public sealed interface Combination {
         check(density > 0 && density <= 1, "density", density, "in (0, 1]");
     }
 
-    /// x with all but the ⌊density · n⌋ elements of the largest magnitude set to zero; of equal ones the first stay.
+    /// x with all but the ⌊density · n⌋ elements of the largest magnitude set to zero; among equal ones the first are
+    /// kept.
     private static double[] largest(double[] x, double density) {
         int keep = (int) (density * x.length);
         if (keep == x.length) {
@@ -218,7 +220,7 @@ public sealed interface Combination {
                 .toList();
     }
 
-    /// The mean of wᵢxᵢ over those tensors whose sign at the element is the majority's.
+    /// The mean of wᵢxᵢ over the tensors whose sign at the element is the majority's.
     private static double[] elected(List<double[]> tensors, double[] weights, Sign sign) {
         double[] result = new double[tensors.getFirst().length];
         for (int j = 0; j < result.length; j++) {

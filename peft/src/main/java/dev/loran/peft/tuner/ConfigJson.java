@@ -18,13 +18,12 @@ import java.util.function.Consumer;
 import java.util.function.Function;
 import org.jspecify.annotations.Nullable;
 
-/// Reads `adapter_config.json` key by key and refuses at the end what nobody read and what would have changed the
-/// result.
+/// Reads `adapter_config.json` key by key; [#finish] rejects keys that were not read but would have changed the result.
 public final class ConfigJson {
-    /// The version of peft whose files these are, byte for byte in their keys.
+    /// The version of peft whose file format this follows, with exactly the same keys.
     static final String PEFT_VERSION = "0.21.0";
 
-    /// Keys that say where a file comes from, or that hold peft's default of a thing Loran has no need of.
+    /// Keys that record a file's origin, or that hold peft's default of a feature that Loran does not need.
     private static final Set<String> HARMLESS = Set.of(
             "peft_type",
             "peft_version",
@@ -33,7 +32,7 @@ public final class ConfigJson {
             "revision",
             "megatron_core",
             "qalora_group_size",
-            // How A and B of LoRA were made: past by the time there is a file.
+            // How LoRA's A and B were initialized: irrelevant once they are saved.
             "eva_config",
             "lora_ga_config",
             "corda_config",
@@ -44,7 +43,7 @@ public final class ConfigJson {
     private final ObjectNode node;
     private final Set<String> read = new TreeSet<>();
 
-    /// @param file what messages call the source
+    /// @param file the name of the source in messages
     public ConfigJson(String file, ObjectNode node) {
         this.file = file;
         this.node = node;
@@ -95,7 +94,7 @@ public final class ConfigJson {
         return v == null ? otherwise : expect(key, v, v.isTextual(), "a text", JsonNode::textValue);
     }
 
-    /// A boolean or a text, as text: `true`, `false`, or what stands there.
+    /// A boolean or a string, as a string: `true`, `false`, or the string itself.
     public String boolOrString(String key, String otherwise) {
         JsonNode v = get(key);
         return v == null
@@ -103,7 +102,7 @@ public final class ConfigJson {
                 : expect(key, v, v.isBoolean() || v.isTextual(), "a text, true or false", JsonNode::asText);
     }
 
-    /// A constant of `type` by its name, in any case.
+    /// A constant of `type` by its name, ignoring case.
     public <E extends Enum<E>> E choice(String key, Class<E> type, E otherwise) {
         String name = string(key, otherwise.name()).toUpperCase(Locale.ROOT);
         for (E constant : type.getEnumConstants()) {
@@ -127,7 +126,7 @@ public final class ConfigJson {
         }
     }
 
-    /// A list of texts, or one text as a list of one; empty when absent.
+    /// A list of strings, or a single string as a list of one; empty when absent.
     public List<String> strings(String key) {
         JsonNode v = get(key);
         List<String> list = new ArrayList<>();
@@ -140,7 +139,7 @@ public final class ConfigJson {
         return list;
     }
 
-    /// A list of whole numbers, or one as a list of one; null when absent.
+    /// A list of integers, or a single integer as a list of one; null when absent.
     public @Nullable List<Integer> integers(String key) {
         JsonNode v = get(key);
         if (v == null) {
@@ -156,7 +155,7 @@ public final class ConfigJson {
         return list;
     }
 
-    /// An object of lists of whole numbers by name, or one list under the name `otherwise`; empty when absent.
+    /// Lists of integers by name, or a single list under the name `otherwise`; empty when absent.
     public Map<String, List<Integer>> integersByName(String key, String otherwise) {
         JsonNode v = get(key);
         if (v == null) {
@@ -171,7 +170,7 @@ public final class ConfigJson {
         return map;
     }
 
-    /// A text (a regular expression, or `all-linear`) or a list of names.
+    /// A string (a regular expression, or `all-linear`) or a list of names.
     public Targets targets(String key) {
         JsonNode v = get(key);
         if (v == null) {
@@ -180,7 +179,7 @@ public final class ConfigJson {
         return v.isTextual() ? Targets.regex(v.textValue()) : Targets.of(strings(key));
     }
 
-    /// An object of numbers by name, in file order.
+    /// Numbers by name, in file order.
     public Map<String, Double> numbers(String key) {
         Map<String, Double> map = new LinkedHashMap<>();
         JsonNode v = get(key);
@@ -199,7 +198,7 @@ public final class ConfigJson {
         return map;
     }
 
-    /// Reads the fields of prompt methods that a single decoder or encoder leaves no choice in.
+    /// Reads the fields of prompt methods that allow only one value for a model of a single decoder or encoder.
     void submodules() {
         integerOrNull("num_attention_heads");
         if (integer("num_transformer_submodules", 1) != 1) {
@@ -216,7 +215,7 @@ public final class ConfigJson {
                 : expect(key, v, v.isObject(), "an object", n -> (ObjectNode) n);
     }
 
-    /// Fails if a key nobody read holds anything but null, false, 0 or nothing.
+    /// Fails if a key that was not read holds anything but null, false, 0 or an empty value.
     void finish() {
         List<String> unknown = new ArrayList<>();
         List<String> keys = new ArrayList<>();
@@ -238,15 +237,15 @@ public final class ConfigJson {
         }
     }
 
-    /// What `reader` makes of the JSON of `config` with some changes: how a configuration gives a copy of itself with
-    /// other values, which are then checked as those of a file are.
+    /// Copies a configuration with changes: applies `change` to its JSON and reads the result with `reader`, so that
+    /// the new values are checked like those of a file.
     public static <C extends PeftConfig> C copy(C config, Function<ConfigJson, C> reader, Consumer<ObjectNode> change) {
         ObjectNode json = config.toJson();
         change.accept(json);
         return reader.apply(new ConfigJson(config.peftType(), json));
     }
 
-    /// The keys every method's file has.
+    /// The keys that every method's file has.
     public static ObjectNode start(PeftConfig config) {
         ObjectNode n = JsonNodeFactory.instance.objectNode();
         n.putNull("auto_mapping");
@@ -274,18 +273,18 @@ public final class ConfigJson {
         }
     }
 
-    /// An object of numbers by name.
+    /// Writes numbers by name as an object.
     static void put(ObjectNode n, String key, Map<String, ? extends Number> numbers) {
         ObjectNode object = n.putObject(key);
         numbers.forEach((name, value) -> put(object, name, value.doubleValue()));
     }
 
-    /// Says which task the configuration is for; null for none.
+    /// Sets the task that the configuration is for; null for none.
     static void putTask(ObjectNode n, @Nullable TaskType task) {
         n.put("task_type", task == null ? null : task.name());
     }
 
-    /// A number as peft writes it: whole ones without a fraction.
+    /// Writes a number as peft does: integral values without a fraction.
     public static void put(ObjectNode n, String key, double value) {
         if (value == Math.rint(value)
                 && Math.abs(value) < 1e9

@@ -1,11 +1,11 @@
 package dev.loran.peft.tuner;
 
-/// A method of your own: [#attach] makes the trainable tensors and puts them onto the model, by a [Tuner] whose
-/// adapters stand in the place of layers, or one of your own that fills other slots.
+/// A user-defined method: [#attach] creates the trainable tensors and attaches them to the model, either through a
+/// [Tuner] whose adapters replace layers, or through a subclass that fills other slots.
 ///
-/// What a method needs is where the shipped ones have it: [Targets#resolve] finds the layers and suggests names where
-/// none is found, [Heads] are the modules trained whole beside, [Attachment#dropout] gives masks, a [Mergeable] adapter
-/// can be merged, and a `peft_type` that is known to [Methods] is loaded again.
+/// It can use what the built-in methods use: [Targets#resolve] finds the layers and suggests names if none is found,
+/// [Heads] are the modules trained in full, [Attachment#dropout] creates masks, a [Mergeable] adapter can be merged,
+/// and adapters whose `peft_type` is registered with [Methods] can be loaded again.
 ///
 /// ```java
 /// public Tuner attach(Attachment to) {

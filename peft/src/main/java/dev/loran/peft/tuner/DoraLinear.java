@@ -11,35 +11,36 @@ import dev.loran.engine.nn.Linear;
 import java.util.Arrays;
 import java.util.function.BiConsumer;
 
-/// DoRA: the direction of each output's weights is learned by LoRA, their magnitude m (out) apart,
+/// DoRA: LoRA learns the direction of each output's weights, and their magnitude m (out) is learned separately:
 ///
 /// ```
 /// y = c ∘ (x·Wᵀ + s·x·Aᵀ·Bᵀ) + b,   c = m / n,   n = ‖W + s·B·A‖ of each row
 /// ```
 ///
-/// n carries no gradient (section 4.3 of the paper). m starts as n, so that the layer starts as the frozen one. The
-/// product B·A is never formed:
+/// n carries no gradient (section 4.3 of the paper). m starts as n, so the layer initially computes what the frozen one
+/// does. The product B·A is never formed:
 ///
 /// ```
 /// n² = ‖W‖² + 2s · rowsum((W·Aᵀ) ∘ B) + s² · rowsum((B·A·Aᵀ) ∘ B)
 /// ```
 ///
-/// with ‖W‖² of each row kept, and n kept until a weight is written: r more rows for W once a step.
+/// where ‖W‖² of each row is cached, and n is cached until a weight is written: one product of W with r more rows per
+/// step.
 ///
-/// With active dropout what is scaled is dropped, and what the frozen layer gives is not, as in Hugging Face peft:
-/// y = x·Wᵀ + b + (c − 1) ∘ (d·Wᵀ) + c ∘ (s·d·Aᵀ·Bᵀ) with d = dropout(x).
+/// With active dropout, dropout affects the scaled terms but not the frozen layer's output, as in Hugging Face peft: y
+/// = x·Wᵀ + b + (c − 1) ∘ (d·Wᵀ) + c ∘ (s·d·Aᵀ·Bᵀ) with d = dropout(x).
 ///
 /// **Paper**: Liu et al., "DoRA: Weight-Decomposed Low-Rank Adaptation", 2024, equations 5 and 11.
 final class DoraLinear extends LoraLinear {
-    /// Added to n²: a row of zeros keeps its zeros, and no other row notices.
+    /// Added to n²: rows of zeros stay zero, and for any other row it is negligible.
     private static final double NO_ROW = 1e-30;
 
     private final Tensor magnitude;
-    /// ‖W‖² of each row (out), of W as its version `squaresOf` was.
+    /// ‖W‖² of each row (out), for version `squaresOf` of W.
     private final Tensor squares;
 
     private int squaresOf;
-    /// n (out), of W, A and B as their versions `normOf` were.
+    /// n (out), for versions `normOf` of W, A and B.
     private final Tensor norm;
 
     private int[] normOf = {};
@@ -84,13 +85,13 @@ final class DoraLinear extends LoraLinear {
         return bias == null ? scaled : scaled.add(bias);
     }
 
-    /// What it makes of a layer's answer depends on that answer.
+    /// The adapter's output depends on the layer's own output.
     @Override
     public boolean isTerm() {
         return false;
     }
 
-    /// V = W + s · B·A, its rows scaled to the length m.
+    /// V = W + s · B·A, with its rows scaled to the length m.
     @Override
     public void merge(Linear base, Merge merge) {
         super.merge(base, merge);
@@ -109,7 +110,7 @@ final class DoraLinear extends LoraLinear {
         squaresOf = w.version();
     }
 
-    /// n of the weights as they are now. Several threads may ask first.
+    /// n of the current weights. Synchronized because several threads may compute it first.
     private synchronized Tensor norm(Tensor w) {
         if (squaresOf != w.version()) {
             measure(w);

@@ -17,16 +17,16 @@ import java.util.Map;
 import java.util.Set;
 import org.jspecify.annotations.Nullable;
 
-/// The modules trained whole beside a method: what the configuration names, and for classification the head, which a
-/// family calls `classifier` or `score`.
+/// The modules that are trained in full with a method: those named by the configuration and, for classification, the
+/// head, which a family calls `classifier` or `score`.
 ///
 /// @param names as saved in `modules_to_save`
-/// @param optional those that the model need not have
-/// @param isTied whether a head that is the table of token embeddings stays so where the table is trained
+/// @param optional those that the model may lack
+/// @param isTied whether a head that shares the table of token embeddings keeps sharing it when the table is trained
 public record Heads(List<String> names, Set<String> optional, boolean isTied) {
     static final List<String> CLASSIFIERS = List.of("classifier", "score");
 
-    /// Those that a configuration names, and the heads for classes where its task has them.
+    /// The modules named by a configuration, plus the classification heads if its task has them.
     public static Heads of(List<String> modulesToSave, @Nullable TaskType task) {
         Set<String> names = new LinkedHashSet<>(modulesToSave);
         if (task != TaskType.SEQ_CLS) {
@@ -36,7 +36,7 @@ public record Heads(List<String> names, Set<String> optional, boolean isTied) {
         return new Heads(List.copyOf(names), Set.copyOf(CLASSIFIERS), false);
     }
 
-    /// How many classes the head in an adapter's files tells apart; 0 where there is none.
+    /// The number of classes of the head in an adapter's file; 0 if there is none.
     static int classes(Path weights) {
         if (!Files.isRegularFile(weights)) {
             return 0;
@@ -56,7 +56,7 @@ public record Heads(List<String> names, Set<String> optional, boolean isTied) {
         }
     }
 
-    /// Whether an adapter's file holds the weight of `module`, whatever stands before its name.
+    /// Whether an adapter's file holds the weight of `module`, under any prefix.
     static boolean brings(Path weights, String module) {
         try (SafeTensors files = SafeTensors.open(weights)) {
             return files.names().stream().anyMatch(key -> key.endsWith("." + module + ".weight"));
@@ -65,12 +65,12 @@ public record Heads(List<String> names, Set<String> optional, boolean isTied) {
         }
     }
 
-    /// Whether `key` names a tensor of a head for classes in an adapter's file.
+    /// Whether `key` names a tensor of a classification head in an adapter's file.
     static boolean isClassifier(String key) {
         return CLASSIFIERS.stream().anyMatch(name -> key.startsWith(AdapterFiles.PREFIX + name + "."));
     }
 
-    /// A configuration without the task and the names by which a head for classes is trained.
+    /// A copy of a configuration without its task and without the module names that train a classification head.
     static ObjectNode without(ObjectNode config) {
         ObjectNode json = config.deepCopy().putNull("task_type");
         List<String> names = new ArrayList<>();
@@ -80,8 +80,8 @@ public record Heads(List<String> names, Set<String> optional, boolean isTied) {
         return json;
     }
 
-    /// These, with the tie between table and head of `to` kept: peft's `ensure_weight_tying`. The table alone is then
-    /// named, by its full name.
+    /// These modules with the model's tie between table and head kept: peft's `ensure_weight_tying`. Then only the
+    /// table is named, by its full name.
     Heads tied(Attachment to) {
         Model model = to.model();
         Linear head = tiedHead(model);
@@ -112,8 +112,8 @@ public record Heads(List<String> names, Set<String> optional, boolean isTied) {
         return null;
     }
 
-    /// The outermost module that `module` is or is in and whose name ends as one of `names` does; null if there is
-    /// none. peft asks for no dot before the end: `norm` is `input_layernorm` too.
+    /// The outermost module that is or contains `module` and whose name ends with one of `names`; null if there is
+    /// none. As in peft, no dot is required before the ending: `norm` also matches `input_layernorm`.
     static @Nullable String whole(List<String> names, String module) {
         for (int dot = module.indexOf('.'); dot >= 0; dot = module.indexOf('.', dot + 1)) {
             String outer = module.substring(0, dot);
@@ -124,9 +124,9 @@ public record Heads(List<String> names, Set<String> optional, boolean isTied) {
         return names.stream().anyMatch(module::endsWith) ? module : null;
     }
 
-    /// Places a trained copy of each layer that is, or is in, a module of these names.
+    /// Places a trained copy of each layer that is, or is inside, one of the named modules.
     ///
-    /// @throws InputException if a name is no module of the model
+    /// @throws InputException if a name matches no module of the model
     public void place(Tuner tuner) {
         Attachment to = tuner.attachment();
         Map<String, AdaptedLayer<?>> candidates = to.modules();

@@ -22,12 +22,12 @@ import org.jspecify.annotations.Nullable;
 /// **Paper**: Liu et al., "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning",
 /// 2022, section 3.3.
 ///
-/// @param targetModules the layers scaled; the family's own table when not said
+/// @param targetModules the scaled layers; by default the family's own table
 /// @param feedforwardModules those of them whose input is scaled instead of the output; a subset of the targets
-/// @param excludeModules layers left out whatever the targets say
-/// @param modulesToSave layers trained whole and saved beside
+/// @param excludeModules layers excluded even if the targets match them
+/// @param modulesToSave layers trained in full and saved with the adapter
 /// @param fanInFanOut whether files hold the scaled weights transposed; set from the model when saved
-/// @param initIa3Weights false starts l from N(0, 1); for tests
+/// @param initIa3Weights false initializes l from N(0, 1); for tests
 /// @param inferenceMode see [PeftConfig#inferenceMode]
 /// @param taskType see [PeftConfig#taskType]
 public record Ia3Config(
@@ -165,7 +165,7 @@ public record Ia3Config(
             return Functional.cast(l.reshape(-1), of.dtype());
         }
 
-        /// Scales the columns of W where the input is scaled, else its rows and the bias.
+        /// Scales the columns of W if the input is scaled, otherwise its rows and the bias.
         @Override
         public void merge(Linear base, Merge merge) {
             Tensor scale = Merge.wide(l);

@@ -15,13 +15,13 @@ import java.util.function.BiConsumer;
 import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 
-/// LayerNorm tuning: only the norms' weights (and biases) are trained, as copies beside the frozen ones.
+/// LayerNorm tuning: trains only the norms' weights (and biases), as copies beside the frozen ones.
 ///
 /// **Paper**: Zhao et al., "Tuning LayerNorm in Attention: Towards Efficient Multi-Modal LLM Finetuning", 2023.
 ///
-/// @param targetModules the norms; all of the family's when not said
-/// @param excludeModules norms left out whatever the targets say
-/// @param modulesToSave layers trained whole and saved beside
+/// @param targetModules the norms; by default all of the family's
+/// @param excludeModules norms excluded even if the targets match them
+/// @param modulesToSave layers trained in full and saved with the adapter
 /// @param inferenceMode see [PeftConfig#inferenceMode]
 /// @param taskType see [PeftConfig#taskType]
 public record LnTuningConfig(

@@ -30,23 +30,23 @@ import org.jspecify.annotations.Nullable;
 /// @param r rank of the update, at least 1
 /// @param loraAlpha numerator of the scaling
 /// @param loraDropout probability of dropping an input of A, in [0, 1)
-/// @param targetModules which linear layers; the family's own table (query and value) when not said
-/// @param excludeModules layers left out whatever the targets say
+/// @param targetModules which linear layers; by default the family's own table (query and value)
+/// @param excludeModules layers excluded even if the targets match them
 /// @param bias which biases of the base are trained too
-/// @param useRslora scaling by √r
-/// @param rankPattern other ranks by name: keys are regular expressions for the end of a module's name
-/// @param alphaPattern other alphas by name, likewise
+/// @param useRslora whether the scaling divides by √r
+/// @param rankPattern different ranks by name: keys are regular expressions that match the end of a module's name
+/// @param alphaPattern different alphas by name, likewise
 /// @param layersToTransform indices of the layers to adapt; null for all
-/// @param layersPattern name of the list of layers that the indices count; empty: the first number in the name
-/// @param modulesToSave layers trained whole and saved beside
+/// @param layersPattern name of the list of layers that the indices refer to; empty: the first number in the name
+/// @param modulesToSave layers trained in full and saved with the adapter
 /// @param fanInFanOut whether files hold the adapted weights transposed; set from the model when saved
-/// @param initLoraWeights how A and B start
-/// @param useDora magnitude and direction apart: see [DoraLinear]
+/// @param initLoraWeights how A and B are initialized
+/// @param useDora learns magnitude and direction separately: see [DoraLinear]
 /// @param loraBias a trained bias on B
-/// @param trainableTokenIndices token ids whose rows are trained whole, by the name of their table; "" for the table of
-///     token embeddings: see [TrainableTokens]
-/// @param ensureWeightTying whether a head that is the table of token embeddings stays so where `modulesToSave` names
-///     either; else each is trained apart
+/// @param trainableTokenIndices token ids whose rows are trained in full, by the name of their table; "" for the table
+///     of token embeddings: see [TrainableTokens]
+/// @param ensureWeightTying whether a head that shares the table of token embeddings keeps sharing it when
+///     `modulesToSave` names either; otherwise each is trained separately
 /// @param inferenceMode see [PeftConfig#inferenceMode]
 /// @param taskType see [PeftConfig#taskType]
 public record LoraConfig(
@@ -184,7 +184,7 @@ public record LoraConfig(
         return with(n -> n.put("lora_bias", value));
     }
 
-    /// Trains the rows of these token ids beside.
+    /// Also trains the rows of these token ids.
     public LoraConfig withTrainableTokens(List<Integer> ids) {
         return withTrainableTokens(ids.isEmpty() ? Map.of() : Map.of(TrainableTokens.INPUT, ids));
     }
@@ -193,7 +193,7 @@ public record LoraConfig(
         return with(n -> writeTokens(n, idsByTable));
     }
 
-    /// Keeps a head that is the table of token embeddings so, where `modulesToSave` names either.
+    /// Keeps the tie of a head that shares the table of token embeddings when `modulesToSave` names either.
     public LoraConfig withWeightTying(boolean value) {
         return with(n -> n.put("ensure_weight_tying", value));
     }
@@ -218,7 +218,7 @@ public record LoraConfig(
         return read(json, ranks);
     }
 
-    /// @param ranks the rank pattern, for which AdaLoRA's files have something else
+    /// @param ranks the rank pattern, passed in because AdaLoRA's files use that key differently
     static LoraConfig read(ConfigJson json, Map<String, Integer> ranks) {
         return new LoraConfig(
                 json.integer("r", 8),
@@ -286,20 +286,20 @@ public record LoraConfig(
         }
     }
 
-    /// Rank of module `name`: the pattern that fits, else r.
+    /// Rank of module `name`: from the matching pattern, or r.
     int rank(String name) {
         Integer special = byPattern(rankPattern, name);
         return special == null ? r : special;
     }
 
-    /// s of module `name`.
+    /// Scaling s of module `name`.
     double scaling(String name) {
         Double special = byPattern(alphaPattern, name);
         double alpha = special == null ? loraAlpha : special;
         return useRslora ? alpha / Math.sqrt(rank(name)) : alpha / rank(name);
     }
 
-    /// Twice the rank everywhere, with the same scaling, on a base nobody touched.
+    /// Twice the rank everywhere, with the same scaling, for use on the unmodified base.
     LoraConfig converted() {
         double growth = useRslora ? Math.sqrt(2) : 2;
         Map<String, Integer> ranks = new LinkedHashMap<>();
@@ -353,13 +353,14 @@ public record LoraConfig(
         return tuner;
     }
 
-    /// The modules trained whole, with their tie where that is asked for.
+    /// The modules trained in full, with the weight tie kept if requested.
     Heads heads(Attachment to) {
         Heads heads = Heads.of(modulesToSave, taskType);
         return ensureWeightTying ? heads.tied(to) : heads;
     }
 
-    /// @throws InputException if a field that is none of a file's says something of no layer in `found`
+    /// @throws InputException if the weight tie cannot be kept or, unless the configuration comes from a file, if only
+    ///     files may use its initialization or a pattern matches no layer in `found`
     private void checkMatches(Map<String, AdaptedLayer<?>> found, Attachment to) {
         boolean isTable = found.values().stream().anyMatch(to.tables()::containsValue);
         if (ensureWeightTying && isTable && Heads.tiedHead(to.model()) != null) {
@@ -409,8 +410,8 @@ public record LoraConfig(
         }
     }
 
-    /// The biases that `bias` asks for, under the names they have beside an adapter; but for layers trained whole,
-    /// which bring theirs.
+    /// Trains the biases that `bias` selects, under their names in an adapter's file, except those of fully trained
+    /// layers, which include their own.
     void trainBiases(Tuner tuner, Set<String> adapted) {
         if (bias == Bias.NONE) {
             return;

@@ -8,18 +8,18 @@ import dev.loran.engine.nn.Embedding;
 import java.util.function.BiConsumer;
 import java.util.random.RandomGenerator;
 
-/// LoRA on a table W (V, C): to row v comes s · B · a, a being column v of A (r, V), with B (C, r).
+/// LoRA on a table W (V, C): adds s · B · a to row v, where a is column v of A (r, V) and B is (C, r).
 ///
-/// Only the rows that are asked for are computed, and no dropout acts. A starts at zero and B at N(0, 1), whatever
-/// `init_lora_weights` says, but for `false`: both from N(0, 1). **Paper**: Hu et al., 2021; this form is that of its
-/// authors' own library.
+/// Only the requested rows are computed, and dropout is not applied. A starts at zero and B from N(0, 1), whatever
+/// `init_lora_weights` says, except for `false`: both from N(0, 1). **Paper**: Hu et al., 2021; this form is that of
+/// the authors' own library.
 final class LoraEmbedding implements AroundLayer<Embedding>, Mergeable<Embedding>, LowRank.Source {
     private final String name;
     final Tensor loraA;
     final Tensor loraB;
     private final double scaling;
 
-    /// @param module the table's name, which decides rank and scaling
+    /// @param module the table's name, which determines rank and scaling
     LoraEmbedding(Embedding base, LoraConfig config, String module, Attachment to) {
         Backend be = to.backend();
         DType type = base.weight().dtype().accumulator();
@@ -58,7 +58,7 @@ final class LoraEmbedding implements AroundLayer<Embedding>, Mergeable<Embedding
         merge.put(base.weight(), merge.value(base.weight()).add(update.scale(scaling)));
     }
 
-    /// Of the transposed update, (C, V).
+    /// The factors of the transposed update, (C, V).
     @Override
     public LowRank factors() {
         return LowRank.of(loraB, loraA);

@@ -6,26 +6,25 @@ import java.util.Locale;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
-/// How LoRA's A and B start, by peft's name.
+/// How LoRA's A and B are initialized, by peft's name.
 ///
-/// `eva`, `lora_ga`, `orthogonal` and `mica` are known from files alone: what they made is plain LoRA by the time it is
-/// saved.
+/// `eva`, `lora_ga`, `orthogonal` and `mica` are accepted from files only: once saved, their result is plain LoRA.
 ///
-/// @param name `true`, `false`, `gaussian`, `pissa`, `pissa_niter_[number]` or `olora`; one of the above in files
+/// @param name `true`, `false`, `gaussian`, `pissa`, `pissa_niter_[number]` or `olora`; in files also one of the above
 public record LoraInit(String name) {
-    /// A uniform in ±1/√in (Kaiming with a = √5), B zero: the update starts at zero.
+    /// A uniform in ±1/√in (Kaiming with a = √5), B zero: the initial update is zero.
     public static final LoraInit TRUE = new LoraInit("true");
     /// A from N(0, 1/r²), B zero.
     public static final LoraInit GAUSSIAN = new LoraInit("gaussian");
-    /// Both random: the update starts anywhere; for tests.
+    /// Both random: the initial update is not zero; for tests.
     public static final LoraInit FALSE = new LoraInit("false");
-    /// PiSSA: A and B are the principal part of W, the rest stands in its place. One decomposition a layer: seconds at
-    /// a width of hundreds, minutes at thousands.
+    /// PiSSA: A and B are the principal part of W, which is replaced by the remainder. One decomposition per layer:
+    /// seconds at a width of hundreds, minutes at thousands.
     public static final LoraInit PISSA = new LoraInit("pissa");
-    /// OLoRA: A and B are the first rows of R and columns of Q, the rest of W = Q·R stands in its place.
+    /// OLoRA: A and B are the first rows of R and columns of Q in W = Q·R; W is replaced by the remainder.
     public static final LoraInit OLORA = new LoraInit("olora");
 
-    /// Those that leave the base as it is and that Loran does not compute.
+    /// Initializations that leave the base unchanged and that Loran does not compute.
     private static final List<String> IN_FILES = List.of("eva", "lora_ga", "orthogonal", "mica");
 
     private static final Pattern PISSA_NITER = Pattern.compile("pissa_niter_([1-9]\\d{0,3})");
@@ -46,18 +45,18 @@ public record LoraInit(String name) {
         }
     }
 
-    /// [#PISSA] by random projection with so many iterations: quicker, and exact all the same, because the rest is
-    /// taken of what was found.
+    /// [#PISSA] by random projection with that many iterations: faster, and still exact as a whole, because the
+    /// remainder is computed from the approximate factors.
     public static LoraInit pissa(int iterations) {
         return new LoraInit("pissa_niter_" + iterations);
     }
 
-    /// Whether only files may say so.
+    /// Whether this is accepted from files only.
     boolean isFromFile() {
         return IN_FILES.contains(name);
     }
 
-    /// Whether part of the frozen weight moves into A and B.
+    /// Whether part of the frozen weight is moved into A and B.
     boolean cutsBase() {
         return isPissa() || equals(OLORA);
     }
@@ -66,7 +65,7 @@ public record LoraInit(String name) {
         return name.startsWith("pissa");
     }
 
-    /// Iterations of the random projection; 0 for the whole decomposition.
+    /// Iterations of the random projection; 0 for the full decomposition.
     int iterations() {
         Matcher m = PISSA_NITER.matcher(name);
         return m.matches() ? Integer.parseInt(m.group(1)) : 0;

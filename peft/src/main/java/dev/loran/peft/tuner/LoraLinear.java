@@ -24,7 +24,7 @@ class LoraLinear implements AroundLayer<Linear>, Mergeable<Linear>, LowRank.Sour
     private final @Nullable Tensor loraBias;
     private final @Nullable Residual residual;
 
-    /// @param module the layer's name, which decides rank and scaling
+    /// @param module the layer's name, which determines rank and scaling
     /// @param site of the dropout mask
     LoraLinear(Linear base, LoraConfig config, String module, Attachment to, int site) {
         Backend be = to.backend();
@@ -61,7 +61,7 @@ class LoraLinear implements AroundLayer<Linear>, Mergeable<Linear>, LowRank.Sour
 
     private static Residual residual(Linear base, LoraConfig config, String module, Attachment to) {
         LoraInit init = config.initLoraWeights();
-        // A random cut cannot be made again: what is loaded must bring it along.
+        // A random cut cannot be reproduced: the loaded file must supply it.
         return to.partialTargets() && init.iterations() > 0
                 ? new Residual(base.weight(), module, config.rank(module), config.scaling(module))
                 : new Residual(base.weight(), module, init, config.rank(module), config.scaling(module), to.random());
@@ -71,12 +71,12 @@ class LoraLinear implements AroundLayer<Linear>, Mergeable<Linear>, LowRank.Sour
         return residual;
     }
 
-    /// The frozen weight, or what was left of it: (out, in), row-major or prepared.
+    /// The frozen weight, or its remainder after the cut: (out, in), row-major or prepared.
     final Tensor weight(Linear base) {
         return residual == null ? base.weight() : residual.weight(base.weight());
     }
 
-    /// y = x·Wᵀ + b + s · (dropout(x)·Aᵀ·Bᵀ + bias of B); dropout acts while the layer is in training mode.
+    /// y = x·Wᵀ + b + s · (dropout(x)·Aᵀ·Bᵀ + bias of B); dropout applies while the layer is in training mode.
     @Override
     public Tensor forward(Linear base, Tensor x) {
         Tensor y = Functional.projections(x, List.of(lowRank(base, x.dtype()))).getFirst();
@@ -109,7 +109,7 @@ class LoraLinear implements AroundLayer<Linear>, Mergeable<Linear>, LowRank.Sour
                 .scale(scaling);
     }
 
-    /// The layer's own answer y to x without what was cut out of its weight.
+    /// The layer's own output y for x without the part that was cut from its weight.
     final Tensor withoutCut(Tensor x, Tensor y) {
         return residual == null ? y : y.sub(residual.cut(x));
     }
@@ -119,7 +119,7 @@ class LoraLinear implements AroundLayer<Linear>, Mergeable<Linear>, LowRank.Sour
         return true;
     }
 
-    /// W + s · B·A (less what was cut out of W), and b + s · bias of B.
+    /// W + s · B·A (minus what was cut from W), and b + s · bias of B.
     ///
     /// @throws InputException if B has a bias and the layer has none
     @Override
@@ -139,7 +139,7 @@ class LoraLinear implements AroundLayer<Linear>, Mergeable<Linear>, LowRank.Sour
         }
     }
 
-    /// With what was cut out of the weight taken away: of twice the rank then.
+    /// Includes the subtraction of what was cut from the weight, which doubles the rank.
     @Override
     public LowRank factors() {
         LowRank own = LowRank.of(loraB, loraA);

@@ -10,14 +10,14 @@ import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 
-/// LoRA on a model: what its files hold beside A and B.
+/// LoRA on a model, and what its files hold in addition to A and B.
 ///
-/// **Tables.** Where `embed_tokens` or `lm_head` are adapted, peft saves their frozen weights too, and so does this; on
-/// load they are compared with the model's, and never overwrite them.
+/// **Tables.** Where `embed_tokens` or `lm_head` is adapted, the files also hold its frozen weights, as peft's do; on
+/// loading they are compared with the model's and never overwrite them.
 ///
-/// **PiSSA and OLoRA.** A and B in a file stand on what was left of the base, which a reader makes again from the base:
-/// the whole decomposition is determined. A random one (`pissa_niter`) is not, so what was cut goes into the file of
-/// training tensors; peft's own files lack it and must be converted there. [#converted] needs neither.
+/// **PiSSA and OLoRA.** A and B in a file refer to the remainder of the base, which a reader recomputes from the base:
+/// the full decomposition is deterministic. A random one (`pissa_niter`) is not, so the cut part is stored in the file
+/// of training tensors; peft's own files lack it and must be converted in peft. [#converted] needs neither.
 final class LoraTuner extends Tuner {
     private static final String CUT_A = ".cut_A";
     private static final String CUT_B = ".cut_B";
@@ -53,7 +53,7 @@ final class LoraTuner extends Tuner {
         loadPlaced(values);
     }
 
-    /// peft's rule: a target that is a list has to name `embed_tokens` or `lm_head` themselves.
+    /// peft's rule: a list of targets must name `embed_tokens` or `lm_head` itself.
     private boolean savesTables() {
         List<String> tables = List.of("embed_tokens", "lm_head");
         List<String> names = config.targetModules().names();
@@ -108,8 +108,8 @@ final class LoraTuner extends Tuner {
                                 Objects.requireNonNull(values.get(module + CUT_B))));
     }
 
-    /// A plain LoRA on the untouched base with the same answers: s·(B·A − B₀·A₀), A₀ and B₀ as they were cut, is a LoRA
-    /// of twice the rank with the same s. peft calls this the conversion by the initial model.
+    /// An equivalent plain LoRA on the unmodified base: s·(B·A − B₀·A₀), with A₀ and B₀ as they were cut, is a LoRA of
+    /// twice the rank with the same s. peft calls this the conversion by the initial model.
     @Override
     Saved converted() {
         if (!config.initLoraWeights().cutsBase()) {
@@ -119,7 +119,7 @@ final class LoraTuner extends Tuner {
         tensors.putAll(resizedTables());
         for (Placed<?> p : placements()) {
             if (p.adapter() instanceof LoraEmbedding table) {
-                // No part of a table was cut: its rank is filled up with nothing.
+                // Nothing was cut from a table: its additional rank is filled with zeros.
                 String key = key(p.module());
                 tensors.put(key + ".lora_embedding_A", doubled(table.loraA, table.loraA.scale(0), 0));
                 tensors.put(key + ".lora_embedding_B", doubled(table.loraB, table.loraB.scale(0), 1));

@@ -10,7 +10,7 @@ import org.ejml.dense.row.factory.DecompositionFactory_DDRM;
 import org.ejml.interfaces.decomposition.QRDecomposition;
 import org.ejml.interfaces.decomposition.SingularValueDecomposition_F64;
 
-/// A matrix (out, in) of low rank as the product b · a of thin ones, (out, r) and (r, in), in double precision.
+/// A matrix (out, in) of low rank as the product b · a of thin matrices, (out, r) and (r, in), in double precision.
 record LowRank(DMatrixRMaj b, DMatrixRMaj a) {
     /// An adapter that adds scaling · b · a to a weight, and nothing else.
     interface Source {
@@ -40,20 +40,20 @@ record LowRank(DMatrixRMaj b, DMatrixRMaj a) {
         return new LowRank(scaled, a);
     }
 
-    /// The sum of all, exact: the factors one beside another.
+    /// The exact sum, by concatenating the factors.
     static LowRank sum(List<LowRank> all) {
         DMatrixRMaj[] columns = all.stream().map(LowRank::b).toArray(DMatrixRMaj[]::new);
         DMatrixRMaj[] rows = all.stream().map(LowRank::a).toArray(DMatrixRMaj[]::new);
         return new LowRank(CommonOps_DDRM.concatColumnsMulti(columns), CommonOps_DDRM.concatRowsMulti(rows));
     }
 
-    /// The Frobenius norm, from the factors: with b = Q·R and aᵀ = P·S it is that of R·Sᵀ.
+    /// The Frobenius norm, from the factors: with b = Q·R and aᵀ = P·S it is the norm of R·Sᵀ.
     double norm() {
         return NormOps_DDRM.normF(core(qr(b), qr(transposed(a))));
     }
 
-    /// The nearest matrix of rank `k` or less, exact: the singular values of b · a are those of R·Sᵀ, which is no
-    /// larger than the rank. Each factor gets the root of the singular values.
+    /// The exact nearest matrix of rank at most `k`: the singular values of b · a are those of R·Sᵀ, whose size is only
+    /// the rank. Each factor is multiplied by the square root of the singular values.
     LowRank nearest(int k) {
         QRDecomposition<DMatrixRMaj> qb = qr(b);
         QRDecomposition<DMatrixRMaj> qa = qr(transposed(a));
@@ -65,7 +65,7 @@ record LowRank(DMatrixRMaj b, DMatrixRMaj a) {
         return new LowRank(left, right);
     }
 
-    /// The nearest to a whole matrix `m`.
+    /// The nearest matrix of rank at most `k` to a full matrix `m`.
     static LowRank nearest(DMatrixRMaj m, int k) {
         SingularValueDecomposition_F64<DMatrixRMaj> svd =
                 DecompositionFactory_DDRM.svd(m.numRows, m.numCols, true, true, true);
@@ -89,7 +89,7 @@ record LowRank(DMatrixRMaj b, DMatrixRMaj a) {
         return new LowRank(left, right);
     }
 
-    /// The whole matrix.
+    /// The full matrix.
     DMatrixRMaj whole() {
         DMatrixRMaj product = new DMatrixRMaj(b.numRows, a.numCols);
         CommonOps_DDRM.mult(b, a, product);
@@ -104,7 +104,7 @@ record LowRank(DMatrixRMaj b, DMatrixRMaj a) {
         return core;
     }
 
-    /// The decomposition of a matrix, which is left as it is.
+    /// The QR decomposition of a matrix, which is not modified.
     static QRDecomposition<DMatrixRMaj> qr(DMatrixRMaj m) {
         QRDecomposition<DMatrixRMaj> qr = DecompositionFactory_DDRM.qr(m.numRows, m.numCols);
         qr.decompose(m.copy());

@@ -6,20 +6,20 @@ import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.Map;
 
-/// What the parameters of one layer become as adapters are merged into it, one after another, in full precision: F64
-/// where the parameter is F64, else F32. It is rounded to the parameter's own type once, at the end.
+/// Accumulates the new parameters of one layer as adapters are merged into it, one after another, in full precision:
+/// F64 if the parameter is F64, otherwise F32. They are rounded to the parameter's own type once, at the end.
 public final class Merge {
     private final Map<Tensor, Tensor> next = new LinkedHashMap<>();
 
     Merge() {}
 
-    /// `parameter` as the adapters so far leave it, row-major and in full precision, never the parameter itself.
+    /// `parameter` after the adapters merged so far, row-major and in full precision; never the parameter itself.
     public Tensor value(Tensor parameter) {
         Tensor known = next.get(parameter);
         return known == null ? wide(parameter) : known;
     }
 
-    /// Makes `value` what `parameter` becomes: the same shape, in full precision.
+    /// Sets the new value of `parameter`: of the same shape, in full precision.
     public void put(Tensor parameter, Tensor value) {
         if (!value.shape().equals(parameter.shape())
                 || value.dtype() != parameter.dtype().accumulator()) {
@@ -30,7 +30,7 @@ public final class Merge {
         next.put(parameter, value);
     }
 
-    /// `tensor` in full precision: a copy in the open scope, row-major where the tensor is prepared.
+    /// `tensor` in full precision: a copy in the open scope, in row-major order if the tensor is prepared.
     public static Tensor wide(Tensor tensor) {
         try (Tensor rows = Residual.rowMajor(tensor)) {
             return Tensor.empty(

@@ -6,11 +6,12 @@ import dev.loran.engine.backend.HostBuffer;
 import java.util.List;
 import java.util.Locale;
 
-/// What merging adapters into weights of one type does to each parameter, and how much of it rounding loses.
+/// How merging adapters into weights of one type changes each parameter, and how much of the update is lost to
+/// rounding.
 ///
-/// A weight of few digits swallows small updates: with W′ = W + Δ and r() the rounding to the type, what arrives is
-/// r(W′) − r(W), and the share that is lost is ‖r(W′) − r(W) − Δ‖ / ‖Δ‖: near 0 in F32, easily a third in BF16, 1 where
-/// nothing arrives.
+/// A low-precision weight absorbs small updates: with W′ = W + Δ and r() the rounding to the type, the effective update
+/// is r(W′) − r(W), and the lost fraction is ‖r(W′) − r(W) − Δ‖ / ‖Δ‖: near 0 in F32, often a third in BF16, and 1 if
+/// the update has no effect.
 ///
 /// @param dtype the type of the weights
 /// @param changes one for each parameter that the adapters change, in model order
@@ -20,9 +21,9 @@ public record MergeReport(DType dtype, List<Change> changes) {
     /// @param parameter its name in the base model
     /// @param norm ‖Δ‖, Frobenius
     /// @param relative ‖Δ‖ / ‖W‖
-    /// @param lost the share of Δ that rounding loses
+    /// @param lost the fraction of Δ that is lost to rounding
     public record Change(String parameter, double norm, double relative, double lost) {
-        /// Compares `before`, the parameter as it is, with `after`, what it becomes; both row-major and in full
+        /// Compares `before`, the present parameter, with `after`, its merged value; both row-major and in full
         /// precision.
         static Change of(String parameter, Tensor before, Tensor after, DType dtype) {
             double[] sums = new double[3];
@@ -60,7 +61,7 @@ public record MergeReport(DType dtype, List<Change> changes) {
         changes = List.copyOf(changes);
     }
 
-    /// The share of all updates together that rounding loses.
+    /// The fraction of all updates together that is lost to rounding.
     public double lost() {
         double missing = 0;
         double all = 0;
@@ -71,7 +72,7 @@ public record MergeReport(DType dtype, List<Change> changes) {
         return all == 0 ? 0 : Math.sqrt(missing / all);
     }
 
-    /// A table with a line for each parameter.
+    /// A table with one line per parameter.
     @Override
     public String toString() {
         StringBuilder table = new StringBuilder(String.format(

@@ -3,15 +3,15 @@ package dev.loran.peft.tuner;
 import dev.loran.engine.nn.Adapter;
 import dev.loran.engine.nn.Layer;
 
-/// An adapter that can be written into the layer it stands in for: afterwards the layer alone answers as the adapted
-/// one did.
+/// An adapter that can be merged into the layer it adapts: afterwards the layer alone computes what the adapted one
+/// did.
 public interface Mergeable<L extends Layer> extends Adapter<L> {
-    /// Says what the parameters of `base` become. Nothing is written here, and nothing is recorded; tensors made on the
-    /// way belong to the caller's scope.
+    /// Computes the new parameters of `base`. Nothing is written or recorded here; intermediate tensors belong to the
+    /// caller's scope.
     void merge(L base, Merge merge);
 
-    /// Whether every layer that shares a weight which this changes is changed alike: the weight can then be written
-    /// although it is tied.
+    /// Whether all layers that share a weight changed by this adapter change it in the same way, so that it can be
+    /// merged although it is tied.
     default boolean keepsTies() {
         return false;
     }

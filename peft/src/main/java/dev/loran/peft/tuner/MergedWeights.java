@@ -19,16 +19,17 @@ import java.util.Map;
 import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 
-/// Adapters written into the weights of a model, and the buffers whose place the written ones took: putting those back
-/// brings every bit back, in any type, mapped or prepared. Only parameters that the adapters change have two buffers.
+/// Adapters merged into the weights of a model, and the buffers that were replaced: restoring those brings back every
+/// bit, in any type, whether mapped or prepared. Only the parameters that the adapters change have two buffers.
 final class MergedWeights {
-    /// What stands in the model's slots, worked out for its weights: a new buffer for each parameter that changes.
+    /// The merged values, computed from the adapters in the model's slots: a new buffer for each parameter that
+    /// changes.
     private final Map<Tensor, Buffer> next = new LinkedHashMap<>();
 
     private final Map<Tensor, Buffer> replaced = new LinkedHashMap<>();
     private final List<MergeReport.Change> changes = new ArrayList<>();
 
-    /// A head that is the table of token embeddings, and a weight that becomes its own where only one of the two
+    /// A head that shares the table of token embeddings, and the separate weight that it gets when only one of the two
     /// changes.
     private record Untied(Linear head, Tensor table, Tensor own) {}
 
@@ -60,7 +61,7 @@ final class MergedWeights {
         return adapter == null || adapter instanceof Mergeable<?> mergeable && mergeable.keepsTies();
     }
 
-    /// What merging the active adapters into weights of `dtype` would do; nothing is written.
+    /// What merging the active adapters into weights of `dtype` would change; nothing is written.
     static MergeReport forecast(Model model, List<Tuner> active, DType dtype) {
         MergedWeights plan = new MergedWeights(model, active, dtype);
         try {
@@ -72,7 +73,7 @@ final class MergedWeights {
         }
     }
 
-    /// Works out the weights with `active`, which stand in the model's slots; [#write] puts them into the model.
+    /// Computes the merged weights for `active`, which are in the model's slots; [#write] puts them into the model.
     ///
     /// @throws InputException if one of them cannot be merged
     static MergedWeights of(Model model, List<Tuner> active) {
@@ -174,8 +175,7 @@ final class MergedWeights {
         return new MergeReport(dtype, changes);
     }
 
-    /// Puts the new buffers in place and keeps the old ones; a prepared weight is prepared again. The slots must be
-    /// empty.
+    /// Installs the new buffers and keeps the old ones; a prepared weight is prepared again. The slots must be empty.
     void write() {
         boolean done = false;
         try {
@@ -208,7 +208,7 @@ final class MergedWeights {
         }
     }
 
-    /// Puts the old buffers back, and a head that was tied to its table.
+    /// Restores the old buffers, and the tie between a head and its table.
     void undo() {
         if (untied != null) {
             untied.head.weight(untied.table);
@@ -218,7 +218,7 @@ final class MergedWeights {
         closeUntied();
     }
 
-    /// Makes the merge final: the old buffers are given back.
+    /// Makes the merge final by releasing the old buffers.
     void keep() {
         replaced.values().forEach(Buffer::release);
         drop();

@@ -5,7 +5,7 @@ import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.function.Function;
 
-/// The methods that an adapter's files may name: those that are shipped, and your own.
+/// The methods that an adapter's files may name: the built-in ones and those added by [#with].
 ///
 /// ```java
 /// Methods methods = Methods.shipped().with("SCALE", ScaleConfig::read);
@@ -31,16 +31,16 @@ public final class Methods {
         this.readers = Collections.unmodifiableMap(readers);
     }
 
-    /// The methods of this library.
+    /// The built-in methods.
     public static Methods shipped() {
         return SHIPPED;
     }
 
-    /// These, and beside them a method of your own.
+    /// These methods plus a user-defined one.
     ///
-    /// @param peftType as [PeftConfig#peftType] says it
-    /// @param reader reads what [PeftConfig#toJson] wrote, key by key; a key that it does not ask for is refused
-    /// @throws IllegalArgumentException if there is a method of this name
+    /// @param peftType the value of its [PeftConfig#peftType]
+    /// @param reader reads what [PeftConfig#toJson] wrote, key by key; keys that it does not request are rejected
+    /// @throws IllegalArgumentException if the name is already taken
     public Methods with(String peftType, Function<ConfigJson, ? extends CustomPeft> reader) {
         if (readers.containsKey(peftType)) {
             throw new IllegalArgumentException("with: there is a method " + peftType + " already");
@@ -54,10 +54,10 @@ public final class Methods {
         return new Methods(all);
     }
 
-    /// Reads a configuration as peft writes it.
+    /// Reads a configuration in peft's format.
     ///
-    /// @throws dev.loran.peft.io.InputException if the method is unknown, a value does not fit, or a key that this
-    ///     version does not know holds anything but null, false, 0 or nothing
+    /// @throws dev.loran.peft.io.InputException if the method is unknown, a value is invalid, or a key that this
+    ///     version does not support holds anything but null, false, 0 or an empty value
     public PeftConfig read(ConfigJson json) {
         String type = json.string("peft_type", "");
         Function<ConfigJson, ? extends PeftConfig> reader = readers.get(type);

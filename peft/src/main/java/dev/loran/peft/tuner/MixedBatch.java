@@ -22,14 +22,14 @@ import java.util.function.BiConsumer;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 
-/// One forward whose rows use different adapters, of any kinds: the rows are sorted by adapter and run once, each
-/// adapter on its own segment, and the answers are brought back into order. Where the adapters around a layer leave its
-/// own function alone ([AroundLayer]) that runs once for all of them.
+/// One forward pass whose rows use different adapters of any kind: the rows are sorted by adapter and run once, each
+/// adapter processes its own segment, and the outputs are restored to the original order. If the adapters on a layer
+/// leave its own function unchanged ([AroundLayer]), that function runs once for all of them.
 ///
-/// The slots that it fills are those of a call ([dev.loran.engine.nn.Slot#callEmpty]), which must be empty.
+/// It fills the slots of the call ([dev.loran.engine.nn.Slot#callEmpty]), which must be empty.
 ///
-/// Each row's answer is that of its adapter alone. Prefixes and virtual tokens of different lengths stand at the end of
-/// the longest one's place: see [Model#rows].
+/// Each row's output is the same as with its adapter alone. Prefixes and virtual tokens of different lengths are
+/// aligned at the end of the longest one: see [Model#rows].
 final class MixedBatch {
     /// Rows `from` (inclusive) to `to` (exclusive), which use adapter number `adapter`.
     private record Segment(int adapter, int from, int to) {
@@ -44,12 +44,12 @@ final class MixedBatch {
 
     private final Model model;
     private final List<Segment> segments = new ArrayList<>();
-    /// Which row of the batch stands at each place of the sorted one.
+    /// The original row at each position of the sorted batch.
     private final int[] order;
 
     private final Slots slots;
 
-    /// @param adapters that of each row; null: the bare base
+    /// @param adapters the adapter of each row; null: the bare base
     MixedBatch(Model model, List<@Nullable Tuner> adapters) {
         this.model = model;
         Map<@Nullable Tuner, Integer> numbers = new LinkedHashMap<>();
@@ -71,7 +71,7 @@ final class MixedBatch {
         slots = new Slots(model, new ArrayList<>(numbers.keySet()));
     }
 
-    /// The head's answer, row by row in the caller's order: see [Model#logits].
+    /// The head's output, row by row in the caller's order: see [Model#logits].
     Tensor logits(Tensor inputIds, @Nullable Tensor attentionMask) {
         try (Scope scope = Scope.open();
                 Autograd.Mode mode = Autograd.noGrad()) {
@@ -169,7 +169,7 @@ final class MixedBatch {
         }
     }
 
-    /// For each row what its adapter has, (P, inner…), after zeros up to `length`: (B, length, inner…).
+    /// For each row its adapter's tensor, (P, inner…), padded with leading zeros to `length`: (B, length, inner…).
     private Tensor perRow(List<@Nullable Tensor> ofAdapters, int length, int... inner) {
         List<Tensor> segmentsOfRows = new ArrayList<>();
         for (Segment s : segments) {
@@ -193,7 +193,7 @@ final class MixedBatch {
         return Tensor.zeros(model.backend(), model.dtype(), dims);
     }
 
-    /// The adapters of one layer, each on its own rows.
+    /// The adapters of one layer, each applied to its own rows.
     private final class OnRows<L extends Layer> implements Adapter<L> {
         private final Slots.OnLayer<L> slot;
 
@@ -229,7 +229,7 @@ final class MixedBatch {
             return adapter == null || adapter instanceof AroundLayer<?>;
         }
 
-        /// One run of the layer's own function for neighbouring segments.
+        /// One call of the layer's own function for consecutive segments.
         private void shared(L base, Tensor x, List<Segment> run, List<Tensor> answers) {
             List<Tensor> inputs = new ArrayList<>();
             boolean changed = false;
@@ -260,7 +260,7 @@ final class MixedBatch {
         public void close() {}
     }
 
-    /// The adapters behind one sublayer, each on its own rows.
+    /// The adapters after one sublayer, each applied to its own rows.
     private record BySegment(List<Segment> segments, List<@Nullable SublayerAdapter> adapters)
             implements SublayerAdapter {
         @Override

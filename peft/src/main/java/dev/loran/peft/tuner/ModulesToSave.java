@@ -18,16 +18,16 @@ import java.util.function.Function;
 import java.util.random.RandomGenerator;
 import org.jspecify.annotations.Nullable;
 
-/// A layer trained whole beside its frozen original: peft's `modules_to_save`, as for a classification head or the
-/// table of token embeddings. Of the same kind as the original, in full precision.
+/// A layer trained in full beside its frozen original: peft's `modules_to_save`, for example a classification head or
+/// the table of token embeddings. It is of the same kind as the original, in full precision.
 final class ModulesToSave<L extends AdaptedLayer<L>> implements Mergeable<L> {
-    /// What becomes of the layer's own parameters.
+    /// How the layer's own parameters are treated.
     private enum Role {
         /// They are trained.
         TRAINED,
-        /// They are those of another layer, which trains them; files hold them under both names.
+        /// They belong to another layer, which trains them; files hold them under both names.
         TIED,
-        /// A file brought them; they stay as they are.
+        /// They were read from a file and are not changed.
         GIVEN
     }
 
@@ -45,15 +45,15 @@ final class ModulesToSave<L extends AdaptedLayer<L>> implements Mergeable<L> {
         this.role = role;
     }
 
-    /// Starts as a new head does: [Model#drawHead].
+    /// Initializes the parameters like those of a new head: [Model#drawHead].
     void draw(RandomGenerator random) {
         Model.drawHead(parameters().getFirst(), random);
     }
 
-    /// Plans a trained copy of `layer`, which is `below` the module of that name that is kept whole, or that module
-    /// itself where it is empty.
+    /// Adds a trained copy of `layer` to `tuner`. `module` is the module trained in full, and `below` is the layer's
+    /// name inside it, or empty if the layer is that module itself.
     ///
-    /// @return what is placed
+    /// @return the copy
     static ModulesToSave<?> place(Tuner tuner, String module, String below, AdaptedLayer<?> layer) {
         String prefix = "modules_to_save." + tuner.attachment().name() + "." + (below.isEmpty() ? "" : below + ".");
         return switch (layer) {
@@ -75,7 +75,7 @@ final class ModulesToSave<L extends AdaptedLayer<L>> implements Mergeable<L> {
         };
     }
 
-    /// Lets `head`, whose weight is that of the table, follow this copy of the table.
+    /// Makes `head`, whose weight is that of the table, share this copy of the table.
     void placeTied(Tuner tuner, String module, Linear head) {
         isFollowed = true;
         String name = "modules_to_save." + tuner.attachment().name() + ".";
@@ -83,8 +83,7 @@ final class ModulesToSave<L extends AdaptedLayer<L>> implements Mergeable<L> {
         put(tuner, module, head, same, name, Role.TIED).isFollowed = true;
     }
 
-    /// Plans a table or head that a file brings for `layer`, and that is not trained; a head that is tied to the table
-    /// follows it.
+    /// Adds a table or head that a file holds for `layer` and that is not trained; a head tied to the table shares it.
     static void placeGiven(Tuner tuner, String module, AdaptedLayer<?> layer) {
         String name = "modules_to_save." + tuner.attachment().name() + ".";
         switch (layer) {
@@ -147,24 +146,24 @@ final class ModulesToSave<L extends AdaptedLayer<L>> implements Mergeable<L> {
         }
     }
 
-    /// The tensors that files hold, as they hold them; those made for the purpose belong to the caller's scope.
+    /// The tensors that files hold, in the files' layout; tensors created for this belong to the caller's scope.
     void collectFiles(BiConsumer<String, Tensor> visitor) {
         own.namedParameters()
                 .forEach((name, tensor) -> visitor.accept(
                         prefix + name, isTransposed(name) ? tensor.detach().transpose(0, 1) : tensor));
     }
 
-    /// Whether the parameters are those of another layer: files need not repeat them.
+    /// Whether the parameters belong to another layer, so that files need not repeat them.
     boolean isTied() {
         return role == Role.TIED;
     }
 
-    /// Whether a file brought the parameters.
+    /// Whether the parameters were read from a file.
     boolean isGiven() {
         return role == Role.GIVEN;
     }
 
-    /// Takes over what a file holds, by the names of [#collectFiles].
+    /// Copies the values that a file holds, by the names of [#collectFiles].
     void load(Function<String, Tensor> values) {
         if (role == Role.TIED) {
             return;
@@ -175,7 +174,7 @@ final class ModulesToSave<L extends AdaptedLayer<L>> implements Mergeable<L> {
         });
     }
 
-    /// Whether files hold the parameter the other way round.
+    /// Whether files hold the parameter transposed.
     private boolean isTransposed(String name) {
         return own instanceof Linear linear && linear.fanInFanOut() && name.equals("weight");
     }

@@ -4,7 +4,7 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.peft.model.TaskType;
 import org.jspecify.annotations.Nullable;
 
-/// The options of one method, with Hugging Face peft's field names and defaults. A method of your own implements
+/// The options of one method, with Hugging Face peft's field names and defaults. User-defined methods implement
 /// [CustomPeft].
 public sealed interface PeftConfig
         permits LoraConfig,
@@ -20,20 +20,20 @@ public sealed interface PeftConfig
     /// Hugging Face's `peft_type`, such as `LORA`.
     String peftType();
 
-    /// Hugging Face's `task_type`; null when not said. SEQ_CLS adds the classification head to what is trained.
+    /// Hugging Face's `task_type`; null if not given. SEQ_CLS also trains the classification head.
     @Nullable
     TaskType taskType();
 
-    /// True in files that were saved for inference; an adapter loaded for training trains all the same.
+    /// True in files saved for inference; an adapter loaded for training is trained nevertheless.
     boolean inferenceMode();
 
     /// The content of `adapter_config.json`.
     ObjectNode toJson();
 
-    /// Puts this method onto `model` as the adapter `name`, inactive: see [Tuner].
+    /// Attaches this method to `model` as the adapter `name`, inactive: see [Tuner].
     Tuner attach(Attachment to);
 
-    /// Reads a configuration of a shipped method as peft writes it: [Methods#read].
+    /// Reads the configuration of a built-in method in peft's format: [Methods#read].
     static PeftConfig fromJson(ConfigJson json) {
         return Methods.shipped().read(json);
     }

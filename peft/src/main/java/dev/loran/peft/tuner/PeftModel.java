@@ -20,43 +20,43 @@ import java.util.function.Supplier;
 import java.util.random.RandomGenerator;
 import org.jspecify.annotations.Nullable;
 
-/// A frozen model with its adapters, by name; one or more of them are active. peft's `PeftModel`.
+/// A frozen model with its adapters, by name, of which one or more are active. Corresponds to peft's `PeftModel`.
 ///
-/// The base's parameters collect no gradient, but for those that the active adapter asks for (biases). Unlike with
-/// peft, those are the adapter's own: they stand in the base only while it is active. Closing closes the adapters and
-/// leaves the model as it was, bit for bit.
+/// The base's parameters collect no gradients, except those that the active adapter trains (biases). Unlike in peft,
+/// the trained values belong to the adapter and are in the base only while it is active. Closing closes the adapters
+/// and restores the model bit for bit.
 ///
-/// Merging writes the active adapters into the base's weights, [#unmergeAdapter] brings the old bits back. While they
-/// are merged, there is neither training nor a change of adapters.
+/// Merging writes the active adapters into the base's weights; [#unmergeAdapter] restores the old bits. While adapters
+/// are merged, they can be neither trained nor changed.
 ///
-/// **Threads**: reading is safe from any number of threads, with the active adapters as long as nobody changes them, or
-/// with an adapter for each call ([#withAdapter]) or each row ([#logits(Tensor, Tensor, List)]). What changes it
-/// (adding, removing, choosing, merging, training, closing) must be alone, and fails with a
-/// [java.util.ConcurrentModificationException] where it meets another thread's use. So does a forward of a thread
-/// whose choice of adapters another thread has replaced.
+/// **Threads**: any number of threads may read concurrently, either with the active adapters as long as no thread
+/// changes them, or with an adapter per call ([#withAdapter]) or per row ([#logits(Tensor, Tensor, List)]). Operations
+/// that change the model (adding, removing, choosing, merging, training, closing) need exclusive access; if another
+/// thread is using the model they fail with a [java.util.ConcurrentModificationException]. So does a forward pass on a
+/// thread whose choice of adapters another thread has replaced.
 public final class PeftModel extends Adapters {
-    /// The name of an adapter nobody named.
+    /// The default name of an adapter.
     public static final String DEFAULT_ADAPTER = "default";
 
-    /// Stands for no adapter where names of adapters are asked for, row by row.
+    /// Stands for no adapter in lists of adapter names, one per row.
     public static final String BASE = "__base__";
 
     private final Methods methods;
-    /// Whether the model has its classification head from here.
+    /// Whether this object added the model's classification head.
     private boolean ownsHead;
 
-    /// How many parameters there are: [#parameterCount].
+    /// The number of parameters: [#parameterCount].
     ///
     /// @param trainableParameters those that collect gradients
-    /// @param totalParameters those of base and active adapters together
+    /// @param totalParameters those of the base and the active adapters
     public record ParameterCount(long trainableParameters, long totalParameters) {
-        /// Share of the trainable ones, in percent.
+        /// Percentage of trainable parameters.
         public double trainablePercentage() {
             return 100.0 * trainableParameters / totalParameters;
         }
     }
 
-    /// Closed by the caller to make the adapters active again.
+    /// Closing it makes the adapters active again.
     public interface Disabled extends AutoCloseable {
         @Override
         void close();
@@ -71,7 +71,7 @@ public final class PeftModel extends Adapters {
 
     /// As above.
     ///
-    /// @param methods those that files of adapters may name
+    /// @param methods those that adapter files may name
     public PeftModel(Model model, long seed, Methods methods) {
         super(model, seed);
         this.methods = methods;
@@ -79,9 +79,9 @@ public final class PeftModel extends Adapters {
 
     // ---- files
 
-    /// As [#savePretrained], in a form that needs nothing but the untouched base: an adapter that started by PiSSA or
-    /// OLoRA becomes a plain LoRA of twice the rank with the same answers (peft's
-    /// `path_initial_model_for_weight_conversion`). Others are written as they are.
+    /// As [#savePretrained], in a form that needs only the unmodified base: an adapter initialized by PiSSA or OLoRA
+    /// becomes an equivalent plain LoRA of twice the rank (peft's `path_initial_model_for_weight_conversion`). Others
+    /// are written unchanged.
     public void saveConverted(Path folder) {
         try (Guard.Use use = model().reading("saveConverted")) {
             Tuner tuner = active();
@@ -94,17 +94,18 @@ public final class PeftModel extends Adapters {
         return name.equals(DEFAULT_ADAPTER) ? folder : folder.resolve(name);
     }
 
-    /// Reads an adapter that Loran or peft saved and adds it under `name`; active if it is the first. Active, it trains
-    /// on from these weights, by the method and the options of its file: `TaskModel.of` makes it ready for a task, with
-    /// its head where that is the model family's own and has as many classes.
+    /// Reads an adapter saved by Loran or peft and adds it under `name`; it becomes active if it is the first. Training
+    /// an active adapter continues from these weights, with the method and options of its file: `TaskModel.of` prepares
+    /// it for a task, including its head if that is the model family's own and has the same number of classes.
     ///
     /// @throws InputException if files are missing or damaged, the method is not supported, or the adapter does not fit
-    ///     this model: made on other weights, or tensors missing, unknown or of another shape
+    ///     this model: it was made for other weights, or tensors are missing, unknown or of another shape
     public Tuner loadAdapter(String name, Path folder) {
         return loadAdapter(name, folder, true);
     }
 
-    /// As above; without `head` the adapter alone, to be trained for other classes than those of the head in its files.
+    /// As above; without `head` the head in its files is left out, so that the adapter can be trained for other
+    /// classes.
     public Tuner loadAdapter(String name, Path folder, boolean head) {
         PeftConfig config = AdapterFiles.config(folder, head, methods);
         try (Guard.Use use = model().changing("loadAdapter")) {
@@ -120,11 +121,11 @@ public final class PeftModel extends Adapters {
         }
     }
 
-    /// Gives the model the classification head that the adapter in `folder` is for, where it has none: peft's adapters
-    /// are made on models whose head is new, and bring the trained one.
+    /// Adds the classification head that the adapter in `folder` needs, if the model lacks it: peft's adapters are made
+    /// on models with a new head, and their files hold the trained one.
     ///
-    /// @return whether it did
-    /// @throws InputException if the model cannot have one, or has one for other numbers of classes
+    /// @return whether a head was added
+    /// @throws InputException if the model cannot have one, or has one with another number of classes
     private boolean makeRoomForHead(PeftConfig config, Path folder) {
         int classes = config.taskType() == TaskType.SEQ_CLS ? Heads.classes(folder.resolve(AdapterFiles.WEIGHTS)) : 0;
         Linear present = model().classifier();
@@ -152,12 +153,13 @@ public final class PeftModel extends Adapters {
         return true;
     }
 
-    /// Gives the model a new classification head, unless it has one, and has the active adapter train it: what peft
-    /// does for the task type SEQ_CLS, which the adapter's file then says. Closing takes the head away again.
+    /// Adds a new classification head to the model, unless it has one, and makes the active adapter train it. This is
+    /// what peft does for the task type SEQ_CLS, which is then recorded in the adapter's file. Closing removes the
+    /// head.
     ///
-    /// @param random draws the head's start
+    /// @param random draws the head's initial values
     /// @throws InputException if the model cannot have a head
-    /// @throws IllegalStateException if no adapter is active, or the model has classes of its own
+    /// @throws IllegalStateException if no adapter is active, or the model has its own classification head
     public void addClassifier(int classes, RandomGenerator random) {
         try (Guard.Use use = model().changing("addClassifier")) {
             requireUnmerged("addClassifier");
@@ -173,7 +175,7 @@ public final class PeftModel extends Adapters {
         }
     }
 
-    /// As [#loadAdapter], in the place of adapter `name`, which is kept if the files do not fit.
+    /// As [#loadAdapter], but replaces adapter `name`, which is kept if the files do not fit.
     public Tuner replaceAdapter(String name, Path folder) {
         PeftConfig config = AdapterFiles.config(folder, true, methods);
         try (Guard.Use use = model().changing("replaceAdapter")) {
@@ -185,7 +187,7 @@ public final class PeftModel extends Adapters {
         }
     }
 
-    /// An adapter with what its files hold; where they do not fit, everything is as it was.
+    /// Attaches an adapter with the content of its files; if they do not fit, everything stays unchanged.
     private Tuner attachFrom(Path folder, String name, PeftConfig config, boolean withHead) {
         boolean head = makeRoomForHead(config, folder);
         Tuner next = null;
@@ -208,17 +210,16 @@ public final class PeftModel extends Adapters {
         }
     }
 
-    /// Adds adapter `name`, a LoRA made of the low-rank updates of others: see [Combination]. LoRA on linear layers and
-    /// tables, with any mixture of ranks, alphas and scaling rules, PiSSA, OLoRA and AdaLoRA can be combined. The file
-    /// of the result is plain LoRA; Hugging Face peft, which copies `use_rslora` into a result whose alpha is its rank,
-    /// makes its own too large by the root of the rank.
+    /// Adds adapter `name`, a LoRA combined from the low-rank updates of others: see [Combination]. It supports LoRA on
+    /// linear layers and tables, with any mixture of ranks, alphas and scaling rules, as well as PiSSA, OLoRA and
+    /// AdaLoRA. The result's file is plain LoRA; Hugging Face peft copies `use_rslora` into a result whose alpha is its
+    /// rank, which makes its result too large by the square root of the rank.
     ///
     /// @param names of the adapters
-    /// @param weights w of each; negative ones take away
+    /// @param weights w of each adapter; negative ones subtract
     /// @return the relative error of each layer, ‖result − Σ wᵢΔᵢ‖ / ‖Σ wᵢΔᵢ‖, by the layer's name
-    /// @throws InputException if a name is unknown, numbers of names and weights differ, or an adapter cannot be
-    ///     combined: DoRA, biases or rows of tables trained beside, adapters without low-rank updates, factors of
-    ///     different ranks
+    /// @throws InputException if a name is unknown, the numbers of names and weights differ, or an adapter cannot be
+    ///     combined: DoRA, trained biases or table rows, adapters without low-rank updates, factors of different ranks
     /// @throws IllegalStateException while adapters are merged
     public Map<String, Double> addWeightedAdapter(
             String name, List<String> names, List<Double> weights, Combination how) {
@@ -239,7 +240,7 @@ public final class PeftModel extends Adapters {
 
     // ---- merging
 
-    /// What merging the active adapters into weights of `dtype` would do, layer by layer; nothing is written.
+    /// What merging the active adapters into weights of `dtype` would change, layer by layer; nothing is written.
     ///
     /// @throws InputException if an active adapter cannot be merged: bottleneck adapters, prompts, prefixes
     /// @throws IllegalStateException if none is active, or they are merged already
@@ -250,12 +251,12 @@ public final class PeftModel extends Adapters {
         }
     }
 
-    /// Writes the active adapters into the weights of the base, which then answers alone and at no extra cost. Weights
-    /// that an adapter changes exist twice until [#unmergeAdapter]; prepared ones are prepared again, and mapped files
-    /// are not written to. A head that is the table of token embeddings gets a weight of its own where an adapter
-    /// changes only one of the two: the model is no longer tied then, and its config.json says so.
+    /// Writes the active adapters into the weights of the base, which then computes the same outputs without extra
+    /// cost. Weights that an adapter changes exist twice until [#unmergeAdapter]; prepared ones are prepared again, and
+    /// mapped files are not written to. A head that shares the table of token embeddings gets its own weight if an
+    /// adapter changes only one of the two: the model is then no longer tied, as its config.json states.
     ///
-    /// @return what became of each weight, and how much of the update rounding to its type lost
+    /// @return how each weight changed, and how much of the update was lost in rounding to its type
     /// @throws InputException if an active adapter cannot be merged: bottleneck adapters, prompts, prefixes; nothing is
     ///     changed then
     /// @throws IllegalStateException if none is active, or they are merged already
@@ -286,7 +287,7 @@ public final class PeftModel extends Adapters {
         }
     }
 
-    /// The reverse of [#mergeAdapter], bit for bit: the adapters are active beside the base again.
+    /// Reverses [#mergeAdapter], bit for bit: the adapters are again active beside the base.
     ///
     /// @throws IllegalStateException if nothing is merged
     public void unmergeAdapter() {
@@ -301,7 +302,7 @@ public final class PeftModel extends Adapters {
         }
     }
 
-    /// Merges the active adapters for good, unless they are merged already, and closes this PeftModel with all
+    /// Merges the active adapters permanently, unless they are merged already, and closes this PeftModel with all
     /// adapters.
     ///
     /// @return the model, which belongs to the caller
@@ -317,7 +318,7 @@ public final class PeftModel extends Adapters {
         }
     }
 
-    /// Closes this PeftModel with all adapters: the model is as it was before them, bit for bit, merged or not.
+    /// Closes this PeftModel with all adapters: the model is restored bit for bit, whether they were merged or not.
     ///
     /// @return the model, which belongs to the caller
     public Model unload() {
@@ -325,17 +326,17 @@ public final class PeftModel extends Adapters {
         return model();
     }
 
-    // ---- training and answering
+    // ---- training and inference
 
-    /// Every tensor the active adapters train, by peft's name.
+    /// All tensors that the active adapters train, by peft's names.
     ///
-    /// @throws IllegalStateException while adapters are merged: what is merged is not trained
+    /// @throws IllegalStateException while adapters are merged, as merged adapters are not trained
     public Map<String, Tensor> trainableParameters() {
         requireUnmerged("trainableParameters");
         return trainable();
     }
 
-    /// Trainable and total parameters, tied ones once. What is merged or disabled counts as none.
+    /// Trainable and total parameters; tied ones are counted once. Merged or disabled adapters do not count.
     public ParameterCount parameterCount() {
         long trainable = 0;
         Set<Tensor> all = new LinkedHashSet<>(model().namedParameters().values());
@@ -347,7 +348,8 @@ public final class PeftModel extends Adapters {
                 trainable, all.stream().mapToLong(t -> t.shape().size()).sum());
     }
 
-    /// Says which forward this is: dropout draws its masks from it. The trainer calls this before each micro-batch.
+    /// Sets the number of this forward pass, from which dropout derives its masks. The trainer calls this before each
+    /// micro-batch.
     public void microStep(int number) {
         try (Guard.Use use = model().changing("microStep")) {
             model().backend().fill(microStep(), number);
@@ -364,15 +366,15 @@ public final class PeftModel extends Adapters {
         return model().loss(inputIds, attentionMask, labels);
     }
 
-    /// The head's answer; see [Model#logits].
+    /// The head's output; see [Model#logits].
     public Tensor logits(Tensor inputIds, @Nullable Tensor attentionMask) {
         return model().logits(inputIds, attentionMask);
     }
 
-    /// The head's answer to rows that use different adapters of any kinds, whatever is active: row i uses
-    /// `adapterNames.get(i)`, [#BASE] for none. The batch runs once, and each row's answer is that of its adapter
-    /// alone. Where adapters have virtual tokens, every row's hidden states have as many positions as the longest
-    /// needs, and a row's own stand at the end. Nothing is recorded.
+    /// The head's output for rows that use different adapters of any kind, regardless of which are active: row i uses
+    /// `adapterNames.get(i)`, or none for [#BASE]. The batch runs once, and each row's output is the same as with its
+    /// adapter alone. If adapters have virtual tokens, the hidden states of every row have as many positions as the
+    /// longest needs, and a row's own are at the end. Nothing is recorded.
     ///
     /// @throws InputException if a name is unknown, or an adapter trains biases of the base itself
     /// @throws IllegalStateException in training mode, or while adapters are merged
@@ -380,16 +382,16 @@ public final class PeftModel extends Adapters {
         return apart("logits", adapterNames, ofRows -> new MixedBatch(model(), ofRows).logits(inputIds, attentionMask));
     }
 
-    /// Runs `work` on this thread with one adapter in the place of what is active, for this thread alone: whatever it
-    /// asks of the model, through this object or past it, by [dev.loran.peft.model.KvCache] or a head of your own.
-    /// Threads with different adapters run side by side. Nothing is recorded.
+    /// Runs `work` on this thread with one adapter instead of the active ones, for this thread only. It applies to
+    /// every use of the model, through this object or directly, as by [dev.loran.peft.model.KvCache] or a user-defined
+    /// head. Threads with different adapters run concurrently. Nothing is recorded.
     ///
     /// ```java
     /// List<int[]> answers = peft.withAdapter("titles", () -> Generation.tokens(model, prompts, config));
     /// ```
     ///
-    /// An adapter that trains biases of the base itself changes these for everybody: where it is the one asked for, or
-    /// is active, no other thread may use the model meanwhile.
+    /// An adapter that trains biases of the base itself changes these for all threads: if it is the requested adapter,
+    /// or is active, no other thread may use the model meanwhile.
     ///
     /// @param name [#BASE] for none
     /// @throws InputException if there is no adapter of this name
@@ -411,7 +413,7 @@ public final class PeftModel extends Adapters {
         });
     }
 
-    /// Runs `work`, given the adapters of these names, on slots of its own, empty ones.
+    /// Runs `work` with the adapters of these names, on the call's own, empty slots.
     private <T> T apart(String operation, List<String> names, Function<List<@Nullable Tuner>, T> work) {
         try (Guard.Use use = model().reading(operation)) {
             List<@Nullable Tuner> wanted = wanted(operation, names);
@@ -420,7 +422,7 @@ public final class PeftModel extends Adapters {
                 return Slot.callEmpty(() -> work.apply(wanted));
             }
         }
-        // What is borrowed is put into the base, or taken out of it, for all threads.
+        // Borrowed tensors are swapped into or out of the base for all threads.
         try (Guard.Use use = model().changing(operation)) {
             List<@Nullable Tuner> wanted = wanted(operation, names);
             empty();
@@ -444,8 +446,8 @@ public final class PeftModel extends Adapters {
         return wanted;
     }
 
-    /// Writes the active adapter as peft does: adapter_config.json and adapter_model.safetensors, in `folder` itself
-    /// for the adapter `default`, else in a folder of its name below.
+    /// Writes the active adapter in peft's format: adapter_config.json and adapter_model.safetensors, in `folder`
+    /// itself for the adapter `default`, otherwise in a subfolder of its name.
     public void savePretrained(Path folder) {
         try (Guard.Use use = model().reading("savePretrained")) {
             Tuner tuner = active();
@@ -453,7 +455,7 @@ public final class PeftModel extends Adapters {
         }
     }
 
-    /// Takes the adapters off the model and closes them. A second call does nothing.
+    /// Removes the adapters from the model and closes them. A second call has no effect.
     @Override
     public void close() {
         if (isClosed()) {

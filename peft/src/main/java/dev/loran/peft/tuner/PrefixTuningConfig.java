@@ -15,20 +15,21 @@ import java.util.List;
 import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 
-/// Prefix tuning: P trainable keys and values stand before the text's own in the attention of every layer. They enter
-/// unrotated, and the text stands at positions P, P + 1, …
+/// Prefix tuning: P trainable keys and values precede the text's own in the attention of every layer. Rotary embeddings
+/// are not applied to them, and the text starts at position P.
 ///
-/// **Paper**: Li and Liang, "Prefix-Tuning: Optimizing Continuous Prompts for Generation", 2021; the projection: its
-/// section 4.3. With grouped-query heads a prefix has as many heads as the keys. It is a segment of the attention
+/// **Paper**: Li and Liang, "Prefix-Tuning: Optimizing Continuous Prompts for Generation", 2021; the projection is from
+/// section 4.3. With grouped-query attention a prefix has as many heads as the keys. It is a segment of the attention
 /// kernel and works with gradient checkpointing.
 ///
 /// @param numVirtualTokens P
-/// @param prefixProjection whether the prefix comes from a smaller table through two linear layers with a tanh between
+/// @param prefixProjection whether the prefix is computed from a smaller table by two linear layers with tanh in
+///     between
 /// @param encoderHiddenSize width between them; null: the width of the keys
-/// @param init how the prefix starts, without projection
-/// @param tokenDim width of the keys the file was made for; null: the model's
-/// @param numLayers layers of the model the file was made for; null: the model's
-/// @param modulesToSave layers trained whole and saved beside
+/// @param init how a prefix without projection is initialized
+/// @param tokenDim width of the keys that the file was made for; null: the model's
+/// @param numLayers number of layers of the model that the file was made for; null: the model's
+/// @param modulesToSave layers trained in full and saved with the adapter
 /// @param inferenceMode see [PeftConfig#inferenceMode]
 /// @param taskType see [PeftConfig#taskType]
 public record PrefixTuningConfig(
@@ -43,16 +44,16 @@ public record PrefixTuningConfig(
         @Nullable TaskType taskType)
         implements PeftConfig {
 
-    /// How a prefix without projection starts.
+    /// How a prefix without projection is initialized.
     public sealed interface Init {
-        /// N(0, std²). peft's std is 1, with which training starts badly; 0.02 is that of a transformer's own weights.
+        /// N(0, std²). peft's std is 1, which makes training start badly; 0.02 is that of a transformer's own weights.
         record Random(double std) implements Init {}
 
-        /// Keys and values zero: every query spends its share of attention on nothing.
+        /// Zero keys and values: each query initially spends part of its attention on zero values.
         record Zero() implements Init {}
 
-        /// The keys and values that the model itself makes of a text, its tokens repeated or cut to P: the paper's real
-        /// words (section 7.4).
+        /// The keys and values that the model itself computes for a text, with its tokens repeated or truncated to P:
+        /// the paper's real words (section 7.4).
         record Activations(List<Integer> tokens) implements Init {
             public Activations {
                 tokens = List.copyOf(tokens);
@@ -76,12 +77,12 @@ public record PrefixTuningConfig(
         }
     }
 
-    /// 20 keys and values a layer, without projection, from N(0, 0.02²).
+    /// 20 keys and values per layer, without projection, from N(0, 0.02²).
     public static PrefixTuningConfig defaults() {
         return of(20);
     }
 
-    /// As above, for so many keys and values.
+    /// As above, with the given number of keys and values.
     public static PrefixTuningConfig of(int numVirtualTokens) {
         return fromJson(new ConfigJson(
                 "PREFIX_TUNING", JsonNodeFactory.instance.objectNode().put("num_virtual_tokens", numVirtualTokens)));
@@ -122,7 +123,7 @@ public record PrefixTuningConfig(
 
     private static PrefixTuningConfig read(ConfigJson json, Init init) {
         json.submodules();
-        // Says how the table started; the file brings what it became.
+        // Records the table's initialization, which the trained values in the file replace.
         json.string("init_weights", "");
         return new PrefixTuningConfig(
                 json.integer("num_virtual_tokens", 0),
@@ -188,7 +189,7 @@ public record PrefixTuningConfig(
             };
         }
 
-        /// (P, 2 · layers · kvDim): for each layer the keys, then the values, that the model makes of `tokens`.
+        /// (P, 2 · layers · kvDim): for each layer the keys, then the values, that the model computes for `tokens`.
         private Tensor activations(List<Integer> tokens, int p, int width) {
             int[] ids = new int[p];
             for (int i = 0; i < p; i++) {
@@ -216,7 +217,7 @@ public record PrefixTuningConfig(
                     : second.forward(Functional.tanh(first.forward(embedding)));
         }
 
-        /// The prompt (P, 2L · kvDim) cut into keys and values of each layer, (P, kvHeads, D).
+        /// The prompt (P, 2L · kvDim), split into keys and values of each layer, (P, kvHeads, D).
         private List<Block.Prefix> prefixes() {
             Model.Facts f = attachment().model().facts();
             int kvDim = f.numKvHeads() * f.headDim();

@@ -16,21 +16,20 @@ import java.util.List;
 import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 
-/// P-tuning: the embeddings of P virtual tokens in front of the text come out of a small encoder over a table of its
-/// own.
+/// P-tuning: a small encoder computes the embeddings of P virtual tokens before the text from its own table.
 ///
 /// **Paper**: Liu et al., "GPT Understands, Too", 2021 (the LSTM with two linear layers, section 3.2). The multi-layer
-/// perceptron is peft's default; the transformer encoder is Loran's own choice for this name and unknown to peft, whose
-/// files hold the finished prompt whatever made it.
+/// perceptron is peft's default. The transformer encoder is Loran's own addition and unknown to peft, whose files hold
+/// the finished prompt regardless of the encoder.
 ///
 /// @param numVirtualTokens P
-/// @param encoder what makes the prompt
+/// @param encoder the network that computes the prompt
 /// @param encoderHiddenSize its inner width; null: the model's
 /// @param encoderNumLayers layers of the LSTM or the transformer; the perceptron always has three
 /// @param encoderDropout between LSTM layers, or in the transformer's sublayers; the perceptron has none
-/// @param tokenDim width the file was made for; null: the model's
-/// @param numLayers layers of the model the file was made for; null: the model's
-/// @param modulesToSave layers trained whole and saved beside
+/// @param tokenDim width that the file was made for; null: the model's
+/// @param numLayers number of layers of the model that the file was made for; null: the model's
+/// @param modulesToSave layers trained in full and saved with the adapter
 /// @param inferenceMode see [PeftConfig#inferenceMode]
 /// @param taskType see [PeftConfig#taskType]
 public record PromptEncoderConfig(
@@ -48,11 +47,11 @@ public record PromptEncoderConfig(
 
     /// `encoder_reparameterization_type`.
     public enum Encoder {
-        /// Three linear layers with ReLU between.
+        /// Three linear layers with ReLU in between.
         MLP,
-        /// A bidirectional LSTM, then two linear layers with ReLU between.
+        /// A bidirectional LSTM, then two linear layers with ReLU in between.
         LSTM,
-        /// Pre-norm transformer layers over the virtual tokens, every one seeing every other.
+        /// Pre-norm transformer layers over the virtual tokens, without a causal mask.
         TRANSFORMER
     }
 
@@ -74,12 +73,12 @@ public record PromptEncoderConfig(
         }
     }
 
-    /// peft's defaults: the perceptron, as wide as the model. 20 virtual tokens, whose number peft leaves open.
+    /// peft's defaults: the perceptron, as wide as the model, with 20 virtual tokens (peft has no default number).
     public static PromptEncoderConfig defaults() {
         return of(20);
     }
 
-    /// As above, for so many virtual tokens.
+    /// As above, with the given number of virtual tokens.
     public static PromptEncoderConfig of(int numVirtualTokens) {
         return fromJson(new ConfigJson(
                 "P_TUNING", JsonNodeFactory.instance.objectNode().put("num_virtual_tokens", numVirtualTokens)));
@@ -165,7 +164,7 @@ public record PromptEncoderConfig(
             int p = config.numVirtualTokens;
             checkSizes(config.tokenDim, d, config.numLayers, to.model());
             checkRoom(p);
-            // peft's tables start from N(0, 1), torch's default for embeddings; so do ours, the encoder follows.
+            // The table starts from N(0, 1), torch's default for embeddings, as in peft; the encoder follows.
             embedding =
                     encoderParameter("embedding.weight", normal(1, p, config.encoder == Encoder.TRANSFORMER ? h : d));
             network = switch (config.encoder) {
@@ -205,7 +204,7 @@ public record PromptEncoderConfig(
             };
         }
 
-        /// One direction of one LSTM layer, gates in torch's order i, f, g, o (Hochreiter and Schmidhuber, 1997).
+        /// One direction of one LSTM layer, with gates in torch's order i, f, g, o (Hochreiter and Schmidhuber, 1997).
         private final class Direction {
             private final int h;
             private final boolean reverse;
@@ -267,7 +266,7 @@ public record PromptEncoderConfig(
             };
         }
 
-        /// Heads of about 32, as many as divide the width.
+        /// Heads of about 32 dimensions, in a number that divides the width.
         private static int headsFor(int h) {
             int heads = Math.max(1, h / 32);
             while (h % heads != 0) {
@@ -283,7 +282,7 @@ public record PromptEncoderConfig(
                     1e-5);
         }
 
-        /// x + attention(norm(x)), then x + feedForward(norm(x)) with a ReLU of twice the width.
+        /// x + attention(norm(x)), then x + feedForward(norm(x)) with ReLU and twice the width.
         private final class EncoderLayer {
             private final int heads;
             private final int site;

@@ -15,12 +15,12 @@ import java.util.Map;
 import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 
-/// What the prompt methods share: parameters under `prompt_encoder.NAME.`, from which a prompt (P, width) is made at
-/// each forward, and peft's file, which holds the finished prompt alone.
+/// The common part of the prompt methods: parameters under `prompt_encoder.NAME.`, from which each forward pass
+/// computes a prompt (P, width), and peft's file format, which holds only the finished prompt.
 ///
-/// Where an encoder makes the prompt, peft's file does not bring the encoder back. Such an adapter answers from the
-/// finished prompt; what it would take to train on stands in [#trainingTensors], which Loran saves beside. Training
-/// without it is refused.
+/// If an encoder computes the prompt, peft's file does not include the encoder. An adapter loaded from it uses the
+/// finished prompt; what further training needs is in [#trainingTensors], which Loran saves as well. Without them,
+/// training is refused.
 abstract class PromptTuner extends Tuner {
     private static final String FILE_KEY = "prompt_embeddings";
 
@@ -42,7 +42,7 @@ abstract class PromptTuner extends Tuner {
         return value;
     }
 
-    /// Registers a linear layer's parameters, drawn as torch draws them: U(±1/√in).
+    /// Registers a linear layer's parameters, initialized as in torch: U(±1/√in).
     final Linear encoderLinear(String name, int in, int out) {
         double bound = 1 / Math.sqrt(in);
         return new Linear(
@@ -59,20 +59,20 @@ abstract class PromptTuner extends Tuner {
         return Tensor.randn(attachment().backend(), type(), attachment().random(), std, dims);
     }
 
-    /// The type of the encoder's parameters, in which it computes.
+    /// The type of the encoder's parameters and computation.
     final DType type() {
         return attachment().model().dtype().accumulator();
     }
 
-    /// Whether the prompt is the one parameter itself, so that peft's file is all there is.
+    /// Whether the prompt is itself the only parameter, so that peft's file is complete.
     private boolean isDirect() {
         return encoder.size() == 1;
     }
 
-    /// The prompt (P, width) from the encoder's parameters, differentiable.
+    /// Computes the prompt (P, width) from the encoder's parameters, differentiably.
     abstract Tensor encode();
 
-    /// The prompt for this forward, in the model's type.
+    /// The prompt for this forward pass, in the model's type.
     final Tensor prompt() {
         return Functional.cast(promptAsMade(), attachment().model().dtype());
     }
@@ -90,7 +90,8 @@ abstract class PromptTuner extends Tuner {
         return fromFile;
     }
 
-    /// A view of the finished prompt, until the encoder changes. Several threads may find first that it has.
+    /// A view of the finished prompt, or null once the encoder has changed. Synchronized because several threads may
+    /// discover the change at once.
     private synchronized @Nullable Tensor finished() {
         if (finished != null && versions() != versionsAtLoad) {
             finished.close();
@@ -164,11 +165,11 @@ abstract class PromptTuner extends Tuner {
             throw new InputException(file + ": holds " + values.keySet() + " but this encoder has " + encoder.keySet()
                     + ", or a shape differs; the file belongs to another adapter");
         }
-        // Raises the versions: from here on the encoder makes the prompt.
+        // Increments the versions, so that from now on the encoder computes the prompt.
         encoder.forEach((name, t) -> t.copyFrom(Objects.requireNonNull(values.get(name))));
     }
 
-    /// The fields that peft fills from the model and writes.
+    /// Writes the fields that peft fills in from the model.
     final ObjectNode sizes(ObjectNode n, int numVirtualTokens, int tokenDim, int layers, int heads) {
         ConfigJson.put(n, "modules_to_save", trained.names().isEmpty() ? null : trained.names());
         n.put("num_attention_heads", heads);
@@ -179,7 +180,7 @@ abstract class PromptTuner extends Tuner {
         return n;
     }
 
-    /// Checks what a file says of the model it was made for.
+    /// Checks a file's data about the model it was made for.
     static void checkSizes(@Nullable Integer tokenDim, int width, @Nullable Integer layers, Model model) {
         if (tokenDim != null && tokenDim != width) {
             throw new InputException("token_dim is " + tokenDim + " but the model needs " + width

@@ -13,18 +13,19 @@ import org.jspecify.annotations.Nullable;
 
 /// Prompt tuning: the embeddings of P virtual tokens in front of the text are the only parameters.
 ///
-/// **Paper**: Lester et al., "The Power of Scale for Parameter-Efficient Prompt Tuning", 2021; initialisation from the
+/// **Paper**: Lester et al., "The Power of Scale for Parameter-Efficient Prompt Tuning", 2021; initialization from the
 /// vocabulary or a text: its section 2.1.
 ///
-/// A random start has the spread of the model's own embeddings; peft's is N(0, 1), some fifty times wider than Llama's.
+/// A random initialization has the standard deviation of the model's own embeddings; peft's is N(0, 1), some fifty
+/// times wider than Llama's.
 ///
 /// @param numVirtualTokens P
-/// @param init how the embeddings start
-/// @param initTokens ids of the text that [Init#TEXT] starts from, repeated or cut to P; null otherwise
-/// @param initText that text, as peft's file names it; null otherwise
-/// @param tokenDim width the file was made for; null: the model's
-/// @param numLayers layers of the model the file was made for; null: the model's
-/// @param modulesToSave layers trained whole and saved beside
+/// @param init how the embeddings are initialized
+/// @param initTokens token ids of the text that [Init#TEXT] starts from, repeated or truncated to P; null otherwise
+/// @param initText that text, as named in peft's file; null otherwise
+/// @param tokenDim width that the file was made for; null: the model's
+/// @param numLayers number of layers of the model that the file was made for; null: the model's
+/// @param modulesToSave layers trained in full and saved with the adapter
 /// @param inferenceMode see [PeftConfig#inferenceMode]
 /// @param taskType see [PeftConfig#taskType]
 public record PromptTuningConfig(
@@ -39,9 +40,9 @@ public record PromptTuningConfig(
         @Nullable TaskType taskType)
         implements PeftConfig {
 
-    /// How the embeddings start.
+    /// How the embeddings are initialized.
     public enum Init {
-        /// Random, as wide as the model's embeddings.
+        /// Random, with the standard deviation of the model's embeddings.
         RANDOM,
         /// Embeddings of tokens drawn from the vocabulary.
         SAMPLE_VOCAB,
@@ -58,12 +59,12 @@ public record PromptTuningConfig(
         }
     }
 
-    /// 20 virtual tokens, from a random start.
+    /// 20 virtual tokens, randomly initialized.
     public static PromptTuningConfig defaults() {
         return of(20);
     }
 
-    /// As above, for so many virtual tokens.
+    /// As above, with the given number of virtual tokens.
     public static PromptTuningConfig of(int numVirtualTokens) {
         return fromJson(new ConfigJson(
                 "PROMPT_TUNING", JsonNodeFactory.instance.objectNode().put("num_virtual_tokens", numVirtualTokens)));
@@ -84,7 +85,7 @@ public record PromptTuningConfig(
                 n -> n.put("prompt_tuning_init", "SAMPLE_VOCAB").remove("prompt_tuning_init_text"));
     }
 
-    /// Starts from `text`, whose ids are `tokens`.
+    /// Initializes from `text`, whose token ids are `tokens`.
     public PromptTuningConfig fromText(String text, List<Integer> tokens) {
         return ConfigJson.copy(
                 this,
@@ -109,7 +110,7 @@ public record PromptTuningConfig(
         return read(json, null);
     }
 
-    /// @param tokens those of the initial text, which files do not hold
+    /// @param tokens ids of the initial text, which files do not hold
     private static PromptTuningConfig read(ConfigJson json, @Nullable List<Integer> tokens) {
         String text = json.string("prompt_tuning_init_text", "");
         json.string("tokenizer_name_or_path", "");
@@ -162,7 +163,7 @@ public record PromptTuningConfig(
             Tensor table = model.tokenEmbedding().weight();
             int[] ids = new int[p];
             List<Integer> text = config.initTokens;
-            // A file that names the text of another day's start brings the trained embeddings along.
+            // A saved file may name the text of its initialization, but its trained embeddings replace it.
             if (config.init == Init.RANDOM || config.init == Init.TEXT && text == null) {
                 return normal(spread(table), p, table.shape().cols());
             }

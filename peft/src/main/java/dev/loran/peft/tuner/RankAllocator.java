@@ -16,7 +16,8 @@ import java.util.Objects;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 
-/// AdaLoRA on a model, with peft's RankAllocator: smoothed importance of every entry, and who stays.
+/// AdaLoRA on a model, after peft's RankAllocator: the smoothed importance of every entry, and the choice of live
+/// triplets.
 final class RankAllocator extends Tuner {
     private static final String RANK_PATTERN = "rank_pattern.";
     private static final String SMOOTH = "exp_avg_ipt.";
@@ -58,7 +59,7 @@ final class RankAllocator extends Tuner {
         place(module, linear, adapter);
     }
 
-    /// The entry `name`, which files for a model with a head may have by its name below that.
+    /// The entry for `name`; files for a model with a head may use the name below the head's prefix.
     private @Nullable List<Boolean> live(Map<String, List<Boolean>> pattern, String name) {
         List<Boolean> below = pattern.remove(attachment().model().belowHead(name));
         if (below != null) {
@@ -82,7 +83,7 @@ final class RankAllocator extends Tuner {
         return ranks;
     }
 
-    /// Weight times the mean over all A and B; layers without triplets count with 0.
+    /// Weight times the mean over all A and B; layers without triplets count as 0.
     @Override
     public @Nullable Tensor penalty() {
         Tensor sum = null;
@@ -99,7 +100,7 @@ final class RankAllocator extends Tuner {
     @Override
     public void beginTraining(int totalSteps) {
         if (rankPattern != null) {
-            // Ranks that are cut stay as they are, however long they are trained.
+            // Ranks that were already reduced stay as they are, however long training continues.
             return;
         }
         total = config.totalStep() == null ? totalSteps : config.totalStep();
@@ -110,7 +111,7 @@ final class RankAllocator extends Tuner {
         AdaLoraConfig.checkSchedule(config.tinit(), config.tfinal(), total);
     }
 
-    /// All but those that allocate, and those that read a mask back.
+    /// All steps except those that allocate or read a mask back.
     @Override
     public boolean repeats(int step) {
         int last = total - config.tfinal();
@@ -189,7 +190,7 @@ final class RankAllocator extends Tuner {
         return all;
     }
 
-    /// Sets E to zero where a triplet's score is not above the k-th smallest of all, k = all − budget.
+    /// Sets E to zero where a triplet's score does not exceed the k-th smallest of all, k = all − budget.
     private Map<String, List<Boolean>> allocate(int budget) {
         Map<String, double[]> scores = new LinkedHashMap<>();
         layers.forEach((module, layer) -> scores.put(module, scores(module, layer)));
@@ -266,7 +267,7 @@ final class RankAllocator extends Tuner {
         return IntStream.range(0, live.size()).filter(live::get).toArray();
     }
 
-    /// Takes the pruned triplets out of A, B, E and their moments.
+    /// Removes the pruned triplets from A, B, E and their moments.
     private void compact(Optimizer optimizer) {
         Map<String, List<Boolean>> pattern = Objects.requireNonNull(rankPattern);
         String name = attachment().name();
@@ -287,7 +288,7 @@ final class RankAllocator extends Tuner {
         uncertainty.clear();
     }
 
-    /// After the last allocation the live triplets only, as peft writes them; before it, all.
+    /// After the last allocation only the live triplets, as peft writes them; before it, all.
     @Override
     public Map<String, Tensor> fileTensors() {
         Map<String, Tensor> all = super.fileTensors();
@@ -335,7 +336,7 @@ final class RankAllocator extends Tuner {
                 .toJson();
     }
 
-    /// Statistics before the last allocation, which triplets are live (1) after it.
+    /// Before the last allocation the statistics, after it which triplets are live (1).
     @Override
     public Map<String, Tensor> trainingState() {
         Map<String, Tensor> state = new LinkedHashMap<>();
@@ -385,7 +386,7 @@ final class RankAllocator extends Tuner {
         return shapes;
     }
 
-    /// Which triplets `state` says are live, by the names of `E`; empty before the last allocation.
+    /// Which triplets are live according to `state`, by the names of `E`; empty before the last allocation.
     private Map<String, List<Boolean>> pattern(Map<String, Tensor> state) {
         Map<String, List<Boolean>> pattern = new LinkedHashMap<>();
         layers.keySet().forEach(module -> {

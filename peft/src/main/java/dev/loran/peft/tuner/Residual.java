@@ -13,24 +13,25 @@ import org.ejml.data.DMatrixRMaj;
 import org.ejml.dense.row.CommonOps_DDRM;
 import org.ejml.interfaces.decomposition.QRDecomposition;
 
-/// What PiSSA and OLoRA leave of a frozen weight W (out, in) when they cut A (r, in) and B (out, r) out of it: W −
-/// s·B·A, which stands in the place of W while the adapter is active. W itself is never touched.
+/// The remainder of a frozen weight W (out, in) after PiSSA or OLoRA cut A (r, in) and B (out, r) from it: W − s·B·A,
+/// which replaces W while the adapter is active. W itself is never modified.
 ///
-/// **PiSSA** cuts the r largest singular values, B = U·√(Σ/s), A = √(Σ/s)·Vᵀ. With k iterations they are found by
-/// random projection in place of the whole decomposition. **Papers**: Meng, Wang, Zhang, "PiSSA: Principal Singular
-/// Values and Singular Vectors Adaptation of Large Language Models", 2024; Halko, Martinsson, Tropp, "Finding Structure
-/// with Randomness", 2011, algorithm 4.4.
+/// **PiSSA** cuts the r largest singular values, B = U·√(Σ/s), A = √(Σ/s)·Vᵀ. With k iterations they are computed by
+/// random projection instead of a full decomposition. **Papers**: Meng, Wang, Zhang, "PiSSA: Principal Singular Values
+/// and Singular Vectors Adaptation of Large Language Models", 2024; Halko, Martinsson, Tropp, "Finding Structure with
+/// Randomness", 2011, algorithm 4.4.
 ///
 /// **OLoRA** cuts the first columns of Q and rows of R, W = Q·R, not divided by s. **Paper**: Büyükakyüz, "OLoRA:
 /// Orthonormal Low-Rank Adaptation of Large Language Models", 2024.
 ///
-/// W is (out, in) here whatever files hold, so that GPT-2's transposed layers are cut as all others are. Hugging Face
-/// peft cuts them in the wrong direction for OLoRA: its adapters of this kind do not answer here as they do there.
+/// W is (out, in) here regardless of the file's layout, so that GPT-2's transposed layers are cut like all others.
+/// Hugging Face peft cuts them in the wrong direction for OLoRA: such adapters give different outputs here than in
+/// peft.
 final class Residual implements AutoCloseable {
-    /// More random directions than wanted: what makes few iterations enough (Halko et al., section 4.2).
+    /// Additional random directions, which make few iterations sufficient (Halko et al., section 4.2).
     private static final int OVERSAMPLING = 8;
 
-    /// No version of a weight.
+    /// Marks that `rest` was made from no version of the weight.
     private static final int NONE = -1;
 
     private final String module;
@@ -45,9 +46,9 @@ final class Residual implements AutoCloseable {
 
     private boolean known;
 
-    /// Cuts what `init` says.
+    /// Performs the cut that `init` specifies.
     ///
-    /// @param module named in failures
+    /// @param module name for error messages
     Residual(Tensor w, String module, LoraInit init, int r, double scaling, RandomGenerator random) {
         int out = w.shape().dim(0);
         int in = w.shape().dim(1);
@@ -75,7 +76,7 @@ final class Residual implements AutoCloseable {
         return init.isPissa() ? principal(matrix, r, scaling, init.iterations(), random) : orthonormal(matrix, r);
     }
 
-    /// For a cut that is not known yet: a file will tell ([#learn]).
+    /// For a cut that is not known yet; it is read from a file ([#learn]).
     Residual(Tensor w, String module, int r, double scaling) {
         int out = w.shape().dim(0);
         int in = w.shape().dim(1);
@@ -87,7 +88,7 @@ final class Residual implements AutoCloseable {
         rest = Tensor.zeros(w.backend(), w.dtype(), out, in).detachFromScope();
     }
 
-    /// Takes A (r, in) and B (out, r) for what was cut.
+    /// Sets A (r, in) and B (out, r) as the part that was cut.
     void learn(Tensor a, Tensor b) {
         cutA.copyFrom(a);
         cutB.copyFrom(b);
@@ -105,9 +106,9 @@ final class Residual implements AutoCloseable {
         return cutB;
     }
 
-    /// What stands in the place of `w`, prepared.
+    /// The weight that replaces `w`, prepared.
     ///
-    /// @throws InputException if the adapter comes from a file that does not say what was cut
+    /// @throws InputException if the adapter comes from a file that does not contain the cut part
     Tensor weight(Tensor w) {
         checkKnown();
         if (restOf != w.version()) {
@@ -116,7 +117,7 @@ final class Residual implements AutoCloseable {
         return rest;
     }
 
-    /// Several threads may ask first.
+    /// Synchronized because several threads may need it first.
     private synchronized void measure(Tensor w) {
         if (restOf != w.version()) {
             try (Scope scope = Scope.open();
@@ -128,26 +129,26 @@ final class Residual implements AutoCloseable {
         }
     }
 
-    /// W − s · B·A of W as [Merge] has it.
+    /// W − s · B·A, for W in full precision as in [Merge].
     Tensor cutFrom(Tensor wide) {
         checkKnown();
         return wide.sub(Merge.wide(cutB).matmul(Merge.wide(cutA)).scale(scaling));
     }
 
-    /// B·A as it was cut, without s.
+    /// B·A as they were cut, without s.
     LowRank cut() {
         checkKnown();
         return LowRank.of(cutB, cutA);
     }
 
-    /// What the part that was cut out answers to x: s · x·Aᵀ·Bᵀ.
+    /// The output of the cut part for x: s · x·Aᵀ·Bᵀ.
     Tensor cut(Tensor x) {
         checkKnown();
         Tensor small = Functional.linear(x, Functional.cast(cutA, x.dtype()), null);
         return Functional.linear(small, Functional.cast(cutB, x.dtype()), null).scale(scaling);
     }
 
-    /// The r largest singular values and their vectors, by the division through s on both sides.
+    /// A and B from the r largest singular values and their vectors, with the division by s split between both.
     private static LowRank principal(DMatrixRMaj w, int r, double s, int iterations, RandomGenerator random) {
         LowRank cut;
         if (iterations == 0) {
@@ -166,7 +167,7 @@ final class Residual implements AutoCloseable {
         return cut;
     }
 
-    /// An orthonormal basis (out, l) of what W makes of l random directions, W·(Wᵀ·W)^k·G.
+    /// An orthonormal basis (out, l) of the image of l random directions, W·(Wᵀ·W)^k·G.
     private static DMatrixRMaj range(DMatrixRMaj w, int directions, int iterations, RandomGenerator random) {
         int l = Math.min(directions, Math.min(w.numRows, w.numCols));
         DMatrixRMaj g = new DMatrixRMaj(w.numCols, l);
@@ -208,7 +209,8 @@ final class Residual implements AutoCloseable {
         rest.close();
     }
 
-    /// The elements of a frozen weight by rows, also where the backend keeps it prepared: a tensor the caller closes.
+    /// The elements of a frozen weight in row-major order, even if the backend holds it prepared; the caller closes the
+    /// tensor.
     static Tensor rowMajor(Tensor w) {
         Shape s = w.shape();
         return Tensor.own(

@@ -17,10 +17,10 @@ import java.util.function.Consumer;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 
-/// What each of several adapters would put into a model's slots, read by activating one after the other. The slots must
-/// be empty before, and are empty after.
+/// What each of several adapters would put into a model's slots, read by activating them one after another. The slots
+/// must be empty before and are empty afterwards.
 final class Slots {
-    /// A layer, with what each adapter has for it: null for nothing.
+    /// A layer and the adapter that each tuner has for it: null for none.
     record OnLayer<L extends Layer>(String module, AdaptedLayer<L> layer, List<@Nullable Adapter<? super L>> adapters) {
         static <L extends Layer> OnLayer<L> of(String module, AdaptedLayer<L> layer) {
             return new OnLayer<>(module, layer, new ArrayList<>());
@@ -31,7 +31,7 @@ final class Slots {
         }
     }
 
-    /// A sublayer's output: what stands there, and how to put something there.
+    /// A sublayer's output: its present adapter, and a function that sets it.
     record OnSublayer(
             Supplier<@Nullable SublayerAdapter> slot,
             Consumer<@Nullable SublayerAdapter> fill,
@@ -49,7 +49,7 @@ final class Slots {
 
     /// Reads the slots of each of `tuners`; null stands for the bare base.
     ///
-    /// @throws InputException if one of them trains tensors of the base, which has only one value at a time
+    /// @throws InputException if one of them trains tensors of the base, which have only one value at a time
     Slots(Model model, List<@Nullable Tuner> tuners) {
         this.model = model;
         Targets.candidates(model).forEach((module, layer) -> layers.add(OnLayer.of(module, layer)));
@@ -101,13 +101,13 @@ final class Slots {
         return virtualTokens;
     }
 
-    /// Fills the slots with all adapters at once: on a layer they may meet if each adds a term to its answer; in every
-    /// other slot only one may stand.
+    /// Fills the slots with all adapters at once. Several can share a layer if each adds a term to its output; every
+    /// other slot can hold only one.
     ///
-    /// @param titles what messages call the adapters
+    /// @param titles the adapters' names in messages
     /// @throws InputException if adapters meet where they cannot
     void fillTogether(List<String> titles) {
-        // Checked as a whole first: nothing is filled when something does not fit.
+        // All slots are checked first, so that nothing is filled if something does not fit.
         List<Runnable> fills = new ArrayList<>();
         layers.forEach(slot -> fills.add(together(slot, titles)));
         for (OnSublayer slot : sublayers) {
@@ -165,7 +165,7 @@ final class Slots {
         model.virtualTokens(null);
     }
 
-    /// Several adapters on one layer: the layer's answer and the term of each.
+    /// Several adapters on one layer: the layer's output plus the term of each.
     record Terms<L extends Layer>(AdaptedLayer<L> layer, List<Adapter<? super L>> terms) implements Adapter<L> {
         @Override
         public Tensor forward(L base, Tensor x) {

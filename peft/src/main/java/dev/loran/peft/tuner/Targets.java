@@ -22,13 +22,13 @@ import java.util.regex.PatternSyntaxException;
 import org.jspecify.annotations.Nullable;
 
 /// Which modules a method adapts, by peft's rules: a list of names, each equal to a module's name or to its end after a
-/// dot; a regular expression that matches the whole name; `all-linear`, every linear layer but the output head; or the
-/// model family's own table.
+/// dot; a regular expression that matches the whole name; `all-linear`, every linear layer except the output head; or
+/// the model family's own table.
 public final class Targets {
     private static final String ALL_LINEAR = "all-linear";
     private static final Pattern LAYER_INDEX = Pattern.compile("\\.(\\d+)\\.");
 
-    /// Names of one thing in different families of models, ours and others.
+    /// Names for the same module in different model families, supported here or not.
     private static final List<List<String>> SAME = List.of(
             List.of("q_proj", "query", "w_q", "q_lin", "query_proj", "q", "c_attn"),
             List.of("k_proj", "key", "w_k", "k_lin", "key_proj", "k", "c_attn"),
@@ -66,7 +66,7 @@ public final class Targets {
         return new Targets(null, ALL_LINEAR);
     }
 
-    /// What the method's own table says for the model's family.
+    /// The method's own table for the model's family.
     public static Targets modelDefault() {
         return new Targets(null, null);
     }
@@ -75,13 +75,12 @@ public final class Targets {
         return names == null && regex == null;
     }
 
-    /// The names of a list, else null.
+    /// The names if the targets are a list, otherwise null.
     public @Nullable List<String> names() {
         return names;
     }
 
-    /// This, or what the family of `model` says for the first of `methods` that it has a table for, where nothing was
-    /// said.
+    /// These targets or, if they are the default, the family's table for the first of `methods` that it has one for.
     ///
     /// @throws InputException if it has none
     public Targets or(Model model, String... methods) {
@@ -96,7 +95,7 @@ public final class Targets {
         return of(known);
     }
 
-    /// What `adapter_config.json` holds.
+    /// Writes the value in `adapter_config.json`.
     public void write(ObjectNode json, String key) {
         if (regex != null) {
             json.put(key, regex);
@@ -105,7 +104,7 @@ public final class Targets {
         }
     }
 
-    /// Which of `names` the module `name` is, or null.
+    /// Which of `names` matches the module `name`, or null.
     static @Nullable String matching(List<String> names, String module) {
         for (String n : names) {
             if (module.equals(n) || module.endsWith("." + n)) {
@@ -124,7 +123,7 @@ public final class Targets {
         }
     }
 
-    /// Whether these are, or are among, what `module` of `model` is called.
+    /// Whether these targets match `module` of `model`.
     public boolean matches(String module, Model model, Layer layer) {
         if (ALL_LINEAR.equals(regex)) {
             return layer instanceof Linear && !isHead(module, model);
@@ -137,23 +136,23 @@ public final class Targets {
         return matching(heads, module) != null;
     }
 
-    /// The restrictions that come beside the targets.
+    /// Restrictions in addition to the targets.
     ///
-    /// @param exclude modules left out whatever the targets say; null for none
+    /// @param exclude modules excluded even if the targets match them; null for none
     /// @param layersToTransform indices of the layers to adapt; null for all
     /// @param layersPattern names of the list of layers; empty: the first number in the name is the layer's
-    /// @param modulesToSave modules trained whole: never adapted
+    /// @param modulesToSave modules trained in full, which are never adapted
     public record Limits(
             @Nullable Targets exclude,
             @Nullable List<Integer> layersToTransform,
             List<String> layersPattern,
             List<String> modulesToSave) {
-        /// No adapter where a module is trained whole, and no other restriction.
+        /// No adapter where a module is trained in full, and no other restriction.
         public static Limits besides(Heads heads) {
             return new Limits(null, null, List.of(), heads.names());
         }
 
-        /// What leaves `module` out; null if nothing does.
+        /// The option that excludes `module`; null if there is none.
         @Nullable
         String obstacle(String module, Model model, Layer layer) {
             if (exclude != null && !exclude.isModelDefault() && exclude.matches(module, model, layer)) {
@@ -171,7 +170,7 @@ public final class Targets {
                     : "layers_to_transform " + layersToTransform;
         }
 
-        /// The number of the layer that `module` is in; null if it is in none.
+        /// The index of the layer that contains `module`; null if there is none.
         private @Nullable Integer layerIndex(String module) {
             for (String pattern : layersPattern) {
                 Matcher m = Pattern.compile("\\." + Pattern.quote(pattern) + "\\.(\\d+)\\.")
@@ -185,7 +184,7 @@ public final class Targets {
         }
 
         /// @param modules that the targets match
-        /// @throws InputException if the limits say something of no module
+        /// @throws InputException if a limit matches no module
         private void check(String option, Targets targets, Set<String> modules, Set<String> all) {
             if (exclude != null && exclude.names != null) {
                 for (String name : exclude.names) {
@@ -226,9 +225,9 @@ public final class Targets {
 
     /// The modules to adapt, by the adapter's names for them, in model order.
     ///
-    /// Names of the list that match nothing are left out silently where [Attachment#partialTargets] says so.
+    /// Names in the list that match nothing are silently ignored if [Attachment#partialTargets] is set.
     ///
-    /// @throws InputException naming what matched nothing, and the nearest names
+    /// @throws InputException naming what matched nothing, with the nearest names
     public Map<String, AdaptedLayer<?>> resolve(String option, Attachment to, Limits limits) {
         Map<String, AdaptedLayer<?>> candidates = to.modules();
         Map<String, AdaptedLayer<?>> matched = new LinkedHashMap<>(candidates);
@@ -272,7 +271,7 @@ public final class Targets {
         return all;
     }
 
-    /// "did you mean …" with what each name is called here, and all names there are.
+    /// "did you mean …" with this model's name for each, followed by all names.
     private static String nearest(Iterable<String> wrong, Map<String, AdaptedLayer<?>> candidates) {
         TreeSet<String> known = new TreeSet<>();
         candidates.keySet().forEach(n -> known.add(lastParts(n, 1)));
@@ -284,8 +283,8 @@ public final class Targets {
                 + String.join(", ", known) + ")";
     }
 
-    /// What other families call `wrong`, under its name here; else the nearest name, compared with the ends of the
-    /// modules' names that have as many parts, and then by the last part alone.
+    /// This model's name for what other families call `wrong`; otherwise the nearest name, compared first with the ends
+    /// of module names of the same number of parts, then by the last part alone.
     private static Optional<String> meant(String wrong, Set<String> modules) {
         int parts = wrong.split("\\.", -1).length;
         List<String> elsewhere = SAME.stream().flatMap(List::stream).toList();

@@ -22,28 +22,29 @@ import java.util.function.BinaryOperator;
 import java.util.function.Function;
 import java.util.stream.IntStream;
 
-/// Some rows of a table (V, C), trained whole: `trainable_token_indices`. The replacement rows (k, C) themselves are
-/// the parameter, not their differences, and start as the rows they replace. A head that is tied to the table follows.
+/// Selected rows of a table (V, C), trained in full: `trainable_token_indices`. The parameters are the replacement rows
+/// (k, C) themselves, not their differences, and are initialized to the rows they replace. A head tied to the table
+/// uses them too.
 ///
-/// With S (V, k) the table of unit vectors that has a 1 where token i is row j of the replacements D, and W_t the k
-/// rows replaced, the adapted table is W + S·(D − W_t): only the rows that are asked for are computed.
+/// With S (V, k) the one-hot matrix that has a 1 where token i is row j of the replacements D, and W_t the k replaced
+/// rows, the adapted table is W + S·(D − W_t); only the requested rows are computed.
 final class TrainableTokens {
-    /// Stands for the table of token embeddings, whatever the family calls it.
+    /// Stands for the table of token embeddings, whatever its name in the family.
     static final String INPUT = "";
 
     private final String name;
     private final int[] indices;
     private final Tensor rows;
     private final Tensor select;
-    /// W_t, of W as its version `replacedOf` was.
+    /// W_t, for version `replacedOf` of W.
     private final Tensor replaced;
 
     private int replacedOf;
-    /// Whether a head that is tied to the table has the same rows.
+    /// Whether a head tied to the table uses the same rows.
     private boolean isFollowed;
 
     /// @param weight the table (V, C), of an embedding or of a head
-    /// @param name the adapter's
+    /// @param name the adapter's name
     private TrainableTokens(String module, Tensor weight, int[] indices, String name) {
         int v = weight.shape().dim(0);
         Set<Integer> seen = new HashSet<>();
@@ -101,20 +102,21 @@ final class TrainableTokens {
         merge.put(weight, Functional.embedding(all, Tensor.ofInts(w.backend(), order, v)));
     }
 
-    /// What the replacements add to the answers of a table.
+    /// The replacements' contribution to the output of a table.
     private Tensor ofTable(Tensor ids, Tensor change) {
         return Functional.embedding(select, ids).matmul(change);
     }
 
-    /// What they add to those of a head.
+    /// The replacements' contribution to the output of a head.
     private Tensor ofHead(Tensor x, Tensor change) {
         return Functional.linear(Functional.linear(x, change, null), select, null);
     }
 
     /// The replacements at one layer.
     ///
-    /// @param isOwner whether the tensors are saved, merged and closed with this layer, not with the one it is tied to
-    /// @param term what comes to the layer's own answer, by its argument and [#change]
+    /// @param isOwner whether the tensors are saved, merged and closed with this layer rather than with the one it is
+    ///     tied to
+    /// @param term the contribution to the layer's own output, from its argument and [#change]
     private record Part<L extends Layer>(
             TrainableTokens tokens,
             boolean isOwner,
@@ -170,11 +172,11 @@ final class TrainableTokens {
         replaced.close();
     }
 
-    /// Places what `wanted` asks for: token ids by the name of a table or a head, [#INPUT] for the table of token
-    /// embeddings. A head tied to a table follows it, unless other tokens are asked of it.
+    /// Places the rows in `wanted`: token ids by the name of a table or a head, [#INPUT] for the table of token
+    /// embeddings. A head tied to a table uses the same rows, unless other tokens are requested for it.
     ///
-    /// @throws InputException if a name matches no table and no head, a token is none of its rows, or the layer is
-    ///     adapted or trained whole already
+    /// @throws InputException if a name matches no table or head, a token is not one of its rows, or the layer is
+    ///     already adapted or trained in full
     static void place(Tuner tuner, Map<String, List<Integer>> wanted) {
         Model model = tuner.attachment().model();
         Map<String, AdaptedLayer<?>> candidates = tuner.attachment().modules();
@@ -232,7 +234,7 @@ final class TrainableTokens {
         return base.base(ids).add(ofTable(ids, change(base.weight())));
     }
 
-    /// In one pass over the logits, which are large.
+    /// Computed in one pass over the logits, which are large.
     private Tensor logits(Linear base, Tensor x) {
         return Functional.loraLinear(x, base.weight(), base.bias(), change(base.weight()), select, 1, null);
     }

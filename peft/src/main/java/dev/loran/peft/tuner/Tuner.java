@@ -27,10 +27,10 @@ import org.jspecify.annotations.Nullable;
 
 /// One method attached to one model under one name: its tensors, and the slots it fills while it is active.
 ///
-/// This base serves every method whose parts stand in the place of layers ([Adapter]); methods with more (virtual
-/// tokens, a prefix, an allocator) override what they add.
+/// This class suffices for every method whose parts replace layers ([Adapter]); methods with more (virtual tokens, a
+/// prefix, an allocator) override what they add.
 public class Tuner implements AutoCloseable {
-    /// An adapter and the layer it stands in for.
+    /// An adapter and the layer it adapts.
     ///
     /// @param module the layer's name in the model
     public record Placed<L extends Layer>(String module, AdaptedLayer<L> layer, Adapter<? super L> adapter) {
@@ -43,7 +43,7 @@ public class Tuner implements AutoCloseable {
         }
     }
 
-    /// A tensor of the base and this adapter's own values for it; they change places as the adapter is activated.
+    /// A tensor of the base and this adapter's own values for it, which are swapped when the adapter is activated.
     private record Borrowed(Tensor base, Tensor own) {
         void swap() {
             Buffer before = base.buffer().retain();
@@ -60,7 +60,7 @@ public class Tuner implements AutoCloseable {
     private boolean classifies;
     private boolean headCameLater;
 
-    /// @param config with all that [#savedConfig] has to say
+    /// @param config with everything that [#savedConfig] writes
     public Tuner(PeftConfig config, Attachment to) {
         this.config = config;
         this.to = to;
@@ -74,36 +74,36 @@ public class Tuner implements AutoCloseable {
         return to;
     }
 
-    /// What messages call this adapter: its name and its method.
+    /// This adapter in messages: its name and its method.
     final String title() {
         return to.name() + " (" + config.peftType() + ")";
     }
 
-    /// What stands before a module's name: peft wraps the model once (`base_model.model.`), prompt methods only by
-    /// `base_model.`.
+    /// The prefix before a module's name: peft uses `base_model.model.`, but only `base_model.` for prompt methods.
     protected String prefix() {
         return AdapterFiles.PREFIX;
     }
 
-    /// What names of parameters in `module` start with. An adapter with a new head is for a model that has one, where
-    /// the family may put a prefix before the modules below it.
+    /// The beginning of the names of parameters in `module`. An adapter with a new head is made for a model with a
+    /// head, where the family may put a prefix before the modules below it.
     protected final String key(String module) {
         return prefix() + (classifies ? to.model().belowHead(module) : module);
     }
 
-    /// Plans `adapter` for `layer`; it is put there by [#activate].
+    /// Registers `adapter` for `layer`; [#activate] installs it.
     public final <L extends Layer> void place(String module, AdaptedLayer<L> layer, Adapter<? super L> adapter) {
         classifies |= layer == to.model().classifier() && to.model().hasNewClassifier();
         placements.add(new Placed<>(module, layer, adapter));
     }
 
     /// Trains a tensor of the base model itself, such as a bias; `name` is its name inside the PeftModel. The adapter
-    /// has values of its own for it, in F32 beside a base of less, which stand in the base while the adapter is active.
+    /// has its own values for it, in F32 if the base has lower precision, which are in the base while the adapter is
+    /// active.
     protected final void trainBase(String name, Tensor tensor) {
         borrowed.put(name, new Borrowed(tensor, Merge.wide(tensor).detachFromScope()));
     }
 
-    /// The tensors of the base that [#trainBase] named, by their names; the adapter's values while it is active.
+    /// The tensors of the base registered by [#trainBase], by name; they hold the adapter's values while it is active.
     final Map<String, Tensor> baseTensors() {
         Map<String, Tensor> all = new LinkedHashMap<>();
         borrowed.forEach((name, b) -> all.put(key(name.substring(prefix().length())), active ? b.base : b.own));
@@ -114,14 +114,14 @@ public class Tuner implements AutoCloseable {
         return placements;
     }
 
-    /// Trains the model's new classification head, which came after this adapter.
+    /// Trains the model's new classification head, which was added after this adapter.
     final void trainClassifier(RandomGenerator random) {
         Linear layer = Objects.requireNonNull(to.model().classifier());
         ModulesToSave.place(this, to.model().classifierName(), "", layer).draw(random);
         headCameLater = true;
     }
 
-    /// Whether this adapter trains a head that the base's own files do not have.
+    /// Whether this adapter trains a head that the base's own files lack.
     public final boolean hasNewClassifier() {
         return classifies;
     }
@@ -132,13 +132,13 @@ public class Tuner implements AutoCloseable {
         borrow(true);
     }
 
-    /// Empties them again.
+    /// Empties the model's slots.
     public void deactivate() {
         placements.forEach(Placed::clear);
         borrow(false);
     }
 
-    /// Whether it trains tensors of the base, which have one value at a time: it can answer for all threads only, or
+    /// Whether it trains tensors of the base, which have one value at a time: it can then be in use for all threads or
     /// for none.
     final boolean borrows() {
         return !borrowed.isEmpty();
@@ -151,7 +151,7 @@ public class Tuner implements AutoCloseable {
         }
     }
 
-    /// The tensors this method trains, by their names inside the PeftModel.
+    /// The tensors that this method trains, by their names inside the PeftModel.
     public Map<String, Tensor> parameters() {
         Map<String, Tensor> all = new LinkedHashMap<>();
         for (Placed<?> p : placements) {
@@ -161,7 +161,7 @@ public class Tuner implements AutoCloseable {
         return all;
     }
 
-    /// The tensors of the adapter file by their keys there; those made for the purpose belong to the caller's scope.
+    /// The tensors of the adapter file by their keys there; tensors created for this belong to the caller's scope.
     public Map<String, Tensor> fileTensors() {
         return placedTensors();
     }
@@ -180,7 +180,7 @@ public class Tuner implements AutoCloseable {
         return all;
     }
 
-    /// The keys of those tensors that are another layer's too, so that a file may leave them out.
+    /// The keys of those tensors that also belong to another layer, so that a file may omit them.
     final Set<String> tiedKeys() {
         Set<String> keys = new HashSet<>();
         for (Placed<?> p : placements) {
@@ -191,8 +191,8 @@ public class Tuner implements AutoCloseable {
         return keys;
     }
 
-    /// The base's table of token embeddings and its head, where they are not those of the base's own files any more, by
-    /// their keys: peft saves them beside the adapter.
+    /// The base's table of token embeddings and its head, by their keys, if resizing made them differ from the base's
+    /// own files: peft saves them with the adapter.
     final Map<String, Tensor> resizedTables() {
         Map<String, Tensor> all = new LinkedHashMap<>();
         if (to.model().isResized()) {
@@ -214,23 +214,23 @@ public class Tuner implements AutoCloseable {
         return key(placed.module()) + "." + fileName(local);
     }
 
-    /// Frozen weights of the base that an adapter file may repeat, by their keys there: a reader compares them with the
-    /// model's and copies nothing.
+    /// Frozen weights of the base that an adapter file may repeat, by their keys there: when it is read, they are
+    /// compared with the model's and not copied.
     public Map<String, Tensor> repeated() {
         return Map.of();
     }
 
-    /// What an adapter folder holds: see [AdapterFiles].
+    /// The content of an adapter folder: see [AdapterFiles].
     record Saved(ObjectNode config, Map<String, Tensor> tensors, Map<String, Tensor> training) {}
 
-    /// This adapter as it stands; tensors made for the purpose belong to the caller's scope.
+    /// The present state of this adapter; tensors created for this belong to the caller's scope.
     final Saved saved() {
         Map<String, Tensor> tensors = new LinkedHashMap<>(fileTensors());
         tensors.putAll(resizedTables());
         return new Saved(withHead(savedConfig()), tensors, trainingTensors());
     }
 
-    /// A configuration that says so where a classification head came later than this adapter.
+    /// Adds the task and the module names to a configuration if a classification head was added after this adapter.
     final ObjectNode withHead(ObjectNode json) {
         if (headCameLater) {
             json.put("task_type", TaskType.SEQ_CLS.name());
@@ -241,12 +241,12 @@ public class Tuner implements AutoCloseable {
         return json;
     }
 
-    /// As [#saved], for the untouched base model alone, whatever was done to the base at the start.
+    /// As [#saved], for the unmodified base model, even if the adapter's initialization changed the base.
     Saved converted() {
         return saved();
     }
 
-    /// Takes over the tensors of an adapter file: the keys and shapes of [#fileTensors], without those [#repeated].
+    /// Copies the tensors of an adapter file: those with the keys and shapes of [#fileTensors], without [#repeated].
     public void load(Map<String, Tensor> values) {
         Map<String, Tensor> rest = new LinkedHashMap<>(fileTensors());
         rest.keySet().removeAll(placedTensors().keySet());
@@ -254,7 +254,7 @@ public class Tuner implements AutoCloseable {
         loadPlaced(values);
     }
 
-    /// Takes over those of the adapters that stand in for layers, and of the base.
+    /// Copies the tensors of the adapters that replace layers, and those of the base.
     protected final void loadPlaced(Map<String, Tensor> values) {
         for (Placed<?> p : placements) {
             Function<String, Tensor> value = local -> {
@@ -274,32 +274,32 @@ public class Tuner implements AutoCloseable {
         to.forEach((key, tensor) -> tensor.copyFrom(Objects.requireNonNull(from.get(key), key)));
     }
 
-    /// Parameters that training needs and peft's file has no place for, by their names in [#parameters] without what
-    /// stands before them; saved beside it.
+    /// Parameters that training needs but peft's file cannot hold, by their names in [#parameters] without the prefix;
+    /// saved in a separate file.
     public Map<String, Tensor> trainingTensors() {
         return Map.of();
     }
 
-    /// Takes over what [#trainingTensors] gave.
+    /// Copies what [#trainingTensors] returned.
     ///
-    /// @param file named in the failure
-    /// @throws InputException if names or shapes are not this method's
+    /// @param file name for the error message
+    /// @throws InputException if names or shapes do not match this method
     public void loadTraining(Map<String, Tensor> values, String file) {
         throw new InputException(
                 file + ": " + config.peftType() + " needs no such file; it belongs to another adapter");
     }
 
-    /// What `adapter_config.json` says of this adapter as it stands.
+    /// The present content of `adapter_config.json` for this adapter.
     public ObjectNode savedConfig() {
         return config.toJson();
     }
 
-    /// A term this method adds to the task's loss in training, a scalar; null for none. It is reported apart.
+    /// A scalar that this method adds to the task's loss in training; null for none. It is reported separately.
     public @Nullable Tensor penalty() {
         return null;
     }
 
-    /// What is trained on: the task's loss and, where there is one, the [#penalty]; a scalar.
+    /// The training objective: the task's loss plus the [#penalty] if there is one; a scalar.
     public static Tensor trainingLoss(Tensor loss, @Nullable Tensor penalty) {
         return penalty == null ? loss : loss.add(penalty.reshape(loss.shape().dims()));
     }
@@ -310,44 +310,45 @@ public class Tuner implements AutoCloseable {
     /// Called after each optimizer step, before gradients are dropped.
     ///
     /// @param step optimizer steps done, from 1
-    /// @param gradScale the one-element factor the optimizer put on gradients (clipping); null for 1
-    /// @param optimizer holds the moments, which move with a parameter that changes its shape
+    /// @param gradScale the one-element factor that the optimizer applied to gradients (clipping); null for 1
+    /// @param optimizer holds the moments, which must be resized with a parameter that changes its shape
     public void afterStep(int step, @Nullable Buffer gradScale, Optimizer optimizer) {}
 
-    /// Whether step `step` (from 1), [#afterStep] included, asks the backend for the same work as the one before, and
-    /// reads nothing back: it may then be recorded once and replayed ([dev.loran.engine.backend.Backend#capture]). Methods of
-    /// your own say so themselves.
+    /// Whether step `step` (from 1), including [#afterStep], requests the same work from the backend as the previous
+    /// one and reads nothing back, so that it can be recorded once and replayed ([dev.loran.engine.Backend#capture]).
+    /// User-defined methods must override this to return true.
     public boolean repeats(int step) {
         return !(config instanceof CustomPeft);
     }
 
-    /// Positions that this method takes from the text: virtual tokens, or a prefix.
+    /// The number of positions that this method takes from the text: virtual tokens, or a prefix.
     public int virtualTokens() {
         return 0;
     }
 
-    /// Live rank of each adapted layer by module name, for methods whose ranks change; empty for others.
+    /// The live rank of each adapted layer by module name, for methods whose ranks change; empty for others.
     public Map<String, Integer> ranks() {
         return Map.of();
     }
 
-    /// What a checkpoint needs beside the parameters and the optimizer's moments; read within the caller's scope.
+    /// The state that a checkpoint needs besides the parameters and the optimizer's moments; read within the caller's
+    /// scope.
     public Map<String, Tensor> trainingState() {
         return Map.of();
     }
 
-    /// The shapes of those parameters that [#loadTrainingState] will give another one, by their full names. Changes
+    /// The new shapes of the parameters whose shape [#loadTrainingState] will change, by their full names. Changes
     /// nothing.
     ///
-    /// @throws IllegalArgumentException if `state` is not one of this method
+    /// @throws IllegalArgumentException if `state` is not from this method
     public Map<String, Shape> shapes(Map<String, Tensor> state) {
         return Map.of();
     }
 
-    /// Takes over what [#trainingState] gave.
+    /// Restores what [#trainingState] returned.
     public void loadTrainingState(Map<String, Tensor> state) {}
 
-    /// A parameter's name below its module as files have it: without the adapter's name.
+    /// A parameter's name below its module as used in files: without the adapter's name.
     private String fileName(String local) {
         String name = "\\." + Pattern.quote(to.name()) + "(?=\\.|$)";
         String without = local.replaceFirst(name, "");

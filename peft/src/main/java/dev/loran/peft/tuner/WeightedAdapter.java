@@ -15,18 +15,18 @@ import java.util.Set;
 import org.ejml.data.DMatrixRMaj;
 import org.jspecify.annotations.Nullable;
 
-/// Makes one LoRA of several low-rank adapters, layer by layer: see [Combination]. The result has scaling 1 in every
-/// layer, whatever ranks, alphas and scaling rules the adapters have. Layers trained whole are combined by their
-/// differences from the base, with the same rule.
+/// Combines several low-rank adapters into one LoRA, layer by layer: see [Combination]. The result has scaling 1 in
+/// every layer, whatever ranks, alphas and scaling rules the adapters have. Layers trained in full are combined by
+/// their differences from the base, with the same rule.
 final class WeightedAdapter {
-    /// What one adapter has for one layer: factors, which `scaling` and `weight` multiply.
+    /// One adapter's factors for one layer, to be multiplied by `scaling` and `weight`.
     private record Term(Tuner tuner, LowRank factors, double scaling, double weight) {
         LowRank update() {
             return factors.times(scaling);
         }
     }
 
-    /// A whole layer of one adapter: its parameters by their names below the layer.
+    /// A layer that one adapter trains in full: its parameters by their names below the layer.
     private record Whole(ModulesToSave<?> layer, double weight) {}
 
     /// The result for one layer, and ‖result − Σ wᵢΔᵢ‖ / ‖Σ wᵢΔᵢ‖.
@@ -38,7 +38,7 @@ final class WeightedAdapter {
     private final Map<String, List<Term>> terms = new LinkedHashMap<>();
     private final Map<String, List<Whole>> whole = new LinkedHashMap<>();
 
-    /// The model's names: adapters may have others, each its own.
+    /// The model's names of the layers: each adapter may use different ones.
     private final IdentityHashMap<AdaptedLayer<?>, String> modules = new IdentityHashMap<>();
 
     private WeightedAdapter(Model model, Combination how) {
@@ -171,7 +171,7 @@ final class WeightedAdapter {
                     + "; factors are combined of one rank only, use cat, svd or a rule with _svd");
         }
         LowRank first = all.getFirst().factors;
-        // The sign of a negative weight goes to one side: on both it would vanish.
+        // The sign of a negative weight is applied to one factor; on both it would cancel.
         double[] roots = all.stream()
                 .mapToDouble(t -> Math.sqrt(Math.abs(t.weight * t.scaling)))
                 .toArray();
@@ -199,7 +199,7 @@ final class WeightedAdapter {
             }
         });
         Set<String> saved = new LinkedHashSet<>();
-        // Of the heads that a task has by several names, only those that this model has.
+        // A task lists heads under several names; only those that this model has are kept.
         tuners.forEach(t -> lora(t).modulesToSave().stream()
                 .filter(head -> whole.keySet().stream().anyMatch(m -> Heads.whole(List.of(head), m) != null))
                 .forEach(saved::add));
@@ -221,7 +221,7 @@ final class WeightedAdapter {
         };
     }
 
-    /// The adapters' own names where they mean just these modules, else the modules by their full names.
+    /// The adapters' own target names if they match exactly these modules, otherwise the modules' full names.
     private static Targets targets(List<Tuner> tuners, Set<String> modules, Model model) {
         Set<String> names = new LinkedHashSet<>();
         for (Tuner t : tuners) {
@@ -251,7 +251,7 @@ final class WeightedAdapter {
         }
     }
 
-    /// Base plus what the rule makes of the differences; returns the relative error.
+    /// Writes the base plus the rule's combination of the differences; returns the relative error.
     private double write(String module, ModulesToSave<?> head) {
         Combination.Rule rule = switch (how) {
             case Combination.Cat cat -> new Combination.Sum();
@@ -262,7 +262,7 @@ final class WeightedAdapter {
         double[] weights = all.stream().mapToDouble(Whole::weight).toArray();
         double missing = 0;
         double norm = 0;
-        // Fresh, it holds the base's values.
+        // Newly placed, it holds the base's values.
         for (int i = 0; i < head.parameters().size(); i++) {
             int index = i;
             Tensor parameter = head.parameters().get(i);
