@@ -9,7 +9,7 @@ import java.util.List;
 import java.util.function.DoubleUnaryOperator;
 import org.jspecify.annotations.Nullable;
 
-/// cos and sin of the positions' angles, each (positions, D / 2), for as many positions as were asked for so far.
+/// Cosines and sines of the rotary angles, each (positions, D / 2), for the positions requested so far.
 final class Angles implements AutoCloseable {
     private final Rope rope;
     private final int headDim;
@@ -20,8 +20,8 @@ final class Angles implements AutoCloseable {
     private @Nullable Tensor cos;
     private @Nullable Tensor sin;
 
-    /// @param positions of the tokens that are turned
-    /// @param like has the backend and the type of the tables
+    /// @param positions of the tokens that are rotated
+    /// @param like determines the backend and the type of the tables
     Angles(Rope rope, int headDim, int maxPositions, Positions positions, Tensor like) {
         this.rope = rope;
         this.headDim = headDim;
@@ -31,7 +31,7 @@ final class Angles implements AutoCloseable {
         this.dtype = like.dtype();
     }
 
-    /// x (B, T, H, D) turned as its positions ask: from, from + 1, …, or those of its row where rows differ.
+    /// Rotates x (B, T, H, D) by its positions: from, from + 1, …, or each row's own positions where rows differ.
     Tensor turn(Tensor x, int from) {
         int to = from + x.shape().dim(1);
         boolean alike = positions.rows().isEmpty();
@@ -43,7 +43,7 @@ final class Angles implements AutoCloseable {
                 : turnRows(x, cosines, sines);
     }
 
-    /// Both tables up to position `to`: views that hold, whoever lets the tables grow meanwhile.
+    /// Both tables up to position `to`: views that remain valid if the tables grow meanwhile.
     private synchronized List<Tensor> upTo(int to) {
         if (cos == null || sin == null || cos.shape().dim(0) < to) {
             int rows = cos == null ? 512 : 2 * cos.shape().dim(0);
@@ -60,8 +60,8 @@ final class Angles implements AutoCloseable {
         Shape s = x.shape();
         int[] ids = positions.ofRows(s.dim(1));
         Tensor at = Tensor.ofInts(backend, ids, ids.length);
-        // As one text, whose tokens stand where those of the rows do. What is before a row's first position becomes
-        // zero, and is seen by nobody.
+        // Treated as a single text whose tokens have the positions of all rows. Positions before a row's first become
+        // zero and are never visible.
         Tensor turned = Functional.rope(
                 x.reshape(1, ids.length, s.dim(2), s.dim(3)),
                 Functional.embedding(cosines, at),
@@ -70,13 +70,13 @@ final class Angles implements AutoCloseable {
     }
 
     private Tensor table(int rows, DoubleUnaryOperator fn) {
-        // Not before: the files have then shown that the head is as wide as the config says.
+        // Computed this late because loading the files has then confirmed the head width of the config.
         float[] frequencies = rope.frequencies(headDim);
         int half = frequencies.length;
         double[] values = new double[rows * half];
         for (int position = 0; position < rows; position++) {
             for (int i = 0; i < half; i++) {
-                // The product in F32, as the frequencies are.
+                // The product is in F32, like the frequencies.
                 values[position * half + i] = fn.applyAsDouble((float) position * frequencies[i]);
             }
         }

@@ -6,14 +6,14 @@ import dev.loran.peft.model.Block.Prefix;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/// Attention of several heads, a sublayer of a [Block].
+/// Multi-head attention, a sublayer of a [Block].
 ///
-/// @param in the projections to queries, keys and values, or one layer that makes all three side by side
-/// @param out the projection of the heads' answers
+/// @param in the projections to queries, keys and values, or one layer that computes all three side by side
+/// @param out the projection of the heads' outputs
 /// @param headDim width of a head
-/// @param isCausal whether a position sees none behind it
-/// @param angles turns queries and keys by their positions; null where positions are not told that way
-/// @param norms of each head's queries and keys, before they are turned; null for none
+/// @param isCausal whether later positions are hidden from each position
+/// @param angles rotates queries and keys by their positions; null without rotary embeddings
+/// @param norms applied to each head's queries and keys before rotation; null for none
 record Attention(
         List<Linear> in,
         Linear out,
@@ -42,7 +42,7 @@ record Attention(
         return out.forward(block.attend(queries, keys, values, mask, prefix, isCausal));
     }
 
-    /// Queries, as wide as the heads together, then keys and values of one width.
+    /// Splits off the queries, as wide as all heads together, then keys and values of equal width.
     private List<Tensor> parts(Tensor qkv) {
         int width = out.inFeatures();
         int end = qkv.shape().dim(2);

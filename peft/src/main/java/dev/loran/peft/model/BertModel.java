@@ -19,16 +19,16 @@ import java.util.Map;
 import java.util.function.Predicate;
 import org.jspecify.annotations.Nullable;
 
-/// BERT: an encoder of post-norm blocks with learned positions, alone or with a classification head. Tokens have types,
-/// which tell the two texts of a pair apart. **Paper**: Devlin et al., "BERT", 2019.
+/// BERT: an encoder of post-norm blocks with learned positions, with or without a classification head. Token types
+/// distinguish the two texts of a pair. **Paper**: Devlin et al., "BERT", 2019.
 ///
-/// With a head ([TaskType#SEQ_CLS]) the names start with `bert.` and the class is read from the pooled first position
-/// (the first virtual token, where there are any). Alone ([TaskType#FEATURE_EXTRACTION]) they do not, and the answer is
-/// the mean of the hidden states.
+/// With a head ([TaskType#SEQ_CLS]) module names start with `bert.` and the class is computed from the pooled first
+/// position (the first virtual token, if there are any). Without one ([TaskType#FEATURE_EXTRACTION]) names have no
+/// prefix, and the output is the mean of the hidden states.
 public final class BertModel extends Model implements WithPooler {
     private static final String POOLER = "pooler.dense";
 
-    /// What is known of the family.
+    /// The family's metadata.
     public static final Family FAMILY = new Family(
             "bert",
             "Bert",
@@ -58,11 +58,11 @@ public final class BertModel extends Model implements WithPooler {
     private @Nullable Linear pooler;
     private boolean hasNewPooler;
 
-    /// The sizes, in Hugging Face's words.
+    /// The sizes, under Hugging Face's names.
     ///
     /// @param hiddenAct the activation's name
-    /// @param numLabels classes of the head; 0 for the encoder alone
-    /// @param pooler whether there is a pooler; a head needs one
+    /// @param numLabels number of classes of the head; 0 for the encoder alone
+    /// @param pooler whether there is a pooler; a head requires one
     /// @param initializerRange standard deviation of random weights
     public record Config(
             int vocabSize,
@@ -95,7 +95,7 @@ public final class BertModel extends Model implements WithPooler {
         /// An encoder of these sizes with BERT's defaults: a feed-forward network of 4 · hiddenSize, gelu, norm eps
         /// 1e-12, two token types.
         ///
-        /// @param numLabels classes of the head; 0 for the encoder alone, which then has no pooler
+        /// @param numLabels number of classes of the head; 0 for the encoder alone, which then has no pooler
         public static Config of(int vocabSize, int hiddenSize, int layers, int heads, int maxPositions, int numLabels) {
             return new Config(
                     vocabSize,
@@ -113,7 +113,7 @@ public final class BertModel extends Model implements WithPooler {
         }
 
         /// @param pooler whether the files hold a pooler
-        /// @param labels classes of the head; 0 for the encoder alone
+        /// @param labels number of classes of the head; 0 for the encoder alone
         static Config read(HfConfig c, boolean pooler, int labels) {
             c.only("position_embedding_type", "\"absolute\"");
             c.only("is_decoder", "false");
@@ -180,8 +180,8 @@ public final class BertModel extends Model implements WithPooler {
         }
     }
 
-    /// A model with random weights: tables and linear layers from N(0, initializerRange²), norms as the identity,
-    /// biases zero.
+    /// A model with random weights: tables and linear layers from N(0, initializerRange²), norms initialized to the
+    /// identity, biases to zero.
     public static BertModel random(Config config, Backend backend, DType dtype, long seed) {
         return new BertModel(config, Weights.random(backend, dtype, seed));
     }
@@ -235,7 +235,7 @@ public final class BertModel extends Model implements WithPooler {
         return x;
     }
 
-    /// With a head the scores of the classes (B, labels); without one the mean-pooled hidden states (B, C).
+    /// The class scores (B, labels) if there is a head, otherwise the mean-pooled hidden states (B, C).
     @Override
     public Tensor logits(Tensor inputIds, @Nullable Tensor attentionMask, @Nullable Tensor tokenTypes) {
         return classifier() == null
@@ -250,7 +250,7 @@ public final class BertModel extends Model implements WithPooler {
 
     /// {@inheritDoc}
     ///
-    /// It is tanh of the pooler's answer to the first position.
+    /// It is tanh of the pooler's output for the first position.
     @Override
     public Tensor pooled(Tensor hidden) {
         if (pooler == null) {
@@ -299,10 +299,10 @@ public final class BertModel extends Model implements WithPooler {
         }
     }
 
-    /// The mean of the hidden states over the positions that the mask shows, virtual tokens included: (B, C). A text
-    /// that shows none gives zeros.
+    /// The mean of the hidden states over the positions that the mask leaves visible, virtual tokens included: (B, C).
+    /// A text without visible positions gives zeros.
     ///
-    /// @param normalized divides each embedding by its Euclidean length
+    /// @param normalized divides each embedding by its Euclidean norm
     public Tensor embeddings(Tensor inputIds, @Nullable Tensor attentionMask, boolean normalized) {
         return embeddings(inputIds, attentionMask, null, normalized);
     }
@@ -320,7 +320,7 @@ public final class BertModel extends Model implements WithPooler {
     private Tensor mean(Tensor h, Tensor shown) {
         Shape s = h.shape();
         Tensor weights = Tensor.empty(backend(), dtype(), s.dim(0), s.dim(1)).copyFrom(shown);
-        // Far below half a position: it only keeps an empty text from dividing by zero.
+        // Negligible against a single position; it only prevents division by zero for an empty text.
         Tensor count = weights.sum(1).add(Tensor.full(backend(), dtype(), 1e-9, 1));
         Tensor sum = weights.reshape(s.dim(0), 1, s.dim(1)).matmul(h).reshape(s.dim(0), s.dim(2));
         return sum.div(count.reshape(s.dim(0), 1));

@@ -8,14 +8,14 @@ import dev.loran.engine.nn.Slot;
 import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 
-/// One transformer block: attention and a feed-forward network, with the slots that adapters may fill.
+/// A transformer block: attention and a feed-forward network, with the slots that adapters can fill.
 public abstract class Block extends Layer {
     private final Slot<Consumer<Prefix>> observer = new Slot<>();
     private final Slot<SublayerAdapter> afterAttention = new Slot<>();
     private final Slot<SublayerAdapter> afterFeedForward = new Slot<>();
 
-    /// Keys and values that stand before the real ones of this block, each (P, kvHeads, D), or (B, P, kvHeads, D) where
-    /// the rows of a batch differ. Keys enter as they are, unrotated.
+    /// Keys and values that precede the block's own, each (P, kvHeads, D), or (B, P, kvHeads, D) if the rows of a batch
+    /// differ. Keys are used as they are, without rotation.
     public record Prefix(Tensor keys, Tensor values) {
         /// The number of keys, P.
         public int length() {
@@ -23,16 +23,16 @@ public abstract class Block extends Layer {
         }
     }
 
-    /// A function on a sublayer's output, before it is added to the residual stream.
+    /// A function applied to a sublayer's output before it is added to the residual stream.
     public interface SublayerAdapter extends AutoCloseable {
-        /// (B, T, C) from the sublayer's own output and the sublayer's input, both (B, T, C).
+        /// Computes (B, T, C) from the sublayer's own output and its input, both (B, T, C).
         Tensor forward(Tensor output, Tensor input);
 
         @Override
         void close();
     }
 
-    /// Is shown the keys and values of each forward; null: nobody.
+    /// Sets a callback that receives the keys and values of each forward pass; null for none.
     final void observer(@Nullable Consumer<Prefix> next) {
         observer.set(next);
     }
@@ -53,30 +53,31 @@ public abstract class Block extends Layer {
         afterFeedForward.set(next);
     }
 
-    /// The attention's output as the adapter after it, if any, leaves it.
+    /// The attention's output after its adapter, if any.
     protected final Tensor adaptAttention(Tensor output, Tensor input) {
         SublayerAdapter adapter = afterAttention.get();
         return adapter == null ? output : adapter.forward(output, input);
     }
 
-    /// The feed-forward network's output as the adapter after it, if any, leaves it.
+    /// The feed-forward network's output after its adapter, if any.
     protected final Tensor adaptFeedForward(Tensor output, Tensor input) {
         SublayerAdapter adapter = afterFeedForward.get();
         return adapter == null ? output : adapter.forward(output, input);
     }
 
-    /// The block's function: (B, T, C) from x (B, T, C). Opens a [dev.loran.engine.Scope] and keeps only its result.
+    /// Computes the block's output (B, T, C) from x (B, T, C). Opens a [dev.loran.engine.Scope] and keeps only the
+    /// result.
     ///
-    /// @param mask I32 (B, P + T), 0 hides a key; or null
-    /// @param prefix stands before the keys and values of the text, which is then at positions P, P + 1, …; or null
+    /// @param mask I32 (B, P + T), where 0 hides a key; or null
+    /// @param prefix precedes the keys and values of the text, which then starts at position P; or null
     protected abstract Tensor forward(Tensor x, @Nullable Tensor mask, @Nullable Prefix prefix);
 
-    /// (B, T, H · D) seen as (B, T, H, D).
+    /// A view of (B, T, H · D) as (B, T, H, D).
     protected static Tensor heads(Tensor x, int headDim) {
         return x.reshape(x.shape().dim(0), x.shape().dim(1), -1, headDim);
     }
 
-    /// Scaled dot-product attention of q (B, T, H, D) and k, v (B, T, kvHeads, D), the heads side by side again:
+    /// Scaled dot-product attention of q (B, T, H, D) and k, v (B, T, kvHeads, D), with the heads concatenated again:
     /// (B, T, H · D). See [Functional#attention].
     protected final Tensor attend(
             Tensor q, Tensor k, Tensor v, @Nullable Tensor mask, @Nullable Prefix prefix, boolean causal) {

@@ -10,8 +10,8 @@ import java.util.List;
 import java.util.function.Function;
 import org.jspecify.annotations.Nullable;
 
-/// What causal models share: a table of tokens, learned positions where there are any, blocks, a last norm, and a head
-/// for the next token or for classes. A family gives its sizes, names and block as a [Plan].
+/// The common part of causal models: a token table, learned positions if any, blocks, a final norm, and a head for the
+/// next token or for classes. A family supplies its sizes, names and block as a [Plan].
 abstract class Decoder extends Model {
     private final Plan plan;
     private final Embedding tokens;
@@ -21,16 +21,16 @@ abstract class Decoder extends Model {
     private final Norm norm;
     private final @Nullable Linear lmHead;
 
-    /// What a family's decoder is made of.
+    /// The components of a family's decoder.
     ///
-    /// @param facts its sizes, as they are before tokens are added
+    /// @param facts its sizes before any tokens are added
     /// @param std standard deviation of random weights
-    /// @param tokens name of the table of tokens
+    /// @param tokens name of the token table
     /// @param positions name of the table of learned positions; null for none
     /// @param blocks name of the list of blocks
-    /// @param norm makes the last norm
-    /// @param rope turns queries and keys; null for none
-    /// @param block makes one block
+    /// @param norm creates the final norm
+    /// @param rope rotates queries and keys; null for none
+    /// @param block creates one block
     record Plan(
             Facts facts,
             double std,
@@ -41,18 +41,18 @@ abstract class Decoder extends Model {
             @Nullable Rope rope,
             BlockMaker block) {}
 
-    /// Makes one block from the weights below its name.
+    /// Creates one block from the weights below its name.
     interface BlockMaker {
         Block make(Weights weights, @Nullable Angles angles);
     }
 
-    /// What stands on top.
+    /// The model's head.
     ///
-    /// @param isBare whether there is no head at all; nothing then stands before the modules' names
-    /// @param isTied whether the head is the table of tokens
-    /// @param labels classes of a classification head, which then stands in the place of the other; 0 for none
+    /// @param isBare whether there is no head at all; module names then have no prefix
+    /// @param isTied whether the head shares the token table
+    /// @param labels number of classes of a classification head, which replaces the other head; 0 for none
     record Top(boolean isBare, boolean isTied, int labels) {
-        /// What a folder asks for.
+        /// The head that the folder's config and files specify.
         static Top read(Family family, HfConfig config, Weights weights, boolean isTied, int labels) {
             return new Top(family.isBare(config, weights, isTied), isTied, labels);
         }
@@ -122,7 +122,7 @@ abstract class Decoder extends Model {
         return lmHead;
     }
 
-    /// The sizes with what may have changed since: the number of tokens, and whether the head is the table.
+    /// Updates the sizes that may have changed: the number of tokens, and whether the head is tied to the table.
     final ObjectNode changed(ObjectNode sizes) {
         String tie = "tie_word_embeddings";
         sizes.put("vocab_size", facts().vocabSize());

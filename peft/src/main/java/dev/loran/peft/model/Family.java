@@ -5,20 +5,20 @@ import java.util.Map;
 import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 
-/// What is known of a family of models beside what its models compute: a table, which stands in the family's own file
-/// ([LlamaModel#FAMILY]). [HfModels#FAMILIES] lists those that are shipped; [HfModels#load] takes families of your own.
+/// Metadata of a model family, defined in the family's own file ([LlamaModel#FAMILY]). [HfModels#FAMILIES] lists the
+/// built-in ones; [HfModels#load] also accepts user-defined families.
 ///
 /// @param modelType Hugging Face's `model_type`
-/// @param title what the names of its classes in transformers begin with, such as `Llama`
-/// @param classes how the names of those classes end that are read, such as `Model`; where some have a head for the
-///     next token, that comes first. Empty where no class is named
-/// @param prefix what a model with a head puts before the names of all that is below the head, with its dot; files may
-///     leave it out or add it
-/// @param buffers regular expression of names in files that are masks and tables which a model computes itself
-/// @param targets the modules that a method adapts where nobody names them, by the method's `peft_type`;
-///     [#FEED_FORWARD] are those whose input IA3 scales; under `BOTTLENECK` the places below a block where the adapters
-///     behind attention and behind the feed-forward network are called from
-/// @param maker makes its models
+/// @param title the beginning of its class names in transformers, such as `Llama`
+/// @param classes the endings of the supported class names, such as `Model`; if any has a language-model head, that one
+///     comes first. Empty if there are no such classes
+/// @param prefix what a model with a head puts before the names of all modules below the head, including the dot; files
+///     may omit it or add it
+/// @param buffers regular expression for the names in files of masks and tables that a model computes itself
+/// @param targets the modules that a method adapts by default, by the method's `peft_type`; [#FEED_FORWARD] lists those
+///     whose input IA3 scales; `BOTTLENECK` lists the places below a block that call the adapters after attention and
+///     after the feed-forward network
+/// @param maker creates its models
 public record Family(
         String modelType,
         String title,
@@ -27,23 +27,23 @@ public record Family(
         String buffers,
         Map<String, List<String>> targets,
         Maker maker) {
-    /// The key among the [#targets] of the modules whose input IA3 scales.
+    /// The key in [#targets] of the modules whose input IA3 scales.
     public static final String FEED_FORWARD = "IA3 feedforward_modules";
 
-    /// How the name of a class with a head for classes ends.
+    /// The ending of the names of classes with a classification head.
     static final String CLASSIFIER = "ForSequenceClassification";
 
-    /// How the name of a class without any head ends.
+    /// The ending of the names of classes without a head.
     static final String BARE = "Model";
 
-    /// Makes a model of a family.
+    /// Creates a model of a family.
     public interface Maker {
-        /// The model of a folder, or one with random weights.
+        /// Creates the model of a folder, or one with random weights.
         ///
-        /// @param config the folder's `config.json`; a value that changes what is computed and is not understood has to
-        ///     be refused: [HfConfig#only]
-        /// @param weights asked for each parameter once, in reading order
-        /// @param labels classes of the head for classes; 0 for a model of another kind
+        /// @param config the folder's `config.json`; an unsupported value that would change the computation must be
+        ///     rejected: [HfConfig#only]
+        /// @param weights to be asked for each parameter once, in reading order
+        /// @param labels number of classes of the classification head; 0 for a model of another kind
         Model make(HfConfig config, Weights weights, int labels);
     }
 
@@ -52,7 +52,7 @@ public record Family(
         targets = Map.copyOf(targets);
     }
 
-    /// What the first of these methods that has a table adapts; null where none has.
+    /// The targets of the first of these methods that has any; null if none has.
     public @Nullable List<String> targets(List<String> methods) {
         return methods.stream()
                 .map(targets::get)
@@ -61,13 +61,13 @@ public record Family(
                 .orElse(null);
     }
 
-    /// The names that parameter `name` of a model may have in a file.
+    /// The names that the model's parameter `name` may have in a file.
     List<String> fileNames(String name) {
         String other = name.startsWith(prefix) ? name.substring(prefix.length()) : prefix + name;
         if (!name.contains("LayerNorm.")) {
             return List.of(name, other);
         }
-        // The first files, converted from TensorFlow, call such a norm's weight gamma and its bias beta.
+        // The first files, converted from TensorFlow, name such a norm's weight gamma and its bias beta.
         return List.of(name, formerly(name), other, formerly(other));
     }
 
@@ -75,12 +75,12 @@ public record Family(
         return name.replace(".weight", ".gamma").replace(".bias", ".beta");
     }
 
-    /// Whether a file may hold tensor `name`, which no model of the family has.
+    /// Whether a file may hold tensor `name` although no model of the family uses it.
     boolean isBuffer(String name) {
         return name.matches(buffers);
     }
 
-    /// Refuses a class of another kind.
+    /// Rejects a class that is not supported.
     void check(HfConfig config) {
         if (!classes.isEmpty()) {
             config.only(
@@ -89,15 +89,15 @@ public record Family(
         }
     }
 
-    /// Whether a config asks for a model without any head: its class has none, and neither the files nor the table of
-    /// embeddings make one.
+    /// Whether a config describes a model without a head: its class has none, the files hold none, and none is tied to
+    /// the table of embeddings.
     ///
-    /// @param isTied whether the head would be the table
+    /// @param isTied whether a head would be tied to the table
     boolean isBare(HfConfig config, Weights weights, boolean isTied) {
         return (title + BARE).equals(config.className()) && !isTied && !weights.has(HfModels.HEAD);
     }
 
-    /// The family of `all` whose `model_type` the config names.
+    /// The family in `all` with the config's `model_type`.
     static Family of(HfConfig config, List<Family> all) {
         config.only(
                 "model_type", all.stream().map(f -> "\"" + f.modelType + "\"").toArray(String[]::new));

@@ -6,10 +6,10 @@ import dev.loran.engine.functional.Functional;
 import dev.loran.engine.nn.Linear;
 import java.util.List;
 
-/// A feed-forward network, a sublayer of a [Block]: out(f(in(x))), or, gated, out(f(gate(x)) ∘ up(x)).
+/// A feed-forward network, a sublayer of a [Block]: out(f(in(x))) or, if gated, out(f(gate(x)) ∘ up(x)).
 ///
 /// @param in the layer to the inner width, or gate and up
-/// @param out the layer back from it
+/// @param out the layer back to the hidden size
 /// @param activation f
 record FeedForward(List<Linear> in, Linear out, UnaryFn activation) {
     /// (B, T, C) from x (B, T, C).

@@ -7,11 +7,11 @@ import dev.loran.engine.nn.Linear;
 import java.util.List;
 import java.util.Map;
 
-/// GPT-2: a causal model of pre-norm blocks with learned positions; one layer makes queries, keys and values, and the
-/// head is the token table. Its linear layers are transposed in files. **Paper**: Radford et al., "Language Models are
-/// Unsupervised Multitask Learners", 2019.
+/// GPT-2: a causal model of pre-norm blocks with learned positions; one layer computes queries, keys and values, and
+/// the head is tied to the token table. Files hold its linear layers transposed. **Paper**: Radford et al., "Language
+/// Models are Unsupervised Multitask Learners", 2019.
 public final class Gpt2Model extends Decoder {
-    /// What is known of the family.
+    /// The family's metadata.
     public static final Family FAMILY = new Family(
             "gpt2",
             "GPT2",
@@ -31,11 +31,11 @@ public final class Gpt2Model extends Decoder {
 
     private final Config config;
 
-    /// The sizes, in Hugging Face's words.
+    /// The sizes, under Hugging Face's names.
     ///
     /// @param nInner width of the feed-forward network; 4 · nEmbd by default
     /// @param activationFunction the activation's name
-    /// @param tieWordEmbeddings whether the head is the token table
+    /// @param tieWordEmbeddings whether the head shares the token table
     /// @param initializerRange standard deviation of random weights
     public record Config(
             int vocabSize,
@@ -113,7 +113,7 @@ public final class Gpt2Model extends Decoder {
     }
 
     /// A model with random weights: tables and linear layers from N(0, initializerRange²), those that write to the
-    /// residual stream divided by √(2 · layers), norms as the identity, biases zero.
+    /// residual stream divided by √(2 · layers), norms initialized to the identity, biases to zero.
     public static Gpt2Model random(Config config, Backend backend, DType dtype, long seed) {
         Top top = new Top(false, config.tieWordEmbeddings, 0);
         return new Gpt2Model(config, Weights.random(backend, dtype, seed), top);

@@ -4,15 +4,15 @@ import java.util.ConcurrentModificationException;
 import java.util.concurrent.atomic.AtomicReference;
 import org.jspecify.annotations.Nullable;
 
-/// Who uses something now: any number of threads that read it, or one that changes it. Nobody waits: an operation that
-/// meets one it does not go together with fails before it has done anything. The thread that changes may read and
-/// change on the way.
+/// Detects conflicting concurrent use of an object: any number of threads may read it, or one thread may change it. It
+/// never blocks: an operation that conflicts with another fails before doing anything. The thread that changes may
+/// start nested reads and changes.
 public final class Guard {
     private static final State FREE = new State(0, null, 0, "");
 
-    /// @param readers how many uses that read are open
-    /// @param owner the thread that changes, in `depth` operations one inside the other
-    /// @param operation the one that began last, or the outermost of the owner
+    /// @param readers number of open uses that read
+    /// @param owner the thread that changes, with `depth` nested operations
+    /// @param operation the last one started, or the owner's outermost
     private record State(int readers, @Nullable Thread owner, int depth, String operation) {}
 
     /// One use, from [#reading] or [#changing] until it is closed, once.
@@ -24,12 +24,12 @@ public final class Guard {
     private final String what;
     private final AtomicReference<State> state = new AtomicReference<>(FREE);
 
-    /// @param what is used, for messages: `model`
+    /// @param what the name of the guarded object in messages: `model`
     public Guard(String what) {
         this.what = what;
     }
 
-    /// Begins to read.
+    /// Begins a read.
     ///
     /// @param operation for messages
     /// @throws ConcurrentModificationException if another thread is changing what is read
@@ -52,7 +52,7 @@ public final class Guard {
         state.updateAndGet(s -> s.readers == 1 ? FREE : new State(s.readers - 1, null, 0, s.operation));
     }
 
-    /// Begins to change.
+    /// Begins a change.
     ///
     /// @param operation for messages
     /// @throws ConcurrentModificationException if any thread is reading, or another one changing

@@ -12,10 +12,10 @@ import java.util.List;
 import java.util.Set;
 import org.jspecify.annotations.Nullable;
 
-/// A Hugging Face `config.json`, or an object inside one: typed reading, and refusal of values that would change what
-/// the model computes. A JSON null counts as absent. Every failure names the file, the key and the value.
+/// A Hugging Face `config.json`, or an object inside one, with typed access that rejects values which would change the
+/// model's computation. A JSON null counts as absent. Every error names the file, the key and the value.
 ///
-/// @param where what messages call it
+/// @param where its name in messages
 public record HfConfig(String where, ObjectNode json) {
     /// Reads `folder/config.json`.
     static HfConfig read(Path folder) {
@@ -26,12 +26,12 @@ public record HfConfig(String where, ObjectNode json) {
         return new HfConfig(file.toString(), JsonFile.read(file));
     }
 
-    /// Sizes that were made here.
+    /// A config made from a model's sizes rather than from a file.
     static HfConfig of(ObjectNode json) {
         return new HfConfig("config", json);
     }
 
-    /// This, with `number` for `key` where that is absent.
+    /// This config with `number` for `key` if that is absent.
     HfConfig or(String key, int number) {
         return has(key) ? this : new HfConfig(where, json.deepCopy().put(key, number));
     }
@@ -117,7 +117,7 @@ public record HfConfig(String where, ObjectNode json) {
         return v;
     }
 
-    /// Refuses every value of `key` but those `harmless` (JSON); absent is harmless.
+    /// Rejects every value of `key` except `harmless` (JSON); absence is accepted.
     public void only(String key, String... harmless) {
         JsonNode v = value(key);
         if (v != null && !Set.of(harmless).contains(v.toString())) {
@@ -125,7 +125,7 @@ public record HfConfig(String where, ObjectNode json) {
         }
     }
 
-    /// As above, of each element of a list.
+    /// As above, for each element of a list.
     public void onlyOf(String key, String... harmless) {
         JsonNode list = value(key);
         if (list != null) {
@@ -142,7 +142,7 @@ public record HfConfig(String where, ObjectNode json) {
         return wrong(key, value, "changes what the model computes and is not supported (supported: " + supported + ")");
     }
 
-    /// The name of the activation function under `key`, one of [#activation].
+    /// The name of the activation function under `key`; it must be supported by [#activation].
     public String activationName(String key, String absent) {
         String name = text(key, absent);
         if (ACTIVATIONS.stream().noneMatch(a -> a.names.contains(name))) {
@@ -172,7 +172,7 @@ public record HfConfig(String where, ObjectNode json) {
 
     /// The function that Hugging Face calls `name`.
     ///
-    /// @throws IllegalArgumentException if it is none of those supported
+    /// @throws IllegalArgumentException if it is not supported
     public static UnaryFn activation(String name) {
         for (Activation a : ACTIVATIONS) {
             if (a.names.contains(name)) {
@@ -183,7 +183,7 @@ public record HfConfig(String where, ObjectNode json) {
                 "activation: " + name + " is not supported (supported: " + activationNames() + ")");
     }
 
-    /// Checks a size of a configuration.
+    /// Checks that a size is positive.
     ///
     /// @throws IllegalArgumentException if it is not positive
     public static void positive(String name, int value) {
@@ -192,9 +192,9 @@ public record HfConfig(String where, ObjectNode json) {
         }
     }
 
-    /// The product of two sizes of a configuration.
+    /// The product of two sizes.
     ///
-    /// @throws IllegalArgumentException if it is larger than a dimension can be
+    /// @throws IllegalArgumentException if it exceeds the largest possible dimension
     public static int product(String aName, int a, String bName, int b) {
         long product = Math.multiplyFull(a, b);
         if (product > Integer.MAX_VALUE) {
@@ -204,7 +204,7 @@ public record HfConfig(String where, ObjectNode json) {
         return (int) product;
     }
 
-    /// Checks two sizes of a configuration.
+    /// Checks that one size divides another.
     ///
     /// @throws IllegalArgumentException if `part` does not divide `whole`
     public static void divides(String partName, int part, String wholeName, int whole) {

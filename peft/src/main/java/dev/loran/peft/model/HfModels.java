@@ -34,18 +34,18 @@ import java.util.stream.IntStream;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 
-/// Models from and to Hugging Face's model folders: `config.json` with `model.safetensors`, or with the files that
+/// Reads and writes Hugging Face's model folders: `config.json` with `model.safetensors`, or with the files that
 /// `model.safetensors.index.json` lists.
 ///
-/// Nothing is guessed: a value in the config that changes what is computed and is not supported, a tensor that is
-/// missing, of another shape, or not part of the model is an [InputException] that names it. The config's dropouts are
-/// kept and written again, but not applied in training ([Model]).
+/// Nothing is guessed: an unsupported config value that changes the computation, or a tensor that is missing, has the
+/// wrong shape or is not part of the model, causes an [InputException] that names it. The dropout rates in the config
+/// are preserved and written again, but not applied in training ([Model]).
 public final class HfModels {
-    /// The families that can be read.
+    /// The built-in families.
     public static final List<Family> FAMILIES =
             List.of(LlamaModel.FAMILY, Qwen3Model.FAMILY, Gpt2Model.FAMILY, BertModel.FAMILY, SeoTransformer.FAMILY);
 
-    /// A causal model's head that is no table of embeddings.
+    /// The weight of a causal model's head that is not tied to the token table.
     static final String HEAD = Model.HEAD + ".weight";
 
     private HfModels() {}
@@ -55,12 +55,11 @@ public final class HfModels {
         return load(folder, backend, DType.F32);
     }
 
-    /// Loads the model of a folder, frozen, converted to `dtype`. Its task follows from the config: a model
-    /// `…ForSequenceClassification` has its head, any other BERT is the encoder alone. Matrices that need no
-    /// conversion stay in the mapped file where the backend can use them there: before writing to them see
-    /// [Model#makeWritable].
+    /// Loads the model of a folder, frozen, converted to `dtype`. The config determines its task: a model
+    /// `…ForSequenceClassification` has its head, any other BERT is the encoder alone. Matrices that need no conversion
+    /// stay in the mapped file if the backend can use them there: see [Model#makeWritable] before writing to them.
     ///
-    /// @param own families beside the shipped ones
+    /// @param own families in addition to the built-in ones
     /// @throws InputException if the folder holds no model that can be computed exactly as Hugging Face does
     public static Model load(Path folder, Backend backend, DType dtype, Family... own) {
         HfConfig config = HfConfig.read(folder);
@@ -84,7 +83,7 @@ public final class HfModels {
         }
     }
 
-    /// [Model#sha256] of the weights in `folder`; null if it holds no such files.
+    /// The [Model#sha256] of the weights in `folder`; null if it holds no such files.
     static @Nullable String sha256(Path folder) {
         try {
             MessageDigest sha256 = MessageDigest.getInstance("SHA-256");
@@ -114,9 +113,9 @@ public final class HfModels {
         }
     }
 
-    /// A model by the `config.json` of a folder, with random weights: the family's `random`.
+    /// Creates a model from the `config.json` of a folder, with random weights: the family's `random`.
     ///
-    /// @param own families beside the shipped ones
+    /// @param own families in addition to the built-in ones
     /// @throws InputException if the config is not supported
     public static Model random(Path folder, Backend backend, DType dtype, long seed, Family... own) {
         HfConfig config = HfConfig.read(folder);
@@ -150,7 +149,7 @@ public final class HfModels {
         }
     }
 
-    /// How many classes the head of a config's architecture has; 0 where that has none.
+    /// The number of classes of the head in the config's architecture; 0 if it has none.
     private static int labels(HfConfig config) {
         if (!config.className().endsWith(Family.CLASSIFIER)) {
             return 0;
@@ -165,7 +164,7 @@ public final class HfModels {
         return labels;
     }
 
-    /// The parameters of a folder's files, each taken at most once.
+    /// The parameters in a folder's files, each of which can be taken once.
     private static final class FileWeights implements Weights {
         private final Path folder;
         private final Family family;
@@ -221,11 +220,11 @@ public final class HfModels {
                     return asStored.transpose(0, 1).detachFromScope();
                 }
             }
-            // A vector costs nothing to copy, and is what is most often trained in place.
+            // Vectors are cheap to copy, and are what is most often trained in place.
             return matrix ? files.tensor(backend, stored, dtype) : files.copy(backend, stored, dtype);
         }
 
-        /// Refuses what the files hold and the model does not, but for buffers, and heads that an encoder leaves out.
+        /// Rejects tensors in the files that the model lacks, except buffers, and heads that an encoder omits.
         void checkLeftovers(Model model) {
             List<String> unknown = new ArrayList<>();
             for (String name : files.names()) {
@@ -245,7 +244,7 @@ public final class HfModels {
             }
         }
 
-        /// Whether a head that is written out although tied is what it is tied to.
+        /// Whether a tied head that is stored separately equals the table it is tied to.
         private boolean isTable(String name, Model model) {
             Tensor table = model.tokenEmbedding().weight();
             if (!files.entry(name).shape().equals(table.shape())) {
@@ -257,9 +256,9 @@ public final class HfModels {
         }
     }
 
-    /// Writes the model's own weights as a Hugging Face folder: `model.safetensors` under Hugging Face's names and in
-    /// their orientation, in the model's dtype, and `config.json` as it was read. Each file appears whole or not at
-    /// all; the folder is made if it does not exist.
+    /// Writes the model's own weights as a Hugging Face folder: `model.safetensors` with Hugging Face's names and
+    /// orientation, in the model's dtype, and `config.json` as it was read. Each file is written completely or not at
+    /// all; the folder is created if it does not exist.
     ///
     /// @throws IllegalStateException if a layer carries an adapter: merge it first, or save the adapter
     /// @throws java.io.UncheckedIOException if a file cannot be written
@@ -309,7 +308,7 @@ public final class HfModels {
         }
     }
 
-    /// What was read, and beside it what the model says of itself.
+    /// The config that was read, completed and updated by the model's own values.
     private static ObjectNode configToWrite(Model model, DType dtype) {
         ObjectNode sizes = model.sizes();
         ObjectNode json = HfConfig.object().put("model_type", model.family().modelType());
@@ -334,7 +333,7 @@ public final class HfModels {
         } else if (name != null) {
             json.putArray("architectures").add(name);
         }
-        // What may have changed since.
+        // Values that may have changed since.
         for (String key : List.of("vocab_size", "tie_word_embeddings")) {
             if (sizes.has(key)) {
                 json.set(key, sizes.get(key));

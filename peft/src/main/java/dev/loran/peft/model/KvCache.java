@@ -15,7 +15,8 @@ import java.util.List;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 
-/// The keys and values of some texts, so that a causal model goes on from them at the cost of the new tokens alone.
+/// The keys and values of one or more texts, which let a causal model continue them at the cost of the new tokens
+/// alone.
 ///
 /// ```java
 /// try (KvCache cache = new KvCache(model); Scope scope = Scope.open()) {
@@ -24,23 +25,24 @@ import org.jspecify.annotations.Nullable;
 /// }
 /// ```
 ///
-/// What is cached is a prefix of each block's attention, like a learned one ([Block.Prefix]): nothing in a model knows
-/// of it. A learned prefix and virtual tokens are cached with the first tokens. Adapters must stay as they are while a
-/// cache is in use: keys and values of other weights do not fit those that are there.
+/// The cache acts as a prefix of each block's attention, like a learned one ([Block.Prefix]), so models need no special
+/// support. A learned prefix and virtual tokens are cached with the first tokens. Adapters must not change while a
+/// cache is in use, because the cached keys and values depend on them.
 ///
-/// **Threads**: a cache belongs to one thread; any number of threads may have one of the same model. What changes the
-/// model fails while a cache appends, and between two appends is for the caller to keep out ([Model#reading]).
+/// **Threads**: a cache belongs to one thread; any number of threads may have caches of the same model. Operations that
+/// change the model fail while a cache appends; between two appends the caller must prevent them ([Model#reading]).
 public final class KvCache implements AutoCloseable {
-    /// Keys by which memory grows.
+    /// The number of keys by which the capacity grows.
     private static final int GROWTH = 64;
 
     private final Model model;
-    /// Of each block (B, capacity, kvHeads, D). Attention does not care in which order keys stand, whose positions are
-    /// in them: a row is filled from its end, so that its own keys are the last ones, as [Rows] wants them.
+    /// For each block (B, capacity, kvHeads, D). The order of keys does not matter to attention, as they already
+    /// include their positions: rows are filled from the end, so that a row's own keys are the last ones, as [Rows]
+    /// requires.
     private final List<Prefix> blocks = new ArrayList<>();
 
     private int capacity;
-    /// How many keys each row has; empty before the first tokens.
+    /// The number of keys in each row; empty before the first tokens.
     private int[] lengths = {};
 
     /// An empty cache.
@@ -57,17 +59,17 @@ public final class KvCache implements AutoCloseable {
         this.model = model;
     }
 
-    /// The positions that are left behind the longest text.
+    /// The number of positions left after the longest text.
     public int room() {
         return model.facts().maxPositions() - Arrays.stream(lengths).max().orElse(0);
     }
 
-    /// Appends `tokens[i]` to text i. The first time they may be of different lengths; after that each text gets as
-    /// many.
+    /// Appends `tokens[i]` to text i. In the first call their lengths may differ; after that each text must get the
+    /// same number of tokens.
     ///
-    /// @return the logits (B, V) for what follows each text; they belong to the caller's scope
-    /// @throws ShapeException if there are no tokens for a text, or not as many as for the others, or if a text gets
-    ///     longer than the model has positions; the cache is then as it was
+    /// @return the logits (B, V) for the next token of each text; they belong to the caller's scope
+    /// @throws ShapeException if there are no tokens for a text, or not as many as for the others, or if a text becomes
+    ///     longer than the model's maximum; the cache is then unchanged
     public Tensor append(int[]... tokens) {
         check(tokens);
         try (Guard.Use use = model.reading("append");
@@ -96,13 +98,13 @@ public final class KvCache implements AutoCloseable {
         }
     }
 
-    /// The first tokens stand behind virtual tokens and a learned prefix, which is cached here.
+    /// Prepares the first tokens, which follow virtual tokens and a learned prefix, which is cached here.
     ///
-    /// @return the number of keys that each text has
+    /// @return the number of keys of each text
     private int[] start(int[][] tokens) {
         Supplier<List<Prefix>> prefixes = model.prefixes();
         Supplier<Tensor> virtualTokens = model.virtualTokens();
-        // Made once: the forward that follows takes them from here.
+        // Computed once here; the forward pass that follows reuses them.
         List<Prefix> learned = prefixes == null ? List.of() : prefixes.get();
         Tensor virtual = virtualTokens == null ? null : virtualTokens.get();
         model.prefixes(learned.isEmpty() ? null : () -> learned);
@@ -121,7 +123,7 @@ public final class KvCache implements AutoCloseable {
         return before;
     }
 
-    /// Further tokens stand behind what is cached.
+    /// Prepares further tokens, which follow the cached ones.
     private int[] goOn(int[][] tokens) {
         int most = Arrays.stream(lengths).max().orElseThrow() + tokens[0].length;
         requireRoom(most);
@@ -145,8 +147,8 @@ public final class KvCache implements AutoCloseable {
         return Arrays.stream(tokens).mapToInt(t -> t.length).max().orElseThrow();
     }
 
-    /// Logits behind the last token of each text, of which `before` keys are cached. Shorter texts are padded at the
-    /// end, where no token before sees it.
+    /// The logits after the last token of each text, which has `before` cached keys. Shorter texts are padded at the
+    /// end, where no earlier token sees the padding.
     private Tensor run(int[][] tokens, int[] before) {
         Backend backend = model.backend();
         int batch = tokens.length;
@@ -159,7 +161,8 @@ public final class KvCache implements AutoCloseable {
         }
         for (int l = 0; l < blocks.size(); l++) {
             int block = l;
-            // The block's attention has not read the cache yet, but the mask hides from it where these keys go.
+            // The block's attention has not read the cache yet, but the mask hides the places where these keys are
+            // written.
             model.blocks().get(l).observer(made -> put(block, made, before, padding));
         }
         Tensor h = model.hidden(Tensor.ofInts(backend, ids, batch, longest), null);
@@ -176,7 +179,7 @@ public final class KvCache implements AutoCloseable {
 
     // ---- memory
 
-    /// Makes room for `keys` of each row, those that are there at the end.
+    /// Makes room for `keys` keys in each row, keeping the present ones at the end.
     private void reserve(int batch, int keys) {
         if (keys <= capacity) {
             return;
@@ -199,7 +202,7 @@ public final class KvCache implements AutoCloseable {
     private Tensor wider(@Nullable Tensor old, int batch, int next) {
         Model.Facts f = model.facts();
         int width = f.numKvHeads() * f.headDim();
-        // Zeros, since what a mask hides must be a number all the same.
+        // Zeros, because even masked entries must be finite.
         Tensor wider = Tensor.zeros(model.backend(), model.dtype(), batch, next, f.numKvHeads(), f.headDim())
                 .detachFromScope();
         if (old != null) {
@@ -217,7 +220,8 @@ public final class KvCache implements AutoCloseable {
         return wider;
     }
 
-    /// Writes what a block made of each row, less the padding at its end, before the `before` keys that the row has.
+    /// Writes the keys and values that a block computed for each row, without the padding at the end, before the row's
+    /// `before` cached keys.
     private void put(int block, Prefix made, int[] before, int[] padding) {
         put(blocks.get(block).keys(), made.keys(), before, padding);
         put(blocks.get(block).values(), made.values(), before, padding);
@@ -249,7 +253,7 @@ public final class KvCache implements AutoCloseable {
         block.values().close();
     }
 
-    /// Gives the memory back; the cache is empty then.
+    /// Releases the memory; the cache is then empty.
     @Override
     public void close() {
         blocks.forEach(KvCache::close);

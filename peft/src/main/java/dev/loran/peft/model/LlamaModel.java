@@ -12,7 +12,7 @@ import org.jspecify.annotations.Nullable;
 /// network, without biases by default. **Paper**: Touvron et al., "LLaMA", 2023; grouped-query heads: Ainslie et al.,
 /// "GQA", 2023.
 public final class LlamaModel extends Decoder {
-    /// What is known of the family.
+    /// The family's metadata.
     public static final Family FAMILY = new Family(
             "llama",
             "Llama",
@@ -32,14 +32,14 @@ public final class LlamaModel extends Decoder {
 
     private final Config config;
 
-    /// The sizes, in Hugging Face's words.
+    /// The sizes, under Hugging Face's names.
     ///
-    /// @param numKeyValueHeads heads of keys and values; divides `numAttentionHeads`
+    /// @param numKeyValueHeads number of heads of keys and values; divides `numAttentionHeads`
     /// @param headDim width of a head, even
     /// @param hiddenAct the activation's name
     /// @param attentionBias whether q, k, v and o have biases
     /// @param mlpBias whether gate, up and down have biases
-    /// @param tieWordEmbeddings whether the head is the token table
+    /// @param tieWordEmbeddings whether the head shares the token table
     /// @param initializerRange standard deviation of random weights
     public record Config(
             int vocabSize,
@@ -81,7 +81,7 @@ public final class LlamaModel extends Decoder {
             return of(vocabSize, hiddenSize, intermediateSize, layers, heads, heads, maxPositions);
         }
 
-        /// As above, with fewer heads of keys and values, each for several of the queries.
+        /// As above, with fewer heads of keys and values, each shared by several query heads.
         public static Config of(
                 int vocabSize,
                 int hiddenSize,
@@ -169,7 +169,8 @@ public final class LlamaModel extends Decoder {
         return new LlamaModel(config, weights, Top.read(FAMILY, c, weights, config.tieWordEmbeddings, labels));
     }
 
-    /// A model with random weights: linear layers and tables from N(0, initializerRange²), norms as the identity.
+    /// A model with random weights: linear layers and tables from N(0, initializerRange²), norms initialized to the
+    /// identity.
     public static LlamaModel random(Config config, Backend backend, DType dtype, long seed) {
         Top top = new Top(false, config.tieWordEmbeddings, 0);
         return new LlamaModel(config, Weights.random(backend, dtype, seed), top);
@@ -178,12 +179,12 @@ public final class LlamaModel extends Decoder {
     /// Which projections of attention have biases.
     ///
     /// @param in those to queries, keys and values
-    /// @param out that of the heads' answers
+    /// @param out the projection of the heads' outputs
     record Biases(boolean in, boolean out) {}
 
-    /// A decoder of these sizes, for this family and those that differ little from it.
+    /// The decoder of these sizes, for this family and similar ones.
     ///
-    /// @param headNorms whether each head's queries and keys are normed
+    /// @param headNorms whether each head's queries and keys are normalized
     static Plan plan(Family family, Config c, Biases biases, boolean headNorms) {
         Facts facts = new Facts(
                 family.modelType(),

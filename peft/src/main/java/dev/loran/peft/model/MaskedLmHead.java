@@ -11,9 +11,8 @@ import dev.loran.engine.io.SafeTensorsException;
 import dev.loran.peft.io.InputException;
 import java.nio.file.Path;
 
-/// The head that BERT was pretrained with, for tokens that are hidden: `BertForMaskedLM`. It stands beside a
-/// [BertModel], which is the encoder alone wherever it came from, and is not adapted or trained: what an adapter of the
-/// encoder changes is seen in its answer.
+/// BERT's pretraining head for masked tokens: `BertForMaskedLM`. It is used with a [BertModel], which is always the
+/// encoder alone, and is neither adapted nor trained; it shows how an adapter of the encoder changes the predictions.
 ///
 /// ```java
 /// try (MaskedLmHead head = MaskedLmHead.load(folder, bert); Scope scope = Scope.open()) {
@@ -42,9 +41,10 @@ public final class MaskedLmHead implements AutoCloseable {
         bias = read(folder, files, "bias", model.facts().vocabSize());
     }
 
-    /// Reads the head in `folder`, that of the model or of its base. Its last layer is the model's own table of tokens.
+    /// Reads the head from `folder`, the folder of the model or of its base. Its output layer is the model's own token
+    /// table.
     ///
-    /// @throws InputException if the folder holds no such head, or that of another model
+    /// @throws InputException if the folder holds no such head, or one of another model
     public static MaskedLmHead load(Path folder, BertModel model) {
         try (SafeTensors files = SafeTensors.openModel(folder);
                 Scope scope = Scope.open()) {
@@ -67,7 +67,7 @@ public final class MaskedLmHead implements AutoCloseable {
         return files.copy(model.backend(), key, model.dtype()).detachFromScope();
     }
 
-    /// The scores of all tokens (B, T, V) at each position, of hidden states (B, T, C).
+    /// The scores of all tokens at each position, (B, T, V), from hidden states (B, T, C).
     public Tensor logits(Tensor hidden) {
         DType type = hidden.dtype();
         try (Scope scope = Scope.open()) {

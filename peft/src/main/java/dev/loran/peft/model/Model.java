@@ -21,13 +21,13 @@ import java.util.random.RandomGenerator;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 
-/// A transformer with its head: what it answers, and where its weights come from.
+/// A transformer with its head: its outputs, and the origin of its weights.
 public abstract class Model extends Transformer {
     static final String HEAD = "lm_head";
     private static final String SCORE = "score";
 
     private final Family family;
-    /// Of token embeddings as they were before they were resized; 0 if they never were.
+    /// The number of token embeddings before they were resized; 0 if they never were.
     private int rowsBefore;
     private @Nullable Linear classifier;
     private boolean newClassifier;
@@ -63,18 +63,18 @@ public abstract class Model extends Transformer {
         return family;
     }
 
-    /// What the model answers: classes where it has a [#classifier].
+    /// The model's task: classification if it has a [#classifier].
     public final TaskType task() {
         return classifier != null
                 ? TaskType.SEQ_CLS
                 : head() == null ? TaskType.FEATURE_EXTRACTION : TaskType.CAUSAL_LM;
     }
 
-    /// What decides, in the model's `config.json`, what is computed, but for `model_type` and `architectures`;
-    /// `vocab_size` as it is now.
+    /// The values in the model's `config.json` that determine its computation, except `model_type` and `architectures`;
+    /// with the present `vocab_size`.
     protected abstract ObjectNode sizes();
 
-    /// The `config.json` that the model was made from; null if it was made from its sizes.
+    /// The `config.json` that the model was made from; null if it was made from sizes.
     final @Nullable ObjectNode configAsRead() {
         return configAsRead;
     }
@@ -83,15 +83,15 @@ public abstract class Model extends Transformer {
         configAsRead = json;
     }
 
-    /// What messages call it: the name of the folder it was read from, else its family.
+    /// The model's name in messages: the name of the folder it was read from, otherwise its family.
     public final String title() {
         Path name = folder == null ? null : folder.toAbsolutePath().normalize().getFileName();
         return name == null ? facts().modelType() : name.toString();
     }
 
-    /// Tells these weights from others: SHA-256 of the file `model.safetensors` that they were read from, or of the
-    /// files `model-*.safetensors` one after the other in the order of their names. Null for weights that were made
-    /// here, or changed since. The files are read when this is first asked.
+    /// Identifies the weights: SHA-256 of the file `model.safetensors` that they were read from, or of the files
+    /// `model-*.safetensors` concatenated in name order. Null for weights that were not read from files or have changed
+    /// since. The files are read on the first call.
     public final @Nullable String sha256() {
         if (sha256 == null && folder != null) {
             sha256 = HfModels.sha256(folder);
@@ -104,24 +104,24 @@ public abstract class Model extends Transformer {
         nameOrPath = weights.toString();
     }
 
-    /// What the model was opened by, as adapter files say it (`base_model_name_or_path`): a folder, unless a name was
-    /// said with [#nameOrPath(String)]. Null for weights that were made here, or changed since.
+    /// The path or name of the model for adapter files (`base_model_name_or_path`): a folder, unless
+    /// [#nameOrPath(String)] set a name. Null for weights that were not read from files or have changed since.
     public final @Nullable String nameOrPath() {
         return nameOrPath;
     }
 
-    /// Says what the model was opened by, as a name of a catalogue; null for nothing that others could open.
+    /// Sets the name by which the model was opened, such as a catalogue name; null if others could not open it.
     public final void nameOrPath(@Nullable String name) {
         nameOrPath = name;
     }
 
-    /// The class that computes the same in transformers, as `LlamaForCausalLM`; null if there is none.
+    /// The equivalent class in transformers, such as `LlamaForCausalLM`; null if there is none.
     public final @Nullable String className() {
         List<String> classes = family.classes();
         return classes.isEmpty() ? null : family.title() + (head() == null ? Family.BARE : classes.getFirst());
     }
 
-    /// Says that the weights are no longer those that were read: see [#sha256].
+    /// Records that the weights are no longer those that were read: see [#sha256].
     public final void weightsChanged() {
         folder = null;
         nameOrPath = null;
@@ -129,9 +129,9 @@ public abstract class Model extends Transformer {
         newClassifier = false;
     }
 
-    /// What the family's other models call `module` of this one: where this one has a head and puts the family's prefix
-    /// before what is below it (`model.`, `transformer.`, `bert.`), the name without it; else the name with it. What
-    /// stands beside the prefix, as the head does, has the same name in all.
+    /// The name of `module` in the family's other models. If this model has a head and puts the family's prefix before
+    /// the modules below it (`model.`, `transformer.`, `bert.`), it is the name without the prefix; otherwise the name
+    /// with it. Modules beside the prefix, such as the head, have the same name in all of them.
     public final String otherName(String module) {
         String prefix = family.prefix();
         boolean hasPrefix = namedModules().keySet().stream().anyMatch(name -> name.startsWith(prefix));
@@ -141,9 +141,9 @@ public abstract class Model extends Transformer {
         return hasPrefix ? module : belowHead(module);
     }
 
-    /// Gives the table of token embeddings and the head, if there is one, `rows` rows: transformers'
-    /// `resize_token_embeddings`, for tokens that a tokenizer got beside. New rows are the mean of those that were
-    /// there; those past the end go. `vocab_size` follows. Before an adapter is added.
+    /// Resizes the table of token embeddings, and the head if there is one, to `rows` rows: transformers'
+    /// `resize_token_embeddings`, for tokens that were added to a tokenizer. New rows are the mean of the existing
+    /// ones; rows past the end are removed. `vocab_size` is updated. Must be called before an adapter is added.
     ///
     /// @throws IllegalStateException if the table or the head carries an adapter
     public final void resizeTokenEmbeddings(int rows) {
@@ -180,15 +180,15 @@ public abstract class Model extends Transformer {
                         Tensor.zeros(table.backend(), type, rows - before, cols).add(mean.reshape(1, cols));
                 next = Functional.concat(List.of(table, added), 0);
             }
-            // A tensor of its own: what is cut off must not be kept.
+            // A separate tensor, so that removed rows are not kept in memory.
             Buffer own = table.backend().allocate(table.dtype(), next.shape().size());
             table.backend().cast(own, next.buffer());
             table.assign(next.shape(), own);
         }
     }
 
-    /// How many of the rows of the tables are those that were read, or made with the model: all, unless
-    /// [#resizeTokenEmbeddings] added some.
+    /// The number of rows of the tables that were read, or created with the model: all, unless [#resizeTokenEmbeddings]
+    /// added some.
     public final int knownTokenEmbeddings() {
         return isResized() ? Math.min(rowsBefore, facts().vocabSize()) : facts().vocabSize();
     }
@@ -198,17 +198,17 @@ public abstract class Model extends Transformer {
         return rowsBefore > 0;
     }
 
-    /// The head that makes logits of tokens; null if there is none.
+    /// The head that computes token logits; null if there is none.
     public final @Nullable Linear tokenHead() {
         return namedModules().get(HEAD) instanceof Linear head ? head : null;
     }
 
-    /// The head's answer, where every token is of type 0; its shape is said in [TaskType].
+    /// The head's output if all tokens have type 0; see [TaskType] for its shape.
     public final Tensor logits(Tensor inputIds, @Nullable Tensor attentionMask) {
         return logits(inputIds, attentionMask, null);
     }
 
-    /// The head's answer; its shape is said in [TaskType].
+    /// The head's output; see [TaskType] for its shape.
     ///
     /// @param tokenTypes as in [#hidden(Tensor, Tensor, Tensor)]
     public Tensor logits(Tensor inputIds, @Nullable Tensor attentionMask, @Nullable Tensor tokenTypes) {
@@ -222,8 +222,9 @@ public abstract class Model extends Transformer {
         }
     }
 
-    /// Mean cross-entropy, a scalar. Labels are (B) for [TaskType#SEQ_CLS]; (B, T) for [TaskType#CAUSAL_LM], aligned
-    /// with the ids (the logits at t − 1 are compared with the label at t), −100 where no loss is due.
+    /// Mean cross-entropy, a scalar. Labels are (B) for [TaskType#SEQ_CLS]. For [TaskType#CAUSAL_LM] they are (B, T),
+    /// aligned with the ids (the logits at t − 1 are compared with the label at t), with −100 at positions to be
+    /// ignored.
     public Tensor loss(Tensor inputIds, @Nullable Tensor attentionMask, Tensor labels) {
         try (Guard.Use use = useOfLoss();
                 Scope scope = Scope.open()) {
@@ -235,12 +236,12 @@ public abstract class Model extends Transformer {
         }
     }
 
-    /// A loss is read, but in training mode it is the start of a change, and dropout's state is one for all.
+    /// Computing a loss only reads, but in training mode it starts a change, and dropout's state is shared.
     final Guard.Use useOfLoss() {
         return isTraining() ? changing("loss") : reading("loss");
     }
 
-    /// The layer that makes a causal model's logits of its hidden states; null if the model is not causal.
+    /// The layer that computes a causal model's logits from its hidden states; null if the model is not causal.
     protected abstract @Nullable Linear head();
 
     /// As above.
@@ -258,18 +259,18 @@ public abstract class Model extends Transformer {
 
     // ---- classification
 
-    /// The layer that makes the scores of the classes, the family's own: `score`, without bias, at the last token of a
-    /// causal model, `classifier` behind BERT's pooler. Null for a model without classes.
+    /// The layer that computes class scores, named as in the family: `score`, without bias, at the last token of a
+    /// causal model; `classifier` after BERT's pooler. Null for a model without classes.
     public final @Nullable Linear classifier() {
         return classifier;
     }
 
-    /// The names of the classes by their ids, `LABEL_0`, … where nobody named them; empty for a model without classes.
+    /// The names of the classes by id, by default `LABEL_0`, …; empty for a model without classes.
     public final List<String> labels() {
         return labels;
     }
 
-    /// @throws IllegalArgumentException if there are not as many classes
+    /// @throws IllegalArgumentException if the number of classes differs
     public final void labels(List<String> names) {
         if (classifier == null || classifier.outFeatures() != names.size()) {
             throw new IllegalArgumentException("labels: " + names + " for "
@@ -278,18 +279,18 @@ public abstract class Model extends Transformer {
         labels = List.copyOf(names);
     }
 
-    /// Puts a new classification head of zeros in the place of the head for the next token, if there is one, as
-    /// transformers' `AutoModelForSequenceClassification` does with random numbers. All classes are equally likely
-    /// until it is trained. They are called as the model's config says, if it names as many.
+    /// Adds a new classification head of zeros in place of the language-model head, if there is one; transformers'
+    /// `AutoModelForSequenceClassification` initializes it with random numbers instead. All classes are equally likely
+    /// until it is trained. The model's config names the classes if it lists as many.
     ///
-    /// @throws dev.loran.peft.io.InputException if the model lacks what stands before a head
+    /// @throws dev.loran.peft.io.InputException if the model lacks a layer that the head needs
     /// @throws IllegalStateException if there is a classification head
     public final Linear addClassifier(int classes) {
         return addClassifier(classes, module -> false);
     }
 
-    /// As above, where the caller brings values for modules that the model may lack, as an adapter's file does: they
-    /// are made, of zeros.
+    /// As above, if the caller has values for modules that the model may lack, as an adapter's file does: such modules
+    /// are created with zeros.
     ///
     /// @param brought whether there are values for the module of this name
     public final Linear addClassifier(int classes, Predicate<String> brought) {
@@ -316,16 +317,16 @@ public abstract class Model extends Transformer {
         return layer;
     }
 
-    /// Sees to what stands before a new classification head.
+    /// Prepares the layers that precede a new classification head.
     ///
     /// @param brought as in [#addClassifier(int, Predicate)]
-    /// @throws dev.loran.peft.io.InputException if it is missing
+    /// @throws dev.loran.peft.io.InputException if one is missing
     protected void beforeClassifier(Predicate<String> brought) {}
 
-    /// Takes away what [#beforeClassifier] made.
+    /// Removes what [#beforeClassifier] created.
     protected void afterClassifier() {}
 
-    /// Draws the weight of a new head as transformers does: from N(0, 0.02²).
+    /// Initializes the weight of a new head as transformers does: from N(0, 0.02²).
     public static void drawHead(Tensor weight, RandomGenerator random) {
         try (Tensor drawn = Tensor.randn(
                 weight.backend(), weight.dtype(), random, 0.02, weight.shape().dims())) {
@@ -333,13 +334,13 @@ public abstract class Model extends Transformer {
         }
     }
 
-    /// Whether the classification head is one that [#addClassifier] made, and not yet part of weights that have
-    /// changed.
+    /// Whether [#addClassifier] created the classification head and it has not become part of changed weights
+    /// ([#weightsChanged]).
     public final boolean hasNewClassifier() {
         return newClassifier;
     }
 
-    /// Takes away and closes a new classification head; the model is as it was.
+    /// Removes and closes a new classification head, which restores the model.
     public final void removeClassifier() {
         if (classifier != null && newClassifier) {
             removeChild(classifierName());
@@ -364,13 +365,13 @@ public abstract class Model extends Transformer {
         return layer;
     }
 
-    /// What the family calls its classification head.
+    /// The family's name for its classification head.
     public String classifierName() {
         return SCORE;
     }
 
-    /// The name of a module, or of a parameter, in the family's model with a head: all but the head itself stands below
-    /// the family's prefix there (`bert.`).
+    /// The name of a module or parameter in the family's model with a head, where everything but the head has the
+    /// family's prefix (`bert.`).
     public final String belowHead(String name) {
         String prefix = family.prefix();
         return name.startsWith(prefix) || name.equals(classifierName()) || name.startsWith(classifierName() + ".")
@@ -378,7 +379,7 @@ public abstract class Model extends Transformer {
                 : prefix + name;
     }
 
-    /// The scores of the classes (B, labels) of what [#classifier] sees of texts, (B, C).
+    /// The class scores (B, labels) from the classifier's input (B, C).
     ///
     /// @throws IllegalStateException for a model without classes
     public final Tensor classify(Tensor pooled) {
@@ -388,14 +389,14 @@ public abstract class Model extends Transformer {
         return classify(classifier, pooled);
     }
 
-    /// In the accumulator's type: what tells classes apart is small, and so is the work.
+    /// Computed in the accumulator's type: the differences between classes are small, and so is the cost.
     private static Tensor classify(Linear classifier, Tensor pooled) {
         DType type = classifier.weight().dtype();
         return Functional.cast(classifier.forward(Functional.cast(pooled, type)), type.accumulator());
     }
 
-    /// What the head sees of hidden states (B, P + T, C): those of the last token that is shown and is no padding, as
-    /// [#isPadding] tells it.
+    /// The head's input from hidden states (B, P + T, C): those of the last token that is visible and is not padding
+    /// according to [#isPadding].
     protected Tensor pooled(Tensor hidden, Tensor inputIds, @Nullable Tensor attentionMask) {
         Shape s = hidden.shape();
         int length = inputIds.shape().dim(1);
@@ -413,17 +414,17 @@ public abstract class Model extends Transformer {
         return Functional.embedding(hidden.reshape(-1, s.dim(2)), Tensor.ofInts(backend(), at, at.length));
     }
 
-    /// Whether `id` is the token that the model's config names as padding (`pad_token_id`), which a head at the last
-    /// token passes over wherever it stands.
+    /// Whether `id` is the padding token of the model's config (`pad_token_id`), which a head at the last token skips
+    /// anywhere in the text.
     public final boolean isPadding(int id) {
         return configAsRead != null
                 && configAsRead.path("pad_token_id").isInt()
                 && configAsRead.path("pad_token_id").intValue() == id;
     }
 
-    /// Gives each parameter that lies in a mapped file, or is of BF16 or F16, memory of its own in F32: before anything
-    /// writes to the model's own weights in place, as full fine-tuning does. The model computes in [#dtype] as before.
-    /// (Merging puts new buffers in their place and needs no such copy.)
+    /// Gives each parameter that is in a mapped file, or in BF16 or F16, its own memory in F32. Required before
+    /// anything writes to the model's own weights in place, as full fine-tuning does. The model still computes in
+    /// [#dtype]. (Merging installs new buffers and needs no such copy.)
     public final void makeWritable() {
         try (Guard.Use use = changing("makeWritable")) {
             widen();
@@ -447,7 +448,7 @@ public abstract class Model extends Transformer {
     }
 
     /// Mean cross-entropy of the next token: hidden (B, P + T, C), labels (B, T) aligned with the text. The logits of
-    /// all positions never exist at once, unless an adapter that is more than another weight stands on the head.
+    /// all positions never exist at once, unless the head has an adapter that does more than replace its weight.
     private Tensor nextTokenLoss(Linear head, Tensor hidden, Tensor labels) {
         Shape s = hidden.shape();
         int virtual = s.dim(1) - labels.shape().dim(-1);
@@ -455,7 +456,7 @@ public abstract class Model extends Transformer {
             throw new ShapeException("loss: labels are " + labels.shape() + " but the hidden states are " + s
                     + " as (B, P + T, C); needs (B, T)");
         }
-        // Position j answers for the token at j + 1.
+        // Position j predicts the token at j + 1.
         Tensor last = ignored(s.dim(0), 1);
         Tensor targets = Functional.concat(
                 virtual == 0

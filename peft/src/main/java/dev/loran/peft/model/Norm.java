@@ -6,13 +6,13 @@ import dev.loran.engine.nn.AdaptedLayer;
 import dev.loran.engine.nn.LayerNorm;
 import dev.loran.engine.nn.RmsNorm;
 
-/// A norm of either kind.
+/// A layer norm or an RMS norm.
 record Norm(AdaptedLayer<?> layer) {
     Tensor forward(Tensor x) {
         return layer.forward(x);
     }
 
-    /// x + residual, and what the norm makes of it.
+    /// x + residual, and its normalized value.
     NormedSum forward(Tensor x, Tensor residual) {
         return switch (layer) {
             case RmsNorm n -> n.forward(x, residual);

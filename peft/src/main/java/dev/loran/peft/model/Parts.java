@@ -7,13 +7,13 @@ import dev.loran.engine.nn.RmsNorm;
 import java.util.LinkedHashMap;
 import java.util.Map;
 
-/// The layers of a block as its family makes them: in the family's order, under the family's names.
+/// Creates the layers of a block and records them in the family's order, under the family's names.
 final class Parts {
     private final Weights weights;
     private final double std;
     private final Map<String, Layer> layers = new LinkedHashMap<>();
 
-    /// @param std standard deviation of random weights, where nothing else is said
+    /// @param std standard deviation of random weights unless another is given
     Parts(Weights weights, double std) {
         this.weights = weights;
         this.std = std;

@@ -13,14 +13,14 @@ import java.util.List;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 
-/// Where the tokens of a batch stand: behind a prefix of keys and behind virtual tokens, whose lengths may differ from
-/// row to row. See [Transformer#rows].
+/// The positions of the tokens of a batch: they follow a prefix of keys and virtual tokens, whose lengths may differ
+/// between rows. See [Transformer#rows].
 final class Positions implements AutoCloseable {
     private final Slot<List<Rows>> rows = new Slot<>();
     private @Nullable Tensor all;
 
-    /// The ids from, from + 1, … of the positions that words (B, S, C) stand at: I32 (S), or (B, S) where rows differ,
-    /// with negative ids before a row's own first position.
+    /// The position ids from, from + 1, … of words (B, S, C): I32 (S), or (B, S) if rows differ, with negative ids
+    /// before a row's own first position.
     Tensor of(Tensor words, int from, Facts facts) {
         if (!rows().isEmpty()) {
             int length = words.shape().dim(1);
@@ -65,7 +65,7 @@ final class Positions implements AutoCloseable {
         return rows().stream().mapToInt(Rows::virtualTokens).max().orElse(0) - r.virtualTokens();
     }
 
-    /// How the rows differ; empty where they do not.
+    /// How the rows differ; empty if they do not.
     List<Rows> rows() {
         List<Rows> now = rows.get();
         return now == null ? List.of() : now;
@@ -76,7 +76,7 @@ final class Positions implements AutoCloseable {
         rows.set(List.copyOf(next));
     }
 
-    /// The state (B, C) of each row's first position in h (B, P + T, C): its first virtual token, where it has any.
+    /// The state (B, C) of each row's first position in h (B, P + T, C): its first virtual token, if it has any.
     Tensor first(Tensor h) {
         Shape s = h.shape();
         if (rows().isEmpty()) {
@@ -92,7 +92,7 @@ final class Positions implements AutoCloseable {
         return Functional.embedding(h.reshape(-1, s.dim(2)), Tensor.ofInts(h.backend(), ids, ids.length));
     }
 
-    /// The embedded text x (B, T, C) with virtual tokens, (P, C) or (B, P, C), before it: (B, P + T, C).
+    /// Puts virtual tokens, (P, C) or (B, P, C), before the embedded text x (B, T, C): (B, P + T, C).
     static Tensor behind(Tensor tokens, Tensor x) {
         Shape s = x.shape();
         Shape p = tokens.shape();
@@ -108,8 +108,8 @@ final class Positions implements AutoCloseable {
         return Functional.concat(List.of(each, x), 1);
     }
 
-    /// The mask (B, T) of the text, and before it that of `prefix` keys and of the virtual tokens among words (B, S,
-    /// C): (B, prefix + S). Null hides nothing.
+    /// The mask (B, T) of the text, preceded by that of `prefix` keys and of the virtual tokens included in words (B,
+    /// S, C): (B, prefix + S). Null hides nothing.
     @Nullable
     Tensor shown(@Nullable Tensor mask, Tensor words, int prefix) {
         if (mask == null && rows().isEmpty()) {

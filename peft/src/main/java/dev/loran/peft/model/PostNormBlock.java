@@ -4,14 +4,14 @@ import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
 import org.jspecify.annotations.Nullable;
 
-/// The block of encoders since BERT: norm(x + attention(x)), then the same with the feed-forward network.
+/// The block of BERT and later encoders: norm(x + attention(x)), then the same with the feed-forward network.
 final class PostNormBlock extends Block {
     private final Attention attention;
     private final Norm attentionNorm;
     private final FeedForward feedForward;
     private final Norm feedForwardNorm;
 
-    /// @param parts what the sublayers and norms were made of
+    /// @param parts the layers of the sublayers and norms
     PostNormBlock(Parts parts, Attention attention, Norm attentionNorm, FeedForward feedForward, Norm feedForwardNorm) {
         this.attention = attention;
         this.attentionNorm = attentionNorm;

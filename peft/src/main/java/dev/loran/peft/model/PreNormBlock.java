@@ -12,7 +12,7 @@ final class PreNormBlock extends Block {
     private final Norm feedForwardNorm;
     private final FeedForward feedForward;
 
-    /// @param parts what the sublayers and norms were made of
+    /// @param parts the layers of the sublayers and norms
     PreNormBlock(Parts parts, Norm attentionNorm, Attention attention, Norm feedForwardNorm, FeedForward feedForward) {
         this.attentionNorm = attentionNorm;
         this.attention = attention;

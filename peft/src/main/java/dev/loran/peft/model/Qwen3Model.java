@@ -6,10 +6,10 @@ import dev.loran.engine.backend.DType;
 import java.util.List;
 import java.util.Map;
 
-/// Qwen 3: as Llama, with a norm on each head's queries and keys, and heads whose width is said apart. **Paper**: Yang
-/// et al., "Qwen3 Technical Report", 2025, section 2.
+/// Qwen 3: like Llama, but with a norm on each head's queries and keys, and with an independently configured head
+/// width. **Paper**: Yang et al., "Qwen3 Technical Report", 2025, section 2.
 public final class Qwen3Model extends Decoder {
-    /// What is known of the family.
+    /// The family's metadata.
     public static final Family FAMILY = new Family(
             "qwen3",
             "Qwen3",
@@ -45,7 +45,7 @@ public final class Qwen3Model extends Decoder {
         return new Qwen3Model(config, weights, Top.read(FAMILY, c, weights, config.tieWordEmbeddings(), labels));
     }
 
-    /// A model with random weights, as [LlamaModel#random] draws them.
+    /// A model with random weights, initialized like [LlamaModel#random].
     public static Qwen3Model random(LlamaModel.Config config, Backend backend, DType dtype, long seed) {
         Top top = new Top(false, config.tieWordEmbeddings(), 0);
         return new Qwen3Model(config, Weights.random(backend, dtype, seed), top);

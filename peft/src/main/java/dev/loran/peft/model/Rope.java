@@ -2,25 +2,25 @@ package dev.loran.peft.model;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
 
-/// How fast each pair of channels turns from position to position: the frequencies of a rotary position embedding.
-/// **Paper**: Su et al., "RoFormer", 2021, section 3.2.2: pair i of D / 2 turns by theta^(−2i / D) a position.
+/// The frequencies of a rotary position embedding: the angle by which each pair of channels rotates per position.
+/// **Paper**: Su et al., "RoFormer", 2021, section 3.2.2: pair i of D / 2 rotates by theta^(−2i / D) per position.
 public sealed interface Rope {
     /// The base of the frequencies.
     double theta();
 
-    /// The frequencies as they are.
+    /// The unscaled frequencies.
     record Default(double theta) implements Rope {}
 
     /// Positions divided by `factor`: Chen et al., "Extending Context Window … via Positional Interpolation", 2023.
     record Linear(double theta, double factor) implements Rope {}
 
-    /// Llama 3.1's: wavelengths above `originalMaxPositions / lowFreqFactor` are stretched by `factor`, those below
-    /// `originalMaxPositions / highFreqFactor` are kept, and those between are blended.
+    /// Llama 3.1's scaling: wavelengths above `originalMaxPositions / lowFreqFactor` are stretched by `factor`, those
+    /// below `originalMaxPositions / highFreqFactor` are kept, and those in between are interpolated.
     record Llama3(double theta, double factor, double lowFreqFactor, double highFreqFactor, int originalMaxPositions)
             implements Rope {}
 
-    /// The `headDim / 2` angles of one position to the next, in F32 as the reference implementation has them: the
-    /// angle of a far position multiplies their rounding error, so rounding them is part of a model's definition.
+    /// The `headDim / 2` angles between adjacent positions, in F32 as in the reference implementation: at distant
+    /// positions their rounding error is multiplied, so the rounding is part of a model's definition.
     default float[] frequencies(int headDim) {
         float[] frequencies = new float[headDim / 2];
         for (int i = 0; i < frequencies.length; i++) {
@@ -46,7 +46,7 @@ public sealed interface Rope {
         return (float) ((1 - keep) * frequency / l.factor + keep * frequency);
     }
 
-    /// Reads what transformers 5 writes (`rope_parameters`) or what earlier versions wrote (`rope_theta` and
+    /// Reads the format of transformers 5 (`rope_parameters`) or that of earlier versions (`rope_theta` and
     /// `rope_scaling`).
     static Rope read(HfConfig config) {
         HfConfig now = config.child("rope_parameters");
@@ -74,7 +74,7 @@ public sealed interface Rope {
         };
     }
 
-    /// `rope_parameters` as transformers 5 writes it.
+    /// `rope_parameters` in the format of transformers 5.
     default ObjectNode json() {
         ObjectNode json = HfConfig.object().put("rope_theta", theta());
         return switch (this) {

@@ -1,6 +1,6 @@
 package dev.loran.peft.model;
 
-/// Rows of a batch, one after another, whose texts stand behind the same lengths of prefix and virtual tokens.
+/// Consecutive rows of a batch that share the lengths of their prefix and virtual tokens.
 ///
-/// @param count how many rows
+/// @param count the number of rows
 public record Rows(int count, int prefix, int virtualTokens) {}

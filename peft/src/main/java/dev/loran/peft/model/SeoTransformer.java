@@ -8,10 +8,10 @@ import dev.loran.engine.nn.Linear;
 import java.util.List;
 import java.util.Map;
 
-/// A small causal model to be trained from random weights on SEO text: pre-norm blocks with learned positions, GELU
-/// network of 4 · hiddenSize, head tied to the token table. Its adapters' targets are `w_q w_k w_v w_o`.
+/// A small causal model for training from random weights on SEO text: pre-norm blocks with learned positions, a GELU
+/// network of width 4 · hiddenSize, and a head tied to the token table. Its adapters' targets are `w_q w_k w_v w_o`.
 public final class SeoTransformer extends Decoder {
-    /// What is known of the family.
+    /// The family's metadata.
     public static final Family FAMILY = new Family(
             "seo",
             "Seo",
@@ -41,13 +41,13 @@ public final class SeoTransformer extends Decoder {
     }
 
     private static Model read(HfConfig c, Weights weights, int labels) {
-        // Unless an adapter was merged into one of the two, the head is the table.
+        // The head shares the table unless an adapter was merged into one of the two.
         Top top = new Top(false, c.flag("tie_word_embeddings", true), labels);
         return new SeoTransformer(TransformerConfig.read(c), weights, top);
     }
 
     /// A model with random weights: tables and linear layers from N(0, 0.02²), those that write to the residual stream
-    /// divided by √(2 · layers), norms as the identity, biases zero.
+    /// divided by √(2 · layers), norms initialized to the identity, biases to zero.
     public static SeoTransformer random(TransformerConfig config, Backend backend, DType dtype, long seed) {
         return new SeoTransformer(config, Weights.random(backend, dtype, seed), new Top(false, true, 0));
     }

@@ -1,8 +1,8 @@
 package dev.loran.peft.model;
 
-/// What a model's head answers, in Hugging Face's words.
+/// A model's task and the shape of its output, under Hugging Face's names.
 public enum TaskType {
-    /// One class for a text: logits (B, labels).
+    /// One class per text: logits (B, labels).
     SEQ_CLS,
     /// The next token at each position: logits (B, T, V).
     CAUSAL_LM,

@@ -16,21 +16,20 @@ import java.util.List;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 
-/// What a model is below its head: embedded tokens, blocks and what follows them, with the slots that adapters may
-/// fill.
+/// A model without its head: embedded tokens, blocks and the final layers, with the slots that adapters can fill.
 ///
-/// Token ids and masks are I32 (B, T); a mask of null shows every token. Virtual tokens (P of them, when set) stand
-/// before the embedded text: hidden states and a causal model's logits then have P + T positions. A prefix of P keys
-/// and values moves the text to positions P, P + 1, …; both are shown whatever the mask says. Positions count from the
-/// first column, padding included.
+/// Token ids and masks are I32 (B, T); a null mask hides nothing. Virtual tokens (P of them, when set) precede the
+/// embedded text: hidden states and a causal model's logits then have P + T positions. A prefix of P keys and values
+/// shifts the text to positions P, P + 1, …; both are visible regardless of the mask. Positions are counted from the
+/// first column, including padding.
 ///
-/// The dropouts that a model's own config names (`hidden_dropout_prob`, `resid_pdrop`, `attention_dropout`, …) are not
-/// applied, in training neither: adapters bring their own.
+/// The dropout rates in a model's own config (`hidden_dropout_prob`, `resid_pdrop`, `attention_dropout`, …) are never
+/// applied, not even in training; adapters have their own.
 ///
-/// **Threads**: reading (a forward in evaluation mode) is safe from any number of threads, with what stands in the
-/// slots or, by [Slot#call], with other adapters for one call. What changes it (adapters, weights, modes, a training
-/// step, closing) must be alone, and fails with a [java.util.ConcurrentModificationException] where it meets another
-/// thread's use: see [Guard].
+/// **Threads**: reading (a forward pass in evaluation mode) is safe from any number of threads, either with the current
+/// content of the slots or, through [Slot#call], with other adapters for one call. Operations that change the model
+/// (adapters, weights, modes, a training step, closing) need exclusive access; if another thread is using the model
+/// they fail with a [java.util.ConcurrentModificationException]: see [Guard].
 public abstract class Transformer extends Layer {
     private final Guard guard = new Guard("model");
     private final Slot<Supplier<Tensor>> virtualTokens = new Slot<>();
@@ -39,8 +38,8 @@ public abstract class Transformer extends Layer {
     private final Positions positions = new Positions();
     private boolean gradientCheckpointing;
 
-    /// Says that this thread reads the model until the result is closed, so that nobody changes it meanwhile: what
-    /// takes several forwards is then of one state of the model.
+    /// Declares that this thread reads the model until the result is closed, so that no other thread can change it
+    /// meanwhile: several forward passes then see the same state of the model.
     ///
     /// @param operation for messages
     /// @throws java.util.ConcurrentModificationException if another thread is changing the model
@@ -48,7 +47,7 @@ public abstract class Transformer extends Layer {
         return guard.reading(operation);
     }
 
-    /// Says that this thread changes the model until the result is closed: its adapters, weights or modes.
+    /// Declares that this thread changes the model until the result is closed: its adapters, weights or modes.
     ///
     /// @param operation for messages
     /// @throws java.util.ConcurrentModificationException if any thread is reading the model, or another one changing it
@@ -58,12 +57,12 @@ public abstract class Transformer extends Layer {
 
     public abstract Model.Facts facts();
 
-    /// Where the parameters live.
+    /// The backend that holds the parameters.
     public final Backend backend() {
         return tokenEmbedding().weight().backend();
     }
 
-    /// The type of what the model computes, and of its parameters, but for those that [Model#makeWritable] widened.
+    /// The type of the model's computation, and of its parameters except those that [Model#makeWritable] widened.
     public final DType dtype() {
         return tokenEmbedding().dtype();
     }
@@ -74,20 +73,20 @@ public abstract class Transformer extends Layer {
     /// The table of token embeddings.
     public abstract Embedding tokenEmbedding();
 
-    /// How many types of tokens the model tells apart (`type_vocab_size`); 1 where it knows of none.
+    /// The number of token types of the model (`type_vocab_size`); 1 if it does not use types.
     public int tokenTypes() {
         return 1;
     }
 
-    /// Hidden states after the last norm, (B, P + T, C), where every token is of type 0.
+    /// Hidden states after the last norm, (B, P + T, C), if all tokens have type 0.
     public final Tensor hidden(Tensor inputIds, @Nullable Tensor attentionMask) {
         return hidden(inputIds, attentionMask, null);
     }
 
     /// Hidden states after the last norm, (B, P + T, C).
     ///
-    /// @param tokenTypes I32 (B, T) from 0 to [#tokenTypes] − 1, which text of a pair a token is of (`token_type_ids`);
-    ///     null where all are 0, as virtual tokens always are. A model that knows of no types does not look at them
+    /// @param tokenTypes I32 (B, T) from 0 to [#tokenTypes] − 1, which text of a pair a token belongs to
+    ///     (`token_type_ids`); null if all are 0, as virtual tokens always are. Ignored by a model without token types
     public final Tensor hidden(Tensor inputIds, @Nullable Tensor attentionMask, @Nullable Tensor tokenTypes) {
         try (Guard.Use use = reading("hidden");
                 Scope scope = Scope.open()) {
@@ -106,19 +105,20 @@ public abstract class Transformer extends Layer {
         }
     }
 
-    /// Words (B, S, C), virtual tokens among them, with what the family adds for the types (B, T) of the text's tokens.
+    /// Adds the family's embeddings for the types (B, T) of the text's tokens to words (B, S, C), which include virtual
+    /// tokens.
     protected Tensor typed(Tensor words, @Nullable Tensor tokenTypes) {
         return words;
     }
 
-    /// What enters the first block: words (B, S, C), virtual tokens among them, with what the family adds to them; they
-    /// stand at positions from, from + 1, …
+    /// The input of the first block: words (B, S, C), including virtual tokens, plus what the family adds to them;
+    /// their positions are from, from + 1, …
     protected abstract Tensor embed(Tensor words, int from);
 
-    /// What follows the last block.
+    /// Applies the layers after the last block.
     protected abstract Tensor finish(Tensor x);
 
-    /// Makes the (P, C) embeddings of the virtual tokens anew at each forward; null when there are none.
+    /// Computes the (P, C) embeddings of the virtual tokens in each forward pass; null if there are none.
     public final @Nullable Supplier<Tensor> virtualTokens() {
         return virtualTokens.get();
     }
@@ -127,18 +127,19 @@ public abstract class Transformer extends Layer {
         virtualTokens.set(next);
     }
 
-    /// Where the tokens of the next forwards stand.
+    /// The positions of the tokens in the next forward passes.
     final Positions positions() {
         return positions;
     }
 
-    /// The ids from, from + 1, … of the positions that words (B, S, C) stand at: I32 (S), or (B, S) where rows differ,
-    /// with negative ids before a row's own first position. For what a family adds in [#embed].
+    /// The position ids from, from + 1, … of words (B, S, C): I32 (S), or (B, S) if rows differ, with negative ids
+    /// before a row's own first position. For use in [#embed].
     protected final Tensor positions(Tensor words, int from) {
         return positions.of(words, from, facts());
     }
 
-    /// Makes the prefix of each block anew at each forward, all with the same number of keys; null when there are none.
+    /// Computes the prefix of each block in each forward pass, all with the same number of keys; null if there are
+    /// none.
     public final @Nullable Supplier<List<Prefix>> prefixes() {
         return prefixes.get();
     }
@@ -147,7 +148,8 @@ public abstract class Transformer extends Layer {
         prefixes.set(next);
     }
 
-    /// What is run before each forward on what stands in the slots for everybody, and may refuse it; null for nothing.
+    /// A check that runs before each forward pass that uses the shared content of the slots, and that may throw; null
+    /// for none.
     public final @Nullable Runnable check() {
         return check.get();
     }
@@ -156,15 +158,15 @@ public abstract class Transformer extends Layer {
         check.set(next);
     }
 
-    /// Says how the rows of the next forwards differ in the lengths of their prefix and virtual tokens; an empty list
-    /// (the start) says that they do not. [#prefixes] then gives (B, P, kvHeads, D) and [#virtualTokens] (B, P, C) for
-    /// the longest P, a row's own at the end: what is before them no position sees, and a row's own first position is
-    /// where it would be if the row were alone. A row's answer stands in its last positions likewise.
+    /// Sets how the rows of the next forward passes differ in the lengths of their prefix and virtual tokens; an empty
+    /// list (the default) means that they do not. [#prefixes] then gives (B, P, kvHeads, D) and [#virtualTokens] (B, P,
+    /// C) for the longest P, with a row's own at the end: nothing before them is visible, and a row's own first
+    /// position is the same as if the row were alone. A row's outputs are likewise in its last positions.
     public final void rows(List<Rows> next) {
         positions.rows(next);
     }
 
-    /// Whether each block keeps only its input and runs again in backward.
+    /// Whether each block stores only its input and is recomputed in the backward pass.
     public final boolean gradientCheckpointing() {
         return gradientCheckpointing;
     }
@@ -177,7 +179,7 @@ public abstract class Transformer extends Layer {
 
     /// {@inheritDoc}
     ///
-    /// Changes nothing, and so may meet readers, where every layer is in that mode already.
+    /// If every layer is already in that mode, this changes nothing and does not conflict with readers.
     @Override
     public final void train(boolean mode) {
         if (namedModules().values().stream().anyMatch(layer -> layer.isTraining() != mode)) {
@@ -187,9 +189,9 @@ public abstract class Transformer extends Layer {
         }
     }
 
-    /// Packs the weight of every linear layer that collects no gradient into the form that the backend multiplies
-    /// fastest by ([Tensor#prepare]); call it when the trainable parameters are known. A tied head is packed too, and
-    /// the embedding gathers from it.
+    /// Packs the weight of every linear layer that collects no gradient into the backend's fastest format for
+    /// multiplication ([Tensor#prepare]); call it once the trainable parameters are known. A tied head is packed too,
+    /// and the embedding gathers from the packed weight.
     public final void prepare() {
         try (Guard.Use use = changing("prepare")) {
             for (Layer layer : namedModules().values()) {
@@ -217,7 +219,8 @@ public abstract class Transformer extends Layer {
             Block block = blocks().get(i);
             Prefix p = prefix.isEmpty() ? null : prefix.get(i);
             Tensor next = gradientCheckpointing ? runAgainInBackward(block, h, mask, p) : block.forward(h, mask, p);
-            // Not at the scope's end: without a graph that keeps them, all blocks' results would pile up.
+            // Released here rather than at the end of the scope: without a graph that keeps them, the results of all
+            // blocks would accumulate.
             h.close();
             h = next;
         }
@@ -225,7 +228,7 @@ public abstract class Transformer extends Layer {
     }
 
     private static Tensor runAgainInBackward(Block block, Tensor x, @Nullable Tensor mask, @Nullable Prefix prefix) {
-        // Everything a later run depends on must be among the inputs: nothing else is kept for it.
+        // Everything that the recomputation depends on must be among the inputs: nothing else is kept for it.
         List<Tensor> inputs = new ArrayList<>(List.of(x));
         if (mask != null) {
             inputs.add(mask);
@@ -244,8 +247,8 @@ public abstract class Transformer extends Layer {
                 inputs);
     }
 
-    /// The keys and values that each block's attention makes of one text, each (T, kvHeads, D), as they stand before
-    /// the attention (rotated where the family rotates). They belong to the caller's scope.
+    /// The keys and values that each block's attention computes for one text, each (T, kvHeads, D), as they enter
+    /// attention (rotated if the family uses rotary embeddings). They belong to the caller's scope.
     public final List<Prefix> keysAndValues(int... inputIds) {
         List<Prefix> made = Slot.call(() -> {
             List<Prefix> all = new ArrayList<>();

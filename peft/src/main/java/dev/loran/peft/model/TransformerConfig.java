@@ -5,8 +5,8 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 /// The sizes of a [SeoTransformer].
 ///
 /// @param maxPositions the longest sequence; 512 by default
-/// @param gradientCheckpointing whether blocks run again in backward instead of keeping what it needs; see
-///     [Model#gradientCheckpointing(boolean)]
+/// @param gradientCheckpointing whether blocks are recomputed in the backward pass instead of keeping their
+///     intermediate results; see [Model#gradientCheckpointing(boolean)]
 public record TransformerConfig(
         int hiddenSize, int numLayers, int numHeads, int vocabSize, int maxPositions, boolean gradientCheckpointing) {
     public TransformerConfig {

@@ -14,19 +14,19 @@ import java.lang.foreign.MemorySegment;
 import java.util.SplittableRandom;
 import org.jspecify.annotations.Nullable;
 
-/// Where the parameters of a model come from as it is built: a seeded generator, or files ([HfModels]). A model asks
-/// for each of its parameters once, by its name, in reading order.
+/// The source of a model's parameters during its construction: a seeded generator, or files ([HfModels]). A model
+/// requests each of its parameters once, by name, in reading order.
 @FunctionalInterface
 public interface Weights {
-    /// Parameter `name` of shape `dims`, as the model keeps it.
+    /// Parameter `name` of shape `dims`, in the model's layout.
     ///
-    /// @param mean mean of the values where they are drawn
-    /// @param std their standard deviation; 0 makes all of them the mean
-    /// @param transposed whether files hold the two dimensions the other way round
+    /// @param mean mean of the values if they are random
+    /// @param std their standard deviation; 0 sets all of them to the mean
+    /// @param transposed whether files hold the parameter transposed
     Tensor make(String name, double mean, double std, boolean transposed, int... dims);
 
-    /// Draws from normal distributions, in the order of asking: the same seed gives the same model. For a
-    /// hollow backend nothing is drawn.
+    /// Draws from normal distributions in the order of the requests: the same seed gives the same model. Nothing is
+    /// drawn for a hollow backend.
     static Weights random(Backend backend, DType dtype, long seed) {
         SplittableRandom random = new SplittableRandom(seed);
         return (name, mean, std, transposed, dims) -> {
@@ -35,7 +35,7 @@ public interface Weights {
             if (backend.isHollow()) {
                 return tensor;
             }
-            // Native memory: the largest tables would not do as a Java array.
+            // Native memory, because the largest tables exceed a Java array.
             try (Arena arena = Arena.ofConfined()) {
                 MemorySegment values = arena.allocate(shape.size() * dtype.bytes(), 64);
                 for (long i = 0; i < shape.size(); i++) {
@@ -47,12 +47,12 @@ public interface Weights {
         };
     }
 
-    /// Whether there is a parameter that not all models of a family have.
+    /// Whether there is a parameter that only some models of a family have.
     default boolean has(String name) {
         return true;
     }
 
-    /// The parameters whose names start with `prefix`, under the rest of their names.
+    /// The parameters whose names start with `prefix`, under their names without it.
     default Weights below(String prefix) {
         Weights all = this;
         return new Weights() {
@@ -89,13 +89,13 @@ public interface Weights {
         return new Embedding(make(name + ".weight", 0, std, false, rows, cols));
     }
 
-    /// A norm that starts as the identity.
+    /// A norm initialized to the identity.
     default LayerNorm layerNorm(String name, int size, double eps) {
         Tensor weight = make(name + ".weight", 1, 0, false, size);
         return new LayerNorm(weight, make(name + ".bias", 0, 0, false, size), eps);
     }
 
-    /// A norm that starts as the identity.
+    /// A norm initialized to the identity.
     default RmsNorm rmsNorm(String name, int size, double eps) {
         return new RmsNorm(make(name + ".weight", 1, 0, false, size), eps);
     }

@@ -2,13 +2,13 @@ package dev.loran.peft.model;
 
 import dev.loran.engine.Tensor;
 
-/// An encoder whose family's own classification head reads not a hidden state but what a pooler makes of it, as BERT's
-/// does.
+/// An encoder whose family's own classification head uses the output of a pooler rather than a hidden state, like
+/// BERT's.
 public interface WithPooler {
-    /// Whether there is a pooler: a folder may come without one.
+    /// Whether there is a pooler: some folders lack it.
     boolean hasPooler();
 
-    /// What a head sees of hidden states (B, P + T, C): (B, C).
+    /// The head's input (B, C) from hidden states (B, P + T, C).
     ///
     /// @throws IllegalStateException if there is no pooler
     Tensor pooled(Tensor hidden);
