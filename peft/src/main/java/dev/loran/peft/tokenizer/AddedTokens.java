@@ -9,15 +9,15 @@ import java.util.Map;
 import java.util.Set;
 import org.jspecify.annotations.Nullable;
 
-/// The tokens that are found in a text before the model sees it: special ones, and others that a model was given
-/// after its training.
+/// The tokens that are found in a text before it reaches the model: special tokens, and others that were added after
+/// the model's training.
 final class AddedTokens {
     private record Token(
             int id, String content, boolean singleWord, boolean lstrip, boolean rstrip, boolean normalized) {}
 
-    /// A stretch of a text: an added token by its id, or what lies between.
+    /// A stretch of a text: an added token, or the text between two of them.
     ///
-    /// @param id the added token's, or -1
+    /// @param id the added token's id, or -1
     record Stretch(int from, int to, int id) {}
 
     private final List<Token> tokens = new ArrayList<>();
@@ -55,7 +55,7 @@ final class AddedTokens {
                 later.add(token);
             }
         }
-        // Of two tokens that normalise to the same text the special one is found.
+        // If two tokens normalize to the same text, the special one is found.
         later.forEach(token -> index(
                 new Field("added_tokens", com.fasterxml.jackson.databind.node.NullNode.instance), token, normalizer));
     }
@@ -106,7 +106,7 @@ final class AddedTokens {
         return special.contains(content);
     }
 
-    /// Takes a text apart, before it is normalised or after.
+    /// Splits a text into stretches, before or after normalization.
     List<Stretch> find(String text, boolean isNormalized) {
         if (!(isNormalized ? hasNormalized : hasRaw)) {
             return List.of(new Stretch(0, text.length(), -1));
@@ -141,10 +141,10 @@ final class AddedTokens {
         return stretches;
     }
 
-    /// Adds what is found at `text[from, to)` and what lies before it.
+    /// Adds the token found at `text[from, to)` and the text before it.
     ///
-    /// @param done where the stretches so far end
-    /// @return where they end now
+    /// @param done the end of the stretches so far
+    /// @return the new end of the stretches
     private static int add(String text, Token token, int from, int to, int done, List<Stretch> stretches) {
         if (token.singleWord
                 && ((from > 0 && Characters.isWord(text.codePointBefore(from)))
@@ -156,7 +156,7 @@ final class AddedTokens {
             start--;
         }
         start = token.lstrip ? Math.max(start, done) : start;
-        // What an earlier token took beyond this one is blank.
+        // Anything beyond this token that an earlier one consumed is whitespace.
         int end = token.rstrip ? Math.max(to, done) : to;
         while (token.rstrip && end < text.length() && Characters.isWhitespace(text.charAt(end))) {
             end++;
@@ -164,7 +164,7 @@ final class AddedTokens {
         if (done < start) {
             stretches.add(new Stretch(done, start, -1));
         }
-        // One that lies in the blanks that an earlier token took with it is none.
+        // A token inside whitespace that an earlier token consumed is dropped.
         if (start < end) {
             stretches.add(new Stretch(start, end, token.id));
         }

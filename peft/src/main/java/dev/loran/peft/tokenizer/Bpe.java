@@ -3,8 +3,8 @@ package dev.loran.peft.tokenizer;
 import java.util.Arrays;
 import org.jspecify.annotations.Nullable;
 
-/// Byte pair encoding (Sennrich, Haddow and Birch 2016): characters, merged two by two, the pair that was learned
-/// first before all others.
+/// Byte pair encoding (Sennrich, Haddow and Birch 2016): characters are merged pairwise, in the order in which the
+/// pairs were learned.
 final class Bpe implements Model {
     private static final int NONE = -1;
 
@@ -58,7 +58,8 @@ final class Bpe implements Model {
     }
 
     private void addCharacters(String text, int from, int to, Ids out) {
-        // An unknown character waits for the next known one, past those that fall back to bytes.
+        // An unknown token is added only at the next known character or at the end; characters that fall back to bytes
+        // do not end the wait.
         int unknown = NONE;
         for (int i = from, next; i < to; i = next) {
             next = i + Character.charCount(text.codePointAt(i));
@@ -95,13 +96,13 @@ final class Bpe implements Model {
         return id;
     }
 
-    /// The learned pairs in their order, which is their rank.
+    /// The learned pairs in order; a pair's index is its rank.
     static final class Merges {
         private int[] lefts = new int[1024];
         private int[] rights = new int[1024];
         private int[] merged = new int[0];
         private int count;
-        /// Open addressing by pair: the rank and one, or 0. A pair that comes twice has its later rank.
+        /// Open addressing by pair: the rank plus one, or 0. A pair that occurs twice has its later rank.
         private int[] slots = new int[2];
 
         /// Adds a pair of ids.
@@ -118,7 +119,7 @@ final class Bpe implements Model {
             return count;
         }
 
-        /// Finds the tokens that the pairs become, once all are there.
+        /// Finds the tokens that the pairs merge into, once all pairs have been added.
         private void resolve(Vocabulary vocabulary, String prefix) {
             lefts = Arrays.copyOf(lefts, count);
             rights = Arrays.copyOf(rights, count);
@@ -161,8 +162,8 @@ final class Bpe implements Model {
             return slots[slot(left, right)] - 1;
         }
 
-        /// The tokens that symbols become: a queue holds the pairs by rank, then by place, and a pair that is no
-        /// longer there when its turn comes is passed over.
+        /// Merges symbols into tokens: a queue holds the pairs by rank, then by position, and a pair that no longer
+        /// exists when it is reached is skipped.
         private int[] apply(int[] symbols) {
             int length = symbols.length;
             if (length < 2) {
@@ -211,7 +212,7 @@ final class Bpe implements Model {
         }
     }
 
-    /// A binary heap of a rank and a place in one number, the smallest first.
+    /// A binary min-heap of entries that combine a rank and a position in one number.
     private static final class Queue {
         private long[] heap;
         private int size;
@@ -224,7 +225,7 @@ final class Bpe implements Model {
             return size == 0;
         }
 
-        /// @param rank of a pair that is learned, or [#NONE] of one that is not, which is not added
+        /// @param rank of a learned pair, or [#NONE] for a pair that was not learned, which is not added
         void add(int rank, int place) {
             if (rank == NONE) {
                 return;

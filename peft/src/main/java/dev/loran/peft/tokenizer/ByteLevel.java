@@ -4,7 +4,7 @@ import java.io.ByteArrayOutputStream;
 import java.nio.charset.StandardCharsets;
 import java.util.List;
 
-/// GPT-2's bytes as characters: a printable byte of Latin 1 is its own character, the others are U+0100 and on.
+/// GPT-2's mapping of bytes to characters: printable bytes of Latin 1 map to themselves, the others to U+0100 and up.
 final class ByteLevel {
     private static final char[] CHARACTERS = new char[256];
     private static final byte[] BYTES = new byte[0x144];
@@ -23,7 +23,7 @@ final class ByteLevel {
 
     private ByteLevel() {}
 
-    /// The UTF-8 bytes of `text[from, to)`, a character each.
+    /// The UTF-8 bytes of `text[from, to)`, one character per byte.
     static String write(String text, int from, int to) {
         StringBuilder out = new StringBuilder(to - from + 16);
         for (int i = from, c; i < to; i += Character.charCount(c)) {
@@ -46,7 +46,7 @@ final class ByteLevel {
         return out.toString();
     }
 
-    /// The text that tokens stand for. A token with a character that stands for no byte stands for itself.
+    /// The text that tokens represent. A token that contains a character which maps to no byte represents itself.
     static String read(List<String> tokens) {
         ByteArrayOutputStream out = new ByteArrayOutputStream();
         for (String token : tokens) {
@@ -59,8 +59,8 @@ final class ByteLevel {
         return utf8(out.toByteArray());
     }
 
-    /// The text of bytes, with a replacement character for each longest beginning of a character that is not whole
-    /// (Unicode 16, section 3.9, "maximal subparts"); Java takes some that cannot go on for begun.
+    /// Decodes UTF-8, with one replacement character for each maximal subpart of an ill-formed sequence (Unicode 16,
+    /// section 3.9, "maximal subparts"); Java's decoder also accepts some prefixes that cannot be continued.
     private static String utf8(byte[] bytes) {
         StringBuilder out = new StringBuilder(bytes.length);
         for (int i = 0; i < bytes.length; ) {
@@ -81,12 +81,12 @@ final class ByteLevel {
         return out.toString();
     }
 
-    /// The smallest byte that may follow a first one: no character is written longer than it needs.
+    /// The smallest valid byte after a lead byte: excludes overlong encodings.
     private static int lowest(int lead) {
         return lead == 0xe0 ? 0xa0 : lead == 0xf0 ? 0x90 : 0x80;
     }
 
-    /// The largest: no surrogates, and nothing beyond U+10FFFF.
+    /// The largest valid byte after a lead byte: excludes surrogates and anything beyond U+10FFFF.
     private static int highest(int lead) {
         return lead == 0xed ? 0x9f : lead == 0xf4 ? 0x8f : 0xbf;
     }

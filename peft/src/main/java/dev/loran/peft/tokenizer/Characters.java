@@ -4,13 +4,12 @@ import java.util.HexFormat;
 import java.util.stream.IntStream;
 import java.util.stream.Stream;
 
-/// The classes of characters that Hugging Face tokenizers asks for, of Unicode code points.
+/// The character classes that Hugging Face tokenizers uses, for Unicode code points.
 ///
-/// Hugging Face knows categories by Unicode 8. What came later has none there, so that BERT's tokenizers take its marks
-/// and punctuation for letters.
+/// Hugging Face's categories are those of Unicode 8. Later characters have no category there, so BERT's tokenizers
+/// treat their marks and punctuation as letters.
 final class Characters {
-    /// Between the first and the last of each range every format character, mark and punctuation is younger than
-    /// Unicode 8.
+    /// Within each range, every format character, mark and punctuation character is newer than Unicode 8.
     private static final int[] YOUNG = ranges("""
             61d 7fd 890-8e2 9fd-9fe a76 afa-aff b55 c04-c3c c77 c84 d00 d3b-d3c d81 eba ece 180f 1abf-1ace 1b4e-1b4f
             1b7d-1b7f 1df6-1dfb 2e43-2e5d a82c a8c5 a8ff 10d24-10f89 11070-11074 110c2-110cd 111cf 1123e-11241 1133b
@@ -19,7 +18,7 @@ final class Characters {
 
     private Characters() {}
 
-    /// First and last of each range, in order.
+    /// The first and last code point of each range, in order.
     private static int[] ranges(String text) {
         return Stream.of(text.split("\\s"))
                 .flatMapToInt(range -> IntStream.of(
@@ -41,7 +40,8 @@ final class Characters {
         return 2 * low < YOUNG.length && YOUNG[2 * low] <= c;
     }
 
-    /// The category in Unicode 8 of what is a format character, a nonspacing mark or punctuation there or here.
+    /// The Unicode 8 category of characters that are format characters, nonspacing marks or punctuation there or in
+    /// Java's Unicode version.
     private static int type(int c) {
         return switch (c) {
             case 0x166d, 0x111c9 -> Character.OTHER_PUNCTUATION;
@@ -66,7 +66,7 @@ final class Characters {
                         || c == 0x3000;
     }
 
-    /// Control, format, surrogate and private use.
+    /// Control, format, surrogate and private-use characters.
     static boolean isOther(int c) {
         int type = type(c);
         return type == Character.CONTROL
@@ -75,7 +75,7 @@ final class Characters {
                 || type == Character.PRIVATE_USE;
     }
 
-    /// Every punctuation of Unicode, and the symbols among ASCII's.
+    /// All Unicode punctuation, and the ASCII symbols.
     static boolean isPunctuation(int c) {
         if (c < 0x80) {
             return (c >= '!' && c <= '/') || (c >= ':' && c <= '@') || (c >= '[' && c <= '`') || (c >= '{' && c <= '~');
@@ -110,7 +110,7 @@ final class Characters {
                 || type == Character.OTHER_NUMBER;
     }
 
-    /// What `\w` means in a Unicode regular expression: letters, marks, digits, connectors and joiners.
+    /// The meaning of `\w` in a Unicode regular expression: letters, marks, digits, connectors and joiners.
     static boolean isWord(int c) {
         return Character.isAlphabetic(c)
                 || isMark(c)
@@ -120,7 +120,7 @@ final class Characters {
                 || c == 0x200d;
     }
 
-    /// The ideographs around which BERT puts blanks.
+    /// The ideographs that BERT surrounds with spaces.
     static boolean isChinese(int c) {
         return c >= 0x3400
                 && ((c <= 0x4dbf)
@@ -133,7 +133,7 @@ final class Characters {
                         || (c >= 0x2f800 && c <= 0x2fa1f));
     }
 
-    /// Appends the lower case of a character, without regard to those around it.
+    /// Appends the lower case of a character, regardless of its context.
     static void appendLowerCase(StringBuilder out, int c) {
         if (c == 0x130) {
             out.append("i\u0307");

@@ -8,18 +8,17 @@ import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import org.jspecify.annotations.Nullable;
 
-/// SentencePiece's `precompiled_charsmap`: what characters, and what a reader sees as one, are replaced by.
+/// SentencePiece's `precompiled_charsmap`: the replacements of characters and grapheme clusters.
 ///
-/// Four bytes that tell the size of a double-array trie (Aoe 1989, in the layout of Darts-clone), its units of 32 bits,
-/// little endian, then the replacements, each closed by a zero byte.
-/// A unit's low byte and its highest bit are the label
-/// that must equal the byte that led there, bit 8 tells of a value, and the rest is an offset, whose unit is 256 where
-/// bit 9 is set.
+/// It holds the size of a double-array trie in four bytes (Aoe 1989, in the layout of Darts-clone), the trie's 32-bit
+/// units in little-endian order, and the replacements, each terminated by a zero byte. A unit's low byte and highest
+/// bit are the label, which must equal the byte that led there; bit 8 marks a value, and the remaining bits are an
+/// offset, in units of 256 if bit 9 is set.
 final class Charsmap implements Normalizer {
-    /// What a reader sees as one character.
+    /// A grapheme cluster.
     private static final Pattern GRAPHEME = Pattern.compile("\\X");
 
-    /// A longer one is looked up character by character.
+    /// Longer graphemes are looked up character by character.
     private static final int MAX_GRAPHEME_BYTES = 5;
 
     private final int[] units;
@@ -49,7 +48,8 @@ final class Charsmap implements Normalizer {
         String text = passage.text;
         StringBuilder out = new StringBuilder(text.length() + 16);
         int plain = 0;
-        // ASCII but a carriage return is no part of a longer grapheme unless what follows is not ASCII.
+        // An ASCII character other than a carriage return is a grapheme of its own unless a non-ASCII character
+        // follows.
         while (plain < text.length() && text.charAt(plain) < 0x80 && text.charAt(plain) != '\r') {
             plain++;
         }
@@ -88,7 +88,7 @@ final class Charsmap implements Normalizer {
         }
     }
 
-    /// What stands for the shortest beginning of `key` that has a replacement; it is taken for all of the key.
+    /// The replacement for the shortest prefix of `key` that has one; it is used for the whole key.
     private @Nullable String find(byte[] key) {
         int node = offset(units[0]);
         for (byte b : key) {

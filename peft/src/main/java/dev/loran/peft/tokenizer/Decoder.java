@@ -8,7 +8,7 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.function.UnaryOperator;
 
-/// From the texts of tokens to what, joined, is the text they stand for.
+/// Converts the texts of tokens to texts whose concatenation is the decoded text.
 interface Decoder {
     List<String> apply(List<String> tokens);
 
@@ -65,7 +65,7 @@ interface Decoder {
         };
     }
 
-    /// Takes out blanks that English does not have.
+    /// Removes spaces that English does not use.
     private static String cleanUp(String text) {
         if (text.indexOf(' ') < 0) {
             return text;
@@ -104,7 +104,7 @@ interface Decoder {
         };
     }
 
-    /// Takes up to `start` and `stop` of one character from a token's ends.
+    /// Removes up to `start` and `stop` occurrences of one character from the two ends of a token.
     private static Decoder strip(String character, int start, int stop) {
         int width = character.length();
         return each(token -> {
@@ -120,7 +120,7 @@ interface Decoder {
         });
     }
 
-    /// Joins runs of tokens like `<0x0A>`: the text of their bytes, or a replacement character for each.
+    /// Joins runs of byte tokens like `<0x0A>`: the text of their bytes, or a replacement character for each byte.
     private static List<String> joinBytes(List<String> tokens) {
         List<String> texts = new ArrayList<>(tokens.size());
         byte[] run = new byte[tokens.size()];

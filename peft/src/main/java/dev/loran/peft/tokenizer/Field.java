@@ -6,28 +6,28 @@ import java.util.ArrayList;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/// A place in a `tokenizer.json` and what stands there. Each way to read it refuses what is not of its kind.
+/// A location in a `tokenizer.json` and its value. Each accessor rejects a value of the wrong kind.
 record Field(String path, JsonNode json) {
-    /// The most steps of a sequence of normalizers, pre-tokenizers or the like: real files have up to ten.
+    /// The maximum length of a sequence of normalizers, pre-tokenizers or the like; real files have up to ten.
     private static final int MAX_STEPS = 100;
 
-    /// The longest value that a message repeats.
+    /// The maximum length of a value quoted in a message.
     private static final int SHOWN = 60;
 
-    /// The field `name` of an object; what reads it refuses one that is missing.
+    /// The field `name` of an object; accessors reject it if it is missing.
     Field at(String name) {
         String place = path.isEmpty() ? name : path + "." + name;
         return new Field(place, json.isObject() && json.has(name) ? json.get(name) : MissingNode.getInstance());
     }
 
-    /// The field `name`, or null where it is missing or null.
+    /// The field `name`, or null if it is missing or null.
     @Nullable
     Field optional(String name) {
         Field field = at(name);
         return field.json.isMissingNode() || field.json.isNull() ? null : field;
     }
 
-    /// The one field of an object that has only one.
+    /// The only field of an object with one field.
     Field only(String kind) {
         if (!json.isObject() || json.size() != 1) {
             throw problem("is " + shown() + ", not " + kind);
@@ -35,7 +35,7 @@ record Field(String path, JsonNode json) {
         return at(json.fieldNames().next());
     }
 
-    /// What a part of the pipeline calls itself.
+    /// The `type` of a component.
     String type() {
         return at("type").text();
     }
@@ -47,7 +47,7 @@ record Field(String path, JsonNode json) {
         return json.textValue();
     }
 
-    /// A text that is one character, as a code point.
+    /// A string of one character, as a code point.
     int character() {
         String text = text();
         if (text.isEmpty() || text.codePointCount(0, text.length()) != 1) {
@@ -68,7 +68,7 @@ record Field(String path, JsonNode json) {
         return field == null ? otherwise : field.flag();
     }
 
-    /// A whole number from 0 to `largest`.
+    /// An integer from 0 to `largest`.
     int number(int largest) {
         if (!json.isIntegralNumber() || !json.canConvertToInt() || json.intValue() < 0 || json.intValue() > largest) {
             throw problem("is " + shown() + ", not a whole number from 0 to " + largest);
@@ -87,7 +87,7 @@ record Field(String path, JsonNode json) {
         return fields;
     }
 
-    /// The list `name` of the steps of a sequence.
+    /// The list `name` with the steps of a sequence.
     List<Field> steps(String name) {
         List<Field> steps = at(name).list();
         if (steps.size() > MAX_STEPS) {
@@ -100,7 +100,7 @@ record Field(String path, JsonNode json) {
         return new TokenizerException((path.isEmpty() ? "the file" : path) + ": " + what);
     }
 
-    /// A refusal of a value that is well formed but not known here.
+    /// The error for a value that is well formed but not supported.
     TokenizerException unsupported(String supported) {
         return problem(shown() + " is not supported; " + supported);
     }

@@ -12,9 +12,9 @@ import java.util.List;
 import java.util.OptionalInt;
 import org.jspecify.annotations.Nullable;
 
-/// A Hugging Face `tokenizer.json`: text to ids and back, with the results of Hugging Face tokenizers.
+/// A Hugging Face `tokenizer.json`: converts text to ids and back, with the same results as Hugging Face tokenizers.
 ///
-/// What the file says of truncation and padding is left to the caller. Nothing changes after [#read] but caches, so
+/// The file's settings for truncation and padding are left to the caller. Nothing but caches changes after [#read], so
 /// any number of threads may share a tokenizer.
 public final class HfTokenizer {
     private final AddedTokens added;
@@ -54,24 +54,24 @@ public final class HfTokenizer {
     /// Reads the bytes of a file.
     ///
     /// @throws IOException for bytes that are not JSON
-    /// @throws TokenizerException for JSON that is no tokenizer, or one that is not supported
+    /// @throws TokenizerException for JSON that is not a tokenizer, or is not supported
     public static HfTokenizer read(byte[] json) throws IOException {
         ModelReader model = new ModelReader(json);
         return new HfTokenizer(new Field("", model.readFile()), model);
     }
 
-    /// One more than the largest id that a text can give.
+    /// One more than the largest id that a text can contain.
     public int vocabSize() {
         return vocabSize;
     }
 
-    /// The token of an id, added or the model's, as the file spells it; null where there is none.
+    /// The token with this id, added or from the model's vocabulary, as spelled in the file; null if there is none.
     public @Nullable String token(int id) {
         String content = added.content(id);
         return content == null ? vocabulary.token(id) : content;
     }
 
-    /// What stands for everything that the model does not know, if the file names it.
+    /// The id of the unknown token, if the file names one.
     public OptionalInt unknownId() {
         return unknownId < 0 ? OptionalInt.empty() : OptionalInt.of(unknownId);
     }
@@ -82,7 +82,7 @@ public final class HfTokenizer {
         return place != null ? place.number(vocabulary.end() - 1) : token == null ? -1 : vocabulary.find(token.text());
     }
 
-    /// The id of a token, added or the model's, by its text.
+    /// The id of a token, added or from the model's vocabulary, by its text.
     public OptionalInt id(String token) {
         Integer id = added.ids().get(token);
         int known = id == null ? vocabulary.find(token) : id;
@@ -99,9 +99,9 @@ public final class HfTokenizer {
         return postProcessor.after().clone();
     }
 
-    /// How many special tokens the file puts around a pair of texts.
+    /// The number of special tokens that the file puts around a pair of texts.
     ///
-    /// @throws TokenizerException where its template does not have each of the two once
+    /// @throws TokenizerException if its template does not contain each of the two texts once
     public int aroundPair() {
         for (int text : new int[] {0, 1}) {
             if (postProcessor.pair().stream().filter(p -> p.text() == text).count() != 1) {
@@ -112,10 +112,10 @@ public final class HfTokenizer {
         return PostProcessor.ids(postProcessor.pair()).length;
     }
 
-    /// The ids of a pair of texts, and of each the type, which for most files is the text's place.
+    /// The ids of a pair of texts, and the type of each, which in most files is the index of the text.
     public record Pair(int[] ids, int[] types) {}
 
-    /// Puts the special tokens around the ids of two texts.
+    /// Adds the special tokens to the ids of two texts.
     public Pair pair(int[] first, int[] second) {
         int[] ids = new int[aroundPair() + first.length + second.length];
         int[] types = new int[ids.length];
@@ -129,7 +129,7 @@ public final class HfTokenizer {
         return new Pair(ids, types);
     }
 
-    /// The ids of a text, without special tokens around it; those that the text itself names are found.
+    /// The ids of a text, without surrounding special tokens; special tokens spelled out in the text are recognized.
     ///
     /// @throws TokenizerException for a text that the file's rules cannot be applied to
     public int[] encode(String text) {
@@ -172,7 +172,7 @@ public final class HfTokenizer {
         }
     }
 
-    /// The text with a replacement character for each half of a surrogate pair that stands alone.
+    /// The text with each unpaired surrogate replaced by a replacement character.
     private static String wellFormed(String text) {
         for (int i = 0; i < text.length(); i++) {
             if (Character.isSurrogate(text.charAt(i))) {
@@ -185,7 +185,7 @@ public final class HfTokenizer {
         return text;
     }
 
-    /// The text of some ids, special tokens left out; ids that no token has are passed over.
+    /// The text of some ids, without special tokens; ids without a token are ignored.
     public String decode(int[] ids) {
         List<String> tokens = new ArrayList<>(ids.length);
         for (int id : ids) {
@@ -197,8 +197,8 @@ public final class HfTokenizer {
         return decoder == null ? String.join(" ", tokens) : String.join("", decoder.apply(tokens));
     }
 
-    /// Reads a file with its vocabulary and merges, which may be a million texts, straight into their tables; all
-    /// else becomes a tree.
+    /// Reads a file's vocabulary and merges, which may hold a million strings, directly into their tables, and
+    /// everything else into a tree.
     private static final class ModelReader {
         private static final ObjectMapper JSON = new ObjectMapper(JsonFactory.builder()
                 .disable(JsonFactory.Feature.CANONICALIZE_FIELD_NAMES)
@@ -215,7 +215,7 @@ public final class HfTokenizer {
             this.json = json;
         }
 
-        /// The file but for the model's vocabulary and merges.
+        /// The file without the model's vocabulary and merges.
         ObjectNode readFile() throws IOException {
             ObjectNode file = readObject();
             if (mergesFirst) {
@@ -261,7 +261,7 @@ public final class HfTokenizer {
                         merges = readMerges(parser, vocabulary);
                     }
                 } else if (name.equals("vocab") || name.equals("merges")) {
-                    // Of the wrong kind, or the second reading: only the merges are missing then.
+                    // Either of the wrong kind, or this is the second pass, which needs only the merges.
                     parser.skipChildren();
                 } else {
                     model.set(name, JSON.readTree(parser));
@@ -395,7 +395,7 @@ public final class HfTokenizer {
             return tokens;
         }
 
-        /// The first files did not name their model's type.
+        /// The first files did not contain the model's type.
         private String guess(Field model) {
             if (merges != null || scores != null) {
                 return merges != null ? "BPE" : "Unigram";

@@ -26,7 +26,7 @@ final class Ids {
         return size;
     }
 
-    /// Forgets the ids from place `start` on.
+    /// Removes the ids from index `start` on.
     void cut(int start) {
         size = start;
     }

@@ -2,11 +2,11 @@ package dev.loran.peft.tokenizer;
 
 import org.jspecify.annotations.Nullable;
 
-/// From a piece of text to the ids of tokens.
+/// Converts a piece of text to token ids.
 interface Model {
     /// Adds the ids of `text[from, to)`, which is not empty.
     ///
-    /// @throws TokenizerException where a token for what is unknown is needed, and there is none
+    /// @throws TokenizerException if an unknown token is needed and there is none
     void encode(String text, int from, int to, Ids out);
 
     private static int unknown(Vocabulary vocabulary, String token) {
@@ -18,7 +18,7 @@ interface Model {
         return id;
     }
 
-    /// A whole piece is a token, or unknown.
+    /// Each piece is one token, or unknown.
     record WordLevel(Vocabulary vocabulary, String unknownToken) implements Model {
         static WordLevel read(Field model, Vocabulary vocabulary) {
             return new WordLevel(vocabulary, model.at("unk_token").text());
@@ -31,14 +31,14 @@ interface Model {
         }
     }
 
-    /// The longest token that a word begins with, then the longest continuation, to its end; a word that cannot be
-    /// written so, or is very long, is unknown as a whole.
+    /// Takes the longest token at the start of a word, then the longest continuation, up to the word's end; a word that
+    /// cannot be split this way, or is too long, is unknown as a whole.
     final class WordPiece implements Model {
         private final Vocabulary vocabulary;
         private final String unknownToken;
         private final int maxCharacters;
         private final Trie tokens = new Trie();
-        /// Where continuations begin in the trie.
+        /// The trie node at which continuations start.
         private final int continuing;
 
         WordPiece(Field model, Vocabulary vocabulary) {
@@ -79,10 +79,10 @@ interface Model {
         }
     }
 
-    /// The ids of the bytes of `text[from, to)` by the names that SentencePiece gives them, `<0x0A>`.
+    /// Adds the ids of the bytes of `text[from, to)`, under SentencePiece's names, such as `<0x0A>`.
     ///
-    /// @param ids the ids of the 256 bytes, or -1
-    /// @return false where one of the bytes has no token; nothing is added then
+    /// @param ids the ids of the 256 byte tokens, or -1
+    /// @return false if one of the bytes has no token; nothing is added then
     static boolean addBytes(int[] ids, String text, int from, int to, Ids out) {
         byte[] bytes = text.substring(from, to).getBytes(java.nio.charset.StandardCharsets.UTF_8);
         for (byte b : bytes) {
@@ -96,7 +96,7 @@ interface Model {
         return true;
     }
 
-    /// What [#addBytes] takes; null where the model does not fall back to bytes.
+    /// The ids for [#addBytes]; null if the model does not use byte fallback.
     static int @Nullable [] byteIds(Field model, Vocabulary vocabulary) {
         if (!model.flag("byte_fallback", false)) {
             return null;

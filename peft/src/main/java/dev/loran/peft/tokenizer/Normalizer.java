@@ -6,14 +6,14 @@ import java.util.List;
 import java.util.function.IntPredicate;
 import java.util.function.IntUnaryOperator;
 
-/// A change of the text before it is taken apart.
+/// A transformation of the text before it is split.
 interface Normalizer {
     void apply(Passage passage);
 
-    /// A stretch of the user's text between added tokens, as normalizers change it.
+    /// A stretch of the user's text between added tokens, which normalizers modify.
     final class Passage {
         String text;
-        /// Whether the text still begins with what came of the user's first character.
+        /// Whether the text still starts with what the user's first character became.
         boolean first;
 
         Passage(String text, boolean first) {
@@ -54,9 +54,9 @@ interface Normalizer {
         return passage -> passage.text = unicode(passage.text, form);
     }
 
-    /// Bounds the work on a text that never ends its combining marks: sorting them takes quadratic time. Unicode's
-    /// stream-safe format (UAX 15, section 13) allows 30 of them in a row;
-    /// here more than 1,024 are normalised in parts.
+    /// Limits the work for a text with an endless run of combining marks, as sorting them takes quadratic time.
+    /// Unicode's stream-safe format (UAX 15, section 13) allows 30 in a row; here runs of more than 1,024 are
+    /// normalized in parts.
     static String unicode(String text, Form form) {
         if (isLatin1(text) && (form == Form.NFC || isAscii(text))) {
             return text;
@@ -91,7 +91,7 @@ interface Normalizer {
         return out.toString();
     }
 
-    /// Takes out the characters of one kind and exchanges the others.
+    /// Removes one kind of character and replaces others.
     private static void change(Passage passage, IntPredicate out, IntUnaryOperator exchange) {
         StringBuilder kept = new StringBuilder(passage.text.length());
         passage.text.codePoints().filter(out.negate()).map(exchange).forEach(kept::appendCodePoint);
@@ -122,7 +122,7 @@ interface Normalizer {
         String content = field.at("content").text();
         return passage -> {
             if (passage.first) {
-                // What stands for several characters counts as come of the last of them.
+                // A replacement for several characters counts as derived from the last of them.
                 Spans spans = pattern.spans(passage.text, 0, passage.text.length());
                 if (spans.size() > 0 && spans.matched(0)) {
                     passage.first = passage.text.codePointCount(0, spans.to(0)) <= 1 && !content.isEmpty();
@@ -145,7 +145,7 @@ interface Normalizer {
             String text = passage.text;
             int from = 0;
             int to = text.length();
-            // All of Unicode's white space is in the basic plane.
+            // All Unicode white space is in the Basic Multilingual Plane.
             while (left && from < to && Characters.isWhitespace(text.charAt(from))) {
                 from++;
             }
@@ -157,7 +157,7 @@ interface Normalizer {
         };
     }
 
-    /// BERT's own.
+    /// BERT's normalizer.
     record Bert(boolean cleanText, boolean handleChineseChars, boolean stripAccents, boolean lowercase)
             implements Normalizer {
         static Bert read(Field field) {

@@ -2,9 +2,9 @@ package dev.loran.peft.tokenizer;
 
 import java.util.List;
 
-/// The stretch `text[from, to)`, which a pre-tokenizer may take apart further.
+/// The stretch `text[from, to)`, which pre-tokenizers may split further.
 ///
-/// @param first whether it begins where the user's text begins
+/// @param first whether it starts where the user's text starts
 record Piece(String text, int from, int to, boolean first) {
     Piece(String text, boolean first) {
         this(text, 0, text.length(), first);

@@ -4,11 +4,11 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 
-/// The special tokens that stand around a text, and around a pair of texts.
+/// The special tokens around a single text, and around a pair of texts.
 ///
-/// @param before those before a text alone
+/// @param before those before a single text
 /// @param after those after it
-/// @param pair what a pair is made of, in order
+/// @param pair the parts of a pair, in order
 record PostProcessor(int[] before, int[] after, List<Part> pair) {
     static final PostProcessor NONE =
             new PostProcessor(new int[0], new int[0], List.of(Part.text(0, 0), Part.text(1, 1)));
@@ -17,7 +17,7 @@ record PostProcessor(int[] before, int[] after, List<Part> pair) {
     ///
     /// @param ids the special tokens; none for a text
     /// @param text 0 for the first text, 1 for the second, -1 for special tokens
-    /// @param type the type of all its tokens
+    /// @param type the type of all tokens in the part
     record Part(int[] ids, int text, int type) {
         static Part text(int which, int type) {
             return new Part(new int[0], which, type);
@@ -28,7 +28,7 @@ record PostProcessor(int[] before, int[] after, List<Part> pair) {
         }
     }
 
-    /// @param end one more than the largest id that a token has
+    /// @param end one more than the largest token id
     static PostProcessor read(Field field, int end) {
         return switch (field.type()) {
             case "Sequence" -> {
@@ -42,7 +42,7 @@ record PostProcessor(int[] before, int[] after, List<Part> pair) {
                 }
                 yield adding;
             }
-            // It moves the places of tokens in the text alone.
+            // It only adjusts the tokens' offsets in the text.
             case "ByteLevel" -> NONE;
             case "BertProcessing" -> {
                 int cls = pair(field.at("cls"), end);

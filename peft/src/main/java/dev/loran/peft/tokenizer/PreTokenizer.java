@@ -4,12 +4,12 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.function.IntPredicate;
 
-/// Takes a text apart into the pieces that the model sees one by one.
+/// Splits a text into the pieces that the model processes one by one.
 interface PreTokenizer {
-    /// Adds the parts of a piece that is not empty.
+    /// Adds the parts of a non-empty piece.
     void split(Piece piece, List<Piece> out);
 
-    /// GPT-2's words: contractions, and letters, digits or other signs with a blank before them.
+    /// GPT-2's pattern: contractions, and letters, digits or other characters with an optional preceding space.
     Regex GPT2 = Regex.of("'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+");
 
     static PreTokenizer read(Field field) {
@@ -67,7 +67,7 @@ interface PreTokenizer {
         pattern.spans(piece.text(), piece.from(), piece.to()).cut(piece, behavior, invert, out);
     }
 
-    /// Cuts around each character of one kind.
+    /// Splits at each character of one kind.
     private static PreTokenizer characters(IntPredicate kind, Spans.Behavior behavior) {
         return (piece, out) -> {
             Spans spans = new Spans(piece.from());
@@ -83,7 +83,7 @@ interface PreTokenizer {
         };
     }
 
-    /// Words between blanks, and each punctuation mark alone.
+    /// Words separated by whitespace, with each punctuation mark as its own piece.
     private static void bert(Piece piece, List<Piece> out) {
         int start = piece.from();
         for (int i = piece.from(), next; i < piece.to(); i = next) {
@@ -101,7 +101,7 @@ interface PreTokenizer {
         piece.part(start, piece.to(), out);
     }
 
-    /// Runs of the characters of words, and runs of what is neither of words nor blank.
+    /// Runs of word characters, and runs of characters that are neither word characters nor whitespace.
     private static void words(Piece piece, List<Piece> out) {
         int start = piece.from();
         int kind = 0;
@@ -139,7 +139,8 @@ interface PreTokenizer {
         };
     }
 
-    /// SentencePiece's blanks: each becomes a visible sign, one is put in front, and words begin with it.
+    /// SentencePiece's treatment of spaces: each becomes a visible character, one is prepended, and words start with
+    /// it.
     record Metaspace(String sign, String prependScheme, boolean split) implements PreTokenizer {
         static Metaspace read(Field field) {
             String sign = Character.toString(field.at("replacement").character());

@@ -6,11 +6,11 @@ import java.util.regex.Pattern;
 import java.util.regex.PatternSyntaxException;
 import org.jspecify.annotations.Nullable;
 
-/// A pattern of a `tokenizer.json`: a text, or a regular expression of Oniguruma.
+/// A pattern of a `tokenizer.json`: a literal string, or an Oniguruma regular expression.
 ///
-/// Oniguruma's syntax is translated to Java's where both mean the same, and refused by name where they do not. A
-/// pattern may come from anybody, so matching it is bounded: it may look at each character of a text some hundred
-/// times, which patterns in use are far from, and then ends in a [TokenizerException].
+/// Oniguruma's syntax is translated to Java's where both mean the same, and rejected with an explanation otherwise. As
+/// a pattern may come from an untrusted file, matching is bounded: a match that looks at each character of a text more
+/// than some hundred times, far more than patterns in practice, fails with a [TokenizerException].
 final class Regex {
     private static final int FLAGS =
             Pattern.UNICODE_CHARACTER_CLASS | Pattern.UNICODE_CASE | Pattern.MULTILINE | Pattern.UNIX_LINES;
@@ -50,13 +50,13 @@ final class Regex {
         return new Regex(field, field.text(), Pattern.quote(field.text()));
     }
 
-    /// A pattern of our own.
+    /// A built-in pattern.
     static Regex of(String expression) {
         return new Regex(
                 new Field(expression, com.fasterxml.jackson.databind.node.NullNode.instance), null, expression);
     }
 
-    /// Takes `text[from, to)` apart. A pattern sees nothing beyond this stretch.
+    /// Splits `text[from, to)`. The pattern sees nothing outside this range.
     Spans spans(String text, int from, int to) {
         Spans spans = new Spans(from);
         if (literal != null) {
@@ -78,7 +78,7 @@ final class Regex {
         try {
             while (matcher.find()) {
                 int start = matcher.start();
-                // An empty match right behind another one is none, nor is one inside a surrogate pair.
+                // An empty match directly after another match, or inside a surrogate pair, does not count.
                 boolean inside = start > from
                         && start < to
                         && Character.isSurrogatePair(text.charAt(start - 1), text.charAt(start));
@@ -110,7 +110,7 @@ final class Regex {
         return out.toString();
     }
 
-    /// A text that counts how often it is looked at.
+    /// A text that counts the accesses to its characters.
     private static final class Watched implements CharSequence {
         private final String text;
         private final String path;
@@ -147,7 +147,7 @@ final class Regex {
         }
     }
 
-    /// Oniguruma's syntax, read once from left to right and written as Java's.
+    /// Translates Oniguruma's syntax to Java's in a single pass.
     private static final class Translation {
         private static final int MAX_LENGTH = 10_000;
         private static final int MAX_DEPTH = 100;
@@ -180,7 +180,7 @@ final class Regex {
                         copy(1);
                     }
                     case '{' -> repetition();
-                    // Java's also matches behind a line break that ends the text.
+                    // Java's `$` also matches after a line break that ends the text.
                     case '$' -> replace("(?:(?=\\n)|(?<!\\n)\\z)", 1);
                     default -> copy(1);
                 }
@@ -215,8 +215,8 @@ final class Regex {
                 return;
             }
             if (follows("(?i)")) {
-                // Inside a pattern it would reach to the end of an alternative in one dialect, of the group in the
-                // other.
+                // Inside a pattern its scope would be the rest of the alternative in one dialect, the rest of the group
+                // in the other.
                 if (at > 0) {
                     throw refused("(?i) behind its start");
                 }
@@ -233,7 +233,7 @@ final class Regex {
             throw refused(Field.shown(source.substring(at, Math.min(at + 4, source.length()))));
         }
 
-        /// `{n,m}`, where Oniguruma also knows `{,m}`, and takes any other brace as it stands.
+        /// `{n,m}`; Oniguruma also has `{,m}`, and takes any other brace literally.
         private void repetition() {
             int close = source.indexOf('}', at);
             String inside = close < 0 ? "" : source.substring(at + 1, close);
@@ -313,8 +313,8 @@ final class Regex {
             at += length;
         }
 
-        /// Java counts the joiners among the characters of words, Oniguruma outside of classes the fractions and
-        /// powers of Latin 1.
+        /// Java includes the joiners among word characters; Oniguruma includes the fractions and superscripts of Latin
+        /// 1, except in character classes.
         private void word(boolean not, boolean inClass) {
             String letters = inClass ? WORD : WORD + LATIN_NUMBERS;
             replace(not ? "[^" + letters + "]" : "[" + letters + "]", 2);
@@ -335,7 +335,7 @@ final class Regex {
             copy(code.length());
         }
 
-        /// `\p{L}` and `\p{Lu}` are the same in both; a script is `\p{Han}` in one and `\p{IsHan}` in the other.
+        /// `\p{L}` and `\p{Lu}` are the same in both; a script is `\p{Han}` in Oniguruma and `\p{IsHan}` in Java.
         private void property() {
             int close = source.indexOf('}', at);
             if (!source.startsWith("{", at + 2) || close < 0) {

@@ -3,9 +3,9 @@ package dev.loran.peft.tokenizer;
 import java.util.Arrays;
 import java.util.List;
 
-/// A text taken apart without gaps: stretches that a pattern matched, and those between.
+/// A text split without gaps into the stretches that a pattern matched and those in between.
 final class Spans {
-    /// What becomes of the stretches that matched.
+    /// How the matched stretches are treated.
     enum Behavior {
         REMOVED("Removed"),
         ISOLATED("Isolated"),
@@ -34,7 +34,7 @@ final class Spans {
     private int size;
     private final int start;
 
-    /// No span yet; the first begins at `start`.
+    /// Initially empty; the first span starts at `start`.
     Spans(int start) {
         this.start = start;
     }
@@ -55,13 +55,13 @@ final class Spans {
         return matched[i];
     }
 
-    /// Adds a match, and what lies between it and the last span.
+    /// Adds a match, and the text between it and the last span.
     void match(int from, int to) {
         rest(from);
         add(to, true);
     }
 
-    /// Adds what is left up to `end`, if anything.
+    /// Adds the remaining text up to `end`, if any.
     void rest(int end) {
         if (end > from(size)) {
             add(end, false);
@@ -77,7 +77,7 @@ final class Spans {
         matched[size++] = match;
     }
 
-    /// Takes the spans' piece apart.
+    /// Splits the piece that these spans belong to.
     void cut(Piece piece, Behavior behavior, boolean invert, List<Piece> out) {
         switch (behavior) {
             case ISOLATED -> {
@@ -96,8 +96,8 @@ final class Spans {
         }
     }
 
-    /// Cuts between two spans unless the behaviour joins them. Of two matches in a row only the one beside the
-    /// text between matches is joined to it.
+    /// Cuts between two spans unless the behavior joins them. Of several consecutive matches, only the one adjacent to
+    /// the text between matches is joined to it.
     private void merge(Piece piece, Behavior behavior, boolean invert, List<Piece> out) {
         int from = start;
         for (int i = 1; i < size; i++) {

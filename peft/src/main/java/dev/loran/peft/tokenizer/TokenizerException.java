@@ -1,7 +1,7 @@
 package dev.loran.peft.tokenizer;
 
-/// A `tokenizer.json` that is malformed or asks for something that is not supported here, or a text that it cannot
-/// be applied to. The message is one line, and starts with the place in the file: `model.merges[3]: …`.
+/// A `tokenizer.json` is malformed or requests something unsupported, or it cannot be applied to a text. The message is
+/// a single line that starts with the location in the file: `model.merges[3]: …`.
 public final class TokenizerException extends RuntimeException {
     private static final long serialVersionUID = 1L;
 
@@ -9,7 +9,7 @@ public final class TokenizerException extends RuntimeException {
         super(oneLine(message));
     }
 
-    /// What a file holds may be anything, a message is one line.
+    /// A file's content is arbitrary, but a message is a single line.
     private static String oneLine(String message) {
         StringBuilder line = new StringBuilder(message.length());
         for (int i = 0; i < message.length(); i++) {

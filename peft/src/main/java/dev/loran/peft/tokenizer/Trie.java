@@ -2,13 +2,13 @@ package dev.loran.peft.tokenizer;
 
 import java.util.Arrays;
 
-/// Texts with a value each, found by walking along another text: which of them begin at a place.
+/// Strings with associated values, which finds those that start at a given position of another text.
 ///
-/// Nodes are numbers, the root is 0. An edge is a place in a hash table, by node and UTF-16 unit.
+/// Nodes are numbers, and the root is 0. Edges are stored in a hash table keyed by node and UTF-16 unit.
 final class Trie {
     static final int NONE = -1;
 
-    /// The longest key: a walk from every place of a text takes that many steps at most.
+    /// The maximum key length: bounds the steps of a walk from each position of a text.
     private static final int MAX_LENGTH = 1024;
 
     private long[] edges = new long[256];
@@ -20,7 +20,7 @@ final class Trie {
         Arrays.fill(values, NONE);
     }
 
-    /// Adds a text; the later value wins.
+    /// Adds a string, replacing an earlier value.
     ///
     /// @param value 0 or more
     void put(String text, int value) {
@@ -67,7 +67,7 @@ final class Trie {
         }
     }
 
-    /// The node after `node` by `unit`, or [#NONE].
+    /// The node reached from `node` by `unit`, or [#NONE].
     int child(int node, char unit) {
         int slot = slot(node, unit);
         return edges[slot] == 0 ? NONE : children[slot];
@@ -82,7 +82,7 @@ final class Trie {
         return node;
     }
 
-    /// The value of the text that ends at `node`, or [#NONE].
+    /// The value of the string that ends at `node`, or [#NONE].
     int value(int node) {
         return values[node];
     }

@@ -3,10 +3,10 @@ package dev.loran.peft.tokenizer;
 import java.util.Arrays;
 import org.jspecify.annotations.Nullable;
 
-/// SentencePiece's unigram language model (Kudo 2018): of all ways to write a text in tokens, the one whose scores,
-/// which are logarithms of probabilities, have the largest sum.
+/// SentencePiece's unigram language model (Kudo 2018): of all segmentations of a text into tokens, it chooses the one
+/// with the largest sum of scores, which are log probabilities.
 final class Unigram implements Model {
-    /// How much worse than the least likely token an unknown character is.
+    /// The score of an unknown character is this much lower than that of the least likely token.
     private static final double UNKNOWN_PENALTY = 10;
 
     private final Vocabulary vocabulary;
@@ -46,7 +46,7 @@ final class Unigram implements Model {
         out.addAll(ids);
     }
 
-    /// Viterbi: the best way to each place comes of the best ways to the places before it.
+    /// Viterbi: the best path to each position extends one of the best paths to earlier positions.
     private void addBest(String text, int from, int to, Ids out) {
         int length = to - from;
         Ways ways = new Ways(length);
@@ -71,7 +71,7 @@ final class Unigram implements Model {
                 requireUnknown();
             }
         }
-        // Found backwards.
+        // The path is found backwards.
         int[] path = new int[length + 1];
         int steps = 0;
         for (int end = length; end > 0; end = starts[end]) {
@@ -83,7 +83,7 @@ final class Unigram implements Model {
                 out.add(ids[end]);
                 continue;
             }
-            // A run of unknown characters is one token, or its bytes.
+            // A run of unknown characters becomes one token, or its bytes.
             int start = starts[end];
             while (i > 0 && ids[path[i - 1]] == unknownId) {
                 end = path[--i];
@@ -92,7 +92,7 @@ final class Unigram implements Model {
         }
     }
 
-    /// The best way to each place of a text: its score, and where its last token begins and which that is.
+    /// The best path to each position of a text: its score, and the start and id of its last token.
     private static final class Ways {
         final double[] best;
         final int[] starts;
@@ -105,7 +105,7 @@ final class Unigram implements Model {
             Arrays.fill(starts, -1);
         }
 
-        /// Takes the way to `end` over `start` if it is better than those before.
+        /// Records the path to `end` through `start` if it is better than the previous ones.
         boolean offer(int start, int end, int id, double score) {
             double sum = score + best[start];
             if (starts[end] >= 0 && sum <= best[end]) {

@@ -3,26 +3,26 @@ package dev.loran.peft.tokenizer;
 import java.util.Arrays;
 import org.jspecify.annotations.Nullable;
 
-/// The tokens of a model: from id to text, and from a stretch of text to id without making a string of it.
+/// The tokens of a model: maps ids to texts, and substrings to ids without creating a string.
 ///
-/// Ids may have holes, as in files that lost some of their tokens. Texts are compared as UTF-16.
+/// Ids may have gaps, as in files that lost some of their tokens. Texts are compared as UTF-16.
 final class Vocabulary {
-    /// The largest id that is supported: sixteen times the largest vocabularies of today.
+    /// The largest supported id: sixteen times the size of today's largest vocabularies.
     static final int MAX_ID = (1 << 22) - 1;
 
-    /// Hashes differ from one run to the next, so that nobody can make a file whose tokens all collide.
+    /// Hashes differ between runs, so that no file can be crafted whose tokens all collide.
     private static final long SEED = System.nanoTime() | 1;
 
     private @Nullable String[] tokens = new String[1024];
-    /// Open addressing: an id and one, or 0.
+    /// Open addressing: an id plus one, or 0.
     private int[] slots = new int[4096];
 
     private int size;
     private int end;
 
-    /// Adds a token, or gives it another id, as a JSON object does with a name that comes twice.
+    /// Adds a token or, if it exists already, changes its id, as for repeated names in a JSON object.
     ///
-    /// @throws TokenizerException where another token has this id
+    /// @throws TokenizerException if another token has this id
     void put(String token, int id) {
         if (id >= tokens.length) {
             tokens = Arrays.copyOf(tokens, Math.max(id + 1, Math.min(2 * tokens.length, MAX_ID + 1)));
@@ -54,7 +54,7 @@ final class Vocabulary {
         }
     }
 
-    /// How many tokens there are.
+    /// The number of tokens.
     int size() {
         return size;
     }
@@ -64,7 +64,7 @@ final class Vocabulary {
         return end;
     }
 
-    /// The token of an id; null where there is none.
+    /// The token with this id; null if there is none.
     @Nullable
     String token(int id) {
         return id < 0 || id >= end ? null : tokens[id];
@@ -80,7 +80,7 @@ final class Vocabulary {
         return slots[slot(text, from, to)] - 1;
     }
 
-    /// Where a token is, or would be.
+    /// The slot where a token is, or would be inserted.
     private int slot(CharSequence text, int from, int to) {
         int mask = slots.length - 1;
         int slot = (int) hash(text, from, to) & mask;

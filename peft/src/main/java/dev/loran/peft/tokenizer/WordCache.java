@@ -2,10 +2,10 @@ package dev.loran.peft.tokenizer;
 
 import org.jspecify.annotations.Nullable;
 
-/// The ids of words met before: a bounded number, the newest of those that fall together.
+/// Caches the ids of words, in a bounded number of slots; of colliding words the latest is kept.
 ///
-/// Safe for any number of threads without locks: an entry is never changed, and whichever of two writes stays, it
-/// is right.
+/// Safe for any number of threads without locks: entries are immutable, and whichever of two concurrent writes remains
+/// is correct.
 final class WordCache {
     private static final int SLOTS = 1 << 14;
     private static final int MAX_LENGTH = 64;

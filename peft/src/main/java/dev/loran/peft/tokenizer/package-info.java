@@ -1,12 +1,11 @@
 /// Hugging Face's `tokenizer.json`, read and applied in plain Java.
 ///
-/// **Reading order**: [HfTokenizer] (the file, and a text's way through it), then the stages in the order a text
-/// meets them: [AddedTokens] → [Normalizer] ([Charsmap] is SentencePiece's) → [PreTokenizer] ([Regex], [ByteLevel])
-/// → [Model] ([Bpe], [Unigram]) → [PostProcessor]; and back by [Decoder].
+/// **Reading order**: [HfTokenizer] (the file, and the processing of a text), then the stages in order of processing:
+/// [AddedTokens] → [Normalizer] ([Charsmap] is SentencePiece's) → [PreTokenizer] ([Regex], [ByteLevel]) → [Model]
+/// ([Bpe], [Unigram]) → [PostProcessor]; and [Decoder] for the reverse direction.
 ///
-/// A file may come from anybody. Whatever is malformed, and whatever is not supported, ends in a
-/// [TokenizerException] that names its place; a pattern or a text that would take too long does, too. The package
-/// knows nothing of the rest of Loran.
+/// Files may be untrusted. Anything malformed or unsupported causes a [TokenizerException] that names its location; so
+/// does a pattern or a text that would take too long. The package does not depend on the rest of Loran.
 @NullMarked
 package dev.loran.peft.tokenizer;
 
