@@ -11,11 +11,11 @@ import dev.loran.engine.backend.Scratch;
 import dev.loran.engine.backend.UnaryFn;
 import org.jspecify.annotations.Nullable;
 
-/// Launches `bias.cu`: what follows a product, bias and activation with both gradients, bias and residual; and
-/// `gated.cu`: y = f(gate) · up, with both gradients at once.
+/// Launches `bias.cu`: operations that follow a product (bias and activation with both gradients, bias and residual);
+/// and `gated.cu`: y = f(gate) · up, with both gradients in one launch.
 record ActivationCuda(Backend backend, CudaContext cuda) implements ActivationKernels {
     private static final int[] BLOCK = {32, 8};
-    /// Bytes of a row that a thread has.
+    /// Bytes of a row that one thread handles.
     private static final int PACK = 16;
 
     private static final int[] NO_MASK = new int[5];
@@ -125,7 +125,7 @@ record ActivationCuda(Backend backend, CudaContext cuda) implements ActivationKe
         cuda.launch("bias", "bias_" + what + Grid.suffix(t), grid, block, arguments);
     }
 
-    /// Blocks for all packs of a matrix, the last of a row perhaps not full.
+    /// Blocks for all packs of a matrix; the last pack of a row may be partial.
     private static int[] flat(Matrix z, DType t) {
         int pack = PACK / t.bytes();
         return Grid.flat((long) z.rows() * pack * ((z.cols() + pack - 1) / pack));
@@ -139,7 +139,7 @@ record ActivationCuda(Backend backend, CudaContext cuda) implements ActivationKe
         return mask == null ? NO_MASK : DropoutCuda.words(mask);
     }
 
-    /// The factor of what the mask keeps.
+    /// The factor for elements that the mask keeps.
     private static long scale(double scaling, @Nullable DropoutMask mask) {
         return CudaKernels.bits(mask == null ? scaling : scaling * mask.scale());
     }

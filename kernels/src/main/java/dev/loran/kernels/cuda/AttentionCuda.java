@@ -10,21 +10,20 @@ import dev.loran.engine.backend.Gradient;
 import dev.loran.engine.backend.Matrix;
 import dev.loran.engine.backend.Scratch;
 
-/// Launches `attention.cu`: blockwise attention, forward and backward; what is BF16 it leaves to
-/// [AttentionMmaCuda].
+/// Launches `attention.cu`: blockwise attention, forward and backward; BF16 is delegated to [AttentionMmaCuda].
 record AttentionCuda(Backend backend, CudaContext cuda) implements AttentionKernels {
-    /// Heads of more columns are left to the composed form.
+    /// Heads with more columns use the composed implementation.
     static final int MAX_HEAD = 128;
 
     private static final int[] BLOCK = {128};
     private static final int[] WARP = {32};
     private static final int WARPS = 4;
-    /// Queries, or keys, of a block; and what it takes at a time of the others.
+    /// Queries, or keys, per block; TILE is the number of the others that are processed at a time.
     private static final int OWN = 8;
 
     private static final int TILE = 32;
 
-    /// Where all that an attention reads lies; the letters of [AttentionKernels.Problem], 0 for what is absent.
+    /// Addresses of all inputs of an attention, named as in [AttentionKernels.Problem]; 0 for absent ones.
     record Inputs(
             DType type,
             long q,
@@ -54,7 +53,7 @@ record AttentionCuda(Backend backend, CudaContext cuda) implements AttentionKern
                     a.scale());
         }
 
-        /// Whether it goes through products of BF16.
+        /// Whether it uses BF16 tensor-core products.
         private boolean onTensorCores() {
             return type == DType.BF16;
         }
@@ -78,13 +77,13 @@ record AttentionCuda(Backend backend, CudaContext cuda) implements AttentionKern
             return name + Grid.suffix(type);
         }
 
-        /// Shared memory of a block: `rows` rows of a head, and `weights` floats for each tile row of a warp.
+        /// Bytes of shared memory per block: `rows` rows of a head, and `weights` floats for each tile row of a warp.
         private int shared(int rows, int weights) {
             return 4 * (rows * (sizes.d() + 1) + WARPS * weights * TILE);
         }
     }
 
-    /// Where a backward pass reads the rest from, and where it puts gradients; 0 for those that are not wanted.
+    /// Addresses of the remaining inputs of a backward pass and of its gradients; 0 for gradients that are not needed.
     record Backward(long dq, long dk, long dv, long dPrefixK, long dPrefixV, long dOut, long lse, long rowDot) {}
 
     @Override
@@ -107,7 +106,7 @@ record AttentionCuda(Backend backend, CudaContext cuda) implements AttentionKern
         int d = problem.sizes().d();
         if (d > MAX_HEAD) {
             if (problem.q().dtype() == DType.F16) {
-                // The composed form marks hidden keys by numbers that F16 has not.
+                // The composed implementation marks hidden keys with values that F16 cannot represent.
                 throw new DTypeException(
                         "attention: heads have " + d + " columns, in F16 at most " + MAX_HEAD + "; use BF16");
             }
@@ -130,7 +129,7 @@ record AttentionCuda(Backend backend, CudaContext cuda) implements AttentionKern
                 CudaKernels.words(new long[] {to, al, a.q, a.k, a.v, a.prefixK, a.prefixV, a.mask}, a.words()));
     }
 
-    /// Blocks for all queries.
+    /// Grid that covers all queries.
     private static int[] perQuery(Sizes sizes) {
         return new int[] {(sizes.t() + OWN - 1) / OWN, sizes.heads(), sizes.batch()};
     }
@@ -166,7 +165,7 @@ record AttentionCuda(Backend backend, CudaContext cuda) implements AttentionKern
         }
     }
 
-    /// rowDot (batch, heads, t) ← Σ dOut · out, in F32: what both halves of backward start from.
+    /// rowDot (batch, heads, t) ← Σ dOut · out, in F32: the input of both halves of the backward pass.
     private void rowDot(long rowDot, long dOut, long out, Inputs a) {
         cuda.launch(
                 "attention",
@@ -190,7 +189,7 @@ record AttentionCuda(Backend backend, CudaContext cuda) implements AttentionKern
                 CudaKernels.words(arguments, a.words()));
     }
 
-    /// dk and dv, or dPrefixK and dPrefixV, or all four; a pair may be 0.
+    /// Computes dk and dv, or dPrefixK and dPrefixV, or all four; a pair may be 0.
     private void backwardKeys(Backward to, Inputs a) {
         Sizes z = a.sizes;
         if (to.dk != 0) {
@@ -201,7 +200,7 @@ record AttentionCuda(Backend backend, CudaContext cuda) implements AttentionKern
         }
     }
 
-    /// Keys `from` to `end`, of `rows` rows of the batch.
+    /// For keys `from` to `end`, in `rows` rows of the batch.
     private void backwardKeys(Backward to, int from, int end, int rows, Inputs a) {
         long[] arguments = {
             to.dk,

@@ -4,10 +4,10 @@ import dev.loran.engine.backend.AttentionKernels.Sizes;
 import dev.loran.kernels.cuda.AttentionCuda.Backward;
 import dev.loran.kernels.cuda.AttentionCuda.Inputs;
 
-/// Launches `attentionmma.cu`: blockwise attention by tensor cores, on BF16.
+/// Launches `attentionmma.cu`: blockwise attention on tensor cores, in BF16.
 final class AttentionMmaCuda {
     private static final int[] BLOCK = {128};
-    /// Queries, or keys, of a block.
+    /// Queries, or keys, per block.
     private static final int OWN = 64;
 
     private static final int TILE = 32;
@@ -25,7 +25,7 @@ final class AttentionMmaCuda {
                 arguments(a, out, lse, a.q(), a.k(), a.v(), a.prefixK(), a.prefixV(), a.mask()));
     }
 
-    /// Blocks for all queries.
+    /// Grid that covers all queries.
     private static int[] perQuery(Sizes sizes) {
         return new int[] {blocks(sizes.t()), sizes.heads(), sizes.batch()};
     }
@@ -54,7 +54,7 @@ final class AttentionMmaCuda {
                         a.mask()));
     }
 
-    /// dk and dv, or dPrefixK and dPrefixV, or all four; a pair may be 0.
+    /// Computes dk and dv, or dPrefixK and dPrefixV, or all four; a pair may be 0.
     static void backwardKeys(CudaContext cuda, Backward to, Inputs a) {
         Sizes z = a.sizes();
         if (to.dk() != 0) {
@@ -65,7 +65,7 @@ final class AttentionMmaCuda {
         }
     }
 
-    /// Keys `from` to `end`, of `rows` rows of the batch.
+    /// For keys `from` to `end`, in `rows` rows of the batch.
     private static void backwardKeys(CudaContext cuda, Backward to, int from, int end, int rows, Inputs a) {
         cuda.launchShared(
                 "attentionmma",
@@ -96,7 +96,7 @@ final class AttentionMmaCuda {
         return (rows + OWN - 1) / OWN;
     }
 
-    /// Heads are filled up with zeros to one of two sizes.
+    /// Heads are padded with zeros to one of two sizes.
     private static int columns(Inputs a) {
         return a.sizes().d() <= NARROW_HEAD ? NARROW_HEAD : AttentionCuda.MAX_HEAD;
     }
@@ -110,7 +110,7 @@ final class AttentionMmaCuda {
         return columns(a) == NARROW_HEAD ? TILE : TILE / 2;
     }
 
-    /// Bytes of `rows` rows of BF16, 8 elements longer than a head.
+    /// Bytes of `rows` rows of BF16, each 8 elements longer than a head.
     private static int shared(int rows, Inputs a) {
         return 2 * rows * (columns(a) + 8);
     }

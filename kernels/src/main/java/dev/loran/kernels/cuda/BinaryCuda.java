@@ -36,7 +36,7 @@ final class BinaryCuda {
                 CudaKernels.bits(beta));
     }
 
-    /// The function's place in the enum of binary.cu.
+    /// The function's value in the enum of binary.cu.
     private static int code(BinaryFn fn) {
         return switch (fn) {
             case ADD -> 0;

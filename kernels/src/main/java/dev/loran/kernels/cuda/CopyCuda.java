@@ -6,7 +6,7 @@ import dev.loran.engine.backend.HostBuffer;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 
-/// Launches `copy.cu`: fill, copies of blocks of rows, permuted dimensions, conversions.
+/// Launches `copy.cu`: fill, copies of blocks of rows, permutations of dimensions, conversions.
 final class CopyCuda {
     private CopyCuda() {}
 

@@ -16,10 +16,10 @@ import jcuda.jcublas.cublasHandle;
 import jcuda.jcublas.cublasStatus;
 import jcuda.runtime.cudaStream_t;
 
-/// Products of matrices on one device, by cuBLAS; sums are in F32 whatever the operands are.
+/// Matrix products on one device through cuBLAS; sums are accumulated in F32 for all operand types.
 ///
-/// cuBLAS counts columns first: to it a row-major C = op(A) · op(B) is Cᵀ = op(B)ᵀ · op(A)ᵀ, the operands in the other
-/// order.
+/// cuBLAS is column-major: a row-major C = op(A) · op(B) is computed as Cᵀ = op(B)ᵀ · op(A)ᵀ, with the operands
+/// swapped.
 final class CublasProducts {
     private static final int DEFAULT_ALGORITHM = -1;
 
@@ -28,11 +28,11 @@ final class CublasProducts {
     private final MemorySegment scalars = Arena.ofAuto().allocate(8, 8);
     private volatile int f32Compute = cublasComputeType.CUBLAS_COMPUTE_32F;
 
-    /// What products work in.
+    /// Workspace memory for products.
     private long workspace;
 
-    /// Opens a handle on the device's stream, with memory of its own: cuBLAS must not ask the driver for memory while a
-    /// step is recorded.
+    /// Opens a handle on the device's stream, with its own workspace, because cuBLAS must not request memory from the
+    /// driver while a step is recorded.
     CublasProducts(CudaDevice device) {
         this.device = device;
         if (!device.isHollow()) {
@@ -43,7 +43,7 @@ final class CublasProducts {
     private boolean open() {
         check("cublasCreate", JCublas2.cublasCreate(handle));
         check("cublasSetStream", JCublas2.cublasSetStream(handle, new cudaStream_t(device.stream())));
-        // What NVIDIA recommends for Hopper and newer, and before.
+        // The sizes that NVIDIA recommends for Hopper and newer, and for older devices.
         long bytes = (device.capability() >= 9 ? 32L : 4L) << 20;
         workspace = device.allocate(bytes);
         if (workspace == 0) {
@@ -54,7 +54,7 @@ final class CublasProducts {
         return true;
     }
 
-    /// Waits for all work before.
+    /// Waits for all earlier work and releases the handle.
     void close() {
         if (!device.isHollow()) {
             device.call(() -> {
@@ -73,12 +73,12 @@ final class CublasProducts {
         }
     }
 
-    /// Whether products of F32 may round their operands to TF32.
+    /// Sets whether F32 products may round their operands to TF32.
     void allowTf32(boolean allowed) {
         f32Compute = allowed ? cublasComputeType.CUBLAS_COMPUTE_32F_FAST_TF32 : cublasComputeType.CUBLAS_COMPUTE_32F;
     }
 
-    /// [Backend#gemm]; `c` may be F32 also where `a` and `b` are less.
+    /// [Backend#gemm]; `c` may be F32 even if `a` and `b` are narrower.
     void gemm(CudaContext cuda, Matrix c, Matrix a, Matrix b, int batch, double alpha, double beta) {
         Matrix.check(c, a, b);
         DType t = CudaContext.floating(a.buffer());
@@ -101,7 +101,7 @@ final class CublasProducts {
         device.submit(() -> submit(to, left, right, sizes, batch, alpha, beta, compute));
     }
 
-    /// What is left of a product over nothing: c ← beta · c.
+    /// A product with inner dimension 0: c ← beta · c.
     private static void scaleRows(Backend backend, Matrix c, int batch, double beta) {
         for (int i = 0; i < batch * c.rows(); i++) {
             Buffer row = c.buffer().slice(i / c.rows() * c.stride() + (long) (i % c.rows()) * c.ld(), c.cols());
@@ -113,7 +113,7 @@ final class CublasProducts {
         }
     }
 
-    /// A matrix as cuBLAS takes it, in its own numbers.
+    /// A matrix in cuBLAS's representation.
     private record Operand(long address, int type, int ld, long stride, boolean transposed) {
         Address pointer() {
             return new Address(address);
@@ -124,12 +124,13 @@ final class CublasProducts {
         }
     }
 
-    /// `batch` products of column-major matrices, cuBLAS's way.
+    /// `batch` products of column-major matrices, with cuBLAS's argument order.
     private void submit(
             Operand c, Operand a, Operand b, int[] sizes, int batch, double alpha, double beta, int compute) {
         scalars.set(ValueLayout.JAVA_FLOAT, 0, (float) alpha);
         scalars.set(ValueLayout.JAVA_FLOAT, 4, (float) beta);
-        // The forms without _new take the compute type for a data type, and refuse some without an exception.
+        // The variants without _new interpret the compute type as a data type, and reject some values without an
+        // exception.
         check(
                 "cublasGemmStridedBatchedEx",
                 JCublas2.cublasGemmStridedBatchedEx_new(
@@ -158,7 +159,7 @@ final class CublasProducts {
                         DEFAULT_ALGORITHM));
     }
 
-    /// CUDA's number of a type.
+    /// CUDA's constant for a type.
     private static int number(DType dtype) {
         return switch (dtype) {
             case F32 -> cudaDataType.CUDA_R_32F;

@@ -16,14 +16,14 @@ import org.jspecify.annotations.Nullable;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
-/// Where cuBLAS may be: in this order, 12 before 13 at each place, the file named by the system property
-/// `loran.cublas`, then by the environment variable `LORAN_CUBLAS`; the folders of `CUDA_HOME` and `CUDA_PATH`;
-/// `/usr/local/cuda*`; what the system's loader knows; the `nvidia` packages of Python installations.
+/// Where cuBLAS is searched, in this order and with version 12 before 13 in each place: the file named by the system
+/// property `loran.cublas`, then by the environment variable `LORAN_CUBLAS`; the folders in `CUDA_HOME` and
+/// `CUDA_PATH`; `/usr/local/cuda*`; the system loader's library path; the `nvidia` packages of Python installations.
 ///
-/// @param properties value of a system property, null if it is not set
-/// @param environment value of an environment variable, null if it is not set
-/// @param root the folder that `/` stands for
-/// @param loaderKnows whether the system's loader finds a library by its name
+/// @param properties returns the value of a system property, null if it is not set
+/// @param environment returns the value of an environment variable, null if it is not set
+/// @param root the folder used as `/`
+/// @param loaderKnows whether the system loader finds a library by its name
 record CublasSearch(
         Function<String, @Nullable String> properties,
         Function<String, @Nullable String> environment,
@@ -31,16 +31,16 @@ record CublasSearch(
         Predicate<String> loaderKnows) {
     private static final Logger LOG = LoggerFactory.getLogger(CublasSearch.class);
 
-    /// Version 12 or 13, by its path; null where the system's loader finds it by name.
+    /// Version 12 or 13, with its path; null if the system loader finds it by name.
     record Cublas(int major, @Nullable Path path) {
         String describe() {
             return "cuBLAS " + major + (path == null ? "" : " (" + path + ")");
         }
     }
 
-    /// The first cuBLAS there is; null if there is none.
+    /// The first cuBLAS found; null if there is none.
     ///
-    /// @throws BackendException if one is named that does not exist
+    /// @throws BackendException if a file is named that does not exist
     @Nullable
     Cublas find() {
         for (String named : new String[] {properties.apply("loran.cublas"), environment.apply("LORAN_CUBLAS")}) {
@@ -74,8 +74,8 @@ record CublasSearch(
         return null;
     }
 
-    /// Where `pip install nvidia-cublas…` puts libraries: site-packages/nvidia/NAME/lib. Of the Python in use, of those
-    /// on the path, of the user, of the system.
+    /// The folders into which `pip install nvidia-cublas…` puts libraries, site-packages/nvidia/NAME/lib: for the
+    /// active Python environment, those on the path, the user's and the system's.
     private List<Path> pythonFolders() {
         Set<Path> prefixes = new LinkedHashSet<>(named("VIRTUAL_ENV", "CONDA_PREFIX"));
         String path = environment.apply("PATH");
@@ -120,7 +120,7 @@ record CublasSearch(
             try (DirectoryStream<Path> stream = Files.newDirectoryStream(folder, glob)) {
                 stream.forEach(all::add);
             } catch (IOException e) {
-                // A folder that may not be read holds nothing for us.
+                // An unreadable folder is treated as empty.
                 LOG.debug("cuda: {} cannot be listed", folder, e);
             }
         }

@@ -21,17 +21,17 @@ import java.nio.file.Path;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 
-/// F32, BF16 and F16 on one NVIDIA GPU: products by cuBLAS, everything else by the kernels of `src-cuda`; their
-/// launchers are the `…Cuda` files. BF16 and F16 are storage: every kernel and product computes and adds up in F32.
+/// F32, BF16 and F16 on one NVIDIA GPU: products through cuBLAS, everything else by the kernels in `src-cuda`, which
+/// the `…Cuda` classes launch. BF16 and F16 are storage types: every kernel and product computes and accumulates in
+/// F32.
 ///
-/// Operations return when they are handed over; [#read] waits for them, and throws what went wrong on the way: an id or
-/// a label out of range is complained about there, not at the call. The same arguments give the same bits on the same
-/// kind of GPU.
+/// Operations return once they are submitted; [#read] waits for them and throws their errors, including ids or labels
+/// out of range, which are not detected at the call. The same arguments give the same bits on the same kind of GPU.
 ///
-/// Any number of threads may call operations at a time, each on outputs of its own: all go through one stream, those of
-/// a thread in its order, to the same bits. While one thread records a step ([#capture]) the calls of others fail. What
-/// went wrong is told to the thread that next reads or hands over work, which need not be the one that was wrong.
-/// Closing must be the last call.
+/// Any number of threads may call operations at the same time, each on its own outputs: all of them go through one
+/// stream, in order for each thread, and with the same bits. While one thread records a step ([#capture]), calls from
+/// others fail. Errors are thrown to the thread that next reads or submits work, which may not be the one that caused
+/// them. Closing must be the last call.
 public final class CudaBackend implements Backend {
     private final CudaDevice device;
     private final CudaMemory memory;
@@ -78,24 +78,23 @@ public final class CudaBackend implements Backend {
         }
     }
 
-    /// GPU number `ordinal`, counted from 0, for models of which weights and activations are of type `operands`, F32 or
-    /// BF16 ([#storage]). With BF16, the products of F32 that there are beside may be of TF32 ([#allowTf32]).
+    /// Opens GPU number `ordinal`, counted from 0, for models whose weights and activations are of type `operands`, F32
+    /// or BF16 ([#storage]). With BF16, F32 products may use TF32 ([#allowTf32]).
     ///
-    /// @throws BackendException saying what is missing and what to do about it
+    /// @throws BackendException saying what is missing and how to fix it
     public static CudaBackend open(int ordinal, DType operands) {
         return open(CudaLibraries.load(), ordinal, operands);
     }
 
-    /// The CPU stand-in for tests, built from `src-cuda/standin` into `folder`. It runs the same kernels and knows
-    /// nothing of a GPU; [dev.loran.kernels.Backends] never picks it. A process that has opened it cannot open a GPU
-    /// any more.
+    /// Opens the CPU stand-in for tests, built from `src-cuda/standin` into `folder`. It runs the same kernels without
+    /// a GPU; [dev.loran.kernels.Backends] never selects it. A process that has opened it can no longer open a GPU.
     public static CudaBackend standIn(Path folder, DType operands) {
         return open(CudaLibraries.loadStandIn(folder), 0, operands);
     }
 
     /// {@inheritDoc}
     ///
-    /// This very code over a device that does no work: an operation added here is counted right without being told.
+    /// The same code on a device that does no work, so that new operations are accounted for automatically.
     @Override
     public Backend hollow() {
         return new CudaBackend(CudaDevice.hollow(), description, operands);
@@ -114,8 +113,8 @@ public final class CudaBackend implements Backend {
         return description;
     }
 
-    /// Whether F32 products may round their operands to TF32 (ten bits of fraction), which is several times as fast;
-    /// allowed at first where operands are BF16, which are coarser still.
+    /// Sets whether F32 products may round their operands to TF32 (ten fraction bits), which is several times faster;
+    /// initially allowed if operands are BF16, which is coarser still.
     public void allowTf32(boolean allowed) {
         products.allowTf32(allowed);
     }
@@ -196,8 +195,8 @@ public final class CudaBackend implements Backend {
         memory.resetPeak();
     }
 
-    /// Bytes taken from the device: live, waiting for reuse, or lost to rounding up; it stands still once a step has
-    /// run at its largest shape.
+    /// Bytes allocated from the device: live, waiting for reuse, or lost to rounding up; constant once a step has run
+    /// at its largest shape.
     public long heldBytes() {
         return memory.heldBytes();
     }
@@ -207,18 +206,18 @@ public final class CudaBackend implements Backend {
         return device.call(device::memory)[1];
     }
 
-    /// Gives memory that waits for reuse back to the device.
+    /// Returns memory that waits for reuse to the device.
     public void trim() {
         memory.trim();
     }
 
-    /// How often the driver was handed work so far: each launch, product or copy counts, and so does a replay of
-    /// however many.
+    /// The number of submissions to the driver so far: each launch, product or copy counts as one, and so does each
+    /// replay of recorded work.
     public long submissions() {
         return device.submissions();
     }
 
-    /// Milliseconds of the device, by its own clock, for what `work` hands over; waits for it.
+    /// Milliseconds, measured by the device, for the work that `work` submits; waits for it.
     public double milliseconds(Runnable work) {
         return device.milliseconds(work);
     }
@@ -232,8 +231,8 @@ public final class CudaBackend implements Backend {
 
     /// {@inheritDoc}
     ///
-    /// As a CUDA graph. Memory that `step` allocates stays set aside for recorded steps, which share it, until the last
-    /// of them is closed; where memory runs out they are given up first.
+    /// Recorded as a CUDA graph. Memory that `step` allocates stays reserved for recorded steps, which share it, until
+    /// the last of them is closed; if memory runs out, recorded steps are dropped first.
     @Override
     public Replay capture(Runnable step) {
         if (isHollow()) {
@@ -251,7 +250,7 @@ public final class CudaBackend implements Backend {
         return CudaGraph.of(device, memory, staging, step);
     }
 
-    /// Waits for all work, then gives everything back to the device, live buffers too.
+    /// Waits for all work, then returns all memory to the device, including live buffers.
     @Override
     public void close() {
         memory.close();
@@ -376,7 +375,7 @@ public final class CudaBackend implements Backend {
 
     /// {@inheritDoc}
     ///
-    /// [CudaContext]: launches kernels of your own.
+    /// [CudaContext]: launches user-defined kernels.
     @Override
     public <T> @Nullable T capability(Class<T> type) {
         return type == CudaContext.class ? type.cast(cuda) : Backend.super.capability(type);

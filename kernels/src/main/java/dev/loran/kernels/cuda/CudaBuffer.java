@@ -5,10 +5,10 @@ import dev.loran.engine.backend.Buffer;
 import dev.loran.engine.backend.DType;
 import org.jspecify.annotations.Nullable;
 
-/// Memory of a GPU.
+/// A buffer in GPU memory.
 final class CudaBuffer extends Buffer {
     private final long address;
-    /// Where the block begins that this is a part of.
+    /// Start address of the block that contains this buffer.
     private final long block;
 
     private final @Nullable CudaMemory memory;
@@ -27,12 +27,12 @@ final class CudaBuffer extends Buffer {
         this.memory = null;
     }
 
-    /// Where the first element lies, in the device's address space.
+    /// Address of the first element, in the device's address space.
     long address() {
         return address;
     }
 
-    /// The address of the block that this lies in, as it was allocated.
+    /// Address of the allocated block that contains this buffer.
     long block() {
         return block;
     }

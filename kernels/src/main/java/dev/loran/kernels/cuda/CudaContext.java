@@ -8,8 +8,8 @@ import dev.loran.engine.backend.DTypeException;
 import dev.loran.engine.backend.Scratch;
 import org.jspecify.annotations.Nullable;
 
-/// What a kernel is launched with: addresses of buffers, and the device's one stream of work. The launchers of this
-/// package have it, and so has an operation of your own, by [Backend#capability]:
+/// What is needed to launch kernels: addresses of buffers, and the device's single stream of work. It is used by the
+/// launchers in this package and available to user-defined operations through [Backend#capability]:
 ///
 /// ```java
 /// CudaContext cuda = x.backend().capability(CudaContext.class);
@@ -19,7 +19,7 @@ import org.jspecify.annotations.Nullable;
 /// }
 /// ```
 ///
-/// Work is done in the order it is handed over, by any number of threads, and recorded where a step is being recorded.
+/// Work runs in the order of submission, from any number of threads, and is recorded while a step is being recorded.
 public final class CudaContext {
     private final Backend backend;
     private final CudaDevice device;
@@ -31,21 +31,21 @@ public final class CudaContext {
         this.memory = memory;
     }
 
-    /// The backend that all this belongs to: its primitives and families.
+    /// The backend that this context belongs to, with its primitives and kernel families.
     public Backend backend() {
         return backend;
     }
 
-    /// Memory for the length of a block.
+    /// Temporary memory for use in a try block.
     public Scratch scratch() {
         return new Scratch(backend);
     }
 
     // ---- arguments
 
-    /// Where `b` lies on the device.
+    /// The address of `b` on the device.
     ///
-    /// @throws BackendException if it lies elsewhere, or was released
+    /// @throws BackendException if it belongs to another backend or was released
     public long address(Buffer b) {
         if (!(b instanceof CudaBuffer c) || b.backend() != backend) {
             throw new BackendException("cuda: a buffer of " + b.size() + " elements of " + b.dtype()
@@ -59,7 +59,7 @@ public final class CudaContext {
         return c.address();
     }
 
-    /// As [#address(Buffer)], of a buffer that must be of `dtype`.
+    /// As [#address(Buffer)], for a buffer that must be of `dtype`.
     ///
     /// @throws DTypeException if it is not
     public long address(Buffer b, DType dtype) {
@@ -70,17 +70,17 @@ public final class CudaContext {
         return address(b);
     }
 
-    /// As [#address(Buffer, DType)]; 0 for none.
+    /// As [#address(Buffer, DType)]; 0 for null.
     public long optional(@Nullable Buffer b, DType dtype) {
         return b == null ? 0 : address(b, dtype);
     }
 
-    /// A float as an argument.
+    /// A float as a kernel argument.
     public static long bits(double value) {
         return CudaKernels.bits(value);
     }
 
-    /// The type of `b`, one that kernels compute with.
+    /// The type of `b`, which must be one that kernels can compute with.
     static DType floating(Buffer b) {
         if (!b.dtype().isFloating() || b.dtype() == DType.F64) {
             throw new DTypeException("cuda: a buffer of " + b.size() + " elements is " + b.dtype()
@@ -89,27 +89,28 @@ public final class CudaContext {
         return b.dtype();
     }
 
-    /// Address of the `Complaint` that kernels write to.
+    /// The address of the `Complaint` that kernels write to.
     long complaint() {
         return device.complaint();
     }
 
     // ---- work
 
-    /// Launches a kernel of your own on `grid` blocks of `block` threads, each up to three numbers, with `shared` bytes
-    /// of shared memory a block; none where a number of blocks is 0. Arguments are addresses, integers, or floats by
-    /// [#bits]. What goes wrong on the device is told by a later call, at the latest by [Backend#read].
+    /// Launches a user-defined kernel on `grid` blocks of `block` threads, each given by up to three numbers, with
+    /// `shared` bytes of shared memory per block; does nothing if a number of blocks is 0. Arguments are addresses,
+    /// integers, or floats converted by [#bits]. Errors on the device are thrown by a later call, at the latest by
+    /// [Backend#read].
     public void launch(PtxKernel kernel, int[] grid, int[] block, int shared, long... arguments) {
         device.launch(kernel, grid, block, shared, arguments);
     }
 
-    /// Launches kernel `name` of the shipped `file`; arguments as of [#launch(PtxKernel, int[], int[], int, long...)],
-    /// a struct last, its words in order ([CudaKernels#words]).
+    /// Launches kernel `name` of the bundled `file`; arguments as in [#launch(PtxKernel, int[], int[], int, long...)],
+    /// with a struct last, as its words in order ([CudaKernels#words]).
     void launch(String file, String name, int[] grid, int[] block, long... arguments) {
         device.launchShared(file, name, grid, block, 0, arguments);
     }
 
-    /// As [#launch(String, String, int[], int[], long...)], with `shared` bytes of shared memory a block.
+    /// As [#launch(String, String, int[], int[], long...)], with `shared` bytes of shared memory per block.
     void launchShared(String file, String name, int[] grid, int[] block, int shared, long[] arguments) {
         device.launchShared(file, name, grid, block, shared, arguments);
     }

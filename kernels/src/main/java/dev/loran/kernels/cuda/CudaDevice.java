@@ -18,15 +18,26 @@ import jcuda.driver.CUstream;
 import jcuda.driver.CUstream_flags;
 import jcuda.driver.JCudaDriver;
 
-/// One GPU: its context, which a thread of its own has, one stream, the loaded kernels. What goes wrong with work is
-/// told at the latest by [#synchronize].
+/// One GPU: its context, which is owned by a dedicated thread, one stream, and the loaded kernels. Errors of submitted
+/// work are thrown at the latest by [#synchronize].
 ///
-/// A hollow one has no thread and no GPU: it drops work, and gives addresses of memory that is not there.
+/// A hollow device has neither thread nor GPU: it discards work, and returns addresses of nonexistent memory.
 final class CudaDevice extends CudaThread implements AutoCloseable {
     private static final int MIN_DRIVER = 12000;
     private static final int MIN_CAPABILITY = 8;
     private static final int HOST_ALLOC_DEVICE_MAP = 2;
     private static final int CAPTURE_RELAXED = 2;
+
+    /// An address in the form of a JCuda pointer.
+    static final class Address extends Pointer {
+        Address(long address) {
+            super(address);
+        }
+
+        long value() {
+            return getNativePointer() + getByteOffset();
+        }
+    }
 
     private final Arena arena = Arena.ofShared();
     private long nextAddress = 1;
@@ -39,12 +50,12 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
     private int capability;
     private long submissions;
 
-    /// Where kernels say what was wrong with their arguments: `Complaint` of common.cuh.
+    /// Where kernels report invalid arguments: `Complaint` of common.cuh.
     private MemorySegment complaint = MemorySegment.NULL;
 
     private long complaintAddress;
 
-    /// GPU `ordinal` of the loaded driver.
+    /// Opens GPU `ordinal` of the loaded driver.
     ///
     /// @throws BackendException saying why it cannot be used
     CudaDevice(int ordinal) {
@@ -69,7 +80,7 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
         return new CudaDevice();
     }
 
-    /// As [#execute], for work that the driver is handed.
+    /// As [#execute], for work that is submitted to the driver.
     void submit(Work work) {
         execute(() -> {
             submissions++;
@@ -131,17 +142,17 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
         return stream;
     }
 
-    /// The major number of its compute capability.
+    /// The major version of its compute capability.
     int capability() {
         return capability;
     }
 
-    /// The device's name, as the driver gives it.
+    /// The device's name as reported by the driver.
     String name() {
         return name;
     }
 
-    /// Waits for all work, gives everything back and ends the thread.
+    /// Waits for all work, releases everything and ends the thread.
     @Override
     public void close() {
         if (isClosed()) {
@@ -166,7 +177,7 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
 
     // ---- memory; on the owner thread
 
-    /// `bytes` bytes of device memory; 0 if there are not so many.
+    /// Allocates `bytes` bytes of device memory; 0 if not enough is free.
     long allocate(long bytes) {
         if (isHollow()) {
             nextAddress += bytes;
@@ -185,7 +196,7 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
         CudaLibraries.check("cuMemFree", JCudaDriver.cuMemFree(pointer(address)));
     }
 
-    /// Bytes free, and bytes in all.
+    /// Free bytes and total bytes.
     long[] memory() {
         long[] free = new long[1];
         long[] total = new long[1];
@@ -201,7 +212,7 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
         return new Copy(p).value();
     }
 
-    /// Reads what a device pointer keeps to itself and its subclasses.
+    /// Reads a pointer value that is accessible only to subclasses.
     private static final class Copy extends CUdeviceptr {
         Copy(CUdeviceptr p) {
             super(p);
@@ -212,7 +223,7 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
         }
     }
 
-    /// Page-locked memory, which the device copies from and to by itself.
+    /// Page-locked memory, which the device can access directly.
     @SuppressWarnings("restricted")
     MemorySegment pinned(long bytes) {
         Address p = new Address(0);
@@ -224,7 +235,7 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
         JCudaDriver.cuMemFreeHost(new Address(pinned.address()));
     }
 
-    /// An event after all work handed over so far, for [#await(CUevent)].
+    /// Records an event after all work submitted so far, for [#await(CUevent)].
     void record(CUevent event) {
         CudaLibraries.check("cuEventRecord", JCudaDriver.cuEventRecord(event, stream));
     }
@@ -258,7 +269,7 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
         return elapsed[0];
     }
 
-    /// Waits until the device has done all that it was handed.
+    /// Waits until the device has completed all submitted work.
     void finish() {
         CudaLibraries.check("cuStreamSynchronize", JCudaDriver.cuStreamSynchronize(stream));
     }
@@ -287,16 +298,16 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
         }
     }
 
-    /// Waits for all work handed over before.
+    /// Waits for all work submitted before.
     ///
-    /// @throws BackendException if any of it failed, or a kernel complained about its arguments
+    /// @throws BackendException if any of it failed, or a kernel reported invalid arguments
     void synchronize() {
         await(this::finish);
     }
 
-    /// Does `work`, which waits for work handed over before.
+    /// Runs `work`, which waits for work submitted before.
     ///
-    /// @throws BackendException if any of that failed, or a kernel complained about its arguments
+    /// @throws BackendException if any of that failed, or a kernel reported invalid arguments
     void await(Work work) {
         refuseWhileCapturing();
         String said = call(() -> {
@@ -321,28 +332,28 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
         };
     }
 
-    /// Address of the `Complaint` that kernels write to.
+    /// The address of the `Complaint` that kernels write to.
     long complaint() {
         return complaintAddress;
     }
 
     // ---- launches; on any thread
 
-    /// Launches kernel `name` of `file` on `grid` blocks of `block` threads, each up to three numbers. Arguments are
-    /// addresses, integers, or floats by [CudaKernels#bits]; a struct comes last, its words in order
-    /// ([CudaKernels#words]).
+    /// Launches kernel `name` of `file` on `grid` blocks of `block` threads, each given by up to three numbers.
+    /// Arguments are addresses, integers, or floats converted by [CudaKernels#bits]; a struct comes last, as its words
+    /// in order ([CudaKernels#words]).
     void launch(String file, String name, int[] grid, int[] block, long... arguments) {
         launchShared(file, name, grid, block, 0, arguments);
     }
 
-    /// As [#launch], with `shared` bytes of shared memory a block.
+    /// As [#launch], with `shared` bytes of shared memory per block.
     void launchShared(String file, String name, int[] grid, int[] block, int shared, long[] arguments) {
         if (hasBlocks(grid)) {
             submit(() -> kernels.launch(stream, kernels.shipped(file, name), name, grid, block, shared, arguments));
         }
     }
 
-    /// As [#launch], of a kernel that came with its text.
+    /// As [#launch], for a kernel supplied as PTX text.
     void launch(PtxKernel kernel, int[] grid, int[] block, int shared, long[] arguments) {
         if (hasBlocks(grid)) {
             submit(() -> kernels.launch(stream, kernels.own(kernel), kernel.name(), grid, block, shared, arguments));
@@ -360,7 +371,7 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
 
     // ---- recording; on any thread
 
-    /// From here on work is recorded, and not done.
+    /// From now on work is recorded instead of executed.
     void beginCapture() {
         reserve();
         boolean begun = false;
@@ -376,14 +387,14 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
 
     private void beginRecording() {
         call(() -> {
-            // Relaxed, for memory may be asked for in between; nothing recorded waits for it.
-            CudaLibraries.check("cuStreamBeginCapture", JCudaDriver.cuStreamBeginCapture(stream, CAPTURE_RELAXED));
+            // Relaxed, because memory may be allocated in between; nothing recorded depends on that.
+            check("cuStreamBeginCapture", JCudaDriver.cuStreamBeginCapture(stream, CAPTURE_RELAXED));
             return true;
         });
     }
 
-    /// Ends what [#beginCapture] began, whatever failed since; without `keep`, and where work failed, what was recorded
-    /// is dropped.
+    /// Ends the recording begun by [#beginCapture], even if something failed since; the recorded work is dropped if
+    /// `keep` is false or work failed.
     CUgraphExec endCapture(boolean keep) {
         try {
             return ask(() -> {
@@ -397,7 +408,7 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
                         CudaLibraries.check("cuGraphInstantiate", JCudaDriver.cuGraphInstantiate(exec, graph, 0));
                     }
                 } finally {
-                    // What else failed in a recording that is dropped is of no interest any more.
+                    // Other failures in a dropped recording no longer matter.
                     forgetFailure();
                     if (status == CUresult.CUDA_SUCCESS) {
                         JCudaDriver.cuGraphDestroy(graph);
@@ -410,12 +421,12 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
         }
     }
 
-    /// Does again what was recorded.
+    /// Replays recorded work.
     void launch(CUgraphExec recorded) {
         submit(() -> CudaLibraries.check("cuGraphLaunch", JCudaDriver.cuGraphLaunch(recorded, stream)));
     }
 
-    /// How often the driver was handed a launch, a product, a copy or recorded work.
+    /// The number of launches, products, copies and replays submitted to the driver.
     long submissions() {
         return call(() -> submissions);
     }

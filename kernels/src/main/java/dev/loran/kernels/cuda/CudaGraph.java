@@ -8,8 +8,8 @@ import jcuda.driver.CUgraphExec;
 import jcuda.driver.JCudaDriver;
 import org.jspecify.annotations.Nullable;
 
-/// Work of one device, recorded as a CUDA graph: launches, products and copies with the addresses they had. Its memory
-/// is set aside by [CudaMemory] while it lives.
+/// Work of one device, recorded as a CUDA graph: launches, products and copies with their recorded addresses. While it
+/// exists, [CudaMemory] reserves its memory.
 final class CudaGraph implements Backend.Replay {
     private final CudaDevice device;
     private final CudaMemory memory;
@@ -59,7 +59,7 @@ final class CudaGraph implements Backend.Replay {
         }
     }
 
-    /// Drops recorded work, once it is done, and the page-locked memory it copies from.
+    /// Destroys recorded work once it has completed, and frees the page-locked memory that it copies from.
     private static void drop(CudaDevice device, @Nullable CUgraphExec work, List<MemorySegment> constants) {
         device.execute(() -> {
             device.finish();

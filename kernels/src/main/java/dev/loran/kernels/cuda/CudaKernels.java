@@ -13,13 +13,13 @@ import jcuda.driver.CUmodule;
 import jcuda.driver.CUstream;
 import jcuda.driver.JCudaDriver;
 
-/// The kernels of one device: each file of PTX is compiled by the driver when the first of its kernels is launched.
-/// Used on the device's thread alone.
+/// The kernels of one device: the driver compiles each PTX file when the first of its kernels is launched. Used only on
+/// the device's thread.
 ///
-/// Arguments go through one block of memory outside of the heap, values and table of their addresses: a tree of JCuda's
-/// pointers would cost more than the launch.
+/// Arguments are passed through one block of off-heap memory that holds the values and a table of their addresses: a
+/// tree of JCuda pointers would cost more than the launch.
 final class CudaKernels {
-    /// Arguments of one launch, a struct counted by its 8-byte words: what the driver takes at most.
+    /// Maximum number of arguments of a launch, where a struct counts as its 8-byte words: the driver's limit.
     private static final int MAX_ARGUMENTS = 512;
 
     private final Map<String, CUmodule> modules = new HashMap<>();
@@ -28,7 +28,7 @@ final class CudaKernels {
     private final MemorySegment values;
     private final MemorySegment addresses;
 
-    /// The argument block lives in `arena`.
+    /// Allocates the argument block in `arena`.
     CudaKernels(Arena arena) {
         values = arena.allocate(MAX_ARGUMENTS * 8L, 16);
         addresses = arena.allocate(MAX_ARGUMENTS * 8L, 16);
@@ -37,12 +37,12 @@ final class CudaKernels {
         }
     }
 
-    /// The kernel `name` of the shipped `file`.
+    /// The kernel `name` of the bundled `file`.
     CUfunction shipped(String file, String name) {
         return functions.computeIfAbsent(name, n -> function(file, n, () -> ptx(file)));
     }
 
-    /// A kernel that came with its text.
+    /// A kernel supplied as PTX text.
     CUfunction own(PtxKernel kernel) {
         return own.computeIfAbsent(kernel, k -> function(k.ptx(), k.name(), k::ptx));
     }
@@ -71,7 +71,7 @@ final class CudaKernels {
                         null));
     }
 
-    /// A float as an argument.
+    /// A float as a kernel argument.
     static long bits(double value) {
         return Float.floatToRawIntBits((float) value) & 0xffffffffL;
     }
@@ -89,7 +89,7 @@ final class CudaKernels {
         return i < sizes.length ? sizes[i] : 1;
     }
 
-    /// @param key what one text is told from others by
+    /// @param key identifies the PTX text
     private CUfunction function(String key, String name, Supplier<String> text) {
         CUmodule module = modules.computeIfAbsent(key, k -> {
             CUmodule m = new CUmodule();
@@ -105,7 +105,7 @@ final class CudaKernels {
         modules.values().forEach(JCudaDriver::cuModuleUnload);
     }
 
-    /// The shipped text of `file`, which `src-cuda/build` makes.
+    /// The bundled PTX of `file`, which `src-cuda/build` generates.
     static String ptx(String file) {
         return PtxKernel.text(CudaKernels.class, file + ".ptx");
     }

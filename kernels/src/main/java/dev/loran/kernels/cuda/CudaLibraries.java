@@ -21,13 +21,13 @@ import org.jspecify.annotations.Nullable;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
-/// Loads the driver, cuBLAS and JCuda's natives into this process, once.
+/// Loads the driver, cuBLAS and JCuda's native libraries into this process, once.
 ///
-/// JCuda's native is bound to cuBLAS 12; where [CublasSearch] finds only 13, which has every function of 12, the copy
-/// we extract is bound to that instead.
+/// JCuda's native library is linked to cuBLAS 12. If [CublasSearch] finds only version 13, which has all functions of
+/// 12, the extracted copy is linked to that instead.
 ///
-/// JCuda's own extraction writes to a fixed name in the shared temporary folder and takes whatever it finds there; so
-/// we extract into a private folder, and let it find its files there.
+/// JCuda's own extraction writes to a fixed name in the shared temporary folder and uses any file that it finds there.
+/// The libraries are therefore extracted into a private folder first, where JCuda then finds them.
 final class CudaLibraries {
     private static final Logger LOG = LoggerFactory.getLogger(CudaLibraries.class);
     private static final String DRIVER = "libcuda.so.1";
@@ -36,7 +36,7 @@ final class CudaLibraries {
     private static final String VERSION = "12.6.0";
     private static final String NATIVE = "lib%s-" + VERSION + "-linux-x86_64.so";
 
-    /// What this process has loaded: the natives of a process cannot be unloaded or loaded twice.
+    /// What this process has loaded: native libraries can be neither unloaded nor loaded twice.
     private static @Nullable CudaLibraries loaded;
 
     private final Cublas cublas;
@@ -51,9 +51,9 @@ final class CudaLibraries {
         return cublas;
     }
 
-    /// The installed driver and cuBLAS.
+    /// Loads the installed driver and cuBLAS.
     ///
-    /// @throws BackendException saying what is missing and what to do about it
+    /// @throws BackendException saying what is missing and how to fix it
     static synchronized CudaLibraries load() {
         if (loaded != null && loaded.standIn) {
             throw new BackendException("cuda: this process runs on the CPU stand-in");
@@ -71,7 +71,7 @@ final class CudaLibraries {
         return loaded;
     }
 
-    /// The CPU stand-in of `folder`, for tests.
+    /// Loads the CPU stand-in in `folder`, for tests.
     static synchronized CudaLibraries loadStandIn(Path folder) {
         if (loaded != null && !loaded.standIn) {
             throw new BackendException("cuda: this process runs on the installed driver, not on a stand-in");
@@ -103,10 +103,10 @@ final class CudaLibraries {
         }
     }
 
-    /// What a GPU needs beside itself, in the order in which people install it: a system that JCuda knows, a driver,
+    /// Checks the requirements for a GPU, in the usual order of installation: a platform that JCuda supports, a driver,
     /// cuBLAS.
     ///
-    /// @throws BackendException saying what is missing and what to do about it
+    /// @throws BackendException saying what is missing and how to fix it
     static Cublas require(String system, CublasSearch search) {
         requirePlatform(system);
         if (!search.loaderKnows().test(DRIVER)) {
@@ -132,7 +132,7 @@ final class CudaLibraries {
 
     // ---- natives
 
-    /// The loader resolves later references to a library of the same name by what is loaded already.
+    /// Preloads a library: the loader resolves later references to the same name to it.
     static void preload(Path cublas) {
         Path light = cublas.resolveSibling(cublas.getFileName().toString().replace("cublas", "cublasLt"));
         if (Files.isRegularFile(light)) {
@@ -152,14 +152,14 @@ final class CudaLibraries {
 
     private static CudaLibraries loadNatives(Cublas cublas, boolean standIn) {
         try {
-            // Readable by this user alone.
+            // The folder is accessible to this user only.
             Path folder = Files.createTempDirectory("loran-cuda-");
             List<Path> files = List.of(
                     extract(folder, "JCudaDriver", cublas.major()),
                     extract(folder, "JCudaRuntime", cublas.major()),
                     extract(folder, "JCublas2", cublas.major()));
             String before = System.getProperty("java.io.tmpdir");
-            // JCuda reads this when it loads, and takes a file that is there already.
+            // JCuda reads this property when it loads, and uses files that exist there already.
             System.setProperty("java.io.tmpdir", folder.toString());
             try {
                 JCudaDriver.setExceptionsEnabled(false);
@@ -168,7 +168,7 @@ final class CudaLibraries {
             } finally {
                 System.setProperty("java.io.tmpdir", before);
             }
-            // Loaded libraries stay in memory without their files.
+            // Loaded libraries remain usable after their files are deleted.
             for (Path file : files) {
                 Files.deleteIfExists(file);
             }
@@ -201,8 +201,9 @@ final class CudaLibraries {
         }
     }
 
-    /// Makes the ELF library `elf` need `to` where it needed `from`, a name of the same length: in its string table,
-    /// and in the hashes of the symbol versions of that name. A library that needs no `from` stays as it is.
+    /// Changes a dependency of the ELF library `elf` from `from` to `to`, a name of the same length, in its string
+    /// table and in the hashes of that name in the symbol versions. A library that does not depend on `from` stays
+    /// unchanged.
     static void retarget(byte[] elf, String from, String to) {
         ByteBuffer b = ByteBuffer.wrap(elf).order(ByteOrder.LITTLE_ENDIAN);
         long sections = b.getLong(0x28);
@@ -240,7 +241,7 @@ final class CudaLibraries {
         }
     }
 
-    /// The System V ABI's hash of a symbol's name.
+    /// The System V ABI's hash function for symbol names.
     private static int elfHash(String name) {
         int h = 0;
         for (int i = 0; i < name.length(); i++) {

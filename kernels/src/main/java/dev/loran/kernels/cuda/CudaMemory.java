@@ -9,17 +9,16 @@ import java.util.Map;
 import java.util.Set;
 import org.jspecify.annotations.Nullable;
 
-/// Device memory that is used again: what is given back waits in a list of its size class for the next request, so that
-/// a training step, once it has run at its largest shape, asks the driver for nothing (which would wait for the
+/// Caching allocator for device memory: a released block waits in a list of its size class for the next request. Once a
+/// training step has run at its largest shape, it therefore requests nothing from the driver (which would wait for the
 /// device).
 ///
-/// What is given back may still be read by work that was handed over before; all work goes through one stream, so the
-/// next owner's comes later. What recorded work allocated on its way is set aside for such work alone, which writes
-/// there whenever it is replayed: one after the other, so that all of it shares that memory. Classes are four to a
-/// power of two up to 64 MiB, multiples of 2 MiB above. The counters speak of the exact sizes asked for. Safe for
-/// several threads.
+/// A released block may still be read by work submitted before; as all work goes through one stream, the next owner's
+/// work runs later. Blocks that recorded work allocates are reserved for recorded work, which writes to them whenever
+/// it is replayed; replays run one after another, so that all of them share these blocks. There are four classes per
+/// power of two up to 64 MiB, and multiples of 2 MiB above. The counters report the exact sizes requested. Thread-safe.
 final class CudaMemory implements AutoCloseable {
-    /// What cuMemAlloc promises, and more than any access of a kernel needs.
+    /// The alignment that cuMemAlloc guarantees, which is more than any kernel access needs.
     private static final long SMALLEST = 512;
 
     private static final long LARGE = 64L << 20;
@@ -28,7 +27,7 @@ final class CudaMemory implements AutoCloseable {
     private final CudaDevice device;
     private final Map<Long, ArrayDeque<Long>> free = new HashMap<>();
     private final Set<Long> addresses = new HashSet<>();
-    /// What is set aside, and what of it is free while more is recorded.
+    /// The reserved blocks, and those of them that are free while more work is recorded.
     private final Set<Long> reserved = new HashSet<>();
 
     private final Map<Long, ArrayDeque<Long>> freeReserved = new HashMap<>();
@@ -41,7 +40,7 @@ final class CudaMemory implements AutoCloseable {
     private long freeBytes;
     private boolean closed;
 
-    /// The memory that recorded work uses and does not own: when some of that is given back, it is lost.
+    /// The memory that recorded work uses but does not own: releasing any of it invalidates the recording.
     static final class Recording {
         private final Set<Long> uses = new HashSet<>();
         private final Thread by = Thread.currentThread();
@@ -69,7 +68,7 @@ final class CudaMemory implements AutoCloseable {
         return recording;
     }
 
-    /// Ends the recording: how many bytes that were allocated on the way are live.
+    /// Ends the recording; returns how many bytes allocated during it are still live.
     synchronized long endRecording() {
         current = null;
         return liveReserved;
@@ -87,7 +86,7 @@ final class CudaMemory implements AutoCloseable {
         }
     }
 
-    /// Forgets recorded work; with the last of it what was set aside waits for reuse by all.
+    /// Drops recorded work; once none is left, the reserved blocks become available to all requests.
     synchronized void drop(Recording recording) {
         recording.lost = true;
         if (current == recording) {
@@ -103,9 +102,9 @@ final class CudaMemory implements AutoCloseable {
         }
     }
 
-    /// The address of at least `bytes` bytes, contents undefined.
+    /// The address of a block of at least `bytes` bytes, with undefined contents.
     ///
-    /// @throws BackendException if the device has none left, even with all that waits for reuse given back
+    /// @throws BackendException if the device has none left, even after releasing all memory that waits for reuse
     synchronized long take(long bytes) {
         if (current != null && current.by != Thread.currentThread()) {
             throw new BackendException("cuda: thread " + current.by.getName()
@@ -158,7 +157,7 @@ final class CudaMemory implements AutoCloseable {
         return address;
     }
 
-    /// Takes back the block at `address`, of which `bytes` bytes had been asked for.
+    /// Takes back the block at `address`, for which `bytes` bytes had been requested.
     synchronized void give(long address, long bytes) {
         liveBytes -= bytes;
         if (!closed) {
@@ -178,7 +177,7 @@ final class CudaMemory implements AutoCloseable {
         }
     }
 
-    /// Gives all memory that waits for reuse back to the device.
+    /// Returns all memory that waits for reuse to the device.
     synchronized void trim() {
         free.forEach((size, list) -> list.forEach(address -> {
             device.execute(() -> device.free(address));
@@ -201,12 +200,12 @@ final class CudaMemory implements AutoCloseable {
         peakBytes = liveBytes;
     }
 
-    /// Bytes taken from the device: live, waiting for reuse, or lost to rounding up.
+    /// Bytes allocated from the device: live, waiting for reuse, or lost to rounding up.
     synchronized long heldBytes() {
         return heldBytes;
     }
 
-    /// Gives everything back to the device, live memory too.
+    /// Returns everything to the device, including live memory.
     @Override
     public synchronized void close() {
         if (!closed) {

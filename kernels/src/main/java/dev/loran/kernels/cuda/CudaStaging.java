@@ -10,12 +10,12 @@ import jcuda.driver.CUevent;
 import jcuda.driver.JCudaDriver;
 import org.jspecify.annotations.Nullable;
 
-/// Page-locked memory between host and device. On the way in two halves take turns: one is filled while the device
-/// copies from the other. On the way out a few numbers each have a place of their own, so that reading those of one
-/// step does not wait for the next.
+/// Page-locked memory for transfers between host and device. Transfers to the device alternate between two halves: one
+/// is filled while the device copies from the other. For small transfers to the host each has its own place, so that
+/// reading the results of one step does not wait for the next.
 final class CudaStaging {
     private static final long HALF = 4 << 20;
-    /// Up to here the caller does not wait for a half to be free.
+    /// Transfers up to this size do not make the caller wait for a free half.
     private static final long SMALL = 256 << 10;
 
     private static final int PLACES = 32;
@@ -39,7 +39,7 @@ final class CudaStaging {
         }
     }
 
-    /// Waits for all work before.
+    /// Waits for all earlier work and releases the memory.
     void close() {
         if (!device.isHollow()) {
             device.call(() -> {
@@ -75,12 +75,12 @@ final class CudaStaging {
         }
     }
 
-    /// `bytes` bytes of a half, not in use.
+    /// `bytes` unused bytes of a half.
     private MemorySegment room(long bytes) {
         if (used + bytes > HALF) {
             device.record(emptied[half]);
             half = 1 - half;
-            // Before its first use an event counts as passed.
+            // An event that was never recorded counts as completed.
             CudaDevice.await(emptied[half]);
             used = 0;
         }
@@ -125,7 +125,7 @@ final class CudaStaging {
         return taken;
     }
 
-    /// Waits for all work handed over before.
+    /// Waits for all work submitted before, and reads.
     synchronized void read(MemorySegment dst, long address) {
         long bytes = dst.byteSize();
         if (bytes == 0) {
@@ -158,7 +158,7 @@ final class CudaStaging {
         return reading;
     }
 
-    /// A few numbers on their way out.
+    /// A small transfer to the host.
     private final class Reading implements Supplier<MemorySegment> {
         private final long address;
         private final MemorySegment result;
@@ -175,7 +175,7 @@ final class CudaStaging {
             place = (place + 1) % PLACES;
             Reading before = readings[here];
             if (before != null) {
-                // Nobody asked for it yet, and somebody may.
+                // It has not been requested yet, but may still be.
                 before.finish();
             }
             readings[here] = this;

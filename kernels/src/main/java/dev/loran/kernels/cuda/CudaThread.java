@@ -11,8 +11,8 @@ import org.jspecify.annotations.Nullable;
 
 /// The platform thread that owns a GPU's context.
 ///
-/// Work is handed to it and done in the order it was handed over; [#execute] does not wait for it. An error of such
-/// work is thrown by a later call. A hollow one has no thread: it drops work.
+/// Work is submitted to it and runs in the order of submission; [#execute] does not wait for it. An error of such work
+/// is thrown by a later call. A hollow instance has no thread and discards work.
 class CudaThread {
     private static final int QUEUE = 1024;
     private static final String CLOSED = "cuda: the backend is closed";
@@ -23,19 +23,20 @@ class CudaThread {
     }
 
     private final BlockingQueue<Work> queue = new ArrayBlockingQueue<>(QUEUE);
-    /// Null where this is hollow.
+    /// Null for a hollow instance.
     private final @Nullable Thread owner;
 
     private volatile @Nullable RuntimeException failure;
     private volatile boolean closed;
 
-    /// The thread that records a step; null for none. It changes under [#handover].
+    /// The thread that records a step; null for none. Written under [#handover].
     private volatile @Nullable Thread capturer;
 
-    /// Held while work is put into the queue: none of another thread's comes between those of a step being recorded.
+    /// Held while work is put into the queue, so that no other thread's work gets between that of a step being
+    /// recorded.
     private final Object handover = new Object();
 
-    /// @param name of the thread; null for a hollow one
+    /// @param name of the thread; null for a hollow instance
     CudaThread(@Nullable String name) {
         owner = name == null ? null : Thread.ofPlatform().name(name).daemon().start(this::work);
     }
@@ -57,15 +58,15 @@ class CudaThread {
                     failure = e;
                 }
             } catch (InterruptedException e) {
-                // Nobody interrupts this thread but to end it.
+                // This thread is interrupted only to end it.
                 return;
             }
         }
     }
 
-    // ---- handing over; on any thread
+    // ---- submitting; on any thread
 
-    /// Hands `work` over and goes on.
+    /// Submits `work` without waiting for it.
     ///
     /// @throws BackendException if earlier work failed
     final void execute(Work work) {
@@ -78,7 +79,7 @@ class CudaThread {
         }
     }
 
-    /// Whoever interrupts the caller does not mean the device: half of a step would be handed over.
+    /// An interrupt of the caller must not affect the device: it would leave half of a step submitted.
     private void put(Work work) {
         synchronized (handover) {
             refuseBesideCapture();
@@ -97,7 +98,7 @@ class CudaThread {
         }
     }
 
-    /// Hands `work` over and waits for its result.
+    /// Submits `work` and waits for its result.
     ///
     /// @throws BackendException if earlier work failed
     final <T> T call(Supplier<T> work) {
@@ -105,7 +106,7 @@ class CudaThread {
         return ask(work);
     }
 
-    /// As [#call], whatever failed before.
+    /// As [#call], but ignores earlier failures.
     final <T> T ask(Supplier<T> work) {
         if (isHollow()) {
             return work.get();
@@ -139,14 +140,14 @@ class CudaThread {
         }
     }
 
-    /// What failed so far is of no interest any more.
+    /// Discards the failure recorded so far.
     final void forgetFailure() {
         failure = null;
     }
 
     // ---- while a step is recorded
 
-    /// Lets only the calling thread hand over work, until [#endReservation].
+    /// Allows only the calling thread to submit work, until [#endReservation].
     final void reserve() {
         synchronized (handover) {
             refuseBesideCapture();
@@ -168,7 +169,7 @@ class CudaThread {
         }
     }
 
-    /// Only the thread that records a step may hand over work, or ask for memory, until it is recorded.
+    /// While a step is being recorded, only the recording thread may submit work or request memory.
     private void refuseBesideCapture() {
         Thread by = capturer;
         if (by != null && by != Thread.currentThread()) {
@@ -179,13 +180,13 @@ class CudaThread {
 
     // ---- the end
 
-    /// Takes no more work, does what was handed over before, and ends the thread.
+    /// Accepts no more work, completes what was submitted before, and ends the thread.
     final void stop() {
         closed = true;
         if (isHollow()) {
             return;
         }
-        // The thread may wait for work.
+        // Wakes the thread if it is waiting for work.
         put(() -> {});
         boolean interrupted = false;
         while (Objects.requireNonNull(owner).isAlive()) {

@@ -2,11 +2,11 @@ package dev.loran.kernels.cuda;
 
 import dev.loran.engine.backend.BackendException;
 
-/// A shape with the strides of one or two operands, with as few dimensions as describe the same walk: those of size 1
-/// are left out, and neighbours that every operand steps through evenly become one.
+/// A shape with the strides of one or two operands, reduced to the fewest dimensions that describe the same traversal:
+/// those of size 1 are omitted, and adjacent ones that every operand traverses contiguously are merged.
 ///
-/// @param sizes first the shape, then an operand's strides in each further row
-/// @param count dimensions that are left
+/// @param sizes the shape in the first row, then the strides of one operand per row
+/// @param count the number of remaining dimensions
 record Dims(int[][] sizes, int count) {
     /// DIMS of the kernels.
     static final int MAX = 6;
@@ -35,7 +35,7 @@ record Dims(int[][] sizes, int count) {
         return new Dims(sizes, count);
     }
 
-    /// Whether every operand's elements lie side by side in the order of the walk.
+    /// Whether the elements of every operand are contiguous in traversal order.
     boolean dense() {
         for (int o = 1; o < sizes.length; o++) {
             if (count > 1 || count == 1 && sizes[o][0] != 1) {
@@ -45,7 +45,7 @@ record Dims(int[][] sizes, int count) {
         return true;
     }
 
-    /// The struct of the kernels: each row with its dimensions at the end, sizes of 1 in front.
+    /// The struct for the kernels: each row is right-aligned and padded with sizes of 1 in front.
     int[] words() {
         int[] words = new int[sizes.length * MAX];
         for (int r = 0; r < sizes.length; r++) {

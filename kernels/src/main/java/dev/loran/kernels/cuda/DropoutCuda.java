@@ -20,7 +20,7 @@ final class DropoutCuda {
                 CudaKernels.words(arguments, words(mask)));
     }
 
-    /// Where the mask's micro-step lies.
+    /// The address of the mask's micro-step.
     static long step(CudaContext cuda, DropoutMask mask) {
         return cuda.address(mask.microStep(), DType.I32);
     }

@@ -2,12 +2,12 @@ package dev.loran.kernels.cuda;
 
 import dev.loran.engine.backend.DType;
 
-/// How many threads a launch gets. Sizes follow from the shape alone, so that the order of a sum does too.
+/// Launch sizes. They depend only on the shape, so that the order of summation does too.
 final class Grid {
     /// FLAT_THREADS of common.cuh.
     static final int[] FLAT_BLOCK = {256};
 
-    /// Elements of one thread, before it takes a second turn.
+    /// Elements per thread before it loops.
     private static final int PER_THREAD = 4;
 
     private static final int MAX_FLAT = 2048;
@@ -16,19 +16,19 @@ final class Grid {
 
     private Grid() {}
 
-    /// Blocks for `n` elements that threads walk over in strides.
+    /// Blocks for `n` elements that threads process in a grid-stride loop.
     static int[] flat(long n) {
         long perBlock = (long) FLAT_BLOCK[0] * PER_THREAD;
         return new int[] {(int) Math.min((n + perBlock - 1) / perBlock, MAX_FLAT)};
     }
 
-    /// A block for a row of `cols` elements: whole warps, a thread for every four elements at most.
+    /// A block for a row of `cols` elements: whole warps, with at most one thread per four elements.
     static int[] row(int cols) {
         int threads = (cols + PER_THREAD - 1) / PER_THREAD;
         return new int[] {Math.min(ROW_THREADS, Math.max(WARP, (threads + WARP - 1) / WARP * WARP))};
     }
 
-    /// What kernels are called for elements of `dtype`.
+    /// The suffix of kernel names for elements of `dtype`.
     static String suffix(DType dtype) {
         return switch (dtype) {
             case F32 -> "_f32";

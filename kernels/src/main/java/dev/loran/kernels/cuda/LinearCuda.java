@@ -10,10 +10,10 @@ import dev.loran.engine.backend.Matrix;
 import dev.loran.engine.backend.Scratch;
 import org.jspecify.annotations.Nullable;
 
-/// Launches `loralinear.cu`: the low-rank half of a LoRA layer under dropout, the mask made where it is needed. All
-/// else are products of cuBLAS.
+/// Launches `loralinear.cu`: the low-rank part of a LoRA layer with dropout, where the mask is computed on the fly.
+/// Everything else is done by cuBLAS products.
 record LinearCuda(Backend backend, CudaContext cuda) implements LinearKernels {
-    /// Larger ranks are left to the composed form.
+    /// Larger ranks use the composed implementation.
     private static final int MAX_RANK = 64;
 
     private static final int TILE = 32;
@@ -85,7 +85,7 @@ record LinearCuda(Backend backend, CudaContext cuda) implements LinearKernels {
         }
     }
 
-    /// da (r, in) ← dtᵀ · dropout(x), in parts of the rows.
+    /// da (r, in) ← dtᵀ · dropout(x), split over parts of the rows.
     private void backwardA(Gradient da, Matrix dt, Matrix x, DropoutMask mask) {
         DType type = dt.buffer().dtype();
         int in = x.cols();

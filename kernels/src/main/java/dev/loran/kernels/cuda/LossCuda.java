@@ -9,13 +9,14 @@ import dev.loran.engine.backend.Matrix;
 import dev.loran.engine.backend.Scratch;
 import org.jspecify.annotations.Nullable;
 
-/// Launches `crossentropy.cu`: cross-entropy of logits with integer labels, and of a product that makes the logits.
+/// Launches `crossentropy.cu`: cross-entropy of logits with integer labels, and of a product that computes the logits.
 record LossCuda(Backend backend, CudaContext cuda) implements LossKernels {
-    /// Logits of a chunk of [#linearCrossEntropy] at most, where that is more than FEW_ROWS.
+    /// Maximum number of logits in a chunk of [#linearCrossEntropy], unless that is fewer than FEW_ROWS rows.
     private static final int CHUNK = 1 << 24;
 
     private static final int FEW_ROWS = 32;
-    /// With so many rows at a time the products lose nothing, so that a short batch has no more of them than a quarter.
+    /// Products with this many rows lose no speed, so a short batch is split into chunks of a quarter, but at least
+    /// this many rows.
     private static final int ENOUGH_ROWS = 128;
 
     @Override
@@ -54,8 +55,8 @@ record LossCuda(Backend backend, CudaContext cuda) implements LossKernels {
 
     /// {@inheritDoc}
     ///
-    /// Logits in F32, and one launch a chunk between the two products for losses and gradient of the logits at once,
-    /// that in the type that the second product takes.
+    /// Logits are in F32. Between the two products, one launch per chunk computes both the losses and the gradient of
+    /// the logits, in the operand type of the second product.
     @Override
     public void linearCrossEntropy(
             Buffer loss, @Nullable Buffer dx, @Nullable Buffer dw, Matrix x, Matrix w, Labels labels) {
@@ -72,7 +73,7 @@ record LossCuda(Backend backend, CudaContext cuda) implements LossKernels {
             Buffer losses = scratch.allocate(DType.F32, n);
             Buffer logits = scratch.allocate(DType.F32, (long) chunk * v);
             Buffer slopes = t == DType.F32 ? logits : scratch.allocate(t, logits.size());
-            // One chunk's rounding is one; those of many would add up.
+            // A single chunk is rounded once; the rounding errors of several would accumulate.
             Buffer sumOfChunks =
                     dw == null || t == DType.F32 || chunk == n ? dw : scratch.allocate(DType.F32, dw.size());
             inverseOfValid(inverseCount, labels);
@@ -99,7 +100,7 @@ record LossCuda(Backend backend, CudaContext cuda) implements LossKernels {
         }
     }
 
-    /// The losses of `logits`, F32, and `g` times their gradients, in place or of a narrower type.
+    /// The losses of F32 `logits`, and `g` times their gradients, in place or in a narrower type.
     private void both(Buffer dLogits, Buffer losses, Buffer g, Matrix logits, Labels labels) {
         cuda.launch(
                 "crossentropy",

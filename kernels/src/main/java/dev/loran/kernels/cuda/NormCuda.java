@@ -9,7 +9,7 @@ import dev.loran.engine.backend.NormKernels;
 import dev.loran.engine.backend.Scratch;
 import org.jspecify.annotations.Nullable;
 
-/// Launches `norm.cu`: layer norm, and RMS norm as the case without a mean and a bias.
+/// Launches `norm.cu`: layer norm, and RMS norm as the case without mean and bias.
 record NormCuda(Backend backend, CudaContext cuda) implements NormKernels {
     private static final int[] COLUMNS_BLOCK = {32, 8};
 
@@ -34,8 +34,8 @@ record NormCuda(Backend backend, CudaContext cuda) implements NormKernels {
         forward(new Forward(y, sum, null, rstd, residual, weight, null), x, eps);
     }
 
-    /// What a forward pass takes beside x: with a `residual` the output `sum` of what x + residual is, both null
-    /// without.
+    /// The arguments of a forward pass besides x: `residual` is added to x and the result written to `sum`; both are
+    /// null for a plain norm.
     private record Forward(
             Buffer y,
             @Nullable Buffer sum,

@@ -10,7 +10,7 @@ import java.util.List;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 
-/// Launches `optimizer.cu`: AdamW and SGD, in place, the norm of all gradients, and the scale that clips them.
+/// Launches `optimizer.cu`: in-place AdamW and SGD, the norm of all gradients, and the scale that clips them.
 record OptimizerCuda(Backend backend, CudaContext cuda) implements OptimizerKernels {
     /// As in optimizer.cu.
     private static final int TENSORS = 80;
@@ -32,7 +32,7 @@ record OptimizerCuda(Backend backend, CudaContext cuda) implements OptimizerKern
                 CudaKernels.bits(maxNorm));
     }
 
-    /// How many partial sums the squares of tensors of `sizes` elements take.
+    /// The number of partial sums for the squares of tensors of `sizes` elements.
     private static int shares(long[] sizes) {
         long shares = 0;
         for (long size : sizes) {
@@ -89,12 +89,12 @@ record OptimizerCuda(Backend backend, CudaContext cuda) implements OptimizerKern
         return buffers.stream().mapToLong(Buffer::size).toArray();
     }
 
-    /// A launch over some of the tensors: `blocks` blocks, and the words of `Tensors`.
+    /// A launch for some of the tensors: the number of blocks, and the words of `Tensors`.
     private interface Launch {
         void of(int[] blocks, long[] tensors);
     }
 
-    /// Launches for as many tensors at a time as fit into the arguments.
+    /// Splits the tensors into launches of as many as fit into the arguments.
     private static void forTensors(long[] sizes, List<long[]> arrays, Launch launch) {
         for (int from = 0; from < sizes.length; from += TENSORS) {
             int count = Math.min(TENSORS, sizes.length - from);
@@ -114,7 +114,7 @@ record OptimizerCuda(Backend backend, CudaContext cuda) implements OptimizerKern
         }
     }
 
-    /// Arguments with a struct after them.
+    /// Arguments followed by a struct.
     private static long[] then(long[] struct, long... arguments) {
         long[] all = Arrays.copyOf(arguments, arguments.length + struct.length);
         System.arraycopy(struct, 0, all, arguments.length, struct.length);

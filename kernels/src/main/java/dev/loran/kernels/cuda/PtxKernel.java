@@ -6,11 +6,11 @@ import java.io.InputStream;
 import java.io.UncheckedIOException;
 import java.nio.charset.StandardCharsets;
 
-/// A kernel of your own for [CudaContext#launch]: the name of an `.entry`, and the PTX text that has it, which the
-/// driver compiles when the first of its kernels is launched.
+/// A user-defined kernel for [CudaContext#launch]: the name of an `.entry`, and the PTX text that contains it, which
+/// the driver compiles when the first of its kernels is launched.
 public record PtxKernel(String name, String ptx) {
 
-    /// The text of `file`, a resource beside `owner`.
+    /// The text of `file`, a resource next to `owner`.
     ///
     /// @throws BackendException if there is none
     public static String text(Class<?> owner, String file) {

@@ -8,14 +8,14 @@ import dev.loran.engine.backend.Scratch;
 /// Launches `reduction.cu`: sums along a dimension, of elements or of products, row maxima, counts.
 final class ReductionCuda {
     private static final int[] COLUMNS_BLOCK = {32, 8};
-    /// Rows that one block of a sum over columns takes, before the work is shared.
+    /// Rows per block in a sum over columns before the work is split.
     private static final int PART = 256;
 
     private static final int MAX_PARTS = 64;
 
     private ReductionCuda() {}
 
-    /// In how many parts a sum of `n` rows is taken; with more than one, partial sums go through memory.
+    /// The number of parts into which a sum of `n` rows is split; if more than one, partial sums go through memory.
     static int parts(int n) {
         return Math.clamp((n + PART - 1) / PART, 1, MAX_PARTS);
     }
@@ -60,7 +60,7 @@ final class ReductionCuda {
         cuda.launch("reduction", kernel, grid, block, arguments);
     }
 
-    /// y (outer, inner) ← the sum over parts of `partial` (outer, parts, inner), F32 (or +=).
+    /// y (outer, inner) ← the sum over the parts of `partial` (outer, parts, inner), in F32 (or +=).
     static void sumOfParts(CudaContext cuda, Gradient y, Buffer partial, int parts, int outer, int inner) {
         cuda.launch(
                 "reduction",

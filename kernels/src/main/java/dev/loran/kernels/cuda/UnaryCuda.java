@@ -36,7 +36,7 @@ final class UnaryCuda {
                 accumulate ? 1 : 0);
     }
 
-    /// The function's place in the enum of functions.cuh.
+    /// The function's value in the enum of functions.cuh.
     static int code(UnaryFn fn) {
         return switch (fn) {
             case NEG -> 0;

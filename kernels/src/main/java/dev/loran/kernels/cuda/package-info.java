@@ -1,5 +1,5 @@
-/// The backend for NVIDIA GPUs: JCuda, cuBLAS and the kernels of `src-cuda`. A package of its own because only it sees
-/// JCuda, which is optional: nothing here is touched before [CudaBackend] is asked for.
+/// The backend for NVIDIA GPUs: JCuda, cuBLAS and the kernels in `src-cuda`. It is a separate package because only this
+/// code uses JCuda, which is optional: nothing here is loaded before [CudaBackend] is requested.
 @NullMarked
 package dev.loran.kernels.cuda;
 
