@@ -1,9 +1,9 @@
-// What an attention kernel is asked for, and where its rows lie.
+// The arguments of the attention kernels, and the addresses of their rows.
 #pragma once
 
 #include "common.cuh"
 
-// The letters of Backend.attention.
+// Named as in Backend.attention.
 struct Problem {
     int batch, t, s, p, heads, kvHeads, d, causal, sharedPrefix;
     float scale;
@@ -19,7 +19,7 @@ __device__ inline long long query_at(const Problem &a, int b, int i, int h) {
     return (((long long)b * a.t + i) * a.heads + h) * a.d;
 }
 
-// Row j of the prefix followed by the keys (or values), counted from the start of the one that it is in.
+// Row j of the prefix followed by the keys (or values), relative to the start of the one that contains it.
 __device__ inline long long key_at(const Problem &a, int b, int j, int kvHead) {
     long long row = j < a.p ? (a.sharedPrefix ? 0 : (long long)b * a.p) + j : (long long)b * a.s + j - a.p;
     return (row * a.kvHeads + kvHead) * a.d;
@@ -30,7 +30,7 @@ __device__ inline T *key_row(T *keys, T *prefix, const Problem &a, int b, int j,
     return (j < a.p ? prefix : keys) + key_at(a, b, j, kvHead);
 }
 
-// The first key that no query of [.., end) sees.
+// The first key that no query before `end` sees.
 __device__ inline int end_of_keys(const Problem &a, int end) {
     int n = a.p + a.s;
     return a.causal ? min(n, a.p + max(0, min(end, a.t) + a.s - a.t)) : n;

@@ -1,4 +1,5 @@
-// y = f(a, b) with broadcasting, and y = alpha * x + beta * y. The functions are those of BinaryFn; BinaryCuda knows their numbers.
+// y = f(a, b) with broadcasting, and y = alpha * x + beta * y. The functions are those of BinaryFn, numbered as in
+// BinaryCuda.
 #include "common.cuh"
 
 enum Fn { ADD, SUB, MUL, DIV, MAX };
@@ -16,7 +17,7 @@ __device__ inline float apply(int fn, float a, float b) {
 
 constexpr int DIMS = 6;
 
-// Row-major strides of y and where its elements come from; unused dimensions in front, of size 1.
+// Row-major strides of y, and the strides of its source; unused leading dimensions have size 1.
 struct Broadcast {
     int shape[DIMS], a[DIMS], b[DIMS];
 };

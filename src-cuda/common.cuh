@@ -1,14 +1,14 @@
-// What every kernel of this folder shares.
+// Shared by all kernels in this folder.
 //
-// One .cu file holds one operation: its forward kernels, and under them its backward kernels; the Java file that launches
-// them has the same stem. Each file is compiled twice, from the same text: by nvcc to PTX, which ships inside the kernels
-// jar and runs on the GPU; and by the C++ compiler to a library in which blocks and threads are loops (standin/), so that
-// every build can test the kernels on a machine without a GPU.
+// Each .cu file holds one operation: its forward kernels, followed by its backward kernels. The Java file that launches
+// them has the same name. Each file is compiled twice, from the same source: by nvcc to PTX, which ships inside the
+// kernels jar and runs on the GPU; and by the C++ compiler to a library in which blocks and threads are loops
+// (standin/), so that every build can test the kernels on a machine without a GPU.
 //
-// Conventions: rows before columns, all matrices row-major and contiguous; outputs first, then inputs, then sizes, then
-// scalars, a struct last; storage may be float, bf16 or half, arithmetic and sums are float; whatever changes from step to
-// step arrives in one-element buffers, so that a step can be recorded once and replayed. The order of every sum depends on
-// the shape alone: no floating-point atomics, so the same arguments give the same bits.
+// Conventions: rows before columns, all matrices row-major and contiguous; outputs first, then inputs, sizes, scalars,
+// and a struct last. Storage may be float, bf16 or half; arithmetic and sums are float. Values that change between
+// steps are passed in one-element buffers, so that a step can be recorded once and replayed. The order of every sum
+// depends only on the shape, without floating-point atomics, so that the same arguments give the same bits.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -18,10 +18,10 @@
 constexpr int WARP = 32;
 constexpr unsigned ALL = 0xffffffffu;
 
-// Threads of a block for kernels that give a block one row (norms, softmax, cross-entropy), at most.
+// Maximum number of threads per block for kernels that use one block per row (norms, softmax, cross-entropy).
 constexpr int ROW_THREADS = 256;
 
-// Threads of a block for elementwise kernels, which walk the elements in grid-sized strides.
+// Threads per block for elementwise kernels, which use grid-stride loops.
 constexpr int FLAT_THREADS = 256;
 
 // Instantiates K(suffix, type) for each floating storage type.
@@ -42,7 +42,7 @@ __device__ inline void put(T &y, float v, bool accumulate) {
     narrow(y, accumulate ? widen(y) + v : v);
 }
 
-// 16 bytes: the widest access of one thread.
+// 16 bytes: the widest memory access of a thread.
 template <class T>
 struct __align__(16) Pack {
     static constexpr int SIZE = 16 / sizeof(T);
@@ -54,13 +54,13 @@ __device__ inline bool aligned(const T *p) {
     return (reinterpret_cast<unsigned long long>(p) & 15) == 0;
 }
 
-// As many neighbours as 16 bytes hold, widened: what a thread has of a row at a time.
+// As many adjacent elements as 16 bytes hold, widened: the unit in which a thread processes a row.
 template <class T>
 struct Few {
     float v[Pack<T>::SIZE];
 };
 
-// The neighbours from p on, of which there are `left`; zeros where there are fewer.
+// The adjacent elements from p on, of which `left` exist; the others are zero.
 template <class T>
 __device__ inline Few<T> take(const T *p, int left) {
     Few<T> f;
@@ -73,7 +73,7 @@ __device__ inline Few<T> take(const T *p, int left) {
     return f;
 }
 
-// The reverse (or +=).
+// The reverse: stores them (or +=).
 template <class T>
 __device__ inline void give(T *p, Few<T> f, int left, bool accumulate = false) {
     if (left >= Pack<T>::SIZE && aligned(p)) {
@@ -88,7 +88,7 @@ __device__ inline void give(T *p, Few<T> f, int left, bool accumulate = false) {
     }
 }
 
-// f(j, left) for every P-th column j of a row that this thread has: f takes and gives the P columns from there on, `left`
+// f(j, left) for every P-th column j of a row that belongs to this thread: f processes the P columns from j on, `left`
 // of which exist.
 template <class T, class F>
 __device__ inline void along_row(int cols, F f) {
@@ -100,12 +100,12 @@ __device__ inline void along_row(int cols, F f) {
 __device__ inline long long flat_thread() { return (long long)blockIdx.x * blockDim.x + threadIdx.x; }
 __device__ inline long long flat_threads() { return (long long)gridDim.x * blockDim.x; }
 
-// Four neighbours: what a function of map sees at a time.
+// Four adjacent elements: the unit of map4's functions.
 struct Four {
     float v[4];
 };
 
-// y[i] <- f(a[i], b[i]) (or +=) for i < n, by functions of Fours; y may be a or b.
+// y[i] <- f(a[i], b[i]) (or +=) for i < n, where f takes Fours; y may be a or b.
 template <class T, class F>
 __device__ inline void map4(T *y, const T *a, const T *b, long long n, bool accumulate, F f) {
     constexpr int P = Pack<T>::SIZE;
@@ -132,7 +132,7 @@ __device__ inline void map4(T *y, const T *a, const T *b, long long n, bool accu
     }
 }
 
-// The same, by functions of single elements.
+// The same, where f takes single elements.
 template <class T, class F>
 __device__ inline void map(T *y, const T *a, const T *b, long long n, bool accumulate, F f) {
     map4(y, a, b, n, accumulate, [f](Four x, Four z) {
@@ -151,7 +151,7 @@ struct Max {
     __device__ float operator()(float a, float b) const { return a != a || a > b ? a : b; }
 };
 
-// The lanes' values combined, in every lane.
+// Combines the lanes' values; every lane gets the result.
 template <class F>
 __device__ inline float warp_reduce(float v, F f) {
 #pragma unroll
@@ -159,7 +159,7 @@ __device__ inline float warp_reduce(float v, F f) {
     return v;
 }
 
-// The threads' values combined, in every thread; a block has a whole number of warps.
+// Combines the threads' values; every thread gets the result. A block must have a whole number of warps.
 template <class F>
 __device__ inline float block_reduce(float v, F f) {
     __shared__ float partial[WARP];
@@ -168,13 +168,13 @@ __device__ inline float block_reduce(float v, F f) {
     if (threadIdx.x % WARP == 0) partial[threadIdx.x / WARP] = v;
     __syncthreads();
     v = warp_reduce(threadIdx.x % WARP < blockDim.x / WARP ? partial[threadIdx.x % WARP] : F::NEUTRAL, f);
-    // The next call may write `partial`.
+    // The next call may overwrite `partial`.
     __syncthreads();
     return v;
 }
 
 #ifndef CUDA_EMU
-// The shared memory a launch asks for.
+// The dynamic shared memory of the launch.
 template <class T>
 __device__ inline T *dynamicShared() {
     extern __shared__ __align__(16) unsigned char dynamic_shared[];
@@ -182,8 +182,8 @@ __device__ inline T *dynamicShared() {
 }
 #endif
 
-// Where a kernel says what was wrong with its arguments: host memory that the device sees, all zero while all is well.
-// The first complaint stays.
+// Where a kernel reports invalid arguments: host memory that is visible to the device, all zero unless there was an
+// error. The first report is kept.
 struct Complaint {
     int code, value, limit;
 };

@@ -1,7 +1,7 @@
-// Moving elements: fill, copies of blocks of rows, permuted dimensions, conversions.
+// Data movement: fill, copies of blocks of rows, permutations of dimensions, conversions.
 #include "common.cuh"
 
-// y <- value, by element size; the value comes as bits.
+// y <- value, by element size; the value is given as bits.
 template <class B>
 __device__ inline void fill(B *y, long long n, B value) {
     for (long long i = flat_thread(); i < n; i += flat_threads()) y[i] = value;
@@ -17,7 +17,7 @@ __device__ inline void copy_rows(B *y, const B *x, int yStride, int xStride, int
     }
 }
 
-// The same, added.
+// The same, but adding to y.
 template <class T>
 __device__ inline void add_rows(T *y, const T *x, int yStride, int xStride, int rows, int cols) {
     long long n = (long long)rows * cols;
@@ -29,7 +29,7 @@ __device__ inline void add_rows(T *y, const T *x, int yStride, int xStride, int 
 
 constexpr int DIMS = 6;
 
-// The shape of y, and how far apart in x are neighbours along each of its dimensions; unused ones in front, of size 1.
+// The shape of y, and the stride in x of each of its dimensions; unused leading dimensions have size 1.
 struct Permutation {
     int shape[DIMS];
     int strides[DIMS];
@@ -65,7 +65,7 @@ MOVES(4, unsigned int)
     }
 FLOATING(ADD_ROWS)
 
-// y <- x in another type. Between I32 and a narrow float by way of float.
+// y <- x in another type. Conversions between I32 and a narrow float go through float.
 template <class Y, class X>
 struct Cast {
     __device__ static void element(Y &y, X x) { narrow(y, widen(x)); }

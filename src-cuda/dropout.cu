@@ -1,7 +1,7 @@
-// y = x * [kept] / (1 - p). Backward is the same function of dy: the mask is made again.
+// y = x * [kept] / (1 - p). Backward applies the same function to dy: the mask is recomputed.
 #include "philox.cuh"
 
-// A thread makes neighbours of a row, by four to a draw.
+// A thread handles adjacent elements of a row, four per Philox draw.
 template <class T>
 __device__ inline void dropout(T *y, const T *x, const int *step, int rows, int cols, int accumulate, const Mask &m) {
     constexpr int P = Pack<T>::SIZE;

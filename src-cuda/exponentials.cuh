@@ -1,4 +1,4 @@
-// The largest element of a row and the sum of exp(x - largest), by a block in one pass: the online softmax.
+// The largest element of a row and the sum of exp(x - largest), computed by a block in one pass: the online softmax.
 #pragma once
 
 #include "common.cuh"
@@ -7,10 +7,10 @@ struct Exponentials {
     float top, sum;
 };
 
-// In every thread.
+// The same in every thread.
 template <class T>
 __device__ inline Exponentials exponentials(const T *row, int cols) {
-    // A thread's own maximum so far, and its sum.
+    // The thread's own running maximum, and its sum.
     float max = -INFINITY, sum = 0;
     along_row<T>(cols, [&](int j, int left) {
         Few<T> x = take(row + j, left);

@@ -1,4 +1,4 @@
-// The functions of UnaryFn and their derivatives, by number; UnaryCuda knows the numbers.
+// The functions of UnaryFn and their derivatives, numbered as in UnaryCuda.
 #pragma once
 
 #include "common.cuh"
@@ -55,7 +55,7 @@ __device__ inline float derivative(float x) {
     if constexpr (FN == SIGMOID) return sigmoid(x) * (1 - sigmoid(x));
 }
 
-// Calls, not copies, for all storage types: in line everywhere the functions would make a megabyte of PTX.
+// Called rather than inlined, for all storage types: inlining the functions everywhere would give a megabyte of PTX.
 template <int FN>
 __device__ __attribute__((noinline)) Four apply4(Four x) {
     for (int k = 0; k < 4; k++) x.v[k] = apply<FN>(x.v[k]);

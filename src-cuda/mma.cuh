@@ -1,17 +1,17 @@
-// The tensor cores' product of small BF16 matrices, by a whole warp, and what loads its operands.
+// The tensor-core product of small BF16 matrices by a whole warp, and the loading of its operands.
 //
-// A fragment is a warp's share of a matrix. With g = lane / 4 and t = lane % 4, a lane has of
+// A fragment is a warp's share of a matrix. With g = lane / 4 and t = lane % 4, a lane holds of
 //   A (16, 16)  rows g and g + 8, columns 2t, 2t + 1, 2t + 8, 2t + 9
 //   B (16, 8)   column g, rows 2t, 2t + 1, 2t + 8, 2t + 9
 //   C (16, 8)   rows g (elements 0, 1) and g + 8 (2, 3), columns 2t and 2t + 1
-// two neighbours to a word, the first in its lower half.
+// with two adjacent elements per word, the first in its lower half.
 #pragma once
 
 #include "common.cuh"
 
 using Bf16 = __nv_bfloat16;
 
-// Two neighbours, rounded.
+// Two adjacent elements, rounded.
 __device__ inline unsigned pair(float first, float second) {
     Bf16 low, high;
     narrow(low, first);
@@ -19,11 +19,11 @@ __device__ inline unsigned pair(float first, float second) {
     return __bfloat16_as_ushort(low) | (unsigned)__bfloat16_as_ushort(high) << 16;
 }
 
-// Two neighbours in memory, the first at an even place.
+// Two adjacent elements in memory, the first at an even index.
 __device__ inline unsigned pair(const Bf16 *p) { return *reinterpret_cast<const unsigned *>(p); }
 
 #ifndef CUDA_EMU
-// c += a . b, summed in F32.
+// c += a . b, accumulated in F32.
 __device__ inline void mma(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
         "{%0, %1, %2, %3};"
@@ -31,7 +31,7 @@ __device__ inline void mma(float (&c)[4], const unsigned (&a)[4], unsigned b0, u
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// The fragment of a B that lies in shared memory row by row: lane i < 16 points at its row i, 16-byte aligned.
+// The fragment of a row-major B in shared memory: lane i < 16 points to its row i, which is 16-byte aligned.
 __device__ inline void load_b(unsigned &b0, unsigned &b1, const Bf16 *row) {
     unsigned at = (unsigned)__cvta_generic_to_shared(row);
     asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"

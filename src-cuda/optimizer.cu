@@ -1,9 +1,9 @@
-// Optimizer steps, in place, and the norm that clips them. Learning rate, step number and gradient scale are one-element buffers.
-// A gradient scale that is no number leaves everything as it is.
+// In-place optimizer steps, and the gradient norm used for clipping. Learning rate, step number and gradient scale are
+// one-element buffers. If the gradient scale is NaN, nothing is changed.
 #include "common.cuh"
 
-// Tensors that one launch does together, as many as its 4 KB of arguments have room for: N arrays each, tensor i of size[i]
-// elements. A block does SHARE elements of one tensor; those of tensor i begin with block first[i].
+// The tensors of one launch, as many as fit into its 4 KB of arguments: N arrays each, where tensor i has size[i]
+// elements. A block handles SHARE elements of one tensor; the blocks of tensor i start at first[i].
 constexpr int TENSORS = 80;
 constexpr int SHARE = 4096;
 
@@ -15,7 +15,7 @@ struct Tensors {
     int count;
 };
 
-// The tensor of this block, and which of its elements.
+// The tensor of this block, and its range of elements.
 struct Share {
     int tensor;
     long long from, end;
@@ -36,7 +36,7 @@ __device__ inline Share share(const Tensors<T, N> &all) {
     return {tensor, from, min(from + SHARE, all.size[tensor])};
 }
 
-// partial (blocks) <- sums of squares, a block's share each.
+// partial (blocks) <- sums of squares, one per block.
 template <class T>
 __device__ inline void squares(float *partial, const Tensors<T, 1> &all) {
     constexpr int P = Pack<T>::SIZE;
@@ -55,7 +55,7 @@ __device__ inline void squares(float *partial, const Tensors<T, 1> &all) {
     if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
 
-// y (1) <- the sum of x (n) floats, by one block.
+// y (1) <- the sum of x (n) floats, computed by one block.
 template <class T>
 __device__ inline void finish(T *y, const float *x, int n) {
     float sum = 0;
@@ -64,8 +64,8 @@ __device__ inline void finish(T *y, const float *x, int n) {
     if (threadIdx.x == 0) narrow(*y, sum);
 }
 
-// norm <- the root of the sum of squares, scale <- min(1, maxNorm / (norm + 1e-6)): torch's clip_grad_norm_. norm may be
-// sumOfSquares. One thread.
+// norm <- the square root of the sum of squares, scale <- min(1, maxNorm / (norm + 1e-6)): torch's clip_grad_norm_.
+// norm may be sumOfSquares. Runs on one thread.
 template <class T>
 __device__ inline void clip_scale(T *norm, T *scale, const T *sumOfSquares, float maxNorm) {
     float root = sqrtf(widen(*sumOfSquares));
@@ -73,7 +73,7 @@ __device__ inline void clip_scale(T *norm, T *scale, const T *sumOfSquares, floa
     narrow(*scale, 1 / fmaxf(1, (root + 1e-6f) / maxNorm));
 }
 
-// What AdamW knows of a step: rate, decay and betas, and the corrections of the step.
+// The parameters of an AdamW step: rate, decay and betas, and the step's bias corrections.
 struct AdamW {
     float beta1, beta2, eps, scale, rate, decay, root;
 
@@ -89,7 +89,7 @@ struct AdamW {
     }
 };
 
-// Of each tensor p, m, v and g.
+// For each tensor p, m, v and g.
 template <class T>
 __device__ inline void adamw(const AdamW &a, const Tensors<T, 4> &all) {
     constexpr int P = Pack<T>::SIZE;

@@ -1,14 +1,14 @@
-// Philox4x32-10 (Salmon et al., SC 2011): DropoutMask's bits.
+// Philox4x32-10 (Salmon et al., SC 2011), which generates DropoutMask's bits.
 #pragma once
 #include "common.cuh"
 
-// What decides which elements of a (rows, cols) matrix are kept; `step` is read on the device.
+// Determines which elements of a (rows, cols) matrix are kept; `step` is read on the device.
 struct Mask {
     unsigned keyLow, keyHigh, site, threshold;
     float scale;
 };
 
-// The four words of a counter.
+// The four output words for a counter.
 __device__ inline uint4 philox(unsigned c0, unsigned c1, unsigned c2, unsigned c3, unsigned k0, unsigned k1) {
 #pragma unroll
     for (int round = 0; round < 10; round++) {

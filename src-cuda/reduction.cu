@@ -1,7 +1,7 @@
-// Sums along a dimension, of elements or of products, row maxima, counts.
+// Sums along a dimension, of elements or of products; row maxima; counts.
 #include "common.cuh"
 
-// What is summed up: the elements of x, or products of those of a and b; by their place in memory.
+// The terms of a sum: the elements of x, or the products of those of a and b, by their position in memory.
 template <class T>
 struct Elements {
     const T *x;
@@ -13,7 +13,7 @@ struct Products {
     __device__ float operator()(long long i) const { return widen(a[i]) * widen(b[i]); }
 };
 
-// y (outer) <- sums of the rows of x (outer, n) (or +=): a block a row.
+// y (outer) <- sums of the rows of x (outer, n) (or +=): one block per row.
 template <class T, class X>
 __device__ inline void sum_rows(T *y, X x, int n, int accumulate) {
     long long row = (long long)blockIdx.x * n;
@@ -23,9 +23,9 @@ __device__ inline void sum_rows(T *y, X x, int n, int accumulate) {
     if (threadIdx.x == 0) put(y[blockIdx.x], sum, accumulate);
 }
 
-// y (outer, parts, inner) <- sums over n of x (outer, n, inner), n cut in `parts` for blocks to share: 32 columns and 8
-// rows of threads a block, a block a part (grid.y) and outer (grid.x, with the columns, for it may be large). With one
-// part, y is the result (or +=).
+// y (outer, parts, inner) <- sums over n of x (outer, n, inner), where n is split into `parts` for the blocks to share:
+// 32 columns and 8 rows of threads per block, one block per part (grid.y) and outer index (grid.x, together with the
+// columns, as it may be large). With one part, y is the result (or +=).
 constexpr int ROWS = 8;
 
 template <class Y, class X>
@@ -49,7 +49,7 @@ __device__ inline void sum_columns(Y *y, X x, int n, int inner, int parts, int a
     }
 }
 
-// y (rows) <- the largest element of each row of x (rows, cols); NaN where there is one.
+// y (rows) <- the largest element of each row of x (rows, cols); NaN if the row has one.
 template <class T>
 __device__ inline void row_max(T *y, const T *x, int cols) {
     const T *row = x + (long long)blockIdx.x * cols;
@@ -59,7 +59,7 @@ __device__ inline void row_max(T *y, const T *x, int cols) {
     if (threadIdx.x == 0) narrow(y[blockIdx.x], max);
 }
 
-// y (1) <- how many of ids (n) are not `ignore`.
+// y (1) <- the number of ids (n) that are not `ignore`.
 template <class T>
 __device__ inline void count_valid(T *y, const int *ids, int n, int ignore) {
     int count = 0;
@@ -68,7 +68,7 @@ __device__ inline void count_valid(T *y, const int *ids, int n, int ignore) {
     if (threadIdx.x == 0) narrow(y[0], sum);
 }
 
-// y (1) <- 1 / max(1, how many of ids (n) are not `ignore`).
+// y (1) <- 1 / max(1, the number of ids (n) that are not `ignore`).
 template <class T>
 __device__ inline void inverse_of_valid(T *y, const int *ids, int n, int ignore) {
     int count = 0;

@@ -1,7 +1,7 @@
-// Softmax of each row: a block a row.
+// Softmax of each row: one block per row.
 #include "exponentials.cuh"
 
-// y = exp(x - max) / sum. y may be x: a thread writes only what it alone has read.
+// y = exp(x - max) / sum. y may be x: a thread writes only elements that no other thread has read.
 template <class T>
 __device__ inline void softmax(T *y, const T *x, int cols) {
     constexpr int P = Pack<T>::SIZE;

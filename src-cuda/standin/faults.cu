@@ -1,7 +1,7 @@
-// Kernels with mistakes, for the test that the stand-in notices them. They never reach a GPU.
+// Kernels with errors, for the test that the stand-in detects them. They never run on a GPU.
 #include "common.cuh"
 
-// Half of each warp goes to the barrier, the other half to a warp operation of all lanes.
+// Half of each warp reaches the barrier, the other half a warp operation of all lanes.
 extern "C" __global__ void fault_divergence(float *y) {
     if (threadIdx.x % 2 == 0) {
         __syncthreads();
@@ -13,7 +13,7 @@ extern "C" __global__ void fault_divergence(float *y) {
 // In a block of 33 threads the second warp has one lane.
 extern "C" __global__ void fault_missing_lanes(float *y) { y[threadIdx.x] = warp_reduce(1.0f, Add()); }
 
-// The neighbour's value, without waiting for the neighbour.
+// Reads the neighbor's value without synchronization.
 extern "C" __global__ void fault_missing_barrier(float *y) {
     float *shared = dynamicShared<float>();
     shared[threadIdx.x] = threadIdx.x;

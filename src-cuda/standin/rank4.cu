@@ -1,4 +1,4 @@
-// What benchmarks' rank4.ptx does, for the test of the worked example: the stand-in runs C++, not PTX.
+// The equivalent of the benchmarks' rank4.ptx, for the test of the worked example: the stand-in runs C++, not PTX.
 extern "C" __global__ void rank4_update(float *y, const float *x, const float *t, const float *b, int out) {
     int row = blockIdx.x;
     int column = blockIdx.y * blockDim.x + threadIdx.x;
