@@ -22,7 +22,7 @@ import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.MethodSource;
 
-/// What ships: the PTX, and how JCuda's natives are bound to another cuBLAS.
+/// The shipped PTX, and the relinking of JCuda's native libraries to another cuBLAS.
 @TestInstance(TestInstance.Lifecycle.PER_CLASS)
 class CudaDeliveryTest {
     private static final Path SOURCES = Path.of("..", "src-cuda");
@@ -51,7 +51,7 @@ class CudaDeliveryTest {
         return stems.stream().sorted();
     }
 
-    /// The compiler inside a driver of CUDA 12.0 is this one.
+    /// This is the compiler inside a CUDA 12.0 driver.
     @ParameterizedTest
     @MethodSource("files")
     void driversFrom525OnCompileThePtx(String stem) {
@@ -67,7 +67,7 @@ class CudaDeliveryTest {
                 .contains("9.0");
     }
 
-    /// What the compiler of CUDA 12.0 has against `ptx`; empty if nothing.
+    /// The errors that CUDA 12.0's compiler reports for `ptx`; empty if there are none.
     private static String compile(String ptx, String architecture) {
         byte[] text = ptx.getBytes(StandardCharsets.US_ASCII);
         nvPTXCompilerHandle compiler = new nvPTXCompilerHandle();
@@ -93,7 +93,7 @@ class CudaDeliveryTest {
         byte[] after = before.clone();
         CudaLibraries.retarget(after, "libcublas.so.12", "libcublas.so.13");
         int[] changed = changes(before, after);
-        // One character of the name; the hash of the name ends in that character.
+        // One character of the name, and one of its hash, which ends in that character.
         assertThat(changed).hasSize(2);
         assertThat(before[changed[1]] == '2' || before[changed[0]] == '2').isTrue();
         CudaLibraries.retarget(after, "libcublas.so.13", "libcublas.so.12");

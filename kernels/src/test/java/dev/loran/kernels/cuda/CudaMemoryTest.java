@@ -20,7 +20,7 @@ import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 
-/// What the backend takes from the device, keeps and gives back; and what it says when it cannot.
+/// Memory that the backend takes from the device, keeps and returns; and its errors.
 class CudaMemoryTest {
     private static final long MIB = 1L << 20;
 
@@ -86,7 +86,7 @@ class CudaMemoryTest {
         live.release();
         backend.close();
         assertThat(backend.heldBytes()).isZero();
-        // The device has it all again: another backend may take nearly the whole of it.
+        // The device has all its memory back: another backend can take nearly all of it.
         backend = StandIn.open();
         backend.allocate(DType.I8, 500 * MIB).release();
     }
@@ -103,7 +103,7 @@ class CudaMemoryTest {
                         + " are free. Use smaller batches or shorter sequences");
         assertThat(backend.liveBytes()).isEqualTo(300 * MIB);
         first.release();
-        // 300 MiB wait for reuse in another class of sizes, and go back to the device to make room.
+        // 300 MiB wait for reuse in another size class, and are returned to the device to make room.
         Buffer larger = backend.allocate(DType.I8, 400 * MIB);
         assertThat(backend.heldBytes()).isEqualTo(400 * MIB);
         larger.release();
@@ -122,7 +122,7 @@ class CudaMemoryTest {
             assertThat(elements(b)).isEqualTo(values);
             b.release();
         }
-        // More small ones than the staging memory holds at once.
+        // More small buffers than the staging memory holds at once.
         Buffer b = backend.allocate(DType.F32, 20_000);
         for (int i = 0; i < 40; i++) {
             double[] values = new double[20_000];
@@ -155,7 +155,7 @@ class CudaMemoryTest {
                     .hasMessageContaining("lies in memory of reference, not of this device; move it first");
             host.release();
         }
-        // What only the device sees is said when somebody waits for it.
+        // Errors that only the device detects are reported when a thread waits for it.
         backend.gatherRows(f32, f32, ids, 2, 1);
         assertThatThrownBy(() -> elements(f32))
                 .isInstanceOf(BackendException.class)

@@ -16,8 +16,8 @@ import org.junit.jupiter.api.TestInstance;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.MethodSource;
 
-/// Every operation, forward and backward, and every promise of a backend, against the reference in double precision, in
-/// every storage type; on the CPU stand-in.
+/// Compares every operation, forward and backward, and every guarantee of a backend with the reference in double
+/// precision, in every storage type; on the CPU stand-in.
 @TestInstance(TestInstance.Lifecycle.PER_CLASS)
 class CudaOpCasesTest {
     private CudaBackend backend;
@@ -44,13 +44,14 @@ class CudaOpCasesTest {
         c.check(backend);
     }
 
-    /// Of those with a composed form a division is no fused operation, and a checkpoint computes twice on purpose.
+    /// The cases with a composed form, except division, which is not a fused operation, and checkpointing, which
+    /// computes twice on purpose.
     static Stream<OpCase> fused() {
         Set<String> others = Set.of("div", "checkpoint");
         return OpCases.all().stream().filter(c -> c.composed() != null && !others.contains(c.op()));
     }
 
-    /// What a fused operation is for.
+    /// The purpose of a fused operation.
     @ParameterizedTest(name = "{0}")
     @MethodSource("fused")
     void handsOverNoMoreThanItsParts(OpCase c) {

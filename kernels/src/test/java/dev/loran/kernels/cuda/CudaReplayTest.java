@@ -25,7 +25,7 @@ import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 
-/// Work that is recorded and replayed, and reads that do not wait for what comes after them.
+/// Recorded and replayed work, and reads that do not wait for later work.
 class CudaReplayTest {
     private CudaBackend backend;
 
@@ -51,7 +51,7 @@ class CudaReplayTest {
         Arrays.stream(buffers).forEach(Buffer::release);
     }
 
-    /// y ← dropout(x · xᵀ · c) by way of memory of its own, c = 2 from the host.
+    /// y ← dropout(x · xᵀ · c) with temporary memory; c = 2 comes from the host.
     private void work(Buffer y, Buffer x, DropoutMask mask) {
         Buffer square = backend.allocate(DType.F32, 49);
         Buffer two = backend.of(DType.F32, 2);
@@ -115,7 +115,7 @@ class CudaReplayTest {
             assertThat(Arrays.stream(elements(other)).distinct()).containsExactly(5.0);
         }
         long held = backend.heldBytes();
-        // A second recording shares what the first one set aside.
+        // A second recording shares the memory reserved by the first.
         try (Replay second = backend.capture(() -> work(y, x, mask))) {
             assertThat(second.run()).isTrue();
             assertThat(backend.heldBytes()).isEqualTo(held);
@@ -181,7 +181,7 @@ class CudaReplayTest {
         assertThat(backend.liveBytes()).isZero();
     }
 
-    /// The first failure is what the step ends with; one more, before the recording has ended, is dropped with it.
+    /// The step fails with the first failure; a further one before the end of the recording is dropped with it.
     @Test
     void aRecordingThatFailsTwiceEnds() {
         CudaDevice device =
@@ -220,7 +220,7 @@ class CudaReplayTest {
     @Test
     void aLateReadGivesWhatStoodThereWhenItBegan() {
         Buffer x = backend.allocate(DType.F32, 2);
-        // More than there are places for.
+        // More reads than there are places.
         List<Supplier<MemorySegment>> reads = IntStream.range(0, 100)
                 .mapToObj(i -> {
                     backend.fill(x, i);

@@ -19,7 +19,7 @@ import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 
-/// That the stand-in notices what a GPU would not let pass, or would let pass to everybody's cost.
+/// The stand-in detects errors that a GPU would reject, or would silently execute.
 class CudaStandInTest {
     private CudaDevice device;
     private long memory;
@@ -86,7 +86,7 @@ class CudaStandInTest {
 
     @Test
     void cublas13ServesInPlaceOf12() throws IOException, InterruptedException {
-        // A process loads one cuBLAS only, so this takes another.
+        // A process can load only one cuBLAS, so this starts another.
         List<String> command = List.of(
                 Path.of(System.getProperty("java.home"), "bin", "java").toString(),
                 "--enable-native-access=ALL-UNNAMED",
@@ -99,7 +99,7 @@ class CudaStandInTest {
         assertThat(output).contains("cuBLAS 13 (").contains("product 11.0");
     }
 
-    /// Multiplies (1, 2) by (3, 4)ᵀ by cuBLAS 13.
+    /// Multiplies (1, 2) by (3, 4)ᵀ with cuBLAS 13.
     static final class Main {
         private Main() {}
 

@@ -11,7 +11,7 @@ import dev.loran.kernels.simd.ManyThreadsTest;
 import java.util.concurrent.CompletableFuture;
 import org.junit.jupiter.api.Test;
 
-/// One device handed work by several threads.
+/// One device that receives work from several threads.
 class CudaThreadsTest {
     @Test
     void everyThreadGetsTheBitsThatOneAloneGets() throws Exception {

@@ -11,11 +11,11 @@ import org.junit.platform.launcher.core.LauncherFactory;
 import org.junit.platform.launcher.listeners.SummaryGeneratingListener;
 import org.junit.platform.launcher.listeners.TestExecutionSummary;
 
-/// Runs test classes where there is no Maven: `benchmarks/gpu.sh` carries them to a machine that has a GPU.
+/// Runs test classes without Maven: `benchmarks/gpu.sh` copies them to a machine with a GPU.
 final class RunTests {
     private RunTests() {}
 
-    /// Names of test classes; the exit status is 1 if one of their tests failed, or none ran.
+    /// Takes the names of test classes; the exit status is 1 if one of their tests failed, or none ran.
     public static void main(String[] classes) {
         List<ClassSelector> selectors =
                 Arrays.stream(classes).map(DiscoverySelectors::selectClass).toList();

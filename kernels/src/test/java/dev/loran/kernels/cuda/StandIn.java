@@ -8,7 +8,7 @@ import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 
-/// The CPU stand-in that the build made before the tests; with `-Dloran.test.gpu=true` a real GPU in its place.
+/// The CPU stand-in that the build created before the tests, or with `-Dloran.test.gpu=true` a real GPU.
 final class StandIn {
     private static final Path FOLDER = Path.of("target", "standin");
 
@@ -18,7 +18,7 @@ final class StandIn {
         return Boolean.getBoolean("loran.test.gpu");
     }
 
-    /// A backend on it; where the build could not make it, the test is skipped for the reason the build gave.
+    /// Opens a backend on it; if the build could not create it, the test is skipped with the build's reason.
     static CudaBackend open() {
         return open(DType.F32);
     }

@@ -18,7 +18,7 @@ import java.util.function.Consumer;
 import java.util.function.Function;
 import org.jspecify.annotations.Nullable;
 
-/// Reads `adapter_config.json` key by key; [#finish] rejects keys that were not read but would have changed the result.
+/// Reads `adapter_config.json` key by key; `finish` rejects keys that were not read but would have changed the result.
 public final class ConfigJson {
     /// The version of peft whose file format this follows, with exactly the same keys.
     static final String PEFT_VERSION = "0.21.0";

@@ -17,7 +17,7 @@ import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 
-/// The base models against Hugging Face's answers (`fixtures/models/README.md`).
+/// Compares the base models with Hugging Face's outputs (`fixtures/models/README.md`).
 class BaseModelTest {
     private final ReferenceBackend backend = new ReferenceBackend();
 

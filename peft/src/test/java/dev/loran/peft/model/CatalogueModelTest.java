@@ -10,9 +10,9 @@ import dev.loran.peft.data.Catalogue;
 import java.nio.file.Files;
 import org.junit.jupiter.api.Test;
 
-/// A pretrained encoder of the catalogue, where its artifact is at hand.
+/// A pretrained encoder of the catalogue, if its artifact is available.
 class CatalogueModelTest {
-    /// "buy cheap running shoes online", against the embedding that ONNX Runtime gives with the artifact's own graph.
+    /// "buy cheap running shoes online", compared with the embedding from ONNX Runtime and the artifact's own graph.
     @Test
     void miniLmGivesItsEmbedding() {
         Catalogue.Entry entry = Catalogue.find("minilm").orElseThrow();

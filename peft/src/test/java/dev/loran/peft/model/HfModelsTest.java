@@ -36,7 +36,7 @@ import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.EnumSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
-/// Folders as they are met: sharded, in other types, under other names, damaged; and what is written.
+/// Folders found in practice: sharded, in other types, with other names, damaged; and the folders that are written.
 class HfModelsTest {
     private static final String QUERY = "model.layers.1.self_attn.q_proj.weight";
 
@@ -359,7 +359,7 @@ class HfModelsTest {
 
     // ---- memory
 
-    /// A backend that computes in the mapped file.
+    /// A backend that computes directly in the mapped file.
     private static final class InPlace extends ReferenceBackend {
         @Override
         public Buffer wrap(DType dtype, MemorySegment memory, Runnable onFree) {

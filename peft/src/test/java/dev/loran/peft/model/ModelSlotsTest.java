@@ -152,7 +152,8 @@ class ModelSlotsTest {
         return hidden;
     }
 
-    /// Sublayers that answer zero leave a pre-norm block's stream as it is; BERT's norms still act.
+    /// Sublayers whose output becomes zero leave a pre-norm block's residual stream unchanged; BERT's norms still
+    /// apply.
     @ParameterizedTest
     @ValueSource(strings = {"llama", "gpt2", "seo", "bert"})
     void sublayerAdaptersStandBeforeTheResidualAdd(String family) {
@@ -185,7 +186,7 @@ class ModelSlotsTest {
         }
     }
 
-    /// Answers `factor` times the sublayer's output, and keeps what it was given.
+    /// Returns `factor` times the sublayer's output, and records its inputs.
     private record Recorder(double factor, List<double[]> inputs) implements SublayerAdapter {
         Recorder(double factor) {
             this(factor, new ArrayList<>());

@@ -12,7 +12,7 @@ import java.util.Arrays;
 import java.util.Objects;
 import org.junit.jupiter.api.Test;
 
-/// Models with random weights: how many, and how they are drawn.
+/// Models with random weights: their number of parameters, and the distribution of these.
 class RandomModelTest {
     private final ReferenceBackend backend = new ReferenceBackend();
 

@@ -35,7 +35,7 @@ final class Small {
                 1);
     }
 
-    /// Heads that are together wider than the model, tied.
+    /// Heads whose total width exceeds the model's, with a tied head.
     static Qwen3Model qwen3(Backend backend, DType dtype) {
         Rope rope = new Rope.Default(100);
         LlamaModel.Config config =
@@ -59,7 +59,7 @@ final class Small {
         return (AdaptedLayer<?>) Objects.requireNonNull(model.namedModules().get(name), name);
     }
 
-    /// What enters the first block.
+    /// The input of the first block.
     static Tensor embedded(Model model, Tensor ids) {
         Tensor words = model.tokenEmbedding().forward(ids);
         String positions = switch (model.facts().modelType()) {
@@ -90,7 +90,7 @@ final class Small {
         };
     }
 
-    /// The norm before the first attention; null where there is none.
+    /// The norm before the first attention; null if there is none.
     static @Nullable AdaptedLayer<?> firstNorm(Model model, String family) {
         return switch (family) {
             case "llama" -> layer(model, "model.layers.0.input_layernorm");

@@ -12,8 +12,8 @@ import java.util.stream.StreamSupport;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
 
-/// The rules of well-known models on small vocabularies, against what Hugging Face tokenizers gave; see the README beside
-/// the files.
+/// The rules of well-known models on small vocabularies, compared with results of Hugging Face tokenizers; see the
+/// README next to the files.
 class ModelTokenizersTest {
     private static final ObjectMapper JSON = new ObjectMapper();
 

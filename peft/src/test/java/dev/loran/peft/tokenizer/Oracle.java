@@ -10,12 +10,12 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 
-/// Hugging Face tokenizers itself, through DJL.
+/// The Hugging Face tokenizers library itself, through DJL.
 final class Oracle implements AutoCloseable {
     private final HuggingFaceTokenizer tokenizer;
 
     static {
-        // Unless told that it is offline, the library reports its use to its makers.
+        // Unless set to offline, the library sends usage data to its makers.
         System.setProperty("ai.djl.offline", "true");
     }
 
@@ -23,7 +23,7 @@ final class Oracle implements AutoCloseable {
         this(json, Map.of("truncation", "false", "padding", "false"));
     }
 
-    /// One that cuts texts and pairs to `maxLength` ids, always from the longer text.
+    /// Truncates texts and pairs to `maxLength` ids, always from the longer text.
     Oracle(String json, int maxLength) {
         this(json, Map.of("truncation", "longest_first", "padding", "false", "maxLength", Integer.toString(maxLength)));
     }
@@ -46,7 +46,7 @@ final class Oracle implements AutoCloseable {
         return ints(tokenizer.encode(text, true, false).getIds());
     }
 
-    /// The ids of a pair, and after them their types.
+    /// The ids of a pair, followed by their types.
     List<int[]> encodePair(String text, String textPair) {
         Encoding encoding = tokenizer.encode(text, textPair, true, false);
         return List.of(ints(encoding.getIds()), ints(encoding.getTypeIds()));

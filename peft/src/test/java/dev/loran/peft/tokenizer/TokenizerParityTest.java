@@ -13,7 +13,7 @@ import java.util.stream.Stream;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
 
-/// The same ids and the same texts as Hugging Face tokenizers, over files of every kind and texts of many scripts.
+/// Checks for the same ids and texts as Hugging Face tokenizers, with files of every kind and texts in many scripts.
 class TokenizerParityTest {
     private static final int FILES = Integer.getInteger("loran.tokenizerFiles", 20);
     private static final int TEXTS = 20;
@@ -73,7 +73,7 @@ class TokenizerParityTest {
                 .map(k -> random.nextInt(ours.vocabSize()))
                 .toArray();
         for (int[] each : new int[][] {ids, drawn}) {
-            // On nothing some decoders of the other side abort the whole process.
+            // Some of the library's decoders abort the whole process on empty input.
             if (!ours.decode(each).isEmpty()) {
                 assertThat(ours.decode(each))
                         .as("text of %s by %s", Arrays.toString(each), json)

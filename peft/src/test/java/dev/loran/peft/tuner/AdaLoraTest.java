@@ -22,8 +22,8 @@ import java.util.SplittableRandom;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
-/// The allocator over whole trainings of a small model in double precision. (Its arithmetic against peft's, step by step, is
-/// in [HfParityTest].)
+/// The allocator in full training runs of a small model in double precision. ([HfParityTest] compares its arithmetic
+/// with peft's, step by step.)
 class AdaLoraTest {
     private static final int STEPS = 24;
 
@@ -41,7 +41,7 @@ class AdaLoraTest {
                 .withLora(LoraConfig.defaults().withRank(1, 8).withTargets(Targets.of("w_q", "w_k", "w_v", "w_o")));
     }
 
-    /// What a training leaves: the loss, the penalty and the number of live triplets at each step.
+    /// The loss, the penalty and the number of live triplets at each step.
     private record Run(List<Double> losses, List<Double> penalties, List<Integer> live) {}
 
     private Run train(PeftModel peft, Tuner tuner, AdamW adamW, int from, int to) {
@@ -95,7 +95,7 @@ class AdaLoraTest {
                     .containsOnly(2 * 8);
             assertThat(run.losses.getLast()).isLessThan(run.losses.getFirst());
         }
-        // The model's own, and its table of positions.
+        // The model's own parameters, and its position table.
         assertThat(backend.liveBuffers()).isEqualTo(model.namedParameters().size() + 1);
     }
 
@@ -105,8 +105,8 @@ class AdaLoraTest {
         assertThat(run.live).containsOnly(3 * 8);
     }
 
-    /// Compacted tensors train as uncompacted ones whose dead rows are masked out of everything: forward, penalty, gradient
-    /// norm and moments.
+    /// Compacted tensors train like uncompacted ones whose dead rows are masked everywhere: in forward, penalty,
+    /// gradient norm and moments.
     @Test
     void shrinkingEqualsMasking() {
         Run compacted = trainAll(config());
@@ -119,8 +119,8 @@ class AdaLoraTest {
         }
     }
 
-    /// The oracle: peft's arithmetic up to the last allocation; after it rows of A, columns of B and entries of E that are
-    /// dead are zero, their gradients too, and the penalty counts live ones alone.
+    /// The oracle: peft's arithmetic up to the last allocation; after that, dead rows of A, columns of B and entries of
+    /// E are zero, and so are their gradients, and the penalty includes only live ones.
     private Run trainAllMasked() {
         try (PeftModel peft = new PeftModel(model, 3);
                 AdamW adamW = adamW();
@@ -160,7 +160,7 @@ class AdaLoraTest {
         }
     }
 
-    /// For each of A, B, E ones where its triplet is live.
+    /// Masks for each A, B and E, with ones where the triplet is live.
     private static Map<String, double[]> masks(Tuner tuner) {
         Map<String, double[]> masks = new LinkedHashMap<>();
         tuner.parameters().forEach((name, e) -> {
@@ -203,7 +203,7 @@ class AdaLoraTest {
         }
     }
 
-    /// 0.5 times the mean over all A and B of ‖G − diag(live)‖, G of the live rows.
+    /// 0.5 times the mean over all A and B of ‖G − diag(live)‖, where G is the Gram matrix of the live rows.
     private static Tensor livePenalty(Map<String, Tensor> parameters, Map<String, double[]> masks) {
         Tensor sum = null;
         int count = 0;

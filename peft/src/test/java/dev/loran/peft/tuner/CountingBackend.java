@@ -9,7 +9,7 @@ import java.util.Map;
 import java.util.TreeMap;
 import org.jspecify.annotations.Nullable;
 
-/// Counts the products with a weight by how many rows they had.
+/// Counts the products with a weight by their number of rows.
 final class CountingBackend extends ReferenceBackend {
     /// The shorter side of the smallest weight that counts.
     private final int side;

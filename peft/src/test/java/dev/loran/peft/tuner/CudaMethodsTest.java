@@ -36,8 +36,8 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.Arguments;
 import org.junit.jupiter.params.provider.MethodSource;
 
-/// Every method trained on CudaBackend, models of F32 and of BF16, on the CPU stand-in, beside the reference; with
-/// `-Dloran.test.gpu=true` on a real GPU.
+/// Every method trained on CudaBackend, for F32 and BF16 models, compared with the reference; on the CPU stand-in, or
+/// with `-Dloran.test.gpu=true` on a real GPU.
 @TestInstance(TestInstance.Lifecycle.PER_CLASS)
 class CudaMethodsTest {
     private static final int STEPS = 20;
@@ -84,7 +84,7 @@ class CudaMethodsTest {
         all.put("lora, tokens", lora.withTrainableTokens(List.of(9, 4)));
         all.put("pissa", lora.withInit(LoraInit.PISSA));
         return all.entrySet().stream().map(e -> {
-            // Grouped heads and rope in the one, biases, dropout of its own and a classifier in the other.
+            // Grouped heads and rope in one model; biases, its own dropout rates and a classifier in the other.
             String family = e.getKey().length() % 2 == 0 && !e.getKey().equals("bitfit") ? "llama" : "bert-head";
             return Arguments.of(family, e.getKey(), e.getValue());
         });
@@ -145,7 +145,7 @@ class CudaMethodsTest {
         assertThat(actual.getLast()).as("it learns").isLessThan(actual.getFirst());
     }
 
-    /// The loss before each of the steps on one batch.
+    /// The loss before each step, always on the same batch.
     private static List<Double> losses(String family, PeftConfig config, Backend backend) {
         List<Double> losses = new ArrayList<>();
         Map<String, Object> options = Map.of("lr", 0.01, "total_steps", STEPS);

@@ -27,12 +27,12 @@ import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
 
-/// What is done with adapters beside training them, on a model of BF16 with adapters of F32: on the CPU stand-in; with
+/// Operations on adapters other than training, with a BF16 model and F32 adapters; on the CPU stand-in, or with
 /// `-Dloran.test.gpu=true` on a real GPU.
 @TestInstance(TestInstance.Lifecycle.PER_CLASS)
 class CudaNarrowModelTest {
     private static final Path STAND_IN = Path.of("..", "kernels", "target", "standin");
-    /// A few roundings to eight bits one after another.
+    /// Several successive roundings to eight bits.
     private static final double BOUND = 6e-2;
 
     private CudaBackend cuda;
@@ -61,10 +61,10 @@ class CudaNarrowModelTest {
         }
     }
 
-    /// Random values, but not so large that a model this small makes much of the least rounding.
+    /// Random values, but small enough that this small model does not amplify rounding errors too much.
     private static Tuner add(PeftModel peft, String name, PeftConfig config) {
         Tuner tuner = peft.addAdapter(name, config);
-        // AdaLoRA's update is a product of three.
+        // AdaLoRA's update is a product of three factors.
         Subjects.stir(tuner.parameters(), config instanceof AdaLoraConfig ? 0.3 : 0.15, name.hashCode());
         return tuner;
     }
@@ -140,7 +140,8 @@ class CudaNarrowModelTest {
         assertThat(cuda.liveBytes()).isZero();
     }
 
-    /// Files hold what was trained, in F32; on the CPU, beside the same weights in F32, it answers the same but for rounding.
+    /// Files hold what was trained, in F32; on the CPU, with the same weights in F32, the outputs are equal up to
+    /// rounding.
     @ParameterizedTest
     @ValueSource(strings = {"llama", "bert-head"})
     void filesAreThoseOfAModelOfF32(String family) {

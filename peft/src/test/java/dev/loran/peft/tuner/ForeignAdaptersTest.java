@@ -28,10 +28,10 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
-/// Adapters that peft made on another model of a family than the one they are put onto, or with tables of their own
-/// (`fixtures/adapters/README.md`): they answer as in peft, and are saved under the names they came with.
+/// Adapters that peft made on another model of a family than the one they are attached to, or with their own tables
+/// (`fixtures/adapters/README.md`): their outputs are peft's, and they are saved under their original names.
 class ForeignAdaptersTest extends NothingLeft {
-    /// The model below the head of a family's fixture, in a folder of its own, as its bare class saves it.
+    /// The family's fixture without its head, in its own folder, as saved by its bare class.
     private Path bare(String family, String architecture, String prefix) throws IOException {
         Path bare = Files.createDirectories(folder.resolve(family));
         ObjectNode config = JsonFile.read(Fixtures.base(family).resolve("config.json"));

@@ -35,8 +35,8 @@ import org.junit.jupiter.api.DynamicTest;
 import org.junit.jupiter.api.TestFactory;
 import org.junit.jupiter.api.io.TempDir;
 
-/// Every case folder of Hugging Face numbers (`fixtures/hf/README.md`; another folder of the same layout with
-/// `-Dloran.fixtures=DIR`): logits, loss, every gradient, ten optimizer steps, the final tensors and the files.
+/// Every case folder of Hugging Face values (`fixtures/hf/README.md`; another folder of the same layout with
+/// `-Dloran.fixtures=DIR`): logits, loss, all gradients, ten optimizer steps, the final tensors and the files.
 class HfParityTest {
     private static final ObjectMapper JSON = new ObjectMapper();
 
@@ -79,7 +79,7 @@ class HfParityTest {
                     PeftModel peft = new PeftModel(model, 7)) {
                 new Case(folder, peft).check(temporary.resolve(title(folder).replace('/', '-') + backend.name()));
             }
-            // What peft saved after training answers as it did, on load alone.
+            // What peft saved after training gives peft's outputs as soon as it is loaded.
             try (Model model = HfModels.load(base, backend);
                     PeftModel peft = new PeftModel(model, 7)) {
                 new Case(folder, peft).checkFinalFile();
@@ -87,7 +87,7 @@ class HfParityTest {
         }
     }
 
-    /// One folder's numbers against one model.
+    /// Compares one folder's values with one model.
     private static final class Case {
         private final Path folder;
         private final PeftModel peft;
@@ -129,7 +129,7 @@ class HfParityTest {
             }
         }
 
-        /// As [PeftModel#loadAdapter], but AdaLoRA keeps to peft's arithmetic.
+        /// As [PeftModel#loadAdapter], but AdaLoRA uses peft's arithmetic.
         private Tuner load(Path adapter) {
             if (AdapterFiles.config(adapter) instanceof AdaLoraConfig config) {
                 Tuner tuner = peft.addAdapter("default", config.withShrink(false), true);
@@ -147,8 +147,8 @@ class HfParityTest {
             return io.tensor(backend, name, DType.I32);
         }
 
-        /// Logits from the file alone, then the trainable tensors by name: the file must have brought them already, but for
-        /// the encoders of prompt methods, which no file of peft holds.
+        /// Logits from the file alone, then the trainable tensors by name: the file must have supplied them already,
+        /// except the encoders of prompt methods, which no file of peft holds.
         private void start(Tuner tuner, SafeTensors io) {
             try (Scope scope = Scope.open();
                     Autograd.Mode mode = Autograd.noGrad()) {
@@ -217,7 +217,7 @@ class HfParityTest {
             }
         }
 
-        /// What is written here equals what peft wrote: the configuration without nulls, the tensors by value.
+        /// The written files equal peft's: the configuration without nulls, the tensors by value.
         private void files(Tuner tuner, Path out) throws IOException {
             peft.savePretrained(out);
             ObjectNode ours = config(out);
@@ -244,7 +244,7 @@ class HfParityTest {
 
         private static Map<String, Object> canonical(ObjectNode config) {
             Map<String, Object> map = new TreeMap<>();
-            // Where the base lay when the adapter was made.
+            // The path of the base when the adapter was made.
             config.remove("base_model_name_or_path");
             config.properties().forEach(e -> {
                 JsonNode v = e.getValue();
@@ -263,7 +263,7 @@ class HfParityTest {
             assertThat(actual).as(what).isCloseTo(expected, within(relative * Math.abs(expected)));
         }
 
-        /// Equal but for `relative` times the largest magnitude of the reference tensor.
+        /// Equal up to `relative` times the largest magnitude of the reference tensor.
         private void close(String what, Tensor actual, SafeTensors reference, String name, double relative) {
             double[] a = actual.toDoubles();
             try (Tensor r = reference.copy(backend, name, DType.F32)) {
@@ -278,7 +278,8 @@ class HfParityTest {
             }
         }
 
-        /// The key third of GPT-2's fused bias: its gradient is zero but for rounding, so Adam walks at random there.
+        /// The key third of GPT-2's fused bias: its gradient is zero up to rounding, so Adam performs a random walk
+        /// there.
         private static boolean isRandomWalk(String name, int i, int size) {
             return name.endsWith("c_attn.base_layer.bias") && i >= size / 3 && i < 2 * size / 3;
         }

@@ -26,8 +26,8 @@ import org.junit.jupiter.params.provider.Arguments;
 import org.junit.jupiter.params.provider.MethodSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
-/// Logits by cached keys and values are those of the whole text, at every step, for texts of different lengths in one
-/// batch, with every kind of adapter.
+/// Logits computed with cached keys and values equal those of the whole text, at every step, for texts of different
+/// lengths in one batch, with every kind of adapter.
 class KvCacheTest {
     private static final List<String> CAUSAL = List.of("llama", "gpt2", "seo");
 
@@ -130,7 +130,7 @@ class KvCacheTest {
                 KvCache cache = new KvCache(model);
                 Scope scope = Scope.open()) {
             cache.append(random(1, 7), random(2, 5));
-            // The head sees the last token of each text alone.
+            // The head is applied only to the last token of each text.
             assertThat(backend.rows).isEqualTo(Map.of(2 * 7, 2 * 7, 2, 1));
             backend.rows.clear();
             cache.append(random(3, 1), random(4, 1));

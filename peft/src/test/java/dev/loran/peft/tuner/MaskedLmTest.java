@@ -20,8 +20,8 @@ import dev.loran.peft.model.TaskType;
 import java.nio.file.Path;
 import org.junit.jupiter.api.Test;
 
-/// A folder of `BertForMaskedLM`, which has a head for hidden tokens and no pooler, and adapters that peft made on it; the
-/// answers are those of transformers 5.18.0 and peft 0.21.0.
+/// A folder of `BertForMaskedLM`, which has a head for masked tokens and no pooler, and adapters that peft made on it;
+/// the expected outputs are from transformers 5.18.0 and peft 0.21.0.
 class MaskedLmTest {
     private final Backend backend = new ReferenceBackend();
     private final Path folder = Fixtures.root("masked");

@@ -32,7 +32,7 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.Arguments;
 import org.junit.jupiter.params.provider.MethodSource;
 
-/// Merging: the model alone answers as with its adapters, and unmerging brings every bit back.
+/// Merging: the model alone gives the same outputs as with its adapters, and unmerging restores every bit.
 class MergeTest {
     @TempDir
     Path folder;
@@ -84,7 +84,8 @@ class MergeTest {
         assertThat(backend.liveBuffers()).isZero();
     }
 
-    /// All but DoRA and tokens, which measure and gather weights as they are attached: the reference does neither in BF16.
+    /// All but DoRA and tokens, which compute norms and gather weights on attachment: the reference backend supports
+    /// neither in BF16.
     static Stream<Arguments> narrowCases() {
         return cases().filter(c -> !c.get()[1].toString().matches("dora.*|.*tokens"));
     }
@@ -122,7 +123,7 @@ class MergeTest {
                 PeftModel peft = new PeftModel(model, 7);
                 Scope scope = Scope.open()) {
             Tuner tuner = Subjects.add(peft, "one", LoraConfig.defaults().withRank(2, 4));
-            // Updates far below the weights: most of what BF16's eight bits can lose.
+            // Updates far smaller than the weights, most of which BF16's eight bits lose.
             tuner.parameters().forEach((name, t) -> {
                 if (name.contains("lora_B")) {
                     t.copyFrom(Tensor.full(backend, DType.BF16, 1e-3, t.shape().dims()));
@@ -198,7 +199,7 @@ class MergeTest {
             assertThat(Subjects.distance(Subjects.logits(peft, ids, null), adapted))
                     .isLessThan(1e-5);
             peft.unmergeAdapter();
-            // Not packed a second time: the very buffers from before.
+            // Not packed a second time: the same buffers as before.
             assertThat(model.namedParameters().values().stream()
                             .map(Tensor::buffer)
                             .filter(b -> !b.isRowMajor()))
@@ -249,7 +250,7 @@ class MergeTest {
         assertThat(mapping.mapped).isZero();
     }
 
-    /// A model that computes in F32 and is written in BF16 loses what the forecast said.
+    /// A model that computes in F32 and is saved in BF16 loses as much as the forecast says.
     @Test
     void aModelWrittenNarrowLosesWhatTheForecastSays(@TempDir Path folder) {
         try (Model model = Subjects.model("gpt2", backend, DType.F32);
@@ -302,7 +303,7 @@ class MergeTest {
             double[] adapted = Subjects.logits(peft, ids, null);
             int before = backend.liveBuffers();
             assertThat(peft.mergeAndUnload()).isSameAs(model);
-            // Two adapted matrices in each of two layers, A and B each; the prompt; the counter of forwards.
+            // Two adapted matrices in each of two layers, A and B each; the prompt; the forward counter.
             assertThat(backend.liveBuffers()).isEqualTo(before - 2 * 2 * 2 - 1 - 1);
             assertThat(model.namedParameters().keySet()).containsExactlyElementsOf(names);
             assertThat(Subjects.distance(model.logits(ids, null).toDoubles(), adapted))
@@ -326,7 +327,7 @@ class MergeTest {
                 "(BOTTLENECK) cannot be merged: a network behind the sublayers is no weight;");
     }
 
-    /// What changes a table that is also the head, or the head alone, or both apart, by family.
+    /// Adapters that change a table that is also the head, or only the head, or both separately, by family.
     static Stream<Arguments> untying() {
         LoraConfig lora = LoraConfig.defaults().withRank(3, 5);
         return Stream.of(
@@ -468,7 +469,7 @@ class MergeTest {
         assertThatThrownBy(call::run).isInstanceOf(IllegalStateException.class).hasMessage(message);
     }
 
-    /// Keeps prepared weights in another order, so that nobody can read them by mistake.
+    /// Keeps prepared weights in another order, so that reading them directly by mistake is detected.
     private static final class PackingBackend extends ReferenceBackend {
         private static final class Packed extends Buffer {
             private final Buffer transposed;
@@ -529,7 +530,7 @@ class MergeTest {
         }
     }
 
-    /// Uses files in place, as fast backends do, and counts what is mapped.
+    /// Uses files in place, as fast backends do, and counts the mapped buffers.
     private static final class MappingBackend extends ReferenceBackend {
         private int mapped;
 

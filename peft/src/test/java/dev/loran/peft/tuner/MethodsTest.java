@@ -28,7 +28,7 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.Arguments;
 import org.junit.jupiter.params.provider.MethodSource;
 
-/// Every method on every family it goes with, through a whole two-layer model in double precision.
+/// Every method on every family that it supports, in a complete two-layer model in double precision.
 class MethodsTest {
     static final List<String> FAMILIES = List.of("llama", "qwen3", "gpt2", "bert-head", "seo");
 
@@ -91,7 +91,8 @@ class MethodsTest {
         return cases.stream();
     }
 
-    /// DoRA's norm carries no gradient, so differences do not see what backward gives: [LoraFamilyTest] has its oracle.
+    /// DoRA's norm carries no gradient, so finite differences do not match its backward pass: [LoraFamilyTest] has its
+    /// oracle.
     static Stream<Arguments> differentiableCases() {
         return cases().filter(c -> !c.get()[1].toString().startsWith("dora"));
     }
@@ -149,12 +150,12 @@ class MethodsTest {
             model.gradientCheckpointing(true);
             Map<String, double[]> again = gradients(peft, tuner, text);
             assertThat(again.keySet()).isEqualTo(plain.keySet());
-            // Up to the order in which the gradients of a block's input add up.
+            // Equal up to the order in which the gradients of a block's input are summed.
             plain.forEach((name, g) -> assertThat(Subjects.distance(Objects.requireNonNull(again.get(name)), g))
                     .as(name)
                     .isLessThan(1e-12));
-            // A norm's bias before a softmax over keys may well have none, but a method without any gradient trains
-            // nothing.
+            // A single parameter may have no gradient, such as a norm's bias before a softmax over keys, but a method
+            // without any gradient would train nothing.
             assertThat(plain.values().stream()
                             .flatMapToDouble(java.util.Arrays::stream)
                             .map(Math::abs)

@@ -22,7 +22,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 
-/// One batch whose rows use different adapters: each row answers as its adapter alone does.
+/// One batch whose rows use different adapters: each row's output is that of its adapter alone.
 class MixedBatchTest {
     private final ReferenceBackend backend = new ReferenceBackend();
 
@@ -36,12 +36,12 @@ class MixedBatchTest {
                 PeftModel peft = new PeftModel(model, 7);
                 Scope scope = Scope.open()) {
             Subjects.mixable(family).forEach((name, config) -> Subjects.add(peft, name, config));
-            // Every kind once, some twice, the base among them, in an order that sorting must undo.
+            // Every kind once, some twice, and the base, in an order that sorting must undo.
             List<String> names = new ArrayList<>(peft.adapters().keySet());
             names.addAll(List.of("lora", "ia3", "prefix", "prompt", PeftModel.BASE, PeftModel.BASE));
             Collections.shuffle(names, new Random(3));
             check(peft, names, masked);
-            // Equal lengths of prefix need no hidden keys, and no virtual tokens leave the text where it was.
+            // Prefixes of equal length need no hidden keys, and without virtual tokens the text keeps its positions.
             check(peft, List.of("prefix", "prefix"), masked);
             check(peft, List.of("lora", PeftModel.BASE, "houlsby", "lora"), masked);
             check(peft, List.of("prefix", "lora", "short prefix"), masked);
@@ -134,7 +134,7 @@ class MixedBatchTest {
                     .isInstanceOf(ShapeException.class)
                     .hasMessage("seo: 17 positions (prefix 12, virtual tokens and text 5) but the model has 16;"
                             + " shorten the text");
-            // What failed left nothing behind.
+            // The failed call had no side effects.
             check(peft, List.of("short", PeftModel.BASE), false);
         }
         assertThat(backend.liveBuffers()).isZero();
@@ -148,7 +148,7 @@ class MixedBatchTest {
                 PeftModel peft = new PeftModel(model, 7);
                 Scope scope = Scope.open()) {
             Subjects.mergeable("llama").forEach((name, config) -> {
-                // Rows of a layer that is trained whole do not need the frozen one.
+                // Rows of a fully trained layer do not need the frozen one.
                 if (!name.equals("lora with base biases") && !name.equals("lora and whole modules")) {
                     Subjects.add(peft, name, config);
                 }

@@ -7,7 +7,7 @@ import java.nio.file.Path;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.io.TempDir;
 
-/// Tests on a backend that must own no buffer in the end, with a folder for files.
+/// Base of tests on a backend that must have no live buffer at the end, with a temporary folder.
 abstract class NothingLeft {
     final ReferenceBackend backend = new ReferenceBackend();
 

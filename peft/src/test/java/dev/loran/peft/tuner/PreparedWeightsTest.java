@@ -22,8 +22,8 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.Arguments;
 import org.junit.jupiter.params.provider.MethodSource;
 
-/// Every method on a base whose frozen weights are packed before the adapter comes, blocks checkpointed, against the same
-/// method on plain weights, packed and checkpointed never.
+/// Every method on a base whose frozen weights are packed before the adapter is added, with checkpointed blocks,
+/// compared with the same method on plain weights without checkpointing.
 class PreparedWeightsTest {
     @TempDir
     Path folder;
@@ -45,7 +45,7 @@ class PreparedWeightsTest {
         return all;
     }
 
-    /// What a run gives: logits, and the gradient of each parameter; null where it has none.
+    /// The result of a run: logits, and the gradient of each parameter, null where it has none.
     private record Answer(double[] logits, Map<String, double[]> gradients) {}
 
     private static Answer answer(Model model, PeftModel peft, Tuner tuner) {

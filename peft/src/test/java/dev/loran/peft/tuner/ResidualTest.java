@@ -27,7 +27,7 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.Arguments;
 import org.junit.jupiter.params.provider.MethodSource;
 
-/// PiSSA and OLoRA, which start by cutting a part out of the base.
+/// PiSSA and OLoRA, which are initialized by cutting a part out of the base.
 class ResidualTest {
     private static final LoraConfig LORA = LoraConfig.defaults().withRank(3, 6);
 
@@ -44,7 +44,7 @@ class ResidualTest {
         return all.stream();
     }
 
-    /// All linear layers: in GPT-2 both its transposed ones that are square and those that are not.
+    /// All linear layers; in GPT-2 these include square and non-square transposed ones.
     @ParameterizedTest(name = "{0}: {1}")
     @MethodSource("cuts")
     void whatIsCutOutOfTheBaseLeavesTheAnswersAndComesBackBitForBit(String family, LoraInit init) {
@@ -77,7 +77,7 @@ class ResidualTest {
     }
 
     /// peft 0.21.0: W as below in an `nn.Linear(3, 4)`, `get_peft_model(…, LoraConfig(r=2, lora_alpha=3,
-    /// init_lora_weights=init))`, then `base_layer.weight`; signs of A and B are anyone's choice, what is left is not.
+    /// init_lora_weights=init))`, then `base_layer.weight`; the signs of A and B are arbitrary, the remainder is not.
     @Test
     void whatIsLeftIsWhatPeftLeaves() {
         double[] w = {.5, -1.2, .3, .8, .4, -.6, -.9, .1, 1.1, .2, -.7, .65};

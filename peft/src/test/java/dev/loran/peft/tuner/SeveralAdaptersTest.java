@@ -22,7 +22,7 @@ import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
-/// Several adapters on one model: who is active, who is trained, and what stands together.
+/// Several adapters on one model: which are active, which are trained, and which can be combined.
 class SeveralAdaptersTest {
     private final ReferenceBackend backend = new ReferenceBackend();
 
@@ -103,7 +103,7 @@ class SeveralAdaptersTest {
             Subjects.add(peft, "prompt", PromptTuningConfig.of(2));
             peft.setAdapter(List.of("lora", "prefix", "pfeiffer", "prompt"));
             double[] together = Subjects.logits(peft, ids, null);
-            // The same with LoRA in the weights and the others beside it.
+            // The same with LoRA merged into the weights and the others active.
             peft.setAdapter("lora");
             peft.mergeAdapter();
             peft.unmergeAdapter();
@@ -192,7 +192,7 @@ class SeveralAdaptersTest {
         assertThat(trained(peft)).isEqualTo(trained);
     }
 
-    /// Every tensor of model and adapters that collects a gradient.
+    /// All tensors of the model and its adapters that collect gradients.
     private static Set<Tensor> trained(PeftModel peft) {
         Set<Tensor> all = new LinkedHashSet<>(peft.model().namedParameters().values());
         peft.adapters().values().forEach(t -> all.addAll(t.parameters().values()));
@@ -206,7 +206,7 @@ class SeveralAdaptersTest {
                 PeftModel peft = new PeftModel(model, 7);
                 Scope scope = Scope.open()) {
             Subjects.mixable("bert-head").forEach((name, config) -> {
-                // The second and all after it are added beside an active one.
+                // The second and all later ones are added while another is active.
                 Subjects.add(peft, name, config);
                 assertThat(peft.activeAdapters()).containsExactly("lora");
             });
@@ -270,7 +270,7 @@ class SeveralAdaptersTest {
             outer.close();
             assertThat(Subjects.logits(peft, ids, null)).isEqualTo(a);
             assertThat(trained(peft)).isNotEmpty();
-            // What is set meanwhile counts afterwards; what is deleted does not come back.
+            // A choice made meanwhile takes effect afterwards; a deleted adapter does not come back.
             try (PeftModel.Disabled disabled = peft.disableAdapter()) {
                 peft.setAdapter("b");
                 peft.deleteAdapter("a");

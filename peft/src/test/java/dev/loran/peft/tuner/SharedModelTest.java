@@ -31,15 +31,16 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
 
-/// One PeftModel asked by several threads: the same bits as by one, and a clear failure where that cannot be.
+/// One PeftModel used by several threads: the same bits as from a single one, and a clear error where that is
+/// impossible.
 class SharedModelTest {
     private static final int THREADS = 4;
     private static final int CALLS = 8;
-    /// Rounds of calls, more for a longer run.
+    /// Rounds of calls; more give a longer run.
     private static final int ROUNDS = Integer.getInteger("loran.rounds", 1);
 
-    /// Four threads that set adapters on one model got answers of each other's adapters. Now each answer is the right one, or
-    /// its call failed.
+    /// Regression test: four threads that set adapters on one model got outputs of each other's adapters. Each output
+    /// must be right, or its call must fail.
     @ParameterizedTest
     @ValueSource(strings = {"llama", "bert"})
     void settingAdaptersFromSeveralThreadsNeverGivesTheAnswerOfAnotherAdapter(String family) {
@@ -50,7 +51,7 @@ class SharedModelTest {
             AtomicInteger refused = new AtomicInteger();
             Threads.run(names.size(), thread -> {
                 String mine = names.get(thread);
-                // A refusal takes much less time than an answer: who is refused tries again.
+                // A refused call takes much less time than a successful one, so a refused thread tries again.
                 for (int i = 0, right = 0; i < 2_000 && right < 10 * ROUNDS; i++) {
                     try {
                         subject.peft.setAdapter(mine);
@@ -73,7 +74,7 @@ class SharedModelTest {
         }
     }
 
-    /// The two calls are one choice: no other thread's comes in between unnoticed.
+    /// The two calls belong together: a choice by another thread in between is detected.
     @Test
     void anAdapterThatAnotherThreadChoseDoesNotAnswer() {
         ReferenceBackend backend = new ReferenceBackend();
@@ -81,7 +82,7 @@ class SharedModelTest {
             PeftModel peft = subject.peft;
             peft.setAdapter("lora");
             Threads.run(1, thread -> {
-                // Who has chosen nothing takes what is there.
+                // A thread that has not chosen uses the present choice.
                 assertThat(subject.logits()).isEqualTo(subject.alone.get("lora"));
                 peft.setAdapter("lora everywhere");
                 assertThat(subject.logits()).isEqualTo(subject.alone.get("lora everywhere"));
@@ -136,7 +137,7 @@ class SharedModelTest {
                 for (int i = 0; i < CALLS * ROUNDS; i++) {
                     int which = (thread + i) % THREADS;
                     assertThat(subject.mixed(batches.get(which))).isEqualTo(alone.get(which));
-                    // Between them the active adapter answers as if nothing had been.
+                    // In between, the active adapter gives the same output as before.
                     assertThat(subject.logits())
                             .isEqualTo(subject.alone.get(subject.names().getFirst()));
                 }
@@ -177,14 +178,14 @@ class SharedModelTest {
         return tokens.stream().map(Arrays::toString).toList();
     }
 
-    /// What is made when it is first needed is made once, whoever asks first.
+    /// Lazily computed values are computed once, whichever thread needs them first.
     @ParameterizedTest
     @ValueSource(strings = {"llama", "bert"})
     void theFirstForwardsOfAModelMayBeThoseOfSeveralThreads(String family) {
         for (int round = 0; round < 4 * ROUNDS; round++) {
             ReferenceBackend backend = new ReferenceBackend();
             try (Subject subject = new Subject(family, backend, List.of("pissa", "dora", "lora and tokens"))) {
-                // Raises the versions of what the adapters keep from the base.
+                // Raises the versions on which the adapters' cached values depend.
                 subject.model.namedParameters().values().forEach(Tensor::markWritten);
                 Threads.run(
                         4,
@@ -219,7 +220,7 @@ class SharedModelTest {
             changes.put("makeWritable", model::makeWritable);
             changes.put("close", peft::close);
             changes.forEach((name, change) -> {
-                // In the middle of a read of this thread, another thread tries; then this thread itself.
+                // During a read by this thread, first another thread tries, then this thread itself.
                 peft.withAdapter("lora", () -> {
                     Threads.run(1, thread -> refused(change, name, "is being read (withAdapter lora)"));
                     refused(change, name, "is being read");
@@ -229,7 +230,7 @@ class SharedModelTest {
             });
             assertThat(peft.adapters()).containsOnlyKeys("lora", "lora everywhere");
             assertThat(model.isTraining()).isFalse();
-            // It is free again.
+            // The model is free again.
             changes.get("setAdapter").run();
         }
         assertThat(backend.liveBuffers()).isZero();
@@ -252,7 +253,7 @@ class SharedModelTest {
                         1,
                         thread -> uses.forEach((name, work) ->
                                 refused(work, name, "is being changed by thread " + owner + " (trainStep)")));
-                // The thread that changes it may do all of that.
+                // The thread that changes the model may do all of that.
                 subject.logits();
                 peft.setAdapter("lora");
             }
@@ -294,7 +295,7 @@ class SharedModelTest {
                             .isInstanceOf(ConcurrentModificationException.class)
                             .hasMessageStartingWith("withAdapter biases: the model is being read");
                 }
-                // None in the middle of another's.
+                // Inside another adapter's call, BASE applies instead.
                 assertThat(peft.withAdapter("lora", () -> peft.withAdapter(PeftModel.BASE, () -> model.prefixes())))
                         .isNull();
             }
@@ -334,7 +335,7 @@ class SharedModelTest {
         }
     }
 
-    /// A model with adapters, and what each of them answers alone.
+    /// A model with adapters, and the output of each of them alone.
     private static final class Subject implements AutoCloseable {
         private static final int ROWS = 3;
 

@@ -23,7 +23,7 @@ import java.util.Map;
 import java.util.SplittableRandom;
 import org.jspecify.annotations.Nullable;
 
-/// Small models of every family and adapters of every kind, with random values where fresh ones have zeros and ones, and
+/// Small models of every family and adapters of every kind, with random values where new ones have zeros and ones, and
 /// texts for them.
 final class Subjects {
     static final List<String> FAMILIES = List.of("llama", "qwen3", "gpt2", "bert", "bert-head", "seo");
@@ -47,7 +47,7 @@ final class Subjects {
         return model;
     }
 
-    /// Grouped heads, whose width is no part of the model's, and biases.
+    /// Grouped heads, whose width is independent of the model's, and biases.
     private static LlamaModel.Config llama(int keyValueHeads, int headDim) {
         Rope rope = new Rope.Default(100);
         return new LlamaModel.Config(
@@ -69,7 +69,7 @@ final class Subjects {
         }
     }
 
-    /// Adapters that can be merged into a model of `family`, by what tests call them.
+    /// Adapters that can be merged into a model of `family`, by their names in tests.
     static Map<String, PeftConfig> mergeable(String family) {
         Map<String, PeftConfig> all = new LinkedHashMap<>();
         LoraConfig lora = LoraConfig.defaults().withRank(3, 5);
@@ -93,7 +93,7 @@ final class Subjects {
         return all;
     }
 
-    /// Layers of every kind that the family has, but for tied tables.
+    /// Layers of every kind that the family has, except tied tables.
     private static List<String> whole(String family) {
         return switch (family) {
             case "llama", "qwen3" -> List.of("embed_tokens", "down_proj", "norm");
@@ -103,7 +103,7 @@ final class Subjects {
         };
     }
 
-    /// Adapters of which any may share a batch with any other, two lengths of prefix and prompt among them.
+    /// Adapters that can all share a batch, including two lengths of prefix and prompt.
     static Map<String, PeftConfig> mixable(String family) {
         Map<String, PeftConfig> all = mergeable(family);
         all.remove("lora with base biases");
@@ -145,7 +145,7 @@ final class Subjects {
         }
     }
 
-    /// A fingerprint of each parameter's elements as they are in memory.
+    /// A hash of each parameter's elements in memory.
     static Map<String, String> bits(Model model) {
         Map<String, String> all = new LinkedHashMap<>();
         model.namedParameters()
@@ -160,7 +160,7 @@ final class Subjects {
         return all;
     }
 
-    /// The largest |a − b| over the largest |b|.
+    /// The largest |a − b| divided by the largest |b|.
     static double distance(double[] a, double[] b) {
         if (a.length != b.length) {
             return Double.POSITIVE_INFINITY;

@@ -27,7 +27,7 @@ import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
 
-/// Weighted merging against whole matrices in double precision.
+/// Compares weighted merging with full matrices in double precision.
 class WeightedAdapterTest {
     private static final List<String> NAMES = List.of("a", "b", "c");
     private static final List<Double> WEIGHTS = List.of(0.7, -0.4, 1.3);
@@ -47,7 +47,7 @@ class WeightedAdapterTest {
         Subjects.add(peft, "c", lora.withRank(3, 4).withPatterns(Map.of(), Map.of("w_q", 1.0)));
     }
 
-    /// Ranks that differ from adapter to adapter and from layer to layer, AdaLoRA among them.
+    /// Ranks that differ between adapters and between layers, including AdaLoRA.
     private static void addOfManyRanks(PeftModel peft) {
         LoraConfig lora = LoraConfig.defaults();
         Subjects.add(
@@ -56,7 +56,7 @@ class WeightedAdapterTest {
         Subjects.add(peft, "c", AdaLoraConfig.defaults().withRanks(5, 2));
     }
 
-    /// A whole matrix by rows.
+    /// A full matrix in row-major order.
     private record Matrix(int rows, int cols, double[] values) {
         static Matrix of(Tensor w) {
             return new Matrix(w.shape().dim(0), w.shape().dim(1), w.toDoubles());
@@ -92,7 +92,7 @@ class WeightedAdapterTest {
             return plus(-1, other).norm() / other.norm();
         }
 
-        /// Largest first, by Jacobi's rotations of pairs of columns until all are orthogonal.
+        /// The singular values, largest first, by Jacobi rotations of pairs of columns until all are orthogonal.
         double[] singularValues() {
             double[] m = values.clone();
             for (int sweep = 0; sweep < 40; sweep++) {
@@ -132,7 +132,7 @@ class WeightedAdapterTest {
         }
     }
 
-    /// s · B·A of each layer of an adapter, from how merging changes the weights in F64.
+    /// s · B·A of each layer of an adapter, from the change that merging makes to the weights in F64.
     private static Map<String, Matrix> updates(PeftModel peft, String name) {
         Map<String, Matrix> before = weights(peft.model());
         peft.setAdapter(name);
@@ -205,7 +205,7 @@ class WeightedAdapterTest {
             assertThat(config.scaling("layers.1.mlp.down")).isEqualTo(1);
             assertThat(config.scaling("layers.0.attention.w_v")).isEqualTo(1);
             assertThat(config.targetModules().names()).containsExactlyInAnyOrder("w_q", "w_v", "down");
-            // Through a file, in F32, it stays what it is.
+            // Saving to a file, in F32, does not change the output.
             peft.setAdapter("all");
             Tensor ids = Subjects.ids(model, 2);
             double[] answer = Subjects.logits(peft, ids, null);
@@ -229,7 +229,7 @@ class WeightedAdapterTest {
                 double[] values = sum.singularValues();
                 double rest = Math.sqrt(
                         Arrays.stream(values).skip(rank).map(x -> x * x).sum());
-                // Eckart and Young: what is left out are the smaller singular values.
+                // Eckart and Young: the error consists of the omitted singular values.
                 double error = distance(update(peft, "all", module), sum);
                 assertThat(error).as(module).isCloseTo(rest / sum.norm(), within(1e-10));
                 assertThat(errors.get(module)).as(module).isCloseTo(error, within(1e-10));
@@ -252,7 +252,7 @@ class WeightedAdapterTest {
         }
     }
 
-    /// √|ws|-weighted factors, with the sign on A: peft's way, cross terms and all.
+    /// √|ws|-weighted factors, with the sign on A: peft's rule, including cross terms.
     @Test
     void linearSumsTheFactors() {
         try (Model model = Subjects.model("seo", backend, DType.F64);
@@ -311,7 +311,7 @@ class WeightedAdapterTest {
         return new Matrix(b.length / 3, 3, b).times(new Matrix(3, a.length / 3, a));
     }
 
-    /// The definitions of TIES, sorted and voted element by element.
+    /// TIES by its definition, with sorting and voting element by element.
     private static double[] ties(List<double[]> tensors, double[] weights, double density, boolean byFrequency) {
         int n = tensors.getFirst().length;
         List<double[]> kept = new ArrayList<>();
@@ -362,7 +362,7 @@ class WeightedAdapterTest {
                 Matrix expected = factorwise(peft, module, (t, w) -> ties(t, w, 0.6, byFrequency));
                 assertThat(distance(factors, expected)).as(module).isLessThan(1e-12);
                 assertThat(onFactors.get(module)).isCloseTo(distance(factors, sum), within(1e-10));
-                // Rank 12 is full here: nothing is cut off.
+                // Rank 12 is full here: nothing is truncated.
                 List<double[]> deltas = new ArrayList<>();
                 List<Double> weights = new ArrayList<>();
                 for (int i = 0; i < NAMES.size(); i++) {
@@ -403,7 +403,7 @@ class WeightedAdapterTest {
         }
     }
 
-    /// One adapter at weight 1 stays what it is, whatever its scaling: the fault of peft with rsLoRA.
+    /// One adapter at weight 1 is reproduced, whatever its scaling; peft fails this with rsLoRA.
     @ParameterizedTest
     @ValueSource(strings = {"linear", "cat", "svd"})
     void oneAdapterIsItself(String kind) {
@@ -463,7 +463,7 @@ class WeightedAdapterTest {
         return Objects.requireNonNull(tuner.parameters().get(key)).toDoubles();
     }
 
-    /// Rows of a table, and what starts as part of the frozen weight.
+    /// Covers rows of a table, and adapters that start as part of the frozen weight.
     @ParameterizedTest
     @ValueSource(strings = {"cat", "svd"})
     void everySumOfProductsIsCombined(String kind) {
@@ -474,7 +474,7 @@ class WeightedAdapterTest {
             Subjects.add(peft, "b", lora.withRank(2, 3).withRslora(true).withInit(LoraInit.OLORA));
             Subjects.add(peft, "c", lora.withRank(3, 4).withTargets(Targets.of("word_embeddings", "value")));
             Map<String, Matrix> sums = sums(peft);
-            // 2·3 + 2·2 + 3 where all three meet; tables have 12 columns.
+            // 2·3 + 2·2 + 3 where all three share a layer; tables have 12 columns.
             Map<String, Double> errors =
                     peft.addWeightedAdapter("all", NAMES, WEIGHTS, Combination.named(kind, 1, 13, 0));
             assertThat(errors.keySet()).containsExactlyInAnyOrderElementsOf(sums.keySet());
@@ -490,7 +490,7 @@ class WeightedAdapterTest {
         }
     }
 
-    /// The answers of Hugging Face peft's add_weighted_adapter; random pruning keeps everything there.
+    /// The outputs of Hugging Face peft's add_weighted_adapter, with random pruning that keeps everything.
     @Test
     void answersAreThoseOfPeft() {
         Map<String, Combination> combinations = new LinkedHashMap<>();
