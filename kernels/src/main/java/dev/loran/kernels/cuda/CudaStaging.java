@@ -11,7 +11,7 @@ import jcuda.driver.JCudaDriver;
 import org.jspecify.annotations.Nullable;
 
 /// Page-locked memory for transfers between host and device. Transfers to the device alternate between two halves: one
-/// is filled while the device copies from the other. For small transfers to the host each has its own place, so that
+/// is filled while the device copies from the other. Small transfers to the host each have their own place, so that
 /// reading the results of one step does not wait for the next.
 final class CudaStaging {
     private static final long HALF = 4 << 20;

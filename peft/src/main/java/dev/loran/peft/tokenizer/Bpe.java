@@ -58,8 +58,7 @@ final class Bpe implements Model {
     }
 
     private void addCharacters(String text, int from, int to, Ids out) {
-        // An unknown token is added only at the next known character or at the end; characters that fall back to bytes
-        // do not end the wait.
+        // An unknown token is held back until the next token that is not a byte token, or the end.
         int unknown = NONE;
         for (int i = from, next; i < to; i = next) {
             next = i + Character.charCount(text.codePointAt(i));

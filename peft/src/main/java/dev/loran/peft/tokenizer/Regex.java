@@ -10,7 +10,7 @@ import org.jspecify.annotations.Nullable;
 ///
 /// Oniguruma's syntax is translated to Java's where both mean the same, and rejected with an explanation otherwise. As
 /// a pattern may come from an untrusted file, matching is bounded: a match that looks at each character of a text more
-/// than some hundred times, far more than patterns in practice, fails with a [TokenizerException].
+/// than a few hundred times, far more often than real patterns do, fails with a [TokenizerException].
 final class Regex {
     private static final int FLAGS =
             Pattern.UNICODE_CHARACTER_CLASS | Pattern.UNICODE_CASE | Pattern.MULTILINE | Pattern.UNIX_LINES;

@@ -59,7 +59,7 @@ final class RankAllocator extends Tuner {
         place(module, linear, adapter);
     }
 
-    /// The entry for `name`; files for a model with a head may use the name below the head's prefix.
+    /// The entry for `name`; files for a model with a head may use the name with the family's prefix.
     private @Nullable List<Boolean> live(Map<String, List<Boolean>> pattern, String name) {
         List<Boolean> below = pattern.remove(attachment().model().belowHead(name));
         if (below != null) {

@@ -105,7 +105,7 @@ final class Slots {
     /// other slot can hold only one.
     ///
     /// @param titles the adapters' names in messages
-    /// @throws InputException if adapters meet where they cannot
+    /// @throws InputException if adapters share a slot that can hold only one
     void fillTogether(List<String> titles) {
         // All slots are checked first, so that nothing is filled if something does not fit.
         List<Runnable> fills = new ArrayList<>();
