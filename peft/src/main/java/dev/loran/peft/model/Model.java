@@ -131,7 +131,7 @@ public abstract class Model extends Transformer {
 
     /// The name of `module` in the family's other models. If this model has a head and puts the family's prefix before
     /// the modules below it (`model.`, `transformer.`, `bert.`), it is the name without the prefix; otherwise the name
-    /// with it. Modules beside the prefix, such as the head, have the same name in all of them.
+    /// with it. Modules outside the prefix, such as the head, have the same name in all of them.
     public final String otherName(String module) {
         String prefix = family.prefix();
         boolean hasPrefix = namedModules().keySet().stream().anyMatch(name -> name.startsWith(prefix));
