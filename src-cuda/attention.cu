@@ -1,21 +1,21 @@
-// Scaled dot-product attention in blocks with an online softmax, so that the scores of all queries and keys never exist at
-// once (Dao et al., "FlashAttention", 2022); with grouped-query heads, a causal and a padding mask, and a prefix segment of
-// keys and values in front, seen by every query.
+// Blockwise scaled dot-product attention with an online softmax, so that the scores of all queries and keys never exist
+// at once (Dao et al., "FlashAttention", 2022). Supports grouped-query heads, causal and padding masks, and a prefix
+// segment of keys and values that every query sees.
 //
-// A warp takes ROWS queries (backward also: ROWS keys) past tiles of 32 keys (queries). While scores are computed a lane
-// has a key; while rows of v are added up it has every 32nd column of the head. Nothing is added up by atomics: gradients
-// of keys come from blocks that own the keys.
+// A warp processes ROWS queries (in backward also ROWS keys) against tiles of 32 keys (queries). While scores are
+// computed each lane has one key; while rows of v are summed it has every 32nd column of the head. No sums use atomics:
+// gradients of keys come from the blocks that own the keys.
 #include "attention.cuh"
 
 constexpr int WARPS = 4;
 constexpr int ROWS = 2;
-// Queries, or keys, of a block.
+// Queries, or keys, per block.
 constexpr int OWN = WARPS * ROWS;
 constexpr int TILE = WARP;
-// Columns of a lane: heads of at most 128.
+// Columns per lane: heads have at most 128.
 constexpr int COLUMNS = 4;
 
-// rows of `tile`, d + 1 floats apart, <- those that `row` points at; zeros where it says null.
+// rows of `tile`, d + 1 floats apart, <- those that `row` returns; zeros where it returns null.
 template <class F>
 __device__ inline void load(float *tile, int rows, int d, F row) {
 #pragma unroll 1
@@ -32,7 +32,7 @@ __device__ inline float dot(const float *a, const float *b, int d) {
     return sum;
 }
 
-// sums[c] += the tile's rows, weighted; this lane's columns.
+// sums[c] += the weighted sum of the tile's rows, for this lane's columns.
 __device__ inline void add_rows(float *sums, const float *weights, const float *tile, int d, int lane) {
     for (int c = 0; c < COLUMNS; c++) {
         int column = c * WARP + lane;
@@ -50,7 +50,7 @@ __device__ inline void store(T *row, const float *sums, float scale, int d, int 
     }
 }
 
-// out, and lse (batch, heads, t) for backward; grid (queries / OWN, heads, batch).
+// Computes out, and lse (batch, heads, t) for backward; grid (queries / OWN, heads, batch).
 template <class T>
 __device__ inline void attention(T *out, float *lse, const T *q, const T *k, const T *v, const T *prefixK, const T *prefixV,
                                  const int *mask, const Problem &a) {
@@ -94,13 +94,13 @@ __device__ inline void attention(T *out, float *lse, const T *q, const T *k, con
     for (int r = 0; r < ROWS; r++) {
         int i = first + warp * ROWS + r;
         if (i >= a.t) break;
-        // A query that sees no key gives zeros.
+        // A query that sees no key gets zeros.
         store(out + query_at(a, b, i, h), sums[r], sum[r] > 0 ? 1 / sum[r] : 0, d, lane);
         if (lane == 0) lse[((long long)b * a.heads + h) * a.t + i] = sum[r] > 0 ? top[r] + logf(sum[r]) : 0;
     }
 }
 
-// rowDot (batch, heads, t) <- dOut . out; a warp a row, grid (t, heads, batch).
+// rowDot (batch, heads, t) <- dOut . out; one warp per row, grid (t, heads, batch).
 template <class T>
 __device__ inline void attention_row_dot(float *rowDot, const T *dOut, const T *out, const Problem &a) {
     int i = blockIdx.x, h = blockIdx.y, b = blockIdx.z;
@@ -111,7 +111,7 @@ __device__ inline void attention_row_dot(float *rowDot, const T *dOut, const T *
     if (threadIdx.x == 0) rowDot[((long long)b * a.heads + h) * a.t + i] = sum;
 }
 
-// dq, with P = exp(scores - lse) made again and dS = P * (dOut . v - rowDot); grid as forward.
+// Computes dq, with P = exp(scores - lse) recomputed and dS = P * (dOut . v - rowDot); grid as in forward.
 template <class T>
 __device__ inline void attention_backward_queries(T *dq, const T *dOut, const float *lse, const float *rowDot, const T *q,
                                                   const T *k, const T *v, const T *prefixK, const T *prefixV,
@@ -155,9 +155,9 @@ __device__ inline void attention_backward_queries(T *dq, const T *dOut, const fl
     }
 }
 
-// dk = scale * dS^T . q and dv = P^T . dOut of keys [from, to) of the prefix followed by the keys; grid (keys / OWN,
-// kvHeads, batch), or a single block in place of the batch that adds up the gradients of a prefix shared by it. The
-// query heads that share a key head are added up one after another.
+// Computes dk = scale * dS^T . q and dv = P^T . dOut for keys [from, to) of the prefix followed by the keys; grid (keys
+// / OWN, kvHeads, batch), or one block in place of the batch, which sums the gradients of a prefix shared by the batch.
+// The query heads that share a key head are summed one after another.
 template <class T>
 __device__ inline void attention_backward_keys(T *dk, T *dv, T *dPrefixK, T *dPrefixV, const T *dOut, const float *lse,
                                                const float *rowDot, const T *q, const T *k, const T *v,
@@ -180,7 +180,7 @@ __device__ inline void attention_backward_keys(T *dk, T *dv, T *dPrefixK, T *dPr
     for (int b = firstRow; b < endRow; b++) {
         for (int h = kvHead * group; h < (kvHead + 1) * group; h++) {
             for (int start = 0; start < a.t; start += TILE) {
-                // No query of this tile reaches the block's first key.
+                // No query of this tile sees the block's first key.
                 if (end_of_keys(a, start + TILE) <= first) continue;
                 __syncthreads();
                 load(queries, TILE, d,

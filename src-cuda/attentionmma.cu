@@ -1,26 +1,27 @@
-// Attention as in attention.cu, its products by tensor cores: operands of BF16, sums of F32. For heads of at most D columns,
-// D = 64 or 128; what is missing to D is zero.
+// Attention as in attention.cu, with products on tensor cores: BF16 operands, F32 sums. For heads of at most D columns,
+// D = 64 or 128, padded to D with zeros.
 //
-// A block's 4 warps own 16 queries each (backward also: 16 keys) and pass tiles of keys (queries). Probabilities never leave
-// the registers: the fragment that a product of queries and keys ends in is the one that the next product starts from.
+// Each of a block's 4 warps owns 16 queries (in backward also 16 keys), processed against tiles of keys (queries).
+// Probabilities stay in registers: the result fragment of the product of queries and keys is an operand of the next
+// product.
 #include "attention.cuh"
 #include "mma.cuh"
 
 constexpr int WARPS = 4;
 constexpr int ROWS = 16;
-// Queries, or keys, of a block.
+// Queries, or keys, per block.
 constexpr int OWN = WARPS * ROWS;
 
-// Rows of a tile: forward; backward, where a block has twice the own rows in its 48 KiB of shared memory.
+// Rows of a tile, in forward and in backward, where a block keeps twice its own rows in 48 KiB of shared memory.
 constexpr int TILE = 32;
 template <int D>
 constexpr int BACK_TILE = D == 64 ? 32 : 16;
 
-// Elements from row to row in shared memory: 8 more than there are columns keep a warp's loads off each other's banks.
+// Row stride in shared memory: 8 elements of padding avoid bank conflicts between a warp's loads.
 template <int D>
 constexpr int STRIDE = D + 8;
 
-// `rows` rows of `tile` <- those that `row` points at, zeros where it says null and beyond the d columns.
+// `rows` rows of `tile` <- those that `row` returns; zeros where it returns null and beyond the d columns.
 template <int D, class F>
 __device__ inline void load_rows(Bf16 *tile, int rows, int d, F row) {
     constexpr int GROUPS = D / 8;
@@ -93,7 +94,7 @@ __device__ inline void add_rows(float (&c)[D / 8][4], const float (&weights)[N][
     }
 }
 
-// Elements 2r and 2r + 1 of each fragment of `sums`, times `scale`, to the row of d columns that starts at `at`.
+// Stores elements 2r and 2r + 1 of each fragment of `sums`, times `scale`, to the row of d columns that starts at `at`.
 template <int D>
 __device__ inline void store(Bf16 *to, long long at, const float (&sums)[D / 8][4], int r, float scale, int d) {
 #pragma unroll
@@ -104,14 +105,14 @@ __device__ inline void store(Bf16 *to, long long at, const float (&sums)[D / 8][
     }
 }
 
-// The value of a fragment's row, combined over the four lanes that share it, in each of them.
+// Combines the values of a fragment's row over the four lanes that share it; each of them gets the result.
 template <class F>
 __device__ inline float quad_reduce(float v, F f) {
     v = f(v, __shfl_xor_sync(ALL, v, 1));
     return f(v, __shfl_xor_sync(ALL, v, 2));
 }
 
-// out, and lse (batch, heads, t) for backward; grid (queries / OWN, heads, batch).
+// Computes out, and lse (batch, heads, t) for backward; grid (queries / OWN, heads, batch).
 template <int D>
 __device__ inline void attention(Bf16 *out, float *lse, const Bf16 *q, const Bf16 *k, const Bf16 *v, const Bf16 *prefixK,
                                  const Bf16 *prefixV, const int *mask, const Problem &a) {
@@ -144,7 +145,7 @@ __device__ inline void attention(Bf16 *out, float *lse, const Bf16 *q, const Bf1
                 larger = Max()(w, larger);
             }
             larger = quad_reduce(larger, Max());
-            // Of a row that has seen no key, all weights are 0.
+            // For a row that has seen no key, all weights are 0.
             float base = larger == -INFINITY ? 0 : larger, keep = expf(top[r] - base);
             top[r] = larger;
             sum[r] *= keep;
@@ -167,13 +168,13 @@ __device__ inline void attention(Bf16 *out, float *lse, const Bf16 *q, const Bf1
         int i = row + 8 * r;
         float total = quad_reduce(sum[r], Add());
         if (i >= a.t) continue;
-        // A query that sees no key gives zeros.
+        // A query that sees no key gets zeros.
         store<D>(out, query_at(a, b, i, h), sums, r, total > 0 ? 1 / total : 0, a.d);
         if (threadIdx.x % 4 == 0) lse[((long long)b * a.heads + h) * a.t + i] = total > 0 ? top[r] + logf(total) : 0;
     }
 }
 
-// dq, with P = exp(scores - lse) made again and dS = P * (dOut . v - rowDot); grid as forward.
+// Computes dq, with P = exp(scores - lse) recomputed and dS = P * (dOut . v - rowDot); grid as in forward.
 template <int D>
 __device__ inline void attention_backward_queries(Bf16 *dq, const Bf16 *dOut, const float *lse, const float *rowDot,
                                                   const Bf16 *q, const Bf16 *k, const Bf16 *v, const Bf16 *prefixK,
@@ -218,9 +219,9 @@ __device__ inline void attention_backward_queries(Bf16 *dq, const Bf16 *dOut, co
     }
 }
 
-// dk = scale * dS^T . q and dv = P^T . dOut of keys [from, to) of the prefix followed by the keys; grid (keys / OWN,
-// kvHeads, batch), or a single block in place of the batch that adds up the gradients of a prefix shared by it. The query
-// heads that share a key head are added up one after another.
+// Computes dk = scale * dS^T . q and dv = P^T . dOut for keys [from, to) of the prefix followed by the keys; grid (keys
+// / OWN, kvHeads, batch), or one block in place of the batch, which sums the gradients of a prefix shared by the batch.
+// The query heads that share a key head are summed one after another.
 template <int D>
 __device__ inline void attention_backward_keys(Bf16 *dk, Bf16 *dv, Bf16 *dPrefixK, Bf16 *dPrefixV, const Bf16 *dOut,
                                                const float *lse, const float *rowDot, const Bf16 *q, const Bf16 *k,
@@ -241,7 +242,7 @@ __device__ inline void attention_backward_keys(Bf16 *dk, Bf16 *dv, Bf16 *dPrefix
     for (int b = firstRow; b < endRow; b++) {
         for (int h = kvHead * group; h < (kvHead + 1) * group; h++) {
             for (int start = 0; start < a.t; start += BACK_TILE<D>) {
-                // No query of this tile reaches the block's first key.
+                // No query of this tile sees the block's first key.
                 if (end_of_keys(a, start + BACK_TILE<D>) <= first) continue;
                 __syncthreads();
                 load_queries<D>(queries, BACK_TILE<D>, q, b, start, h, a);

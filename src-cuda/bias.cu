@@ -1,10 +1,10 @@
-// What follows a product in one pass: bias, activation, dropout and scale, its gradient under it; and bias and residual. A
-// bottleneck adapter (Houlsby et al., 2019) is two products with one of these after each.
+// Operations after a product, fused into one pass: bias, activation, dropout and scale, with the gradient; and bias and
+// residual. A bottleneck adapter (Houlsby et al., 2019) is two products with one of these after each.
 #include "functions.cuh"
 #include "philox.cuh"
 
-// f(row, column, at, left) for the groups of neighbours that this thread has of a (rows, cols) matrix: from `column` on, which
-// is element `at`, with `left` elements to the end of the row.
+// f(row, column, at, left) for this thread's groups of adjacent elements of a (rows, cols) matrix: they start at
+// `column`, which is element `at`, with `left` elements to the end of the row.
 template <class T, class F>
 __device__ inline void along_matrix(int rows, int cols, F f) {
     constexpr int P = Pack<T>::SIZE;
@@ -27,7 +27,7 @@ __device__ inline void bias_activation(T *h, T *z, const T *bias, const int *ste
             Few<T> b = take(bias + column, left);
             for (int k = 0; k < P; k++) v.v[k] += b.v[k];
             give(z + at, v, left);
-            // Backward reads what was rounded.
+            // Backward reads the rounded value.
             v = take(z + at, left);
         }
 #pragma unroll
@@ -61,9 +61,10 @@ __device__ inline void bias_residual(T *y, const T *bias, const T *residual, int
     });
 }
 
-// dz <- scale * dz * f'(z), 0 where the mask drops, and partial (parts, cols) <- sums over a part of the rows of that: 8 rows
-// of a warp each a block, a block a part (grid.y). Their sum is the bias' gradient, which a single part puts into dBias
-// itself (or +=); dBias (not wanted), partial (a single part) and step (no mask) may be null.
+// dz <- scale * dz * f'(z), 0 where the mask drops, and partial (parts, cols) <- its sums over a part of the rows: 8
+// rows of a warp each per block, one block per part (grid.y). Their sum is the gradient of the bias, which a single
+// part writes directly to dBias (or +=). dBias (if not needed), partial (for a single part) and step (without a mask)
+// may be null.
 constexpr int ROWS = 8;
 
 template <class T>

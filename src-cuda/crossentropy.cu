@@ -1,8 +1,8 @@
-// Cross-entropy of logits (n, v) with integer labels: a block a row. Forward and backward apart, one pass each; or both at
-// once for a loss whose gradient is wanted in any case.
+// Cross-entropy of logits (n, v) with integer labels: one block per row. Forward and backward are separate, with one
+// pass each, or combined for a loss whose gradient is always needed.
 #include "exponentials.cuh"
 
-// Whether the row's label counts; complains about one that is out of range.
+// Whether the row's label counts; reports a label that is out of range.
 __device__ inline bool counts(int label, Complaint *c, int v, int ignore) {
     bool valid = label >= 0 && label < v;
     if (label != ignore && !valid && threadIdx.x == 0) complain(c, LABEL_OUT_OF_RANGE, label, v);
@@ -28,7 +28,7 @@ __device__ inline void give_slopes(T *to, Few<T> slopes, int left, bool accumula
     give(to, slopes, left, accumulate);
 }
 
-// Of F32 logits, in a type of half the bytes.
+// Stores the gradient of F32 logits in a type of half the size.
 template <class G>
 __device__ inline void give_half(G *to, Few<float> slopes, int left) {
     struct __align__(8) Half {
@@ -47,7 +47,7 @@ __device__ inline void give_half(G *to, Few<float> slopes, int left) {
 __device__ inline void give_slopes(__nv_bfloat16 *to, Few<float> slopes, int left, bool) { give_half(to, slopes, left); }
 __device__ inline void give_slopes(__half *to, Few<float> slopes, int left, bool) { give_half(to, slopes, left); }
 
-// A row of dLogits <- g * (exp(logits - logSum) - [column is the label]), or zeros where no label is valid (or +=).
+// A row of dLogits <- g * (exp(logits - logSum) - [column is the label]), or zeros if the label is not valid (or +=).
 template <class G, class T>
 __device__ inline void slopes(G *dLogits, const T *logits, float g, float logSum, int label, bool valid, int v,
                               bool accumulate) {
@@ -69,14 +69,14 @@ __device__ inline void cross_entropy_backward(T *dLogits, const float *g, const 
     slopes(dLogits + at, logits + at, g[0], lse[blockIdx.x], label, label != ignore, v, accumulate);
 }
 
-// The losses of F32 logits, and g times their gradients: dLogits, of its own type, may be logits if that is the same.
+// The losses of F32 logits, and g times their gradients: dLogits may be logits if it has the same type.
 template <class G>
 __device__ inline void cross_entropy_both(G *dLogits, float *losses, const float *g, const float *logits,
                                           const int *labels, Complaint *c, int v, int ignore) {
     long long at = (long long)blockIdx.x * v;
     int label = labels[blockIdx.x];
     bool valid = counts(label, c, v, ignore);
-    // Read before anybody overwrites it: the sums below wait for all threads.
+    // Read before any thread overwrites it: the sums below wait for all threads.
     float chosen = valid ? logits[at + label] : 0;
     Exponentials e = exponentials(logits + at, v);
     float logSum = e.top + logf(e.sum);

@@ -1,7 +1,7 @@
 // Rows of a table by id, and the table's gradient.
 #include "common.cuh"
 
-// y (n, cols) <- rows ids (n) of table (rows, cols), zeros for a negative id: a block a row.
+// y (n, cols) <- rows ids (n) of table (rows, cols), zeros for a negative id: one block per row.
 template <class T>
 __device__ inline void gather(T *y, const T *table, const int *ids, Complaint *c, long long rows, int cols) {
     int id = ids[blockIdx.x];
@@ -18,9 +18,9 @@ __device__ inline void gather(T *y, const T *table, const int *ids, Complaint *c
     });
 }
 
-// dTable[ids[i]] += dy[i] for i = 0 ... n - 1, in that order. A block an i: the first i of an id adds up all of them, the
-// others have nothing to do, so no two blocks write one row and nothing depends on which comes first. Ids are looked
-// through once a block, as many at a time as it has threads.
+// dTable[ids[i]] += dy[i] for i = 0 ... n - 1, in that order. There is one block per i: the block of the first
+// occurrence of an id sums all of them and the others do nothing, so that no two blocks write the same row and the
+// result does not depend on their order. Each block scans the ids once, as many at a time as it has threads.
 template <class T>
 __device__ inline void gather_backward(T *dTable, const T *dy, const int *ids, Complaint *c, int n, int rows, int cols) {
     int first = blockIdx.x, id = ids[first];
@@ -44,7 +44,7 @@ __device__ inline void gather_backward(T *dTable, const T *dy, const int *ids, C
             }
             narrow(dTable[(long long)id * cols + j], sum);
         }
-        // The next ids may be written over these.
+        // The next ids may overwrite these.
         __syncthreads();
     }
 }

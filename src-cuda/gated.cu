@@ -1,4 +1,4 @@
-// y = f(gate) * up, element by element (Shazeer, "GLU Variants Improve Transformer", 2020, equation 6), and both gradients in
+// Elementwise y = f(gate) * up (Shazeer, "GLU Variants Improve Transformer", 2020, equation 6), and both gradients in
 // one pass.
 #include "functions.cuh"
 

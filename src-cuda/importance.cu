@@ -1,8 +1,8 @@
 // AdaLoRA's smoothed importance of every entry (Zhang et al., 2023, equations 8 to 10), in one pass.
 #include "common.cuh"
 
-// smooth <- beta1 * smooth + (1 - beta1) * |scale * p * g|, then spread <- beta2 * spread + (1 - beta2) * |.. - smooth|;
-// `scale` may be null: 1; no number leaves both as they are.
+// smooth <- beta1 * smooth + (1 - beta1) * |scale * p * g|, then spread <- beta2 * spread + (1 - beta2) * |.. -
+// smooth|; `scale` may be null for 1; if it is NaN both are left unchanged.
 template <class T>
 __device__ inline void importance(T *smooth, T *spread, const T *p, const T *g, const T *scale, long long n, float beta1,
                                   float beta2) {

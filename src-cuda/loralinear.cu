@@ -1,19 +1,19 @@
-// The low-rank half of a LoRA layer under dropout (Hu et al., 2021, equation 3): what is left after cuBLAS has multiplied
-// by the frozen weight and by B. The mask is made again wherever it is needed and x is read once a kernel; dropout(x) is
-// never in memory.
+// The low-rank part of a LoRA layer with dropout (Hu et al., 2021, equation 3), apart from cuBLAS's products with the
+// frozen weight and B. The mask is recomputed wherever it is needed and each kernel reads x once; dropout(x) is never
+// in memory.
 //
-// A block has 256 threads and a tile of 32 rows by 32 columns of x; the rank, at most 64, goes through registers.
+// A block has 256 threads and a tile of 32 rows by 32 columns of x; the rank, at most 64, is kept in registers.
 #include "philox.cuh"
 
 constexpr int TILE = 32;
 constexpr int GROUPS = TILE / 4;
 constexpr int MAX_RANK = 64;
-// Threads of the same column; a thread has every 8th of the rank's rows.
+// Threads per column; each handles every 8th of the rank's rows.
 constexpr int SLICES = 8;
 constexpr int PER_THREAD = MAX_RANK / SLICES;
 
-// tile <- dropout(x) of rows [row, row + 32) and columns [col, col + 32), zeros beyond the matrix: each of the 256 threads
-// makes four neighbours.
+// tile <- dropout(x) for rows [row, row + 32) and columns [col, col + 32), zeros beyond the matrix: each of the 256
+// threads computes four adjacent elements.
 template <class T>
 __device__ inline void load_dropped(float (*tile)[TILE + 1], const T *x, int row, int col, int n, int in, int step,
                                     const Mask &m) {
@@ -29,7 +29,7 @@ __device__ inline void load_dropped(float (*tile)[TILE + 1], const T *x, int row
     }
 }
 
-// t (n, r) <- dropout(x (n, in)) . a (r, in)^T; a block 32 rows.
+// t (n, r) <- dropout(x (n, in)) . a (r, in)^T; 32 rows per block.
 template <class T>
 __device__ inline void lora_down(T *t, const T *x, const T *a, const int *step, int n, int in, int r, const Mask &m) {
     __shared__ float xs[TILE][TILE + 1], as[MAX_RANK][TILE + 1];
@@ -54,8 +54,8 @@ __device__ inline void lora_down(T *t, const T *x, const T *a, const int *step, 
     }
 }
 
-// partial (parts, r, in) <- dt (n, r)^T . dropout(x) over a part of the rows; a block 32 columns (grid.x) of a part
-// (grid.y). Their sum is the gradient of a.
+// partial (parts, r, in) <- dt (n, r)^T . dropout(x) over a part of the rows; each block handles 32 columns (grid.x) of
+// a part (grid.y). Their sum is the gradient of a.
 template <class T>
 __device__ inline void lora_backward_a(float *partial, const T *dt, const T *x, const int *step, int n, int in, int r,
                                        const Mask &m) {
@@ -85,7 +85,7 @@ __device__ inline void lora_backward_a(float *partial, const T *dt, const T *x, 
     }
 }
 
-// dx (n, in) += dropout'(dt (n, r) . a (r, in)); a block a tile of dx, a thread four neighbours of it.
+// dx (n, in) += dropout'(dt (n, r) . a (r, in)); one tile of dx per block, four adjacent elements per thread.
 template <class T>
 __device__ inline void lora_backward_x(T *dx, const T *dt, const T *a, const int *step, int n, int in, int r,
                                        const Mask &m) {

@@ -1,9 +1,9 @@
-// Layer norm (Ba et al., 2016) and RMS norm (Zhang and Sennrich, 2019): a block a row. RMS norm is the case without a
-// mean: its `mean` and `bias` are null.
+// Layer norm (Ba et al., 2016) and RMS norm (Zhang and Sennrich, 2019): one block per row. RMS norm is the case without
+// a mean, where `mean` and `bias` are null.
 #include "common.cuh"
 
-// y = (x - mean) * rstd * weight + bias; mean and rstd (rows) are outputs. With a residual x is x + residual, rounded to
-// T: that is the output `sum`, whose elements each thread reads back as it wrote them.
+// y = (x - mean) * rstd * weight + bias; mean and rstd (rows) are outputs. With a residual, x is replaced by x +
+// residual, rounded to T: that is the output `sum`, whose elements each thread reads back after writing them.
 template <class T>
 __device__ inline void norm(T *y, T *sum, float *mean, float *rstd, const T *x, const T *residual, const T *weight,
                             const T *bias, int cols, float eps) {
@@ -45,8 +45,8 @@ __device__ inline void norm(T *y, T *sum, float *mean, float *rstd, const T *x, 
     });
 }
 
-// With xHat = (x - mean) * rstd and g = dy * weight: dx = rstd * (g - mean(g) - xHat * mean(g * xHat)) (or +=); without a
-// mean, mean(g) falls away.
+// With xHat = (x - mean) * rstd and g = dy * weight: dx = rstd * (g - mean(g) - xHat * mean(g * xHat)) (or +=); without
+// a mean, mean(g) is omitted.
 template <class T>
 __device__ inline void norm_backward(T *dx, const T *dy, const T *x, const float *mean, const float *rstd,
                                      const T *weight, int cols, int accumulate) {
@@ -57,7 +57,7 @@ __device__ inline void norm_backward(T *dx, const T *dy, const T *x, const float
     along_row<T>(cols, [&](int j, int left) {
         Few<T> d = take(dy + at + j, left), w = take(weight + j, left), v = take(x + at + j, left);
         for (int k = 0; k < P; k++) {
-            // Rounded, not fused into a sum, so that it cancels exactly below where it has to.
+            // Rounded, not fused into a sum, so that it cancels exactly below where it must.
             float dj = __fmul_rn(d.v[k], w.v[k]);
             g += dj;
             gx += dj * (v.v[k] - m) * r;
@@ -72,8 +72,8 @@ __device__ inline void norm_backward(T *dx, const T *dy, const T *x, const float
     });
 }
 
-// partial (parts, cols) <- sums over a part of the rows of dy * xHat: 32 columns and 8 rows of threads a block, a block
-// a part (grid.y). Their sum is dWeight.
+// partial (parts, cols) <- sums over a part of the rows of dy * xHat: 32 columns and 8 rows of threads per block, one
+// block per part (grid.y). Their sum is dWeight.
 constexpr int ROWS = 8;
 
 template <class T>

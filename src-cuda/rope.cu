@@ -1,8 +1,8 @@
-// Rotary position embedding in Llama's rotate-half layout (Su et al., "RoFormer", 2021, equation 34). Backward turns the
-// other way: sign -1.
+// Rotary position embedding in Llama's rotate-half layout (Su et al., "RoFormer", 2021, equation 34). Backward rotates
+// the other way: sign -1.
 #include "common.cuh"
 
-// x and y (rows, d) with rows = batch * t * heads, cos and sin (t, d / 2); a thread turns neighbouring pairs. y may be x.
+// x and y (rows, d) with rows = batch * t * heads, cos and sin (t, d / 2); a thread rotates adjacent pairs. y may be x.
 template <class T>
 __device__ inline void rope(T *y, const T *x, const T *cos, const T *sin, long long rows, int t, int heads, int half,
                             int sign) {

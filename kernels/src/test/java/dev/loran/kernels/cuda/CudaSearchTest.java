@@ -28,7 +28,7 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
-/// Where cuBLAS is found, and what is said where a GPU cannot be used.
+/// Where cuBLAS is found, and the messages if a GPU cannot be used.
 class CudaSearchTest {
     private static final String LINUX = "Linux on amd64";
 
@@ -49,7 +49,7 @@ class CudaSearchTest {
         return Files.writeString(file, "no library");
     }
 
-    /// Places from the last to the first: each new one is preferred to those before.
+    /// The places from last to first: each new one takes precedence over the previous ones.
     @Test
     void thePlacesComeInOrder() throws IOException {
         assertThat(search().find()).isNull();
@@ -93,7 +93,7 @@ class CudaSearchTest {
         assertThat(search().find()).isNull();
     }
 
-    // ---- what is said
+    // ---- messages
 
     @Test
     void whatIsMissingIsSaidInTheOrderInWhichItIsInstalled() {
@@ -134,7 +134,7 @@ class CudaSearchTest {
         assertThat(Backends.describeCuda()).isEqualTo("cuda: this process runs on the CPU stand-in");
     }
 
-    /// The device's own reasons: a process asks the driver once, so each takes another.
+    /// The device's own reasons: a process initializes the driver once, so each case starts another process.
     @ParameterizedTest
     @CsvSource(delimiter = '|', textBlock = """
                     LORAN_STANDIN_INIT=100     | cuda: the driver sees no GPU that this process may use; see what nvidia-smi lists, and whether CUDA_VISIBLE_DEVICES hides it
@@ -176,7 +176,7 @@ class CudaSearchTest {
         return path;
     }
 
-    /// What a process that opens the stand-in says, with `settings` in its environment.
+    /// The output of a process that opens the stand-in with `settings` in its environment.
     private static String say(Map<String, String> settings, String classPath, String... options)
             throws IOException, InterruptedException {
         assumeFalse(StandIn.isGpu(), "these are the stand-in's settings");
@@ -196,7 +196,7 @@ class CudaSearchTest {
         return output;
     }
 
-    /// Opens the stand-in; where that does not work, says why and ends with status 3.
+    /// Opens the stand-in; if that fails, prints the reason and exits with status 3.
     static final class Main {
         private Main() {}
 

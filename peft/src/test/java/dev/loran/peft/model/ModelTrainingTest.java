@@ -88,7 +88,7 @@ class ModelTrainingTest {
             Tensor leaf = Tensor.randn(backend, DType.F32, new SplittableRandom(9), 1, 3, f.numKvHeads(), f.headDim())
                     .requiresGrad(true);
             if (prefixed) {
-                // Results of operations, as an encoder of a prefix makes them.
+                // Results of operations, as from a prefix encoder.
                 model.prefixes(() -> Stream.generate(() -> new Prefix(leaf.scale(2), leaf.scale(3)))
                         .limit(f.numLayers())
                         .toList());
@@ -106,7 +106,7 @@ class ModelTrainingTest {
         return gradients;
     }
 
-    /// Along one random direction through all parameters, against the loss's own differences.
+    /// Compares the gradient along one random direction through all parameters with finite differences of the loss.
     @ParameterizedTest
     @ValueSource(strings = {"llama", "gpt2", "seo", "bert-head"})
     void gradientsAreTheLossesSlope(String family) {
@@ -220,7 +220,7 @@ class ModelTrainingTest {
         }
     }
 
-    /// Scales a layer's answer.
+    /// Scales a layer's output.
     private static final class Doubling implements Adapter<Linear> {
         private final double factor;
         private int calls;
@@ -291,7 +291,7 @@ class ModelTrainingTest {
         }
     }
 
-    /// A backend that says what it was asked to pack.
+    /// A backend that records which weights it packs.
     private static final class Packing extends ReferenceBackend {
         private final List<Buffer> packed = new ArrayList<>();
 

@@ -12,7 +12,7 @@ import java.util.Objects;
 import java.util.Random;
 import java.util.Set;
 
-/// Tokenizer files and texts of all kinds, drawn by a seed.
+/// Randomly generated tokenizer files and texts of all kinds, from a seed.
 final class TokenizerFiles {
     private static final ObjectMapper JSON = new ObjectMapper();
     private static final String[] SNIPPETS = {
@@ -123,7 +123,7 @@ final class TokenizerFiles {
         return text.toString();
     }
 
-    /// A character that every table of Unicode in use knows alike.
+    /// A character whose properties are the same in every Unicode version in use.
     private String character() {
         int[][] ranges = {
             {0x20, 0x2ff},
@@ -146,7 +146,7 @@ final class TokenizerFiles {
         return Character.toString(range[0] + random.nextInt(range[1] - range[0] + 1));
     }
 
-    /// A whole file.
+    /// A complete file.
     String file() {
         String kind = one("BPE", "BPE", "Unigram", "WordPiece", "WordLevel");
         String normalizer = random.nextInt(4) == 0 ? "null" : normalizer(2);
@@ -200,7 +200,7 @@ final class TokenizerFiles {
                         "{\"Regex\": \"\\\\bthe\\\\b|\\\\p{Han}++|(?<=o)f\"}");
     }
 
-    /// One that never matches nothing: normalizers of the other side abort on what replaces an empty match.
+    /// A pattern that never matches the empty string: the library's normalizers abort when they replace an empty match.
     private String solid() {
         return one(
                 "{\"String\": \" \"}",
@@ -340,7 +340,7 @@ final class TokenizerFiles {
         return tokens.toString();
     }
 
-    /// Words as a model would see them: snippets, with the signs that normalizers and pre-tokenizers put in.
+    /// Words as a model receives them: snippets with the characters that normalizers and pre-tokenizers add.
     private List<String> words(boolean bytes) {
         List<String> words = new ArrayList<>();
         for (String snippet : SNIPPETS) {
@@ -400,7 +400,7 @@ final class TokenizerFiles {
         ArrayNode merges = JSON.createArrayNode();
         boolean pairs = coin();
         for (int i = 0; i < 150; i++) {
-            // Splits of one token in several ways make several merges for it.
+            // Splitting one token in several ways gives it several merges.
             String token = substring(words.get(random.nextInt(words.size())));
             int length = token.codePointCount(0, token.length());
             if (length < 2 || token.indexOf(' ') >= 0) {
@@ -444,7 +444,7 @@ final class TokenizerFiles {
         ArrayNode scores = JSON.createArrayNode();
         for (String token : vocab) {
             ids.put(token, ids.size());
-            // Few different scores, so that some ways are equally good.
+            // Few distinct scores, so that some segmentations are equally good.
             scores.addArray().add(token).add(-random.nextInt(8) * (coin() ? 1.0 : 1.5));
         }
         ObjectNode model =

@@ -20,7 +20,7 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
-/// Whatever a file holds, it is read or refused in one line; whatever a text holds, it is encoded or refused.
+/// Any file is either read or rejected with a one-line message; any text is either encoded or rejected.
 class TokenizerRefusalsTest {
     private static final ObjectMapper JSON = new ObjectMapper();
     private static final int CASES = 300;
@@ -60,7 +60,7 @@ class TokenizerRefusalsTest {
         }
     }
 
-    /// Only [InputException] may come of it.
+    /// No exception other than [InputException] may be thrown.
     private static void use(byte[] json, Random random) {
         try {
             Tokenizer tokenizer = Tokenizer.of(json, "damaged.json");
@@ -72,7 +72,7 @@ class TokenizerRefusalsTest {
         }
     }
 
-    /// Removes a value, or puts one of another kind, another size or from another place there.
+    /// Removes a value, or replaces it by one of another kind, of another size, or from another place.
     private static void damage(JsonNode file, Random random) {
         List<JsonNode> containers = new ArrayList<>();
         collect(file, containers, random);
@@ -106,7 +106,7 @@ class TokenizerRefusalsTest {
         }
     }
 
-    /// The lists and objects that are not empty; of long ones only some members.
+    /// The lists and objects that are not empty; only some members of long ones.
     private static void collect(JsonNode node, List<JsonNode> out, Random random) {
         if (node.isContainerNode() && !node.isEmpty()) {
             out.add(node);
@@ -198,7 +198,8 @@ class TokenizerRefusalsTest {
                                 + "|recurses too deeply).*");
     }
 
-    /// A million characters without a blank, marks without end, halves of pairs: some time, no error.
+    /// A million characters without a space, endless marks, unpaired surrogates: they may take some time, but cause no
+    /// error.
     @Test
     void oddTextsEndInTime() throws IOException {
         List<String> texts = List.of(

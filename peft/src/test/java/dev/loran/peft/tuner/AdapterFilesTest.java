@@ -28,7 +28,7 @@ import org.junit.jupiter.params.provider.Arguments;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.MethodSource;
 
-/// Adapters that do not fit are refused with what is wrong, and leave the model as it was.
+/// Adapters that do not fit are rejected with an explanation, and leave the model unchanged.
 class AdapterFilesTest extends NothingLeft {
     private static final ObjectMapper JSON = new ObjectMapper();
     private static final LoraConfig LORA = LoraConfig.defaults().withRank(2, 4);
@@ -122,7 +122,7 @@ class AdapterFilesTest extends NothingLeft {
         }
     }
 
-    // ---- what a configuration of one's own says of nothing
+    // ---- options of a new configuration that match nothing
 
     static Stream<Arguments> sayingNothing() {
         LoraConfig q = LORA.withTargets(Targets.of("q_proj"));
@@ -241,7 +241,7 @@ class AdapterFilesTest extends NothingLeft {
         }
     }
 
-    /// As peft writes them with `bias` all: the bias of a head that is trained whole stands there three times.
+    /// As peft writes them with `bias` all: the file holds the bias of a fully trained head three times.
     @Test
     void theHeadsBiasIsTheTrainedOneAlsoWhereAllBiasesAreTrained() {
         LoraConfig config = LORA.withBias(LoraConfig.Bias.ALL).withTask(TaskType.SEQ_CLS);
@@ -374,7 +374,7 @@ class AdapterFilesTest extends NothingLeft {
                         Arguments.of(
                                 Targets.of("up_prj", "q_proj", "dwn_proj"),
                                 "target_modules [dwn_proj, up_prj] match no module; did you mean down_proj, up_proj?"),
-                        // As other families call them.
+                        // The names used by other families.
                         Arguments.of(
                                 Targets.of("query", "attn.c_proj", "w_v"),
                                 "target_modules [attn.c_proj, query, w_v] match no module; did you mean o_proj, q_proj, v_proj?"),

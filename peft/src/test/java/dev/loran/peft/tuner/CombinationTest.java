@@ -16,7 +16,7 @@ import java.util.List;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
-/// The rules of weighted merging on bare arrays, and which adapters they are not for.
+/// The rules of weighted merging on plain arrays, and the adapters that cannot be combined.
 class CombinationTest {
     @Test
     void pruningKeepsTheLargest() {
@@ -40,7 +40,7 @@ class CombinationTest {
         Arrays.fill(y, -3);
         double[] w = {2, 1};
         double[] linear = new Combination.DareLinear(0.25, 5).combine(List.of(x, y), w, 9);
-        // 2 · 4 with probability 1/4, −3 · 4 with probability 1/4, each by itself.
+        // 2 · 4 with probability 1/4 and −3 · 4 with probability 1/4, independently.
         assertThat(Arrays.stream(linear).distinct().sorted().toArray()).containsExactly(-12, -4, 0, 8);
         assertThat(Arrays.stream(linear).average().orElseThrow()).isCloseTo(-1, within(0.25));
         assertThat(Arrays.stream(linear).filter(v -> v == -4).count() / (double) n)
@@ -52,7 +52,7 @@ class CombinationTest {
         assertThat(new Combination.DareLinear(0.25, 5).combine(List.of(x, y), w, 8))
                 .isNotEqualTo(linear);
         double[] elected = new Combination.DareTies(0.25, Combination.Sign.TOTAL, 5).combine(List.of(x, y), w, 9);
-        // Where both are kept, the larger's sign wins and the other is out.
+        // Where both are kept, the sign of the larger wins and the other is dropped.
         assertThat(Arrays.stream(elected).distinct().sorted().toArray()).containsExactly(-12, 0, 8);
         for (int i = 0; i < n; i++) {
             assertThat(elected[i]).isEqualTo(linear[i] == -4 ? -12 : linear[i]);
@@ -147,7 +147,7 @@ class CombinationTest {
         assertThat(backend.liveBuffers()).isZero();
     }
 
-    /// One adapter's layer trained whole meets factors for the same layer.
+    /// One adapter trains a layer in full for which another has factors.
     @Test
     void aLayerTrainedWholeHasNoFactors() {
         ReferenceBackend backend = new ReferenceBackend();
@@ -167,7 +167,7 @@ class CombinationTest {
         assertThat(backend.liveBuffers()).isZero();
     }
 
-    /// What was cut at random is in a file of its own; without it nobody knows the update.
+    /// A random cut is stored in a separate file; without it the update is unknown.
     @Test
     void aLostCutIsNoUpdate(@TempDir Path folder) throws IOException {
         ReferenceBackend backend = new ReferenceBackend();

@@ -38,7 +38,7 @@ import org.junit.jupiter.params.provider.Arguments;
 import org.junit.jupiter.params.provider.MethodSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
-/// What the relatives of LoRA promise beyond what [MethodsTest] asks of every method.
+/// Properties of the LoRA variants beyond those that [MethodsTest] checks for every method.
 class LoraFamilyTest {
     private static final LoraConfig LORA = LoraConfig.defaults().withRank(3, 6);
     private static final LoraConfig MOVED = LORA.withInit(LoraInit.FALSE);
@@ -73,7 +73,7 @@ class LoraFamilyTest {
             return all;
         }
 
-        /// ‖W + s·B·A‖ of each row, from the whole matrix.
+        /// ‖W + s·B·A‖ of each row, from the full matrix.
         double[] norms() {
             double[] w = base.weight().toDoubles();
             double[] delta;
@@ -88,7 +88,7 @@ class LoraFamilyTest {
             return java.util.Arrays.stream(n).map(Math::sqrt).toArray();
         }
 
-        /// The layer by its definition, with the norms as constants.
+        /// The layer computed by its definition, with the norms as constants.
         Tensor byDefinition(Tensor x, double p) {
             Tensor m = Objects.requireNonNull(parameters().get("lora_magnitude_vector.default.weight"));
             Tensor c = m.div(Tensor.of(be, DType.F64, norms(), 7));
@@ -115,7 +115,7 @@ class LoraFamilyTest {
         try (Layer layer = new Layer(p);
                 Scope scope = Scope.open()) {
             Map<String, Tensor> leaves = layer.parameters();
-            // Magnitudes that are not the norms.
+            // Magnitudes that differ from the norms.
             Tensor m = Objects.requireNonNull(leaves.get("lora_magnitude_vector.default.weight"));
             m.copyFrom(m.add(Tensor.uniform(layer.be, DType.F64, layer.random, 0.5, 7)));
             Tensor x = layer.randn(2, 3, 5).requiresGrad(true);
@@ -123,7 +123,7 @@ class LoraFamilyTest {
             leaves.values().forEach(t -> t.requiresGrad(true));
             Tensor u = Tensor.randn(layer.be, DType.F64, layer.random, 1, 2, 3, 7);
             for (Tensor changed : List.of(m, layer.dora.loraA, layer.dora.loraB, layer.base.weight())) {
-                // Whatever is written to, the norms follow.
+                // The norms follow every write to a weight.
                 changed.copyFrom(changed.detach().scale(1.1));
                 Tensor expected = layer.byDefinition(x, p);
                 expected.backward(u);
@@ -264,7 +264,7 @@ class LoraFamilyTest {
             Tensor rows = parameter(tuner, "trainable_tokens_delta");
             rows.copyFrom(Tensor.randn(rows.backend(), DType.F64, new SplittableRandom(2), 0.3, 3, 12));
 
-            // The other model, whose head is tied or not as this one's, has the rows in its table.
+            // The table of the other model, whose head is tied if this one's is, gets the rows.
             Tensor table = written.tokenEmbedding().weight();
             double[] values = table.toDoubles();
             for (int j = 0; j < 3; j++) {
@@ -316,7 +316,7 @@ class LoraFamilyTest {
                 adamW.advance(1e-3);
                 adamW.step(tuner.parameters());
                 tuner.parameters().forEach((name, t) -> {
-                    // Adam's first step is the rate itself, whatever the gradient, where there is one.
+                    // Adam's first step equals the learning rate, whatever the gradient, if there is one.
                     double rate = name.contains("embedding")
                             ? 1e-4
                             : name.contains("lora_B") || name.endsWith("bias") ? 16e-3 : 1e-3;
