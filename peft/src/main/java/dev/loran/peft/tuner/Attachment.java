@@ -64,8 +64,8 @@ public record Attachment(
         return model.backend();
     }
 
-    /// The mask of dropout site `site` for [dev.loran.engine.Functional#dropout], or null for p = 0; to be applied only
-    /// while the layer or model is in training mode. Each place with dropout has its own number, from 0.
+    /// The mask of dropout site `site` for [dev.loran.engine.functional.Functional#dropout], or null for p = 0; to be
+    /// applied only while the layer or model is in training mode. Each place with dropout has its own number, from 0.
     public @Nullable DropoutMask dropout(double p, int site) {
         return p == 0 ? null : new DropoutMask(p, seed, site, microStep);
     }

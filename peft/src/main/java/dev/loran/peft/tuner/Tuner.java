@@ -315,7 +315,8 @@ public class Tuner implements AutoCloseable {
     public void afterStep(int step, @Nullable Buffer gradScale, Optimizer optimizer) {}
 
     /// Whether step `step` (from 1), including [#afterStep], requests the same work from the backend as the previous
-    /// one and reads nothing back, so that it can be recorded once and replayed ([dev.loran.engine.Backend#capture]).
+    /// one and reads nothing back, so that it can be recorded once and replayed
+    /// ([dev.loran.engine.backend.Backend#capture]).
     /// User-defined methods must override this to be recorded.
     public boolean repeats(int step) {
         return !(config instanceof CustomPeft);
