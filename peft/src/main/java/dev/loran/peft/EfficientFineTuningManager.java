@@ -8,9 +8,10 @@ import dev.loran.peft.tuner.PeftModel;
 import java.nio.file.Path;
 import java.util.Map;
 
-/// Another name for a [PeftModel] with one adapter. The names of the class and its methods, and the defaults of
-/// [Peft#createPeftConfig], are those of a project on SEO texts, kept as they are for those who know them, though they
-/// are not this library's style. It adds nothing: [#peftModel] is the thing itself.
+/// A facade over a [PeftModel] with a single adapter. The names of the class and its methods, and the defaults of
+/// [Peft#createPeftConfig], come from a project on SEO texts. They are kept for users who know them, although they do
+/// not follow this library's style. The class adds no functionality of its own: [#peftModel] returns the underlying
+/// object.
 public final class EfficientFineTuningManager implements AutoCloseable {
     private static final long SEED = 42;
 
@@ -44,22 +45,22 @@ public final class EfficientFineTuningManager implements AutoCloseable {
                 "trainable_percentage", count.trainablePercentage());
     }
 
-    /// The trained tensors by peft's names.
+    /// The trainable tensors, keyed by peft's names.
     public Map<String, Tensor> trainableParameters() {
         return peft.trainableParameters();
     }
 
-    /// Every module of the model by its name.
+    /// Every module of the model, keyed by its name.
     public Map<String, Layer> namedModules() {
         return peft.model().namedModules();
     }
 
-    /// Writes the adapter: [PeftModel#savePretrained].
+    /// Saves the adapter: [PeftModel#savePretrained].
     public void savePretrained(Path folder) {
         peft.savePretrained(folder);
     }
 
-    /// Puts the adapter saved in `folder` in the place of the present one, whose configuration need not be the same.
+    /// Replaces the current adapter with the one saved in `folder`, whose configuration may differ.
     public void loadPretrained(Path folder) {
         peft.replaceAdapter(PeftModel.DEFAULT_ADAPTER, folder);
     }

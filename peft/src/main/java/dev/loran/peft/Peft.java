@@ -9,7 +9,7 @@ import java.util.List;
 import java.util.Locale;
 import java.util.Map;
 
-/// Fine-tuning in a few calls, for those who think in method names and option maps. Who thinks in types starts at
+/// Fine-tuning in a few calls, for callers who prefer method names and option maps. For a typed API, start at
 /// [dev.loran.peft.tuner.PeftModel] and a config record such as [dev.loran.peft.tuner.LoraConfig].
 ///
 /// ```java
@@ -64,12 +64,12 @@ public final class Peft {
     private Peft() {}
 
     /// The configuration of method `type` (LORA, ADALORA, P_TUNING, PREFIX_TUNING, PROMPT_TUNING, BOTTLENECK, IA3,
-    /// LN_TUNING, BITFIT; in any case, with `-` for `_` if you like).
+    /// LN_TUNING, BITFIT; case-insensitive, with `-` accepted for `_`).
     ///
-    /// Options go by Hugging Face's names; `num_prefix_tokens` is `num_virtual_tokens`, and `tfinal` counts the steps
-    /// after the last allocation, as there. What is not said: LoRA r 16, alpha 32, dropout 0.1; AdaLoRA from rank 12 to
-    /// 8, 200 steps before and 1000 after allocation, every 10 steps; 20 virtual tokens; P-tuning by a transformer
-    /// encoder of width 128 and two layers with dropout 0.1. Targets that are not said are the model family's own.
+    /// Options have Hugging Face's names; `num_prefix_tokens` is an alias of `num_virtual_tokens`, and `tfinal` counts
+    /// the steps after the last allocation, as in peft. Defaults: LoRA r 16, alpha 32, dropout 0.1; AdaLoRA from rank
+    /// 12 to 8, 200 steps before and 1000 after allocation, every 10 steps; 20 virtual tokens; P-tuning with a
+    /// transformer encoder of width 128 and two layers with dropout 0.1. The default targets are the model family's.
     ///
     /// @throws dev.loran.peft.io.InputException for an unknown type, an unknown option, or a value that does not fit
     public static PeftConfig createPeftConfig(String type, Map<String, ?> options) {
@@ -88,20 +88,20 @@ public final class Peft {
         return PeftConfig.fromJson(new ConfigJson("createPeftConfig", json));
     }
 
-    /// Freezes `model` and attaches method `type` as its adapter. Beside the options of [#createPeftConfig],
-    /// `partial_targets` = true lets target names pass that the model does not have, as long as one matches; without,
-    /// such a name is an error that tells the nearest.
+    /// Freezes `model` and attaches method `type` as its adapter. In addition to the options of [#createPeftConfig],
+    /// `partial_targets` = true tolerates target names that the model does not have, as long as one of them matches;
+    /// otherwise such a name is an error that suggests the nearest one.
     public static EfficientFineTuningManager applyPeftToModel(Model model, String type, Map<String, ?> options) {
         boolean partial = Boolean.TRUE.equals(options.get(PARTIAL));
         return new EfficientFineTuningManager(model, createPeftConfig(type, options), partial);
     }
 
-    /// As above, with a configuration made before.
+    /// As above, with an existing configuration.
     public static EfficientFineTuningManager applyPeftToModel(Model model, PeftConfig config) {
         return new EfficientFineTuningManager(model, config, false);
     }
 
-    /// Names of modules of `model` that hold one of `targets`.
+    /// Names of the modules of `model` that contain one of `targets` in their name.
     public static List<String> targetModules(Model model, List<String> targets) {
         return model.namedModules().keySet().stream()
                 .filter(name -> targets.stream().anyMatch(name::contains))

@@ -16,11 +16,11 @@ import java.util.List;
 import java.util.Map;
 import java.util.Set;
 
-/// A training step at a time, for a loop of your own: a [Trainer] over a model with one adapter, at a constant learning
-/// rate. Runs with schedules, evaluation and checkpoints are [Trainer#train].
+/// Single training steps for a loop of your own: a [Trainer] over a model with one adapter, at a constant learning
+/// rate. For runs with schedules, evaluation and checkpoints, use [Trainer#train].
 ///
-/// As with [EfficientFineTuningManager], names and defaults (`lr` 1e-4, `weight_decay` 0.01, `betas` 0.9 and 0.999,
-/// `max_grad_norm` 1) are those of a project on SEO texts, kept as they are for those who know them.
+/// As with [EfficientFineTuningManager], the names and defaults (`lr` 1e-4, `weight_decay` 0.01, `betas` 0.9 and 0.999,
+/// `max_grad_norm` 1) come from a project on SEO texts and are kept for users who know them.
 ///
 /// ```java
 /// try (PeftTrainer trainer = new PeftTrainer(model, config, Map.of("lr", 1e-4, "weight_decay", 0.01))) {
@@ -37,11 +37,11 @@ public final class PeftTrainer implements AutoCloseable {
     private final TaskModel learner;
     private final Trainer trainer;
 
-    /// Attaches `config` to `model`, whose own head is trained on: a causal model, or one with a classifier.
+    /// Attaches `config` to `model` and trains with the model's own head: a causal model, or one with a classifier.
     ///
     /// @param optimizerConfig `lr` (1e-4), `weight_decay` (0.01), `betas` (0.9 and 0.999; others are refused),
-    ///     `max_grad_norm` (1), `total_steps` (needed by AdaLoRA, which allocates by it)
-    /// @throws InputException for unknown options, or where configuration and model do not fit
+    ///     `max_grad_norm` (1), `total_steps` (required by AdaLoRA, whose rank allocation depends on it)
+    /// @throws InputException for unknown options, or if configuration and model do not fit together
     public PeftTrainer(Model model, PeftConfig config, Map<String, ?> optimizerConfig) {
         optimizerConfig.keySet().stream()
                 .filter(k -> !OPTIONS.contains(k))
@@ -93,7 +93,7 @@ public final class PeftTrainer implements AutoCloseable {
                 "PeftTrainer: an encoder without a head has no loss; use TaskModel, which brings one, and Trainer");
     }
 
-    /// Forward, backward, clipping and AdamW on one batch: its `loss` before the step, and `lr`.
+    /// Forward, backward, clipping and AdamW on one batch. Returns the `loss` before the step, and `lr`.
     public Map<String, Double> trainStep(Batch batch) {
         StepResult result = trainer.trainStep(batch);
         return Map.of("loss", result.loss(), "lr", result.learningRate());
@@ -104,7 +104,7 @@ public final class PeftTrainer implements AutoCloseable {
         return manager;
     }
 
-    /// Closes optimizer and adapter, not the model.
+    /// Closes the optimizer and the adapter, but not the model.
     @Override
     public void close() {
         trainer.close();

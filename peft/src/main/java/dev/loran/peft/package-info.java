@@ -1,5 +1,5 @@
-/// Transformers, the methods that fine-tune them with few parameters, the data and the trainer around them, and the
-/// command line.
+/// Transformers, parameter-efficient methods that fine-tune them, the data and the trainer around them, and the command
+/// line.
 @NullMarked
 package dev.loran.peft;
 

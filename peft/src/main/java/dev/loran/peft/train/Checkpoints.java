@@ -28,11 +28,11 @@ import org.jspecify.annotations.Nullable;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
-/// The points that a killed run goes on from, and a finished one that is prolonged: folders `step-N`, each with
-/// `state.safetensors` ([Trainer#state]) and `state.json` (where the run stood, and which run it was), and the sums of
-/// both. A folder has its name only once all of it is on the disk.
+/// The checkpoints from which a killed run is resumed and a finished one extended: folders `step-N`, each with
+/// `state.safetensors` ([Trainer#state]), `state.json` (the position in the run, and the run's identity), and the
+/// checksums of both. A folder gets its final name only once everything in it is on disk.
 ///
-/// @param run what a checkpoint of this run must have been made with
+/// @param run the identity of this run, which a checkpoint must match
 record Checkpoints(Path folder, TrainerConfig.Checkpoints options, ObjectNode run) {
     private static final Logger LOG = LoggerFactory.getLogger(Checkpoints.class);
     private static final ObjectMapper JSON =
@@ -41,13 +41,13 @@ record Checkpoints(Path folder, TrainerConfig.Checkpoints options, ObjectNode ru
     private static final String TEXT = "state.json";
     private static final String PREFIX = "step-";
 
-    /// Where a run stands, beside [Trainer#state].
+    /// The position of a run, apart from [Trainer#state].
     ///
     /// @param step optimizer steps done
-    /// @param firstStep those before this run
-    /// @param nanos of the training loop
+    /// @param firstStep steps done before this run
+    /// @param nanos time spent in the training loop
     /// @param worse evaluations since the best one
-    /// @param evaluationDue whether the evaluation after `step` is still to be made
+    /// @param evaluationDue whether the evaluation after `step` is still pending
     record Standing(
             int step,
             int firstStep,
@@ -59,7 +59,7 @@ record Checkpoints(Path folder, TrainerConfig.Checkpoints options, ObjectNode ru
             int bestStep,
             int worse,
             boolean evaluationDue) {
-        /// A run that begins after `step` steps.
+        /// The position of a run that begins after `step` steps.
         static Standing at(int step) {
             return new Standing(step, step, 0, 0, 0, 0, null, 0, 0, false);
         }
@@ -69,18 +69,18 @@ record Checkpoints(Path folder, TrainerConfig.Checkpoints options, ObjectNode ru
         return options.everySteps() > 0 && step % options.everySteps() == 0;
     }
 
-    /// Where the checkpoint of `step` lies.
+    /// The folder of the checkpoint of `step`.
     Path place(int step) {
         return folder.resolve(PREFIX + step);
     }
 
     // ---- writing
 
-    /// Writes a checkpoint, whole or not at all, then removes those that are no longer to be kept.
+    /// Writes a checkpoint atomically, then removes those that are no longer to be kept.
     void write(Map<String, Tensor> state, Standing standing) {
         String name = PREFIX + standing.step;
         try {
-            // Only a damaged one can stand there: the run went on from an older one.
+            // Only a damaged checkpoint can already be there: the run resumed from an older one.
             drafts().put(name, draft -> {
                 SafeTensors.write(draft.resolve(TENSORS), state);
                 ObjectNode text = JSON.createObjectNode();
@@ -119,10 +119,10 @@ record Checkpoints(Path folder, TrainerConfig.Checkpoints options, ObjectNode ru
         return Integer.parseInt(place.getFileName().toString().substring(PREFIX.length()));
     }
 
-    /// Reads the newest complete checkpoint, if there is one. A damaged one is passed over with a warning.
+    /// Reads the newest complete checkpoint, if there is one. Damaged ones are skipped with a warning.
     ///
-    /// @param load takes over the state, whose tensors are closed afterwards, or changes nothing and throws
-    /// @throws InputException if it was made by another run, naming what differs
+    /// @param load takes over the state, whose tensors are closed afterwards, or throws and changes nothing
+    /// @throws InputException if another run made the checkpoint; the message names what differs
     @Nullable
     Standing resume(Backend backend, Consumer<Map<String, Tensor>> load) {
         try {
@@ -169,7 +169,8 @@ record Checkpoints(Path folder, TrainerConfig.Checkpoints options, ObjectNode ru
         return standing;
     }
 
-    /// Compares what two runs are, value by value. What has a SHA-256 is the same wherever it lies if that is the same.
+    /// Compares the identities of two runs value by value. Entries with a SHA-256 are compared by that alone,
+    /// regardless of path.
     private static void requireSame(Path place, String name, JsonNode before, JsonNode now) {
         boolean fingerprint = before.has("sha256") && now.has("sha256");
         if (before.isObject() && now.isObject() && !fingerprint) {

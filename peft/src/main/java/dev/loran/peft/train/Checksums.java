@@ -12,14 +12,14 @@ import java.util.HexFormat;
 import java.util.List;
 import java.util.stream.Stream;
 
-/// `SHA256SUMS`: what the files of a folder were when they were written, as `sha256sum -c` reads it.
+/// `SHA256SUMS`: the checksums of a folder's files as they were written, in the format of `sha256sum -c`.
 final class Checksums {
     static final String FILE = "SHA256SUMS";
     private static final String GAP = "  ";
 
     private Checksums() {}
 
-    /// Writes the sums of all files in `folder`.
+    /// Writes the checksums of all files in `folder`.
     ///
     /// @throws InputException if they cannot be written
     static void write(Path folder) {
@@ -34,7 +34,7 @@ final class Checksums {
         }
     }
 
-    /// @throws IOException that says what is missing or has changed since
+    /// @throws IOException if a file is missing or has changed; the message says which
     static void check(Path folder) throws IOException {
         List<String> lines = Files.readAllLines(folder.resolve(FILE));
         if (lines.isEmpty()) {
@@ -56,7 +56,7 @@ final class Checksums {
                 DigestInputStream bytes = new DigestInputStream(in, MessageDigest.getInstance("SHA-256"))) {
             byte[] chunk = new byte[1 << 16];
             while (bytes.read(chunk) >= 0) {
-                // Read for the digest alone.
+                // Reading updates the digest; the bytes are not needed.
             }
             return HexFormat.of().formatHex(bytes.getMessageDigest().digest());
         } catch (NoSuchAlgorithmException e) {

@@ -1,8 +1,8 @@
 package dev.loran.peft.train;
 
-/// Training came to numbers that are NaN or infinite. The message names the step, its rows, and the operation where
-/// they began. Whatever is on the disk is from before; the command line prints the message alone and ends with exit
-/// code 1.
+/// Training produced NaN or infinite values. The message names the step, its rows, and the operation where they first
+/// appeared. Whatever is on disk was written before that. The command line prints only the message and exits with code
+/// 1.
 public final class DivergedException extends RuntimeException {
     private static final long serialVersionUID = 1L;
 

@@ -12,7 +12,7 @@ import java.util.Map;
 import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
 
-/// Finds out where the numbers of a step went wrong, by doing it again and looking at every operation.
+/// Finds where the values of a step became NaN or infinite, by repeating the step and checking every operation.
 final class Divergence {
     private final Learner learner;
     private @Nullable String found;
@@ -24,10 +24,10 @@ final class Divergence {
         this.learner = learner;
     }
 
-    /// In which rows of `batches`, and where: the text after "in ". Parameters must be those that the step began with;
-    /// their gradients are dropped.
+    /// Returns the rows of `batches` and the operation where the values went wrong: the text after "in ". The
+    /// parameters must be those that the step started with; their gradients are dropped.
     ///
-    /// @param microStep the number of the first batch's forward
+    /// @param microStep the number of the first batch's forward pass
     static String of(Learner learner, List<Batch> batches, int microStep) {
         for (int i = 0; i < batches.size(); i++) {
             learner.microStep(microStep + i);
@@ -40,7 +40,7 @@ final class Divergence {
         return rows(all) + ": each number is finite, but not the norm of all gradients together";
     }
 
-    /// Rows count from 1, as lines do.
+    /// Rows are numbered from 1, like lines.
     private static String rows(Batch batch) {
         return rows(batch.rows());
     }
@@ -69,7 +69,8 @@ final class Divergence {
             }
             if (found == null && loss.requiresGrad()) {
                 loss.backward();
-                // Backward comes from the last ones to the first.
+                // Backward visits the parameters from last to first, so the last one found is the first that went
+                // wrong.
                 parameters.forEach((name, t) -> found = isFinite(t.grad()) ? found : "the gradient of " + name);
             }
         } finally {

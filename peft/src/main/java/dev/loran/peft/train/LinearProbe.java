@@ -18,17 +18,17 @@ import java.nio.file.Path;
 import java.util.Map;
 import java.util.SplittableRandom;
 
-/// What a frozen model can do already: the head alone is trained, as an adapter's would be (same rows, batches, epochs,
-/// rate and start), on hidden states that are computed once. **Source**: Alain and Bengio, "Understanding intermediate
-/// layers using linear classifier probes", 2016.
+/// Measures what a frozen model can already do. Only the head is trained, in the way an adapter's head would be (same
+/// rows, batches, epochs, rate and initialization), on hidden states that are computed once. **Source**: Alain and
+/// Bengio, "Understanding intermediate layers using linear classifier probes", 2016.
 public final class LinearProbe {
     private LinearProbe() {}
 
-    /// The held-out rows' evaluation after training a new head on `examples`.
+    /// The evaluation on the held-out rows after training a new head on `examples`.
     ///
-    /// @param model classifies by a [dev.loran.peft.task.TextClassifier] and is as the base model answers: its adapter
-    ///     is new, or disabled
-    /// @param config as for the adapter; the head's rate is the peak times the head's factor
+    /// @param model classifies with a [dev.loran.peft.task.TextClassifier] and must behave as the base model does: its
+    ///     adapter is new or disabled
+    /// @param config as for the adapter; the head's rate is the peak rate times the head's factor
     public static Evaluation evaluate(
             TaskModel model, Examples examples, Examples heldOut, TrainerConfig config, long seed) {
         try (Table train = Table.of(model, examples, config.batchSize());
@@ -68,7 +68,7 @@ public final class LinearProbe {
         }
     }
 
-    /// The head alone, over a table's rows.
+    /// The head alone, trained on a table's rows.
     private static final class Probe implements Learner, AutoCloseable {
         private final Linear head;
         private Table table;

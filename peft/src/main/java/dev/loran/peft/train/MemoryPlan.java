@@ -19,53 +19,54 @@ import java.util.function.Function;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 
-/// The bytes of tensors that a training run will take, known before it: two steps and an evaluation on the largest
-/// batches there are, by the very code of the run, on a backend that counts memory and has none ([Backend#hollow]). No
-/// formula says again what an operation needs, so none can be wrong.
+/// Predicts the tensor memory of a training run, in bytes. It runs two steps and an evaluation on the largest batches,
+/// with the code of the run itself, on a backend that counts memory without allocating it ([Backend#hollow]). There is
+/// no second formula for an operation's memory that could be wrong.
 ///
-/// The total is the backend's own peak ([Backend#peakBytes]) where all batches have one shape, and never less than it.
-/// It leaves out what no tensor holds: the JVM, the kernels' scratch memory, memory that waits for reuse.
+/// If all batches have the same shape, the total is the backend's own peak ([Backend#peakBytes]); otherwise it is an
+/// upper bound. It excludes memory outside tensors: the JVM, the kernels' scratch memory, and freed memory kept for
+/// reuse.
 ///
-/// @param weights of the model and the adapter, in every form in which the backend keeps them
-/// @param activations what forward keeps for backward, and needs on its way
+/// @param weights of the model and the adapter, in every layout in which the backend keeps them
+/// @param activations what the forward pass saves for backward, and its temporaries
 /// @param training gradients, the optimizer's moments, the method's statistics
-/// @param total the most there is at one time: gradients come as activations go, so it is less than the sum
+/// @param total the peak; since gradients appear as activations are freed, it is less than the sum
 public record MemoryPlan(long weights, long activations, long training, long total) {
     private static final double MIB = 1 << 20;
 
     /// The largest batch of a run.
     ///
-    /// @param padded whether rows differ in length
-    /// @param typed whether tokens have types: rows are pairs of texts
+    /// @param padded whether the rows differ in length
+    /// @param typed whether there are token types, that is, rows are pairs of texts
     public record Largest(int rows, int length, boolean padded, boolean typed) {
         /// Rows of single texts.
         public Largest(int rows, int length, boolean padded) {
             this(rows, length, padded, false);
         }
 
-        /// Of batches of up to `batchSize` of `examples`.
+        /// The largest batch when `examples` are read in batches of up to `batchSize`.
         public static Largest of(Examples examples, int batchSize) {
             int longest = examples.longest();
             boolean padded = examples.shortest() < longest;
             return new Largest(Math.min(batchSize, examples.size()), longest, padded, examples.hasTokenTypes());
         }
 
-        /// Rows that all count, of one token again and again.
+        /// A batch of rows that all contribute to the loss, filled with one repeated token.
         Batch batch(RowForm form) {
             Batch all = Batch.dummy(form, rows, length, typed);
             return padded ? all.masked() : all;
         }
     }
 
-    /// Plans the training of a model by a method.
+    /// Plans the training of a model with a method.
     ///
-    /// @param backend what it will run on
-    /// @param open makes the model on the backend it is given, as it will be made on `backend`: from the same files, or
-    ///     with random weights; it is closed here
-    /// @param method null where the whole model trains
-    /// @param steps how many optimizer steps the run has
-    /// @param heldOut the largest batch that is evaluated; null for none
-    /// @return null if the backend has no hollow twin
+    /// @param backend the backend that the run will use
+    /// @param open creates the model on the backend it is given, in the way it will be created on `backend`: from the
+    ///     same files, or with random weights; it is closed here
+    /// @param method null if the whole model trains
+    /// @param steps the number of optimizer steps of the run
+    /// @param heldOut the largest batch in evaluation; null for no evaluation
+    /// @return null if the backend has no hollow counterpart
     public static @Nullable MemoryPlan of(
             Backend backend,
             Function<Backend, Model> open,
@@ -84,7 +85,7 @@ public record MemoryPlan(long weights, long activations, long training, long tot
                     return of(TaskModel.full(model, card, 0), config, steps, largest, heldOut);
                 }
                 try (PeftModel peft = new PeftModel(model, 0)) {
-                    // What a file names may be lacking here, as where the adapter itself is loaded.
+                    // Files that the configuration names may be missing here, as when the adapter itself is loaded.
                     peft.addAdapter(PeftModel.DEFAULT_ADAPTER, method, method.inferenceMode());
                     return of(TaskModel.of(peft, card, 0), config, steps, largest, heldOut);
                 }
@@ -109,7 +110,7 @@ public record MemoryPlan(long weights, long activations, long training, long tot
             try (Scope scope = Scope.open()) {
                 Tensor loss = learner.loss(batch);
                 activations = backend.peakBytes() - before;
-                // A backend may pack weights once more, for backward.
+                // A backend may pack the weights a second time, for backward.
                 loss.backward();
             }
             learner.parameters().values().forEach(Tensor::zeroGrad);
@@ -131,7 +132,7 @@ public record MemoryPlan(long weights, long activations, long training, long tot
         }
     }
 
-    /// Forward and backward of a step that is not recorded, while what recorded ones read their batches from is there.
+    /// Forward and backward of an unrecorded step, while the input memory of the recorded steps is allocated.
     private static void unrecorded(TaskModel learner, Batch batch) {
         try (Scope scope = Scope.open()) {
             Tuner.trainingLoss(learner.loss(batch), learner.penalty()).backward();

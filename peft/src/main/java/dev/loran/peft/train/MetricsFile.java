@@ -14,18 +14,18 @@ import java.nio.file.Path;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
-/// `metrics.jsonl`: what a [Trainer] reports, a JSON object a line, each on disk before the next step. Whoever has it
-/// open holds the run's folder: a lock on the file itself ends with the process, however that ends, and leaves nothing
-/// behind. (On POSIX systems it also ends when the same process opens and closes the file elsewhere.)
+/// `metrics.jsonl`: what a [Trainer] reports, one JSON object per line, each on disk before the next step. Having it
+/// open also locks the run's folder: a lock on the file itself ends with the process, however the process ends, and
+/// leaves nothing behind. (On POSIX systems it also ends when the same process opens and closes the file elsewhere.)
 final class MetricsFile implements TrainingListener, AutoCloseable {
     private static final Logger LOG = LoggerFactory.getLogger(MetricsFile.class);
     private static final ObjectMapper JSON = new ObjectMapper();
 
     private final Path file;
-    /// Not through its channel, which an interrupt would close, and with it unlock.
+    /// Not used through its channel: an interrupt would close the channel and release the lock.
     private final RandomAccessFile lines;
 
-    /// @throws InputException if another process, or another trainer of this one, has it open
+    /// @throws InputException if another process, or another trainer in this process, has it open
     MetricsFile(Path file) {
         this.file = file;
         try {
@@ -42,7 +42,7 @@ final class MetricsFile implements TrainingListener, AutoCloseable {
 
     private boolean isLocked() {
         try {
-            // Of a byte that no line reaches: where locks keep others from reading, they may read the lines.
+            // The locked byte lies beyond all lines: where locks prevent reading, the lines stay readable for others.
             return lines.getChannel().tryLock(Long.MAX_VALUE - 1, 1, false) != null;
         } catch (OverlappingFileLockException e) {
             return false;
@@ -52,10 +52,10 @@ final class MetricsFile implements TrainingListener, AutoCloseable {
         }
     }
 
-    /// Goes on after the lines of the first `steps` steps; those of later ones, and half a line, which a killed run
+    /// Continues after the lines of the first `steps` steps. Lines of later steps, and a partial line that a killed run
     /// left, are dropped.
     ///
-    /// @param evaluated whether the evaluation after the last of these steps is among them
+    /// @param evaluated whether the evaluation after the last of these steps is kept as well
     void keep(int steps, boolean evaluated) {
         try {
             byte[] bytes = new byte[Math.toIntExact(lines.length())];
@@ -82,7 +82,7 @@ final class MetricsFile implements TrainingListener, AutoCloseable {
             int step = entry.path("step").asInt(Integer.MAX_VALUE);
             return step < steps || step == steps && (evaluated || !entry.has("eval_loss"));
         } catch (JsonProcessingException e) {
-            // The machine stopped while this line was on its way to the disk.
+            // The machine stopped while this line was being written.
             return false;
         }
     }

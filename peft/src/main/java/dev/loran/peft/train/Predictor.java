@@ -21,11 +21,12 @@ import java.util.Objects;
 import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 
-/// The classes of many texts that nobody has labelled, with the vectors they were told from.
+/// Predicts the classes of many unlabeled texts, and returns the vectors that the predictions are based on.
 ///
-/// Texts come one by one and wait until there are 50 batches of them; batches are made of texts of like length, so that
-/// little is padded, and the answers leave in the order in which the texts came. What waits is all that is in memory: a
-/// stream may be of any length. An answer does not depend on the texts beside its own but for rounding.
+/// Texts are added one by one and buffered until there are 50 batches of them. Batches are formed from texts of similar
+/// length, so that there is little padding, and the answers are delivered in the order in which the texts were added.
+/// Only the buffered texts are in memory, so a stream may have any length. Except for rounding, an answer does not
+/// depend on the other texts in its batch.
 ///
 /// ```java
 /// Predictor predictor = new Predictor(classifier, tokenizer, 32, answer -> System.out.println(answer.label()));
@@ -33,8 +34,8 @@ import org.jspecify.annotations.Nullable;
 /// predictor.finish();
 /// ```
 ///
-/// **Threads**: a predictor belongs to one thread. Model and tokenizer may be shared by any number of predictors, on as
-/// many threads, and [#answers] called from all of them; what changes the model fails meanwhile.
+/// **Threads**: a predictor belongs to one thread. Model and tokenizer may be shared by any number of predictors on as
+/// many threads, and [#answers] may be called from all of them; changing the model fails meanwhile.
 public final class Predictor {
     private static final int WAITING_BATCHES = 50;
 
@@ -48,11 +49,11 @@ public final class Predictor {
     private final List<Row.Unlabelled> waiting = new ArrayList<>();
     private int truncated;
 
-    /// @param textPair the second text of a pair; null for one alone
-    /// @param label the likeliest class
-    /// @param probability of it
-    /// @param probabilities of all classes, in the order of the labels' ids; their sum is 1
-    /// @param embedding the pooled vector that the head saw, (C)
+    /// @param textPair the second text of a pair; null for a single text
+    /// @param label the most probable class
+    /// @param probability the probability of `label`
+    /// @param probabilities of all classes, in the order of the label ids; they sum to 1
+    /// @param embedding the pooled vector that is the head's input, (C)
     public record Answer(
             String text,
             @Nullable String textPair,
@@ -61,9 +62,9 @@ public final class Predictor {
             double[] probabilities,
             float[] embedding) {}
 
-    /// @param model classifies by a [TextClassifier]; its card says how texts are read
-    /// @param batchSize texts that pass at once
-    /// @param each takes the answers
+    /// @param model classifies with a [TextClassifier]; its card says how texts are read
+    /// @param batchSize texts per batch
+    /// @param each receives the answers
     /// @throws IllegalArgumentException if the model is for another task
     public Predictor(TaskModel model, Tokenizer tokenizer, int batchSize, Consumer<Answer> each) {
         TaskCard card = model.card();
@@ -82,7 +83,7 @@ public final class Predictor {
         this.each = each;
     }
 
-    /// All answers to a few texts. For pairs of texts there is [#add(Row.Unlabelled)].
+    /// Answers a few texts at once. For pairs of texts, use [#add(Row.Unlabelled)].
     public static List<Answer> answers(TaskModel model, Tokenizer tokenizer, List<String> texts, int batchSize) {
         List<Answer> answers = new ArrayList<>();
         Predictor predictor = new Predictor(model, tokenizer, batchSize, answers::add);
@@ -91,7 +92,7 @@ public final class Predictor {
         return answers;
     }
 
-    /// Takes a text in. May answer it, and those before it, at once.
+    /// Adds a text. May deliver the answers to it and to earlier texts immediately.
     public void add(String text) {
         add(new Row.Unlabelled(text, null));
     }
@@ -104,7 +105,7 @@ public final class Predictor {
         }
     }
 
-    /// Answers all texts that wait, as a model in evaluation mode does, whatever mode it is in.
+    /// Answers all buffered texts with the model in evaluation mode, whatever mode it is in.
     public void finish() {
         if (waiting.isEmpty()) {
             return;
@@ -113,7 +114,7 @@ public final class Predictor {
         truncated += texts.truncated();
         Answer[] answers = new Answer[texts.size()];
         List<Batch> batches = new DataLoader(texts, DataLoader.Options.evaluation(batchSize)).epoch(0);
-        // All batches of one state of the model: who would change it in between is refused.
+        // All batches see the same state of the model: changing it in between is refused.
         try (Guard.Use use = model.model().reading("predict");
                 Autograd.Mode mode = Autograd.noGrad()) {
             Layer.evaluating(() -> {
@@ -127,7 +128,7 @@ public final class Predictor {
         }
     }
 
-    /// How many texts were longer than what the model reads and were cut.
+    /// The number of texts that were longer than the model can read and were truncated.
     public int truncated() {
         return truncated;
     }

@@ -11,9 +11,9 @@ import java.util.function.Consumer;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 
-/// Whole training steps as the backend recorded them, one for each shape of batch. A shape's first step is done as any
-/// other, which makes whatever is made once; its second is recorded; from there on it is replayed. Shapes that were not
-/// met for longest are given up for new ones.
+/// Whole training steps as recorded by the backend, one for each batch shape. The first step of a shape runs normally,
+/// which allocates everything that is allocated once; the second is recorded; from then on it is replayed. The least
+/// recently used shapes are evicted in favor of new ones.
 final class RecordedSteps implements AutoCloseable {
     private static final int SHAPES = 16;
 
@@ -55,9 +55,9 @@ final class RecordedSteps implements AutoCloseable {
         this.backend = backend;
     }
 
-    /// One step on `batch`.
+    /// Takes one step on `batch`.
     ///
-    /// @param work all of it, given where its loss comes from
+    /// @param work the whole step, given the source of its loss
     void step(Batch batch, Consumer<Supplier<Tensor>> work) {
         Key key = Key.of(batch);
         Recorded r = all.get(key);
@@ -70,7 +70,7 @@ final class RecordedSteps implements AutoCloseable {
             r.replay = backend.capture(() -> work.accept(r.inputs::loss));
         }
         if (!r.replay.run()) {
-            // Something it uses has changed: the next step is recorded anew.
+            // Something that the recording uses has changed: the next step is recorded again.
             r.drop();
             work.accept(r.inputs::loss);
         }

@@ -14,34 +14,35 @@ import java.util.Map;
 import java.util.function.Consumer;
 import java.util.stream.Stream;
 
-/// Where a run leaves what it made: `run.json` (its options), `metrics.jsonl` (a line a step and a line an evaluation),
-/// `result.json` (what it came to, once it is over), `best/` (after the evaluation with the lowest loss), `last/`, and
-/// `checkpoints/step-N/` to go on from.
+/// The output folder of a run: `run.json` (its options), `metrics.jsonl` (a line for each step and each evaluation),
+/// `result.json` (the results, once it is over), `best/` (the parameters after the evaluation with the lowest loss),
+/// `last/`, and `checkpoints/step-N/` to resume from.
 public record RunFolder(Path path) {
     private static final String OPTIONS = "run.json";
     private static final String METRICS = "metrics.jsonl";
     private static final String BEST = "best";
     private static final String LAST = "last";
 
-    /// What a finished run came to; there is none before.
+    /// The results of a run; the file exists only once the run is finished.
     public static final String RESULT = "result.json";
 
-    /// All that is a run's. Its options come first: without them it is none.
+    /// Everything that belongs to a run. The options come first: a folder without them is not a run's.
     private static final List<String> ALL =
             List.of(OPTIONS, RESULT, BEST, LAST, "checkpoints", "base", "init", METRICS);
 
-    /// Makes the folder of a run without options; see [#create(Path, boolean, Consumer)].
+    /// Creates the folder of a run without options; see [#create(Path, boolean, Consumer)].
     ///
-    /// @throws InputException if it holds a run or anything else, or cannot be made
+    /// @throws InputException if it holds a run or anything else, or cannot be created
     public static RunFolder create(Path path) {
         return create(path, false, begun -> begun.options(Map.of()));
     }
 
-    /// Makes the folder. It is a run's once all that `begin` writes is there, however the process may end before.
+    /// Creates the folder. It becomes a run's only once everything that `begin` writes is there, even if the process is
+    /// killed before.
     ///
-    /// @param overwrite whether an earlier run that is there, finished or not, may go
-    /// @param begin writes what the run begins with, at least its [#options], into the folder that it is given
-    /// @throws InputException if it holds a run, or anything else, or cannot be made, or another process trains there
+    /// @param overwrite whether an existing run in the folder, finished or not, may be deleted
+    /// @param begin writes the initial files of the run, at least its [#options], into the folder that it is given
+    /// @throws InputException if it holds a run or anything else, cannot be created, or another process trains there
     public static RunFolder create(Path path, boolean overwrite, Consumer<RunFolder> begin) {
         requireFree(path, overwrite);
         RunFolder run = new RunFolder(path);
@@ -51,7 +52,7 @@ public record RunFolder(Path path) {
             run.drafts().begin();
             MetricsFile held = new MetricsFile(path.resolve(METRICS));
             try (held) {
-                // Another process may have begun one meanwhile.
+                // Another process may have started a run here in the meantime.
                 requireFree(path, overwrite);
                 run.drafts().fill(OPTIONS, draft -> begin.accept(new RunFolder(draft)), () -> {
                     run.deleteParts();
@@ -60,7 +61,7 @@ public record RunFolder(Path path) {
                 done = true;
             } finally {
                 if (!done) {
-                    // Of a run that was to be replaced and is still there nothing has gone.
+                    // If a run that was to be replaced is still there, nothing of it has been removed.
                     run.drafts().abandon(isRun(path) ? List.of() : ALL, isNew);
                 }
             }
@@ -70,7 +71,7 @@ public record RunFolder(Path path) {
         }
     }
 
-    /// Removes what an earlier run left there, but the metrics, which are open.
+    /// Removes what an earlier run left, except the metrics, which are open.
     private void deleteParts() {
         try {
             for (String part : ALL.subList(0, ALL.size() - 1)) {
@@ -81,10 +82,10 @@ public record RunFolder(Path path) {
         }
     }
 
-    /// Refuses a folder that cannot become a run's.
+    /// Refuses a folder that cannot become a run's folder.
     ///
     /// @param overwrite whether an earlier run may be replaced
-    /// @throws InputException saying what is there
+    /// @throws InputException that says what is there
     public static void requireFree(Path path, boolean overwrite) {
         if (isRun(path)) {
             if (!overwrite) {
@@ -100,8 +101,8 @@ public record RunFolder(Path path) {
             throw new InputException(path + ": holds other files; choose a new or empty folder for the run");
         }
     }
-    /// Whether a new run can begin there: nothing is there, or what is left of a process that was killed before its run
-    /// began.
+    /// Whether a new run can begin there: the folder is empty, or holds only what a process left that was killed before
+    /// its run began.
     public static boolean isFree(Path path) {
         try {
             return !isRun(path) && new Drafts(path).isFree(ALL);
@@ -110,10 +111,10 @@ public record RunFolder(Path path) {
         }
     }
 
-    /// The folder of a run that was begun and is to go on: [Trainer#train] starts from its newest complete checkpoint,
-    /// or from the beginning where there is none.
+    /// The folder of an existing run that is to be resumed: [Trainer#train] starts from its newest complete checkpoint,
+    /// or from the beginning if there is none.
     ///
-    /// @throws InputException if it is no run's folder
+    /// @throws InputException if it is not a run's folder
     public static RunFolder resume(Path path) {
         if (!isRun(path)) {
             throw new InputException(path + ": holds no run that could go on (" + OPTIONS + ")");
@@ -121,20 +122,20 @@ public record RunFolder(Path path) {
         return new RunFolder(path);
     }
 
-    /// Whether `run.json` names options: those of a run that was killed as it began may be missing.
+    /// Whether `run.json` contains options; a run that was killed as it began may have none.
     public boolean hasOptions() {
         return !JsonFile.read(optionsFile()).isEmpty();
     }
 
-    /// Whether there is a checkpoint to go on from.
+    /// Whether there is a checkpoint to resume from.
     public boolean hasCheckpoints() {
         return Files.isDirectory(checkpoints());
     }
 
-    /// Takes the folder for one trainer, until what this returns is closed, and ends what a killed process left half
-    /// done.
+    /// Reserves the folder for one trainer until the result is closed, and cleans up what a killed process left
+    /// unfinished.
     ///
-    /// @throws InputException if another process, or another trainer of this one, has it
+    /// @throws InputException if another process, or another trainer in this process, has it open
     MetricsFile open() {
         MetricsFile metrics = new MetricsFile(path.resolve(METRICS));
         boolean done = false;
@@ -153,7 +154,7 @@ public record RunFolder(Path path) {
         }
     }
 
-    /// Writes [#best] or [#last], whole or not at all, with the sums of their files.
+    /// Writes [#best] or [#last] atomically, with the checksums of its files.
     void save(Learner learner, Path place) {
         try {
             drafts().put(place.getFileName().toString(), draft -> {
@@ -179,7 +180,7 @@ public record RunFolder(Path path) {
         JsonFile.write(path.resolve(RESULT), values);
     }
 
-    /// Whether `folder` is a folder without files.
+    /// Whether `folder` is an empty folder.
     public static boolean isEmpty(Path folder) throws IOException {
         if (!Files.isDirectory(folder)) {
             return false;
@@ -189,15 +190,15 @@ public record RunFolder(Path path) {
         }
     }
 
-    /// Whether `folder` is a run's.
+    /// Whether `folder` holds a run.
     public static boolean isRun(Path folder) {
         return Files.isRegularFile(folder.resolve(OPTIONS));
     }
 
-    /// The folder with the adapter (or the whole model) that `given` means: itself, or of a run the best one, else the
-    /// last one.
+    /// The folder of the adapter (or the whole model) that `given` refers to: `given` itself, or for a run its best
+    /// one, or its last one if there is no best.
     ///
-    /// @throws InputException if there is none, or the run's is not what was written
+    /// @throws InputException if there is none, or if the run's files have changed since they were written
     public static Path adapter(Path given) {
         boolean isRun = isRun(given);
         Drafts run = new Drafts(given);
@@ -242,12 +243,12 @@ public record RunFolder(Path path) {
         return path.resolve(LAST);
     }
 
-    /// The model itself, where the run made it.
+    /// The base model, if the run created it.
     public Path base() {
         return path.resolve("base");
     }
 
-    /// The adapter that it began with, where it began with one that was trained before.
+    /// The previously trained adapter that the run began with, if any.
     public Path init() {
         return path.resolve("init");
     }

@@ -7,8 +7,8 @@ import java.util.function.Supplier;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 
-/// What an optimizer step found. Its numbers lie with the backend until they are asked for: asking for those of the
-/// step just made waits for it, asking once the next one was handed over costs next to nothing.
+/// The results of an optimizer step. The values stay with the backend until they are requested. Requesting those of the
+/// latest step waits for it; once the next step has been submitted, requesting them costs next to nothing.
 public final class StepResult {
     static final int LOSS = 0;
     static final int PENALTY = 1;
@@ -45,8 +45,8 @@ public final class StepResult {
         problem = why;
     }
 
-    /// Why this step was left out ([TrainerConfig#skipBadSteps]), once that is known: on a GPU with the next step. Null
-    /// of one that was taken.
+    /// Why this step was skipped ([TrainerConfig#skipBadSteps]), once that is known; on a GPU this is after the next
+    /// step. Null if it was taken.
     public @Nullable String problem() {
         return problem;
     }
@@ -56,17 +56,17 @@ public final class StepResult {
         return step;
     }
 
-    /// The rate of this step, the head's factor apart.
+    /// The learning rate of this step, without the head's factor.
     public double learningRate() {
         return learningRate;
     }
 
-    /// How many tokens the step saw, padding apart.
+    /// The number of tokens in the step, without padding.
     public int tokens() {
         return tokens;
     }
 
-    /// The task's mean loss over all rows (or tokens) of the step, before it.
+    /// The task's mean loss over all rows (or tokens) of the step, before the update.
     public double loss() {
         return numbers()[LOSS];
     }

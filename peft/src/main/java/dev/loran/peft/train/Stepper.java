@@ -22,9 +22,9 @@ import java.util.function.BooleanSupplier;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 
-/// Takes optimizer steps: forward and backward over micro-batches, clipping, the update. Holds all that a step changes
-/// (the parameters, the optimizer's moments, the numbers of steps), and gives it as tensors to go on from. Which rate a
-/// step has, and what becomes of one whose numbers are not finite, is the [Trainer]'s.
+/// Takes optimizer steps: forward and backward over micro-batches, clipping, the update. Holds everything that a step
+/// changes (the parameters, the optimizer's moments, the step counters) and exports it as tensors for resuming. The
+/// [Trainer] chooses the learning rate of a step and decides what happens after one whose values are not finite.
 final class Stepper implements AutoCloseable {
     private static final String STEP = "trainer.step";
     private static final String MICRO_STEP = "trainer.micro_step";
@@ -42,30 +42,31 @@ final class Stepper implements AutoCloseable {
     /// Loss, penalty and norm of the step.
     private final Tensor numbers;
 
-    /// 0, or NaN from a step on whose loss or gradients are not finite: no step is taken until that one was looked at.
+    /// 0, or NaN from a step with a non-finite loss or gradient on: no updates are made until that step has been
+    /// examined.
     private final Tensor bad;
 
     private final @Nullable RecordedSteps recorded;
     private int step;
     private int microStep;
 
-    /// A step that was handed over.
+    /// A step that was submitted to the backend.
     ///
-    /// @param microStep the number of its first forward
-    /// @param updated whether the update was asked for: numbers that are not finite then made it change nothing
+    /// @param microStep the number of its first forward pass
+    /// @param updated whether the update was submitted; with a non-finite loss or norm it changed nothing
     record Taken(StepResult result, List<Batch> batches, int microStep, boolean updated) {
         boolean isFinite() {
             return Stepper.isFinite(result);
         }
     }
 
-    /// @param optimizer is closed with this
+    /// @param optimizer is closed with this object
     Stepper(Learner learner, TrainerConfig config, Optimizer optimizer) {
         this.learner = learner;
         this.backend = learner.backend();
         this.dtype = learner.dtype();
         this.optimizer = optimizer;
-        // Kept in their order: the norm is a sum over it.
+        // In their original order: the norm is a sum in this order.
         this.parameters = new LinkedHashMap<>(learner.parameters());
         this.clip = new GradClip(backend, dtype, config.maxGradNorm());
         this.scaler = config.lossScale() == 0
@@ -75,21 +76,21 @@ final class Stepper implements AutoCloseable {
         backend.fill(numbers.buffer(), 0);
         this.bad = Tensor.own(Shape.of(), backend.allocate(dtype, 1));
         backend.fill(bad.buffer(), 0);
-        // Scaled losses are looked at before the step is taken, which no recording can.
+        // Scaled losses are examined before the update, which a recording cannot do.
         this.recorded = backend.captures() && scaler == null ? new RecordedSteps(learner, backend) : null;
     }
 
-    /// Optimizer steps done.
+    /// The number of optimizer steps done.
     int step() {
         return step;
     }
 
-    /// Forwards done in training.
+    /// The number of forward passes done in training.
     int microStep() {
         return microStep;
     }
 
-    /// Whether no lower scale may still help a loss that is no number.
+    /// Whether a non-finite loss cannot be cured by a lower loss scale.
     boolean isHopeless() {
         return scaler == null || scaler.value() < 1;
     }
@@ -100,8 +101,8 @@ final class Stepper implements AutoCloseable {
 
     // ---- one step
 
-    /// One step on all rows of `microBatches` together, given up between two of them once `stop` says so: null, and
-    /// nothing has changed.
+    /// Takes one step on all rows of `microBatches` together. Stops between two of them once `stop` returns true; then
+    /// the result is null and nothing has changed.
     @Nullable
     Taken take(double learningRate, List<Batch> microBatches, BooleanSupplier stop) {
         int first = microStep;
@@ -119,7 +120,7 @@ final class Stepper implements AutoCloseable {
             }
             Tensor norm = norm();
             if (scaler == null && !backend.isHollow() && (!backend.captures() || !repeats)) {
-                // Nothing is lost by waiting for the numbers, and what the host does after an update cannot be gated.
+                // Waiting for the values costs nothing here, and what the host does after an update cannot be gated.
                 result = numbers(step + 1, learningRate, tokens);
                 updated = isFinite(result);
             }
@@ -128,7 +129,7 @@ final class Stepper implements AutoCloseable {
                 gate();
                 update();
             } else {
-                // The step is left out; to the method it is one without gradients.
+                // The step is skipped; the method sees a step without gradients.
                 optimizer.zeroGrad(parameters);
                 if (scaler != null) {
                     learner.afterStep(step + 1, clip.scale(), optimizer);
@@ -151,11 +152,11 @@ final class Stepper implements AutoCloseable {
             gate();
             update();
         });
-        // A replay runs none of the code that would have said so.
+        // A replay skips the code that would have marked them.
         parameters.values().forEach(Tensor::markWritten);
     }
 
-    /// @return whether it came to the end
+    /// @return whether all micro-batches were processed
     private boolean accumulate(List<Batch> microBatches, BooleanSupplier stop) {
         int terms = microBatches.stream().mapToInt(Batch::lossTerms).sum();
         for (int i = 0; i < microBatches.size(); i++) {
@@ -164,7 +165,7 @@ final class Stepper implements AutoCloseable {
             }
             Batch b = microBatches.get(i);
             learner.microStep(microStep++);
-            // Rows without anything to predict have a loss of 0, whatever they weigh.
+            // Rows without anything to predict have a loss of 0, whatever their weight.
             double weight = b.lossTerms() == terms ? 1 : (double) b.lossTerms() / terms;
             forwardBackward(() -> learner.loss(b), weight, i == 0);
         }
@@ -175,8 +176,8 @@ final class Stepper implements AutoCloseable {
         return new StepResult(number, learningRate, tokens, dtype, backend.readLater(numbers.buffer()));
     }
 
-    /// Makes the scale of the gradients NaN, with which nothing is updated, if the loss or their norm is not finite, or
-    /// those of an earlier step were not.
+    /// Makes the gradient scale NaN, which disables the update, if the loss or gradient norm of this step or of an
+    /// earlier one is not finite.
     private void gate() {
         if (scaler != null) {
             return;
@@ -185,7 +186,7 @@ final class Stepper implements AutoCloseable {
         try (Scratch scratch = new Scratch(backend)) {
             Buffer zero = scratch.like(bad.buffer());
             for (int which : new int[] {StepResult.LOSS, StepResult.NORM}) {
-                // 0, but NaN for NaN and infinity.
+                // 0, or NaN for NaN and infinity.
                 backend.binary(BinaryFn.SUB, zero, number(which), number(which), one, one, one);
                 backend.axpby(bad.buffer(), zero, 1, 1);
             }
@@ -225,21 +226,21 @@ final class Stepper implements AutoCloseable {
         return numbers.buffer().slice(which, 1);
     }
 
-    /// Drops what backward left.
+    /// Drops the gradients.
     void zeroGrad() {
         optimizer.zeroGrad(parameters);
     }
 
     // ---- taking steps back
 
-    /// Takes back a step that came too early: nothing of it was done, as the one before was not finite.
+    /// Undoes a step that was submitted too early: it changed nothing, because the step before was not finite.
     void undo(Taken taken) {
         optimizer.retreat();
         step--;
         microStep = taken.microStep;
     }
 
-    /// Lets steps be taken again after `taken`, of whose update nothing was done.
+    /// Enables further steps after `taken`, whose update changed nothing.
     void leaveOut(Taken taken) {
         if (taken.updated && scaler == null) {
             optimizer.retreat();
@@ -247,13 +248,13 @@ final class Stepper implements AutoCloseable {
         }
     }
 
-    /// Stands before `taken` again.
+    /// Resets the counters to where they were before `taken`.
     void back(Taken taken) {
         step = taken.result.step() - 1;
         microStep = taken.microStep;
     }
 
-    /// Tells the method of a step that was left out without an update.
+    /// Notifies the method of a step that was skipped without an update.
     void goOnAfter(Taken taken, int forwards) {
         if (!taken.updated) {
             learner.afterStep(taken.result.step(), clip.scale(), optimizer);
@@ -263,7 +264,8 @@ final class Stepper implements AutoCloseable {
 
     // ---- state
 
-    /// All that going on needs: the parameters, step numbers, the optimizer's moments, the learner's own state.
+    /// Everything that resuming needs: the parameters, the step counters, the optimizer's moments, the learner's own
+    /// state.
     Map<String, Tensor> state() {
         Map<String, Tensor> all = new LinkedHashMap<>(optimizer.state());
         parameters.forEach((name, t) -> all.put(PARAMETER + name, t));
@@ -276,19 +278,19 @@ final class Stepper implements AutoCloseable {
         return all;
     }
 
-    /// How many steps and forwards a state is after.
+    /// The steps and forward passes done when a state was saved.
     record Counts(int steps, int forwards) {
-        /// Takes them out of `state`.
+        /// Removes them from `state`.
         static Counts of(Map<String, Tensor> state) {
             return new Counts(take(state, STEP), take(state, MICRO_STEP));
         }
     }
 
-    /// Takes over a copy of such a state, the counts apart.
+    /// Restores a copy of such a state, without the counts.
     ///
-    /// @param fits is called once all else fits, and may refuse by an exception
-    /// @throws IllegalArgumentException if an entry is missing or unknown, or has another shape; nothing has changed
-    ///     then
+    /// @param fits is called once everything else fits, and may refuse by throwing
+    /// @throws IllegalArgumentException if an entry is missing or unknown, or has the wrong shape; then nothing has
+    ///     changed
     void load(Map<String, Tensor> state, Counts counts, Runnable fits) {
         Map<String, Tensor> moments = new LinkedHashMap<>(state);
         Map<String, Tensor> ofScaler = takeAll(moments, SCALER);
@@ -307,14 +309,14 @@ final class Stepper implements AutoCloseable {
             scaler.load(ofScaler);
         }
         optimizer.load(moments);
-        // Before the parameters: some of them change their shape while training.
+        // Before the parameters, some of which change their shape during training.
         learner.loadTrainingState(ofLearner);
         parameters.forEach((name, t) -> t.copyFrom(Objects.requireNonNull(values.get(name), name)));
         step = counts.steps;
         microStep = counts.forwards;
     }
 
-    /// @param changed the shapes of parameters that will not be those which they have now
+    /// @param changed the new shapes of parameters whose shape will change
     private void checkShapes(Map<String, Tensor> values, Map<String, Tensor> moments, Map<String, Shape> changed) {
         if (!values.keySet().equals(parameters.keySet())) {
             throw new IllegalArgumentException(
@@ -337,7 +339,7 @@ final class Stepper implements AutoCloseable {
         }
     }
 
-    /// Takes the entries whose names start with `prefix` out of `state`, under the rest of their names.
+    /// Removes the entries whose names start with `prefix` from `state`, and returns them without the prefix.
     private static Map<String, Tensor> takeAll(Map<String, Tensor> state, String prefix) {
         Map<String, Tensor> taken = new LinkedHashMap<>();
         for (String name : List.copyOf(state.keySet())) {

@@ -30,8 +30,8 @@ import java.util.function.Consumer;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 
-/// A model made ready for a task: with an adapter that trains, or all of whose parameters train, and with the [Head] of
-/// the task.
+/// A model prepared for a task: with an adapter that trains, or with all of its own parameters training, and with the
+/// [Head] of the task.
 ///
 /// | model | task | head |
 /// |---|---|---|
@@ -40,18 +40,18 @@ import org.jspecify.annotations.Nullable;
 /// | without, pooled as the family's own head would be (`Pooling.of`) | classify | the family's own, new |
 /// | without, pooled otherwise | classify | a linear layer beside the model: [Head#FILE] |
 ///
-/// A new head of the family's own is saved as peft does it, with the task type SEQ_CLS. A model's own classes are
-/// trained by an adapter of that task type, other heads always. Owns a head beside the model; model and adapter are
-/// closed by who made them.
+/// A new head of the family's own kind is saved as peft does it, with the task type SEQ_CLS. A model's own
+/// classification head is trained only by an adapter of that task type, other heads always. This class owns a head
+/// beside the model; the model and the adapter are closed by whoever created them.
 ///
-/// **Threads**: reading ([#logits], [#loss] in evaluation mode, a [Predictor] each) is safe from any number of threads,
-/// with the active adapter or with that of its own ([#load(PeftModel, String, Path)]). What changes it (training,
-/// loading, closing) must be alone, and fails with a [java.util.ConcurrentModificationException] where it meets another
-/// thread's use of the model.
+/// **Threads**: reading ([#logits], [#loss] in evaluation mode, a [Predictor] per thread) is safe from any number of
+/// threads, with the active adapter or with this object's own ([#load(PeftModel, String, Path)]). Operations that
+/// change it (training, loading, closing) need exclusive access, and throw a
+/// [java.util.ConcurrentModificationException] if another thread is using the model.
 public final class TaskModel implements Learner, AutoCloseable {
     private final Model model;
     private final @Nullable PeftModel peft;
-    /// The adapter that answers, whichever is active; null: the active one.
+    /// The adapter that answers, whichever is active; null for the active one.
     private final @Nullable String adapter;
 
     private final TaskCard card;
@@ -68,22 +68,22 @@ public final class TaskModel implements Learner, AutoCloseable {
         model.prepare();
     }
 
-    /// The active adapter of `peft` trains, and a new head, if one is needed, drawn from `seed`.
+    /// The active adapter of `peft` trains, and a new head, if one is needed, initialized from `seed`.
     ///
-    /// Add the adapter first ([PeftModel#addAdapter]). Without one the model answers and can be evaluated as it is,
-    /// with its head; it does not train, for that would be the head alone: [#parameters] throws. [#full] trains all of
-    /// a model.
+    /// Add the adapter first ([PeftModel#addAdapter]). Without one, the model can answer and be evaluated as it is,
+    /// with its head, but it cannot be trained, since only the head would train: [#parameters] throws. To train all of
+    /// a model, use [#full].
     ///
-    /// Training goes on from the weights of an adapter that was saved where [PeftModel#loadAdapter] added it: for the
-    /// same classes with the head that it brings, if that is the family's own, and with one beside the model after
-    /// [#loadHead]. For other classes, load it without its head.
+    /// To continue training a saved adapter, add it with [PeftModel#loadAdapter]. With the same classes, the head
+    /// continues too: one of the family's own kind is loaded with the adapter, one beside the model by [#loadHead]. For
+    /// other classes, load the adapter without its head.
     ///
     /// @throws dev.loran.peft.io.InputException if the model cannot do the task
     public static TaskModel of(PeftModel peft, TaskCard card, long seed) {
         return new TaskModel(peft.model(), peft, null, card, card.task().head(Site.of(peft, card, seed)));
     }
 
-    /// All parameters of `model` train, and a new head, if one is needed, drawn from `seed`.
+    /// All parameters of `model` train, and a new head, if one is needed, initialized from `seed`.
     ///
     /// @throws dev.loran.peft.io.InputException if the model cannot do the task
     public static TaskModel full(Model model, TaskCard card, long seed) {
@@ -93,23 +93,23 @@ public final class TaskModel implements Learner, AutoCloseable {
         return new TaskModel(model, null, null, card, head);
     }
 
-    /// What [#save] wrote: adds the adapter to `peft` as `default`, with its head.
+    /// Loads what [#save] wrote: adds the adapter to `peft` as `default`, with its head.
     ///
     /// @throws dev.loran.peft.io.InputException if files are missing, damaged, or do not fit the model
     public static TaskModel load(PeftModel peft, Path folder) {
         return loadWhole(peft, PeftModel.DEFAULT_ADAPTER, null, folder);
     }
 
-    /// As above, with the adapter under `name`: what this model is asked, that adapter and its head answer, whichever
-    /// is active. So one base serves many adapters, each with a TaskModel of its own with its labels, and any number of
-    /// threads ask them side by side. It trains while its adapter is the active one.
+    /// As above, with the adapter under `name`: this object always answers with that adapter and its head, whichever
+    /// adapter is active. One base model can thus serve many adapters, each through its own TaskModel with its own
+    /// labels, and any number of threads can use them concurrently. It trains only while its adapter is the active one.
     ///
     /// @throws dev.loran.peft.io.InputException as above, or if the name is taken
     public static TaskModel load(PeftModel peft, String name, Path folder) {
         return loadWhole(peft, name, name, folder);
     }
 
-    /// All of it, or nothing.
+    /// Loads everything or nothing.
     private static TaskModel loadWhole(PeftModel peft, String as, @Nullable String adapter, Path folder) {
         TaskCard card = TaskCard.read(folder);
         peft.loadAdapter(as, folder);
@@ -125,9 +125,9 @@ public final class TaskModel implements Learner, AutoCloseable {
         }
     }
 
-    /// As above where the adapter, if there is one, stands on the model already.
+    /// As above, if the adapter, if any, has already been added to the model.
     ///
-    /// @param folder where a head beside the model is, if it has one
+    /// @param folder contains the head, if it is beside the model
     public static TaskModel load(PeftModel peft, TaskCard card, Path folder) {
         return load(peft, null, card, folder);
     }
@@ -136,7 +136,7 @@ public final class TaskModel implements Learner, AutoCloseable {
         return new TaskModel(peft.model(), peft, adapter, card, card.task().head(Site.saved(peft, card, folder)));
     }
 
-    /// Takes over the head in `folder`; does nothing where it is the model's own.
+    /// Loads the head in `folder`; does nothing if the head is the model's own.
     ///
     /// @throws dev.loran.peft.io.InputException if the file is missing, damaged, or does not fit
     public void loadHead(Path folder) {
@@ -153,7 +153,7 @@ public final class TaskModel implements Learner, AutoCloseable {
         return model;
     }
 
-    /// Trainable and all parameters, the head among both.
+    /// Trainable and total parameters, both including the head.
     public ParameterCount parameterCount() {
         long beside = head.parameterCount();
         long own = model.parameterCount();
@@ -178,7 +178,7 @@ public final class TaskModel implements Learner, AutoCloseable {
         return model.dtype().accumulator();
     }
 
-    /// @throws IllegalStateException if no adapter is active: the head alone would train
+    /// @throws IllegalStateException if no adapter is active, since only the head would train
     @Override
     public Map<String, Tensor> parameters() {
         if (peft != null && peft.activeAdapter() == null) {
@@ -235,9 +235,9 @@ public final class TaskModel implements Learner, AutoCloseable {
         return reading(() -> inScope(() -> head.logits(new Feed(model, batch))));
     }
 
-    /// The vectors (B, C) that the head sees.
+    /// The vectors (B, C) that are the head's input.
     ///
-    /// @throws IllegalStateException if it is not one over pooled texts
+    /// @throws IllegalStateException if the head does not work on pooled texts
     Tensor pooled(Batch batch) {
         if (!(head instanceof TextClassifier classifier)) {
             throw new IllegalStateException("pooled: task " + card.task().name() + " makes no vector of a text");
@@ -245,14 +245,14 @@ public final class TaskModel implements Learner, AutoCloseable {
         return reading(() -> inScope(() -> classifier.pooled(new Feed(model, batch))));
     }
 
-    /// What `work` makes; all else that it made goes.
+    /// Returns what `work` creates and frees everything else that it created.
     private static Tensor inScope(Supplier<Tensor> work) {
         try (Scope scope = Scope.open()) {
             return scope.keep(work.get());
         }
     }
 
-    /// Runs `work` with the adapter that is to answer. In training it is the active one, and what it does is recorded.
+    /// Runs `work` with this object's adapter. In training, that is the active one, and operations are recorded.
     private <T> T reading(Supplier<T> work) {
         if (peft == null || adapter == null || model.isTraining()) {
             return work.get();
@@ -260,7 +260,7 @@ public final class TaskModel implements Learner, AutoCloseable {
         return peft.withAdapter(adapter, work);
     }
 
-    /// The adapter that trains and is saved: the active one, which must be this model's own.
+    /// The adapter that trains and is saved: the active one, which must be this object's own.
     private Tuner active(PeftModel of) {
         return own(of).active();
     }
@@ -273,12 +273,12 @@ public final class TaskModel implements Learner, AutoCloseable {
         return of;
     }
 
-    /// What answers.
+    /// The head that answers.
     public Head head() {
         return head;
     }
 
-    /// Positions that the adapter takes from the text.
+    /// The number of positions that the adapter takes from the text.
     int virtualTokens() {
         if (peft != null && adapter != null) {
             return Objects.requireNonNull(peft.adapters().get(adapter), adapter).virtualTokens();
@@ -352,7 +352,7 @@ public final class TaskModel implements Learner, AutoCloseable {
 
     // ---- files
 
-    /// Writes the adapter as peft does (or the whole model, where all of it trains, as transformers does), the head as
+    /// Writes the adapter as peft does (or the whole model as transformers does, if all of it trains), the head as
     /// `head.safetensors`, and `loran.json`.
     @Override
     public void save(Path folder) {
@@ -366,7 +366,7 @@ public final class TaskModel implements Learner, AutoCloseable {
         beside.accept(folder);
     }
 
-    /// What [#save] writes beside, such as a tokenizer.
+    /// Registers additional files for [#save] to write, such as a tokenizer.
     public void alsoSave(Consumer<Path> files) {
         beside = files;
     }

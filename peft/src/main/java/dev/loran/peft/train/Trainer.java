@@ -35,7 +35,7 @@ import org.jspecify.annotations.Nullable;
 /// }
 /// ```
 ///
-/// With a loop of your own, say how many steps there will be and call [#trainStep]:
+/// For a loop of your own, set the number of steps and call [#trainStep]:
 ///
 /// ```java
 /// Trainer trainer = new Trainer(model, TrainerConfig.defaults().withSteps(100));
@@ -45,13 +45,13 @@ import org.jspecify.annotations.Nullable;
 /// }
 /// ```
 ///
-/// The same seed, data and shapes give the same bits, also where a run was killed and goes on from a checkpoint.
-/// Nothing in a step waits for the backend, but where losses are scaled. Closing gives back the optimizer's memory and
-/// leaves the model as it is.
+/// The same seed, data and shapes give the same bits, even if a run is killed and resumed from a checkpoint. A step
+/// does not wait for the backend, unless losses are scaled. Closing frees the optimizer's memory and leaves the model
+/// as it is.
 ///
-/// **Threads**: a trainer belongs to one thread at a time. A step must be alone with its trainer and its model, and
-/// fails with a [java.util.ConcurrentModificationException] where it meets another thread's use of either; between
-/// steps others may read the model.
+/// **Threads**: a trainer belongs to one thread at a time. A step needs exclusive access to its trainer and its model,
+/// and throws a [java.util.ConcurrentModificationException] if another thread is using either; between steps, others
+/// may read the model.
 public final class Trainer implements AutoCloseable {
     private static final ObjectMapper JSON = new ObjectMapper();
     private static final String TOTAL_STEPS = "trainer.total_steps";
@@ -63,25 +63,25 @@ public final class Trainer implements AutoCloseable {
     private final Backend backend;
     private final Stepper stepper;
 
-    /// The step whose numbers nobody has looked at yet.
+    /// The step whose values have not been examined yet.
     private @Nullable Taken unseen;
 
     private int skipped;
 
-    /// Of the last step that was taken.
+    /// The batches of the last step that was taken.
     private @Nullable List<Batch> lastBatches;
 
     private @Nullable LrSchedule schedule;
     private int totalSteps;
-    /// Those of rising rate, with which the run was begun; a longer run does not warm up again.
+    /// The warm-up steps with which the run began; an extended run does not warm up again.
     private int warmupSteps;
 
     private boolean prolonged;
     private volatile boolean stopping;
-    /// Whether the training thread was, which it is not to notice before the end: files and locks would fail.
+    /// Whether the training thread was interrupted. It must not see that before the end: files and locks would fail.
     private boolean interrupted;
 
-    /// With the optimizer that the configuration names.
+    /// Creates a trainer with the optimizer that the configuration names.
     public Trainer(Learner learner, TrainerConfig config) {
         this(
                 learner,
@@ -89,11 +89,11 @@ public final class Trainer implements AutoCloseable {
                 groups -> config.optimizer().make(learner.backend(), learner.dtype(), config.weightDecay(), groups));
     }
 
-    /// With an optimizer of your own, which is closed with this. Checkpoints are its as well: a run goes on with the
-    /// same one.
+    /// Creates a trainer with an optimizer of your own, which is closed with the trainer. Checkpoints contain the
+    /// optimizer's state, so a run must be resumed with the same one.
     ///
-    /// @param optimizer makes it, for the learner's backend and type, given the groups of parameters that have a rate
-    ///     of their own: the head, and what LoRA+ sets apart
+    /// @param optimizer creates it, for the learner's backend and type, given the groups of parameters with their own
+    ///     learning rate: the head, and those that LoRA+ separates
     public Trainer(Learner learner, TrainerConfig config, Function<List<ParameterGroup>, Optimizer> optimizer) {
         this.learner = learner;
         this.config = config;
@@ -104,7 +104,7 @@ public final class Trainer implements AutoCloseable {
         this.stepper = new Stepper(learner, config, optimizer.apply(groups(learner, config)));
     }
 
-    /// The first that accepts a parameter counts.
+    /// A parameter belongs to the first group that accepts it.
     private static List<ParameterGroup> groups(Learner learner, TrainerConfig config) {
         TrainerConfig.Rate rate = config.rate();
         double ratio = config.optimizer().loraPlusRatio();
@@ -116,7 +116,7 @@ public final class Trainer implements AutoCloseable {
         return groups;
     }
 
-    /// Optimizer steps done.
+    /// The number of optimizer steps done.
     public int step() {
         return stepper.step();
     }
@@ -125,7 +125,7 @@ public final class Trainer implements AutoCloseable {
         return totalSteps;
     }
 
-    /// Whether the run has more steps than it had when the state was written that it goes on from.
+    /// Whether the run has more steps than when the state it resumes from was saved.
     boolean isProlonged() {
         return prolonged;
     }
@@ -152,7 +152,7 @@ public final class Trainer implements AutoCloseable {
         return schedule;
     }
 
-    /// Goes on with a run of `total` steps, of which `done` are done; it may have become longer, and no shorter.
+    /// Resumes a run, now of `total` steps, of which `done` are done; it may have become longer, but not shorter.
     private void goOn(int total, int done, int warmup) {
         if (schedule == null) {
             begin(total);
@@ -170,23 +170,24 @@ public final class Trainer implements AutoCloseable {
 
     // ---- one step
 
-    /// One optimizer step on a batch; see [#trainStep(List)].
+    /// Takes one optimizer step on a batch; see [#trainStep(List)].
     public StepResult trainStep(Batch batch) {
         return trainStep(List.of(batch));
     }
 
-    /// One optimizer step on all rows of `microBatches` together, which pass one after the other: each one's mean loss
-    /// weighs as much as its share of the rows (of the tokens that are predicted, for a language model), so that the
-    /// gradient is that of one large batch.
+    /// Takes one optimizer step on all rows of `microBatches` together. They are processed one after the other, and the
+    /// mean loss of each is weighted by its share of the rows (of the predicted tokens, for a language model), so that
+    /// the gradient is that of one large batch.
     ///
-    /// @throws IllegalStateException if the configuration does not say how many steps there will be
+    /// @throws IllegalStateException if the configuration does not set the number of steps
     /// @throws java.util.ConcurrentModificationException if another thread takes a step of this trainer, or uses the
     ///     model
     public StepResult trainStep(List<Batch> microBatches) {
         return Objects.requireNonNull(tryStep(microBatches, () -> false));
     }
 
-    /// As [#trainStep(List)], given up between two micro-batches once `stop` says so: null, and nothing has changed.
+    /// As [#trainStep(List)], but stops between two micro-batches once `stop` returns true: then the result is null and
+    /// nothing has changed.
     @Nullable
     StepResult tryStep(List<Batch> microBatches, BooleanSupplier stop) {
         try (Guard.Use own = guard.changing("trainStep");
@@ -202,13 +203,13 @@ public final class Trainer implements AutoCloseable {
         }
         LrSchedule rate = schedule == null ? begin(config.steps()) : schedule;
         if (!learner.repeats(step() + 1)) {
-            // What the host does after it cannot be taken back.
+            // What the host does after such a step cannot be undone.
             settle();
         }
         Taken before = unseen;
         Taken taken = stepper.take(rateOf(rate), microBatches, stop);
         if (before != null && !isGood(before)) {
-            // This one came too early: nothing of it was done.
+            // This step was submitted too early; it changed nothing.
             if (taken != null) {
                 stepper.undo(taken);
             }
@@ -230,9 +231,9 @@ public final class Trainer implements AutoCloseable {
         return config.rate().peak() * rate.factor(step());
     }
 
-    /// Looks at the numbers of the step before, for which this may wait.
+    /// Examines the values of the previous step; may block until they are available.
     ///
-    /// @throws DivergedException if it was not taken, as they are not finite, and no more steps may be left out
+    /// @throws DivergedException if it was not taken because they are not finite, and no more steps may be skipped
     void settle() {
         Taken last = unseen;
         unseen = null;
@@ -242,7 +243,7 @@ public final class Trainer implements AutoCloseable {
     }
 
     private boolean isGood(Taken taken) {
-        // What a hollow backend holds says nothing, and a lower scale may still help where there is one.
+        // A hollow backend's values mean nothing, and if losses are scaled, a lower scale may still help.
         if (backend.isHollow()) {
             return true;
         }
@@ -253,7 +254,8 @@ public final class Trainer implements AutoCloseable {
         return finite || !stepper.isHopeless();
     }
 
-    /// The last step was not taken: it counts as a step of the run, but not for the optimizer, or ends the run.
+    /// Handles a last step that was not taken: it counts as a step of the run but not of the optimizer, or it ends the
+    /// run.
     private void leaveOut(Taken taken) {
         stepper.leaveOut(taken);
         int after = stepper.microStep();
@@ -273,7 +275,7 @@ public final class Trainer implements AutoCloseable {
         stepper.goOnAfter(taken, after);
     }
 
-    /// @throws DivergedException if the parameters, as the last step left them, give no finite loss on its rows
+    /// @throws DivergedException if the loss of the current parameters on the last step's rows is not finite
     void requireFinite() {
         settle();
         List<Batch> batches = lastBatches;
@@ -290,7 +292,7 @@ public final class Trainer implements AutoCloseable {
         }
     }
 
-    /// That the last step has spoilt the parameters.
+    /// The exception for parameters that the last step has ruined.
     DivergedException diverged(String what, double loss, List<Batch> batches) {
         return new DivergedException("%s is %s after step %d, in %s; lower the learning rate (%s)"
                 .formatted(
@@ -301,8 +303,8 @@ public final class Trainer implements AutoCloseable {
                         config.rate().peak()));
     }
 
-    /// Runs the longest batch there can be once and drops what it gives: whatever memory a step takes is then with the
-    /// backend, and a model that is too large fails here and not an hour later.
+    /// Runs the longest possible batch once and discards the result. The backend then holds all the memory a step
+    /// takes, and a model that is too large fails here and not an hour later.
     private void reserve(DataLoader loader) {
         Examples examples = loader.examples();
         int rows = Math.min(config.batchSize(), examples.size());
@@ -324,35 +326,35 @@ public final class Trainer implements AutoCloseable {
         return steps;
     }
 
-    /// Wishes that [#train] stop: at the next step, or within a step or an evaluation at the next batch, which is then
-    /// as if it had not begun. It writes a checkpoint, where it has a folder, and returns. Any thread may call this,
-    /// also before [#train] was called; the wish is forgotten when that returns. Interrupting the training thread does
-    /// the same.
+    /// Requests that [#train] stop, at the next step, or within a step or an evaluation at the next batch; that step or
+    /// evaluation is then discarded. [#train] writes a checkpoint, if it has a folder, and returns. Any thread may call
+    /// this, even before [#train] is called; the request is cleared when [#train] returns. Interrupting the training
+    /// thread has the same effect.
     public void stop() {
         stopping = true;
     }
 
-    /// Asked on the training thread, which is no longer interrupted afterwards.
+    /// Called on the training thread; clears its interrupt status.
     boolean isToStop() {
         interrupted |= Thread.interrupted();
         return stopping || interrupted;
     }
 
-    /// Trains to the end of the run: from the newest complete checkpoint in `folder` ([RunFolder#resume]), or where
-    /// there is none from the step this trainer stands at. Ends before it where it is to stop ([#stop]); if by an
-    /// interrupt, the thread is interrupted again afterwards.
+    /// Trains to the end of the run: from the newest complete checkpoint in `folder` ([RunFolder#resume]), or, if there
+    /// is none, from the trainer's current step. Ends early on [#stop]; if the cause was an interrupt, the thread's
+    /// interrupt status is set again afterwards.
     ///
-    /// A run may be prolonged: with more epochs or steps than before and all else as it was, it goes on from the last
-    /// checkpoint of the shorter run, which has one after its last step unless it has none
-    /// ([TrainerConfig.Checkpoints#everySteps] 0). The rate from there on is that of a run as long as the new one,
-    /// whose warm-up is over: the same rate with [TrainerConfig.Schedule#CONSTANT], and a higher one than the shorter
-    /// run's last with the others. Evaluations without a better loss ([TrainerConfig#patience]) are counted anew.
+    /// A run may be extended: with more epochs or steps than before and everything else unchanged, it continues from
+    /// the last checkpoint of the shorter run, which has one after its last step unless it writes none
+    /// ([TrainerConfig.Checkpoints#everySteps] 0). From there on, the learning rate is that of a run of the new length
+    /// after warm-up: the same with [TrainerConfig.Schedule#CONSTANT], and with the other schedules higher than the
+    /// shorter run's last. The count of evaluations without a better loss ([TrainerConfig#patience]) starts again.
     ///
-    /// @param heldOut what is evaluated on, or null
-    /// @param folder where the best and the last parameters, checkpoints and the metrics go, or null
-    /// @throws DivergedException if a loss or the gradients are no longer finite; what is on the disk is from before
-    /// @throws InputException if the checkpoint is of a run with another base model, method, configuration or other
-    ///     rows, or with more steps
+    /// @param heldOut the rows to evaluate on, or null
+    /// @param folder the folder for the best and the last parameters, the checkpoints and the metrics, or null
+    /// @throws DivergedException if a loss or the gradients are no longer finite; what is on disk was written before
+    /// @throws InputException if the checkpoint belongs to a run with another base model, method, configuration or
+    ///     other rows, or with more steps
     public TrainingReport train(
             Examples examples, @Nullable Examples heldOut, @Nullable RunFolder folder, TrainingListener listener) {
         try (Guard.Use own = guard.changing("train")) {
@@ -387,14 +389,14 @@ public final class Trainer implements AutoCloseable {
         }
     }
 
-    /// What a checkpoint of this run fits.
+    /// What a checkpoint must match to be resumed by this run.
     private ObjectNode identity(Examples examples, @Nullable Examples heldOut) {
         ObjectNode run = JSON.createObjectNode();
         ObjectNode trainer = JSON.valueToTree(config);
-        // How often and how many: that alone may change. A run may become longer, which its state knows.
+        // These settings may change. A run may become longer; its state holds the number of steps.
         trainer.remove(List.of("checkpoints", "skipBadSteps", "epochs", "steps"));
         if (config.optimizer().equals(TrainerConfig.Optimization.adamW())) {
-            // What all runs had before there was a choice.
+            // Omitted to match checkpoints from before the optimizer could be chosen.
             trainer.remove("optimizer");
         }
         run.set("trainer", trainer);
@@ -405,9 +407,9 @@ public final class Trainer implements AutoCloseable {
 
     // ---- state
 
-    /// All that going on needs: the parameters, step numbers, the optimizer's moments, the learner's own state. Where
-    /// in the data a run stands follows from the step. The tensors belong to the open scope, or to the caller; those
-    /// that training writes are the live ones.
+    /// Everything that resuming needs: the parameters, the step counters, the optimizer's moments, the learner's own
+    /// state. The position in the data follows from the step. The tensors belong to the open scope, or to the caller;
+    /// those that training writes are the live ones.
     public Map<String, Tensor> state() {
         Map<String, Tensor> all = stepper.state();
         all.put(TOTAL_STEPS, Tensor.ofInts(backend, new int[] {totalSteps}));
@@ -415,10 +417,10 @@ public final class Trainer implements AutoCloseable {
         return Collections.unmodifiableMap(all);
     }
 
-    /// Goes on where another trainer of the same model and configuration stood: takes over a copy of its [#state].
+    /// Continues where another trainer of the same model and configuration stood: restores a copy of its [#state].
     ///
-    /// @throws IllegalArgumentException if an entry is missing or unknown, or has another shape; nothing has changed
-    ///     then
+    /// @throws IllegalArgumentException if an entry is missing or unknown, or has the wrong shape; then nothing has
+    ///     changed
     public void load(Map<String, Tensor> state) {
         Map<String, Tensor> rest = new LinkedHashMap<>(state);
         Stepper.Counts counts = Stepper.Counts.of(rest);

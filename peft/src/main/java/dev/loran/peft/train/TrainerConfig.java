@@ -13,24 +13,24 @@ import java.util.Locale;
 import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 
-/// How a [Trainer] trains, over batches of rows of like length.
+/// How a [Trainer] trains, on batches of rows of similar length.
 ///
-/// @param epochs passes over the data, where `steps` is 0
-/// @param steps optimizer steps; 0 to go by epochs
-/// @param batchSize rows of a micro-batch
-/// @param accumulation micro-batches of a step: their gradients add up to those of one batch of all their rows
+/// @param epochs passes over the data, used if `steps` is 0
+/// @param steps optimizer steps; 0 to use `epochs`
+/// @param batchSize rows per micro-batch
+/// @param accumulation micro-batches per step: their gradients add up to those of one batch of all their rows
 /// @param rate the learning rate over the run
-/// @param optimizer what moves the parameters
-/// @param weightDecay decoupled, of all that trains
+/// @param optimizer the optimizer
+/// @param weightDecay decoupled, for all trainable parameters
 /// @param maxGradNorm gradients are scaled down to this global norm; infinity for no clipping
-/// @param lossScale the first scale of [dev.loran.engine.optim.GradScaler], for types in which small gradients vanish:
-///     65536 as a rule; 0 for no scaling, which F32 and BF16 need none of
-/// @param evalEvery steps between evaluations; 0 for one after each epoch. There is always one after the last step
-/// @param patience evaluations without a better loss after which training stops; 0 for never
-/// @param seed of the order of the rows
-/// @param checkpoints how often a run with a folder writes what a killed one goes on from
-/// @param skipBadSteps how many steps whose loss or gradients are NaN or infinite are left out before such a one ends
-///     the run
+/// @param lossScale the initial scale of [dev.loran.engine.optim.GradScaler], for types in which small gradients
+///     underflow: usually 65536; 0 for no scaling, which F32 and BF16 do not need
+/// @param evalEvery steps between evaluations; 0 for one after each epoch. One always follows the last step
+/// @param patience evaluations without a better loss after which training stops; 0 to never stop early
+/// @param seed determines the order of the rows
+/// @param checkpoints how often a run with a folder writes checkpoints to resume from
+/// @param skipBadSteps how many steps with NaN or infinite loss or gradients are skipped before another one ends the
+///     run
 public record TrainerConfig(
         int epochs,
         int steps,
@@ -79,7 +79,7 @@ public record TrainerConfig(
         return steps > 0 ? steps : Math.multiplyExact(epochs, Math.ceilDiv(batches, accumulation));
     }
 
-    /// Goes by epochs.
+    /// Trains for a number of epochs.
     public TrainerConfig withEpochs(int number) {
         return with(c -> {
             c.epochs = number;
@@ -91,7 +91,7 @@ public record TrainerConfig(
         return with(c -> c.steps = number);
     }
 
-    /// Steps of `microBatches` batches of `rows` rows.
+    /// Sets the batch: each step takes `microBatches` batches of `rows` rows.
     public TrainerConfig withBatch(int rows, int microBatches) {
         return with(c -> {
             c.batchSize = rows;
@@ -144,7 +144,7 @@ public record TrainerConfig(
         return draft.config();
     }
 
-    /// The components, to be changed one by one.
+    /// A mutable copy of the components.
     private static final class Draft {
         int epochs;
         int steps;
@@ -197,12 +197,12 @@ public record TrainerConfig(
         }
     }
 
-    /// The optimizer, and how the rates of a method's parameters stand to each other.
+    /// The optimizer, and the ratio between the learning rates of a method's parameters.
     ///
-    /// @param kind which it is
-    /// @param momentum of [Kind#SGD]
-    /// @param loraPlusRatio how many times the rate of LoRA's A its B has ([dev.loran.peft.tuner.LoraPlus]): 1 for the
-    ///     same, around 16 for LoRA+
+    /// @param kind which optimizer
+    /// @param momentum the momentum of [Kind#SGD]
+    /// @param loraPlusRatio the learning rate of LoRA's B divided by that of its A ([dev.loran.peft.tuner.LoraPlus]): 1
+    ///     for the same rate, around 16 for LoRA+
     public record Optimization(Kind kind, double momentum, double loraPlusRatio) {
         private static final double MOMENTUM = 0.9;
 
@@ -211,7 +211,7 @@ public record TrainerConfig(
             ADAMW,
             SGD;
 
-            /// The optimizer that is typed `name`.
+            /// The optimizer with this name in lower case.
             ///
             /// @throws InputException for any other name
             public static Kind named(String name) {
@@ -223,7 +223,7 @@ public record TrainerConfig(
                 throw new InputException("optimizer \"" + name + "\" is not known; choose adamw or sgd");
             }
 
-            /// As it is typed.
+            /// The name in lower case.
             @Override
             public String toString() {
                 return name().toLowerCase(Locale.ROOT);
@@ -236,12 +236,12 @@ public record TrainerConfig(
             check(right, "LoRA+ ratio", loraPlusRatio, "at least 1 and less than 1e6");
         }
 
-        /// AdamW, betas 0.9 and 0.999, eps 1e-8.
+        /// AdamW with betas 0.9 and 0.999 and eps 1e-8.
         public static Optimization adamW() {
             return of(Kind.ADAMW);
         }
 
-        /// With a momentum of 0.9, where it has any, and the same rate for all parameters of a method.
+        /// An optimizer with momentum 0.9, if it has momentum, and the same rate for all parameters of a method.
         public static Optimization of(Kind kind) {
             return new Optimization(kind, kind == Kind.SGD ? MOMENTUM : 0, 1);
         }
@@ -250,10 +250,10 @@ public record TrainerConfig(
             return new Optimization(kind, momentum, ratio);
         }
 
-        /// The optimizer of parameters of `dtype` on `backend`.
+        /// Creates the optimizer for parameters of `dtype` on `backend`.
         ///
-        /// @param weightDecay of parameters that are in no group
-        /// @param groups what is trained differently
+        /// @param weightDecay for parameters that are in no group
+        /// @param groups the parameters with settings of their own
         Optimizer make(Backend backend, DType dtype, double weightDecay, List<ParameterGroup> groups) {
             ParameterGroup[] all = groups.toArray(ParameterGroup[]::new);
             return switch (kind) {
@@ -263,17 +263,17 @@ public record TrainerConfig(
         }
     }
 
-    /// The checkpoints of a run; where there are any, one is written after its last step too.
+    /// The checkpoints of a run; if there are any, one is also written after the last step.
     ///
-    /// @param everySteps steps from one to the next; 0 for none
-    /// @param keep how many are kept, the newest; older ones are removed
+    /// @param everySteps steps between checkpoints; 0 for none
+    /// @param keep how many of the newest are kept; older ones are removed
     public record Checkpoints(int everySteps, int keep) {
         public Checkpoints {
             check(everySteps >= 0, "steps between checkpoints", everySteps, "at least 1, or 0 for none");
             check(keep >= 1, "number of checkpoints to keep", keep, "at least 1");
         }
 
-        /// Every 500 steps, the newest 2.
+        /// A checkpoint every 500 steps; the newest 2 are kept.
         public static Checkpoints defaults() {
             return new Checkpoints(500, 2);
         }
@@ -282,9 +282,9 @@ public record TrainerConfig(
     /// The learning rate over a run.
     ///
     /// @param peak the highest rate
-    /// @param headFactor the head's rate as a multiple of it: a head starts from random weights, all else does not
+    /// @param headFactor the head's rate as a multiple of `peak`: only the head starts from random weights
     /// @param schedule what follows the warm-up
-    /// @param warmupSteps steps of rising rate; null for 20, or a fifth of the run where that is less
+    /// @param warmupSteps steps of rising rate; null for 20, or a fifth of the run if that is less
     public record Rate(
             double peak,
             double headFactor,
@@ -306,7 +306,7 @@ public record TrainerConfig(
                     "at least 0");
         }
 
-        /// 5e-4, five times that for the head, the usual warm-up, then linear.
+        /// Peak 5e-4, five times that for the head, the default warm-up, then linear decay.
         public static Rate defaults() {
             return of(5e-4);
         }
@@ -316,19 +316,19 @@ public record TrainerConfig(
             return new Rate(peak, 5, Schedule.LINEAR, null);
         }
 
-        /// The steps of rising rate of a run of `totalSteps`.
+        /// The number of warm-up steps in a run of `totalSteps`.
         int warmupOf(int totalSteps) {
             return warmupSteps == null ? Math.min(WARMUP, totalSteps / 5) : warmupSteps;
         }
 
-        /// The factor of the peak at each step of a run of `totalSteps`.
+        /// The learning rate at each step of a run of `totalSteps`, as a fraction of the peak.
         ///
         /// @throws InputException if the warm-up does not end before the run
         LrSchedule over(int totalSteps) {
             return over(totalSteps, warmupOf(totalSteps));
         }
 
-        /// As above, after `warmup` steps of rising rate.
+        /// As above, with `warmup` warm-up steps.
         ///
         /// @throws InputException if the warm-up does not end before the run
         LrSchedule over(int totalSteps, int warmup) {
@@ -347,12 +347,12 @@ public record TrainerConfig(
     /// The shape of the learning rate after the warm-up.
     public enum Schedule {
         CONSTANT,
-        /// Straight down to 0.
+        /// Linear decay to 0.
         LINEAR,
-        /// Half a cosine down to 0.
+        /// Half a cosine, decaying to 0.
         COSINE;
 
-        /// The schedule that is typed `name`.
+        /// The schedule with this name in lower case.
         ///
         /// @throws InputException for any other name
         public static Schedule named(String name) {
@@ -364,7 +364,7 @@ public record TrainerConfig(
             throw new InputException("schedule \"" + name + "\" is not known; choose constant, linear or cosine");
         }
 
-        /// As it is typed.
+        /// The name in lower case.
         @Override
         public String toString() {
             return name().toLowerCase(Locale.ROOT);

@@ -3,32 +3,32 @@ package dev.loran.peft.train;
 import dev.loran.peft.task.Evaluation;
 import java.nio.file.Path;
 
-/// Watches a [Trainer], which calls it on the training thread.
+/// Observes a [Trainer], which calls it on the training thread.
 public interface TrainingListener {
-    /// After each step, one step late, so that reading its numbers waits for nothing.
+    /// Called after each step, one step late, so that reading its values does not wait.
     ///
-    /// @param seconds time of the training loop so far, evaluations apart
+    /// @param seconds time spent in the training loop so far, without evaluations
     default void step(StepResult result, int totalSteps, double seconds) {}
 
-    /// Once, as soon as nothing speaks against the run.
+    /// Called once, after all checks and before the first step.
     ///
-    /// @param step those done already: not 0 where the run goes on from a checkpoint
+    /// @param step steps already done: not 0 if the run resumes from a checkpoint
     default void begun(int step, int totalSteps) {}
 
-    /// After each evaluation.
+    /// Called after each evaluation.
     ///
     /// @param best whether its loss is the lowest so far
     default void evaluated(int step, Evaluation evaluation, boolean best) {}
 
-    /// After something was written whole: `best/`, `last/`, or a checkpoint.
+    /// Called after `best/`, `last/` or a checkpoint was written completely.
     ///
     /// @param step optimizer steps done
     default void saved(int step, Path folder) {}
 
-    /// Once, after everything else, also where the run ends by an exception.
+    /// Called once, after everything else, even if the run ends with an exception.
     default void ended(TrainingReport report) {}
 
-    /// Whether the run should stop as by [Trainer#stop]. Asked often.
+    /// Whether the run should stop, as by [Trainer#stop]. Called often.
     default boolean wantsStop() {
         return false;
     }

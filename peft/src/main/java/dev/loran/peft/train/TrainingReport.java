@@ -3,15 +3,15 @@ package dev.loran.peft.train;
 import dev.loran.peft.task.Evaluation;
 import org.jspecify.annotations.Nullable;
 
-/// How a run went.
+/// The outcome of a run.
 ///
 /// @param steps optimizer steps done
-/// @param seconds the training loop, evaluations and saving apart
-/// @param tokens trained on, padding apart
-/// @param trainLoss mean loss of the steps of the last epoch
+/// @param seconds time spent in the training loop, without evaluations and saving
+/// @param tokens tokens trained on, without padding
+/// @param trainLoss mean loss over the steps of the last epoch
 /// @param best the evaluation with the lowest loss, whose parameters are in `best/`; null without evaluation
-/// @param bestStep the step after which it was made; 0 without evaluation
-/// @param end why there were no more steps
+/// @param bestStep the step after which that evaluation was made; 0 without evaluation
+/// @param end why the run ended
 public record TrainingReport(
         int steps,
         double seconds,
@@ -20,24 +20,24 @@ public record TrainingReport(
         @Nullable Evaluation best,
         int bestStep,
         End end) {
-    /// Why a run has ended.
+    /// Why a run ended.
     public enum End {
         /// All its steps are done.
         FINISHED,
         /// The evaluation loss stopped falling ([TrainerConfig#patience]).
         PATIENCE,
-        /// Somebody wished it: [Trainer#stop], an interrupt, or [TrainingListener#wantsStop]. It can go on later.
+        /// Stopped on request: [Trainer#stop], an interrupt, or [TrainingListener#wantsStop]. The run can be resumed.
         STOPPED,
-        /// By an exception, which [Trainer#train] throws.
+        /// Ended by an exception, which [Trainer#train] throws.
         FAILED
     }
 
-    /// Whether the evaluation loss stopped falling before the run was over.
+    /// Whether the run ended early because the evaluation loss stopped falling.
     public boolean stoppedEarly() {
         return end == End.PATIENCE;
     }
 
-    /// Whether the run was stopped from outside, and can go on.
+    /// Whether the run was stopped from outside and can be resumed.
     public boolean stopped() {
         return end == End.STOPPED;
     }

@@ -11,7 +11,7 @@ import java.nio.file.Path;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/// One [Trainer#train]: what goes on between its steps, and where it stands.
+/// The state of one [Trainer#train] call, and what happens between its steps.
 final class TrainingRun {
     private final Trainer trainer;
     private final TrainerConfig config;
@@ -32,14 +32,14 @@ final class TrainingRun {
     private long tokens;
     private double lossOfEpoch;
     private int stepsOfEpoch;
-    /// Whether the evaluation that is due after the last step was not made, or not to its end.
+    /// Whether the evaluation due after the last step was not made or not completed.
     private boolean evaluationDue;
-    /// The step whose checkpoint is written as it is now; -1 for none.
+    /// The step of the newest up-to-date checkpoint; -1 for none.
     private int savedStep;
     /// The step whose parameters are known to give a finite loss.
     private int finiteStep;
 
-    /// @param from where the run stands, in the newest of `checkpoints` if that is after any step
+    /// @param from the position that the newest of `checkpoints` holds; null if there is none
     TrainingRun(
             Trainer trainer,
             DataLoader loader,
@@ -63,7 +63,7 @@ final class TrainingRun {
         this.firstStep = standing.firstStep();
         this.best = standing.best();
         this.bestStep = standing.bestStep();
-        // Whoever asks for more steps has not lost patience.
+        // Asking for more steps resets the patience.
         this.worse = trainer.isProlonged() ? 0 : standing.worse();
         this.nanos = standing.nanos();
         this.tokens = standing.tokens();
@@ -72,7 +72,7 @@ final class TrainingRun {
         this.evaluationDue = standing.evaluationDue();
     }
 
-    /// Trains until the run is over or is to stop, and writes what is to stay.
+    /// Trains until the run is over or is to stop, and writes the final files.
     TrainingReport toTheEnd() {
         End end = End.FAILED;
         try {
@@ -84,7 +84,7 @@ final class TrainingRun {
             if (folder != null) {
                 boolean goesOn = end == End.STOPPED || config.checkpoints().everySteps() > 0;
                 if (checkpoints != null && goesOn && savedStep != trainer.step()) {
-                    // Of a finished run too: it may be prolonged.
+                    // A finished run too, since it may be extended.
                     save(checkpoints);
                 }
                 folder.save(trainer.learner(), folder.last());
@@ -106,7 +106,7 @@ final class TrainingRun {
         if (evaluationDue && heldOut != null) {
             evaluate(heldOut);
             if (checkpoints != null && !evaluationDue) {
-                // The checkpoint stands before the evaluation: whoever goes on from it again would make it again.
+                // The existing checkpoint is from before the evaluation, which would be repeated on resuming.
                 save(checkpoints);
             }
         }
@@ -154,7 +154,7 @@ final class TrainingRun {
                 || (config.evalEvery() == 0 ? index == stepsPerEpoch - 1 : trainer.step() % config.evalEvery() == 0);
     }
 
-    /// Evaluation comes first: a step's checkpoint knows how good it is.
+    /// The evaluation comes first, so that a step's checkpoint includes it.
     private void save(Checkpoints to) {
         pause();
         requireFinite();
@@ -179,7 +179,7 @@ final class TrainingRun {
         started = System.nanoTime();
     }
 
-    /// Parameters that give no finite loss are not written.
+    /// Refuses to write parameters that give no finite loss.
     private void requireFinite() {
         if (finiteStep != trainer.step()) {
             trainer.requireFinite();
@@ -191,7 +191,7 @@ final class TrainingRun {
         listeners.forEach(l -> l.saved(trainer.step(), where));
     }
 
-    /// Takes in the numbers of the step before, which the backend has had time for.
+    /// Reads the values of the step before, which the backend has had time to compute.
     private void readLate() {
         StepResult result = unread;
         if (result == null) {
