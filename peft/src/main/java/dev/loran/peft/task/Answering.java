@@ -6,13 +6,13 @@ import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.model.Model;
 import java.util.List;
 
-/// A model that is to answer the prompts of rows.
+/// The input for generating answers to the prompts of some rows.
 ///
 /// @param model causal, in evaluation mode
-/// @param examples the rows as the loss saw them
-/// @param rows the same as they were read
-/// @param positions of the model that are there for texts
-/// @param batchSize prompts that pass at once
+/// @param examples the rows in the form in which the loss saw them
+/// @param rows the same rows as they were read
+/// @param positions the number of positions of the model that are available for text
+/// @param batchSize prompts per batch
 /// @param maxNewTokens the most tokens of an answer; 0 for as many as the longest target has
 public record Answering(
         Model model,

@@ -3,19 +3,19 @@ package dev.loran.peft.task;
 import java.util.Arrays;
 import java.util.random.RandomGenerator;
 
-/// The tokens that may be drawn, the likeliest first, by temperature, then topK, then topP, as Hugging Face orders
-/// them. Of equal logits that of the smaller id comes first.
+/// The tokens that may be sampled, most likely first, after applying temperature, then topK, then topP, in Hugging
+/// Face's order. Of equal logits, the one with the smaller id comes first.
 ///
-/// Tokens are put in order only as far as somebody looks: a draw sorts the few that it passes, out of a heap that is
-/// made in one pass over the vocabulary.
+/// Tokens are sorted only as far as needed: a draw sorts the few tokens that it passes, from a heap that is built in
+/// one pass over the vocabulary.
 final class Candidates {
     private final float[] logits;
     private final double temperature;
-    /// A heap of what is not in order yet, the likeliest at the root: sort keys of (logit, id).
+    /// A heap of the tokens not yet sorted, the most likely at the root: sort keys of (logit, id).
     private final long[] heap;
 
     private int waiting;
-    /// What is in order: ids, and their probabilities times `whole`.
+    /// The sorted tokens: their ids, and their probabilities times `whole`.
     private int[] ids = new int[64];
 
     private double[] weights = new double[64];
@@ -24,7 +24,7 @@ final class Candidates {
     private final int size;
     private final double whole;
 
-    /// @param logits (V), not changed meanwhile
+    /// @param logits (V), must not change while this object is in use
     Candidates(float[] logits, GenerationConfig config) {
         this.logits = logits;
         this.temperature = config.temperature();
@@ -36,7 +36,7 @@ final class Candidates {
             size = count;
             whole = sum;
         } else {
-            // A token is kept as long as those before it have not reached topP.
+            // A token is kept as long as the tokens before it have not reached topP.
             int kept = 1;
             for (double before = weight(0); kept < count && before < config.topP() * sum; kept++) {
                 before += weight(kept);
@@ -58,7 +58,7 @@ final class Candidates {
         return Arrays.stream(all).sum();
     }
 
-    /// e to the logit's distance from the largest, in units of the temperature.
+    /// exp of the difference from the largest logit, divided by the temperature.
     private double unscaled(int id) {
         return Math.exp((logits[id] - (double) logits[ids[0]]) / temperature);
     }
@@ -68,7 +68,7 @@ final class Candidates {
     private void heapify() {
         for (int i = 0; i < heap.length; i++) {
             int bits = Float.floatToIntBits(logits[i]);
-            // Ascending as the floats are, and among equals descending by id.
+            // Ascending in the same order as the floats, and among equals descending by id.
             int ordered = bits ^ (bits >> 31 & Integer.MAX_VALUE);
             heap[i] = (long) ordered << 32 | ~i & 0xffffffffL;
         }
@@ -94,7 +94,7 @@ final class Candidates {
         heap[at] = key;
     }
 
-    /// The weight of the i-th likeliest token, which is in order afterwards with all before it.
+    /// The weight of the i-th most likely token. Sorts the tokens up to and including it.
     private double weight(int i) {
         while (ranked <= i) {
             if (ranked == ids.length) {
@@ -112,24 +112,24 @@ final class Candidates {
 
     // ---- answers
 
-    /// Draws one.
+    /// Draws a token.
     int draw(RandomGenerator random) {
         double left = random.nextDouble();
         int i = 0;
-        // What rounding leaves goes to the last token that may come at all.
+        // The remainder left by rounding goes to the last token with a positive weight.
         while (i < size - 1 && left >= weight(i) / whole && weight(i + 1) > 0) {
             left -= weight(i++) / whole;
         }
         return ids[i];
     }
 
-    /// All of them.
+    /// The ids of all candidates.
     int[] ids() {
         weight(size - 1);
         return Arrays.copyOf(ids, size);
     }
 
-    /// Their probabilities, whose sum is 1.
+    /// The probabilities of all candidates; they sum to 1.
     double[] probabilities() {
         weight(size - 1);
         return Arrays.stream(weights, 0, size).map(w -> w / whole).toArray();

@@ -6,8 +6,8 @@ import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.TaskType;
 import java.util.Map;
 
-/// The model's own head for the next token. The target of a batch is (B, T): the next tokens, as [Batch#labels] has
-/// them.
+/// The model's own head for next-token prediction. The target of a batch is (B, T): the next tokens, as in
+/// [Batch#labels].
 final class CausalHead extends Head {
     static final Metric PERPLEXITY = new Metric("perplexity", false);
 
@@ -15,7 +15,7 @@ final class CausalHead extends Head {
         super(null);
     }
 
-    /// @throws InputException if the model has none
+    /// @throws InputException if the model has no such head
     static CausalHead of(Site site) {
         TaskType kind = site.model().task();
         if (kind != TaskType.CAUSAL_LM) {
@@ -36,7 +36,7 @@ final class CausalHead extends Head {
         return batch.model().loss(batch.ids(), batch.mask(), batch.target(0));
     }
 
-    /// The mean loss over all predicted tokens, and e to it; asks for the loss.
+    /// Measures the mean loss over all predicted tokens and its exponential, the perplexity. Its input is the loss.
     static Meter meter(int rows) {
         return new Meter() {
             private double sum;

@@ -9,9 +9,9 @@ import dev.loran.peft.io.InputException;
 import java.util.Arrays;
 import org.jspecify.annotations.Nullable;
 
-/// A task of a causal language model: to predict the next token of each row, from the row's second token on, or from
-/// the first one after a prompt. The target of an example is the length of its prompt, 0 for none; that of a batch is
-/// (B, T): the next tokens, as [Batch#labels] has them. An evaluation asks for the loss.
+/// A task of a causal language model: predict the next token of each row, from the row's second token on, or from the
+/// first token after a prompt. The target of an example is the length of its prompt, 0 for none; that of a batch is (B,
+/// T): the next tokens, as in [Batch#labels]. An evaluation uses the loss.
 public interface CausalTask extends Task {
     @Override
     default void check(@Nullable Labels labels) {
@@ -20,7 +20,7 @@ public interface CausalTask extends Task {
         }
     }
 
-    /// The ids of each row after its prompt; nothing predicts a row's first token.
+    /// The ids of each row after its prompt; a row's first token is never predicted.
     @Override
     default Targets targets(Examples examples, int[] rows, int length) {
         int[] labels = new int[rows.length * length];
@@ -35,7 +35,7 @@ public interface CausalTask extends Task {
         return Targets.of(labels, terms, rows.length, length);
     }
 
-    /// The model's own.
+    /// The model's own head.
     @Override
     default Head head(Site site) {
         return CausalHead.of(site);
@@ -46,7 +46,7 @@ public interface CausalTask extends Task {
         return model.loss(batch);
     }
 
-    /// The mean loss over all predicted tokens, and e to it.
+    /// Measures the mean loss over all predicted tokens and its exponential, the perplexity.
     @Override
     default Meter meter(Examples rows) {
         return CausalHead.meter(rows.size());

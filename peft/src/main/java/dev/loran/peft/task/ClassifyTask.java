@@ -21,7 +21,7 @@ import java.util.function.UnaryOperator;
 import org.jspecify.annotations.Nullable;
 
 /// `classify`: one label for a text, or for a pair of texts. Rows are [Row.Classify]s; the target of an example is the
-/// id of its class, or [Batch#IGNORE] where nobody knows it.
+/// id of its class, or [Batch#IGNORE] if the class is unknown.
 public record ClassifyTask() implements Task {
     private static final Metric ACCURACY = new Metric("accuracy", true);
 
@@ -73,7 +73,7 @@ public record ClassifyTask() implements Task {
         private final Examples.Options options;
         private @Nullable Labels labels;
 
-        /// In order of first appearance; the target of an example is a place here until all are known.
+        /// Classes in order of first appearance; the target of an example is an index here until all classes are known.
         private final Map<String, Integer> places = new LinkedHashMap<>();
 
         Labelled(Tokenizer tokenizer, Examples.Options options, @Nullable Labels given) {
@@ -133,7 +133,7 @@ public record ClassifyTask() implements Task {
         }
     }
 
-    /// Texts whose classes nobody knows.
+    /// Texts whose classes are unknown.
     public static Examples unlabelled(List<Row.Unlabelled> texts, Tokenizer tokenizer, Examples.Options options) {
         Encoding encoding = (row, out) -> {
             Row.Unlabelled text = (Row.Unlabelled) row;
@@ -158,8 +158,8 @@ public record ClassifyTask() implements Task {
 
     // ---- the head
 
-    /// The model's own head, where it has one; the family's, new, where that sees what the card says; else one beside
-    /// the model.
+    /// The model's own head if it has one; a new one of the family's kind if that pools as the card says; otherwise one
+    /// beside the model.
     @Override
     public Head head(Site site) {
         Model model = site.model();
@@ -207,7 +207,7 @@ public record ClassifyTask() implements Task {
         return true;
     }
 
-    // ---- how well it does
+    // ---- metrics
 
     @Override
     public Metric headline() {
@@ -219,8 +219,8 @@ public record ClassifyTask() implements Task {
         return new Confusion(rows.labels().size());
     }
 
-    /// `accuracy`: the share of the rows whose class is right. `macro_f1`: the mean over the classes that appear, in
-    /// the rows or in the answers, of the harmonic mean of precision and recall.
+    /// `accuracy`: the share of the rows that are classified correctly. `macro_f1`: the mean, over the classes that
+    /// appear in the rows or in the answers, of the harmonic mean of precision and recall.
     private static final class Confusion implements Meter {
         private final int classes;
         private final int[] right;

@@ -13,11 +13,11 @@ import java.util.function.BooleanSupplier;
 import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
 
-/// How well a model does on some rows.
+/// The results of a model on some rows.
 ///
-/// @param loss mean over the rows, or over the predicted tokens of a language model
-/// @param metrics by name, in the order in which they are shown
-/// @param headline the one of them that counts most
+/// @param loss mean over the rows, or over the predicted tokens for a language model
+/// @param metrics by name, in display order
+/// @param headline the most important of them
 public record Evaluation(int rows, double loss, Map<String, Double> metrics, Metric headline) {
     public Evaluation {
         metrics = Collections.unmodifiableMap(new LinkedHashMap<>(metrics));
@@ -38,7 +38,7 @@ public record Evaluation(int rows, double loss, Map<String, Double> metrics, Met
         return value;
     }
 
-    /// The metric that counts most.
+    /// The value of the most important metric.
     public double headlineValue() {
         return metric(headline.name());
     }
@@ -50,12 +50,12 @@ public record Evaluation(int rows, double loss, Map<String, Double> metrics, Met
                 .collect(Collectors.joining("", "Evaluation[rows=" + rows + ", loss=" + loss, "]"));
     }
 
-    /// Evaluates `model`, which is in evaluation mode afterwards.
+    /// Evaluates `model` and leaves it in evaluation mode.
     public static Evaluation of(Forward model, Examples examples, int batchSize) {
         return Objects.requireNonNull(of(model, examples, batchSize, () -> false));
     }
 
-    /// As above, given up once `stop` says so, which is asked before each batch: null.
+    /// As above, but returns null once `stop`, which is called before each batch, returns true.
     public static @Nullable Evaluation of(Forward model, Examples examples, int batchSize, BooleanSupplier stop) {
         Meter meter = model.task().meter(examples);
         model.train(false);

@@ -15,15 +15,15 @@ import java.util.Map;
 import java.util.function.Function;
 import org.jspecify.annotations.Nullable;
 
-/// A batch in the memory of a model's backend: what a [Head] computes from. Another batch of the same shape may be
-/// written over it, where a recorded step is replayed; so a head reads nothing back, and takes what follows from the
-/// batch's arrays by [#derived].
+/// A batch in the memory of a model's backend: the input of a [Head]. When a recorded step is replayed, another batch
+/// of the same shape is written over it. A head therefore reads nothing back, and gets values that depend on the
+/// batch's arrays from [#derived].
 public final class Feed implements AutoCloseable {
     private final Model model;
     private final Tensor ids;
-    /// Null where nothing is padded.
+    /// Null if nothing is padded.
     private final @Nullable Tensor mask;
-    /// Null where all are 0, or the model does not look at them.
+    /// Null if all are 0, or if the model does not use them.
     private final @Nullable Tensor tokenTypes;
 
     private final List<Tensor> targets = new ArrayList<>();
@@ -76,7 +76,7 @@ public final class Feed implements AutoCloseable {
         return model.backend();
     }
 
-    // ---- what a head takes
+    // ---- inputs of a head
 
     public Model model() {
         return model;
@@ -87,17 +87,17 @@ public final class Feed implements AutoCloseable {
         return ids;
     }
 
-    /// (B, T) 1 for a token, 0 for padding; null where nothing is padded.
+    /// (B, T) 1 for a token, 0 for padding; null if nothing is padded.
     public @Nullable Tensor mask() {
         return mask;
     }
 
-    /// (B, T) the types of the tokens; null where all are 0, or the model does not look at them.
+    /// (B, T) the types of the tokens; null if all are 0, or if the model does not use them.
     public @Nullable Tensor tokenTypes() {
         return tokenTypes;
     }
 
-    /// What the loss compares with: [Batch#targets], I32 or in the type of the model's sums.
+    /// The target of the loss: [Batch#targets], I32 or in the model's accumulator type.
     public Tensor target(int which) {
         return targets.get(which);
     }
@@ -107,9 +107,9 @@ public final class Feed implements AutoCloseable {
         return model.hidden(ids, mask, tokenTypes);
     }
 
-    /// Numbers that follow from the arrays of the batch, in the model's type; computed once a batch.
+    /// Values that are computed from the arrays of the batch, in the model's type; computed once per batch.
     ///
-    /// @param name of these numbers within the head
+    /// @param name identifies these values within the head
     /// @param values computes them, in row-major order
     public Tensor derived(String name, Function<Batch, double[]> values, int... dims) {
         Derived known = derived.get(name);
@@ -124,16 +124,16 @@ public final class Feed implements AutoCloseable {
         return known.tensor;
     }
 
-    // ---- for several batches
+    // ---- use for several batches
 
-    /// Until closed, not until the scope's end.
+    /// Keeps the tensors until this is closed, not until the scope ends.
     public Feed outliving() {
         all().forEach(Tensor::detachFromScope);
         outlives = true;
         return this;
     }
 
-    /// Writes another batch of the same shape there.
+    /// Overwrites this feed with another batch of the same shape.
     public void write(Batch next) {
         batch = next;
         overwrite(ids, next.inputIds());

@@ -15,8 +15,9 @@ import java.util.function.UnaryOperator;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 
-/// `generate`: a text that answers a prompt: titles, descriptions, instructions. Rows are [Row.Generate]s; the loss is
-/// that of the answer and its end. The target of an example is the length of its prompt.
+/// `generate`: a text in response to a prompt, such as a title, a description, or an answer to an instruction. Rows are
+/// [Row.Generate]s; the loss is that of the answer and its end token. The target of an example is the length of its
+/// prompt.
 public record GenerateTask() implements CausalTask {
     @Override
     public String name() {
@@ -47,7 +48,7 @@ public record GenerateTask() implements CausalTask {
         return new Pairs(tokenizer, options);
     }
 
-    /// Prompts and targets without what stands around them, until the longest target is known.
+    /// Prompts and targets without their surrounding tokens, until the longest target is known.
     private static final class Pairs implements Encoding {
         private final Tokenizer tokenizer;
         private final Examples.Options options;
@@ -74,7 +75,7 @@ public record GenerateTask() implements CausalTask {
             out.example(Example.of(both, null, first.length));
         }
 
-        /// Not more ids than tell that there are too many.
+        /// At most one id more than allowed, which is enough to show that there are too many.
         private int[] bounded(int[] text) {
             return text.length <= options.maxLength() ? text : Arrays.copyOf(text, options.maxLength() + 1);
         }
@@ -119,13 +120,14 @@ public record GenerateTask() implements CausalTask {
         return tokenizer.encodePrompt(text, maxLength, answerRoom);
     }
 
-    /// `rouge_l`: the mean over the rows of the score of the answer to the prompt, as the loss saw it, against the
-    /// whole target.
+    /// `rouge_l`: the mean score over the rows, comparing the answer to the prompt, as the loss saw it, with the whole
+    /// target.
     @Override
     public Map<String, Double> answers(Answering with) {
         Examples rows = with.examples();
         int wanted = with.maxNewTokens() > 0 ? with.maxNewTokens() : longestTarget(rows);
-        // Prompts of like length answer together, or the longest would leave too little room to the others' answers.
+        // Prompts of similar length are batched together; otherwise the longest would leave too little room for other
+        // answers.
         List<Integer> order = IntStream.range(0, rows.size())
                 .boxed()
                 .sorted(Comparator.comparingInt(row -> promptLength(rows, row)))
@@ -156,7 +158,7 @@ public record GenerateTask() implements CausalTask {
         return rows.target(row)[0];
     }
 
-    /// The ids of the longest target, its end among them.
+    /// The number of ids of the longest target, including its end token.
     private static int longestTarget(Examples rows) {
         return IntStream.range(0, rows.size())
                 .map(row -> rows.length(row) - promptLength(rows, row))

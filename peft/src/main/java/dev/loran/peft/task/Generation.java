@@ -13,23 +13,24 @@ import java.util.List;
 import java.util.SplittableRandom;
 import org.jspecify.annotations.Nullable;
 
-/// Text from a causal model, token by token, for several prompts at a time. Each token costs its own forward alone: see
-/// [KvCache].
+/// Generates text with a causal model, token by token, for several prompts at a time. Each token costs only its own
+/// forward pass: see [KvCache].
 ///
-/// An answer does not depend on the prompts beside its own but for rounding; tokens of answer i are drawn from the i-th
-/// stream of the seed.
+/// Except for rounding, an answer does not depend on the other prompts in its batch. The tokens of answer i are drawn
+/// from the i-th stream of the seed.
 ///
-/// **Threads**: both methods are safe from any number of threads on one model, each call with a cache of its own; what
-/// changes the model fails meanwhile. [dev.loran.peft.tuner.PeftModel#withAdapter] gives a call an adapter of its own.
+/// **Threads**: both methods are safe from any number of threads on one model, as each call has its own cache; changing
+/// the model fails meanwhile.
+/// [dev.loran.peft.tuner.PeftModel#withAdapter] runs a call with an adapter of its own.
 public final class Generation {
     private final GenerationConfig config;
     private final @Nullable Tokenizer tokenizer;
     private final List<Row> rows = new ArrayList<>();
 
-    /// What follows a prompt.
+    /// The answer to a prompt.
     ///
-    /// @param ids of the tokens, without one that ends a text; with those of a stop string
-    /// @param text without the stop string and what is after it
+    /// @param ids the generated tokens, without an end token, but including those of a stop string
+    /// @param text the text before the stop string, if there is one
     public record Answer(int[] ids, String text) {}
 
     private Generation(GenerationConfig config, @Nullable Tokenizer tokenizer, int[][] prompts) {
@@ -41,11 +42,11 @@ public final class Generation {
         }
     }
 
-    /// The answers to some prompts of different lengths, each up to one of the tokenizer's end tokens or of the
-    /// config's, or up to a stop string.
+    /// Generates the answers to prompts, which may differ in length, each up to an end token of the tokenizer or of the
+    /// config, or up to a stop string.
     ///
     /// @param model causal, in evaluation mode
-    /// @throws ShapeException if a prompt is empty, or the longest has no room for `maxNewTokens` behind it
+    /// @throws ShapeException if a prompt is empty, or the longest leaves no room for `maxNewTokens`
     /// @throws IllegalStateException if the model is not causal, or in training mode
     public static List<Answer> answers(Model model, Tokenizer tokenizer, int[][] prompts, GenerationConfig config) {
         List<Integer> ends = new ArrayList<>(config.eosTokenIds());
@@ -56,7 +57,7 @@ public final class Generation {
                         .toList();
     }
 
-    /// As [#answers], without text.
+    /// As [#answers], without decoding.
     ///
     /// @throws IllegalArgumentException if the config has stop strings
     public static List<int[]> tokens(Model model, int[][] prompts, GenerationConfig config) {
@@ -108,7 +109,7 @@ public final class Generation {
         return text.substring(0, end);
     }
 
-    /// One prompt with what follows it.
+    /// A prompt and the tokens that follow it.
     private final class Row {
         private final BitSet seen = new BitSet();
         private final int[] ids;
@@ -122,7 +123,8 @@ public final class Generation {
             Arrays.stream(prompt).forEach(seen::set);
         }
 
-        /// Takes the next token, by `logits` (V), which are overwritten; an answer that has ended goes on unheard.
+        /// Chooses the next token from `logits` (V), which are overwritten; further tokens of a finished answer are
+        /// discarded.
         int[] next(float[] logits) {
             int token = choose(logits, seen, config, random);
             seen.set(token);
@@ -145,7 +147,7 @@ public final class Generation {
 
     // ---- one token
 
-    /// The likeliest token, or one drawn from [Candidates]. Overwrites `logits`.
+    /// The most likely token, or one sampled from [Candidates]. Overwrites `logits`.
     static int choose(float[] logits, BitSet seen, GenerationConfig config, SplittableRandom random) {
         penalise(logits, seen, config.repetitionPenalty());
         if (!config.doSample()) {

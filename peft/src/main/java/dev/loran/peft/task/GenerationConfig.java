@@ -3,21 +3,21 @@ package dev.loran.peft.task;
 import dev.loran.peft.io.InputException;
 import java.util.List;
 
-/// How [Generation] goes on from a text, in Hugging Face's words.
+/// How [Generation] continues a text, with Hugging Face's parameter names.
 ///
-/// @param maxNewTokens most tokens of an answer
-/// @param doSample whether a token is drawn; the likeliest one is taken otherwise, whatever temperature, topK and topP
-///     say
-/// @param temperature logits are divided by it: below 1 likely tokens get likelier
-/// @param topK only so many of the likeliest tokens are drawn from; 0 for all
-/// @param topP only the fewest likeliest tokens whose probabilities reach this sum are drawn from; 1 for all.
+/// @param maxNewTokens the most tokens of an answer
+/// @param doSample whether tokens are sampled; if not, the most likely one is taken, regardless of temperature, topK
+///     and topP
+/// @param temperature divides the logits: below 1, likely tokens become more likely
+/// @param topK samples only from this many of the most likely tokens; 0 for all
+/// @param topP samples only from the fewest most likely tokens whose probabilities reach this sum; 1 for all.
 ///     **Paper**: Holtzman et al., "The Curious Case of Neural Text Degeneration", 2020, section 3.1
-/// @param repetitionPenalty the logits of tokens that stand in the text already, prompt included, are divided by it
-///     where they are positive, and multiplied by it where they are negative; 1 for none. **Paper**: Keskar et al.,
-///     "CTRL", 2019, section 4.1
-/// @param eosTokenIds tokens that end an answer, and are left out of it
-/// @param stopStrings texts that end an answer; it is cut before them
-/// @param seed of what is drawn
+/// @param repetitionPenalty divides the logits of tokens that are already in the text, including the prompt, if they
+///     are positive, and multiplies them if they are negative; 1 for none. **Paper**: Keskar et al., "CTRL", 2019,
+///     section 4.1
+/// @param eosTokenIds tokens that end an answer and are not part of it
+/// @param stopStrings strings that end an answer, which is cut before them
+/// @param seed the seed for sampling
 public record GenerationConfig(
         int maxNewTokens,
         boolean doSample,
@@ -50,12 +50,12 @@ public record GenerationConfig(
         }
     }
 
-    /// The likeliest token each time.
+    /// Always takes the most likely token.
     public static GenerationConfig greedy(int maxNewTokens) {
         return new GenerationConfig(maxNewTokens, false, 1, 50, 1, 1, List.of(), List.of(), 42);
     }
 
-    /// Draws each token.
+    /// Samples each token.
     public GenerationConfig withSampling(double newTemperature, int newTopK, double newTopP, long newSeed) {
         return new GenerationConfig(
                 maxNewTokens,

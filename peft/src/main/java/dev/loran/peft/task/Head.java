@@ -13,51 +13,51 @@ import java.util.Map;
 import java.util.random.RandomGenerator;
 import org.jspecify.annotations.Nullable;
 
-/// What a task puts behind a model: from hidden states to answers and a loss. It may be the model's own, or a layer
-/// beside the model, which trains with it and is saved beside it.
+/// A task's head: computes outputs and a loss from hidden states. It may be the model's own, or a layer beside the
+/// model that is trained and saved together with it.
 public abstract class Head extends Layer {
-    /// The file of a head beside a model, in an adapter's folder: the layer's parameters by their names (`weight`,
+    /// The file of a head beside a model, in an adapter's folder: the parameters of the layer by name (`weight`,
     /// `bias`).
     public static final String FILE = "head.safetensors";
 
     private final @Nullable Layer layer;
 
-    /// @param layer what this head has beside the model, and owns; null where the model's own is meant
-    @SuppressWarnings("this-escape") // Registering a child reads nothing of a subclass.
+    /// @param layer the layer beside the model, which this head then owns; null for the model's own head
+    @SuppressWarnings("this-escape") // Registering a child does not access a subclass.
     protected Head(@Nullable Layer layer) {
         this.layer = layer == null ? null : child("head", layer);
     }
 
-    /// What the model answers to a batch.
+    /// The outputs for a batch.
     public abstract Tensor logits(Feed batch);
 
     /// The mean over the batch's `lossTerms`, a scalar.
     public abstract Tensor loss(Feed batch);
 
-    // ---- beside the model
+    // ---- a layer beside the model
 
     /// Whether `folder` holds a head beside a model.
     public static boolean isIn(Path folder) {
         return Files.isRegularFile(folder.resolve(FILE));
     }
 
-    /// A layer that starts as torch's linear layer does: weight and bias uniform in ±1/√width.
+    /// A linear layer, initialized as torch's is: weight and bias uniform in ±1/√width.
     public static Linear newLinear(Backend backend, DType dtype, int width, int out, RandomGenerator random) {
         double bound = 1 / Math.sqrt(width);
         Tensor weight = Tensor.uniform(backend, dtype, random, bound, out, width);
         return new Linear(weight, Tensor.uniform(backend, dtype, random, bound, out), false);
     }
 
-    /// Writes a head beside the model; does nothing for the model's own.
+    /// Writes a head that is beside the model; does nothing for the model's own.
     public void save(Path folder) {
         if (layer != null) {
             SafeTensors.write(folder.resolve(FILE), layer.namedParameters());
         }
     }
 
-    /// Takes over the head in `folder`; does nothing for the model's own.
+    /// Loads the head in `folder`; does nothing for the model's own.
     ///
-    /// @throws InputException if a tensor is missing or has another shape
+    /// @throws InputException if a tensor is missing or has the wrong shape
     public void load(Path folder) {
         if (layer == null) {
             return;
@@ -80,7 +80,7 @@ public abstract class Head extends Layer {
         }
     }
 
-    /// This head as it was saved in `site`'s folder, or as it is where that is none.
+    /// Loads this head from `site`'s folder, if it has one, and returns it.
     ///
     /// @throws InputException as [#load]; this head is closed then
     protected final Head from(Site site) {

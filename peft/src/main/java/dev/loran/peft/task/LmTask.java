@@ -13,7 +13,7 @@ import java.util.List;
 import java.util.function.UnaryOperator;
 import org.jspecify.annotations.Nullable;
 
-/// `lm`: the next token of a text. Rows are [Row.Text]s; every token but a row's first is predicted.
+/// `lm`: next-token prediction on texts. Rows are [Row.Text]s; every token except a row's first is predicted.
 public record LmTask() implements CausalTask {
     @Override
     public String name() {
@@ -53,7 +53,7 @@ public record LmTask() implements CausalTask {
         throw out.bad("a row of another form, " + row.getClass().getSimpleName() + ", among rows of task lm");
     }
 
-    /// Each text is an example.
+    /// Each text becomes an example.
     private record Apart(Tokenizer tokenizer, int maxLength) implements Encoding {
         @Override
         public void add(Row row, Sink out) {
@@ -67,7 +67,7 @@ public record LmTask() implements CausalTask {
         }
     }
 
-    /// All texts, one after the other, are cut into examples of one length.
+    /// All texts are concatenated and cut into examples of equal length.
     private static final class Packed implements Encoding {
         private final Tokenizer tokenizer;
         private final int maxLength;

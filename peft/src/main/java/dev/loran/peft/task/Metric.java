@@ -1,6 +1,6 @@
 package dev.loran.peft.task;
 
-/// The name of a number that says how well a model does.
+/// A metric: a measure of how well a model does.
 ///
-/// @param name as files have it: `macro_f1`
+/// @param name as in files: `macro_f1`
 public record Metric(String name, boolean higherIsBetter) {}

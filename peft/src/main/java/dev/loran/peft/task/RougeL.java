@@ -4,16 +4,16 @@ import java.util.List;
 import java.util.Locale;
 import java.util.regex.Pattern;
 
-/// How much of a text's order of words another one keeps: the harmonic mean of precision and recall of their longest
-/// common subsequence. **Paper**: Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004, section 3.1,
-/// with β = 1.
+/// ROUGE-L: how well a text keeps the word order of another, as the harmonic mean of precision and recall of their
+/// longest common subsequence. **Paper**: Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004, section
+/// 3.1, with β = 1.
 public final class RougeL {
     private static final Pattern NO_WORD = Pattern.compile("[^\\p{L}\\p{N}]+");
 
     private RougeL() {}
 
-    /// From 0, no word in common, to 1. Words are runs of letters and digits in lower case; two texts without words are
-    /// 1.
+    /// From 0, no word in common, to 1. Words are runs of letters and digits in lower case; two texts without words
+    /// score 1.
     public static double score(String candidate, String reference) {
         List<String> a = words(candidate);
         List<String> b = words(reference);

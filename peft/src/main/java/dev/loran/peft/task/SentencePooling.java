@@ -15,8 +15,8 @@ import java.util.List;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
-/// How a text becomes one vector, as the files say that sentence-transformers puts beside a model: `modules.json`,
-/// which lists what follows the transformer, and the `config.json` of its pooling, in `1_Pooling` as a rule.
+/// How a text becomes one vector, as specified by the files of sentence-transformers: `modules.json`, which lists what
+/// follows the transformer, and the `config.json` of its pooling module, usually in `1_Pooling`.
 ///
 /// @param normalize whether the vector is divided by its Euclidean length
 public record SentencePooling(Pooling pooling, boolean normalize) {
@@ -31,9 +31,9 @@ public record SentencePooling(Pooling pooling, boolean normalize) {
             "mean_sqrt_len_tokens", Pooling.MEAN_SQRT_LEN,
             "lasttoken", Pooling.LAST);
 
-    /// What the files in `folder` say; null where there are none.
+    /// The pooling that the files in `folder` specify; null if there are none.
     ///
-    /// @throws InputException if they ask for what is not supported
+    /// @throws InputException if they specify something that is not supported
     public static @Nullable SentencePooling read(Path folder) {
         Path modules = folder.resolve(MODULES);
         if (!Files.isRegularFile(modules)) {
@@ -91,7 +91,7 @@ public record SentencePooling(Pooling pooling, boolean normalize) {
                 asked.add(key.substring(MODE.length()));
             }
         });
-        // sentence-transformers' own default.
+        // The default of sentence-transformers.
         if (!config.has(MODE + "mean_tokens") && !config.has("pooling_mode")) {
             asked.add("mean_tokens");
         }
@@ -109,7 +109,7 @@ public record SentencePooling(Pooling pooling, boolean normalize) {
         return found;
     }
 
-    /// By the name that a file has, as newer files have it too: without `_token` or `_tokens`.
+    /// The pooling with the name that a file gives, which in newer files lacks `_token` or `_tokens`.
     private static @Nullable Pooling named(String mode) {
         return MODES.entrySet().stream()
                 .filter(e -> e.getKey().equals(mode)

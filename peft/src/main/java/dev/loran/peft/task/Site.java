@@ -8,7 +8,7 @@ import java.util.SplittableRandom;
 import java.util.random.RandomGenerator;
 import org.jspecify.annotations.Nullable;
 
-/// Where the head of a task goes: a model, and what trains of it.
+/// Where the head of a task is placed: a model, and which part of it trains.
 public final class Site {
     private final Model model;
     private final @Nullable PeftModel peft;
@@ -29,12 +29,12 @@ public final class Site {
         return new Site(peft.model(), peft, card, new SplittableRandom(seed), null);
     }
 
-    /// All of the model trains, with a new head.
+    /// The whole model trains, with a new head.
     public static Site whole(Model model, TaskCard card, long seed) {
         return new Site(model, null, card, new SplittableRandom(seed), null);
     }
 
-    /// What was trained is to be used: a head beside the model, if it has one, is in `folder`.
+    /// For using a trained adapter: a head beside the model, if it has one, is in `folder`.
     public static Site saved(PeftModel peft, TaskCard card, Path folder) {
         return new Site(peft.model(), peft, card, new SplittableRandom(0), folder);
     }
@@ -43,7 +43,7 @@ public final class Site {
         return model;
     }
 
-    /// With the adapters; null where the whole model trains.
+    /// The model with its adapters; null if the whole model trains.
     public @Nullable PeftModel peft() {
         return peft;
     }
@@ -52,20 +52,20 @@ public final class Site {
         return card;
     }
 
-    /// Draws a new head's start.
+    /// The source of a new head's initial values.
     public RandomGenerator random() {
         return random;
     }
 
-    /// The folder of a head that was trained; null for a new one.
+    /// The folder of a trained head; null for a new head.
     public @Nullable Path saved() {
         return saved;
     }
 
-    /// Gives the model the classification head of its family, new, which then trains, and is saved, as a part of the
-    /// model or of the adapter.
+    /// Gives the model a new classification head of its family, which is then trained and saved as a part of the model
+    /// or of the adapter.
     ///
-    /// @return whether it did: false where nothing of the model trains
+    /// @return whether it was added: false if nothing of the model trains
     public boolean addClassifier(int classes) {
         if (peft == null) {
             Linear head = model.addClassifier(classes);

@@ -13,84 +13,83 @@ import java.util.List;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
-/// What a model is trained to do: what a row of data holds, what stands behind the model, the loss, and how well a
-/// model does.
+/// What a model is trained to do. A task defines the format of the data rows, the head, the loss, and the metrics.
 ///
-/// A task of your own implements this, and then works wherever a shipped one does: in [TaskCard], in a trainer, a
-/// memory plan, and on the command line by the name of its class (`--task com.acme.Tagging`), which must be on the
-/// class path and have a public constructor without parameters.
+/// A task of your own implements this interface. It then works wherever a shipped one does: in [TaskCard], in a
+/// trainer, in a memory plan, and on the command line by the name of its class (`--task com.acme.Tagging`), which must
+/// be on the class path and have a public constructor without parameters.
 ///
 /// | what | where |
 /// |---|---|
-/// | a row, its fields, how it becomes token ids | [#row], [#encoding] |
-/// | what the loss compares a batch with | [#targets] |
+/// | a row, its fields, its encoding as token ids | [#row], [#encoding] |
+/// | the targets of the loss | [#targets] |
 /// | the head and the loss | [#head] |
-/// | what an evaluation asks and counts | [#asked], [#meter], [#headline] |
+/// | what an evaluation computes and measures | [#asked], [#meter], [#headline] |
 public interface Task extends RowForm {
-    /// As `--task` takes it and `loran.json` has it: of a task that does not come with Loran the name of its class.
+    /// The name for `--task` and in `loran.json`; for a task that does not come with Loran, the name of its class.
     @Override
     default String name() {
         return getClass().getName();
     }
 
-    /// What answers: made once for a model, new or from the files of a trained one.
+    /// The head for a model: a new one, or one from the files of a trained model.
     ///
     /// @throws InputException if the model cannot do this task
     Head head(Site site);
 
-    /// What an evaluation asks of a model: its scores, unless the loss is enough.
+    /// What an evaluation computes with a model: its outputs, unless the loss is sufficient.
     default Tensor asked(Forward model, Batch batch) {
         return model.logits(batch);
     }
 
-    /// Counts what a model answers to `rows`.
+    /// A meter for the outputs of a model on `rows`.
     Meter meter(Examples rows);
 
-    /// Of the metrics of an evaluation the one that says how well a model does, beside the loss.
+    /// The metric that best shows how well a model does, apart from the loss.
     Metric headline();
 
-    /// Refuses classes that this task cannot have, or lacks.
+    /// Refuses classes that this task cannot have, or the lack of classes that it needs.
     ///
     /// @param labels null for none
-    /// @throws InputException saying which it needs
+    /// @throws InputException that says which it needs
     default void check(@Nullable Labels labels) {}
 
-    /// What a model trained on these rows is for.
+    /// The task card of a model trained on these rows.
     ///
     /// @param maxLength the most tokens of a text
     default TaskCard card(Examples train, Tokenizer tokenizer, int maxLength) {
         return TaskCard.of(this, train.labelsOrNull(), maxLength);
     }
 
-    /// What a model can be evaluated for that nothing was trained on; null where it has no head for that.
+    /// The task card for evaluating a model that was not trained here; null if the model has no head for this task.
     default @Nullable TaskCard card(Model model) {
         return TaskCard.of(this, null, 0);
     }
 
-    /// The classes that the model has a head for, where it names them (and does not only number them); null for none.
+    /// The classes of the model's head, if it names them (rather than only numbering them); null for none.
     default @Nullable Labels labels(Model model) {
         return null;
     }
 
-    /// Whether a text becomes one vector, so that it matters by which [TextClassifier.Pooling].
+    /// Whether a text is pooled into one vector, so that the [TextClassifier.Pooling] matters.
     default boolean pools() {
         return false;
     }
 
-    /// Whether texts to go on from are prompts, which [#prompt] encodes as this task's rows are.
+    /// Whether texts to be continued are prompts, which [#prompt] encodes as in this task's rows.
     default boolean hasPrompts() {
         return false;
     }
 
-    /// The ids of a text that a model is to go on from.
+    /// The ids of a text that a model is to continue.
     ///
     /// @param maxLength the most ids of text and answer together
-    /// @param answerRoom how many of them are left to the answer at least
+    /// @param answerRoom how many of them are reserved for the answer, at least
     default Tokenizer.Encoded prompt(Tokenizer tokenizer, String text, int maxLength, int answerRoom) {
         return tokenizer.encodeStart(text, maxLength - answerRoom);
     }
 
-    /// Metrics that need answers to be generated: too slow for an evaluation within training.
+    /// Metrics that require generated answers, which are too slow to compute for evaluations during training.
     default Map<String, Double> answers(Answering with) {
         return Map.of();
     }
@@ -102,13 +101,13 @@ public interface Task extends RowForm {
 
     // ---- by name
 
-    /// The names of the tasks that come with Loran, for people.
+    /// The names of the tasks that come with Loran, for messages.
     String SHIPPED = "classify, generate or lm";
 
-    /// The task of the option `--task`: one that comes with Loran, or one of your own by the name of its class, of
-    /// which a new one is made.
+    /// The task for the option `--task`: one that comes with Loran, or a new instance of a class of your own, given by
+    /// its name.
     ///
-    /// @throws InputException for any other name, and for a class that cannot be used, saying why
+    /// @throws InputException for any other name, and for a class that cannot be used, with the reason
     static Task named(String name) {
         for (Task task : List.of(new ClassifyTask(), new GenerateTask(), new LmTask())) {
             if (task.name().equals(name)) {
@@ -121,7 +120,7 @@ public interface Task extends RowForm {
         return own(name);
     }
 
-    /// Only a class that implements this is initialised, and so runs: a name may come from a file.
+    /// Initializes, and so runs, only a class that implements this interface: the name may come from a file.
     private static Task own(String name) {
         String what = "task \"" + name + "\": ";
         try {

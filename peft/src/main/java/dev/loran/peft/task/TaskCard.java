@@ -13,18 +13,17 @@ import java.util.ArrayList;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/// What an adapter was trained for, beside what Hugging Face's files say of it: `loran.json`.
+/// What an adapter was trained for, in addition to what Hugging Face's files say: `loran.json`.
 ///
 /// @param labels the classes in the order of their ids; null for a task without classes
 /// @param pooling how a text becomes one vector to classify
-/// @param normalize whether that is divided by its Euclidean length
-/// @param textPrefix what was put before every text to classify; usually empty
-/// @param maxLength the most tokens of a text; longer ones were cut
-/// @param answerRoom how many tokens of those a prompt left to its answer ([dev.loran.peft.data.Examples#answerRoom]);
-///     0 if nobody said
-/// @param eosToken the token that was put after every text; null if nobody said, and for a task that
-///     closes no text
-/// @param base the model that the adapter belongs to; null if nobody said
+/// @param normalize whether that vector is divided by its Euclidean length
+/// @param textPrefix the prefix of every text to classify; usually empty
+/// @param maxLength the most tokens of a text; longer ones were truncated
+/// @param answerRoom how many of those tokens a prompt left for its answer ([dev.loran.peft.data.Examples#answerRoom]);
+///     0 if unspecified
+/// @param eosToken the token that was appended to every text; null if unspecified, and for a task that appends none
+/// @param base the model that the adapter belongs to; null if unspecified
 public record TaskCard(
         Task task,
         @Nullable Labels labels,
@@ -41,17 +40,17 @@ public record TaskCard(
         task.check(labels);
     }
 
-    /// Classification into `labels`, mean pooling.
+    /// A card for classification into `labels` with mean pooling.
     public static TaskCard classify(Labels labels, int maxLength) {
         return of(new ClassifyTask(), labels, maxLength).withPooling(Pooling.MEAN);
     }
 
-    /// A task without classes.
+    /// A card for a task without classes.
     public static TaskCard of(Task task, int maxLength) {
         return of(task, null, maxLength);
     }
 
-    /// A task, and its classes if it has any.
+    /// A card for a task, with its classes if it has any.
     public static TaskCard of(Task task, @Nullable Labels labels, int maxLength) {
         return new TaskCard(task, labels, Pooling.LAST, false, "", maxLength, 0, null, null);
     }
@@ -76,17 +75,17 @@ public record TaskCard(
         return new TaskCard(task, labels, pooling, normalize, textPrefix, maxLength, answerRoom, eosToken, model);
     }
 
-    /// How prompts and answers were read: see the components of those names.
+    /// Sets how prompts and answers were read: see the components `answerRoom` and `eosToken`.
     public TaskCard withAnswers(int room, @Nullable String end) {
         return new TaskCard(task, labels, pooling, normalize, textPrefix, maxLength, room, end, base);
     }
 
-    /// A base model: what the user called it, and [dev.loran.peft.model.Model#sha256] of its weights.
+    /// A base model: the name that the user gave, and [dev.loran.peft.model.Model#sha256] of its weights.
     public record Base(String name, String sha256) {}
 
     /// Refuses a base model that is not the one the adapter was trained on.
     ///
-    /// @throws InputException naming both
+    /// @throws InputException that names both
     public void requireBase(Base model, Path adapter) {
         if (base != null && !base.sha256.equals(model.sha256)) {
             throw new InputException("%s: the adapter was trained on %s (SHA-256 %.12s…), not on %s (SHA-256 %.12s…)"
@@ -133,12 +132,12 @@ public record TaskCard(
         }
     }
 
-    /// Writes the card into `folder`, whole or not at all.
+    /// Writes the card into `folder` atomically.
     public void write(Path folder) {
         JsonFile.write(folder.resolve(FILE), toJson());
     }
 
-    /// What the file holds.
+    /// The contents of the file.
     public ObjectNode toJson() {
         ObjectNode json = JsonNodeFactory.instance.objectNode().put("task", task.name());
         if (labels != null) {

@@ -24,44 +24,44 @@ import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
 /// A head over the pooled hidden states of a model: logits = pool(hidden)·weightᵀ + bias. The head is the model's own
-/// ([Model#classifier]), or one beside a model that has none, which this owns.
+/// ([Model#classifier]), or, if the model has none, one beside the model, which this object owns.
 public final class TextClassifier extends Head {
     private static final double MASKED = -1e9;
 
     private final Model model;
     private final Pooling pooling;
     private final boolean normalize;
-    /// Null where the model's own is meant.
+    /// Null for the model's own head.
     private final @Nullable Linear head;
 
     /// How the hidden states (B, S, C) of a text become one vector (B, C).
     public enum Pooling {
-        /// The mean over the text's tokens and the virtual tokens before them: for encoders, all of whose positions see
-        /// the whole text.
+        /// The mean over the text's tokens and the virtual tokens before them: for encoders, in which every position
+        /// sees the whole text.
         MEAN,
-        /// The last token of the text: the only one of a causal model that has seen all of it.
+        /// The last token of the text: in a causal model, the only one that sees the whole text.
         LAST,
-        /// The first position, BERT's `[CLS]`, or the first virtual token where there are any.
+        /// The first position: BERT's `[CLS]`, or the first virtual token if there are any.
         CLS,
-        /// The largest value of each component over the positions that [#MEAN] takes.
+        /// The largest value of each component over the positions used by [#MEAN].
         MAX,
-        /// Their sum divided by the root of their number.
+        /// The sum over those positions, divided by the square root of their number.
         MEAN_SQRT_LEN,
-        /// What BERT's own head sees: tanh of a linear layer, the pooler, on the first position.
+        /// The input of BERT's own head: tanh of a linear layer, the pooler, on the first position.
         POOLER;
 
-        /// What the family's own classification head sees.
+        /// The pooling of the family's own classification head.
         public static Pooling of(Model model) {
             return model instanceof WithPooler ? POOLER : LAST;
         }
 
-        /// As files have it.
+        /// The name in lower case, as in files.
         @Override
         public String toString() {
             return name().toLowerCase(Locale.ROOT);
         }
 
-        /// The pooling of that name.
+        /// The pooling with this name.
         ///
         /// @throws InputException for any other name
         public static Pooling named(String name) {
@@ -88,9 +88,9 @@ public final class TextClassifier extends Head {
         }
     }
 
-    /// With a head beside the model, new or saved, as `site`'s card says.
+    /// A classifier with a head beside the model, new or saved, as `site`'s card says.
     ///
-    /// @throws InputException if the model cannot be pooled so, or the saved head does not fit
+    /// @throws InputException if the model cannot be pooled that way, or the saved head does not fit
     static Head beside(Site site, int labels) {
         Model model = site.model();
         TaskCard card = site.card();
@@ -99,7 +99,7 @@ public final class TextClassifier extends Head {
         return new TextClassifier(model, card.pooling(), card.normalize(), head).from(site);
     }
 
-    /// With the model's own head.
+    /// A classifier with the model's own head.
     public static TextClassifier of(Model model) {
         return new TextClassifier(model, Pooling.of(model), false, null);
     }
@@ -128,7 +128,7 @@ public final class TextClassifier extends Head {
         return pooled(hidden, batch.derived("weights", b -> weights(b, s.dim(1)), s.dim(0), 1, s.dim(1)));
     }
 
-    /// As above, from their hidden states (B, P + T, C) and the weight that each position has, (B, 1, P + T).
+    /// As above, from the hidden states (B, P + T, C) and the weight of each position, (B, 1, P + T).
     private Tensor pooled(Tensor hidden, Tensor weights) {
         Shape s = hidden.shape();
         Tensor pooled = switch (pooling) {
@@ -140,8 +140,8 @@ public final class TextClassifier extends Head {
         return normalize ? normalized(wide) : wide;
     }
 
-    /// The largest over the positions of x (B, S, C). A position that counts stands before all that do not, so that no
-    /// difference to what hides those is ever added to it.
+    /// The maximum over the positions of x (B, S, C). Masked positions come last, so that a valid value is never
+    /// computed as a masked value plus a difference, which would lose precision.
     private static Tensor max(Tensor x) {
         Tensor rest = x;
         for (int n = x.shape().dim(1); n > 1; n = rest.shape().dim(1)) {
@@ -159,8 +159,8 @@ public final class TextClassifier extends Head {
         return x.mul(Functional.unary(UnaryFn.RSQRT, squares).reshape(-1, 1));
     }
 
-    /// What [#pooled] needs of the positions, (B, 1, P + T), from the mask (B, T): the weight of each, or for
-    /// [Pooling#MAX] what hides those that do not count.
+    /// What [#pooled] needs to know about the positions, (B, 1, P + T), from the mask (B, T): the weight of each, or
+    /// for [Pooling#MAX] the value added to mask it.
     private double[] weights(Batch batch, int positions) {
         int virtual = positions - batch.length();
         double[] weights = new double[batch.batchSize() * positions];
@@ -183,7 +183,7 @@ public final class TextClassifier extends Head {
         return weights;
     }
 
-    /// As the model's own head has it: [Model#isPadding].
+    /// The last token, as the model's own head determines it: [Model#isPadding].
     private int lastToken(Batch batch, int row, int length) {
         int last = length - 1;
         while (last > 0 && model.isPadding(batch.inputIds()[row * batch.length() + last])) {
@@ -192,9 +192,9 @@ public final class TextClassifier extends Head {
         return last;
     }
 
-    /// Writes Σ wᵢ · headᵢ of the heads beside several models.
+    /// Writes Σ wᵢ · headᵢ for the heads beside several models.
     ///
-    /// @param folders where they are, all for the same classes
+    /// @param folders the folders of the heads, all for the same classes
     /// @throws InputException if one is missing or damaged, or their shapes differ
     public static void combine(List<Path> folders, List<Double> weights, Path out) {
         try (Backend backend = new ReferenceBackend();

@@ -1,12 +1,13 @@
-/// What models are trained to do, one task a file.
+/// What models are trained to do, one task per file.
 ///
-/// Reading order: [Task] (all that a task is) → [ClassifyTask], [GenerateTask] and [LmTask] (those that come with Loran,
-/// the last two by way of [CausalTask]) → [Head], [Site] and [Feed] (what stands behind a model, where it goes, what
-/// it computes from) → [Meter], [Metric] and [Evaluation] (how well a model does) → [TaskCard] (what is kept of it) →
-/// [Generation] (text from a causal model).
+/// Reading order: [Task] (the interface) → [ClassifyTask], [GenerateTask] and [LmTask] (those that come with Loran, the
+/// last two based on [CausalTask]) → [Head], [Site] and [Feed] (the head, where it is placed, its input) → [Meter],
+/// [Metric] and [Evaluation] (how well a model does) → [TaskCard] (what is saved) → [Generation] (text from a causal
+/// model).
 ///
-/// A task knows rows, models and methods; trainer, memory plan and command line know [Task] alone. The letters are
-/// those of [dev.loran.peft.data]; P is the number of virtual tokens that a method puts before a text.
+/// A task depends on rows, models and methods; the trainer, the memory plan and the command line depend only on [Task].
+/// The letters for dimensions are those of [dev.loran.peft.data]; P is the number of virtual tokens that a method puts
+/// before a text.
 @NullMarked
 package dev.loran.peft.task;
 
