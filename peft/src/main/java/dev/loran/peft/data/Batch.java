@@ -6,22 +6,21 @@ import java.util.List;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 
-/// Rows padded to one length, as plain arrays in row-major order. The arrays are the batch's own and are not
-/// copied.
+/// Rows padded to a common length, as plain arrays in row-major order. The batch owns the arrays; they are not copied.
 ///
-/// @param inputIds (B, T) token ids; the padding token after a row's end
+/// @param inputIds (B, T) token ids; the padding token after the end of a row
 /// @param attentionMask (B, T) 1 for a token, 0 for padding
-/// @param tokenTypes (B, T) the types of the tokens, by which a model tells the texts of a pair apart
-///     (`token_type_ids`); null where all are 0
-/// @param targets what the loss compares with; the task knows their meaning
-/// @param rows which rows of the [Examples] these are
-/// @param batchSize B, how many texts: as many as rows, unless rows have several texts each, which then follow each
-///     other
+/// @param tokenTypes (B, T) the types of the tokens, which tell a model the texts of a pair apart (`token_type_ids`);
+///     null if all are 0
+/// @param targets the targets of the loss; their meaning depends on the task
+/// @param rows the indices of these rows in the [Examples]
+/// @param batchSize B, the number of texts: one per row, unless rows have several texts each, which are then
+///     consecutive
 /// @param length T
 /// @param tokens how many of the B · T ids are not padding
-/// @param lossTerms how many terms the loss is the mean of: rows as a rule, for a language model the labels that
-///     are not ignored and have a token before them. The weight of this batch where gradients are accumulated
-///     over several
+/// @param lossTerms the number of terms that the loss averages: usually the rows; for a language model, the labels that
+///     are not ignored and have a token before them. It is the weight of this batch when gradients are accumulated over
+///     several
 public record Batch(
         int[] inputIds,
         int[] attentionMask,
@@ -32,14 +31,14 @@ public record Batch(
         int length,
         int tokens,
         int lossTerms) {
-    /// The label of a position that has no part in the loss, as in torch's `ignore_index`.
+    /// The label of a position that does not contribute to the loss, as torch's `ignore_index`.
     public static final int IGNORE = -100;
 
     public Batch {
         targets = List.copyOf(targets);
     }
 
-    /// Tokens of type 0 alone, with one target of whole numbers, a label for each row or each token.
+    /// A batch in which all tokens have type 0, with one integer target: a label for each row or each token.
     public Batch(
             int[] inputIds,
             int[] attentionMask,
@@ -68,10 +67,10 @@ public record Batch(
                         : new Target.Ints(values, batchSize, length));
     }
 
-    /// The first target where that is of whole numbers: class ids (B), or token ids (B, T), aligned with `inputIds` as
-    /// Hugging Face aligns them (position t is the target of the logits at t - 1) with [#IGNORE] where no loss is due.
+    /// The first target, if it is an integer one: class ids (B), or token ids (B, T), aligned with `inputIds` as in
+    /// Hugging Face (position t is the target of the logits at t - 1), with [#IGNORE] where there is no loss.
     ///
-    /// @throws IllegalStateException where it is not
+    /// @throws IllegalStateException if it is not
     public int[] labels() {
         if (!targets.isEmpty() && targets.getFirst() instanceof Target.Ints ints) {
             return ints.values();
@@ -79,7 +78,7 @@ public record Batch(
         throw new IllegalStateException("labels: the targets of this batch are others: " + targets);
     }
 
-    /// The given rows, padded to the longest of them, or further to a multiple.
+    /// The given rows, padded to the longest of them and then to a multiple of `padToMultipleOf`.
     static Batch of(Examples examples, int[] rows, int padToMultipleOf) {
         List<Example.Text> texts = new ArrayList<>();
         for (int row : rows) {
@@ -94,7 +93,7 @@ public record Batch(
         return of(texts, targets, rows, length, examples.padId());
     }
 
-    /// A batch that asks for all the memory that `rows` rows of `length` ids may need: all of it counts.
+    /// A batch that needs as much memory as any `rows` rows of `length` ids can: every position counts.
     ///
     /// @param typed whether tokens have types
     public static Batch dummy(RowForm form, int rows, int length, boolean typed) {
@@ -105,7 +104,7 @@ public record Batch(
                 b.inputIds, b.attentionMask, types, b.targets, b.rows, b.batchSize, b.length, b.tokens, b.lossTerms);
     }
 
-    /// The same as if one of its ids were padding, so that the mask counts.
+    /// The same batch, treated as if one of its ids were padding, so that the mask is used.
     public Batch masked() {
         return new Batch(
                 inputIds, attentionMask, tokenTypes, targets, rows, batchSize, length, inputIds.length - 1, lossTerms);
@@ -140,7 +139,7 @@ public record Batch(
                 targets.lossTerms());
     }
 
-    /// A length rounded up to a multiple, but not beyond the most that the model may see.
+    /// A length rounded up to a multiple, but at most the maximum that the model can process.
     static int padded(int length, int padToMultipleOf, int maxLength) {
         return Math.min(Math.ceilDiv(length, padToMultipleOf) * padToMultipleOf, maxLength);
     }

@@ -34,17 +34,17 @@ import java.util.zip.ZipEntry;
 import java.util.zip.ZipFile;
 import org.jspecify.annotations.Nullable;
 
-/// Pretrained encoders that come as Maven artifacts, and so need no account and no download page: sentence
-/// encoders of the BERT family, in the jar as an ONNX file and a `tokenizer.json`.
+/// Pretrained encoders that are available as Maven artifacts and so need neither an account nor a manual download:
+/// sentence encoders of the BERT family, stored in the jar as an ONNX file and a `tokenizer.json`.
 ///
-/// [#folder(Entry)] turns an artifact, once, into a Hugging Face model folder in the user's cache
-/// (`config.json`, `model.safetensors`, `tokenizer.json`), which every other part of Loran, and Hugging Face's
-/// own libraries, can load. The artifact is looked for on the class path, where a library user has put it as a
-/// dependency (its own dependencies, among them ONNX Runtime, are not needed: exclude them), then as a jar in
-/// the cache folder, where the `loran` launcher lets Maven put it. Both files are checked by SHA-256.
-/// Afterwards neither the artifact nor the network is needed.
+/// [#folder(Entry)] converts an artifact, once, into a Hugging Face model folder in the user's cache (`config.json`,
+/// `model.safetensors`, `tokenizer.json`), which all other parts of Loran, and Hugging Face's own libraries, can load.
+/// The artifact is searched for first on the class path, where a library user has put it as a dependency (its own
+/// dependencies, among them ONNX Runtime, are not needed: exclude them), and then as a jar in the cache folder, where
+/// the `loran` launcher has Maven put it. Both files are verified by SHA-256. Afterwards, neither the artifact nor the
+/// network is needed.
 public final class Catalogue {
-    /// Every encoder there is.
+    /// All encoders of the catalogue.
     public static final List<Entry> ENTRIES = List.of(
             new Entry(
                     "minilm",
@@ -94,13 +94,13 @@ public final class Catalogue {
 
     /// An encoder of the catalogue.
     ///
-    /// @param name what the user types
+    /// @param name the name that the user types
     /// @param coordinates the Maven artifact, `group:artifact:version`
-    /// @param origin where the weights come from, and their licence
-    /// @param heads attention heads, which the weights do not show
-    /// @param pooling how its authors make one vector of a text: `mean` over the tokens, or `cls`, the first one
-    /// @param textPrefix what the encoder was trained to find before a text to classify; may be empty.
-    ///     `e5-small` wants `"query: "`
+    /// @param origin the source and the license of the weights
+    /// @param heads the number of attention heads, which cannot be derived from the weights
+    /// @param pooling how its authors pool a text into one vector: `mean` over the tokens, or `cls`, the first one
+    /// @param textPrefix the prefix that the encoder expects before a text to classify, from its training; may be
+    ///     empty. `e5-small` expects `"query: "`
     public record Entry(
             String name,
             String coordinates,
@@ -117,12 +117,12 @@ public final class Catalogue {
         }
     }
 
-    /// The encoder of that name, if the catalogue has it.
+    /// The encoder with that name, if the catalogue has it.
     public static Optional<Entry> find(String name) {
         return ENTRIES.stream().filter(entry -> entry.name.equals(name)).findFirst();
     }
 
-    /// The user's cache folder: `$LORAN_CACHE`, else `$XDG_CACHE_HOME/loran`, else `~/.cache/loran`.
+    /// The user's cache folder: `$LORAN_CACHE`, or else `$XDG_CACHE_HOME/loran`, or else `~/.cache/loran`.
     public static Path cacheFolder() {
         return cacheFolder(System.getenv());
     }
@@ -140,17 +140,17 @@ public final class Catalogue {
         return Path.of(home.isEmpty() ? System.getProperty("user.home") : home, ".cache", "loran");
     }
 
-    /// The Hugging Face model folder of an encoder; made from the artifact the first time. Several processes
-    /// may do so at once.
+    /// The Hugging Face model folder of an encoder; created from the artifact on first use. Several processes may do so
+    /// at the same time.
     ///
-    /// @throws InputException where the artifact is neither on the class path nor in the cache folder (the
-    ///     message says how to get it), or is not the one expected
+    /// @throws InputException if the artifact is neither on the class path nor in the cache folder (the message says
+    ///     how to get it), or is not the expected one
     public static Path folder(Entry entry) {
         return folder(entry, cacheFolder(), Catalogue.class.getClassLoader());
     }
 
     static Path folder(Entry entry, Path cache, ClassLoader classPath) {
-        // The hash in the name: another version's weights never pass for these.
+        // The name contains the hash, so that weights of another version are never mistaken for these.
         Path folder = cache.resolve(entry.name + "-" + entry.onnx.sha256.substring(0, 12));
         if (!isComplete(folder)) {
             try {
@@ -167,7 +167,7 @@ public final class Catalogue {
         return MODEL_FILES.stream().allMatch(file -> Files.isRegularFile(folder.resolve(file)));
     }
 
-    /// Makes the folder under another name and renames it, so that no one ever sees half of it.
+    /// Creates the folder under another name and renames it, so that a partial folder is never visible.
     private static void make(Entry entry, Path cache, ClassLoader classPath, Path folder) throws IOException {
         Files.createDirectories(cache);
         Path draft = Files.createDirectory(cache.resolve("." + entry.name + "-" + UUID.randomUUID()));
@@ -199,7 +199,7 @@ public final class Catalogue {
         try {
             Files.move(draft, folder, StandardCopyOption.ATOMIC_MOVE);
         } catch (FileSystemException e) {
-            // Another process was first: its folder holds the same.
+            // Another process was faster; its folder has the same contents.
             if (!isComplete(folder)) {
                 throw Files.exists(folder) ? new IOException("the folder is there but incomplete; delete it", e) : e;
             }
@@ -217,7 +217,7 @@ public final class Catalogue {
         }
     }
 
-    /// Where the artifact's files come from.
+    /// The source of the artifact's files.
     ///
     /// @param jar null for the class path
     private record Artifact(
@@ -287,7 +287,7 @@ public final class Catalogue {
         }
     }
 
-    /// BERT's defaults, which all encoders of the catalogue keep, and the sizes of this one.
+    /// BERT's defaults, which all encoders of the catalogue use, and the sizes of this one.
     private static String config(BertShape shape, int heads) {
         ObjectNode config = new ObjectMapper().createObjectNode();
         config.putArray("architectures").add("BertModel");

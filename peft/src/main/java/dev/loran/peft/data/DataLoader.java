@@ -11,8 +11,8 @@ import java.util.stream.IntStream;
 
 /// Batches of examples, epoch by epoch.
 ///
-/// What a batch holds is a pure function of the examples, the options, the epoch and the batch's index: a run
-/// that stops at (epoch, index) goes on from there with the same batches, and no state needs saving.
+/// The contents of a batch are a pure function of the examples, the options, the epoch and the batch's index. A run
+/// that stops at (epoch, index) continues from there with the same batches, without any saved state.
 ///
 /// ```
 /// for (int epoch = 0; epoch < epochs; epoch++) {
@@ -21,21 +21,22 @@ import java.util.stream.IntStream;
 /// List<Batch> rest = loader.epoch(3).subList(17, loader.size());   // resume
 /// ```
 public final class DataLoader {
-    /// Batches whose rows are sorted by length together. Larger windows pad less and mix less.
+    /// The number of batches whose rows are sorted by length together. Larger windows need less padding but shuffle
+    /// less.
     private static final int WINDOW_BATCHES = 50;
 
     private final Examples examples;
     private final Options options;
 
-    /// @param batchSize rows of a batch; the last one of an epoch may have fewer
-    /// @param shuffle whether each epoch has an order of its own; otherwise the order of the examples is kept
-    /// @param seed of the shuffle
-    /// @param bucketByLength whether rows of like length come together: windows of 50 batches, taken in the
-    ///     epoch's order, are sorted by length before they are cut into batches, and with `shuffle` the batches
-    ///     are then shuffled
-    /// @param dropLast whether rows that fill no batch are left out of an epoch (other rows each epoch)
-    /// @param padToMultipleOf batches are padded to a multiple of this, so that few different shapes appear, at
-    ///     the price of more padding; 1 pads to the longest row alone
+    /// @param batchSize rows per batch; the last one of an epoch may have fewer
+    /// @param shuffle whether each epoch has its own random order; otherwise the order of the examples is kept
+    /// @param seed the seed of the shuffle
+    /// @param bucketByLength whether rows of similar length are batched together: windows of 50 batches, taken in the
+    ///     epoch's order, are sorted by length before they are cut into batches; with `shuffle`, the batches are then
+    ///     shuffled
+    /// @param dropLast whether rows that do not fill a batch are dropped from an epoch (other rows in each epoch)
+    /// @param padToMultipleOf batches are padded to a multiple of this, which gives fewer different shapes at the cost
+    ///     of more padding; 1 pads only to the longest row
     public record Options(
             int batchSize, boolean shuffle, long seed, boolean bucketByLength, boolean dropLast, int padToMultipleOf) {
         public Options {
@@ -47,12 +48,12 @@ public final class DataLoader {
             }
         }
 
-        /// Shuffled, bucketed by length, all rows, no more padding than a batch needs.
+        /// Shuffled, bucketed by length, all rows, minimal padding.
         public static Options training(int batchSize, long seed) {
             return new Options(batchSize, true, seed, true, false, 1);
         }
 
-        /// The same batches each time, bucketed by length, all rows, no more padding than a batch needs.
+        /// The same batches each time, bucketed by length, all rows, minimal padding.
         public static Options evaluation(int batchSize) {
             return new Options(batchSize, false, 0, true, false, 1);
         }
@@ -75,19 +76,19 @@ public final class DataLoader {
         return examples;
     }
 
-    /// Batches of an epoch.
+    /// The number of batches in an epoch.
     public int size() {
         return options.dropLast
                 ? examples.size() / options.batchSize
                 : Math.ceilDiv(examples.size(), options.batchSize);
     }
 
-    /// T of the longest batch that any epoch can have: what to reserve memory for.
+    /// T of the longest batch possible in any epoch, for reserving memory.
     public int longest() {
         return Batch.padded(examples.longest(), options.padToMultipleOf, examples.maxLength());
     }
 
-    /// The batches of an epoch, in order: a list of [#size] whose elements are made when they are asked for.
+    /// The batches of an epoch, in order: a list of [#size] elements that are created on access.
     ///
     /// @param epoch counted from 0
     public List<Batch> epoch(int epoch) {
@@ -125,7 +126,7 @@ public final class DataLoader {
             shuffle(order, random);
         }
         int batchSize = Math.min(options.batchSize, order.length);
-        // Cut before sorting, or the rows dropped would always be long ones.
+        // Cut before sorting; otherwise the dropped rows would always be long ones.
         int used = Math.min(order.length, size() * batchSize);
         if (options.bucketByLength) {
             int window = (int) Math.min(used, (long) WINDOW_BATCHES * batchSize);
@@ -154,8 +155,8 @@ public final class DataLoader {
         System.arraycopy(sorted, 0, order, from, sorted.length);
     }
 
-    /// [Random]'s numbers are fixed by its specification, so that an epoch is the same on every JDK. The
-    /// constants spread neighbouring seeds and epochs over the generator's state.
+    /// [Random]'s sequence is fixed by its specification, so an epoch is the same on every JDK. The constants spread
+    /// neighboring seeds and epochs over the generator's state space.
     private Random random(int epoch) {
         return new Random((options.seed * 0x9E3779B97F4A7C15L + epoch) * 0xD1342543DE82EF95L);
     }

@@ -5,27 +5,27 @@ import org.jspecify.annotations.Nullable;
 
 /// A row as token ids. The arrays are not copied.
 ///
-/// @param texts what the model sees of it: one text as a rule, more where a row is a pair or a triplet of texts that
-///     pass on their own
-/// @param target what the task knows beside, in whole numbers of its own meaning: a class, the length of a prompt, a
-///     tag a token ([Float#floatToIntBits] for others)
-/// @param truncated whether something had to be cut
+/// @param texts the model's input: usually one text, more if a row is a pair or a triplet of texts that are processed
+///     separately
+/// @param target integers whose meaning depends on the task: a class, the length of a prompt, one tag per token; other
+///     numbers as [Float#floatToIntBits]
+/// @param truncated whether something was cut
 public record Example(List<Text> texts, int[] target, boolean truncated) {
     /// The ids of one text.
     ///
-    /// @param types of each id, by which a model tells the texts of a pair apart; null where all are 0
+    /// @param types the type of each id, which tells a model the texts of a pair apart; null if all are 0
     public record Text(int[] ids, int @Nullable [] types) {}
 
     public Example {
         texts = List.copyOf(texts);
     }
 
-    /// Of one text that was not cut.
+    /// An example with one text that was not cut.
     public static Example of(int[] ids, int @Nullable [] types, int... target) {
         return new Example(List.of(new Text(ids, types)), target, false);
     }
 
-    /// Of one text, as the tokenizer gives it.
+    /// An example with one text, as encoded by the tokenizer.
     public static Example of(Tokenizer.Encoded text, int... target) {
         return new Example(List.of(new Text(text.ids(), text.tokenTypes())), target, text.truncated());
     }

@@ -16,25 +16,25 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 
-/// Examples, to be added one after the other and then read in any order. The last of them are on the heap, 4 MiB at
-/// most; all before lie in files of the system's temporary folder, which have no name any more, are mapped, and go with
-/// this object. Of an example eight bytes stay on the heap.
+/// A store for examples that are added one after the other and then read in any order. The most recent ones are on the
+/// heap, at most 4 MiB; all earlier ones are in memory-mapped, unlinked files in the system's temporary folder, which
+/// disappear with this object. Each example takes eight bytes on the heap.
 ///
-/// An example is a run of ints: truncated (0 or 1), the target's length and the target, the number of texts, and of
-/// each text its length, whether it has types, its ids, its types.
+/// An example is a sequence of ints: truncated (0 or 1), the length of the target and the target, the number of texts,
+/// and for each text its length, whether it has types, its ids, its types.
 final class ExampleStore {
-    /// Ints of a block.
+    /// The size of a block in ints.
     private static final int BLOCK = 1 << 20;
 
     private static final int BUFFER_BYTES = 1 << 18;
 
     private final int blockInts;
-    /// All but the last, mapped.
+    /// All blocks except the last, mapped.
     private final List<MemorySegment> blocks = new ArrayList<>();
 
     private int[] last = new int[64];
     private int used;
-    /// Of each example the block, and the place in it.
+    /// The block of each example, and its offset in it.
     private long[] places = new long[16];
 
     private int size;
@@ -103,7 +103,7 @@ final class ExampleStore {
                     blocks.add(written());
                     used = 0;
                 } catch (ClosedByInterruptException e) {
-                    // The file has gone with its channel; what was to be in it is still here.
+                    // The file was deleted with its channel; its contents are still on the heap.
                     interrupted |= Thread.interrupted();
                 }
             }
@@ -116,7 +116,7 @@ final class ExampleStore {
         }
     }
 
-    /// What is on the heap, in a file of its own.
+    /// Writes the ints on the heap to a file of their own and maps it.
     private MemorySegment written() throws IOException {
         Path path = Files.createTempFile("loran-rows", ".bin");
         try (FileChannel file = FileChannel.open(
@@ -131,7 +131,7 @@ final class ExampleStore {
                 }
                 i += n;
             }
-            // Unmapped when nobody can read it any more.
+            // Unmapped when it is no longer reachable.
             return file.map(FileChannel.MapMode.READ_ONLY, 0, (long) used * Integer.BYTES, Arena.ofAuto());
         }
     }
@@ -142,7 +142,7 @@ final class ExampleStore {
 
     // ---- reading
 
-    /// A place among the ints, which moves on.
+    /// A moving position among the ints.
     private static final class Cursor {
         private final MemorySegment block;
         private long at;
@@ -196,7 +196,7 @@ final class ExampleStore {
         return in.next(in.next());
     }
 
-    /// The ids of the longest text of a row.
+    /// The number of ids of the longest text of a row.
     int length(int row) {
         Cursor in = cursor(row);
         in.skip(1);

@@ -14,9 +14,9 @@ import java.util.OptionalInt;
 import java.util.function.UnaryOperator;
 import org.jspecify.annotations.Nullable;
 
-/// Rows as token ids. Of a file that is read only the ids stay, and where they are many not in memory but in mapped
-/// files without names: there may be more of them than the heap, or the memory, would hold. Texts are let go line by
-/// line.
+/// Rows as token ids. When a file is read, only the ids are kept, and if there are many, they are kept in
+/// memory-mapped, unlinked files. There may thus be more of them than fit in the heap, or in memory. The texts are
+/// dropped line by line.
 public final class Examples {
     private final RowForm form;
     private final Options options;
@@ -25,7 +25,7 @@ public final class Examples {
     private final @Nullable Labels labels;
     private final RowNotes notes;
 
-    /// The rows, and what is counted of them.
+    /// The rows, and their statistics.
     private static final class Kept {
         private final ExampleStore rows = new ExampleStore();
         private int truncated;
@@ -44,17 +44,17 @@ public final class Examples {
         }
     }
 
-    /// How texts become ids.
+    /// How texts are encoded as ids.
     ///
-    /// @param maxLength the most ids of a row, special tokens included; longer texts are cut and counted
-    /// @param textPrefix put before every text to classify, of a pair before the first, where the encoder was trained
-    ///     with one (`"query: "` for `e5-small`); else empty
-    /// @param pack for a language model: join all texts, each closed by the end token, and cut the whole into rows of
-    ///     `maxLength` ids, so that nothing is padded or truncated. A row may then hold parts of several texts,
-    ///     which see each other, as in Hugging Face's language-model examples
-    /// @param answerRoom for rows with prompts: how many of the `maxLength` ids a prompt leaves to its target; longer
-    ///     prompts are cut to that, whatever the target. 0: as many as the longest target of these rows has, at most
-    ///     half of all
+    /// @param maxLength the most ids per row, including special tokens; longer texts are truncated and counted
+    /// @param textPrefix put before every text to classify (for a pair, before the first one) if the encoder was
+    ///     trained with a prefix (`"query: "` for `e5-small`); otherwise empty
+    /// @param pack for a language model: concatenate all texts, each followed by the end token, and cut the result into
+    ///     rows of `maxLength` ids, so that nothing is padded or truncated. A row may then contain parts of several
+    ///     texts, which see each other, as in Hugging Face's language-model examples
+    /// @param answerRoom for rows with prompts: how many of the `maxLength` ids a prompt leaves for its target; longer
+    ///     prompts are truncated accordingly, whatever the target. 0: as many as the longest target of these rows has,
+    ///     but at most half of all
     public record Options(int maxLength, String textPrefix, boolean pack, int answerRoom) {
         public Options {
             if (maxLength < 1) {
@@ -95,12 +95,12 @@ public final class Examples {
         this.notes = notes;
     }
 
-    /// Reads and tokenises a file of JSON Lines.
+    /// Reads and tokenizes a file of JSON Lines.
     ///
-    /// @param form what a row is: a task
-    /// @param labels the labels of an existing model, for rows with labels; null to take those of the file, sorted
-    /// @throws InputException for a bad row, a label that is not one of `labels`, a file with fewer than two
-    ///     labels where they are taken from it, or a text that gives a language model nothing to predict
+    /// @param form what a row is, such as a task
+    /// @param labels the labels of an existing model, for rows with labels; null to use those in the file, sorted
+    /// @throws InputException for a bad row, a label that is not one of `labels`, a file with fewer than two labels if
+    ///     they are taken from it, or a text that gives a language model nothing to predict
     public static Examples read(
             Path file, RowForm form, Tokenizer tokenizer, Options options, @Nullable Labels labels) {
         return read(RowSource.file(file), form, tokenizer, options, labels);
@@ -112,18 +112,18 @@ public final class Examples {
         return read(source, form, form.encoding(tokenizer, options, labels), tokenizer, options);
     }
 
-    /// As above, with an encoding of one's own.
+    /// As above, with a custom encoding.
     public static Examples read(
             RowSource source, RowForm form, Encoding encoding, Tokenizer tokenizer, Options options) {
         return new Builder(source.name(), form, tokenizer, options).build(source, encoding);
     }
 
-    /// Tokenises rows that are in memory already.
+    /// Tokenizes rows that are already in memory.
     ///
     /// @param form as in [#read]
     /// @param labels as in [#read]
-    /// @throws InputException as in [#read], with `rows` for the file and the row's place, counted from 1, for
-    ///     the line
+    /// @throws InputException as in [#read], with `rows` in place of the file and the row's position, counted from 1,
+    ///     in place of the line
     public static Examples of(
             RowForm form, List<? extends Row> rows, Tokenizer tokenizer, Options options, @Nullable Labels labels) {
         return read(RowSource.of(rows), form, tokenizer, options, labels);
@@ -139,49 +139,49 @@ public final class Examples {
         return new Examples(form, Options.of(maxLength), 0, kept, null, none);
     }
 
-    /// What the rows are.
+    /// The form of the rows.
     public RowForm form() {
         return form;
     }
 
-    /// How many rows there are; with packing, how many packed rows.
+    /// The number of rows; with packing, the number of packed rows.
     public int size() {
         return kept.rows.size();
     }
 
-    /// A row, all of it.
+    /// A complete row.
     public Example row(int row) {
         return kept.rows.get(row);
     }
 
-    /// The ids of a row, of its first text where it has more.
+    /// The ids of a row, or of its first text if it has several.
     public int[] ids(int row) {
         return row(row).texts().getFirst().ids();
     }
 
-    /// The types of the ids of a row. Null where all are 0.
+    /// The types of the ids of a row; null if all are 0.
     public int @Nullable [] tokenTypes(int row) {
         return row(row).texts().getFirst().types();
     }
 
-    /// Whether any row has tokens of other types than 0.
+    /// Whether any row has tokens with a type other than 0.
     public boolean hasTokenTypes() {
         return kept.typed;
     }
 
-    /// The ids of the longest text of a row.
+    /// The number of ids of the longest text of a row.
     public int length(int row) {
         return kept.rows.length(row);
     }
 
-    /// What the task knows of a row beside its ids: [Example#target].
+    /// The target of a row: [Example#target].
     public int[] target(int row) {
         return kept.rows.target(row);
     }
 
     /// The classes.
     ///
-    /// @throws IllegalStateException for rows that have none
+    /// @throws IllegalStateException if the rows have none
     public Labels labels() {
         if (labels == null) {
             throw new IllegalStateException("labels: rows of task " + form.name() + " have none");
@@ -189,26 +189,26 @@ public final class Examples {
         return labels;
     }
 
-    /// The classes; null for rows that have none.
+    /// The classes; null if the rows have none.
     public @Nullable Labels labelsOrNull() {
         return labels;
     }
 
-    /// How many rows had a text that was longer than there was room for and was cut.
+    /// The number of rows with a text that was too long and was truncated.
     public int truncated() {
         return kept.truncated;
     }
 
-    /// How many of the ids of a row a prompt leaves to its target: what [Tokenizer#encodePrompt] must be told in order
-    /// to cut as these rows were cut. 0 for rows without prompts.
+    /// How many of a row's ids a prompt leaves for its target: the value for [Tokenizer#encodePrompt] that truncates as
+    /// these rows were truncated. 0 for rows without prompts.
     public int answerRoom() {
         return options.answerRoom;
     }
 
-    /// What stands out in these rows, a line each that names file and count: texts that were cut, rows that are there
-    /// twice, the same text with different labels, texts that the tokenizer hardly knows, fields that nothing reads.
+    /// What is unusual about these rows, one line each with the file and a count: truncated texts, duplicate rows,
+    /// equal texts with different labels, texts that the tokenizer hardly knows, fields that are not read.
     ///
-    /// @param train the rows that were trained on, where these are held out: rows of both are told too
+    /// @param train the rows that were trained on, if these are held out: rows that are in both are reported too
     public List<String> notices(@Nullable Examples train) {
         List<String> lines = new ArrayList<>();
         if (kept.truncated > 0) {
@@ -218,7 +218,7 @@ public final class Examples {
         return lines;
     }
 
-    /// The SHA-256 of all ids, types and targets, in order: what training sees of the rows.
+    /// The SHA-256 of all ids, types and targets, in order: everything that training sees of the rows.
     public String sha256() {
         try {
             MessageDigest sha256 = MessageDigest.getInstance("SHA-256");
@@ -245,12 +245,12 @@ public final class Examples {
         digest.update(bytes.flip());
     }
 
-    /// The ids of the longest text.
+    /// The number of ids of the longest text.
     public int longest() {
         return kept.longest;
     }
 
-    /// The ids of the shortest text.
+    /// The number of ids of the shortest text.
     public int shortest() {
         return kept.shortest;
     }
@@ -263,7 +263,7 @@ public final class Examples {
         return padId;
     }
 
-    /// Takes rows one by one and keeps their ids.
+    /// Receives rows one by one and keeps their ids.
     private static final class Builder implements Encoding.Sink, RowSource.Visitor {
         private final RowForm form;
         private final Tokenizer tokenizer;

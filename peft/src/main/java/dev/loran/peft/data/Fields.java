@@ -14,7 +14,7 @@ import java.util.List;
 import java.util.Locale;
 import org.jspecify.annotations.Nullable;
 
-/// The fields of one line of JSON Lines. Whatever is wrong with one is an [InputException] naming file, line and field.
+/// The fields of a line of JSON Lines. A problem with a field is an [InputException] that names file, line and field.
 public final class Fields {
     private static final ObjectReader JSON = new ObjectMapper(JsonFactory.builder()
                     .enable(StreamReadFeature.STRICT_DUPLICATE_DETECTION)
@@ -55,19 +55,19 @@ public final class Fields {
         return line;
     }
 
-    /// The names of all fields, in their order.
+    /// The names of all fields, in order.
     public List<String> names() {
         List<String> names = new ArrayList<>();
         object.fieldNames().forEachRemaining(names::add);
         return names;
     }
 
-    /// Whether there is such a field, whatever it holds.
+    /// Whether there is such a field, whatever its value.
     public boolean has(String field) {
         return object.has(field);
     }
 
-    /// A field that must be a string and not blank.
+    /// A field that must be a non-blank string.
     public String text(String field) {
         String value = string(field);
         if (value.isBlank()) {
@@ -76,18 +76,18 @@ public final class Fields {
         return value;
     }
 
-    /// As [#text], of a field that may be missing, or null: null then.
+    /// As [#text], for an optional field: null if it is missing or null.
     public @Nullable String optional(String field) {
         return object.hasNonNull(field) ? text(field) : null;
     }
 
-    /// A string that is not blank, or a whole number, which is a name like any other.
+    /// A non-blank string, or an integer, which is used as a name like any other.
     public String label(String field) {
         JsonNode value = object.path(field);
         return value.isIntegralNumber() ? value.asText() : text(field);
     }
 
-    /// A string, which may be blank; also where the field is missing, or null.
+    /// A string, which may be blank; empty if the field is missing or null.
     public String stringOrEmpty(String field) {
         return object.hasNonNull(field) ? string(field) : "";
     }
@@ -131,7 +131,7 @@ public final class Fields {
         return value.textValue();
     }
 
-    /// That something is wrong with this row: the exception to throw, with file and line.
+    /// The exception to throw for a problem with this row, with file and line.
     public InputException bad(String problem) {
         return InputException.at(name, line, problem);
     }

@@ -11,13 +11,13 @@ import java.util.TreeSet;
 
 /// The classes of a classifier: names, and their ids in the order of the head's rows.
 public final class Labels {
-    /// Names shown in an error message before it says how many more there are.
+    /// The number of names in an error message before it only says how many more there are.
     private static final int SHOWN = 12;
 
     private final List<String> names;
     private final Map<String, Integer> ids = new HashMap<>();
 
-    /// Labels in the order given, which is the order of their ids: for a head that exists already.
+    /// Labels in the given order, which is the order of their ids: for an existing head.
     ///
     /// @throws InputException for fewer than two names or one that appears twice
     public Labels(List<String> names) {
@@ -32,10 +32,10 @@ public final class Labels {
         }
     }
 
-    /// The different labels of some data. They are sorted, so that the ids do not depend on the order of the rows: by
-    /// value where all are whole numbers (then 0, 1, 2 are their own ids), else by Unicode code units.
+    /// The distinct labels of some data. They are sorted, so that the ids do not depend on the order of the rows: by
+    /// value if all are integers (0, 1, 2 are then their own ids), otherwise by Unicode code units.
     ///
-    /// @throws InputException for fewer than two different names
+    /// @throws InputException for fewer than two distinct names
     public static Labels of(Collection<String> names) {
         List<String> sorted = new ArrayList<>(new TreeSet<>(names));
         if (sorted.stream().allMatch(name -> name.matches("-?[0-9]{1,18}"))) {
@@ -55,7 +55,7 @@ public final class Labels {
 
     /// The id of a name, from 0.
     ///
-    /// @throws InputException for a name that is none of these
+    /// @throws InputException for an unknown name
     public int id(String name) {
         Integer id = ids.get(name);
         if (id == null) {

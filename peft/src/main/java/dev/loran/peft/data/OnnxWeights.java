@@ -19,16 +19,16 @@ import java.util.Map;
 import java.util.SequencedMap;
 import org.jspecify.annotations.Nullable;
 
-/// The weights of a BERT encoder that was exported to ONNX by PyTorch, under their Hugging Face names and in
-/// their Hugging Face layout.
+/// The weights of a BERT encoder that PyTorch exported to ONNX, with their Hugging Face names and in their Hugging Face
+/// layout.
 ///
-/// The exporter keeps the names of biases, norms and embeddings, but folds the transpose of a linear layer into
-/// its weight: that weight becomes an anonymous tensor of shape (in, out), second input of a MatMul node whose
-/// own name is the path of the layer. `/encoder/layer.0/attention/self/query/MatMul` thus names
-/// `encoder.layer.0.attention.self.query.weight`, which is given back as (out, in). Every weight of a BERT
-/// encoder must be there with a shape that fits the others, and none beside them.
+/// The exporter keeps the names of biases, norms and embeddings, but folds the transpose of a linear layer into its
+/// weight: the weight becomes an anonymous tensor of shape (in, out), the second input of a MatMul node whose name is
+/// the path of the layer. Thus `/encoder/layer.0/attention/self/query/MatMul` names
+/// `encoder.layer.0.attention.self.query.weight`, which is returned as (out, in). Every weight of a BERT encoder must
+/// be present, with a shape that fits the others, and there must be no other weights.
 ///
-/// The file is mapped into memory and read where it lies, until [#close()].
+/// The file is memory-mapped and read in place, until [#close()].
 ///
 /// Format: the messages ModelProto, GraphProto, NodeProto and TensorProto of onnx.proto, float32 tensors in
 /// `raw_data`.
@@ -49,7 +49,7 @@ public final class OnnxWeights implements AutoCloseable {
     /// @param vocabSize rows of the token embedding
     /// @param positions rows of the position embedding: the longest sequence
     /// @param types rows of the token type embedding
-    /// @param pooler whether the pooler's weights are there
+    /// @param pooler whether there are weights for the pooler
     public record BertShape(
             int layers, int hiddenSize, int intermediateSize, int vocabSize, int positions, int types, boolean pooler) {
         /// The name and shape of every weight, in the order of the modules.
@@ -87,7 +87,7 @@ public final class OnnxWeights implements AutoCloseable {
         }
     }
 
-    /// One weight, still in the file.
+    /// A weight that is still in the file.
     public static final class Weight {
         private final int[] shape;
         private final MemorySegment stored;
@@ -99,19 +99,19 @@ public final class OnnxWeights implements AutoCloseable {
             this.transposed = transposed;
         }
 
-        /// Its shape: (out, in) for a linear layer, (rows, width) for an embedding, (width) for a bias or norm.
+        /// The shape: (out, in) for a linear layer, (rows, width) for an embedding, (width) for a bias or norm.
         public int[] shape() {
             return shape.clone();
         }
 
-        /// The weight in row-major order of its shape.
+        /// The values in row-major order.
         public float[] toArray() {
             float[] values = new float[Math.toIntExact(stored.byteSize() / Float.BYTES)];
             MemorySegment.copy(stored, STORED, 0, values, 0, values.length);
             return transposed ? transpose(values, shape[0], shape[1]) : values;
         }
 
-        /// From (in, out) to (out, in).
+        /// Transposes from (in, out) to (out, in).
         private static float[] transpose(float[] stored, int out, int in) {
             float[] values = new float[stored.length];
             for (int o = 0; o < out; o++) {
@@ -154,19 +154,19 @@ public final class OnnxWeights implements AutoCloseable {
         return new OnnxWeights(file);
     }
 
-    /// All weights by their Hugging Face names (`embeddings.…`, `encoder.layer.0.…`, `pooler.…`), in the order
-    /// of the model's modules.
+    /// All weights by their Hugging Face names (`embeddings.…`, `encoder.layer.0.…`, `pooler.…`), in the order of the
+    /// model's modules.
     public SequencedMap<String, Weight> weights() {
         return weights;
     }
 
-    /// The sizes of the encoder, derived from the weights. What weights do not show (the number of heads) is
-    /// not in it.
+    /// The sizes of the encoder, derived from the weights. It lacks what cannot be derived from them, the number of
+    /// heads.
     public BertShape shape() {
         return shape;
     }
 
-    /// Unmaps the file; weights can be read no more.
+    /// Unmaps the file; the weights can no longer be read.
     @Override
     public void close() {
         arena.close();
@@ -187,7 +187,7 @@ public final class OnnxWeights implements AutoCloseable {
         SequencedMap<String, Weight> named = new LinkedHashMap<>();
         for (Stored tensor : tensors.values()) {
             String node = matMuls.get(tensor.name);
-            // Integers are buffers such as position_ids.
+            // Integer tensors are buffers such as position_ids.
             if (tensor.dataType == FLOAT || node != null) {
                 Weight weight = weight(tensor, node != null);
                 String name = node == null ? tensor.name : linearName(node);
@@ -214,7 +214,7 @@ public final class OnnxWeights implements AutoCloseable {
         }
     }
 
-    /// Remembers the node's name by its second input if it is a MatMul.
+    /// If the node is a MatMul, records its name under its second input.
     private static void readNode(Protobuf node, Map<String, String> matMuls) {
         List<String> inputs = new ArrayList<>();
         String name = "";
@@ -240,7 +240,7 @@ public final class OnnxWeights implements AutoCloseable {
         while (tensor.next()) {
             switch (tensor.field()) {
                 case 1 -> {
-                    // Repeated integers come one by one or packed.
+                    // Repeated integers are stored one by one or packed.
                     for (long dim : tensor.isDelimited() ? tensor.packedIntegers() : new long[] {tensor.integer()}) {
                         dims.add(dim);
                     }
@@ -251,7 +251,7 @@ public final class OnnxWeights implements AutoCloseable {
                 default -> {}
             }
         }
-        // A dimension beyond int becomes 0, which fits no data.
+        // A dimension that exceeds int becomes 0, which matches no data.
         int[] shape = dims.stream()
                 .mapToInt(dim -> dim == dim.intValue() ? dim.intValue() : 0)
                 .toArray();

@@ -6,15 +6,15 @@ import java.lang.foreign.ValueLayout;
 import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
 
-/// The fields of one protocol buffers message, one after the other. Every length and offset is checked against
-/// the message that holds it; what does not fit is an [InputException] that names the file and the byte.
+/// Reads the fields of one protocol buffers message in order. Every length and offset is checked against the enclosing
+/// message; one that does not fit is an [InputException] that names the file and the byte.
 ///
 /// ```
 /// while (message.next()) {
 ///     switch (message.field()) {
 ///         case 1 -> name = message.string();
 ///         case 2 -> child = message.message();
-///         default -> {}   // fields that are not asked for are passed over
+///         default -> {}   // fields that are not needed are skipped
 ///     }
 /// }
 /// ```
@@ -26,7 +26,7 @@ final class Protobuf {
 
     private final MemorySegment bytes;
     private final String file;
-    /// Where in the file the message starts: for error messages.
+    /// The offset of the message in the file, for error messages.
     private final long origin;
 
     private long position;
@@ -46,7 +46,7 @@ final class Protobuf {
         this.origin = origin;
     }
 
-    /// Goes to the next field; false at the message's end.
+    /// Moves to the next field; false at the end of the message.
     boolean next() {
         if (position == bytes.byteSize()) {
             return false;
@@ -88,7 +88,7 @@ final class Protobuf {
         return number;
     }
 
-    /// The bytes of the field: a part of the file, not a copy.
+    /// The bytes of the field: a view of the file, not a copy.
     MemorySegment bytes() {
         require(LENGTH_DELIMITED, "bytes");
         return content;

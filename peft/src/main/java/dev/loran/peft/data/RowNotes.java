@@ -10,8 +10,8 @@ import java.util.TreeMap;
 import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
 
-/// What stands out in the rows of one file: each kind is counted, and told in one line. Of a row two hashes of 64 bits
-/// stay in memory.
+/// Collects what is unusual about the rows of a file: each kind is counted and reported in one line. Two 64-bit hashes
+/// per row stay in memory.
 final class RowNotes {
     private final String file;
     private final List<String> fields;
@@ -29,7 +29,7 @@ final class RowNotes {
     private long unknown;
     private long tokens;
 
-    /// @param fields that are read of a row
+    /// @param fields the fields that are read from a row
     RowNotes(String file, List<String> fields, OptionalInt unknownId) {
         this.file = file;
         this.fields = fields;
@@ -40,10 +40,10 @@ final class RowNotes {
         return file;
     }
 
-    /// @param text what is given
-    /// @param answer what belongs to it: a label, a target; empty for a text alone
-    /// @param ids of the text
-    /// @param special how many of them are the template's
+    /// @param text the input text
+    /// @param answer the label or target that belongs to it; empty for a text alone
+    /// @param ids the ids of the text
+    /// @param special how many of them come from the template
     void row(String text, String answer, int[] ids, int special) {
         if (rows == texts.length) {
             texts = Arrays.copyOf(texts, 2 * rows);
@@ -61,7 +61,7 @@ final class RowNotes {
         tokens += own;
     }
 
-    /// A field that nothing reads.
+    /// Records a field that is not read.
     void unread(String field) {
         unread.merge(field, 1, Integer::sum);
     }
@@ -81,10 +81,10 @@ final class RowNotes {
         return Arrays.stream(hashes, 0, count).sorted().distinct().toArray();
     }
 
-    /// A line for each kind of thing.
+    /// The notices, one line for each kind.
     ///
-    /// @param labelled whether a text has one right answer, so that it is the text by which rows are the same
-    /// @param train the rows that were trained on, where these are held out
+    /// @param labelled whether a text has a single right answer, so that rows with the same text count as the same row
+    /// @param train the rows that were trained on, if these are held out
     List<String> lines(boolean labelled, @Nullable RowNotes train) {
         List<String> lines = new ArrayList<>();
         if (!unread.isEmpty()) {
@@ -113,7 +113,7 @@ final class RowNotes {
         return lines;
     }
 
-    /// Fields that could have been meant to be one that is read.
+    /// Unread fields whose name is close to that of a field that is read.
     private List<String> near() {
         return unread.keySet().stream()
                 .filter(field -> fields.stream().anyMatch(known -> Nearest.edits(field, known) <= 2))

@@ -5,25 +5,25 @@ import java.io.IOException;
 import java.io.InputStream;
 import java.nio.file.Path;
 
-/// Where rows come from, one after the other: a file, a stream, whatever a program has. There may be more of them than
-/// fit in memory.
+/// A source of rows, one after the other: a file, a stream, or whatever a program has. There may be more rows than fit
+/// in memory.
 public interface RowSource {
-    /// What messages call it.
+    /// The name in messages.
     String name();
 
-    /// Shows `visitor` every row, in order.
+    /// Passes every row to `visitor`, in order.
     ///
     /// @param form what a row is
-    /// @throws InputException if there are none, and for the first bad row
+    /// @throws InputException if there are no rows, and for the first bad row
     void forEach(RowForm form, Visitor visitor);
 
-    /// Takes rows one by one.
+    /// Receives rows one by one.
     @FunctionalInterface
     interface Visitor {
-        /// @param line the line of the row, or its place, counted from 1
+        /// @param line the row's line number, or its position, counted from 1
         void row(Row row, long line);
 
-        /// A field that nothing reads, once for each row that has it.
+        /// Reports a field that is not read, once for each row that has it.
         default void unread(String field) {}
     }
 
@@ -44,7 +44,7 @@ public interface RowSource {
 
     /// A stream of JSON Lines, which can be read once; it is not closed.
     ///
-    /// @param name what messages call it
+    /// @param name the name in messages
     static RowSource stream(InputStream in, String name) {
         return new RowSource() {
             @Override
@@ -63,7 +63,7 @@ public interface RowSource {
         };
     }
 
-    /// Rows that a program has or makes: a list, or an iteration that need not hold them all.
+    /// Rows that a program has or creates: a list, or an iteration that need not hold all of them.
     static RowSource of(Iterable<? extends Row> rows) {
         return new RowSource() {
             @Override

@@ -16,13 +16,13 @@ import java.util.List;
 import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 
-/// Reads rows from JSON Lines: one JSON object a line, in UTF-8. Fields that a task does not know are passed over
-/// ([Examples#notices] tells of them), blank lines too, labels may be whole numbers; everything else that is not a good
-/// row is an [InputException] naming file, line and field.
+/// Reads rows from JSON Lines: one JSON object per line, in UTF-8. Fields that the task does not use are skipped
+/// ([Examples#notices] reports them), as are blank lines; labels may be integers. Anything else that is not a valid row
+/// is an [InputException] that names file, line and field.
 ///
-/// A file is read as a stream: one line of it is in memory at a time.
+/// A file is read as a stream, with one line in memory at a time.
 public final class Rows {
-    /// Bytes of the longest line accepted: beyond it the file is taken for something else than JSON Lines.
+    /// The longest accepted line, in bytes; a file with a longer one is assumed not to be JSON Lines.
     static final int MAX_LINE_BYTES = 16 << 20;
 
     private Rows() {}
@@ -36,9 +36,9 @@ public final class Rows {
         return rows;
     }
 
-    /// Shows the visitor every row of a file.
+    /// Passes every row of a file to the visitor.
     ///
-    /// @throws InputException for a file that is missing or without rows and for the first bad row
+    /// @throws InputException for a file that is missing or has no rows, and for the first bad row
     public static void forEach(Path file, RowForm form, RowSource.Visitor visitor) {
         InputException.requireWhole(file);
         try (InputStream in = Files.newInputStream(file)) {
@@ -48,9 +48,9 @@ public final class Rows {
         }
     }
 
-    /// Shows the visitor every row of a stream.
+    /// Passes every row of a stream to the visitor.
     ///
-    /// @param name what error messages call the stream
+    /// @param name the name of the stream in error messages
     /// @throws InputException for a stream without rows and for the first bad row
     public static void forEach(InputStream in, String name, RowForm form, RowSource.Visitor visitor)
             throws IOException {
@@ -62,10 +62,10 @@ public final class Rows {
         });
     }
 
-    /// Shows the visitor every text of a file: the fields `text` and, for a pair, `text_pair` of JSON Lines, or where
-    /// the file's name ends in `.txt` a line each. Blank lines are passed over.
+    /// Passes every text of a file to the visitor: the field `text` and, for a pair, `text_pair` of JSON Lines, or, if
+    /// the file's name ends in `.txt`, each line. Blank lines are skipped.
     ///
-    /// @throws InputException for a file that is missing or without texts and for the first bad line
+    /// @throws InputException for a file that is missing or has no texts, and for the first bad line
     public static void texts(Path file, Consumer<Row.Unlabelled> visitor) {
         String form = "a text is a line of a .txt file, {\"text\"} or {\"text\",\"text_pair\"}";
         String name = file.toString();
@@ -96,7 +96,7 @@ public final class Rows {
         }
     }
 
-    /// Shows the visitor the fields of every line.
+    /// Passes the fields of every line to the visitor.
     ///
     /// @param form what a row should look like, for error messages
     static void forEachObject(InputStream in, String name, String form, Consumer<Fields> visitor) throws IOException {
@@ -113,7 +113,8 @@ public final class Rows {
         }
     }
 
-    /// Lines as bytes first: a decoder that reads ahead could not say in which line the bad byte stands.
+    /// Splits bytes into lines before decoding: a decoder that reads ahead could not tell which line contains a bad
+    /// byte.
     private static final class Lines {
         private final InputStream in;
         private final String name;
@@ -142,7 +143,7 @@ public final class Rows {
             }
             try {
                 CharBuffer text = StandardCharsets.UTF_8.newDecoder().decode(ByteBuffer.wrap(bytes.toByteArray()));
-                // A byte order mark is no character of the first row.
+                // A byte order mark is not part of the first row.
                 return line == 1 && text.hasRemaining() && text.charAt(0) == '\ufeff'
                         ? text.subSequence(1, text.length()).toString()
                         : text.toString();

@@ -7,15 +7,15 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.zip.GZIPInputStream;
 
-/// The data set that comes with Loran: 6,000 definitions of English nouns from WordNet 3.1 in ten classes of
-/// 600 (act, artifact, attribute, cognition, communication, food, group, location, person, state), with the
-/// noun each defines. Enough to fine-tune a real encoder on: [Noun#classify()] asks for the class of a
-/// definition, [Noun#generate()] for the noun.
+/// The data set that comes with Loran: 6,000 definitions of English nouns from WordNet 3.1 in ten classes of 600 (act,
+/// artifact, attribute, cognition, communication, food, group, location, person, state), with the noun that each one
+/// defines. It is large enough to fine-tune a real encoder: [Noun#classify()] asks for the class of a definition,
+/// [Noun#generate()] for the noun.
 ///
-/// The split is fixed: 5,000 rows to train on, 1,000 held out, each class equally in both, no definition in
-/// both. The classes take turns within each part.
+/// The split is fixed: 5,000 rows for training and 1,000 held out, with the classes balanced in both, and no definition
+/// in both. Within each part, the classes alternate.
 ///
-/// WordNet 3.1 is copyright 2011 by Princeton University; its licence stands beside the data in the jar, as
+/// WordNet 3.1 is copyright 2011 by Princeton University; its license is next to the data in the jar, as
 /// `dev/loran/peft/data/wordnet-LICENSE.txt`.
 ///
 /// @param train 5,000 rows

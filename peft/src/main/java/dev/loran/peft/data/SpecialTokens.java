@@ -14,30 +14,30 @@ import java.util.OptionalInt;
 import java.util.SequencedSet;
 import org.jspecify.annotations.Nullable;
 
-/// The tokens that mean something beside the text, as a model's files name them, looked for where transformers looks.
+/// The tokens with a special meaning, as a model's files name them, found where transformers finds them.
 ///
-/// | token | files, the first that names it |
+/// | token | source: the first one that names it |
 /// |---|---|
-/// | what training puts after a text | what the caller says; the template; `eos_token` (1); `eos_token_id` (2) |
-/// | what ends a generated text | all of these, and the others of `eos_token_id` |
+/// | the token that training appends to a text | the caller; the template; `eos_token` (1); `eos_token_id` (2) |
+/// | the tokens that end a generated text | all of these, and the others of `eos_token_id` |
 ///
-/// 1. of `tokenizer_config.json`, of `special_tokens_map.json`
-/// 2. one or a list, of `generation_config.json`, else of `config.json`
+/// 1. in `tokenizer_config.json` or else `special_tokens_map.json`
+/// 2. one or a list, in `generation_config.json` or else `config.json`
 final class SpecialTokens {
     private final HfTokenizer tokenizer;
     private final List<JsonNode> named = new ArrayList<>();
     private final @Nullable String said;
     private final String name;
     private final SequencedSet<Integer> modelEnds = new LinkedHashSet<>();
-    /// What the files name as an end and the vocabulary does not have.
+    /// End tokens that the files name but the vocabulary does not have.
     private final List<String> unknown = new ArrayList<>();
 
-    /// @param tokenizer what `tokenizer.json` holds
-    /// @param name what error messages call that
-    /// @param tokenizerFolder where the two files are that name tokens; null for none
-    /// @param modelFolder where the two are that name ids; null for none
-    /// @param eosToken the end token, whatever the files say; null to let them say it
-    /// @throws InputException if `eosToken` is no token, or a file is damaged
+    /// @param tokenizer the contents of `tokenizer.json`
+    /// @param name the name of that file in error messages
+    /// @param tokenizerFolder the folder of the two files that name tokens; null for none
+    /// @param modelFolder the folder of the two files that name ids; null for none
+    /// @param eosToken the end token, overriding the files; null to take it from them
+    /// @throws InputException if `eosToken` is not a token, or a file is damaged
     SpecialTokens(
             HfTokenizer tokenizer,
             String name,
@@ -78,7 +78,7 @@ final class SpecialTokens {
         }
     }
 
-    /// The padding token: the one that is named, or else one of the usual names.
+    /// The padding token: the one that the files name, or else one with a usual name.
     OptionalInt pad() {
         OptionalInt pad = named("pad_token");
         for (String usual : List.of("[PAD]", "<pad>")) {
@@ -92,9 +92,9 @@ final class SpecialTokens {
         return said != null ? tokenizer.id(said) : named("eos_token");
     }
 
-    /// What training puts after a text; empty for nothing.
+    /// The tokens that training appends to a text; empty for none.
     ///
-    /// @param template what the tokenizer's template puts there
+    /// @param template what the tokenizer's template appends
     int[] after(int[] template) {
         if (said == null && template.length > 0) {
             return template;
@@ -104,7 +104,7 @@ final class SpecialTokens {
                 .toArray();
     }
 
-    /// What ends a generated text.
+    /// The tokens that end a generated text.
     List<Integer> ends(int[] template) {
         SequencedSet<Integer> ends = new LinkedHashSet<>();
         int[] after = after(template);
@@ -116,7 +116,7 @@ final class SpecialTokens {
         return List.copyOf(ends);
     }
 
-    /// That nothing names an end, and what to do.
+    /// The error for a missing end token, with advice.
     InputException noEnd() {
         return new InputException(name + ": nothing says which token ends a text"
                 + (unknown.isEmpty() ? "" : " (" + String.join(", ", unknown) + " is not in the vocabulary)")

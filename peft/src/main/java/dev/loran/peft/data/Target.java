@@ -1,18 +1,18 @@
 package dev.loran.peft.data;
 
-/// Numbers that a loss compares with, in row-major order. The arrays are not copied.
+/// The values that a loss is computed against, in row-major order. The arrays are not copied.
 public sealed interface Target {
-    /// The length of each dimension; their product is how many numbers there are.
+    /// The size of each dimension; their product is the number of values.
     int[] dims();
 
-    /// Whole numbers: class ids, token ids, places.
+    /// Integers: class ids, token ids, positions.
     record Ints(int[] values, int... dims) implements Target {
         public Ints {
             check(values.length, dims);
         }
     }
 
-    /// Any others: scores, weights. On the model's backend they are of the type of its losses.
+    /// Other numbers: scores, weights. On the model's backend they have the type of its losses.
     record Floats(float[] values, int... dims) implements Target {
         public Floats {
             check(values.length, dims);

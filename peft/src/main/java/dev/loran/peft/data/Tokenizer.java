@@ -15,18 +15,18 @@ import java.util.OptionalInt;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 
-/// Text to token ids and back, by the rules of a Hugging Face `tokenizer.json`; the same ids as Hugging Face
-/// tokenizers.
+/// Converts text to token ids and back, as a Hugging Face `tokenizer.json` specifies; gives the same ids as Hugging
+/// Face tokenizers.
 ///
-/// Padding and truncation that the file asks for are switched off: [DataLoader] pads a batch to its own longest
-/// row, and the methods here cut to the length they are given, always from the end of the text, so that the
-/// special tokens around it stay.
+/// Padding and truncation settings in the file are ignored: [DataLoader] pads a batch to its longest row, and the
+/// methods here truncate to a given length, always at the end of the text, so that the special tokens around it are
+/// kept.
 ///
 /// [#close()] does nothing: a tokenizer holds no native memory.
 ///
 /// **Threads**: safe from any number of threads.
 public final class Tokenizer implements AutoCloseable {
-    /// What stands between a prompt and the text that answers it.
+    /// The separator between a prompt and its answer.
     public static final String SEPARATOR = "\n";
 
     private final HfTokenizer tokenizer;
@@ -37,17 +37,17 @@ public final class Tokenizer implements AutoCloseable {
     private final int[] prefix;
 
     private final int[] suffix;
-    /// What training puts after a text.
+    /// The tokens that training appends to a text.
     private final int[] end;
 
     private final int[] separator;
 
-    /// Token ids of one row.
+    /// The token ids of a row.
     ///
-    /// @param ids the ids, special tokens included
-    /// @param promptLength the leading ids that belong to the prompt; 0 where there is none
-    /// @param truncated whether some of the text had to be left out
-    /// @param tokenTypes of each id the type, by which a model tells the texts of a pair apart; null where all are 0
+    /// @param ids the ids, including special tokens
+    /// @param promptLength the number of leading ids that belong to the prompt; 0 if there is none
+    /// @param truncated whether a part of the text was cut
+    /// @param tokenTypes the type of each id, which tells a model the texts of a pair apart; null if all are 0
     public record Encoded(int[] ids, int promptLength, boolean truncated, int @Nullable [] tokenTypes) {
         Encoded(int[] ids, int promptLength, boolean truncated) {
             this(ids, promptLength, truncated, null);
@@ -73,7 +73,7 @@ public final class Tokenizer implements AutoCloseable {
     /// The tokenizer of a Hugging Face model folder: `tokenizer.json`, and the special tokens that
     /// `tokenizer_config.json`, `special_tokens_map.json`, `generation_config.json` and `config.json` name.
     ///
-    /// @throws InputException for a missing file and for one that is no tokenizer
+    /// @throws InputException for a missing file, or one that is not a tokenizer
     public static Tokenizer load(Path folder) {
         return load(folder, folder, null);
     }
@@ -82,9 +82,9 @@ public final class Tokenizer implements AutoCloseable {
     ///
     /// @param tokenizer a folder with `tokenizer.json`, or that file
     /// @param model the folder that says which token ids end a generated text
-    /// @param eosToken the token that ends a text, whatever the files say; null to let them say it
-    /// @throws InputException for a missing file, for one that is no tokenizer, and for an end token that it does not
-    ///     have
+    /// @param eosToken the token that ends a text, overriding the files; null to take it from them
+    /// @throws InputException for a missing file, for one that is not a tokenizer, and for an end token that is not in
+    ///     the vocabulary
     public static Tokenizer load(Path tokenizer, Path model, @Nullable String eosToken) {
         boolean isFolder = Files.isDirectory(tokenizer);
         Path file = isFolder ? tokenizer.resolve("tokenizer.json") : tokenizer;
@@ -101,51 +101,51 @@ public final class Tokenizer implements AutoCloseable {
 
     /// A tokenizer from the bytes of a `tokenizer.json`.
     ///
-    /// @param name what error messages call it
-    /// @throws InputException for bytes that are no tokenizer
+    /// @param name the name in error messages
+    /// @throws InputException if the bytes are not a tokenizer
     public static Tokenizer of(byte[] tokenizerJson, String name) {
         return new Tokenizer(tokenizerJson, name, null, null, null);
     }
 
-    /// One more than the largest id that a text can give: the rows that an embedding needs at least.
+    /// One more than the largest id that a text can produce: the minimum number of rows of an embedding.
     public int vocabSize() {
         return tokenizer.vocabSize();
     }
 
-    /// The padding token, where the files name one.
+    /// The padding token, if the files name one.
     public OptionalInt padId() {
         return padId;
     }
 
-    /// The token that training puts after a text, where the files or the template name one.
+    /// The token that training appends to a text, if the files or the template name one.
     public OptionalInt eosId() {
         return end.length == 0 ? OptionalInt.empty() : OptionalInt.of(end[0]);
     }
 
-    /// The token of [#eosId] as the vocabulary spells it; null for none. What [#load(Path, Path, String)] takes.
+    /// The token of [#eosId] as the vocabulary spells it; null for none. Suitable for [#load(Path, Path, String)].
     public @Nullable String eosToken() {
         return end.length == 0 ? null : tokenizer.token(end[0]);
     }
 
-    /// The tokens that end a generated text: that of [#eosId], and those that the model's files name beside it.
+    /// The tokens that end a generated text: that of [#eosId], and the others that the model's files name.
     public List<Integer> eosIds() {
         return special.ends(suffix);
     }
 
-    /// The ids of a text between the special tokens of the tokenizer's template, as an encoder takes them.
+    /// The ids of a text with the special tokens of the tokenizer's template around it, as input for an encoder.
     ///
-    /// @param maxLength the most ids to return, special tokens included
-    /// @throws InputException where `maxLength` leaves no room for the text
+    /// @param maxLength the most ids to return, including special tokens
+    /// @throws InputException if `maxLength` leaves no room for the text
     public Encoded encode(String text, int maxLength) {
         return assemble(body(text), suffix, maxLength);
     }
 
-    /// The ids of a pair of texts by the tokenizer's template for pairs, `[CLS] A [SEP] B [SEP]` for BERT. What is too
-    /// much is cut from the end of the longer text, and from both where half of the room is too little for either:
-    /// `longest_first` in Hugging Face's words.
+    /// The ids of a pair of texts, arranged by the tokenizer's template for pairs, `[CLS] A [SEP] B [SEP]` for BERT.
+    /// Excess ids are cut from the end of the longer text, or from both if neither fits in half of the room: Hugging
+    /// Face's `longest_first`.
     ///
-    /// @param maxLength the most ids to return, special tokens included
-    /// @throws InputException where `maxLength` leaves no room for the texts, or the template is not for pairs
+    /// @param maxLength the most ids to return, including special tokens
+    /// @throws InputException if `maxLength` leaves no room for the texts, or the template does not support pairs
     public Encoded encode(String text, String textPair, int maxLength) {
         int[] first = body(text);
         int[] second = body(textPair);
@@ -166,39 +166,40 @@ public final class Tokenizer implements AutoCloseable {
         return new Encoded(pair.ids(), 0, cut, typed ? pair.types() : null);
     }
 
-    /// The ids of a whole text with its end, as a language model learns it: like [#encode], closed by the end
-    /// token where the template closes with none. A truncated text is not closed: it does not end there.
+    /// The ids of a whole text with its end token, for training a language model: as [#encode], with the end token
+    /// appended if the template does not end with one. A truncated text gets no end token, because it does not end
+    /// there.
     ///
-    /// @param maxLength the most ids to return, special tokens included
-    /// @throws InputException where `maxLength` leaves no room for the text
+    /// @param maxLength the most ids to return, including special tokens
+    /// @throws InputException if `maxLength` leaves no room for the text
     public Encoded encodeDocument(String text, int maxLength) {
         int[] body = body(text);
         boolean fits = prefix.length + body.length + end.length <= maxLength;
         return assemble(body, fits ? end : new int[0], maxLength);
     }
 
-    /// The ids of a text that a language model is to go on with: like [#encodeDocument] without the end.
+    /// The ids of a text that a language model is to continue: as [#encodeDocument] without the end token.
     ///
-    /// @param maxLength the most ids to return, special tokens included
-    /// @throws InputException where `maxLength` leaves no room for the text
+    /// @param maxLength the most ids to return, including special tokens
+    /// @throws InputException if `maxLength` leaves no room for the text
     public Encoded encodeStart(String text, int maxLength) {
         return assemble(body(text), new int[0], maxLength);
     }
 
-    /// The ids of a prompt, ready for a model to answer: special tokens, prompt, [#SEPARATOR]; the first ids that
-    /// [#encodePair] gives for the prompt with any target. A prompt that is longer than `maxLength - answerRoom` is cut
-    /// at its end: how long an answer will be nobody knows before it is there.
+    /// The ids of a prompt for a model to answer: special tokens, prompt, [#SEPARATOR]. They are the first ids that
+    /// [#encodePair] returns for the prompt with any target. A prompt longer than `maxLength - answerRoom` is cut at
+    /// its end: the length of the answer is not known in advance.
     ///
     /// @param maxLength the most ids of prompt and answer together
-    /// @param answerRoom how many of them a prompt leaves to the answer at least
-    /// @throws InputException where that leaves no room for the prompt, or no token ends an answer
+    /// @param answerRoom how many of them are reserved for the answer, at least
+    /// @throws InputException if that leaves no room for the prompt, or no token ends an answer
     public Encoded encodePrompt(String prompt, int maxLength, int answerRoom) {
         requireEnd();
         return prompt(body(prompt), maxLength, answerRoom);
     }
 
-    /// The ids of a prompt as [#encodePrompt] gives them, of the target after it, and of the end token. A target that
-    /// is longer than what the prompt has left is cut at its end, and closed by the end token as any other.
+    /// The ids of a prompt as [#encodePrompt] returns them, followed by those of the target and the end token. A target
+    /// longer than the remaining room is cut at its end, and is followed by the end token like any other.
     ///
     /// @param maxLength the most ids to return
     /// @param answerRoom as in [#encodePrompt]
@@ -207,20 +208,20 @@ public final class Tokenizer implements AutoCloseable {
         return pair(body(prompt), targetBody(target), maxLength, answerRoom);
     }
 
-    /// The ids of a target alone, without its end.
+    /// The ids of a target alone, without the end token.
     ///
-    /// @throws InputException where no token ends it
+    /// @throws InputException if there is no end token
     public int[] targetBody(String target) {
         requireEnd();
         return body(target);
     }
 
-    /// How many ids a target takes, its end among them.
+    /// The number of ids that a target takes, including the end token.
     public int targetLength(int[] target) {
         return target.length + end.length;
     }
 
-    /// As [#encodePair], of ids.
+    /// As [#encodePair], given ids.
     public Encoded pair(int[] prompt, int[] target, int maxLength, int answerRoom) {
         Encoded head = prompt(prompt, maxLength, answerRoom);
         int room = maxLength - head.ids.length - end.length;
@@ -244,7 +245,7 @@ public final class Tokenizer implements AutoCloseable {
         }
     }
 
-    /// The text of some ids, special tokens left out.
+    /// The text of some ids, without special tokens.
     public String decode(int[] ids) {
         return applied(() -> tokenizer.decode(ids));
     }
@@ -267,17 +268,17 @@ public final class Tokenizer implements AutoCloseable {
         }
     }
 
-    /// What stands for everything that the vocabulary does not know, if anything does.
+    /// The token for everything that is not in the vocabulary, if there is one.
     public OptionalInt unknownId() {
         return tokenizer.unknownId();
     }
 
-    /// How many special tokens [#encode] puts around a text.
+    /// The number of special tokens that [#encode] puts around a text.
     public int aroundText() {
         return prefix.length + suffix.length;
     }
 
-    /// How many special tokens stand around a pair of texts.
+    /// The number of special tokens around a pair of texts.
     public int aroundPair() {
         return applied(tokenizer::aroundPair);
     }

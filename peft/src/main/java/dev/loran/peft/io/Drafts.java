@@ -12,23 +12,23 @@ import java.util.List;
 import java.util.function.Consumer;
 import java.util.stream.Stream;
 
-/// What is written into `folder` appears there whole or not at all, though its process may be killed at any moment:
-/// it is made in a hidden folder inside, brought onto the disk, and moved. Being inside, that folder is on the same
-/// disk also where `folder` is a link or a mount, and it tells what is left of a killed process from what others put
-/// there.
+/// Writes files and folders into `folder` atomically, even if the process is killed at any moment: they are created in
+/// a hidden folder inside `folder`, flushed to disk, and then moved. Because the hidden folder is inside, it is on the
+/// same disk even if `folder` is a link or a mount, and it distinguishes what a killed process left from files of
+/// others.
 public record Drafts(Path folder) {
     static final String NAME = ".loran-draft";
-    /// After the name of what is being replaced.
+    /// The suffix of the name of what is being replaced.
     private static final String OLD = ".old";
 
-    /// Where things are made.
+    /// The hidden folder in which things are created.
     private Path place() {
         return folder.resolve(NAME);
     }
 
-    // ---- one thing in a folder
+    // ---- one item in a folder
 
-    /// Makes the folder `name`; one that was there is replaced.
+    /// Creates the folder `name`, replacing an existing one.
     ///
     /// @param content writes into the folder that it is given, which exists
     public void put(String name, Consumer<Path> content) throws IOException {
@@ -49,7 +49,7 @@ public record Drafts(Path folder) {
         }
     }
 
-    /// Removes the folder `name`, if it exists; what is left of one never has its name.
+    /// Removes the folder `name`, if it exists; a partly deleted folder never has this name.
     public void remove(String name) throws IOException {
         if (Files.exists(folder.resolve(name))) {
             settle(name);
@@ -60,13 +60,14 @@ public record Drafts(Path folder) {
         }
     }
 
-    /// Where the folder `name` is: in a process that was killed while it was replaced the old one has another place.
+    /// The location of the folder `name`: if a process was killed while replacing it, the old one is elsewhere.
     public Path find(String name) {
         Path place = folder.resolve(name);
         return Files.exists(place) || !Files.exists(old(name)) ? place : old(name);
     }
 
-    /// Ends what was begun with `name`, well or not: there is the new one, or the old one, and nothing besides.
+    /// Completes or rolls back what was begun with `name`: afterwards there is either the new one or the old one,
+    /// nothing else.
     private void settle(String name) throws IOException {
         if (!Files.exists(folder.resolve(name)) && Files.exists(old(name))) {
             move(old(name), folder.resolve(name));
@@ -76,9 +77,9 @@ public record Drafts(Path folder) {
         deleteIfEmpty(place());
     }
 
-    /// Ends what a killed process left in `folder`.
+    /// Cleans up what a killed process left in `folder`.
     ///
-    /// @param names of those that were replaced by others, not removed
+    /// @param names folders that were being replaced, not removed
     public void clean(String... names) throws IOException {
         for (String name : names) {
             settle(name);
@@ -92,9 +93,9 @@ public record Drafts(Path folder) {
 
     // ---- a folder as a whole
 
-    /// Whether nothing is in `folder`, or only what a process left that was killed in [#fill].
+    /// Whether `folder` is empty, or contains only what a process left that was killed in [#fill].
     ///
-    /// @param early what may be there before it is whole
+    /// @param early the names that may be there before the folder is complete
     public boolean isFree(List<String> early) throws IOException {
         if (!Files.exists(folder)) {
             return true;
@@ -107,16 +108,17 @@ public record Drafts(Path folder) {
                 || names.contains(NAME) && names.stream().allMatch(name -> name.equals(NAME) || early.contains(name));
     }
 
-    /// Makes the folder that [#fill] writes into, by which what is left of a killed process is known: to be called
+    /// Creates the folder that [#fill] writes into, by which the remains of a killed process are recognized. Call this
     /// before anything else is written.
     public void begin() throws IOException {
         Files.createDirectories(place());
     }
 
-    /// Fills the folder, which [#isFree]. It is whole once it has `last`. Where it cannot be filled, [#abandon] it.
+    /// Fills the folder, for which [#isFree] must hold. It is complete once it contains `last`. If it cannot be filled,
+    /// call [#abandon].
     ///
     /// @param last the name of one of the files that `content` writes into the folder that it is given
-    /// @param ready called before anything is moved to its place
+    /// @param ready called before anything is moved into place
     public void fill(String last, Consumer<Path> content, Runnable ready) throws IOException {
         begin();
         for (String left : names(place())) {
@@ -126,7 +128,7 @@ public record Drafts(Path folder) {
         force(place());
         ready.run();
         List<String> names = new ArrayList<>(names(place()));
-        // The last one's place is the end.
+        // Moving the last one completes the folder.
         names.sort(Comparator.comparing(last::equals));
         for (String name : names) {
             delete(folder.resolve(name));
@@ -136,15 +138,15 @@ public record Drafts(Path folder) {
         delete(place());
     }
 
-    /// Removes what was made of a folder that could not be filled.
+    /// Removes the contents of a folder that could not be filled.
     ///
-    /// @param early what is there of it, or may be
-    /// @param isNew whether the folder itself was made for it
+    /// @param early the names of the contents, present or not
+    /// @param isNew whether the folder itself was created for this
     public void abandon(List<String> early, boolean isNew) throws IOException {
         for (String name : early) {
             delete(folder.resolve(name));
         }
-        // At the end: by it the rest is known.
+        // Last, because it marks the rest as incomplete.
         delete(place());
         if (isNew) {
             deleteIfEmpty(folder);
@@ -169,7 +171,7 @@ public record Drafts(Path folder) {
         }
     }
 
-    /// Deletes a file, or a folder with all that is in it, if it exists; of a link, the link.
+    /// Deletes a file, or a folder with all its contents, if it exists; for a link, only the link.
     public static void delete(Path folder) throws IOException {
         if (Files.exists(folder, LinkOption.NOFOLLOW_LINKS)) {
             try (Stream<Path> files = Files.walk(folder)) {
@@ -180,7 +182,7 @@ public record Drafts(Path folder) {
         }
     }
 
-    /// Brings a folder with all that is in it onto the disk.
+    /// Flushes a folder with all its contents to disk.
     private static void force(Path folder) throws IOException {
         try (Stream<Path> files = Files.walk(folder)) {
             for (Path file : files.sorted(Comparator.reverseOrder()).toList()) {

@@ -8,8 +8,8 @@ import java.nio.file.FileSystemException;
 import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
 
-/// What the user gave cannot be used: a file, a row, an option. The message is one line that names the place
-/// and says what to do; the command line prints it alone and ends with exit code 2.
+/// The user's input cannot be used: a file, a row, an option. The message is one line that names the place and says
+/// what to do; the command line prints only the message and exits with code 2.
 public final class InputException extends RuntimeException {
     private static final long serialVersionUID = 1L;
     private static final int LONGEST = 2_000;
@@ -22,8 +22,8 @@ public final class InputException extends RuntimeException {
         super(oneLine(message), cause);
     }
 
-    /// What a file holds may stand in a message, whatever that is: control characters as `?`, and no more than can be
-    /// read.
+    /// Makes a message safe to print, as it may quote the contents of a file: replaces control characters with `?`, and
+    /// limits the length.
     private static String oneLine(String message) {
         String line = message.length() <= LONGEST
                 ? message
@@ -31,21 +31,21 @@ public final class InputException extends RuntimeException {
         return line.codePoints().anyMatch(Character::isISOControl) ? line.replaceAll("\\p{Cntrl}", "?") : line;
     }
 
-    /// A file that is missing, or with which something failed: `file: no such file`, or `file: problem (reason)`.
+    /// A file that is missing or could not be processed: `file: no such file`, or `file: problem (reason)`.
     public static InputException io(Path file, String problem, IOException e) {
         boolean missing =
                 e instanceof NoSuchFileException missed && file.toString().equals(missed.getFile());
         return new InputException(file + ": " + (missing ? "no such file" : problem + " (" + reason(e) + ")"), e);
     }
 
-    /// Refuses what Git LFS keeps in place of a file.
+    /// Refuses a Git LFS pointer in place of a file.
     public static void requireWhole(Path file) {
         LfsPointer.problem(file).ifPresent(problem -> {
             throw new InputException(problem);
         });
     }
 
-    /// Why: Java's exceptions of files often tell it by their class alone, and their message is a path.
+    /// The reason. Java's file exceptions often convey it only by their class, with a path as the message.
     public static String reason(IOException e) {
         return switch (e) {
             case NoSuchFileException missing -> missing.getFile() + " does not exist";
@@ -56,7 +56,7 @@ public final class InputException extends RuntimeException {
         };
     }
 
-    /// A problem of one line of a file, as `file:line: problem`. Lines count from 1, as editors count them.
+    /// A problem in a line of a file, as `file:line: problem`. Lines are numbered from 1, as in editors.
     public static InputException at(String file, long line, String problem) {
         return new InputException(file + ":" + line + ": " + problem);
     }

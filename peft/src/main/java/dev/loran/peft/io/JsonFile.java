@@ -9,7 +9,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardCopyOption;
 
-/// Files that hold one JSON object, such as configurations.
+/// Reads and writes files that contain one JSON object, such as configurations.
 public final class JsonFile {
     private static final ObjectMapper JSON = new ObjectMapper();
 
@@ -17,7 +17,7 @@ public final class JsonFile {
 
     /// The object in `file`.
     ///
-    /// @throws InputException naming the file, if there is none, or it holds anything else
+    /// @throws InputException that names the file, if it does not exist or contains anything else
     public static ObjectNode read(Path file) {
         InputException.requireWhole(file);
         try {
@@ -32,14 +32,14 @@ public final class JsonFile {
         }
     }
 
-    /// Writes `json` to `file`, whole or not at all.
+    /// Writes `json` to `file` atomically.
     ///
     /// @throws InputException if it cannot be written
     public static void write(Path file, JsonNode json) {
         write(file, json.toPrettyString());
     }
 
-    /// As above, of a text and a line break.
+    /// As above, for a text, which is followed by a line break.
     public static void write(Path file, String json) {
         try {
             try {
@@ -53,7 +53,7 @@ public final class JsonFile {
         }
     }
 
-    /// Removes what a process left that was killed while it wrote `file`.
+    /// Removes what a process left that was killed while writing `file`.
     public static void clean(Path file) throws IOException {
         Files.deleteIfExists(draft(file));
     }
@@ -62,7 +62,7 @@ public final class JsonFile {
         return file.resolveSibling("." + file.getFileName() + ".part");
     }
 
-    /// What is wrong with a text, in one line, without the library's notes on itself.
+    /// The problem with a text, in one line, without the library's internal details.
     public static String problem(JacksonException e) {
         String first = e.getOriginalMessage().lines().findFirst().orElse("");
         return first.replaceAll(" \\([^()]*\\[Source: [^\\]]*\\]\\)?", "");

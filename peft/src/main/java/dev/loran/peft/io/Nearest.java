@@ -7,12 +7,12 @@ import java.util.List;
 import java.util.Locale;
 import java.util.Optional;
 
-/// What a name that does not exist was meant to be: the one with the fewest edits, where those are few.
+/// Guesses what a nonexistent name was meant to be: the known name with the fewest edits, if those are few.
 public final class Nearest {
     private Nearest() {}
 
-    /// The nearest of `known`, the first of equals; empty where none is near: where more than every second letter
-    /// differs. Capitals, and whether words are parted by `-`, `_` or nothing, do not count; a name that the other
+    /// The nearest of `known`, the first of equals; empty if none is near, that is, if more than half of the letters
+    /// differ. Case, and whether words are separated by `-`, `_` or nothing, do not matter; a name that the other
     /// begins or ends with is near.
     public static Optional<String> to(String name, Collection<String> known) {
         String plain = plain(name);
@@ -21,7 +21,7 @@ public final class Nearest {
                 .min(Comparator.comparingInt(k -> distance(plain, plain(k))));
     }
 
-    /// `; did you mean …?` with the nearest of each name, or nothing where none is near.
+    /// `; did you mean …?` with the nearest name to each, or nothing if none is near.
     public static String hint(Collection<String> names, Collection<String> known) {
         List<String> meant = new ArrayList<>();
         names.forEach(name -> to(name, known).filter(m -> !meant.contains(m)).ifPresent(meant::add));
@@ -43,8 +43,8 @@ public final class Nearest {
         return a.startsWith(b) || b.startsWith(a) ? Math.min(1, edits(a, b)) : edits(a, b);
     }
 
-    /// Letters to insert, to take away, to replace, or to swap with the next one: Damerau, "A technique for computer
-    /// detection and correction of spelling errors", 1964, with each letter touched once.
+    /// The number of insertions, deletions, replacements and swaps of adjacent letters between two names: Damerau, "A
+    /// technique for computer detection and correction of spelling errors", 1964, with each letter edited at most once.
     public static int edits(String a, String b) {
         int[][] d = new int[a.length() + 1][b.length() + 1];
         for (int i = 0; i <= a.length(); i++) {

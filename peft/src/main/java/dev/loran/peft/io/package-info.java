@@ -1,6 +1,5 @@
-/// What every room of this module needs at its edges: [InputException] for whatever a user got wrong, with [Nearest] to
-/// guess what was meant; [JsonFile] for files that hold one JSON object; [Drafts] for files and folders that appear
-/// whole or not at all.
+/// Basics for input and output: [InputException] for user errors, with [Nearest] to guess what was meant; [JsonFile]
+/// for files that contain one JSON object; [Drafts] for files and folders that are written atomically.
 @NullMarked
 package dev.loran.peft.io;
 

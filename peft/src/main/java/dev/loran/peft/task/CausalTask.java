@@ -10,8 +10,8 @@ import java.util.Arrays;
 import org.jspecify.annotations.Nullable;
 
 /// A task of a causal language model: predict the next token of each row, from the row's second token on, or from the
-/// first token after a prompt. The target of an example is the length of its prompt, 0 for none; that of a batch is (B,
-/// T): the next tokens, as in [Batch#labels]. An evaluation uses the loss.
+/// first token after a prompt. The target of an example is the length of its prompt, 0 for none; that of a batch is
+/// (B, T): the next tokens, as in [Batch#labels]. An evaluation uses the loss.
 public interface CausalTask extends Task {
     @Override
     default void check(@Nullable Labels labels) {
