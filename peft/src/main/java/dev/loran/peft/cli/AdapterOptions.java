@@ -9,7 +9,7 @@ import java.nio.file.Path;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Option;
 
-/// What was trained, of commands that use it.
+/// The option that names the adapter, for commands that use a trained one.
 final class AdapterOptions {
     @Option(
             names = "--adapter",
@@ -18,15 +18,16 @@ final class AdapterOptions {
     @Nullable
     Path adapter;
 
-    /// What was trained, for messages.
+    /// The name of the adapter or model for messages.
     String title(ModelOptions model) {
         return adapter == null ? model.requireModel() : adapter.toString();
     }
 
-    /// The folder with the adapter, or with the whole model where all of it was trained, which is then what `model`
-    /// means; or that of a model which says itself what it was trained for. Texts end as they did in training, where
-    /// nothing else was said.
+    /// The folder of the adapter; or of the whole model, if all of it was trained, to which `model` is then set; or of
+    /// a model that itself says what it was trained for. Unless the user gave an end token, the one used in training is
+    /// taken.
     ///
+    /// @return null if there is none
     /// @return null where there is none
     @Nullable
     Path folder(ModelOptions model) {

@@ -14,7 +14,7 @@ import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Model.OptionSpec;
 import picocli.CommandLine.Option;
 
-/// What every command takes.
+/// The options of every command.
 final class CommonOptions {
     @Option(
             names = {"-h", "--help"},
@@ -32,7 +32,7 @@ final class CommonOptions {
     @Nullable
     Path config;
 
-    /// Options of `--config` that were not typed take their values from there.
+    /// Makes the values in the `--config` file the defaults of options that were not typed.
     static void readConfig(CommandSpec spec, Path file) {
         Map<String, String> values = read(file);
         List<String> known = spec.options().stream().map(CommonOptions::name).toList();
@@ -40,7 +40,7 @@ final class CommonOptions {
         spec.defaultValueProvider(argument -> argument instanceof OptionSpec option ? values.get(name(option)) : null);
     }
 
-    /// @throws InputException with the nearest of those that are known, for `names` that are not among them
+    /// @throws InputException for `names` that are not in `known`; it suggests the nearest known ones
     static void requireKnown(String where, Set<String> names, List<String> known, String what) {
         TreeSet<String> unknown = new TreeSet<>(names);
         unknown.removeAll(known);
@@ -49,7 +49,7 @@ final class CommonOptions {
         }
     }
 
-    /// What such a file says, by the options' names.
+    /// The contents of such a file, keyed by option name.
     static Map<String, String> read(Path file) {
         Map<String, String> values = new LinkedHashMap<>();
         JsonFile.read(file).properties().forEach(e -> {
@@ -63,10 +63,10 @@ final class CommonOptions {
         return values;
     }
 
-    /// Options that are of one command line: another run by the same options has its own.
+    /// Options that belong to a single command line: another run with the same options has its own.
     private static final List<String> NOT_OF_THE_RUN = List.of("json", "config", "out", "overwrite");
 
-    /// All options of a command that have a value, by name: what `run.json` holds, and `--config` takes.
+    /// All options of a command that have a value, by name: the contents of `run.json`, which `--config` accepts.
     static Map<String, Object> resolved(CommandSpec spec) {
         Map<String, Object> values = new LinkedHashMap<>();
         for (OptionSpec option : spec.options()) {
@@ -79,7 +79,7 @@ final class CommonOptions {
         return values;
     }
 
-    /// As it is typed, without the dashes.
+    /// The option as it is typed, without the dashes.
     static String name(OptionSpec option) {
         return option.longestName().substring(2);
     }

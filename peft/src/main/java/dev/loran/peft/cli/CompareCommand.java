@@ -54,7 +54,7 @@ import picocli.CommandLine.Option;
         footer = {"", "Example: loran compare --methods lora,adalora,prefix"})
 final class CompareCommand implements Callable<Integer> {
     private static final ObjectMapper JSON = new ObjectMapper();
-    /// A head starts from random weights whatever the method: a rate of its own for each would compare heads.
+    /// A head starts from random weights with every method: a different rate for each method would compare heads.
     private static final double HEAD_RATE = 5e-3;
 
     private static final int TIMED = 100;
@@ -102,7 +102,7 @@ final class CompareCommand implements Callable<Integer> {
         this.output = output;
     }
 
-    /// What all methods train and are measured on.
+    /// The data on which all methods are trained and measured.
     private record Data(TaskRows rows, TaskCard card) {
         Examples heldOut() {
             return Objects.requireNonNull(rows.heldOut());
@@ -144,7 +144,7 @@ final class CompareCommand implements Callable<Integer> {
                 return Main.STOPPED;
             }
             results.add(result);
-            // What is done stays, however the rest ends.
+            // The results so far are kept even if a later method fails.
             JsonFile.write(out.resolve("report.json"), report);
         }
         output.table(table(results, data.card.task().headline().name()));
@@ -178,7 +178,7 @@ final class CompareCommand implements Callable<Integer> {
         }
     }
 
-    /// Trains by one method, on a model opened anew, and measures; null where it was stopped.
+    /// Trains with one method, on a newly opened model, and measures it; null if it was stopped.
     private @Nullable ObjectNode measured(Method method, Data data, Path out) {
         Examples rowsToTrainOn = data.rows.train();
         TrainerConfig config = training.config(model, method);
@@ -229,7 +229,7 @@ final class CompareCommand implements Callable<Integer> {
         }
     }
 
-    /// @param counted whether the system counts the process's memory since the method began
+    /// @param counted whether the process memory has been counted since the method began
     private static void costs(ObjectNode result, OpenModel open, @Nullable MemoryPlan plan, boolean counted) {
         long peak = open.backend().peakBytes();
         result.put("peak_memory_mib", counted ? (Double) ProcessMemory.peakMib(peak) : null)
@@ -243,8 +243,8 @@ final class CompareCommand implements Callable<Integer> {
                 .put(e.headline().name(), e.headlineValue());
     }
 
-    /// The size of the adapter's tensors on the disk, or of the model's where all of it was trained; without a head
-    /// beside the model.
+    /// The size on disk of the adapter's tensors, or of the model's if all of it was trained; without a head beside the
+    /// model.
     private static long bytes(Path folder) {
         try {
             Path adapter = folder.resolve(AdapterFiles.WEIGHTS);
@@ -262,9 +262,9 @@ final class CompareCommand implements Callable<Integer> {
         return latency(subject.learner(), rows);
     }
 
-    /// Milliseconds from a text's ids to its scores, texts coming one by one: the lowest median of rounds of 100, which
-    /// go on while they get faster by a twentieth or more. The JVM compiles on its way, and the first method would pay
-    /// for all.
+    /// The milliseconds from a text's ids to its scores, one text at a time: the lowest median over rounds of 100,
+    /// which continue while each is at least a twentieth faster. The JVM compiles in the meantime; without the extra
+    /// rounds, the first method would bear that cost for all.
     private static double latency(TaskModel learner, Examples rows) {
         List<Batch> texts = new DataLoader(rows, new DataLoader.Options(1, false, 0, false, false, 1)).epoch(0);
         learner.train(false);

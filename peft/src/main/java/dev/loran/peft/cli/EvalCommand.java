@@ -82,7 +82,7 @@ final class EvalCommand implements Callable<Integer> {
         }
     }
 
-    /// What a model without `loran.json` can be evaluated for: the task that was asked for, if it has a head for it.
+    /// The card for a model without `loran.json`: for the task that was given, if the model has a head for it.
     private TaskCard card(OpenModel open) {
         boolean hasClasses = open.model().task() == TaskType.SEQ_CLS;
         if (task == null && !hasClasses) {
@@ -91,7 +91,7 @@ final class EvalCommand implements Callable<Integer> {
         return untrained(open, trained, task == null ? new ClassifyTask() : Task.named(task));
     }
 
-    /// What a model without `loran.json` does of itself.
+    /// The card for a task that a model without `loran.json` can do without training.
     static TaskCard untrained(OpenModel open, AdapterOptions trained, Task task) {
         TaskCard card = task.card(open.model());
         if (card == null) {

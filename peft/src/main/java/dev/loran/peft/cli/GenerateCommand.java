@@ -94,7 +94,7 @@ final class GenerateCommand implements Callable<Integer> {
                 throw new InputException("--max-new-tokens " + maxNewTokens + " must be from 1 to " + (room - 1)
                         + ": text and answer together have " + room + " positions");
             }
-            // A source is cut as training cut it; any other text only where it and the answer have no room.
+            // A prompt is cut as in training; other text only if it and the answer do not fit together.
             int answerRoom = trainedOn == null ? maxNewTokens : trainedOn.answerRoom();
             if (trainedOn != null) {
                 answerRoom = answerRoom == 0 ? maxLength / 2 : Math.min(answerRoom, maxLength / 2);

@@ -18,17 +18,17 @@ import java.util.List;
 import java.util.function.Predicate;
 import org.jspecify.annotations.Nullable;
 
-/// The adapter whose weights a run begins with: what `--init-adapter` names, or what the run that goes on has kept of
-/// it.
+/// The adapter whose weights a run begins with: the one that `--init-adapter` names, or for a resumed run the copy that
+/// the run kept.
 ///
-/// @param card what it was trained for; null where its files do not say, as peft's do not
+/// @param card what it was trained for; null if its files do not say, which peft's never do
 record InitAdapter(Path folder, PeftConfig config, @Nullable TaskCard card) {
-    /// What is kept of it.
+    /// The files that a run keeps of it.
     private static final List<String> FILES = List.of(
             AdapterFiles.CONFIG, AdapterFiles.WEIGHTS, AdapterFiles.TRAINING, TextClassifier.FILE, TaskCard.FILE);
 
-    /// @param given an adapter's folder or a run's
-    /// @throws InputException if it holds none
+    /// @param given the folder of an adapter or of a run
+    /// @throws InputException if it contains no adapter
     static InitAdapter of(Path given) {
         Path folder = RunFolder.adapter(given);
         if (!Files.isRegularFile(folder.resolve(AdapterFiles.CONFIG))) {
@@ -56,8 +56,8 @@ record InitAdapter(Path folder, PeftConfig config, @Nullable TaskCard card) {
 
     /// Takes the options of the method from the adapter.
     ///
-    /// @param isTyped whether an option was, which must then not say anything else
-    /// @throws InputException naming both
+    /// @param isTyped whether the user typed an option, which must then agree with the adapter
+    /// @throws InputException that names both values if they differ
     void settle(TrainingOptions options, Predicate<String> isTyped) {
         ObjectNode json = config.toJson();
         JsonNode rank = json.path(json.has("target_r") ? "target_r" : "r");
@@ -90,20 +90,20 @@ record InitAdapter(Path folder, PeftConfig config, @Nullable TaskCard card) {
         return own.doubleValue();
     }
 
-    /// That an option was typed which the adapter has said already.
+    /// The error for an option that was typed although the adapter already determines it.
     InputException conflict(String option, String typed, String own) {
         return new InputException("%s %s: the adapter in %s has %s; leave %s out, or begin without --init-adapter"
                 .formatted(option, typed, folder, own, option));
     }
 
-    /// Its configuration, or that without its head.
+    /// The adapter's configuration, with or without its head.
     PeftConfig config(boolean head) {
         return head ? config : AdapterFiles.config(folder, false);
     }
 
-    /// Makes the model ready for it.
+    /// Prepares the model for the adapter.
     ///
-    /// @throws InputException if it was trained on another one
+    /// @throws InputException if the adapter was trained on another model
     void prepare(OpenModel open) {
         if (card != null) {
             card.requireBase(open.base(), folder);
@@ -111,13 +111,13 @@ record InitAdapter(Path folder, PeftConfig config, @Nullable TaskCard card) {
         open.model().resizeTokenEmbeddings(AdapterFiles.tokenEmbeddings(folder, open.model()));
     }
 
-    /// The classes that its head is for; null where it has none, or nobody has named them.
+    /// The classes of its head; null if it has no head, or if the classes have no names.
     @Nullable
     Labels labels() {
         return card == null ? null : card.labels();
     }
 
-    /// Why its head is not to be taken for the task of `next`; null where it is, or where there is none.
+    /// Why its head cannot be used for the task of `next`; null if it can, or if there is none.
     @Nullable
     String headlessFor(TaskCard next, OpenModel open) {
         int classes = AdapterFiles.classes(folder);
@@ -140,7 +140,7 @@ record InitAdapter(Path folder, PeftConfig config, @Nullable TaskCard card) {
                 : "it was trained with the pooling %s, not %s".formatted(pooling, next.pooling());
     }
 
-    /// Copies its files to the folder `place`.
+    /// Copies its files into the folder `place`.
     void keep(Path place) {
         try {
             Files.createDirectories(place);

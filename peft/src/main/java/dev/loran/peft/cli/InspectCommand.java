@@ -95,8 +95,8 @@ final class InspectCommand implements Callable<Integer> {
         loadable(result, () -> openModel(folder));
     }
 
-    /// Whether what is shown can be loaded, and if not, why: the checks of loading itself, on memory that holds
-    /// nothing.
+    /// Records whether the item can be loaded, and if not, why: runs the checks of loading itself, on a backend without
+    /// memory.
     private static void loadable(ObjectNode result, Runnable load) {
         try {
             load.run();
@@ -133,7 +133,7 @@ final class InspectCommand implements Callable<Integer> {
         });
     }
 
-    /// The folder of the model that an adapter names as its base; null if it is not here.
+    /// The folder of the model that an adapter names as its base; null if it is not on this machine.
     private static @Nullable Path base(Path adapter) {
         TaskCard card = TaskCard.isIn(adapter) ? TaskCard.read(adapter) : null;
         TaskCard.Base known = card == null ? null : card.base();
@@ -181,7 +181,7 @@ final class InspectCommand implements Callable<Integer> {
         try {
             List<String> lines = Files.isRegularFile(metrics) ? Files.readAllLines(metrics) : List.of();
             for (String line : lines) {
-                // A run that was killed may end in half a line.
+                // A killed run may end in a partial line.
                 JsonNode entry = line.endsWith("}") ? JSON.readTree(line) : MissingNode.getInstance();
                 if (entry.has("loss")) {
                     result.set("last_step", entry);
@@ -213,7 +213,7 @@ final class InspectCommand implements Callable<Integer> {
         });
     }
 
-    /// Counts, and with `all` every tensor's type and shape.
+    /// Adds the counts, and with `all` the type and shape of every tensor.
     private static void add(SafeTensors files, ObjectNode result, boolean all) {
         long elements = 0;
         long bytes = 0;

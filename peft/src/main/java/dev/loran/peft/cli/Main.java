@@ -26,8 +26,8 @@ import picocli.CommandLine.UnmatchedArgumentException;
 
 /// The entry point.
 ///
-/// Exit codes: 0 done; 2 the user gave something that cannot be used, said in one line on standard error; 130 and
-/// 143 ended by Ctrl-C and by SIGTERM; 1 anything else.
+/// Exit codes: 0 success; 2 unusable input, explained in one line on standard error; 130 and 143 ended by Ctrl-C and by
+/// SIGTERM; 1 anything else.
 @Command(
         name = "loran",
         description = "Fine-tunes transformers on the JVM. Start with: loran quickstart",
@@ -39,7 +39,7 @@ public final class Main implements Runnable {
     static final int DONE = 0;
     static final int FAILED = 1;
     static final int INPUT_ERROR = 2;
-    /// As after Ctrl-C.
+    /// The same code as after Ctrl-C.
     static final int STOPPED = 130;
 
     @Spec
@@ -52,7 +52,7 @@ public final class Main implements Runnable {
     boolean help;
 
     public static void main(String[] args) {
-        // Commands say themselves what was chosen; libraries speak up only when something is wrong.
+        // Commands report their own choices; libraries log only problems.
         defaultProperty("org.slf4j.simpleLogger.defaultLogLevel", "warn");
         boolean terminal =
                 Optional.ofNullable(System.console()).map(Console::isTerminal).orElse(false);
@@ -68,7 +68,7 @@ public final class Main implements Runnable {
         }
     }
 
-    /// Runs one command line and returns its exit code.
+    /// Runs a command line and returns its exit code.
     public static int run(String[] args, PrintStream out, PrintStream err) {
         return run(new Output(out, err, false, new Stop()), args);
     }
@@ -101,7 +101,7 @@ public final class Main implements Runnable {
         try {
             CommandLine command =
                     args.length == 0 ? null : loran.getSubcommands().get(args[0]);
-            // A sweep has no such options of its own: those that it passes on are read by each run.
+            // A sweep does not have these options itself: it passes them on, and each run reads them.
             if (command != null && !(command.getCommand() instanceof SweepCommand)) {
                 readConfig(command, Arrays.asList(args).subList(1, args.length));
             }
@@ -117,7 +117,7 @@ public final class Main implements Runnable {
         }
     }
 
-    /// A file given by `--config`, or the options of the run given by `--resume`, must be known before the rest is
+    /// The file given by `--config`, or the options of the run given by `--resume`, must be read before the rest is
     /// parsed.
     static void readConfig(CommandLine command, List<String> args) {
         for (int i = 0; i < args.size(); i++) {
@@ -150,7 +150,7 @@ public final class Main implements Runnable {
         return INPUT_ERROR;
     }
 
-    /// The options that those which do not exist were meant to be.
+    /// Suggests existing options for those that do not exist.
     private static String hint(ParameterException e) {
         if (!(e instanceof UnmatchedArgumentException unmatched)) {
             return "";

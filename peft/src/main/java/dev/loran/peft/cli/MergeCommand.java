@@ -176,7 +176,7 @@ final class MergeCommand implements Callable<Integer> {
         }
     }
 
-    /// @param errors of each layer
+    /// @param errors the error of each layer
     /// @param head whether heads were combined
     private void report(Map<String, Double> errors, boolean head) {
         List<List<String>> table = new ArrayList<>(List.of(List.of("layer", "relative error")));
@@ -204,8 +204,8 @@ final class MergeCommand implements Callable<Integer> {
                 common.json);
     }
 
-    /// Whether all were trained for the same classes, in the same order and told from the same vectors, or none for
-    /// any; what nobody says is taken to be so.
+    /// Whether all adapters were trained for the same classes, in the same order and with the same pooling, or none of
+    /// them for any; adapters that do not say are assumed to agree.
     private static boolean sameClasses(List<Path> folders) {
         if (folders.stream().map(TextClassifier::isIn).distinct().count() > 1) {
             return false;
@@ -266,7 +266,7 @@ final class MergeCommand implements Callable<Integer> {
         }
     }
 
-    /// Fills [#out], with all or nothing.
+    /// Fills [#out] completely or not at all.
     private void fill(String last, Consumer<Path> content) {
         Drafts drafts = new Drafts(out);
         boolean isNew = !Files.exists(out);
@@ -288,7 +288,7 @@ final class MergeCommand implements Callable<Integer> {
         }
     }
 
-    /// Copies a file, if there is one.
+    /// Copies a file if it exists.
     private static void copy(Path folder, String file, Path to) {
         try {
             if (Files.isRegularFile(folder.resolve(file))) {

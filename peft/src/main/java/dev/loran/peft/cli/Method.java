@@ -20,23 +20,23 @@ import java.util.Map;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 
-/// The choices of `--method`, each with the learning rate and the duration that it starts from where nothing is said:
-/// one place for the command line and for comparisons.
+/// The choices of `--method`, each with its default learning rate and duration, in one place for the command line and
+/// for comparisons.
 ///
 /// | method | learning rate | usual range | epochs |
 /// |---|---|---|---|
 /// | full | 5e-5 | 1e-5 to 1e-4 | 3 |
 /// | lora, dora | 5e-4 | 1e-4 to 5e-4 | 3 |
-/// | adalora | 3e-3 | 1e-3 to 5e-3 | 5: a fifth of it before the ranks are cut, a fifth after |
+/// | adalora | 3e-3 | 1e-3 to 5e-3 | 5: a fifth of them before the ranks are cut, a fifth after |
 /// | p-tuning, prefix | 3e-3 | 1e-3 to 5e-3 | 6: they start from random vectors before the text |
 /// | prompt | 5e-3 | 1e-3 to 5e-3 | 6 |
 /// | adapter | 5e-4 | 1e-4 to 1e-3 | 3 |
 /// | ia3 | 5e-3 | 1e-3 to 1e-2 | 3 |
 /// | ln-tuning, bitfit | 1e-3 | 5e-4 to 5e-3 | 3 |
 ///
-/// AdaLoRA's singular values start at zero between vectors of unit length or less, and each step moves them by the rate
-/// alone: at 3e-4 a run of 1,000 steps ends where they are still small, 4 points below LoRA on the shipped task, at
-/// 3e-3 beside it.
+/// AdaLoRA's singular values start at zero between vectors of at most unit length, and each step moves them only by the
+/// learning rate: at 3e-4, they are still small after a run of 1,000 steps, which ends 4 points below LoRA on the
+/// shipped task; at 3e-3, it ends level with LoRA.
 enum Method {
     FULL(5e-5, "1e-5 to 1e-4", 3, "the baseline: all there is to gain, where memory and disk allow"),
     LORA(5e-4, "1e-4 to 5e-4", 3, "most tasks; free once merged"),
@@ -50,7 +50,7 @@ enum Method {
     LN_TUNING(1e-3, "5e-4 to 5e-3", 3, "texts of another kind; free once merged"),
     BITFIT(1e-3, "5e-4 to 5e-3", 3, "few examples; free once merged");
 
-    /// What others call them.
+    /// Names used elsewhere.
     private static final Map<String, String> ALIASES = Map.of(
             "houlsby", "adapter",
             "pfeiffer", "adapter",
@@ -89,7 +89,7 @@ enum Method {
                 .toArray(String[]::new);
     }
 
-    /// Whether what it learns can become part of the model's weights.
+    /// Whether its changes can be merged into the model's weights.
     boolean merges() {
         return switch (this) {
             case LORA, DORA, ADALORA, IA3, LN_TUNING, BITFIT -> true;
@@ -102,7 +102,7 @@ enum Method {
         return this == LORA || this == DORA || this == ADALORA;
     }
 
-    /// Positions that it takes from the text.
+    /// The number of positions that it takes from the text.
     int virtualTokens(TrainingOptions o) {
         return switch (this) {
             case P_TUNING, PROMPT, PREFIX -> o.virtualTokens;
@@ -110,7 +110,7 @@ enum Method {
         };
     }
 
-    /// The method that is typed `name`.
+    /// The method with this name on the command line.
     static Method named(String name) {
         for (Method m : values()) {
             if (m.toString().equals(name)) {
@@ -124,7 +124,7 @@ enum Method {
                 + Nearest.hint(meant, known));
     }
 
-    /// As it is typed.
+    /// The name on the command line.
     @Override
     public String toString() {
         return name().toLowerCase(Locale.ROOT).replace('_', '-');
@@ -132,7 +132,8 @@ enum Method {
 
     /// The method's configuration for a model of `task`; null for [#FULL], which needs none.
     ///
-    /// @param steps of the whole run: AdaLoRA starts to cut ranks after a fifth of them and ends a fifth before the end
+    /// @param steps of the whole run: AdaLoRA starts to cut ranks after a fifth of them and stops a fifth before the
+    ///     end
     @Nullable
     PeftConfig config(TrainingOptions o, TaskType task, int steps) {
         return switch (this) {

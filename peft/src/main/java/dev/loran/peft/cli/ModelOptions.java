@@ -6,9 +6,9 @@ import java.nio.file.Path;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Option;
 
-/// Which model, and how it runs.
+/// The options that choose a model and how it runs.
 final class ModelOptions {
-    /// The most tokens of a text where nothing else is said.
+    /// The default for the most tokens of a text.
     private static final int MAX_LENGTH = 128;
 
     @Option(
@@ -108,11 +108,11 @@ final class ModelOptions {
         return batchSize;
     }
 
-    /// The most tokens of a text: what was asked for, else `usual` if that is positive, else 128, and never more than
-    /// the model has room for.
+    /// The most tokens of a text: the number that the user gave, or else `usual` if that is positive, or else 128; for
+    /// the defaults, at most what the model has room for.
     ///
     /// @param virtualTokens positions that the method takes from the text
-    /// @throws InputException if more was asked for than the model has
+    /// @throws InputException if the user asked for more than the model has
     int maxLength(OpenModel open, int virtualTokens, int usual) {
         int positions = open.model().facts().maxPositions();
         int room = positions - virtualTokens;

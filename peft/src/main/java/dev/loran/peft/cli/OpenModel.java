@@ -38,11 +38,11 @@ import org.jspecify.annotations.Nullable;
 
 /// A model with its tokenizer, on a backend.
 ///
-/// @param name what the user called it
-/// @param folder where its files are
-/// @param textPrefix what it wants before a text to classify; usually empty
-/// @param given its tokenizer; null where none was needed
-/// @param draft whether it is a new one, whose folder goes when it is closed
+/// @param name the name that the user gave
+/// @param folder the folder of its files
+/// @param textPrefix the prefix that it needs before a text to classify; usually empty
+/// @param given its tokenizer; null if none was needed
+/// @param draft whether it is a new model, whose folder is deleted when it is closed
 record OpenModel(
         String name,
         Path folder,
@@ -56,7 +56,7 @@ record OpenModel(
     static final String FRESH = "seo";
     private static final List<String> BUILT_IN = List.of("minilm", "bge-small", "e5-small", FRESH);
 
-    /// All that a tokenizer's folder may hold; Loran itself reads the first three and the last.
+    /// All files that a tokenizer's folder may contain; Loran itself reads only the first three and the last.
     private static final List<String> TOKENIZER_FILES = List.of(
             "tokenizer.json",
             "tokenizer_config.json",
@@ -71,7 +71,7 @@ record OpenModel(
 
     /// Opens the model that `options` name.
     ///
-    /// @throws InputException if it is none, cannot be computed here, or does not fit its tokenizer
+    /// @throws InputException if it is not a model, is not supported here, or does not fit its tokenizer
     static OpenModel of(ModelOptions options) {
         String name = options.requireModel();
         Optional<Catalogue.Entry> entry = Catalogue.find(name);
@@ -85,7 +85,7 @@ record OpenModel(
                 : of(options, Path.of(name), "", false, true);
     }
 
-    /// As [#of], for what reads no text: the folder may lack a tokenizer.
+    /// As [#of], for commands that read no text: the folder may lack a tokenizer.
     static OpenModel withoutTokenizer(ModelOptions options) {
         String name = options.requireModel();
         Path folder = Catalogue.find(name).map(Catalogue::folder).orElse(Path.of(name));
@@ -96,8 +96,8 @@ record OpenModel(
         return Objects.requireNonNull(given, "opened without a tokenizer");
     }
 
-    /// Makes a new [SeoTransformer] with random weights and opens it: its files, and its tokenizer's, are gone when it
-    /// is closed, but where [#keep] put them.
+    /// Creates a new [SeoTransformer] with random weights and opens it. Its files, and its tokenizer's, are deleted
+    /// when it is closed, except for the copy that [#keep] makes.
     static OpenModel fresh(ModelOptions options) {
         Path given = options.tokenizer;
         if (given == null) {
@@ -106,7 +106,7 @@ record OpenModel(
         try (Backend scratch = new ReferenceBackend();
                 Tokenizer tokenizer = Tokenizer.load(given, given, options.eosToken);
                 Model model = SeoTransformer.random(sizes(options, tokenizer), scratch, DType.F32, options.seed)) {
-            // The folder's name goes into adapters: as it will be called when it is kept.
+            // The folder's name is written into adapters, so it already has its final name.
             Path draft = Files.createTempDirectory("loran-" + FRESH).resolve("base");
             boolean done = false;
             try {
@@ -127,7 +127,7 @@ record OpenModel(
         }
     }
 
-    /// Opens one that [#fresh] made and [#keep] put into `folder`, under the same name.
+    /// Opens a model that [#fresh] created and [#keep] copied to `folder`, under the same name.
     static OpenModel kept(ModelOptions options, Path folder) {
         options.tokenizer = null;
         OpenModel open = of(options, folder, "", false, true);
@@ -135,12 +135,14 @@ record OpenModel(
         return open;
     }
 
-    /// What adapters of a run call the base that is kept beside them, wherever the run is moved.
+    /// The name under which the adapters of a run refer to the base model that is stored next to them, wherever the run
+    /// is moved.
     private static String beside(Path base) {
         return "../" + base.getFileName();
     }
 
-    /// For a process that is ended: [#close] is not called then. What is there last goes first.
+    /// For a process that is terminated, in which [#close] is not called. Files are deleted in reverse order of
+    /// registration.
     private static void deleteOnExit(Path draft) {
         temporary(draft).toFile().deleteOnExit();
         draft.toFile().deleteOnExit();
@@ -149,7 +151,7 @@ record OpenModel(
         TOKENIZER_FILES.forEach(file -> draft.resolve(file).toFile().deleteOnExit());
     }
 
-    /// Copies a model that nobody keeps, with its tokenizer, to the folder `place`; does nothing for any other.
+    /// Copies a temporary model, with its tokenizer, into the folder `place`; does nothing for any other.
     void keep(Path place) {
         if (!draft) {
             return;
@@ -165,7 +167,7 @@ record OpenModel(
         }
     }
 
-    /// The folder of its own that a new model's folder is in.
+    /// The temporary folder that contains the folder of a new model.
     private static Path temporary(Path draft) {
         return Objects.requireNonNull(draft.getParent());
     }
@@ -228,10 +230,10 @@ record OpenModel(
         }
     }
 
-    /// Puts the adapter in `folder`, if it holds one, onto `peft`, which holds this model.
+    /// Loads the adapter in `folder`, if there is one, into `peft`, which holds this model.
     ///
-    /// @return what `folder` was trained for; null where it does not say
-    /// @throws InputException if the adapter is for another base, or does not fit
+    /// @return what `folder` was trained for; null if it does not say
+    /// @throws InputException if the adapter is for another base model, or does not fit
     @Nullable
     TaskCard load(PeftModel peft, Path adapter) {
         return load(peft, PeftModel.DEFAULT_ADAPTER, adapter);
@@ -253,9 +255,9 @@ record OpenModel(
         return card;
     }
 
-    /// The memory that training this model will take; null where that cannot be known.
+    /// The memory that training this model will take; null if that cannot be predicted.
     ///
-    /// @param method null where the whole model trains
+    /// @param method null if the whole model trains
     @Nullable
     MemoryPlan plan(@Nullable PeftConfig method, TaskCard card, TrainerConfig config, TaskRows rows) {
         boolean checkpointing = model.gradientCheckpointing();
@@ -276,15 +278,16 @@ record OpenModel(
                 heldOut == null ? null : Largest.of(heldOut, config.batchSize()));
     }
 
-    /// What an adapter's card says of it.
+    /// The reference to this model in an adapter's card.
     TaskCard.Base base() {
         return new TaskCard.Base(name, Objects.requireNonNull(model.sha256(), "weights of " + folder));
     }
 
-    /// How a text becomes one vector to classify: what was asked for, else what those say who made the model, else what
-    /// the family's own head sees where the model has all it takes, else the mean.
+    /// How a text becomes one vector to classify: as the user asked; or else as the model's authors specify; or else as
+    /// for the family's own head, if the model has everything for that; or else the mean.
     ///
-    /// @throws InputException if that is not possible, or the model's own classes leave no choice
+    /// @throws InputException if that is not possible, or if the model's own classification head requires another
+    ///     pooling
     SentencePooling pooling(@Nullable String asked) {
         Pooling family = Pooling.of(model);
         boolean hasClasses = model.task() == TaskType.SEQ_CLS;
@@ -318,12 +321,12 @@ record OpenModel(
         };
     }
 
-    /// A GPU where one can be used, else the CPU.
+    /// A GPU if one can be used, or else the CPU.
     private static Backend automatic(ModelOptions options) {
         try {
             return Backends.cuda(options.dtype());
         } catch (BackendException | LinkageError e) {
-            // No GPU, no driver, or no JCuda on the class path: loran doctor says which.
+            // No GPU, no driver, or no JCuda on the class path: `loran doctor` says which.
             return Backends.best(options.threads(), options.dtype());
         }
     }
@@ -336,7 +339,7 @@ record OpenModel(
         }
     }
 
-    /// Copies a tokenizer, a folder with its files or `tokenizer.json` alone, to the folder `to`.
+    /// Copies a tokenizer, either a folder with its files or a single `tokenizer.json`, into the folder `to`.
     static void copyTokenizer(Path from, Path to) {
         try {
             if (Files.isRegularFile(from)) {
@@ -353,22 +356,22 @@ record OpenModel(
         }
     }
 
-    /// What computes, and why nothing faster does: one line.
+    /// The backend in use, and why no faster one is used, in one line.
     String backendChoice() {
         return isDevice() ? "backend: " + backend.name() + ", " + backend.describe() : Backends.describe(threads);
     }
 
-    /// Bytes of memory that there are for tensors.
+    /// The number of bytes available for tensors.
     long totalBytes() {
         return isDevice() ? backend.totalBytes() : ProcessMemory.totalBytes();
     }
 
-    /// Where it computes: `cpu` or `cuda`.
+    /// The device of the backend: `cpu` or `cuda`.
     String device() {
         return isDevice() ? backend.name() : "cpu";
     }
 
-    /// Whether tensors lie in memory of a device, not in that of the process.
+    /// Whether tensors are in the memory of a device, not of the process.
     private boolean isDevice() {
         return backend.totalBytes() > 0;
     }

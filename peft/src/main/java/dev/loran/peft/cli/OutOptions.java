@@ -5,7 +5,7 @@ import java.nio.file.Path;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Option;
 
-/// Where a run's files go.
+/// The options for the output folder.
 final class OutOptions {
     @Option(
             names = "--out",
@@ -17,7 +17,8 @@ final class OutOptions {
     @Option(names = "--overwrite", description = "replace the run, or the comparison, that is in --out already")
     boolean overwrite;
 
-    /// The folder that was named; else `usual`, or where that is taken the first free one of `usual-2`, `usual-3`, ….
+    /// The folder that the user named; or else `usual`, or if that is taken, the first free one of `usual-2`,
+    /// `usual-3`, ….
     Path folder(String usual) {
         if (out != null || overwrite) {
             return out == null ? Path.of(usual) : out;
@@ -31,7 +32,7 @@ final class OutOptions {
 
     /// As above, for a run.
     ///
-    /// @throws InputException if something is there that is not to be replaced
+    /// @throws InputException if it contains something that must not be replaced
     Path runFolder(String usual) {
         Path place = folder(usual);
         RunFolder.requireFree(place, overwrite);

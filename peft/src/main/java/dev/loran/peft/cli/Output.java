@@ -7,29 +7,29 @@ import java.util.List;
 import java.util.Locale;
 import java.util.Map;
 
-/// Where a command writes: results to `out`, everything on the way to `err`.
+/// The output of a command: results go to `out`, all messages to `err`.
 ///
-/// @param terminal whether somebody watches: progress is then a bar
-/// @param stop says that the command is to end
+/// @param terminal whether the output is a terminal, on which progress is shown as a bar
+/// @param stop the request that the command end
 record Output(PrintStream out, PrintStream err, boolean terminal, Stop stop) {
-    /// A line about what is going on.
+    /// Prints a progress message.
     void say(String line) {
         err.println(line);
     }
 
-    /// The one line that says what is wrong.
+    /// Prints the one line that explains an error.
     void problem(String line) {
         err.println(line);
     }
 
-    /// Lines that were said, as `notices` of the result; nothing where there are none.
+    /// Adds the messages that were printed to the result as `notices`; adds nothing if there are none.
     static void put(ObjectNode result, List<String> notices) {
         if (!notices.isEmpty()) {
             notices.forEach(result.putArray("notices")::add);
         }
     }
 
-    /// The result: a line a value, and with `json` the whole as the last line.
+    /// Prints the result: one value per line, and with `json` the whole result as the last line.
     void result(ObjectNode values, boolean json) {
         int width = values.properties().stream()
                 .mapToInt(e -> e.getKey().length())
@@ -45,7 +45,7 @@ record Output(PrintStream out, PrintStream err, boolean terminal, Stop stop) {
         out.flush();
     }
 
-    /// Rows of cells, the first one the headings: all but the first and the last column stand to the right.
+    /// Prints rows of cells, starting with the headings: all but the first and the last column are right-aligned.
     void table(List<List<String>> rows) {
         int columns = rows.getFirst().size();
         for (List<String> row : rows) {
@@ -64,7 +64,7 @@ record Output(PrintStream out, PrintStream err, boolean terminal, Stop stop) {
         }
     }
 
-    /// A value as people read it; `-` for none.
+    /// A value formatted for reading; `-` for none.
     static String shown(JsonNode value) {
         if (value.isNull()) {
             return "-";

@@ -92,7 +92,7 @@ final class PredictCommand implements Callable<Integer> {
         }
     }
 
-    /// Answers into a file that has its name only once it is whole.
+    /// Writes the answers to a file that gets its name only once it is complete.
     private ObjectNode predict(OpenModel open, TaskModel classifier, Labels labels) {
         long started = System.nanoTime();
         Path draft = out.resolveSibling(out.getFileName() + ".part");
@@ -165,7 +165,7 @@ final class PredictCommand implements Callable<Integer> {
         }
     }
 
-    /// Removes what an error left; after the renaming there is nothing.
+    /// Removes what an error left; after the renaming, the file no longer exists.
     private static void discard(Path draft) {
         try {
             Files.deleteIfExists(draft);

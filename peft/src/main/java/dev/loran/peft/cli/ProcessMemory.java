@@ -10,21 +10,21 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Locale;
 
-/// How much memory this process took at most.
+/// The memory of the machine, and the peak memory use of this process.
 final class ProcessMemory {
     private static final double MIB = 1 << 20;
 
     private ProcessMemory() {}
 
-    /// Bytes of memory that this machine, or this container, has.
+    /// The memory of this machine, or of this container, in bytes.
     static long totalBytes() {
         return ManagementFactory.getPlatformMXBean(OperatingSystemMXBean.class).getTotalMemorySize();
     }
 
     /// Refuses a run that does not fit.
     ///
-    /// @param available bytes that there are
-    /// @throws InputException saying what is needed, what there is, and what would lower it
+    /// @param available the available memory in bytes
+    /// @throws InputException that says what is needed, what is available, and what would reduce the need
     static void requireRoom(MemoryPlan plan, long available, int batchSize, int maxLength) {
         if (plan.total() > available) {
             throw new InputException(String.format(
@@ -40,9 +40,9 @@ final class ProcessMemory {
         }
     }
 
-    /// Makes what is resident now the high-water mark, where the kernel can (Linux).
+    /// Resets the high-water mark to the current resident memory, if the kernel supports it (Linux).
     ///
-    /// @return whether it did
+    /// @return whether it was reset
     static boolean resetPeak() {
         try {
             Files.writeString(Path.of("/proc/self/clear_refs"), "5");
@@ -52,8 +52,8 @@ final class ProcessMemory {
         }
     }
 
-    /// The high-water mark of resident memory in MiB, as the kernel counts it (`VmHWM`). Where there is no such count
-    /// (not Linux): the peaks of the JVM's own pools and `tensorBytes` together, which leaves out code and mapped
+    /// The high-water mark of resident memory in MiB, as counted by the kernel (`VmHWM`). If the system has no such
+    /// count (not Linux), the sum of the peaks of the JVM's own pools and `tensorBytes`, which excludes code and mapped
     /// files.
     static double peakMib(long tensorBytes) {
         try {
@@ -63,7 +63,7 @@ final class ProcessMemory {
                 }
             }
         } catch (IOException e) {
-            // No such file here: counted below.
+            // There is no such file; use the fallback below.
         }
         long bytes = tensorBytes;
         for (MemoryPoolMXBean pool : ManagementFactory.getMemoryPoolMXBeans()) {

@@ -10,7 +10,8 @@ import me.tongfei.progressbar.ProgressBar;
 import me.tongfei.progressbar.ProgressBarBuilder;
 import org.jspecify.annotations.Nullable;
 
-/// Shows training: a bar with rate, loss and time left on a terminal, else about twenty lines a run.
+/// Shows the progress of training: on a terminal, a bar with speed, loss and time left; otherwise, about twenty lines
+/// per run.
 class Progress implements TrainingListener, AutoCloseable {
     private static final int LINES = 20;
 
@@ -21,7 +22,7 @@ class Progress implements TrainingListener, AutoCloseable {
     private double seconds;
     private long tokensOfSecondHalf;
 
-    /// @param opening lines said as soon as nothing speaks against the run
+    /// @param opening lines to print once all checks have passed
     Progress(Output output, List<String> opening) {
         this.output = output;
         this.opening = opening;
@@ -72,7 +73,7 @@ class Progress implements TrainingListener, AutoCloseable {
         }
     }
 
-    /// Of the second half of the steps: in the first one the JVM still compiles.
+    /// The speed in the second half of the steps: in the first half, the JVM is still compiling.
     double tokensPerSecond() {
         return tokensOfSecondHalf / (seconds - secondsOfFirstHalf);
     }
@@ -92,7 +93,7 @@ class Progress implements TrainingListener, AutoCloseable {
 
     @Override
     public void evaluated(int step, Evaluation e, boolean best) {
-        // Shares to four places, as far as they are below 1.
+        // Four decimals for values of at most 1, such as shares; two for others.
         double value = e.headlineValue();
         output.say(String.format(
                         Locale.ROOT,

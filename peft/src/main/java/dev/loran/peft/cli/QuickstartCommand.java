@@ -23,7 +23,7 @@ import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
 import picocli.CommandLine.Spec;
 
-/// `loran quickstart`: the main job with nothing to prepare.
+/// `loran quickstart`: the main use case, without any preparation.
 @Command(
         name = "quickstart",
         description = {
@@ -112,7 +112,7 @@ final class QuickstartCommand implements Callable<Integer> {
         }
     }
 
-    /// Null where it was stopped.
+    /// The evaluation after training; null if it was stopped.
     private @Nullable Evaluation after(
             PeftModel peft, TaskCard card, Examples train, Examples heldOut, TrainerConfig config, RunFolder folder) {
         peft.addAdapter(

@@ -7,13 +7,13 @@ import java.lang.foreign.ValueLayout;
 import java.lang.invoke.MethodHandle;
 import java.util.concurrent.CountDownLatch;
 
-/// The wish that a command end, and keep what it has. The first signal (Ctrl-C, SIGTERM, SIGHUP) is that wish, to a
-/// command that listens for it; the second one, or the first where nobody listens, ends the process at once. Either way
-/// the exit code is the JVM's own: 128 and the signal's number.
+/// The request that a command end and keep its results so far. The first signal (Ctrl-C, SIGTERM, SIGHUP) makes that
+/// request if the command listens for it; the second signal, or the first if the command does not listen, ends the
+/// process at once. In both cases the exit code is the JVM's own: 128 plus the number of the signal.
 ///
-/// The first one comes as a shutdown hook, which waits for the command. The JVM takes no notice of signals after that,
-/// so the hook gives them back to the system, which ends the process. (`sun.misc.Signal` would see each of them, but
-/// javac warns of it whatever it is told, and nothing here compiles with warnings.)
+/// The first signal runs a shutdown hook, which waits for the command. From then on the JVM ignores signals, so the
+/// hook restores their default handlers, which end the process. (`sun.misc.Signal` would receive every signal, but
+/// javac's warning about it cannot be suppressed, and the build allows no warnings.)
 final class Stop {
     private static final int[] SIGNALS = {1, 2, 15};
 
@@ -21,12 +21,12 @@ final class Stop {
     private volatile boolean asked;
     private volatile boolean heard;
 
-    /// The command has ended, by [#check].
+    /// Thrown by [#check] to end the command.
     static final class Ended extends RuntimeException {
         private static final long serialVersionUID = 1L;
     }
 
-    /// Listens to signals until [#end]. To be called by a program's entry point alone.
+    /// Listens to signals until [#end]. Only a program's entry point should call this.
     static Stop onSignals() {
         Stop stop = new Stop();
         Runtime.getRuntime().addShutdownHook(new Thread(stop::signalled, "stop"));
@@ -34,7 +34,7 @@ final class Stop {
     }
 
     private void signalled() {
-        // Not by a signal, but by System.exit, where that is so already.
+        // If the command has already ended, the cause is System.exit and not a signal.
         if (ended.getCount() == 0 || !heard) {
             return;
         }
@@ -55,7 +55,7 @@ final class Stop {
                     function, FunctionDescriptor.ofVoid(ValueLayout.JAVA_INT, ValueLayout.ADDRESS));
             try {
                 for (int number : SIGNALS) {
-                    // SIG_DFL is null; what it was before is of no interest.
+                    // SIG_DFL is null; the previous handler is not needed.
                     signal.invokeExact(number, MemorySegment.NULL);
                 }
             } catch (Throwable e) {
@@ -64,12 +64,12 @@ final class Stop {
         });
     }
 
-    /// Wishes it.
+    /// Requests that the command end.
     void ask() {
         asked = true;
     }
 
-    /// Says whether somebody asks [#isAsked] from time to time.
+    /// Sets whether the command calls [#isAsked] from time to time.
     void listen(boolean listens) {
         heard = listens;
     }
@@ -78,14 +78,14 @@ final class Stop {
         return asked;
     }
 
-    /// Ends the command, if it is to end.
+    /// Ends the command if that was requested.
     void check() {
         if (asked) {
             throw new Ended();
         }
     }
 
-    /// The command is over: what it leaves is there.
+    /// The command is over and its results are written.
     void end() {
         ended.countDown();
     }

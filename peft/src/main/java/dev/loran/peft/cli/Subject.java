@@ -8,11 +8,12 @@ import dev.loran.peft.tuner.PeftConfig;
 import dev.loran.peft.tuner.PeftModel;
 import org.jspecify.annotations.Nullable;
 
-/// A model that a method is about to train for a task. Closing leaves the model alone, as it was before.
+/// A model that is to be trained for a task with a method. Closing does not close the model and leaves it as it was
+/// before.
 ///
-/// @param peft holds the adapter; null where the whole model trains
+/// @param peft holds the adapter; null if the whole model trains
 record Subject(@Nullable PeftModel peft, TaskModel learner) implements AutoCloseable {
-    /// Puts the method `config` onto `model`, or makes all of it train where that is null.
+    /// Adds the method `config` to `model`, or makes all of it trainable if `config` is null.
     static Subject of(Model model, @Nullable PeftConfig config, TaskCard card, long seed) {
         if (config == null) {
             return new Subject(null, TaskModel.full(model, card, seed));
@@ -31,9 +32,9 @@ record Subject(@Nullable PeftModel peft, TaskModel learner) implements AutoClose
         }
     }
 
-    /// Puts the adapter of `init` onto `model`, with its weights.
+    /// Adds the adapter of `init` to `model`, with its weights.
     ///
-    /// @param head whether its head is taken
+    /// @param head whether its head is used
     static Subject of(Model model, InitAdapter init, boolean head, TaskCard card, long seed) {
         PeftModel peft = new PeftModel(model, seed);
         boolean done = false;

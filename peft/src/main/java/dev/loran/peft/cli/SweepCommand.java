@@ -27,7 +27,7 @@ import picocli.CommandLine.Command;
 import picocli.CommandLine.Option;
 import picocli.CommandLine.Unmatched;
 
-/// `loran sweep`: runs of `loran train`, one for each combination of some options' values. Nothing of training is here.
+/// `loran sweep`: runs of `loran train`, one for each combination of option values. The training itself is in `train`.
 @Command(
         name = "sweep",
         description = {
@@ -45,7 +45,7 @@ import picocli.CommandLine.Unmatched;
         })
 final class SweepCommand implements Callable<Integer> {
     private static final ObjectMapper JSON = new ObjectMapper();
-    /// Where the options that all runs share are kept.
+    /// The file with the options that all runs share.
     private static final String SHARED = "sweep.json";
 
     private static final List<String> NOT_VARIED =
@@ -90,7 +90,7 @@ final class SweepCommand implements Callable<Integer> {
         this.output = output;
     }
 
-    /// One run: its place, and the command line that makes it.
+    /// A run: its folder, and the command line that starts it.
     private record Run(Map<String, String> values, Path folder, List<String> arguments) {
         boolean isDone() {
             return Files.isRegularFile(folder.resolve(RunFolder.RESULT));
@@ -107,7 +107,7 @@ final class SweepCommand implements Callable<Integer> {
             throw new InputException(
                     "--overwrite is for one run; a sweep replaces nothing: choose another folder (--out)");
         }
-        // What is wrong for all is said before anything starts.
+        // Errors that affect all runs are reported before anything starts.
         CommandLine train = train();
         parse(train, shared);
         Map<String, Object> options = CommonOptions.resolved(train.getCommandSpec());
@@ -127,7 +127,7 @@ final class SweepCommand implements Callable<Integer> {
         return report(runs, Task.named(String.valueOf(options.get("task"))).headline());
     }
 
-    /// The options that vary and their values, from `--space`, then from each `--grid`.
+    /// The options to vary and their values, first from `--space`, then from each `--grid`.
     private Map<String, SweepSpace.Values> varied() {
         Map<String, SweepSpace.Values> varied = new LinkedHashMap<>(space == null ? Map.of() : SweepSpace.read(space));
         for (String line : grid) {
@@ -171,7 +171,7 @@ final class SweepCommand implements Callable<Integer> {
         return new Run(values, folder, arguments);
     }
 
-    /// Refuses to mix runs with other options: what all runs share is kept in the sweep's folder.
+    /// Refuses to mix runs with different options: the options that all runs share are stored in the sweep's folder.
     private void requireSame(Map<String, Object> options) {
         ObjectNode now = JSON.createObjectNode();
         options.forEach((name, value) -> {
@@ -236,7 +236,7 @@ final class SweepCommand implements Callable<Integer> {
         return any ? Main.DONE : Main.INPUT_ERROR;
     }
 
-    /// Finished runs before failed ones, then by what counts most for the task, then by loss.
+    /// Successful runs before failed ones, then by the task's main metric, then by loss.
     private static Comparator<ObjectNode> bestFirst(Metric headline) {
         String key = "eval_" + headline.name();
         return Comparator.<ObjectNode>comparingInt(r -> r.has("error") ? 1 : 0)
@@ -245,8 +245,8 @@ final class SweepCommand implements Callable<Integer> {
                 .thenComparingDouble(r -> r.path("eval_loss").asDouble(0));
     }
 
-    /// What a run reached; trains it, or the rest of it, where that is not known yet. One that cannot be done, or
-    /// diverges, does not keep the others from being done.
+    /// The result of a run, which is trained, or resumed, if it is not finished. A run that fails or diverges does not
+    /// prevent the others.
     private ObjectNode result(Run run) {
         ObjectNode result = JSON.createObjectNode();
         run.values.forEach(result.putObject("options")::put);
@@ -264,8 +264,8 @@ final class SweepCommand implements Callable<Integer> {
         }
     }
 
-    /// The command line of a run: it goes on where it was begun, but where its options were not kept before it was
-    /// killed.
+    /// The command line of a run: it resumes a run that has begun, unless the run was killed before its options were
+    /// stored.
     private static List<String> begun(Run run) {
         if (!RunFolder.isRun(run.folder)) {
             return run.arguments;

@@ -15,16 +15,16 @@ import java.util.Set;
 import java.util.SplittableRandom;
 import org.jspecify.annotations.Nullable;
 
-/// The combinations of options' values that a sweep tries.
+/// The combinations of option values that a sweep tries.
 final class SweepSpace {
     private SweepSpace() {}
 
-    /// What an option may be: one of a list, or where there is a range a number from `low` to `high`.
+    /// The possible values of an option: a list, or a range of numbers.
     ///
-    /// @param listed as they are typed; empty where there is a range
+    /// @param listed the values as they are typed; empty if there is a range
     record Values(
             String option, List<String> listed, @Nullable Range range) {
-        /// One value of the form `low..high` is a range, everything else a list.
+        /// A single value of the form `low..high` is a range, everything else a list.
         static Values of(String option, List<String> said) {
             if (said.isEmpty() || said.contains("")) {
                 throw new InputException(option + ": has an empty value");
@@ -41,8 +41,8 @@ final class SweepSpace {
         }
     }
 
-    /// Numbers that are drawn evenly by their logarithm, and rounded to three digits, or to whole ones between whole
-    /// ones.
+    /// Numbers that are drawn uniformly in their logarithm and rounded to three digits, or to integers if both ends are
+    /// integers.
     record Range(double low, double high, boolean whole) {
         static Range of(String option, String low, String high) {
             try {
@@ -52,7 +52,7 @@ final class SweepSpace {
                     return new Range(from, to, (low + high).matches("\\d+"));
                 }
             } catch (NumberFormatException e) {
-                // As below.
+                // Reported below.
             }
             throw new InputException(option + ": " + low + ".." + high
                     + " is no range; needs two positive numbers, the lower one first, as 1e-5..1e-2");
@@ -109,8 +109,8 @@ final class SweepSpace {
         return combinations;
     }
 
-    /// `number` different combinations, or fewer where a hundred times as many draws give no more. With a larger number
-    /// the first ones are the same.
+    /// Draws `number` different combinations, or fewer if a hundred times as many draws do not give enough. A larger
+    /// number starts with the same ones.
     static List<Map<String, String>> drawn(Map<String, Values> space, int number, long seed) {
         if (number < 1) {
             throw new InputException("--random " + number + " must be at least 1");
@@ -133,7 +133,7 @@ final class SweepSpace {
                 .append('=')
                 .append(value));
         String plain = name.toString().replaceAll("[^A-Za-z0-9,._=+-]", "_");
-        // Two combinations never share a folder.
+        // Different combinations never share a folder.
         return plain.contentEquals(name)
                 ? plain
                 : plain + "-" + Integer.toHexString(name.toString().hashCode());

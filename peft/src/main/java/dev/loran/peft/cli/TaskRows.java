@@ -16,14 +16,14 @@ import java.util.ArrayList;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/// Rows to train on, and rows held out, as a model's tokenizer reads them.
+/// Training rows and held-out rows, encoded by a model's tokenizer.
 ///
-/// @param task what they are for
+/// @param task the task that they are for
 record TaskRows(Task task, Examples train, @Nullable Examples heldOut) {
-    /// Reads files. A model with classes of its own keeps their order, where its config names them as the rows do.
+    /// Reads files. For a model with its own classes, their order is kept if its config names them as the rows do.
     ///
-    /// @param eval null where nothing is held out
-    /// @param usual the classes, in their order, where all rows have one of them; null for those of the rows
+    /// @param eval null if nothing is held out
+    /// @param usual the classes, in order, to use if they include those of all rows; null to use those of the rows
     static TaskRows read(
             OpenModel open,
             Task task,
@@ -42,10 +42,10 @@ record TaskRows(Task task, Examples train, @Nullable Examples heldOut) {
         return new TaskRows(task, rows, heldOut);
     }
 
-    /// The shipped definitions of nouns, to be sorted into ten classes.
+    /// The shipped definitions of nouns, to be classified into ten classes.
     ///
-    /// @param rows how many to train on; all that are held out are
-    /// @throws InputException if there are not so many, or the model has a head that is not for these classes
+    /// @param rows how many to train on; all held-out rows are used
+    /// @throws InputException if there are not that many, or if the model already has a classification head
     static TaskRows shipped(OpenModel open, Examples.Options reading, int rows) {
         Task task = new ClassifyTask();
         ShippedData data = ShippedData.load();
@@ -66,7 +66,7 @@ record TaskRows(Task task, Examples train, @Nullable Examples heldOut) {
         return nouns.stream().map(ShippedData.Noun::classify).toList();
     }
 
-    /// What stands out in all of them, a line each.
+    /// What is unusual about the rows, one line each.
     List<String> notices() {
         List<String> lines = new ArrayList<>(train.notices(null));
         if (heldOut != null) {
@@ -75,9 +75,9 @@ record TaskRows(Task task, Examples train, @Nullable Examples heldOut) {
         return lines;
     }
 
-    /// What training on these rows is for.
+    /// The task card of a model trained on these rows.
     ///
-    /// @param pooling what the user asked for; null for the model's usual
+    /// @param pooling the pooling that the user asked for; null for the model's default
     TaskCard card(OpenModel open, Examples.Options reading, @Nullable String pooling) {
         SentencePooling how = task.pools() ? open.pooling(pooling) : new SentencePooling(Pooling.LAST, false);
         return task.card(train, open.tokenizer(), reading.maxLength())

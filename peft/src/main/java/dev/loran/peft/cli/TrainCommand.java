@@ -138,10 +138,10 @@ final class TrainCommand implements Callable<Integer> {
     @Mixin
     private CommonOptions common;
 
-    /// Whether the run that goes on gets more steps.
+    /// Whether the resumed run gets more steps.
     private boolean prolonged;
 
-    /// Lines that are said before the run, and what it keeps as it begins.
+    /// Messages to print before the run, and the action that stores the run's initial files in its folder.
     private final List<String> notices = new ArrayList<>();
 
     private Consumer<RunFolder> begin = run -> {};
@@ -152,7 +152,7 @@ final class TrainCommand implements Callable<Integer> {
 
     @Override
     public Integer call() {
-        // What is typed wins over the other way to say it in a file.
+        // An option that was typed overrides the alternative option in a file.
         if (isTyped("--epochs") && !isTyped("--steps")) {
             training.steps = null;
         } else if (isTyped("--steps") && !isTyped("--epochs")) {
@@ -198,8 +198,8 @@ final class TrainCommand implements Callable<Integer> {
         }
     }
 
-    /// The adapter to begin with, whose method and options are then those of the run; null where there is none. A run
-    /// that goes on has its own copy.
+    /// The adapter to begin with, which also determines the method and the options of the run; null if there is none. A
+    /// resumed run has its own copy.
     private @Nullable InitAdapter init() {
         if (resume != null && isTyped("--init-adapter")) {
             throw new InputException("--resume goes on with the run's own weights; leave --init-adapter out");
@@ -234,12 +234,12 @@ final class TrainCommand implements Callable<Integer> {
         }
     }
 
-    /// The run's own options are in place already: [Main] read them as it reads `--config`.
+    /// The run's own options are already set: [Main] read them in the way it reads `--config`.
     private void resumed(RunFolder run) {
         if (common.config != null) {
             throw new InputException("--resume takes the options that the run was begun with; leave --config out");
         }
-        // Products in another type are another run, though every checked value is the same.
+        // With another operand type it would be another run, although every compared value is the same.
         Map<String, String> options = CommonOptions.read(run.optionsFile());
         String begun = options.getOrDefault("dtype", model.dtype);
         if (!begun.equals(model.dtype)) {
@@ -270,7 +270,7 @@ final class TrainCommand implements Callable<Integer> {
         return spec.commandLine().getParseResult().hasMatchedOption(option);
     }
 
-    /// Puts the new number of epochs or steps among the options of a run that is prolonged.
+    /// Stores the new number of epochs or steps in the options of a run that is extended.
     private void keepDuration(RunFolder run) {
         ObjectNode options = JsonFile.read(run.optionsFile());
         options.remove(List.of("epochs", "steps"));
@@ -295,7 +295,7 @@ final class TrainCommand implements Callable<Integer> {
             Path out) {
         Examples rows = data.train();
         if (Method.FULL.toString().equals(method)) {
-            // A whole model is of use with its tokenizer only.
+            // A whole model is only useful together with its tokenizer.
             Path tokenizer = model.tokenizer == null ? open.folder() : model.tokenizer;
             learner.alsoSave(saved -> OpenModel.copyTokenizer(tokenizer, saved));
         }
@@ -342,7 +342,7 @@ final class TrainCommand implements Callable<Integer> {
         output.result(result, common.json);
     }
 
-    /// The run's folder, new, or that of the run that goes on.
+    /// The folder of a new run, or that of the resumed run.
     private RunFolder folder(OpenModel open, Path out) {
         if (resume != null) {
             return RunFolder.resume(out);
@@ -354,7 +354,7 @@ final class TrainCommand implements Callable<Integer> {
         });
     }
 
-    /// What is said as the run begins.
+    /// The messages at the start of a run.
     private List<String> opening(OpenModel open, String what, @Nullable MemoryPlan plan, TaskRows data) {
         List<String> opening = new ArrayList<>(List.of(open.backendChoice(), what));
         opening.addAll(notices);

@@ -15,7 +15,7 @@ import java.util.List;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Option;
 
-/// How to train, and the sizes of the method.
+/// The options for training, and the sizes of the method.
 final class TrainingOptions {
     private static final double HIGHEST_HEAD_RATE = 2.5e-3;
 
@@ -121,10 +121,10 @@ final class TrainingOptions {
             description = "train although the tensors are planned to need more memory than there is")
     boolean ignoreMemory;
 
-    /// What training `open` will take, known before it; null where that cannot be known.
+    /// Predicts the memory that training `open` will take; null if that is not possible.
     ///
-    /// @param method null where the whole model trains
-    /// @throws InputException if there is not so much memory here
+    /// @param method null if the whole model trains
+    /// @throws InputException if this machine does not have that much memory
     @Nullable
     MemoryPlan plan(OpenModel open, @Nullable PeftConfig method, TaskCard card, TrainerConfig config, TaskRows rows) {
         MemoryPlan plan = open.plan(method, card, config, rows);
@@ -134,7 +134,7 @@ final class TrainingOptions {
         return plan;
     }
 
-    /// Fills in what was not said.
+    /// Fills in the defaults.
     void resolve(int usualEpochs, double usualLr) {
         if (epochs == null && steps == null) {
             epochs = usualEpochs;
@@ -147,14 +147,14 @@ final class TrainingOptions {
         }
     }
 
-    /// A head starts from random weights and learns faster than the rest, but not five times as fast as what needs a
-    /// high rate of its own, as AdaLoRA's singular values and virtual tokens do: on the shipped task that costs more
-    /// than a point.
+    /// A head starts from random weights and trains at a higher rate than the rest, but not at five times the rate of
+    /// parameters that need a high rate themselves, such as AdaLoRA's singular values and virtual tokens: on the
+    /// shipped task that costs more than one point.
     private static double headRate(double lr) {
         return Math.min(5 * lr, HIGHEST_HEAD_RATE);
     }
 
-    /// The trainer's configuration, with the method's own rate and duration where nothing else was said.
+    /// The trainer's configuration, with the method's own rate and duration as defaults.
     TrainerConfig config(ModelOptions model, Method method) {
         double peak = lr == null ? method.learningRate : lr;
         double head = (headLr == null ? headRate(peak) : headLr) / peak;
@@ -174,7 +174,7 @@ final class TrainingOptions {
                 .withLossScale(lossScale)
                 .withSeed(model.seed)
                 .withSkippedBadSteps(skipBadSteps)
-                // Only a run of `train` goes on from one; it says how many.
+                // Only a run of `train` can be resumed; that command sets the number.
                 .withCheckpoints(new Checkpoints(0, 1))
                 .withEpochs(epochs == null ? method.epochs : epochs);
         return steps == null ? config : config.withSteps(steps);
@@ -197,7 +197,7 @@ final class TrainingOptions {
         return Targets.of(names);
     }
 
-    /// What [#encoder] names.
+    /// The prompt encoder that [#encoder] names.
     PromptEncoderConfig.Encoder encoder() {
         for (PromptEncoderConfig.Encoder kind : PromptEncoderConfig.Encoder.values()) {
             if (kind.name().equalsIgnoreCase(encoder)) {
