@@ -1,25 +1,25 @@
 #!/bin/sh
-# Everything that needs a GPU, in one command: the CUDA tests on the device itself, compute-sanitizer over some of them,
-# every kernel beside the least it could take, whole training steps beside PyTorch and peft where Python has them. Writes
-# OUT/gpu.json and prints tables.
+# Everything that needs a GPU, in one command: the CUDA tests on the device itself, some of them under compute-sanitizer,
+# every kernel compared with its lower bound, and whole training steps compared with PyTorch and peft if Python has them.
+# Writes OUT/gpu.json and prints tables.
 #
 #   benchmarks/gpu.sh [OUT]          on a machine with the GPU, Maven and a JDK 25
-#   benchmarks/gpu.sh --pack [FILE]  on any machine with Maven and a JDK 25: an archive (about 30 MB) to carry to a machine
-#                                    that has neither; unpacked there by tar -xJf, the gpu.sh inside does the same
+#   benchmarks/gpu.sh --pack [FILE]  on any machine with Maven and a JDK 25: writes an archive (about 30 MB) for a machine
+#                                    that has neither; unpack it there with tar -xJf and run the gpu.sh inside
 #
-# Needs an NVIDIA driver 525 or newer, cuBLAS 12 or 13, a GPU of compute capability 8.0 or more. To try the script itself
-# without one: LORAN_STANDIN=/path/to/kernels/target/standin, with tiny sizes and figures that mean nothing.
+# Requires NVIDIA driver 525 or newer, cuBLAS 12 or 13, and a GPU of compute capability 8.0 or higher. To try the script
+# itself without a GPU, set LORAN_STANDIN=/path/to/kernels/target/standin; sizes are then tiny and figures meaningless.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 
-# ---- What to run with: the packed runtime beside this script, or what Maven builds -----------------------------------
+# ---- The runtime: the packed one next to this script, or the one that Maven builds -----------------------------------
 if [ -x "$here/runtime/bin/java" ]; then
     packed=$here
 else
     root=$(dirname "$here")
     packed=$root/benchmarks/target/gpu-pack
-    # A jar without the natives of other systems and those that no test here loads, and not compressed by itself: the
-    # archive does that, all in one, and to half.
+    # Strips a jar of the native libraries of other systems and of those that no test here loads, and stores it
+    # uncompressed: the archive compresses everything together, to half the size.
     slim() { # JAR
         rm -rf "$packed/jar"
         mkdir "$packed/jar"
@@ -30,20 +30,20 @@ else
         "$jdk/bin/jar" -c -0 -f "$1" -m "$packed/jar/META-INF/MANIFEST.MF" -C "$packed/jar" .
         rm -rf "$packed/jar"
     }
-    # Everything in one folder, as it is carried.
+    # Collects everything in one folder, the contents of the archive.
     pack() {
         jdk=$(grep -lsE '^JAVA_VERSION="(2[5-9]|[3-9][0-9])' "${JAVA_HOME:-/nowhere}/release" /usr/lib/jvm/*/release |
             head -n 1 | xargs -r dirname)
         [ -n "$jdk" ] || { echo "benchmarks/gpu.sh: needs a JDK 25 or newer" >&2; exit 2; }
         echo "building …"
-        # The jars, and where the libraries of the tests are, in one run of Maven: only there a module finds the jar of another.
+        # Build the jars and list the tests' libraries in one Maven run: only then does a module find the jar of another.
         rm -rf "$root/benchmarks/target/test-paths"
         (cd "$root" && mvn -q -B -ntp -DskipTests -Dspotless.check.skip=true -pl engine,kernels,peft,benchmarks \
             package dependency:build-classpath "-Dmdep.outputFile=$root/benchmarks/target/test-paths/\${project.artifactId}")
         rm -rf "$packed"
         mkdir -p "$packed/lib" "$packed/test-lib" "$packed/kernels" "$packed/peft" "$packed/peers"
         cp "$root"/benchmarks/target/lib/*.jar "$packed/lib"
-        # The rival of the CPU's benchmarks is most of the size and has nothing to do here.
+        # The peer of the CPU benchmarks takes most of the space and is not used here.
         rm -f "$packed"/lib/org.bytedeco.*
         for module in engine kernels peft; do
             [ ! -d "$root/$module/target/test-classes" ] || cp -r "$root/$module/target/test-classes" "$packed/$module-tests"
@@ -77,7 +77,7 @@ standin=${LORAN_STANDIN-}
 java=$packed/runtime/bin/java
 flags=$(cat "$packed/jvm-flags")
 loran() { # MAIN ARGUMENTS…
-    # shellcheck disable=SC2086 # the flags are words of their own
+    # shellcheck disable=SC2086 # the flags are separate words
     "$java" $flags ${standin:+"-Dloran.standin=$standin"} -cp "$packed/lib/*" "$@"
 }
 
@@ -145,7 +145,7 @@ sed '$d' "$out/kernels.log"
 kernels=$(tail -n 1 "$out/kernels.log")
 case $kernels in '{'*) ;; *) kernels=null ;; esac
 
-# ---- Whole steps, ours and the peer's in turn -------------------------------------------------------------------------
+# ---- Whole steps, alternating between ours and the peer's -------------------------------------------------------------
 python=$(command -v python3 || command -v python || true)
 [ -z "$python" ] || "$python" -c 'import torch, transformers, peft' 2>/dev/null || python=
 device=cuda
@@ -175,7 +175,7 @@ step() { # NAME METHOD DTYPE PEER-DTYPE SIZES…
     [ -n "$python" ] || return 0
     line=$("$python" "$packed/peers/step.py" --peer "$method" "$peer" 2 --device $device "$@" 2>>"$out/steps.err" |
         tail -n 1) || true
-    # A peer that fails says nothing of ours.
+    # A failure of the peer does not count as ours.
     row "$name" "peft $peer" "$line" || true
 }
 : >"$out/steps.err"
