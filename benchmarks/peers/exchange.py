@@ -1,11 +1,11 @@
-"""Adapters handed over between Loran and the real peft, both ways: each has to answer as the other does.
+"""Exchanges adapters between Loran and the real peft, in both directions: each must give the same answers as the other.
 
     python benchmarks/peers/exchange.py                     every method on tiny random models of every family
     python benchmarks/peers/exchange.py MODEL ADAPTER       an encoder's folder and an adapter that Loran trained for it
 
 "to peft": Loran trains an adapter and saves it, peft loads it. "from peft": peft trains one and saves it, Loran loads it.
-Answers may differ by 1e-4 of the largest. The last line counts; status 1 if any case fails. Needs torch, transformers, peft
-and safetensors.
+Answers may differ by 1e-4 of the largest. The last line gives the totals; the exit status is 1 if any case fails. Requires
+torch, transformers, peft and safetensors.
 """
 
 import itertools
@@ -47,7 +47,7 @@ def adalora(family):
 
 
 def ia3(family):
-    # "output.dense" is in BERT's attention too; peft scales the input of whatever is named as feed-forward.
+    # "output.dense" also occurs in BERT's attention; peft scales the input of every module listed as feed-forward.
     names = KEYS[family] + FEED_FORWARD[family]
     return peft.IA3Config(target_modules=names, feedforward_modules=FEED_FORWARD[family])
 
@@ -78,16 +78,16 @@ METHODS = {
     "ia3": ia3,
     "ln_tuning": lambda f: peft.LNTuningConfig(target_modules=NORMS[f]),
 }
-# peft 0.21 cuts OLoRA out of GPT-2's transposed layers in the wrong direction: it cannot run what it makes.
+# peft 0.21 extracts OLoRA from GPT-2's transposed layers in the wrong orientation: it cannot run the result.
 CASES = [(m, f, False) for m, f in itertools.product(METHODS, FAMILIES) if (m, f) != ("olora", "gpt2")]
-# Classifiers on models that have no classes of their own: the head is new, and the adapter brings it.
+# Classifiers on models without a classification head: the head is new and comes with the adapter.
 HEADED = ("lora", "lora, all linear layers", "dora", "lora, biases of the base", "prompt", "ia3", "ln_tuning")
-# Of a causal model with embeddings for an input, as of prompts, transformers reads the last position even where it is padding.
+# Given embeddings as input, as with prompts, transformers reads a causal model's last position even if it is padding.
 CASES += [(m, f, True) for m, f in itertools.product(HEADED, FAMILIES) if m != "prompt" or f == "bert"]
 
 
 def make_base(family, folder, headed):
-    """A model whose answers are of the order of 1, not of its usual random weights."""
+    """A model whose outputs have magnitudes around 1, unlike those of the default random weights."""
     sizes = {"pad_token_id": 0} if headed else {}
     sizes |= {"vocab_size": VOCAB, "initializer_range": 0.25, "tie_word_embeddings": family == "gpt2"}
     if family == "llama":
@@ -139,7 +139,7 @@ def texts(family, headed):
 
 
 def train(model, inputs):
-    """Moves every trainable tensor away from its start, then a few steps, so that AdaLoRA has ranks to choose from."""
+    """Perturbs every trainable tensor, then trains for a few steps, so that AdaLoRA has ranks to choose from."""
     trained = [p for p in model.parameters() if p.requires_grad]
     with torch.no_grad():
         for p in trained:
@@ -166,7 +166,7 @@ def made_by_peft(fresh, config, inputs, folder, convert):
     if convert:
         initial = folder.with_name("initial")
         name = model.peft_config["default"].init_lora_weights
-        # As peft's documentation has it: what is read back must not be cut a second time.
+        # As in peft's documentation: what is read back must not be decomposed a second time.
         model.peft_config["default"].init_lora_weights = True
         model.save_pretrained(initial)
         model.peft_config["default"].init_lora_weights = name
@@ -181,7 +181,7 @@ def answer(model, inputs):
 
 
 class Loran:
-    """One process for all cases."""
+    """A single Loran process for all cases."""
 
     def __init__(self):
         command = [LORAN, "bench", "answers"]
@@ -200,7 +200,7 @@ class Loran:
 
 
 def difference(ours, theirs, mask):
-    """The largest difference at tokens that the mask shows, in parts of the largest answer."""
+    """The largest difference at unmasked tokens, relative to the largest answer."""
     if ours.shape != theirs.shape:
         raise RuntimeError(f"Loran answers {tuple(ours.shape)}, peft {tuple(theirs.shape)}")
     if ours.dim() == 3:
@@ -220,7 +220,7 @@ class Count:
             found = compare()
             right = found <= TOLERANCE
             says = f"{found:.1e}"
-        except Exception as e:  # noqa: BLE001 - whatever goes wrong is this case's failure
+        except Exception as e:  # noqa: BLE001 - any error is a failure of this case
             right, says = False, f"{type(e).__name__}: {str(e).strip()}"
         self.failed += not right
         print(f"{title:<48} {says}{'' if right else '   FAILED'}", flush=True)
@@ -251,7 +251,7 @@ def every_method(count, loran):
             config.task_type = "SEQ_CLS" if headed or family == "bert" else "CAUSAL_LM"
             convert = method == "converted to plain lora"
             if convert and family == "bert":
-                # peft leaves the trained head out of what it converts.
+                # peft omits the trained head from the conversion.
                 config.task_type = None
             plain = answer(fresh(), inputs)
 

@@ -1,14 +1,14 @@
-"""A whole fine-tuning run of `loran train` beside PyTorch + Hugging Face peft, alternating: time and accuracy.
+"""Compares a whole fine-tuning run of `loran train` with PyTorch + Hugging Face peft, alternating: time and accuracy.
 
     python benchmarks/peers/finetune.py MODEL [--rows 2000] [--epochs 3] [--seeds 1,2,3] [--out FILE]
 
 MODEL is the folder of a BERT-shaped encoder (the launcher keeps the catalogue's in ~/.cache/loran). The rows are those that
 ship with Loran: definitions of nouns, ten classes, 1,000 held out. LoRA r 8, alpha 16, dropout 0.05 on query and value, mean
-pooling and a linear head; batches of 32 rows of like length, at most 96 tokens, padded to their longest; AdamW, weight decay
-0.01, 20 steps of warm-up, then linear; 5e-4, five times that for the head; the model's own dropouts are off on both sides. Time
-is that of the training loop alone; accuracy is the last epoch's.
+pooling and a linear head; batches of 32 rows of similar length, at most 96 tokens, padded to the longest; AdamW, weight decay
+0.01, 20 steps of warm-up, then linear decay; learning rate 5e-4, five times that for the head; the model's own dropouts are off
+on both sides. The time is that of the training loop only; the accuracy is that of the last epoch.
 
-Needs torch, transformers, peft and tokenizers.
+Requires torch, transformers, peft and tokenizers.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def read(path):
 
 
 def batches(rows, rng=None):
-    """Rows of like length together: windows of 50 batches are sorted, the batches shuffled, as Loran does."""
+    """Batches rows of similar length, as Loran does: windows of 50 batches are sorted, then the batches are shuffled."""
     order = list(range(len(rows)))
     if rng:
         rng.shuffle(order)

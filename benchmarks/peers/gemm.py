@@ -1,14 +1,14 @@
-"""The products of `loran bench gemm` beside PyTorch's, alternating in one run.
+"""Compares the matrix products of `loran bench gemm` with PyTorch's, alternating in one run.
 
     python benchmarks/peers/gemm.py [--products cubes,skinny,frozen,rows] [--threads 1,2] [--rounds 3] [--out FILE]
 
 x (m, k) times the transposed w (n, k). cubes: 512, 1024 and 2048 in F32, both operands fresh; skinny: LoRA's shapes; frozen:
 1024 x 512 x 2048 with a weight prepared once, in BF16; rows: 1 and 4 rows of x, as in generation, with a frozen weight in F32
-and BF16. The peer is `torch.mm` in F32 and `torch.nn.functional.linear` on BF16 tensors otherwise. Each round starts both
-sides once, as processes of their own, one after the other; a side's time is the median over the rounds of its median call,
-and a ratio says how many times as fast as the peer ours is. rows also say the bytes of the weight per second.
+and BF16. The peer is `torch.mm` in F32 and `torch.nn.functional.linear` on BF16 tensors otherwise. Each round runs both sides
+once, in separate processes, one after the other; the time of a side is the median over the rounds of its median call, and a
+ratio says how many times as fast as the peer ours is. For rows, the bytes of the weight read per second are printed too.
 
-Needs torch.
+Requires torch.
 """
 
 import argparse

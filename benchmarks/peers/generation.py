@@ -1,8 +1,8 @@
-"""Golden answers of Hugging Face's generate, and its distributions to draw from, for GenerationParityTest.
+"""Golden answers of Hugging Face's generate, and its sampling distributions, for GenerationParityTest.
 
     python generation.py peft/src/test/resources/fixtures/hf peft/src/test/resources/fixtures/generation.json
 
-Reads FAMILY/base and FAMILY/METHOD/adapter_final. Needs torch, transformers and peft; nothing of it is needed to build or
+Reads FAMILY/base and FAMILY/METHOD/adapter_final. Requires torch, transformers and peft; none of this is needed to build or
 test Loran.
 """
 
@@ -17,20 +17,20 @@ from transformers.generation import logits_process as processors
 
 NEW_TOKENS = 24
 METHODS = ["base", "lora", "dora", "adalora", "ia3", "prefix", "prefix_projection", "prompt", "p_tuning_mlp"]
-# The answer must not hang on rounding: the least lead of the chosen token over the next one.
+# Answers must not depend on rounding: the minimum lead of the chosen token's logit over the next one.
 LEAST_LEAD = 2e-4
 
 
 def model_of(folder, family, method):
     model = transformers.AutoModelForCausalLM.from_pretrained(folder / family / "base", dtype=torch.float32)
     adapted = model if method == "base" else peft.PeftModel.from_pretrained(model, folder / family / method / "adapter_final")
-    # Every answer has NEW_TOKENS tokens: a missing end token in generate's own options means the model's.
+    # Gives every answer NEW_TOKENS tokens: without an end token in its own options, generate uses the model's.
     model.generation_config.eos_token_id = None
     return adapted.eval()
 
 
 def answer(model, prompts, penalty):
-    """The new ids of each prompt; shorter prompts are padded on the left."""
+    """The new ids for each prompt; shorter prompts are padded on the left."""
     width = max(map(len, prompts))
     ids = torch.tensor([[1] * (width - len(p)) + p for p in prompts])
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
@@ -57,7 +57,7 @@ def case(folder, family, method, penalty):
     model = model_of(folder, family, method)
     for seed in range(1000):
         prompts = prompts_of(seed)
-        # Padding counts as text for the penalty, and moves the text behind learned prefixes: those go one by one.
+        # Padding counts as text for the penalty, and shifts the text after learned prefixes: these run one by one.
         together = penalty == 1 and method in ("base", "lora", "dora", "adalora", "ia3")
         runs = [answer(model, batch, penalty) for batch in ([prompts] if together else [[p] for p in prompts])]
         lead = min(r[1] for r in runs)
@@ -114,7 +114,7 @@ def main():
     distributions = [distribution(seed, *s) for seed, s in enumerate(settings)]
     facts = {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__}
     text = json.dumps({**facts, "cases": cases, "distributions": distributions})
-    # A case a line: small, and a difference shows which one.
+    # One case per line: compact, and a diff shows which one changed.
     out.write_text(text.replace('{"family"', '\n{"family"').replace('{"repetition_penalty"', '\n{"repetition_penalty"') + "\n")
 
 

@@ -1,11 +1,10 @@
 """Golden cases of Hugging Face peft for HfParityTest, in the layout of fixtures/hf/README.md, and the adapters of
-fixtures/adapters beside it, which were made on another model of the family or change its tables.
+fixtures/adapters next to it, which were made on another model of the family or change its embedding tables.
 
     python golden.py peft/src/test/resources/fixtures/hf [METHOD ...]
 
-Reads FAMILY/base and the inputs of FAMILY/lora, writes FAMILY/METHOD for each method below; METHOD "adapters" stands for
-those beside. Needs torch, transformers and
-peft; nothing of it is needed to build or test Loran.
+Reads FAMILY/base and the inputs of FAMILY/lora, writes FAMILY/METHOD for each method below; METHOD "adapters" stands for those
+of fixtures/adapters. Requires torch, transformers and peft; none of this is needed to build or test Loran.
 """
 
 import json
@@ -25,20 +24,20 @@ ATTENTION = {
     "bert": ["query", "value"],
 }
 TABLES = {"llama": ["embed_tokens", "lm_head"], "gpt2": ["wte", "lm_head"], "bert": ["word_embeddings"]}
-# Of every kind: tables, heads tied (GPT-2) and not, linear layers, norms, and a module that holds another.
+# One of each kind: embedding tables, heads tied (GPT-2) and untied, linear layers, norms, and a module that contains another.
 WHOLE = {
     "llama": ["embed_tokens", "lm_head", "o_proj", "norm"],
     "gpt2": ["wte", "ln_f"],
     "bert": ["word_embeddings", "pooler", "output.LayerNorm"],
 }
-# A bias on keys has no gradient but rounding, in which AdamW walks at random.
+# The gradient of a bias on keys is only rounding noise, on which AdamW makes random steps.
 WITHOUT_KEYS = {"llama": ["q_proj", "v_proj", "down_proj"], "gpt2": ["attn.c_proj", "c_fc"], "bert": ["value", "dense"]}
 LORA = {"r": 4, "lora_alpha": 8, "init_lora_weights": False}
 
-# Method: families, and what LoraConfig gets beside task and targets.
+# Method: families, and the LoraConfig arguments other than task and targets.
 METHODS = {
     "lora_pissa": (("llama", "gpt2", "bert"), {**LORA, "init_lora_weights": "pissa"}),
-    # peft cuts GPT-2's transposed layers in the wrong direction.
+    # peft decomposes GPT-2's transposed layers in the wrong orientation.
     "lora_olora": (("llama", "bert"), {**LORA, "init_lora_weights": "olora"}),
     "lora_with_bias": (("llama", "gpt2", "bert"), {**LORA, "lora_bias": True, "target_modules": WITHOUT_KEYS}),
     "lora_tables": (("llama", "gpt2", "bert"), {**LORA, "target_modules": TABLES}),
@@ -69,7 +68,7 @@ def adapted(folder, family, options, seed):
     torch.manual_seed(seed)
     model = peft.get_peft_model(base_model(family, folder), config(family, options)).eval()
     for name, module in model.named_modules():
-        # Magnitudes that are not the norms they started from, as after training.
+        # Make the magnitudes differ from their initial norms, as after training.
         if name.endswith("lora_magnitude_vector.default"):
             module.weight.data.mul_(1 + 0.1 * torch.rand_like(module.weight))
     return model
@@ -80,7 +79,7 @@ def trainable(model):
 
 
 def train(model, inputs):
-    """Loss and gradient norm of each step, and every tensor at the end."""
+    """The loss and gradient norm of each step, and all tensors at the end."""
     trained = trainable(model)
     optimizer = torch.optim.AdamW(trained.values(), lr=LR, betas=BETAS, eps=EPS, weight_decay=DECAY)
     losses, norms = [], []
@@ -97,8 +96,8 @@ def train(model, inputs):
 
 
 def is_settled(folder, family, options, seed, inputs):
-    """Whether single precision decides the numbers to a fifth of the test's tolerances: where AdamW divides a gradient of
-    rounding noise by its own size, it does not, and any other order of a sum gives other numbers."""
+    """Whether single precision determines the values to within a fifth of the test's tolerances. It does not where AdamW
+    divides a gradient of rounding noise by its own magnitude: any other summation order then gives other values."""
     single = train(adapted(folder, family, options, seed), inputs)
     double = train(adapted(folder, family, options, seed).double(), inputs)
 
@@ -158,7 +157,7 @@ def save(model, folder, tables="auto"):
     (folder / "README.md").unlink(missing_ok=True)
     file = folder / "adapter_config.json"
     facts = json.loads(file.read_text())
-    # Where the base lay is nobody's business.
+    # The location of the base model does not belong in the fixture.
     facts["base_model_name_or_path"] = None
     file.write_text(json.dumps(facts, indent=2, sort_keys=True))
 
@@ -166,7 +165,7 @@ def save(model, folder, tables="auto"):
 ROWS = 100
 QV = {"llama": ["q_proj", "v_proj"], "gpt2": ["c_attn"], "bert": ["query", "value"]}
 
-# Case: family, class, and what LoraConfig gets beside targets.
+# Case: family, class, and the LoraConfig arguments other than targets.
 ADAPTERS = {
     "llama-bare": ("llama", transformers.LlamaModel, {"task_type": "FEATURE_EXTRACTION"}),
     "gpt2-bare": ("gpt2", transformers.GPT2Model, {"task_type": "FEATURE_EXTRACTION"}),
@@ -179,7 +178,7 @@ ADAPTERS = {
 
 
 def write_adapter(folder, case):
-    """An adapter with random values, and what its model answers: logits, and the states after the last norm."""
+    """Writes an adapter with random values, and its model's outputs: logits, and the states after the last norm."""
     family, kind, options = ADAPTERS[case]
     torch.manual_seed(5)
     model = kind.from_pretrained(folder / family / "base", dtype=torch.float32).eval()

@@ -1,4 +1,4 @@
-"""Results of a measurement as a file: the figures, the command, and what it ran on."""
+"""Writes the results of a measurement to a file: the figures, the command, and the machine."""
 
 import importlib.metadata
 import json

@@ -1,11 +1,11 @@
-"""Adapters with a classification head, as peft makes them on AutoModelForSequenceClassification, for FamilyHeadTest.
+"""Creates adapters with a classification head, as peft makes them on AutoModelForSequenceClassification, for FamilyHeadTest.
 
     python benchmarks/peers/seqcls.py peft/src/test/resources/fixtures/seqcls
 
-Writes for each family a tiny random model and beside it FAMILY-adapter: a LoRA of the task type SEQ_CLS, moved away from its
-start, and expected.safetensors with ids, mask (some texts end with the padding token, shown and hidden) and logits. For BERT
-there is pairs.safetensors too: the same ids with token types, and the logits of model and adapter. Needs
-torch, transformers, peft and safetensors; nothing of it is needed to build or test Loran.
+For each family, writes a tiny random model and, next to it, FAMILY-adapter: a LoRA of the task type SEQ_CLS with perturbed
+weights, and expected.safetensors with ids, mask (some texts end with the padding token, masked or not) and logits. For BERT,
+also writes pairs.safetensors: the same ids with token types, and the logits of model and adapter. Requires torch, transformers,
+peft and safetensors; none of this is needed to build or test Loran.
 """
 
 import sys
@@ -44,7 +44,7 @@ def main(out):
         model = transformers.AutoModelForSequenceClassification.from_pretrained(out / family, num_labels=CLASSES)
         config = peft.LoraConfig(task_type="SEQ_CLS", r=2, lora_alpha=4, target_modules=targets)
         model = peft.get_peft_model(model, config).eval()
-        # Where the fixtures lie is nobody's business.
+        # The location of the fixtures does not belong in them.
         model.peft_config["default"].base_model_name_or_path = None
         with torch.no_grad():
             for p in model.parameters():

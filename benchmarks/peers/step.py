@@ -1,13 +1,14 @@
-"""The training step of `loran bench step` beside PyTorch + Hugging Face peft, alternating in one run.
+"""Compares the training step of `loran bench step` with PyTorch + Hugging Face peft, alternating in one run.
 
     python benchmarks/peers/step.py [--methods lora,full] [--dtypes f32,autocast,bf16] [--threads 2] [--rounds 3] [--out FILE]
 
 A Llama-shaped model with random weights: hidden 512, 6 layers, 8 heads, feed-forward 2048, vocabulary 10000, tied head;
 8 x 128 random tokens; forward, backward, clipping and AdamW. LoRA r 16, alpha 32, dropout 0.1 on q, k, v, o; AdaLoRA
-12 -> 8; 20 virtual tokens. Each round starts both sides once, as processes of their own, one after the other; a side's time
-is the median over the rounds of its median step, and a ratio is ours by the peer's. "best" is the fastest of the peer's dtypes.
+12 -> 8; 20 virtual tokens. Each round runs both sides once, in separate processes, one after the other; the time of a side is
+the median over the rounds of its median step, and a ratio is our time divided by the peer's. "best" is the fastest of the
+peer's dtypes.
 
-Needs torch, transformers and peft.
+Requires torch, transformers and peft.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from pathlib import Path
 
 LORAN = Path(__file__).resolve().parents[2] / "loran"
 STEPS = 12
-# As `loran bench step` has them, and takes as options.
+# The defaults of `loran bench step`, which has options of the same names.
 SIZES = dict(
     batch=8, seq=128, hidden=512, layers=6, heads=8, kv_heads=0, mlp=2048, vocab=10000, rank=16, steps=STEPS
 )
@@ -115,7 +116,7 @@ def last_line(command, environment=None):
 
 
 def sides(method, dtypes, ours, threads):
-    """Name and command of each side."""
+    """The name and the command of each side."""
     for dtype in dtypes:
         yield f"peft {dtype}", [sys.executable, __file__, "--peer", method, dtype, str(threads)]
     for dtype in ours:

@@ -3,8 +3,8 @@
     python benchmarks/peers/weighted.py peft/src/test/resources/fixtures
 
 Reads hf/gpt2/base and the inputs of hf/gpt2/lora; writes weighted/first, weighted/second (two adapters, the second on
-fewer layers) and weighted/logits.safetensors: for each combination the logits of the last position, in double precision.
-Needs torch, transformers and peft; nothing of it is needed to build or test Loran.
+fewer layers) and weighted/logits.safetensors: the logits of the last position for each combination, in double precision.
+Requires torch, transformers and peft; none of this is needed to build or test Loran.
 """
 
 import sys
@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 WEIGHTS = [0.7, -0.4]
-# Random pruning at a density of 1 keeps everything, and leaves the rest of DARE to compare.
+# Random pruning at a density of 1 keeps everything, so that the rest of DARE can be compared.
 COMBINATIONS = {
     "linear": {},
     "cat": {},
