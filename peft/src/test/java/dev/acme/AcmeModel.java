@@ -19,7 +19,7 @@ import java.util.List;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
-/// A causal model of somebody who uses the library: learned positions, and blocks of attention alone.
+/// A causal model as a user of the library could write it: learned positions, and blocks consisting of attention only.
 final class AcmeModel extends Model {
     static final Family FAMILY = new Family(
             "acme",

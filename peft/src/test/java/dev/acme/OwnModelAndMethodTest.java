@@ -30,8 +30,7 @@ import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
 
-/// What somebody outside of the library writes, a model and a method, is adapted, trained, saved and loaded as the
-/// shipped ones are.
+/// A model and a method written outside the library are adapted, trained, saved and loaded like the shipped ones.
 class OwnModelAndMethodTest {
     private static final AcmeModel.Sizes SIZES = new AcmeModel.Sizes(19, 12, 2, 3, 24);
     private static final Methods METHODS = Methods.shipped().with(ScaleConfig.TYPE, ScaleConfig::read);

@@ -18,8 +18,8 @@ import java.util.List;
 import java.util.function.BiConsumer;
 import org.jspecify.annotations.Nullable;
 
-/// A method of somebody who uses the library: the answers of linear layers are scaled, whose inputs are dropped in
-/// training.
+/// A method as a user of the library could write it: scales the outputs of linear layers, with dropout on their inputs
+/// in training.
 record ScaleConfig(
         Targets targetModules,
         double dropout,

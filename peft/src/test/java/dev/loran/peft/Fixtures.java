@@ -17,7 +17,7 @@ import java.util.Objects;
 import java.util.function.Consumer;
 import java.util.function.UnaryOperator;
 
-/// The model folders among the test resources, and changed copies of them.
+/// The model folders among the test resources, and modified copies of them.
 public final class Fixtures {
     private Fixtures() {}
 
@@ -31,7 +31,7 @@ public final class Fixtures {
         }
     }
 
-    /// The small model of a family, as transformers wrote it.
+    /// The small model of a family, as saved by transformers.
     public static Path base(String family) {
         return root("hf").resolve(family).resolve("base");
     }
@@ -48,14 +48,14 @@ public final class Fixtures {
         return folder;
     }
 
-    /// A copy of [#base] with other tensors: `change` gets them by name in F32 and may rename, add and remove.
+    /// A copy of [#base] with other tensors: `change` gets them by name in F32 and may rename, add and remove tensors.
     public static Path retold(Path temp, String family, UnaryOperator<Map<String, Tensor>> change) throws IOException {
         Path folder = changed(temp, family, c -> {});
         write(folder.resolve("model.safetensors"), base(family), change);
         return folder;
     }
 
-    /// Writes the tensors of `folder`, as `change` leaves them, to `file`.
+    /// Writes the tensors of `folder`, after `change`, to `file`.
     public static void write(Path file, Path folder, UnaryOperator<Map<String, Tensor>> change) {
         ReferenceBackend backend = new ReferenceBackend();
         Map<String, Tensor> tensors = new LinkedHashMap<>();
@@ -65,7 +65,7 @@ public final class Fixtures {
         SafeTensors.write(file, change.apply(tensors));
     }
 
-    /// The BERT of the fixtures as the encoder alone: its names without `bert.`, without a head.
+    /// The BERT of the fixtures as a bare encoder: names without `bert.`, and no head.
     public static Path encoder(Path temp) throws IOException {
         Path folder = retold(temp, "bert", tensors -> {
             Map<String, Tensor> encoder = new LinkedHashMap<>();

@@ -18,15 +18,16 @@ import java.util.stream.Collectors;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
 
-/// Who may know whom, read from the sources of all modules: engine knows nobody; kernels knows engine, and alone sees
-/// vectors and CUDA; models and tuners know engine alone; only the command line and the façade pick a backend.
+/// The allowed dependencies, checked in the sources of all modules: engine depends on nothing; kernels depends on
+/// engine, and is the only one to use vectors and CUDA; models and tuners depend only on engine; only the command line
+/// and the façade choose a backend.
 class ImportRulesTest {
-    /// A class or package of ours wherever it is named: in an import, or written out in the code.
+    /// One of our classes or packages, wherever it is named: in an import or in the code.
     private static final Pattern OURS = Pattern.compile("\\bdev\\.loran(\\.[a-z]+)+(?=[.;\\s])");
 
     private static final Pattern FOREIGN = Pattern.compile("\\b(jdk\\.incubator\\.vector|jcuda)\\b");
 
-    /// A source file: its package, its name, and the packages of ours that its code names.
+    /// A source file: its package, its name, and those of our packages that its code names.
     private record Source(String inPackage, String file, Set<String> knows, boolean seesForeign) {
         static Source of(String file, String text) {
             String code = text.lines()
@@ -67,7 +68,7 @@ class ImportRulesTest {
         return sources;
     }
 
-    /// Each file of `who` that knows a package of ours outside `allowed`.
+    /// The files of `who` that depend on one of our packages outside `allowed`.
     private static List<String> offences(List<Source> sources, String who, Predicate<String> allowed) {
         return sources.stream()
                 .filter(s -> s.isUnder(who))
@@ -120,7 +121,7 @@ class ImportRulesTest {
                 .isEmpty();
     }
 
-    /// Whoever depends on the library does not get them: they are optional dependencies.
+    /// Projects that depend on the library do not get these: they are optional dependencies.
     @Test
     void onlyTheCommandLineSeesItsLibraries() throws IOException {
         Path peft = Path.of("").toAbsolutePath();
@@ -145,7 +146,7 @@ class ImportRulesTest {
         assertThat(circle(sources())).isEmpty();
     }
 
-    /// Packages that know each other, in order, or nothing.
+    /// Packages that depend on each other in a cycle, in order; empty if there are none.
     private static List<String> circle(List<Source> sources) {
         Map<String, Set<String>> graph = new TreeMap<>();
         sources.forEach(

@@ -65,21 +65,22 @@ import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
-/// Whatever is wrong with a file, opening it ends with what it holds or with an input error of ours: never with another
-/// exception, never late, never with memory out of proportion, never with buffers left behind.
+/// Opening a damaged file either succeeds or fails with our input error: never with another exception, never after a
+/// long time, never with excessive memory, never with leaked buffers.
 ///
-/// `-Dloran.mutations=1000000` for more than the few of every build, `-Dloran.mutations.seed=N` for others,
-/// `-Dloran.mutations.kinds=REGEX` for some kinds of file.
+/// `-Dloran.mutations=1000000` runs more cases than the few of every build, `-Dloran.mutations.seed=N` other ones, and
+/// `-Dloran.mutations.kinds=REGEX` only some kinds of files.
 class MutatedInputsTest {
     private static final long CASES = Long.getLong("loran.mutations", 8_000);
     private static final long SEED = Long.getLong("loran.mutations.seed", 1);
     private static final int THREADS = Integer.getInteger("loran.mutations.threads", 1);
     private static final String KINDS = System.getProperty("loran.mutations.kinds", ".*");
 
-    /// Of one case, on a machine that does something else as well.
+    /// The time limit of one case, for a machine that is also busy otherwise.
     private static final long SECONDS = 20;
 
-    /// Heap of one case: some for the model around the file, and for each of its bytes.
+    /// The heap limit of one case: a fixed amount for the model around the file, plus an amount for each byte of the
+    /// file.
     private static final long HEAP_BYTES = 24L << 20;
     private static final long HEAP_BYTES_A_BYTE = 512;
     private static final long TENSOR_BYTES = 16L << 20;
@@ -108,11 +109,11 @@ class MutatedInputsTest {
                 "%,d damaged files of %d kinds%n",
                 outcomes.values().stream().mapToLong(o -> o.read + o.refused).sum(), outcomes.size());
         assertThat(failures).isEmpty();
-        // Damage that nothing notices, or that everything notices at once, would try little.
+        // If every damaged file were read, or every one refused, the test would prove little.
         assertThat(outcomes.values()).anyMatch(o -> o.read > 0).anyMatch(o -> o.refused > 0);
     }
 
-    /// How the files of one kind fared.
+    /// The results for the files of one kind.
     private record Outcome(long read, long refused, long nanos, long longest) {
         Outcome plus(Outcome o) {
             return new Outcome(read + o.read, refused + o.refused, nanos + o.nanos, Math.max(longest, o.longest));
@@ -129,10 +130,10 @@ class MutatedInputsTest {
         void open() throws IOException;
     }
 
-    /// One file that is damaged, and what opens it.
+    /// A file that gets damaged, and the code that opens it.
     private record Kind(String name, Path file, byte[] valid, Format format, boolean isSlow, Opening opening) {}
 
-    /// Damages the files of a folder of its own, one after the other.
+    /// Damages the files in its own folder, one after the other.
     private static final class Worker implements Callable<Map<String, String>> {
         private final Path folder;
         private final int number;
@@ -147,7 +148,7 @@ class MutatedInputsTest {
         }
 
         private void kind(String name, Path file, Format format, Opening opening) throws IOException {
-            // A kind whose valid file is refused would try nothing.
+            // A kind whose valid file is refused would test nothing.
             opening.open();
             kinds.add(new Kind(name, file, Files.readAllBytes(file), format, false, opening));
         }
@@ -157,7 +158,7 @@ class MutatedInputsTest {
             kinds.add(new Kind(name, file, Files.readAllBytes(file), format, true, opening));
         }
 
-        /// The first failure of each sort.
+        /// The first failure of each kind.
         @Override
         public Map<String, String> call() throws IOException {
             models();
@@ -174,7 +175,7 @@ class MutatedInputsTest {
                     System.out.printf("%,d damaged files, %d failures%n", i, failures.size());
                 }
                 Kind kind = kinds.get((int) (n % kinds.size()));
-                // Ten times the work of others: a command, a step of training.
+                // These take ten times the work of others: a command, or a training step.
                 if (kind.isSlow() && n / kinds.size() % 10 != 0) {
                     kind = kinds.get((int) (n / kinds.size() % kinds.size()));
                 }
@@ -188,7 +189,7 @@ class MutatedInputsTest {
             return failures;
         }
 
-        /// What went wrong, or null.
+        /// The failure, or null.
         private @Nullable String tried(Kind kind, long seed) throws IOException {
             byte[] damaged = Mutations.damaged(kind.valid(), kind.format(), new SplittableRandom(seed));
             Files.write(kind.file(), damaged);
@@ -240,7 +241,7 @@ class MutatedInputsTest {
             return text.toString();
         }
 
-        // ---- what is opened
+        // ---- the files to open
 
         private Map<String, Model> families() {
             Map<String, Model> all = new LinkedHashMap<>();
@@ -319,7 +320,7 @@ class MutatedInputsTest {
             configs.put("prompt", PromptTuningConfig.of(2));
             configs.put("p-tuning", PromptEncoderConfig.of(2));
             for (Map.Entry<String, PeftConfig> config : configs.entrySet()) {
-                // BitFit trains biases, which this one has not.
+                // BitFit trains biases, which the Llama model does not have.
                 Path base = folder.resolve(config.getKey().equals("bitfit") ? "gpt2" : "llama");
                 Path saved = folder.resolve("adapter-" + config.getKey().replace(' ', '-'));
                 try (Model model = HfModels.load(base, backend);
@@ -361,7 +362,7 @@ class MutatedInputsTest {
             kind("loran.json", saved.resolve("loran.json"), Format.JSON, opening);
         }
 
-        /// With sums that hold: damage that they tell is told before anything is read.
+        /// With valid checksums: damage that they reveal would be reported before anything is read.
         private void checkpoints() throws IOException {
             Path run = folder.resolve("trained");
             Path step = TinyRun.train(run, backend);
@@ -374,7 +375,7 @@ class MutatedInputsTest {
                 slow("checkpoint's " + file.getFileName(), file, format, () -> {
                     for (Map.Entry<Path, byte[]> other : valid.entrySet()) {
                         if (!other.getKey().equals(file)) {
-                            // A checkpoint that was passed over has been replaced.
+                            // A checkpoint that was skipped has been replaced.
                             Files.write(other.getKey(), other.getValue());
                         }
                     }
@@ -494,7 +495,7 @@ class MutatedInputsTest {
             }
         }
 
-        /// A command that cannot do anything but fail, or shows what is there.
+        /// A command that can only fail, or only prints what is there.
         private void command(String name, Path file, Object... arguments) throws IOException {
             String[] words = new String[arguments.length];
             for (int i = 0; i < words.length; i++) {
@@ -506,7 +507,7 @@ class MutatedInputsTest {
                 PrintStream problems = new PrintStream(err, true, StandardCharsets.UTF_8);
                 int code = Main.run(
                         words, new PrintStream(new ByteArrayOutputStream(), false, StandardCharsets.UTF_8), problems);
-                // A sweep says what was wrong with each of its runs.
+                // A sweep reports the error of each of its runs.
                 String said = err.toString(StandardCharsets.UTF_8).strip();
                 said = said.startsWith("loran:") ? said : said.substring(said.lastIndexOf('\n') + 1);
                 if (code == 2) {

@@ -15,7 +15,7 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.SplittableRandom;
 
-/// Damages the bytes of a file: as a disk or a transfer would, or as somebody who edits it by hand, or means harm.
+/// Damages the bytes of a file, as a disk or a transfer might, or a person who edits it by hand or is malicious.
 final class Mutations {
     private static final ObjectMapper JSON = new ObjectMapper();
     private static final JsonNodeFactory NODES = JsonNodeFactory.instance;
@@ -46,7 +46,7 @@ final class Mutations {
 
     private Mutations() {}
 
-    /// What is known of a file's inside, so that damage reaches deeper than its first check.
+    /// What is known about the structure of a file, so that damage can get past its first check.
     enum Format {
         BYTES,
         JSON,
@@ -122,7 +122,7 @@ final class Mutations {
             }
             return text.getBytes(StandardCharsets.UTF_8);
         } catch (IOException e) {
-            // Damaged already.
+            // It is already damaged.
             return bytes(valid, random);
         }
     }
@@ -170,7 +170,7 @@ final class Mutations {
         return String.join("\n", lines).getBytes(StandardCharsets.UTF_8);
     }
 
-    // ---- safetensors: eight bytes of length, a header in JSON, values
+    // ---- safetensors: eight bytes of length, a JSON header, values
 
     private static byte[] header(byte[] valid, SplittableRandom random) {
         if (valid.length < Long.BYTES) {

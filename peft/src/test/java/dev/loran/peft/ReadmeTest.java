@@ -20,7 +20,7 @@ import javax.tools.ToolProvider;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
-/// The library example of the README compiles as it stands there, and does what it says.
+/// The library example in the README compiles as written and does what the README says.
 class ReadmeTest {
     @TempDir
     Path folder;
@@ -55,7 +55,7 @@ class ReadmeTest {
         assertThat(compiled).as(errors.toString(StandardCharsets.UTF_8)).isZero();
         try (ReferenceBackend backend = new ReferenceBackend();
                 Model model = Tiny.encoder(backend, DType.F32)) {
-            // The example asks for 128 tokens a text; these have far fewer.
+            // The example allows 128 tokens per text; these texts have far fewer.
             Tiny.save(model, folder.resolve("model"));
         }
         Path rows = Tiny.write(folder.resolve("rows.jsonl"), Tiny.rows(32, 1));

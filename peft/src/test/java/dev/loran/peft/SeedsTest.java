@@ -34,8 +34,8 @@ import java.util.SplittableRandom;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
-/// What a user of option maps types, from the first configuration to a saved adapter, on the small SEO transformer: every
-/// method by name, its defaults, its counts, a training loop, evaluation with the best model kept, a sweep.
+/// The use of option maps, from the first configuration to a saved adapter, on the small SEO transformer: every method
+/// by name, its defaults, its parameter counts, a training loop, evaluation that keeps the best model, a sweep.
 class SeedsTest {
     private static final List<String> PROJECTIONS = List.of("w_q", "w_k", "w_v", "w_o");
     private static final Map<String, Object> OPTIMIZER =
@@ -52,7 +52,7 @@ class SeedsTest {
         return SeoTransformer.random(new TransformerConfig(512, 6, 8, 10000), backend, DType.F32, 1);
     }
 
-    /// Texts that count upwards: learnable in a few steps.
+    /// Texts that count up, which can be learned in a few steps.
     private static List<Batch> batches(int count) {
         SplittableRandom random = new SplittableRandom(4);
         List<Batch> all = new ArrayList<>();
@@ -174,7 +174,7 @@ class SeedsTest {
             assertThat(count.get("total_parameters")).isEqualTo(baseOf(manager) + 393_216L);
             assertThat(Objects.requireNonNull(count.get("trainable_percentage")).doubleValue())
                     .isCloseTo(100.0 * 393_216 / (baseOf(manager) + 393_216), within(1e-9));
-            // About 24 million of the model's own.
+            // The model itself has about 24 million.
             assertThat(base - 393_216L).isBetween(23_000_000L, 25_000_000L);
         }
     }

@@ -13,7 +13,7 @@ import java.util.List;
 import java.util.stream.Collectors;
 import org.junit.jupiter.api.Test;
 
-/// A program of somebody's own that was started without the Vector API's module hears that it is slow, once.
+/// A program that was started without the Vector API's module is told once that it is slow.
 class SlowBackendTest {
     private static final String SLOW =
             "backend: reference, scalar loops on one thread; not simd: the Vector API is off; start the JVM with"
@@ -47,7 +47,7 @@ class SlowBackendTest {
         return told;
     }
 
-    /// Run in a JVM of its own.
+    /// Runs in a separate JVM.
     static final class Program {
         private Program() {}
 

@@ -10,11 +10,11 @@ import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
 import java.util.function.IntConsumer;
 
-/// Several threads that begin together.
+/// Several threads that start together.
 public final class Threads {
     private Threads() {}
 
-    /// Runs `work` on `n` threads, each with its number, and returns when all have ended; the first failure comes out.
+    /// Runs `work` on `n` threads, each with its number, and returns when all have ended; throws the first failure.
     public static void run(int n, IntConsumer work) {
         CyclicBarrier start = new CyclicBarrier(n);
         try (ExecutorService threads = Executors.newFixedThreadPool(n)) {

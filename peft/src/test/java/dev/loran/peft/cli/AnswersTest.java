@@ -14,12 +14,12 @@ import java.util.List;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
 
-/// What was trained to answer answers as it was trained: prompts are cut alike, and answers end.
+/// A model trained to answer prompts does so as in training: prompts are cut in the same way, and answers end.
 class AnswersTest extends CommandLineTest {
     private static final int LONGEST = 16;
     private static final List<String> KEYS = List.of("buy", "run", "online", "query", "cheap shoes", "red query");
 
-    /// Prompts that differ in their beginnings, every second one too long, with targets of one to five words.
+    /// Prompts with different beginnings, every second one too long, with targets of two to five words.
     private Path pairs() throws IOException {
         StringBuilder lines = new StringBuilder();
         for (int i = 0; i < KEYS.size(); i++) {
@@ -71,7 +71,7 @@ class AnswersTest extends CommandLineTest {
         assertThat(result.json().get("truncated").intValue()).isEqualTo(6);
         assertThat(result.err()).contains("3 rows are longer than 16 tokens, or their prompts than 10, and were cut");
         JsonNode card = JsonFile.read(run.resolve("last/loran.json"));
-        // Five words and the end.
+        // Five words and the end token.
         assertThat(card.get("answer_room").intValue()).isEqualTo(6);
         assertThat(card.get("eos_token").asText()).isEqualTo("[SEP]");
 
@@ -115,7 +115,7 @@ class AnswersTest extends CommandLineTest {
         Path run = folder.resolve("named");
         Result result = trained(causal, rows, run, "--eos-token", "[PAD]");
         assertThat(result.code()).as(result.err()).isZero();
-        // Kept: nobody names it again.
+        // The token was stored: it need not be given again.
         Result evaluated = eval("--adapter", run, "--data", rows);
         assertThat(evaluated.json().get("rouge_l").doubleValue()).isEqualTo(1);
         assertRefused(

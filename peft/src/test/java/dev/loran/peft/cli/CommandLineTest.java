@@ -19,7 +19,7 @@ import java.util.List;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.io.TempDir;
 
-/// Runs command lines in this process, over tiny models and rows that they can learn.
+/// Runs command lines in this process, on tiny models and rows that they can learn.
 abstract class CommandLineTest {
     static final ObjectMapper JSON = new ObjectMapper();
 
@@ -31,7 +31,7 @@ abstract class CommandLineTest {
     Path train = Path.of("");
     Path held = Path.of("");
 
-    /// What a command line printed, and its exit code.
+    /// The output of a command line, and its exit code.
     record Result(int code, String out, String err) {
         JsonNode json() throws IOException {
             return JSON.readTree(out.lines().reduce((a, b) -> b).orElseThrow());
@@ -52,14 +52,14 @@ abstract class CommandLineTest {
         return new Result(code, out.toString(StandardCharsets.UTF_8), err.toString(StandardCharsets.UTF_8));
     }
 
-    /// Starts a command line in a process of its own, whose temporary files go to `tmp` in [#folder]. Its standard output is
-    /// thrown away.
+    /// Starts a command line in a separate process whose temporary files go to `tmp` in [#folder]. Its standard output
+    /// is discarded.
     Process started(List<String> arguments) throws IOException {
         List<String> command = new ArrayList<>(List.of(
                 Path.of(System.getProperty("java.home"), "bin", "java").toString(),
                 "--add-modules=jdk.incubator.vector",
                 "--enable-native-access=ALL-UNNAMED",
-                // As this process runs: sums are made in the same order by the same vectors only.
+                // The same flags as this process: only the same vectors compute sums in the same order.
                 "-XX:+IgnoreUnrecognizedVMOptions",
                 "-XX:-UseProfiledLoopPredicate",
                 "-XX:+UseSerialGC",
@@ -73,7 +73,7 @@ abstract class CommandLineTest {
                 .start();
     }
 
-    /// Exit code 2, this one line, and nothing else.
+    /// Checks for exit code 2, this one line, and no other output.
     static void assertRefused(Result result, String line) {
         assertThat(result.err().strip()).isEqualTo(line);
         assertThat(result.code()).isEqualTo(2);

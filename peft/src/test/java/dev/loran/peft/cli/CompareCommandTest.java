@@ -62,7 +62,7 @@ class CompareCommandTest {
         assertThat(report.get("held_out").intValue()).isEqualTo(20);
         assertThat(new ObjectMapper().readTree(Files.readString(out.resolve("report.json"))))
                 .isEqualTo(report);
-        // Nobody goes on from a method's run.
+        // The runs of the methods are never resumed.
         assertThat(out.resolve("lora").resolve("checkpoints")).doesNotExist();
         List<String> lines = result.out().lines().toList();
         assertThat(lines).hasSize(1 + Method.values().length + 1);
@@ -87,7 +87,7 @@ class CompareCommandTest {
             assertThat(m.get("peak_memory_mib").doubleValue())
                     .isGreaterThan(m.get("peak_tensor_mib").doubleValue());
         }
-        // Query and value of two layers by rank 8, and the head; F32 on the disk, with names before it.
+        // Query and value of two layers with rank 8, and the head; F32 on disk, preceded by the names.
         JsonNode lora = Objects.requireNonNull(byName.get("lora"));
         assertThat(lora.get("trainable_parameters").intValue()).isEqualTo(4 * 2 * 8 * 16 + 2 * 16 + 2);
         assertThat(lora.get("adapter_bytes").intValue()).isBetween(4 * 4 * 2 * 8 * 16, 4 * 4 * 2 * 8 * 16 + 2000);
@@ -95,7 +95,7 @@ class CompareCommandTest {
                         .get("trainable_percentage")
                         .doubleValue())
                 .isEqualTo(100);
-        // What was measured is what was kept.
+        // The adapter that was measured is the one that was saved.
         Result evaluated = loran(
                 "eval", "--model", encoder, "--adapter", out.resolve("lora"), "--data", held, "--threads", 1, "--json");
         assertThat(evaluated.json().get("loss")).isEqualTo(lora.get("loss"));

@@ -23,11 +23,11 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
 
-/// `loran train --init-adapter`: runs that begin where another adapter was.
+/// `loran train --init-adapter`: runs that start from another adapter's weights.
 class InitAdapterTest extends CommandLineTest {
     private static final Path FIXTURES = Path.of("src/test/resources/fixtures/seqcls");
 
-    /// So small a rate changes no bit: what a run begins with is what it ends with.
+    /// A rate so small that it changes no bit: a run ends with the weights that it begins with.
     private static final List<Object> STANDING_STILL = List.of("--steps", 1, "--lr", 1e-30, "--max-length", 20);
 
     private Path first(String method) {
@@ -81,7 +81,7 @@ class InitAdapterTest extends CommandLineTest {
         if (method.equals("lora")) {
             assertThat(options.get("rank").intValue()).isEqualTo(4);
         }
-        // And it trains.
+        // And it can be trained.
         assertThat(next(List.of("--steps", 3, "--lr", 1e-2, "--max-length", 20), "--init-adapter", run.resolve("last"))
                         .code())
                 .isZero();
@@ -126,7 +126,7 @@ class InitAdapterTest extends CommandLineTest {
         Path straight = Files.move(next, folder.resolve("straight"));
         assertThat(next(options, "--init-adapter", run).code()).isZero();
         Drafts.delete(run);
-        // First from a checkpoint, then, as if it had been killed before there was one, from its beginning.
+        // First from a checkpoint; then, as if it had been killed before the first checkpoint, from its beginning.
         Drafts.delete(next.resolve("checkpoints/step-6"));
         for (String going : List.of("going on after step 4 of 6", "begins with")) {
             Drafts.delete(next.resolve("last"));
@@ -163,7 +163,7 @@ class InitAdapterTest extends CommandLineTest {
                 .isNotNegative();
     }
 
-    /// One that peft has made, with the family's head for three classes.
+    /// An adapter made by peft, with the family's head for three classes.
     @Test
     void anAdapterOfPeftIsTrainedOn() throws IOException {
         Path tokenizer = Files.write(folder.resolve("tokenizer.json"), TinyTokenizers.wordPieceJson());
@@ -187,7 +187,7 @@ class InitAdapterTest extends CommandLineTest {
         assertThat(config.get("r").intValue()).isEqualTo(2);
     }
 
-    /// By name, as texts.
+    /// The tensors by name, as text.
     private static Map<String, String> tensors(Path adapter) {
         Map<String, String> all = new TreeMap<>();
         try (ReferenceBackend backend = new ReferenceBackend();

@@ -24,8 +24,9 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.condition.DisabledOnOs;
 import org.junit.jupiter.api.condition.OS;
 
-/// `loran train`, killed again and again at random moments and gone on with, leaves the same bytes as when nobody kills it,
-/// and nothing besides. As often as `-Dloran.kills` (SIGKILL) and `-Dloran.terms` (SIGTERM) say, from `-Dloran.seed` on.
+/// `loran train`, killed repeatedly at random moments and resumed, leaves the same bytes as when it is never killed,
+/// and no other files. `-Dloran.kills` (SIGKILL) and `-Dloran.terms` (SIGTERM) set how often, `-Dloran.seed` the first
+/// seed.
 @DisabledOnOs(OS.WINDOWS)
 class KilledRunsTest extends CommandLineTest {
     private static final int KILLS = Integer.getInteger("loran.kills", 8);
@@ -33,10 +34,10 @@ class KilledRunsTest extends CommandLineTest {
     private static final long SEED = Long.getLong("loran.seed", 1);
     private static final Pattern LAST_LINE = Pattern.compile("stopped after \\d+ of its steps; it goes on by: loran.*");
     private static final int STEPS = 8;
-    /// About as long as a process needs to its first step.
+    /// About the time that a process needs to reach its first step.
     private static final int START_MILLISECONDS = 2500;
 
-    /// Options of a run: a method, and what may go wrong with it.
+    /// The options of a run: a method, and settings that make resuming harder.
     private record Kind(String method, List<String> options) {}
 
     private static final List<Kind> KINDS = List.of(
@@ -54,7 +55,7 @@ class KilledRunsTest extends CommandLineTest {
             new Kind("bitfit", List.of()),
             new Kind("seo", List.of("--dropout", "0.2")));
 
-    /// The moments at which a process may end.
+    /// The moments at which a process may be ended.
     private enum Moment {
         START,
         STEP,
@@ -127,12 +128,12 @@ class KilledRunsTest extends CommandLineTest {
         return args;
     }
 
-    /// What goes on with a run, or begins it where it was killed before it had begun.
+    /// The command line that resumes a run, or starts it if it was killed before it had begun.
     private List<String> next(Kind kind, Path run) {
         return RunFolder.isRun(run) ? List.of("train", "--resume", run.toString()) : arguments(kind, run);
     }
 
-    /// In this process.
+    /// Finishes the run in this process.
     private void toTheEnd(Kind kind, Path run) {
         runs++;
         Result result = loran(next(kind, run).toArray());
@@ -148,10 +149,10 @@ class KilledRunsTest extends CommandLineTest {
         return unbroken.get(kind);
     }
 
-    /// Starts or goes on with a run in a process of its own and ends that.
+    /// Starts or resumes a run in a separate process and ends that process.
     private int killed(Kind kind, Path run, boolean term, Moment moment) throws IOException, InterruptedException {
         runs++;
-        // A process that was killed has left its own.
+        // A process that was killed has left its own files.
         Set<String> before = temporary();
         Process child = started(next(kind, run));
         List<String> lines = new ArrayList<>();
@@ -159,7 +160,7 @@ class KilledRunsTest extends CommandLineTest {
         try (BufferedReader err = child.errorReader(StandardCharsets.UTF_8)) {
             waitFor(moment, run, err, lines, child);
             asked = System.nanoTime();
-            // By its handle: the process itself would close what it said, too.
+            // Through its handle: destroying the process object would also close its output.
             if (term) {
                 child.toHandle().destroy();
             } else {
@@ -205,7 +206,7 @@ class KilledRunsTest extends CommandLineTest {
                 child.waitFor(random.nextInt(40), TimeUnit.MILLISECONDS);
             }
             case CHECKPOINT, END -> {
-                // Nobody says when: looked for without rest, so as not to miss it.
+                // This moment is not announced: poll without a pause, so as not to miss it.
                 while (child.isAlive() && !Files.exists(drafts)) {
                     Thread.onSpinWait();
                 }

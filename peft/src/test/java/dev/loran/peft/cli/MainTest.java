@@ -17,11 +17,11 @@ import java.util.HashSet;
 import java.util.List;
 import org.junit.jupiter.api.Test;
 
-/// Command lines from end to end, in this process, over tiny models.
+/// Command lines from end to end, in this process, on tiny models.
 class MainTest extends CommandLineTest {
     private static final ObjectMapper JSON = new ObjectMapper();
 
-    // ---- what works
+    // ---- valid commands
 
     @Test
     void trainingThenEvaluatingAClassifier() throws IOException {
@@ -91,7 +91,7 @@ class MainTest extends CommandLineTest {
         assertThat(evaluated.json().get("rows").intValue()).isEqualTo(20);
         assertThat(evaluated.json().get("accuracy")).isEqualTo(json.get("eval_accuracy"));
         assertThat(evaluated.json().get("macro_f1").doubleValue()).isGreaterThan(0.8);
-        // An adapter's own folder, and the task that it knows.
+        // The folder of the adapter itself, which also names the task.
         Result last = eval("--model", encoder, "--adapter", run.resolve("last"), "--data", held);
         assertThat(last.json().get("rows").intValue()).isEqualTo(20);
     }
@@ -206,7 +206,7 @@ class MainTest extends CommandLineTest {
         for (String file : List.of("last/head.safetensors", "last/adapter_model.safetensors")) {
             assertThat(run.resolve(file)).hasSameBinaryContentAs(straight.resolve(file));
         }
-        // Steps in place of epochs; and by itself it goes on with what was asked last, to the same end.
+        // Steps instead of epochs; without options, it resumes with the latest settings and reaches the same end.
         assertThat(loran("train", "--resume", run, "--steps", 20).code()).isZero();
         JsonNode options = JSON.readTree(run.resolve("run.json").toFile());
         assertThat(options.get("steps").intValue()).isEqualTo(20);
@@ -279,7 +279,7 @@ class MainTest extends CommandLineTest {
         assertThat(evaluated.code()).as(evaluated.err()).isZero();
         assertThat(names(evaluated.json())).containsExactly("rows", "loss", "perplexity", "truncated", "notices");
         assertThat(evaluated.json().get("perplexity").doubleValue()).isLessThan(2);
-        // The fresh model itself is kept too, and so an adapter can be put on it.
+        // The fresh model itself is saved too, so that an adapter can be applied to it.
         Result untrained = eval("--model", run.resolve("base"), "--task", "lm", "--data", texts);
         assertThat(untrained.json().get("perplexity").doubleValue()).isGreaterThan(8);
     }

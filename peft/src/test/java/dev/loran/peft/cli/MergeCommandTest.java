@@ -127,7 +127,7 @@ class MergeCommandTest {
         for (String file : new String[] {"tokenizer.json", "vocab.txt"}) {
             assertThat(merged.resolve(file)).hasSameBinaryContentAs(base.resolve(file));
         }
-        // The head goes along: the folder can be evaluated as it is.
+        // The head is included: the folder can be evaluated as it is.
         Path rows = folder.resolve("rows.jsonl");
         Result whole = loran("eval", "--adapter", merged, "--data", rows, "--threads", 1, "--json");
         Result two = loran("eval", "--model", base, "--adapter", run, "--data", rows, "--threads", 1, "--json");
@@ -163,7 +163,7 @@ class MergeCommandTest {
         Result whole = loran("eval", "--model", merged, "--data", rows, "--threads", 1, "--json");
         assertThat(whole.code()).as(whole.err()).isZero();
         assertThat(whole.json().get("accuracy")).isEqualTo(adapted.json().get("accuracy"));
-        // Nothing but the config says which classes there are.
+        // Only the config names the classes.
         Files.delete(merged.resolve("loran.json"));
         Path answers = folder.resolve("answers.jsonl");
         Result predicted =
@@ -198,7 +198,7 @@ class MergeCommandTest {
                         + " combine adapters of one task");
     }
 
-    /// Says of a run that it was trained for other classes.
+    /// Changes a run so that it was trained for other classes.
     private static void retold(Path run) throws IOException {
         Path card = run.resolve("last/loran.json");
         Files.writeString(card, Files.readString(card).replace("sport", "music"));
@@ -284,7 +284,7 @@ class MergeCommandTest {
         assertThat(exact.code()).as(exact.err()).isZero();
         assertThat(exact.json().get("layers").intValue()).isEqualTo(4);
         assertThat(exact.json().get("largest_error").doubleValue()).isZero();
-        // Both runs are the same: with weights whose sum is 1 their sum is one of them, head included.
+        // Both runs are the same: with weights that sum to 1, their sum equals each of them, including the head.
         assertThat(exact.json().get("head").booleanValue()).isTrue();
         assertThat(exact.err() + exact.out()).contains("encoder.layer.1.attention.self.value", "0.0000");
         try (ReferenceBackend backend = new ReferenceBackend();

@@ -17,7 +17,7 @@ import java.util.stream.Collectors;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 
-/// A task that does not come with Loran, on the command line by the name of its class.
+/// A task that does not come with Loran, given on the command line by the name of its class.
 class OwnTaskCommandTest extends CommandLineTest {
     private static final String TAGGING = Tagging.class.getName();
 

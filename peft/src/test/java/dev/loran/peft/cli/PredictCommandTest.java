@@ -33,7 +33,7 @@ class PredictCommandTest extends CommandLineTest {
     void aTrainedClassifierAnswersTextsWithoutLabels() throws IOException {
         JsonNode trained = train("--eval", held, "--epochs", 8, "--lr", 1e-2).json();
         List<Row.Classify> rows = Tiny.rows(20, 2);
-        // Labelled rows are read for their texts alone.
+        // Only the texts of labeled rows are read.
         Result fromRows = predict("--model", encoder, "--adapter", folder.resolve("run"), "--data", held);
         assertThat(fromRows.code()).as(fromRows.err()).isZero();
         assertThat(fromRows.json().get("texts").intValue()).isEqualTo(20);
@@ -67,7 +67,7 @@ class PredictCommandTest extends CommandLineTest {
         }
     }
 
-    /// Which of the two texts has the word is all that tells the classes apart.
+    /// The classes differ only in which of the two texts contains the word.
     @Test
     void pairsOfTextsAreTrainedEvaluatedAndPredicted() throws IOException {
         Path pairs = Tiny.write(folder.resolve("pairs.jsonl"), Tiny.pairs(64, 1));

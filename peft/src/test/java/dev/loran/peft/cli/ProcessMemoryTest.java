@@ -31,7 +31,7 @@ class ProcessMemoryTest {
     @Test
     @EnabledOnOs(OS.LINUX)
     void countsFromAReset() {
-        // Fresh native memory is zeroed, and so resident until it is given back.
+        // Fresh native memory is zeroed, and is therefore resident until it is freed.
         try (Arena arena = Arena.ofConfined()) {
             assertThat(arena.allocate(256 * MIB).byteSize()).isEqualTo(256 * MIB);
         }

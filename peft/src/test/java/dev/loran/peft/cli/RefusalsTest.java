@@ -21,7 +21,7 @@ import java.util.Map;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
 
-/// What cannot be used is refused: exit code 2, and one line that names it.
+/// Unusable input is refused with exit code 2 and one line that names it.
 class RefusalsTest extends CommandLineTest {
     @Test
     void commandLinesThatAreWrong() {
@@ -249,7 +249,7 @@ class RefusalsTest extends CommandLineTest {
                     .toArray());
             assertThat(result.code()).as(result.err()).isZero();
         }
-        // The third is as one that was killed after its checkpoint.
+        // For a third run, the first one is made to look as if it had been killed after its checkpoint.
         Path resumed = folder.resolve("one");
         Map<String, String> first = RunFiles.of(resumed);
         assertThat(RunFiles.difference(RunFiles.of(folder.resolve("two")), first))

@@ -19,7 +19,8 @@ import org.junit.jupiter.api.condition.DisabledOnOs;
 import org.junit.jupiter.api.condition.OS;
 import org.junit.jupiter.api.io.TempDir;
 
-/// What commands leave that are asked to end, each in a process of its own: all that was finished, and how to go on.
+/// Commands that are asked to end, each in a separate process, leave everything that was finished, and say how to
+/// resume.
 @DisabledOnOs(OS.WINDOWS)
 class SignalsTest extends CommandLineTest {
     private static final int TERMINATED = 128 + 15;
@@ -28,7 +29,7 @@ class SignalsTest extends CommandLineTest {
     @TempDir
     private Path place;
 
-    /// Asks a process to end once it has said a line that begins with `until`; all lines that it says.
+    /// Asks a process to end once it has printed a line that begins with `until`. Returns all lines that it prints.
     private static List<String> terminated(Process child, String until) throws IOException, InterruptedException {
         List<String> lines = new ArrayList<>();
         try (BufferedReader err = child.errorReader(StandardCharsets.UTF_8)) {
@@ -52,7 +53,8 @@ class SignalsTest extends CommandLineTest {
         return args;
     }
 
-    /// In a step without an end the first signal is heard and cannot be followed; the next one needs nobody to follow it.
+    /// In an endless step the first signal is received but cannot take effect; the second one does not need the
+    /// command.
     @Test
     void aSecondSignalEndsATrainingAtOnce() throws IOException, InterruptedException {
         Path out = place.resolve("run");

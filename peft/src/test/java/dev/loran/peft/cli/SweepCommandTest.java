@@ -52,7 +52,7 @@ class SweepCommandTest extends CommandLineTest {
         assertThat(lines).hasSize(1 + 4 + 1);
         assertThat(lines.getFirst()).matches("lr +rank +loss +accuracy +trainable +seconds +run");
         assertThat(lines.get(1)).endsWith(runs.get(0).get("run").asText());
-        // A run is what loran train makes of the same options.
+        // A run gives the same result as loran train with the same options.
         JsonNode best = runs.get(0);
         JsonNode alone = train(
                         "--eval",
@@ -66,7 +66,7 @@ class SweepCommandTest extends CommandLineTest {
                 .json();
         assertThat(best.get("eval_loss")).isEqualTo(alone.get("eval_loss"));
 
-        // One was killed on its way, one never began: the others are not trained again.
+        // One was killed before its end, one never began: the others are not trained again.
         Path killed = folder.resolve("sweep/lr=1e-2,rank=2");
         Files.delete(killed.resolve("result.json"));
         Files.delete(killed.resolve("checkpoints/step-6/state.json"));
@@ -102,7 +102,8 @@ class SweepCommandTest extends CommandLineTest {
         assertThat(result.json().at("/best").asText()).contains("rank=2");
     }
 
-    /// Killed as its folder was made: without options, as earlier versions left it, and in between.
+    /// Killed while its folder was created: without options, as earlier versions left it, and before the folder is
+    /// complete.
     @Test
     void aRunThatWasKilledAsItBeganBeginsAnew() throws IOException {
         Object[] grid = {"--eval", held, "--steps", 2, "--grid", "rank=2,4"};
@@ -167,7 +168,7 @@ class SweepCommandTest extends CommandLineTest {
             assertThat(Double.parseDouble(String.valueOf(one.get("lr")))).isBetween(1e-5, 1e-2);
             assertThat(Integer.parseInt(String.valueOf(one.get("rank")))).isBetween(2, 64);
         }
-        // By the logarithm: a third of them lies in each power of ten.
+        // Uniform in the logarithm: a third of them lies in each power of ten.
         assertThat(some.stream().filter(o -> Double.parseDouble(String.valueOf(o.get("lr"))) < 1e-4))
                 .hasSizeBetween(4, 20);
         assertThat(SweepSpace.drawn(Map.of("method", Values.of("method", List.of("a", "b"))), 7, 1))

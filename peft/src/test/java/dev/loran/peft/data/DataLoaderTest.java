@@ -25,7 +25,7 @@ class DataLoaderTest {
     @TempDir
     Path folder;
 
-    /// Rows of 1 to 30 words, so 3 to 32 ids; the label tells whether the row's number is odd.
+    /// Rows of 1 to 30 words, so 3 to 32 ids; the label says whether the row's number is odd.
     private static Examples examples(int rows) {
         Random random = new Random(7);
         List<Row> texts = new ArrayList<>();

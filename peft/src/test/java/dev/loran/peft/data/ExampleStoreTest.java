@@ -39,7 +39,7 @@ class ExampleStoreTest {
         }
     }
 
-    /// Blocks so small that most, some and none of the examples leave the heap; some are larger than a block.
+    /// Block sizes for which most, some or none of the examples leave the heap; some examples are larger than a block.
     @ParameterizedTest
     @ValueSource(ints = {1, 30, 97, 1 << 20})
     void whatWasAddedIsReadInAnyOrder(int blockInts) throws IOException {
@@ -49,7 +49,7 @@ class ExampleStoreTest {
         for (int i = 0; i < 500; i++) {
             all.add(random(random));
             store.add(all.getLast());
-            // Also while others are still added.
+            // Also while others are still being added.
             assertSame(store.get(i / 2), all.get(i / 2));
         }
         assertThat(temporaryFiles()).as("names of temporary files").isEmpty();
@@ -93,7 +93,7 @@ class ExampleStoreTest {
 
     // ---- more rows than memory
 
-    /// A number, of which a row of ids follows.
+    /// A number that determines the ids of a row.
     record Numbered(int number) implements Row {}
 
     /// Rows of 100 ids.
@@ -140,7 +140,7 @@ class ExampleStoreTest {
         }
     }
 
-    /// Reads 48 MB of ids in a heap of 24 MB, and goes through two shuffled epochs of them.
+    /// Reads 48 MB of ids with a heap of 24 MB, and goes through two shuffled epochs of them.
     public static void main(String[] args) {
         int rows = 120_000;
         Iterable<Numbered> all = () -> java.util.stream.IntStream.range(0, rows)

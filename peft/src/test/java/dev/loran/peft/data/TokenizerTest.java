@@ -25,7 +25,7 @@ class TokenizerTest {
                     .containsExactly(2, 4, 5, 7, 8, 6, 9, 1, 3);
             assertThat(tokenizer.vocabSize()).isEqualTo(TinyTokenizers.WORDS.size());
             assertThat(tokenizer.padId()).hasValue(0);
-            // What stands behind a text in training ends one in generation.
+            // The token that training appends to a text ends a text in generation.
             assertThat(tokenizer.eosId()).hasValue(3);
             assertThat(tokenizer.eosIds()).containsExactly(3);
         }
@@ -153,7 +153,7 @@ class TokenizerTest {
                             + " --eos-token TOKEN, or as eos_token in tokenizer_config.json");
             assertThatThrownBy(() -> none.encodePrompt("a", 9, 3)).isInstanceOf(InputException.class);
         }
-        // Of an id that the vocabulary does not have the message tells.
+        // The message names an id that is not in the vocabulary.
         assertEnds("{\"eos_token_id\": 999}", null, null, null);
         assertEnds("{\"eos_token_id\": 256}", null, null, 256, 256);
         assertEnds("{\"eos_token_id\": 5}", "{\"eos_token_id\": [256, 198]}", null, 256, 256, 198);

@@ -35,7 +35,7 @@ class JsonFileTest {
         try (var files = Files.list(folder)) {
             assertThat(files).containsExactly(file);
         }
-        // As any other file of the user's: not a private one.
+        // With the permissions of any other file of the user, not those of a private one.
         assertThat(Files.getPosixFilePermissions(file))
                 .isEqualTo(Files.getPosixFilePermissions(Files.writeString(folder.resolve("plain"), "")));
     }

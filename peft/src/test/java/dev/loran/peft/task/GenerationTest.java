@@ -37,12 +37,12 @@ import org.junit.jupiter.api.DynamicTest;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.TestFactory;
 
-/// Generation against Hugging Face's (`fixtures/generation.json`, which `benchmarks/peers/generation.py` writes), and what
-/// ends an answer.
+/// Generation compared with Hugging Face's (`fixtures/generation.json`, written by `benchmarks/peers/generation.py`),
+/// and what ends an answer.
 class GenerationTest {
     private static final int[][] PROMPTS = {{2, 4, 5}, {9}, {6, 10, 4, 8, 11}};
 
-    // ---- as Hugging Face's
+    // ---- compared with Hugging Face
 
     @TestFactory
     Stream<DynamicTest> answersAreThoseOfHuggingFace() throws IOException, URISyntaxException {
@@ -129,7 +129,7 @@ class GenerationTest {
         return all;
     }
 
-    // ---- drawing
+    // ---- sampling
 
     @Test
     void tokensAreDrawnAsOftenAsTheirProbabilitiesSay() {
@@ -149,7 +149,7 @@ class GenerationTest {
             count[allowed.ids()[i]] = 0;
         }
         assertThat(allowed.ids()).containsExactly(2, 3, 6, 0, 5);
-        // Four degrees of freedom: 18.5 once in a thousand seeds.
+        // Four degrees of freedom: 18.5 is exceeded by one seed in a thousand.
         assertThat(chiSquare).isBetween(0.01, 18.5);
         assertThat(count).containsOnly(0);
     }
@@ -163,14 +163,14 @@ class GenerationTest {
         assertThat(candidates(new float[] {-1, -2, Float.NEGATIVE_INFINITY, 0}, 3, 1)
                         .ids())
                 .containsExactly(3, 0, 1);
-        // A half and a quarter twice: the sum before a token decides.
+        // Probabilities of a half and two quarters: a token is kept depending on the sum before it.
         float half = (float) Math.log(2);
         assertThat(candidates(new float[] {0, half, 0}, 0, 0.49).ids()).containsExactly(1);
         assertThat(candidates(new float[] {0, half, 0}, 0, 0.51).ids()).containsExactly(1, 0);
         assertThat(candidates(new float[] {0, half, 0}, 0, 0.76).ids()).containsExactly(1, 0, 2);
     }
 
-    /// The plain form: all tokens sorted, whatever is asked of them.
+    /// The plain algorithm, which always sorts all tokens.
     private static int drawnFromAllSorted(float[] logits, GenerationConfig config, SplittableRandom random) {
         int[] ids = IntStream.range(0, logits.length)
                 .boxed()
@@ -205,7 +205,7 @@ class GenerationTest {
                     for (int seed = 0; seed < 30; seed++) {
                         float[] logits = new float[vocabulary];
                         for (int i = 0; i < vocabulary; i++) {
-                            // Rounded, so that there are equal ones.
+                            // Rounded, so that some are equal.
                             logits[i] = Math.round(8 * values.nextGaussian()) / 4f;
                         }
                         assertThat(Generation.choose(logits.clone(), new BitSet(), config, new SplittableRandom(seed)))
@@ -242,7 +242,7 @@ class GenerationTest {
         }
     }
 
-    // ---- the likeliest token, and the end
+    // ---- the most likely token, and the end
 
     @Test
     void theLikeliestTokenIsTakenWhateverElseIsInTheBatch() {
@@ -255,7 +255,7 @@ class GenerationTest {
         }
     }
 
-    /// By the whole text each time.
+    /// Recomputes the whole text for each token.
     private static int[] likeliest(Model model, int[] prompt, int count) {
         int[] ids = Arrays.copyOf(prompt, prompt.length + count);
         for (int n = prompt.length; n < ids.length; n++) {
@@ -293,7 +293,7 @@ class GenerationTest {
         try (ReferenceBackend backend = new ReferenceBackend();
                 Tokenizer tokenizer = TinyTokenizers.wordPiece();
                 Model model = Tiny.causal(backend, DType.F32)) {
-            // Drawn so that it does not end by itself.
+            // Sampled with a seed for which the answer does not end by itself.
             GenerationConfig config = IntStream.range(0, 200)
                     .mapToObj(seed -> GenerationConfig.greedy(18).withSampling(1, 0, 1, seed))
                     .filter(c -> answer(model, tokenizer, c).ids().length == 18)
@@ -329,7 +329,7 @@ class GenerationTest {
                 .getFirst();
     }
 
-    // ---- what is refused
+    // ---- errors
 
     @Test
     void anAnswerThatHasNoRoomIsRefused() {

@@ -16,8 +16,8 @@ import java.util.List;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
-/// A task as a user may write one, whose targets are no whole numbers: how well two texts fit, a number, told from the product of
-/// their mean hidden states. Each row is two texts that pass on their own.
+/// A task as a user may write one, whose targets are not integers: a score for how well two texts fit, computed from
+/// the product of their mean hidden states. Each row is two texts that are processed separately.
 public final class Scoring implements Task {
     private static final Metric ERROR = new Metric("rmse", false);
 

@@ -20,11 +20,11 @@ import java.util.TreeSet;
 import java.util.function.UnaryOperator;
 import org.jspecify.annotations.Nullable;
 
-/// A task as a user may write one: a tag for each word, told from the hidden state of its first piece.
+/// A task as a user may write one: a tag for each word, predicted from the hidden state of its first piece.
 public final class Tagging implements Task {
     private static final Metric RIGHT = new Metric("right", true);
 
-    /// Words and as many tags.
+    /// Words, and a tag for each.
     public record Tagged(List<String> words, List<String> tags) implements Row {}
 
     @Override
@@ -169,7 +169,7 @@ public final class Tagging implements Task {
         return RIGHT;
     }
 
-    /// The share of the words whose tag is right.
+    /// The share of the words with the right tag.
     @Override
     public Meter meter(Examples rows) {
         int tags = rows.labels().size();

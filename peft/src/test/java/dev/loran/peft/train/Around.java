@@ -13,7 +13,7 @@ import java.nio.file.Path;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
-/// Trains a model as it trains itself, but for what a test overrides. Its steps are never recorded.
+/// Trains a model in the way it trains itself, except for what a test overrides. Its steps are never recorded.
 class Around implements Learner {
     private final TaskModel model;
 

@@ -32,7 +32,7 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
-/// A run that is killed and goes on leaves the same bits as one that never was.
+/// A run that is killed and resumed produces the same bits as one that was never killed.
 class CheckpointsTest {
     private static final TrainingListener NOBODY = new TrainingListener() {};
 
@@ -43,8 +43,8 @@ class CheckpointsTest {
         return RunFolder.create(folder.resolve(name));
     }
 
-    /// Starts a run in a process of its own and kills it (SIGKILL) once it has said `step N`, which it does while it is in
-    /// the step after; `stopped` lets it come no further than that.
+    /// Starts a run in a separate process and kills it (SIGKILL) once it has printed `step N`, which it does during the
+    /// following step; with `stopped`, it does not run any further than that.
     private static void runAndKill(String method, RunFolder run, int saveSteps, int step, boolean stopped)
             throws IOException, InterruptedException {
         Process child = new ProcessBuilder(
@@ -69,7 +69,7 @@ class CheckpointsTest {
         assertThat(child.waitFor()).as("exit code after %s", lines).isEqualTo(128 + 9);
     }
 
-    /// Every file of the adapters, byte for byte, and the metrics but for the time.
+    /// Compares every file of the adapters, byte for byte, and the metrics except for the times.
     private static void assertSame(RunFolder actual, RunFolder expected) throws IOException {
         for (Path part : List.of(Path.of("last"), Path.of("best"))) {
             List<Path> files = files(expected.path().resolve(part));
@@ -95,7 +95,7 @@ class CheckpointsTest {
                 .collect(Collectors.toCollection(ArrayList::new));
     }
 
-    /// Steps: AdaLoRA allocates at 4 and 6, and for the last time at 7; evaluations at 3, 6, 9 and 12.
+    /// AdaLoRA allocates at steps 4 and 6, and for the last time at 7; evaluations are at 3, 6, 9 and 12.
     @ParameterizedTest
     @CsvSource({
         "lora, 4, 9, 8",
@@ -131,7 +131,7 @@ class CheckpointsTest {
         assertThat(report.bestStep()).isEqualTo(expected.bestStep());
     }
 
-    /// Killed wherever it happens to be, most likely while it writes one of its many checkpoints, and more than once.
+    /// Kills a run at arbitrary moments, most likely while it writes one of its many checkpoints, and more than once.
     @Test
     void aRunMayBeKilledAnywhereAndAgain() throws IOException, InterruptedException {
         RunFolder straight = run("straight");
@@ -154,7 +154,7 @@ class CheckpointsTest {
         RunFolder again = run("again");
         Path good = copy(
                 straight.checkpoints().resolve("step-5"), again.checkpoints().resolve("step-5"));
-        // Never renamed; without its text; cut short.
+        // One that was never renamed; one without its text; one that is truncated.
         Files.createDirectories(again.checkpoints().resolve(".loran-draft/step-11"));
         Path lacking = copy(good, again.checkpoints().resolve("step-11"));
         Files.delete(lacking.resolve("state.json"));
@@ -183,7 +183,7 @@ class CheckpointsTest {
         return to;
     }
 
-    /// Whatever is wrong with a checkpoint, what it holds does not get into the run: the one before it is taken.
+    /// Whatever is wrong with a checkpoint, its contents do not get into the run: the one before it is used.
     @ParameterizedTest
     @CsvSource({
         "lora, flipped",
@@ -220,7 +220,7 @@ class CheckpointsTest {
         }
     }
 
-    /// Damages the tensors; all but a flipped bit as a program could have written them, with sums that are right.
+    /// Damages the tensors. Except for the flipped bit, the checksums are valid, as if a program had written the file.
     private static void damage(Path checkpoint, String how) throws IOException {
         Path file = checkpoint.resolve("state.safetensors");
         if (how.equals("flipped")) {
@@ -260,7 +260,8 @@ class CheckpointsTest {
         Checksums.write(checkpoint);
     }
 
-    /// The disk fails at each of a run's writes in turn. With `-Dloran.steps=2` of a longer run, and also once alone.
+    /// The disk fails at each write of a run in turn. With `-Dloran.steps=2`, the run is longer, and
+    /// each write also fails on its own.
     @Test
     @EnabledOnOs(OS.LINUX)
     void aRunGoesOnFromWhereverTheDiskFailed() throws IOException, InterruptedException {
@@ -305,7 +306,7 @@ class CheckpointsTest {
         RunFolder straight = run("straight");
         TrainingReport expected = KilledRun.train(method, straight, config(3, rate), NOBODY);
         RunFolder prolonged = run("prolonged");
-        // Steps 8 and 12 are the last ones of both; evaluations are made at 3, 6, 9 and 12, and after a last step.
+        // Steps 8 and 12 are the last ones; evaluations are made at 3, 6, 9 and 12, and after a last step.
         KilledRun.train(method, prolonged, config(2, rate), NOBODY);
         assertThat(files(prolonged.checkpoints())).containsExactly(Path.of("step-8"));
         TrainingReport report = KilledRun.train(method, prolonged, config(3, rate), NOBODY);
@@ -321,7 +322,7 @@ class CheckpointsTest {
         assertThat(report.tokens()).isEqualTo(expected.tokens());
     }
 
-    /// Its ranks stay; without leaving the tensors, they go on to be masked.
+    /// The ranks are kept; if they are masked rather than removed from the tensors, they stay masked.
     @ParameterizedTest
     @ValueSource(strings = {"adalora", "adalora-masked"})
     void ranksThatWereCutStayInAProlongedRun(String method) throws IOException {
@@ -340,7 +341,7 @@ class CheckpointsTest {
                 .toString();
     }
 
-    /// The usual warm-up is a fifth of a short run: 1 step of 8, 3 of 16.
+    /// The default warm-up is a fifth of a short run: 1 step of 8, 3 of 16.
     @Test
     void theRateGoesOnByTheLongerScheduleAndDoesNotWarmUpAgain() {
         Rate rate = new Rate(2e-2, 2, Schedule.LINEAR, null);
@@ -358,7 +359,7 @@ class CheckpointsTest {
                 return rates.size() >= 3;
             }
         };
-        // Stopped and gone on with: the same as if it had not been.
+        // Stopping and resuming makes no difference.
         assertThat(KilledRun.train("lora", run, config(4, rate), stopping).stopped())
                 .isTrue();
         KilledRun.train("lora", run, config(4, rate), new TrainingListener() {
@@ -386,7 +387,7 @@ class CheckpointsTest {
         assertThat(RunFiles.of(run.path())).isEqualTo(before);
     }
 
-    /// An evaluation without a better loss ends the run; a longer one goes on until it comes to another.
+    /// An evaluation without a better loss ends the run; an extended run continues until there is another one.
     @Test
     void aRunWithoutPatienceGetsItAnewWhereItIsProlonged() throws IOException {
         TrainerConfig config =

@@ -52,8 +52,8 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.Arguments;
 import org.junit.jupiter.params.provider.MethodSource;
 
-/// The trainer on CudaBackend: steps recorded and replayed, runs that change the device, memory over many steps. On the CPU
-/// stand-in; with `-Dloran.test.gpu=true` on a real GPU.
+/// The trainer on CudaBackend: steps recorded and replayed, runs that change the device, memory over many steps. Runs
+/// on the CPU stand-in, or with `-Dloran.test.gpu=true` on a real GPU.
 @TestInstance(TestInstance.Lifecycle.PER_CLASS)
 class CudaTrainerTest {
     private static final Path STAND_IN = Path.of("..", "kernels", "target", "standin");
@@ -117,7 +117,7 @@ class CudaTrainerTest {
 
     // ---- recorded steps
 
-    /// What a run leaves behind, and what each step handed to the driver.
+    /// The results of a run, and the number of submissions to the driver in each step.
     private record Trace(List<Double> numbers, Map<String, double[]> parameters, List<Long> submissions) {}
 
     static Stream<Arguments> methods() {
@@ -132,7 +132,7 @@ class CudaTrainerTest {
                         AdaLoraConfig.defaults().withRanks(4, 2).withSchedule(4, 5, 4)));
     }
 
-    /// Batches of several shapes, again and again.
+    /// Trains on batches of several shapes, repeatedly.
     private static Trace trace(
             CudaBackend cuda, TaskCard card, PeftConfig method, List<Batch> batches, boolean recorded) {
         return withModel(cuda, card, method, model -> {
@@ -161,7 +161,7 @@ class CudaTrainerTest {
         recordedStepsGiveTheBitsOfStepsThatAreNot(bf16, card, method, batches);
     }
 
-    /// Batches of one shape, whose rows are pairs with the second text at different places, or single texts.
+    /// Batches of one shape, with rows that are pairs whose second text starts at different positions, or single texts.
     @Test
     void recordedStepsReadTheTypesOfEachBatch() {
         List<Row.Classify> rows = List.of(
@@ -243,7 +243,7 @@ class CudaTrainerTest {
 
     // ---- memory
 
-    /// What the third of three steps takes beyond what was held before it.
+    /// The memory that the third of three steps takes beyond what was held before it.
     private static long ofAStep(CudaBackend cuda) {
         LlamaModel.Config sizes = LlamaModel.Config.of(64, 64, 192, 4, 4, 2, 64);
         LoraConfig lora =
@@ -287,7 +287,7 @@ class CudaTrainerTest {
         }
     }
 
-    /// The most that a run takes: its first steps, those recorded and replayed, and evaluation.
+    /// The plan covers the peak of a run: its first steps, the recorded and replayed ones, and evaluation.
     @Test
     void thePlanIsTheMostThatARunTakes() {
         LoraConfig lora = LoraConfig.defaults().withRank(3, 6).withDropout(0.1);
@@ -323,7 +323,8 @@ class CudaTrainerTest {
 
     // ---- one run on two devices
 
-    /// A training run of ten steps with a checkpoint after the fifth, ended there if asked to: the losses by their steps.
+    /// A training run of ten steps with a checkpoint after the fifth, after which it ends if asked to. Returns the
+    /// losses by step.
     private Map<Integer, Double> run(Backend backend, Path run, boolean resume, int until) {
         Map<Integer, Double> losses = new LinkedHashMap<>();
         LoraConfig lora = LoraConfig.defaults().withRank(3, 6).withDropout(0.1);
@@ -365,7 +366,7 @@ class CudaTrainerTest {
         }
     }
 
-    /// On the CPU operands alone are rounded, on the GPU activations too; what trains is F32 on both.
+    /// On the CPU only operands are rounded, on the GPU activations too; trained parameters are F32 on both.
     @Test
     void soDoesARunInBf16() {
         try (Backend cpu = Backends.best(2, DType.BF16)) {
@@ -380,7 +381,7 @@ class CudaTrainerTest {
         List<List<Backend>> changes = List.of(List.of(cpu, gpu), List.of(gpu, cpu));
         for (int i = 0; i < changes.size(); i++) {
             Path run = folder.resolve(name + "-changed-" + i);
-            // The sixth step's numbers come after the fifth's checkpoint.
+            // The values of the sixth step arrive after the checkpoint of the fifth.
             Map<Integer, Double> losses = new LinkedHashMap<>(run(changes.get(i).get(0), run, false, 6));
             Map<Integer, Double> rest = run(changes.get(i).get(1), run, true, 0);
             assertThat(rest.keySet()).containsExactly(6, 7, 8, 9, 10);

@@ -39,7 +39,7 @@ import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
 
-/// Steps whose numbers are not finite are never taken, and nothing that came of them gets onto the disk.
+/// Steps whose values are not finite are never taken, and nothing derived from them gets onto the disk.
 class DivergenceTest {
     private static final TrainerConfig CONFIG =
             TrainerConfig.defaults().withSteps(20).withBatch(4, 1).withRate(new Rate(1e-2, 5, Schedule.CONSTANT, 0));
@@ -59,7 +59,7 @@ class DivergenceTest {
         };
     }
 
-    /// A model one of whose words has an embedding that is no number.
+    /// A model in which the embedding of one word is NaN.
     private static void withModel(String name, int badWord, Consumer<TaskModel> test) throws IOException {
         withModel(name, badWord, LoraConfig.defaults().withRank(3, 6).withDropout(0), test);
     }
@@ -92,7 +92,7 @@ class DivergenceTest {
         return new DataLoader(Tiny.examples(16, 3), DataLoader.Options.training(4, 5)).epoch(0);
     }
 
-    /// A word that no batch has.
+    /// A word that occurs in no batch.
     private static int unused(List<Batch> batches) {
         return IntStream.range(0, TinyTokenizers.WORDS.size())
                 .filter(w -> batches.stream()
@@ -120,7 +120,7 @@ class DivergenceTest {
                 List<StepResult> left = new ArrayList<>();
                 try (Trainer trainer = new Trainer(model, CONFIG.withSkippedBadSteps(3))) {
                     for (int i = 0; i < 9; i++) {
-                        // The very first, one among recorded ones, and the last.
+                        // At the very first step, at one among recorded ones, and at the last.
                         if (met && (i == 0 || i == 5 || i == 8)) {
                             left.add(trainer.trainStep(with(good.get(i % 2), word)));
                         }
@@ -138,7 +138,8 @@ class DivergenceTest {
         assertThat(results.get(1)).isEqualTo(results.get(0));
     }
 
-    /// Of its importances and its budget it knows nothing either: at a step that only smooths them, and at one that allocates.
+    /// It leaves AdaLoRA's importances and budget unchanged too, both at a step that only smooths them and at one that
+    /// allocates.
     @ParameterizedTest
     @ValueSource(strings = {"reference", "cuda"})
     void aBadStepOfAdaLoraSpoilsNoStatistics(String backend) throws IOException {
@@ -184,7 +185,7 @@ class DivergenceTest {
         });
     }
 
-    /// The parameters stay finite for a step, but nothing comes of them any more.
+    /// The parameters stay finite for one step, but no longer give a finite loss.
     @Test
     void nothingOfARunThatDivergesIsWritten() throws IOException {
         withModel("simd", unused(batches()), model -> {

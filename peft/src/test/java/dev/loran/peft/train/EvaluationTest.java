@@ -26,7 +26,7 @@ import java.util.Map;
 import org.junit.jupiter.api.Test;
 
 class EvaluationTest {
-    /// Answers each row of a batch by a function of its number.
+    /// Answers each row of a batch with predefined scores for its number.
     private record Oracle(Task task, Backend backend, double[][] answers) implements Learner {
         @Override
         public DType dtype() {
@@ -38,7 +38,7 @@ class EvaluationTest {
             return Map.of();
         }
 
-        /// The mean over the batch of a loss of 1 + row for each predicted token of the row.
+        /// The mean over the batch of a loss of 1 + row for each predicted token of a row.
         @Override
         public Tensor loss(Batch batch) {
             double sum = 0;
@@ -130,7 +130,7 @@ class EvaluationTest {
 
     @Test
     void rougeIsTheHarmonicMeanOverTheLongestCommonSubsequence() {
-        // "police … the gunman" of Lin's paper, section 3.1: "police killed the gunman" against two candidates.
+        // The example of Lin's paper, section 3.1: "police killed the gunman" against two candidates.
         assertThat(RougeL.score("police kill the gunman", "police killed the gunman"))
                 .isEqualTo(0.75);
         assertThat(RougeL.score("the gunman kill police", "police killed the gunman"))

@@ -13,10 +13,10 @@ import java.nio.file.Path;
 import java.util.List;
 import java.util.Map;
 
-/// Trains as often as a run writes, in a process whose disk fails at the first write, at the second, and so on, and each
-/// time goes on to the end: `FailingDisk LIBRARY FOLDER METHOD STEPS`, with the library loaded before the C library. It fails from
-/// there on, as if the process had ended, and where there is more than one step also once alone. Says `n failures` where every
-/// run ended as the unbroken one.
+/// Trains once for every write of a run, in a process whose disk fails at the first write, then at the second, and so
+/// on, and resumes each time until the end: `FailingDisk LIBRARY FOLDER METHOD STEPS`, with the library loaded before
+/// the C library. All later writes fail too, as if the process had ended; with more than one step, each write also
+/// fails once on its own. Prints `n failures` if every run ended like the uninterrupted one.
 public final class FailingDisk {
     private static final TrainingListener NOBODY = new TrainingListener() {};
     /// A checkpoint after each step, of which one is kept, and an evaluation after the last.
@@ -59,7 +59,7 @@ public final class FailingDisk {
         System.out.println(failures + " failures");
     }
 
-    /// Whether the run wrote so often.
+    /// Whether the run made that many writes.
     private boolean fails(int n, boolean ever, String method, Path path, Map<String, String> expected)
             throws Throwable {
         String error = null;

@@ -41,8 +41,8 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
-/// Adapters that bring the family's own classification head, as peft makes them on
-/// `AutoModelForSequenceClassification`: fixtures by `benchmarks/peers/seqcls.py`.
+/// Adapters that include the family's own classification head, as peft makes them on
+/// `AutoModelForSequenceClassification`. The fixtures are made by `benchmarks/peers/seqcls.py`.
 class FamilyHeadTest {
     private static final Labels LABELS = new Labels(List.of("a", "b", "c"));
     private static final Batch BATCH = new Batch(
@@ -85,7 +85,7 @@ class FamilyHeadTest {
         }
     }
 
-    /// Both ways to ask: tensors, and a batch.
+    /// With both ways of calling the model: tensors, and a batch.
     @Test
     void tokenTypesAreThoseOfTransformers() {
         try (Model model = base("bert");
@@ -99,7 +99,7 @@ class FamilyHeadTest {
             Tensor types = file.tensor(backend, "token_type_ids", DType.I32);
             double[] expected = file.tensor(backend, "logits", DType.F32).toDoubles();
             assertThat(model.logits(ids, mask, types).toDoubles()).containsExactly(expected, within(2e-6));
-            // The test would pass without types if they did not matter.
+            // If the types had no effect, the test would pass without them.
             assertThat(model.logits(ids, mask).toDoubles()[0]).isNotCloseTo(expected[0], within(1e-2));
             int[] labels = {0, 1, 2};
             List<Target> targets = List.of(new Target.Ints(labels, 3));
@@ -280,7 +280,7 @@ class FamilyHeadTest {
                 PeftModel peft = new PeftModel(model, 3);
                 TaskModel frozen =
                         TaskModel.of(peft, TaskCard.classify(LABELS, 6).withPooling(Pooling.LAST), 1)) {
-            // Without an adapter to save it with, the head is one beside the model.
+            // Without an adapter to save it in, the head is one beside the model.
             logits = answers(frozen);
             peft.addAdapter("default", LoraConfig.defaults().withTask(TaskType.CAUSAL_LM));
             frozen.save(temporary);

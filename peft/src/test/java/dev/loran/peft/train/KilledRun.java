@@ -18,10 +18,10 @@ import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Path;
 
-/// A small run whose process is to be killed: `KilledRun METHOD FOLDER SAVE_STEPS STOP`. It says `step N` after each step
-/// and, after step STOP, does nothing more until it is killed (0: it goes on to the end).
+/// A small run whose process is to be killed: `KilledRun METHOD FOLDER SAVE_STEPS STOP`. It prints `step N` after each
+/// step, and after step STOP it waits until it is killed (with 0, it runs to the end).
 public final class KilledRun {
-    /// The rows make 4 steps an epoch, of two micro-batches each.
+    /// The rows make 4 steps per epoch, of two micro-batches each.
     static final TrainerConfig CONFIG = TrainerConfig.defaults()
             .withEpochs(3)
             .withBatch(4, 2)
@@ -47,7 +47,7 @@ public final class KilledRun {
         System.out.println("done");
     }
 
-    /// Until standard input ends, which is when this process or its parent has.
+    /// Waits until standard input ends, which happens when this process or its parent ends.
     private static void waitForEver() {
         try {
             System.in.transferTo(System.out);
@@ -56,7 +56,7 @@ public final class KilledRun {
         }
     }
 
-    /// Trains to the end, or goes on to it.
+    /// Trains to the end, resuming the run if it has begun.
     static TrainingReport train(String method, RunFolder folder, int saveSteps, TrainingListener listener) {
         return train(method, folder, CONFIG.withCheckpoints(new Checkpoints(saveSteps, 3)), listener);
     }

@@ -51,7 +51,7 @@ class MemoryPlanTest {
     private static final TrainerConfig TRAINER =
             TrainerConfig.defaults().withSteps(STEPS).withBatch(7, 1).withEvaluation(4, 0);
 
-    /// A run: everything that decides how much memory it takes.
+    /// A run: everything that determines how much memory it takes.
     private record Subject(String family, @Nullable PeftConfig method, boolean checkpointing) {
         Model model(Backend backend) {
             Model model = switch (family) {
@@ -99,7 +99,7 @@ class MemoryPlanTest {
                     Largest.of(heldOut, config.batchSize())));
         }
 
-        /// The backend's peak over a real run.
+        /// The backend's peak in a real run.
         long peak(Backend backend, Examples rows, Examples heldOut, TrainerConfig config) {
             try (Model model = model(backend)) {
                 if (method == null) {
@@ -150,7 +150,7 @@ class MemoryPlanTest {
         List<String> texts = Collections.nCopies(21, "buy red shoes online cheap query running");
         for (String family : List.of("llama", "gpt2", "bert", "seo")) {
             methods().forEach((name, method) -> {
-                // BERT and GPT-2 classify, by a head of Loran's own; Llama has no biases.
+                // BERT and GPT-2 classify, with one of Loran's own heads; Llama has no biases.
                 if (family.equals("llama") && name.equals("bitfit")) {
                     return;
                 }
@@ -186,7 +186,7 @@ class MemoryPlanTest {
                 assertThat(subject.peak(backend, rows, rows, TRAINER)).isBetween(bound * 9 / 10, bound);
             }
             try (Backend backend = new SimdBackend(1)) {
-                // What is evaluated may be longer than what is trained on.
+                // The evaluated rows may be longer than the training rows.
                 Examples rows = subject.examples(List.of("buy", "buy"));
                 Examples heldOut = subject.examples(longer);
                 long bound = subject.plan(backend, rows, heldOut, TRAINER).total();
@@ -256,7 +256,7 @@ class MemoryPlanTest {
 
     @Test
     void touchesNoMemoryOfTheModelsSize() {
-        // 5 billion parameters: neither here nor in most machines that run this test.
+        // 5 billion parameters: more than fit here, or on most machines that run this test.
         LlamaModel.Config config = LlamaModel.Config.of(32_000, 4096, 14_336, 24, 32, 2048);
         TaskCard card = TaskCard.of(new LmTask(), 2048);
         try (Backend backend = new SimdBackend(1, DType.BF16)) {

@@ -31,7 +31,7 @@ import java.util.function.Function;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
-/// A trainer moves parameters by any optimizer.
+/// A trainer works with any optimizer.
 class OptimizersTest {
     private static final double RATE = 1e-3;
     private static final Examples ROWS = Tiny.examples(32, 1);
@@ -101,7 +101,7 @@ class OptimizersTest {
         Map<String, double[]> once = moved(CONFIG.withOptimizer(Optimization.of(Kind.SGD)));
         Map<String, double[]> twice = moved(
                 CONFIG.withRate(new Rate(2 * RATE, 2, Schedule.CONSTANT, 0)).withOptimizer(Optimization.of(Kind.SGD)));
-        // AdamW's first step has the length of the rate, whatever the gradient's.
+        // AdamW's first step has the size of the learning rate, regardless of the gradient.
         assertThat(of(moved(CONFIG), "head.bias")[0])
                 .isCloseTo(of(once, "head.bias")[0] < 0 ? -2e-3 : 2e-3, within(1e-6));
         once.forEach((name, move) -> {

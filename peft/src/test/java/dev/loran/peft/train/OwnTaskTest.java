@@ -37,8 +37,8 @@ import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.MethodSource;
 
-/// A user's own tasks do all that the shipped ones do: [Tagging], whose targets are a number a token, and [Scoring], whose rows
-/// are two texts and whose targets are no whole numbers.
+/// A user's own tasks can do everything that the shipped ones can: [Tagging], whose targets are one number per token,
+/// and [Scoring], whose rows are two texts and whose targets are not integers.
 class OwnTaskTest {
     private static final TrainerConfig CONFIG =
             TrainerConfig.defaults().withEpochs(8).withBatch(8, 1).withRate(TrainerConfig.Rate.of(1e-2));
@@ -60,7 +60,7 @@ class OwnTaskTest {
         }
     }
 
-    /// Texts fit that are of one class.
+    /// Texts of the class "sport" fit the text "running".
     private static Examples scores(int n, long seed) {
         try (Tokenizer tokenizer = TinyTokenizers.wordPiece()) {
             List<Scoring.Pair> rows = Tiny.rows(n, seed).stream()
@@ -71,7 +71,7 @@ class OwnTaskTest {
         }
     }
 
-    /// @param rows to train on, and held out
+    /// @param rows the training rows
     record Case(Task task, PeftConfig method, Examples rows, Examples heldOut) {
         TaskCard card() {
             return TaskCard.of(task, rows.labelsOrNull(), Tiny.POSITIONS);
@@ -161,7 +161,7 @@ class OwnTaskTest {
         }
     }
 
-    /// Rows of one length, of which every batch then is.
+    /// With rows of one length, every batch has the same shape.
     @ParameterizedTest
     @MethodSource("cases")
     void theMemoryPlanIsTheBackendsPeak(Case c) {
@@ -203,7 +203,7 @@ class OwnTaskTest {
         }
     }
 
-    /// What a recorded step is replayed with: another batch in the same memory gives that batch's loss.
+    /// How a recorded step is replayed: another batch written into the same memory gives that batch's loss.
     @ParameterizedTest
     @MethodSource("cases")
     void anotherBatchIsWrittenOverTheFirst(Case c) {

@@ -87,7 +87,7 @@ class PredictorTest {
                     .isGreaterThanOrEqualTo(a.probabilities()[1 - likeliest]);
         }
         if (n == 33) {
-            // A model that answers everything alike would pass all of the above.
+            // A model that gives the same answer to everything would pass all of the above.
             assertThat(together.stream().map(Answer::probability).distinct().count())
                     .isGreaterThan(5);
         }
@@ -139,7 +139,7 @@ class PredictorTest {
         assertThat(predictor.truncated()).isEqualTo(1);
     }
 
-    /// Classifiers of several tenants on one base, each with its adapter, labels and head.
+    /// Classifiers of several tenants on one base model, each with its own adapter, labels and head.
     @Test
     void manyThreadsAskAdaptersWithHeadsOfTheirOwn(@TempDir Path folder) {
         List<PeftConfig> methods = List.of(
@@ -204,7 +204,8 @@ class PredictorTest {
         return new Batch(ids, ones, new int[] {0, classes - 1}, new int[] {0, 1}, 2, 4, ids.length, 2);
     }
 
-    /// What answers is in evaluation mode, whatever the model is in, and changes nothing that other threads see.
+    /// Predictions are made in evaluation mode, whatever mode the model is in, without any change that other threads
+    /// can see.
     @Test
     void aPredictorLeavesTheModelInItsMode() {
         List<Answer> before = Predictor.answers(classifier, tokenizer, texts(5, 4), 4);
@@ -240,7 +241,7 @@ class PredictorTest {
         assertThat(said.getLast()).contains("the model is being changed by thread " + owner + " (trainStep)");
     }
 
-    /// In the middle of a step another thread does something else.
+    /// Lets another thread do something in the middle of a step.
     private static final class Met extends Around {
         private final Runnable meanwhile;
         private final List<String> said;

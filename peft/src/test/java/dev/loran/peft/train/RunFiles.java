@@ -13,8 +13,8 @@ import java.util.TreeMap;
 import java.util.TreeSet;
 import java.util.stream.Stream;
 
-/// What a run left: every file in its folder, hidden ones too, by its name, as a hash of what must be equal in two equal
-/// runs: all of it but the times in the texts.
+/// The files of a run: every file in its folder, including hidden ones, by name, as a hash of what must be the same in
+/// two equal runs: everything except the times in the text files.
 public final class RunFiles {
     private static final Set<String> TIMED = Set.of("metrics.jsonl", "result.json", "state.json");
 
@@ -33,7 +33,7 @@ public final class RunFiles {
     private static String content(Path run, Path file) throws IOException {
         byte[] bytes = Files.readAllBytes(file);
         if (file.endsWith("SHA256SUMS") && file.toString().contains("/checkpoints/")) {
-            // Sums of a text with times.
+            // Checksums of a text file that contains times.
             bytes = new byte[0];
         } else if (TIMED.contains(file.getFileName().toString())) {
             bytes = Files.readString(file)
@@ -48,7 +48,7 @@ public final class RunFiles {
         }
     }
 
-    /// The names of files that only one has, or that differ.
+    /// The names of the files that only one of them has, or that differ.
     public static Set<String> difference(Map<String, String> a, Map<String, String> b) {
         Set<String> names = new TreeSet<>(a.keySet());
         names.addAll(b.keySet());

@@ -13,7 +13,7 @@ import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
-/// A run's folder is there whole or not at all, is nobody else's meanwhile, and is not lost by mistake.
+/// A run's folder is created atomically, is locked while in use, and is not lost by mistake.
 class RunFolderTest {
     private static final TrainingListener NOBODY = new TrainingListener() {};
 
@@ -37,7 +37,7 @@ class RunFolderTest {
         draft.options(Map.of("lr", 1));
     }
 
-    /// What a process leaves that is killed before the run's folder is whole.
+    /// Creates the remains of a process that was killed before the run's folder was complete.
     private static void killedAtTheStart(Path run) throws IOException {
         Files.createDirectories(run.resolve(".loran-draft/base"));
         Files.writeString(run.resolve(".loran-draft/.run.json.part"), "{\"lr\"");
@@ -124,7 +124,7 @@ class RunFolderTest {
         RunFolder run = RunFolder.create(path);
         KilledRun.train("lora", run, 5, NOBODY);
         Map<String, String> best = RunFiles.of(run.best());
-        // The old one is out of the way, the new one is not there yet.
+        // The old one has been moved away, and the new one is not there yet.
         Path draft = Files.createDirectories(path.resolve(".loran-draft"));
         Files.move(run.best(), draft.resolve("best.old"));
         Files.createDirectory(draft.resolve("best"));

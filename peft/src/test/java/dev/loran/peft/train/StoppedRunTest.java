@@ -24,7 +24,7 @@ import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 
-/// A run that is stopped leaves a checkpoint, and goes on from it to the bits of one that never was.
+/// A run that is stopped leaves a checkpoint, and after resuming gives the same bits as one that was never stopped.
 class StoppedRunTest {
     @TempDir
     Path folder;
@@ -33,7 +33,7 @@ class StoppedRunTest {
         return RunFolder.create(folder.resolve(name));
     }
 
-    /// Every file of the best and the last adapter, byte for byte, and the metrics but for the time.
+    /// Every file of the best and the last adapter, byte for byte, and the metrics except for the times.
     static Map<String, String> contents(RunFolder run) throws IOException {
         Map<String, String> all = new TreeMap<>();
         for (Path part : List.of(run.best(), run.last())) {
@@ -57,8 +57,8 @@ class StoppedRunTest {
         }
     }
 
-    /// Interrupts its own thread at the `n`-th question whether to stop: before a step, between the micro-batches of one, or
-    /// in an evaluation.
+    /// Interrupts its own thread the `n`-th time it is asked whether to stop: before a step, between the micro-batches
+    /// of one, or in an evaluation.
     private static final class Interrupting implements TrainingListener {
         private final int n;
         private int asked;
@@ -99,7 +99,7 @@ class StoppedRunTest {
         while (true) {
             Interrupting listener = new Interrupting(n);
             report = KilledRun.train(method, run, saveSteps, listener);
-            // At its very end an interrupt comes too late, and is left to the caller.
+            // At the very end, an interrupt comes too late and is left to the caller.
             assertThat(Thread.interrupted() || !report.stopped()).isTrue();
             assertThat(listener.ended).containsExactly(report);
             assertThat(listener.saved).endsWith(Path.of("last"));
@@ -132,7 +132,7 @@ class StoppedRunTest {
                 }
             }
         });
-        // Still interrupted, while the checkpoint is read and the adapter is loaded.
+        // The thread is still interrupted while the checkpoint is read and the adapter is loaded.
         assertThat(report.end()).isEqualTo(End.STOPPED);
         try (ReferenceBackend backend = new ReferenceBackend();
                 Model base = Tiny.encoder(backend, DType.F32);
@@ -175,7 +175,7 @@ class StoppedRunTest {
                     }
                 });
                 assertThat(some.stopped()).isTrue();
-                // Steps are told one late.
+                // Steps are reported one step late.
                 assertThat(some.steps()).isEqualTo(2);
                 assertThat(Thread.currentThread().isInterrupted()).isFalse();
                 assertThat(trainer.train(Tiny.examples(30, 1), null, null, new TrainingListener() {})

@@ -308,7 +308,7 @@ class TaskModelTest {
 
     // ---- LoRA's promise
 
-    /// Notes the size of every buffer it hands out.
+    /// Records the size of every buffer that it allocates.
     private static final class Counting extends ReferenceBackend {
         private final Set<Long> sizes = new HashSet<>();
 

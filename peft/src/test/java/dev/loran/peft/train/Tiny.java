@@ -21,7 +21,7 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Random;
 
-/// Models of a few thousand parameters, and rows that they can learn: one word of each decides its class.
+/// Models with a few thousand parameters, and rows that they can learn: one word in each row determines its class.
 public final class Tiny {
     public static final int POSITIONS = 24;
     public static final Labels LABELS = new Labels(List.of("purchase", "sport"));
@@ -46,7 +46,7 @@ public final class Tiny {
         return rows;
     }
 
-    /// Pairs of texts: which of the two holds a word decides the class.
+    /// Pairs of texts: which of the two contains a certain word determines the class.
     public static List<Row.Classify> pairs(int n, long seed) {
         Random random = new Random(seed);
         List<Row.Classify> rows = new ArrayList<>();
@@ -65,7 +65,7 @@ public final class Tiny {
         }
     }
 
-    /// The same texts, to be predicted token by token.
+    /// The same texts, for next-token prediction.
     public static Examples texts(int n, long seed) {
         try (Tokenizer tokenizer = TinyTokenizers.wordPiece()) {
             List<Row.Text> texts =

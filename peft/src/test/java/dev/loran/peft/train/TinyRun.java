@@ -13,7 +13,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.concurrent.atomic.AtomicInteger;
 
-/// A run of one step that has ended, and what reads its checkpoint.
+/// A finished run of one step, and code that reads its checkpoint.
 public final class TinyRun {
     private static final Examples ROWS = Tiny.examples(4, 1);
     private static final TrainerConfig CONFIG =
@@ -21,15 +21,15 @@ public final class TinyRun {
 
     private TinyRun() {}
 
-    /// Trains in `folder`, which does not exist; the folder of the checkpoint.
+    /// Trains in `folder`, which must not exist, and returns the folder of the checkpoint.
     public static Path train(Path folder, Backend backend) {
         toTheEnd(RunFolder.create(folder), backend);
         return RunFolder.resume(folder).checkpoints().resolve("step-1");
     }
 
-    /// Goes on with it after the sums of its checkpoint were made again.
+    /// Resumes the run after computing the checksums of its checkpoint anew.
     ///
-    /// @throws InputException if the checkpoint was passed over
+    /// @throws InputException if the checkpoint was skipped
     public static void resume(Path folder, Backend backend) throws IOException {
         RunFolder run = RunFolder.resume(folder);
         Path checkpoint = run.checkpoints().resolve("step-1");
@@ -40,7 +40,7 @@ public final class TinyRun {
         }
     }
 
-    /// The step that it began with.
+    /// Trains to the end and returns the step at which it started.
     private static int toTheEnd(RunFolder run, Backend backend) {
         AtomicInteger begun = new AtomicInteger();
         try (Model base = Tiny.encoder(backend, DType.F32);

@@ -41,7 +41,7 @@ class TrainerTest {
         return LoraConfig.defaults().withRank(3, 6).withDropout(dropout);
     }
 
-    /// A tiny encoder with LoRA and a new head, closed afterwards; on the reference nothing may be left over.
+    /// Runs `test` with a tiny encoder with LoRA and a new head; checks that the reference backend has no buffers left.
     private static void withClassifier(Backend backend, DType dtype, double dropout, Consumer<TaskModel> test) {
         try (Model base = Tiny.encoder(backend, dtype);
                 PeftModel peft = new PeftModel(base, 7)) {
@@ -162,7 +162,7 @@ class TrainerTest {
                 .isNotEqualTo(results.get(1).get("head.weight"));
     }
 
-    /// Rounding of operands, and of sums, is small beside what a hundred steps learn.
+    /// Rounding of operands, and of sums, is small compared with what a hundred steps learn.
     @Test
     void aHundredStepsGiveTheReferencesLossInF32AndNearlyInBf16() {
         List<Backend> backends = List.of(new ReferenceBackend(), Backends.simd(2), new SimdBackend(2, DType.BF16));
@@ -188,7 +188,7 @@ class TrainerTest {
         assertThat(losses.getLast()).isNotEqualTo(losses.getFirst());
     }
 
-    // ---- what moves
+    // ---- what trains
 
     @Test
     void frozenWeightsKeepTheirBitsWhileAAndBAndHeadMove() {
@@ -277,7 +277,7 @@ class TrainerTest {
         SimdBackend backend = (SimdBackend) Backends.simd(1);
         withClassifier(backend, DType.F32, 0.1, model -> {
             List<Long> counts = new ArrayList<>();
-            // 8 steps an epoch, of rows of 3 to 8 tokens, the last with half as many rows.
+            // 8 steps per epoch, with rows of 3 to 8 tokens; the last step has half as many rows.
             try (Trainer trainer = new Trainer(model, CONFIG.withEpochs(4))) {
                 trainer.train(Tiny.examples(60, 1), null, null, new TrainingListener() {
                     @Override
@@ -288,12 +288,12 @@ class TrainerTest {
             }
             assertThat(counts).hasSize(32);
             assertThat(counts.subList(8, 32)).containsOnly(counts.get(8));
-            // The longest batch was run first: shorter ones live in its memory, but for a few odd sizes.
+            // The longest batch ran first: shorter ones fit into its memory, except for a few odd sizes.
             assertThat(counts.getLast()).isLessThan(counts.getFirst() * 11 / 10);
         });
     }
 
-    // ---- going on
+    // ---- resuming
 
     @Test
     void aTrainerThatTakesOverStateGoesOnWithTheSameBits() {
@@ -487,7 +487,7 @@ class TrainerTest {
             }
             results.add(values(model.parameters()));
         });
-        // Moments and their step numbers are those of a run that never met the batch.
+        // The moments and their step counts are those of a run without that batch.
         withClassifier(new ReferenceBackend(), DType.F32, 0, model -> {
             try (Trainer trainer = new Trainer(new Overflowing(model), CONFIG)) {
                 for (int i : new int[] {0, 2, 3}) {
@@ -525,7 +525,7 @@ class TrainerTest {
                 assertThatThrownBy(() -> trainer.train(Tiny.examples(20, 1), null, null, new TrainingListener() {}))
                         .isInstanceOf(DivergedException.class)
                         .hasMessageStartingWith("the loss is Infinity at step ");
-                // Two were left out while a lower scale might have helped.
+                // Two were skipped while a lower scale might have helped.
                 assertThat(trainer.step()).isEqualTo(2);
             }
         });

@@ -36,7 +36,7 @@ import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
-/// Whole runs: what is learnt, what is kept, when it stops.
+/// Whole runs: what they learn, what they keep, when they stop.
 class TrainingRunTest {
     private static final TrainingListener NOBODY = new TrainingListener() {};
 
@@ -172,7 +172,7 @@ class TrainingRunTest {
 
     // ---- with a learner whose losses are known
 
-    /// One parameter; the evaluation loss follows a script, whatever is learnt.
+    /// One parameter; the evaluation loss follows a script, regardless of training.
     private static final class Scripted implements Learner, AutoCloseable {
         private final Backend backend;
         private final Tensor x;
@@ -293,7 +293,7 @@ class TrainingRunTest {
                 Scripted learner = new Scripted(backend)) {
             learner.losses.addAll(List.of(5.0, 4.0, 3.0));
             Map<Integer, Boolean> evaluations = new LinkedHashMap<>();
-            // 8 rows in batches of 2, two of which make a step: 2 steps an epoch.
+            // 8 rows in batches of 2, with two batches per step: 2 steps per epoch.
             run(learner, SCRIPTED.withSteps(5).withEvaluation(0, 0), new TrainingListener() {
                 @Override
                 public void evaluated(int step, Evaluation evaluation, boolean best) {
