@@ -243,8 +243,7 @@ final class CompareCommand implements Callable<Integer> {
                 .put(e.headline().name(), e.headlineValue());
     }
 
-    /// The size on disk of the adapter's tensors, or of the model's if all of it was trained; without a head beside the
-    /// model.
+    /// The size on disk of the adapter's tensors, or of the model's if all of it was trained; without a separate head.
     private static long bytes(Path folder) {
         try {
             Path adapter = folder.resolve(AdapterFiles.WEIGHTS);

@@ -10,8 +10,8 @@ import org.jspecify.annotations.Nullable;
 ///
 /// @param inputIds (B, T) token ids; the padding token after the end of a row
 /// @param attentionMask (B, T) 1 for a token, 0 for padding
-/// @param tokenTypes (B, T) the types of the tokens, which tell a model the texts of a pair apart (`token_type_ids`);
-///     null if all are 0
+/// @param tokenTypes (B, T) the types of the tokens, by which a model distinguishes the texts of a pair
+///     (`token_type_ids`); null if all are 0
 /// @param targets the targets of the loss; their meaning depends on the task
 /// @param rows the indices of these rows in the [Examples]
 /// @param batchSize B, the number of texts: one per row, unless rows have several texts each, which are then

@@ -13,7 +13,7 @@ import org.jspecify.annotations.Nullable;
 public record Example(List<Text> texts, int[] target, boolean truncated) {
     /// The ids of one text.
     ///
-    /// @param types the type of each id, which tells a model the texts of a pair apart; null if all are 0
+    /// @param types the type of each id, by which a model distinguishes the texts of a pair; null if all are 0
     public record Text(int[] ids, int @Nullable [] types) {}
 
     public Example {

@@ -206,7 +206,7 @@ public final class Examples {
     }
 
     /// What is unusual about these rows, one line each with the file and a count: truncated texts, duplicate rows,
-    /// equal texts with different labels, texts that the tokenizer hardly knows, fields that are not read.
+    /// equal texts with different labels, texts that are mostly unknown to the tokenizer, fields that are not read.
     ///
     /// @param train the rows that were trained on, if these are held out: rows that are in both are reported too
     public List<String> notices(@Nullable Examples train) {

@@ -47,7 +47,7 @@ public final class Tokenizer implements AutoCloseable {
     /// @param ids the ids, including special tokens
     /// @param promptLength the number of leading ids that belong to the prompt; 0 if there is none
     /// @param truncated whether a part of the text was cut
-    /// @param tokenTypes the type of each id, which tells a model the texts of a pair apart; null if all are 0
+    /// @param tokenTypes the type of each id, by which a model distinguishes the texts of a pair; null if all are 0
     public record Encoded(int[] ids, int promptLength, boolean truncated, int @Nullable [] tokenTypes) {
         Encoded(int[] ids, int promptLength, boolean truncated) {
             this(ids, promptLength, truncated, null);

@@ -158,8 +158,8 @@ public record ClassifyTask() implements Task {
 
     // ---- the head
 
-    /// The model's own head if it has one; a new one of the family's kind if that pools as the card says; otherwise one
-    /// beside the model.
+    /// The model's own head if it has one; a new one of the family's kind if that pools as the card says; otherwise a
+    /// separate one.
     @Override
     public Head head(Site site) {
         Model model = site.model();

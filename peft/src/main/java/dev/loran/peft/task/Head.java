@@ -13,16 +13,15 @@ import java.util.Map;
 import java.util.random.RandomGenerator;
 import org.jspecify.annotations.Nullable;
 
-/// A task's head: computes outputs and a loss from hidden states. It may be the model's own, or a layer beside the
-/// model that is trained and saved together with it.
+/// A task's head: computes outputs and a loss from hidden states. It may be the model's own, or a separate layer that is
+/// trained together with the model and saved in a file of its own.
 public abstract class Head extends Layer {
-    /// The file of a head beside a model, in an adapter's folder: the parameters of the layer by name (`weight`,
-    /// `bias`).
+    /// The file of a separate head in an adapter's folder: the parameters of the layer by name (`weight`, `bias`).
     public static final String FILE = "head.safetensors";
 
     private final @Nullable Layer layer;
 
-    /// @param layer the layer beside the model, which this head then owns; null for the model's own head
+    /// @param layer the separate layer, which this head then owns; null for the model's own head
     @SuppressWarnings("this-escape") // Registering a child does not access a subclass.
     protected Head(@Nullable Layer layer) {
         this.layer = layer == null ? null : child("head", layer);
@@ -34,9 +33,9 @@ public abstract class Head extends Layer {
     /// The mean over the batch's `lossTerms`, a scalar.
     public abstract Tensor loss(Feed batch);
 
-    // ---- a layer beside the model
+    // ---- a separate layer
 
-    /// Whether `folder` holds a head beside a model.
+    /// Whether `folder` contains a separate head.
     public static boolean isIn(Path folder) {
         return Files.isRegularFile(folder.resolve(FILE));
     }
@@ -48,14 +47,14 @@ public abstract class Head extends Layer {
         return new Linear(weight, Tensor.uniform(backend, dtype, random, bound, out), false);
     }
 
-    /// Writes a head that is beside the model; does nothing for the model's own.
+    /// Writes a separate head; does nothing for the model's own.
     public void save(Path folder) {
         if (layer != null) {
             SafeTensors.write(folder.resolve(FILE), layer.namedParameters());
         }
     }
 
-    /// Loads the head in `folder`; does nothing for the model's own.
+    /// Loads a separate head from `folder`; does nothing for the model's own.
     ///
     /// @throws InputException if a tensor is missing or has the wrong shape
     public void load(Path folder) {

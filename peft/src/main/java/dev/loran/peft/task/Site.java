@@ -34,7 +34,7 @@ public final class Site {
         return new Site(model, null, card, new SplittableRandom(seed), null);
     }
 
-    /// For using a trained adapter: a head beside the model, if it has one, is in `folder`.
+    /// For using a trained adapter: its separate head, if it has one, is in `folder`.
     public static Site saved(PeftModel peft, TaskCard card, Path folder) {
         return new Site(peft.model(), peft, card, new SplittableRandom(0), folder);
     }

@@ -24,7 +24,7 @@ import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
 /// A head over the pooled hidden states of a model: logits = pool(hidden)·weightᵀ + bias. The head is the model's own
-/// ([Model#classifier]), or, if the model has none, one beside the model, which this object owns.
+/// ([Model#classifier]), or, if the model has none, a separate one, which this object owns.
 public final class TextClassifier extends Head {
     private static final double MASKED = -1e9;
 
@@ -88,7 +88,7 @@ public final class TextClassifier extends Head {
         }
     }
 
-    /// A classifier with a head beside the model, new or saved, as `site`'s card says.
+    /// A classifier with a separate head, new or saved, as `site`'s card says.
     ///
     /// @throws InputException if the model cannot be pooled that way, or the saved head does not fit
     static Head beside(Site site, int labels) {
@@ -192,7 +192,7 @@ public final class TextClassifier extends Head {
         return last;
     }
 
-    /// Writes Σ wᵢ · headᵢ for the heads beside several models.
+    /// Writes Σ wᵢ · headᵢ for several separate heads.
     ///
     /// @param folders the folders of the heads, all for the same classes
     /// @throws InputException if one is missing or damaged, or their shapes differ

@@ -38,11 +38,11 @@ import org.jspecify.annotations.Nullable;
 /// | causal | lm, generate | the model's own |
 /// | with classes of its own | classify | the model's own |
 /// | without, pooled as the family's own head would be (`Pooling.of`) | classify | the family's own, new |
-/// | without, pooled otherwise | classify | a linear layer beside the model: [Head#FILE] |
+/// | without, pooled otherwise | classify | a separate linear layer: [Head#FILE] |
 ///
 /// A new head of the family's own kind is saved as peft does it, with the task type SEQ_CLS. A model's own
-/// classification head is trained only by an adapter of that task type, other heads always. This class owns a head
-/// beside the model; the model and the adapter are closed by whoever created them.
+/// classification head is trained only by an adapter of that task type, other heads always. This class owns a separate
+/// head; the model and the adapter must be closed by their creators.
 ///
 /// **Threads**: reading ([#logits], [#loss] in evaluation mode, a [Predictor] per thread) is safe from any number of
 /// threads, with the active adapter or with this object's own ([#load(PeftModel, String, Path)]). Operations that
@@ -75,8 +75,8 @@ public final class TaskModel implements Learner, AutoCloseable {
     /// a model, use [#full].
     ///
     /// To continue training a saved adapter, add it with [PeftModel#loadAdapter]. With the same classes, the head
-    /// continues too: one of the family's own kind is loaded with the adapter, one beside the model by [#loadHead]. For
-    /// other classes, load the adapter without its head.
+    /// continues too: one of the family's own kind is loaded with the adapter, a separate one by [#loadHead]. For other
+    /// classes, load the adapter without its head.
     ///
     /// @throws dev.loran.peft.io.InputException if the model cannot do the task
     public static TaskModel of(PeftModel peft, TaskCard card, long seed) {
@@ -127,7 +127,7 @@ public final class TaskModel implements Learner, AutoCloseable {
 
     /// As above, if the adapter, if any, has already been added to the model.
     ///
-    /// @param folder contains the head, if it is beside the model
+    /// @param folder contains the head, if it is a separate one
     public static TaskModel load(PeftModel peft, TaskCard card, Path folder) {
         return load(peft, null, card, folder);
     }

@@ -280,7 +280,7 @@ class FamilyHeadTest {
                 PeftModel peft = new PeftModel(model, 3);
                 TaskModel frozen =
                         TaskModel.of(peft, TaskCard.classify(LABELS, 6).withPooling(Pooling.LAST), 1)) {
-            // Without an adapter to save it in, the head is one beside the model.
+            // Without an adapter to save it in, the head is a separate one.
             logits = answers(frozen);
             peft.addAdapter("default", LoraConfig.defaults().withTask(TaskType.CAUSAL_LM));
             frozen.save(temporary);
