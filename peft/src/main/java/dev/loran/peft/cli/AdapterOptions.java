@@ -28,7 +28,6 @@ final class AdapterOptions {
     /// taken.
     ///
     /// @return null if there is none
-    /// @return null where there is none
     @Nullable
     Path folder(ModelOptions model) {
         if (adapter == null) {

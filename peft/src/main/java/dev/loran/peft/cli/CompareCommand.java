@@ -54,7 +54,8 @@ import picocli.CommandLine.Option;
         footer = {"", "Example: loran compare --methods lora,adalora,prefix"})
 final class CompareCommand implements Callable<Integer> {
     private static final ObjectMapper JSON = new ObjectMapper();
-    /// A head starts from random weights with every method: a different rate for each method would compare heads.
+    /// The same for all methods: a head starts from random weights with each of them, so that different rates would
+    /// compare heads rather than methods.
     private static final double HEAD_RATE = 5e-3;
 
     private static final int TIMED = 100;

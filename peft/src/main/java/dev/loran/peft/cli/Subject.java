@@ -8,8 +8,8 @@ import dev.loran.peft.tuner.PeftConfig;
 import dev.loran.peft.tuner.PeftModel;
 import org.jspecify.annotations.Nullable;
 
-/// A model that is to be trained for a task with a method. Closing does not close the model and leaves it as it was
-/// before.
+/// A model that is to be trained for a task with a method. Closing restores the model to its previous state, but does
+/// not close it.
 ///
 /// @param peft holds the adapter; null if the whole model trains
 record Subject(@Nullable PeftModel peft, TaskModel learner) implements AutoCloseable {

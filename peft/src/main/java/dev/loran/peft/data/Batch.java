@@ -31,7 +31,7 @@ public record Batch(
         int length,
         int tokens,
         int lossTerms) {
-    /// The label of a position that does not contribute to the loss, as torch's `ignore_index`.
+    /// The label of a position that does not contribute to the loss, like torch's `ignore_index`.
     public static final int IGNORE = -100;
 
     public Batch {

@@ -34,8 +34,8 @@ public interface Encoding {
     interface Sink {
         void example(Example example);
 
-        /// Records a row for the notices about unusual rows, such as repeated rows or texts that the tokenizer hardly
-        /// knows.
+        /// Records a row for the notices about unusual rows, such as repeated rows or texts that are mostly unknown to
+        /// the tokenizer.
         ///
         /// @param text the input text
         /// @param answer the label or target that belongs to it; empty for a text alone

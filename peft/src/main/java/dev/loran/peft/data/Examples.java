@@ -51,7 +51,7 @@ public final class Examples {
     ///     trained with a prefix (`"query: "` for `e5-small`); otherwise empty
     /// @param pack for a language model: concatenate all texts, each followed by the end token, and cut the result into
     ///     rows of `maxLength` ids, so that nothing is padded or truncated. A row may then contain parts of several
-    ///     texts, which see each other, as in Hugging Face's language-model examples
+    ///     texts, which attend to each other, as in Hugging Face's language-model examples
     /// @param answerRoom for rows with prompts: how many of the `maxLength` ids a prompt leaves for its target; longer
     ///     prompts are truncated accordingly, whatever the target. 0: as many as the longest target of these rows has,
     ///     but at most half of all

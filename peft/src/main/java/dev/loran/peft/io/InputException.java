@@ -8,8 +8,8 @@ import java.nio.file.FileSystemException;
 import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
 
-/// The user's input cannot be used: a file, a row, an option. The message is one line that names the place and says
-/// what to do; the command line prints only the message and exits with code 2.
+/// Thrown if input from the user cannot be used: a file, a row, an option. The message is one line that names the place
+/// and says what to do; the command line prints only the message and exits with code 2.
 public final class InputException extends RuntimeException {
     private static final long serialVersionUID = 1L;
     private static final int LONGEST = 2_000;

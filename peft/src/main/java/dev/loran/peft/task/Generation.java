@@ -20,8 +20,7 @@ import org.jspecify.annotations.Nullable;
 /// from the i-th stream of the seed.
 ///
 /// **Threads**: both methods are safe from any number of threads on one model, as each call has its own cache; changing
-/// the model fails meanwhile.
-/// [dev.loran.peft.tuner.PeftModel#withAdapter] runs a call with an adapter of its own.
+/// the model fails meanwhile. [dev.loran.peft.tuner.PeftModel#withAdapter] runs a call with an adapter of its own.
 public final class Generation {
     private final GenerationConfig config;
     private final @Nullable Tokenizer tokenizer;

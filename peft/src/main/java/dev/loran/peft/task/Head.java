@@ -13,8 +13,8 @@ import java.util.Map;
 import java.util.random.RandomGenerator;
 import org.jspecify.annotations.Nullable;
 
-/// A task's head: computes outputs and a loss from hidden states. It may be the model's own, or a separate layer that is
-/// trained together with the model and saved in a file of its own.
+/// A task's head: computes outputs and a loss from hidden states. It may be the model's own, or a separate layer that
+/// is trained together with the model and saved in a file of its own.
 public abstract class Head extends Layer {
     /// The file of a separate head in an adapter's folder: the parameters of the layer by name (`weight`, `bias`).
     public static final String FILE = "head.safetensors";

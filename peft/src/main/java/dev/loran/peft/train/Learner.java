@@ -65,8 +65,8 @@ public interface Learner extends Forward {
     }
 
     /// Declares that this thread changes what trains until the result is closed; a step runs inside. A learner whose
-    /// model is shared among threads locks the others out here ([dev.loran.peft.model.Model#changing]); the default does
-    /// not lock.
+    /// model is shared among threads locks the others out here ([dev.loran.peft.model.Model#changing]); the default
+    /// does not lock.
     ///
     /// @throws java.util.ConcurrentModificationException if another thread uses the learner
     default Guard.Use changing(String operation) {

@@ -211,7 +211,7 @@ public record TrainerConfig(
             ADAMW,
             SGD;
 
-            /// The optimizer with this name in lower case.
+            /// The optimizer with the lower-case name `name`.
             ///
             /// @throws InputException for any other name
             public static Kind named(String name) {
@@ -352,7 +352,7 @@ public record TrainerConfig(
         /// Half a cosine, decaying to 0.
         COSINE;
 
-        /// The schedule with this name in lower case.
+        /// The schedule with the lower-case name `name`.
         ///
         /// @throws InputException for any other name
         public static Schedule named(String name) {
