@@ -8,7 +8,7 @@ import java.util.function.Function;
 import java.util.function.UnaryOperator;
 import org.jspecify.annotations.Nullable;
 
-/// Reverse-mode differentiation: recording, and the walk back.
+/// Reverse-mode differentiation: recording, and the backward pass.
 public final class Autograd {
     private static final ThreadLocal<Integer> NO_GRAD_DEPTH = ThreadLocal.withInitial(() -> 0);
 
@@ -16,18 +16,18 @@ public final class Autograd {
 
     private Autograd() {}
 
-    /// What [#noGrad] and [#enableGrad] return: closing it restores the mode before.
+    /// Returned by [#noGrad] and [#enableGrad]; closing it restores the previous mode.
     public interface Mode extends AutoCloseable {
         @Override
         void close();
     }
 
-    /// Records nothing on this thread until closed.
+    /// Turns recording off on this thread until closed.
     public static Mode noGrad() {
         return mode(NO_GRAD_DEPTH.get() + 1);
     }
 
-    /// Records again inside a [#noGrad].
+    /// Turns recording back on inside a [#noGrad].
     public static Mode enableGrad() {
         return mode(0);
     }
@@ -43,8 +43,8 @@ public final class Autograd {
         return NO_GRAD_DEPTH.get() == 0;
     }
 
-    /// Shows `watcher` every operation of this thread with its output, as soon as that is made, until closed: to find
-    /// where numbers go wrong.
+    /// Passes every operation of this thread and its output to `watcher`, as soon as the output has been computed,
+    /// until closed. Useful for finding where numbers go wrong.
     public static Mode watch(BiConsumer<Op, Tensor> watcher) {
         BiConsumer<Op, Tensor> before = WATCHER.get();
         WATCHER.set(watcher);
@@ -57,7 +57,7 @@ public final class Autograd {
         };
     }
 
-    /// The output of `op` as a tensor of `shape` over `output` (whose count passes to the tensor): recorded when an
+    /// Wraps `output` in a tensor of `shape`, which takes over one reference to it. The operation is recorded if an
     /// input requires a gradient and recording is on.
     public static Tensor record(Op op, Shape shape, Buffer output) {
         boolean wanted = false;
@@ -81,22 +81,22 @@ public final class Autograd {
         return output;
     }
 
-    /// Runs `segment` on `x` and keeps only `x`; backward runs it again to have what it saved (Chen et al., "Training
-    /// Deep Nets with Sublinear Memory Cost", 2016). Parameters (leaves) used inside get their gradients whether or not
-    /// `x` requires one. `segment` must be a pure function of `x`, parameters and counters: dropout makes its mask
-    /// again from those.
+    /// Runs `segment` on `x` and keeps only `x`; backward runs the segment again to recompute what it saved (Chen et
+    /// al., "Training Deep Nets with Sublinear Memory Cost", 2016). Parameters (leaves) used inside get their gradients
+    /// whether or not `x` requires one. `segment` must be a pure function of `x`, parameters and counters; dropout
+    /// regenerates its mask from the counters.
     public static Tensor checkpoint(UnaryOperator<Tensor> segment, Tensor x) {
         return CheckpointOp.forward(in -> segment.apply(in.getFirst()), List.of(x));
     }
 
-    /// As above with several inputs, which the segment must take from its argument: results of recorded operations
-    /// reach a segment in no other way.
+    /// As above with several inputs, which the segment must take from its argument; it must not use results of recorded
+    /// operations in any other way.
     public static Tensor checkpoint(Function<List<Tensor>, Tensor> segment, List<Tensor> inputs) {
         return CheckpointOp.forward(segment, inputs);
     }
 
-    /// Walks back from `root` with `seed` (the same shape) as its gradient. Gradients of leaves are added to theirs;
-    /// saved memory is released as the walk passes.
+    /// Runs the backward pass from `root` with `seed` (of the same shape) as its gradient. Gradients of leaves are
+    /// added to the ones they already have; saved memory is released as the pass proceeds.
     static void backward(Tensor root, Tensor seed) {
         Node first = root.node();
         if (!root.requiresGrad()) {

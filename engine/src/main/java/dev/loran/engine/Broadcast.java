@@ -1,16 +1,11 @@
 package dev.loran.engine;
 
-import dev.loran.engine.backend.Backend;
-import dev.loran.engine.backend.BinaryFn;
-import dev.loran.engine.backend.Buffer;
-import dev.loran.engine.backend.Gradient;
-import dev.loran.engine.backend.Scratch;
-
-/// NumPy's broadcasting for the element-wise operations: forward by strides, backward by sums over what was stretched.
+/// NumPy-style broadcasting for the element-wise operations: forward by strides, backward by sums over the stretched
+/// dimensions.
 final class Broadcast {
     private Broadcast() {}
 
-    /// The common shape, after checking that dtype and backend agree.
+    /// Checks that dtype and backend agree, and returns the common shape.
     static Shape check(String op, Tensor a, Tensor b) {
         Checks.operand(op, "a", a);
         Checks.operand(op, "b", b, "a", a);
@@ -41,7 +36,7 @@ final class Broadcast {
     }
 
     /// Adds gradient ∘ other, both of `shape`, summed over the dimensions in which `input` was stretched, to the slot
-    /// of `input`: in one pass where those stand side by side.
+    /// of `input`. Takes a single pass if those dimensions are adjacent.
     static void reduceProductInto(Gradients gradients, Tensor input, Buffer gradient, Buffer other, Shape shape) {
         Backend be = input.backend();
         int[] strides = input.shape().stridesIn(shape);
@@ -74,7 +69,8 @@ final class Broadcast {
     private static Buffer reduce(Scratch scratch, Buffer gradient, Shape shape, Shape to) {
         int[] strides = to.stridesIn(shape);
         Buffer current = gradient;
-        // Runs of stretched dimensions are summed from the innermost out; sizes seen so far stay behind as `inner`.
+        // Runs of stretched dimensions are summed, innermost first; `inner` is the product of the kept dimensions
+        // passed so far.
         long inner = 1;
         int axis = shape.rank() - 1;
         while (axis >= 0) {

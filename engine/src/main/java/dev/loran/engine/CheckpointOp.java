@@ -4,8 +4,8 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.function.Function;
 
-/// y = segment(inputs), of which only the inputs are kept; see [Autograd#checkpoint]. Recorded even when no input
-/// requires a gradient: the parameters inside the segment may.
+/// y = segment(inputs), keeping only the inputs; see [Autograd#checkpoint]. It is recorded even if no input requires a
+/// gradient, because the parameters inside the segment may.
 record CheckpointOp(Function<List<Tensor>, Tensor> segment, List<Tensor> inputs) implements Op {
     static Tensor forward(Function<List<Tensor>, Tensor> segment, List<Tensor> inputs) {
         if (!Autograd.isRecording()) {

@@ -10,41 +10,42 @@ import java.util.Objects;
 import java.util.PriorityQueue;
 import org.jspecify.annotations.Nullable;
 
-/// Where [Op#backward] puts gradients. Each tensor that requires one has a slot; the first contribution is written,
-/// later ones are added.
+/// Where [Op#backward] puts gradients. Each tensor that requires a gradient has a slot; the first contribution is
+/// written, later ones are added.
 public final class Gradients {
-    /// Nodes that have a gradient and wait for the walk: consumers before producers, and within a level first come,
-    /// first served. The order of additions, and so their rounding, must not depend on what else waits: a checkpointed
-    /// segment would give other bits.
+    /// Nodes that have a gradient and wait to be visited: consumers before producers, and first come, first served
+    /// within a level. The order of additions, and thus their rounding, must not depend on what else is waiting;
+    /// otherwise a checkpointed segment would give different bits.
     private final PriorityQueue<Node> queue =
             new PriorityQueue<>(Comparator.comparingInt((Node n) -> -n.level).thenComparingInt(n -> n.turn));
 
     private int turns;
 
     private final List<Tensor> leaves = new ArrayList<>();
-    /// Inputs that the operation now walked holds a slot of.
+    /// Inputs whose slots were handed to the current operation.
     private final List<Tensor> given = new ArrayList<>();
 
     private final List<Late> late = new ArrayList<>();
 
-    /// A second slot of an input that an operation has twice: added when it is done with both.
+    /// A second contribution to an input that appears twice in one operation; it is added once the operation is done
+    /// with both.
     private record Late(Tensor input, Buffer gradient) {}
 
     Gradients() {}
 
-    /// The next node to walk; null at the end.
+    /// The next node to visit; null at the end.
     @Nullable
     Node poll() {
         return queue.poll();
     }
 
-    /// Whether `input` takes part in differentiation; if not, nothing may be computed for it.
+    /// Whether `input` requires a gradient; if not, nothing may be computed for it.
     public boolean wants(Tensor input) {
         return input.requiresGrad();
     }
 
-    /// The slot of `input`, which must be wanted. The caller fills all of it, in any order with other slots; each call
-    /// is one contribution.
+    /// The slot of `input`, which must be wanted. The caller writes all of it; the order in which several slots are
+    /// written does not matter. Each call is one contribution.
     public Gradient into(Tensor input) {
         Tensor grad = slot(input);
         if (given.contains(input)) {
@@ -61,13 +62,13 @@ public final class Gradients {
         return new Gradient(unshared(input, grad), true);
     }
 
-    /// [#into] where `input` is wanted, else null.
+    /// [#into] if `input` is wanted, else null.
     public @Nullable Gradient intoIfWanted(Tensor input) {
         return wants(input) ? into(input) : null;
     }
 
-    /// Adds `gradient` (row-major, the size of `input`) to the slot of `input`; the first one is shared, not copied, so
-    /// nobody may write to it afterwards. The caller keeps its own count.
+    /// Adds `gradient` (row-major, the size of `input`) to the slot of `input`. The first contribution is shared, not
+    /// copied, so `gradient` must not be written to afterwards. The caller keeps its own reference.
     public void pass(Tensor input, Buffer gradient) {
         Tensor grad = slot(input);
         if (grad == null) {
@@ -79,7 +80,7 @@ public final class Gradients {
         }
     }
 
-    /// The operation is done with its slots.
+    /// Ends the current operation's use of its slots and adds the deferred contributions.
     void next() {
         given.clear();
         while (!late.isEmpty()) {
@@ -89,14 +90,14 @@ public final class Gradients {
         }
     }
 
-    /// The walk is at its end: a leaf's gradient becomes the leaf's own, whoever shared it on the way.
+    /// Called at the end of the backward pass: gives each leaf its own copy of a gradient that is still shared.
     void settle() {
         for (Tensor leaf : List.copyOf(leaves)) {
             unshared(leaf, Objects.requireNonNull(leaf.grad()));
         }
     }
 
-    /// Gives back what is nobody's, also when the walk failed; a leaf that was closed keeps no gradient.
+    /// Releases what nobody owns, even if the backward pass failed; a leaf that was closed keeps no gradient.
     void drop() {
         late.forEach(l -> l.gradient.release());
         queue.forEach(Node::dropGrad);
@@ -107,7 +108,7 @@ public final class Gradients {
         return input.backend().allocate(input.dtype(), input.shape().size());
     }
 
-    /// The memory of `grad`, or of a copy in its place where others share it: those that `pass` gave it to.
+    /// The memory of `grad` or, if it is shared with others through `pass`, of a copy that replaces it.
     private Buffer unshared(Tensor input, Tensor grad) {
         if (grad.buffer().isUnique()) {
             return grad.buffer();

@@ -8,10 +8,10 @@ import dev.loran.engine.backend.ShapeException;
 import java.util.ArrayList;
 import java.util.List;
 
-/// y = op(a) · op(b) over the last two dimensions, op transposing when asked. Leading dimensions are equal, or b is one
-/// matrix for all of a (which is then seen as one tall matrix).
-public record MatMulOp(Tensor a, Tensor b, boolean transA, boolean transB) implements Op {
-    public static Tensor forward(Tensor a, Tensor b, boolean transA, boolean transB) {
+/// y = op(a) · op(b) over the last two dimensions, where op transposes if requested. Leading dimensions are equal, or b
+/// is a single matrix used for all of a (which is then treated as one tall matrix).
+record MatMulOp(Tensor a, Tensor b, boolean transA, boolean transB) implements Op {
+    static Tensor forward(Tensor a, Tensor b, boolean transA, boolean transB) {
         Checks.operand("matmul", "a", a);
         Checks.operand("matmul", "b", b, "a", a);
         Shape sa = a.shape();
@@ -54,7 +54,7 @@ public record MatMulOp(Tensor a, Tensor b, boolean transA, boolean transB) imple
         return true;
     }
 
-    /// The last two dimensions of a shape over memory, transposed when asked.
+    /// The last two dimensions of a shape over memory, transposed if requested.
     private record Operand(Buffer buffer, Shape shape, boolean transposed) {
         static Operand of(Tensor x, boolean transposed) {
             return new Operand(x.buffer(), x.shape(), transposed);
@@ -64,7 +64,7 @@ public record MatMulOp(Tensor a, Tensor b, boolean transA, boolean transB) imple
             return new Operand(buffer, shape, !transposed);
         }
 
-        /// All leading dimensions as rows.
+        /// Folds all leading dimensions into the rows.
         Operand flat() {
             return new Operand(buffer, Shape.of(shape.rows(), shape.cols()), transposed);
         }
@@ -75,7 +75,7 @@ public record MatMulOp(Tensor a, Tensor b, boolean transA, boolean transB) imple
         }
     }
 
-    /// y (…, m, n) ← op(x) · op(z), one product a leading index.
+    /// y (…, m, n) ← op(x) · op(z), one product per leading index.
     private static void product(Gradient y, Operand x, Operand z) {
         int batch = Math.toIntExact(x.shape.product(0, x.shape.rank() - 2));
         Matrix left = x.matrix();

@@ -5,16 +5,17 @@ import java.util.ArrayDeque;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/// A recorded operation in the graph. It lives as long as something can reach it: the open tensor it made, or a later
-/// node. When nothing can, the memory it saved is given back, so that a graph nobody walks leaks nothing.
+/// A recorded operation in the graph. It lives as long as something can reach it: the tensor it produced, while open,
+/// or a later node. When nothing can, the memory it saved is released, so a graph whose backward never runs leaks
+/// nothing.
 final class Node {
     final Op op;
     /// One more than the highest level among the inputs: consumers always have a higher level than producers.
     final int level;
-    /// Gradient of the output while the walk runs.
+    /// Gradient of the output during the backward pass.
     @Nullable
     Tensor grad;
-    /// Place in the walk's queue among nodes of the same level.
+    /// Position in the backward pass's queue among nodes of the same level.
     int turn;
 
     private int uses = 1;
@@ -47,7 +48,7 @@ final class Node {
         return released;
     }
 
-    /// Fails if a saved tensor was written since.
+    /// Throws if a saved tensor has been written since it was saved.
     void checkVersions() {
         for (int i = 0; i < versions.length; i++) {
             Tensor t = saved.get(i);
@@ -59,7 +60,7 @@ final class Node {
         }
     }
 
-    /// Gives back what the operation saved.
+    /// Releases what the operation saved.
     void release() {
         if (!released) {
             released = true;
@@ -76,7 +77,7 @@ final class Node {
         }
     }
 
-    /// One use less; with the last one this node, and what only it reached, is released.
+    /// Removes one use. When the last one is gone, this node and everything that only it reached are released.
     static void drop(Node first) {
         ArrayDeque<Node> todo = new ArrayDeque<>();
         todo.add(first);

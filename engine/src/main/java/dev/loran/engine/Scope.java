@@ -4,9 +4,9 @@ import java.util.ArrayList;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/// Closes the tensors made while it is the innermost open scope of its thread: those that operations return and those
-/// made by the factories of [Tensor]. What should outlive it is handed out by [#keep]; parameters of layers never
-/// belong to one.
+/// Closes the tensors created while it is the innermost open scope of its thread: results of operations, and tensors
+/// made by the factories of [Tensor]. Use [#keep] for a tensor that should outlive the scope; parameters of layers
+/// never belong to one.
 ///
 /// ```java
 /// try (Scope scope = Scope.open()) {
@@ -19,7 +19,7 @@ public final class Scope implements AutoCloseable {
 
     private final @Nullable Scope outer;
     private final List<Tensor> tensors = new ArrayList<>();
-    /// What was taken out of an attempt, or of a scope inside; null if this is none.
+    /// Tensors taken out of this attempt, or of a scope inside it; null if this is not an attempt.
     private final @Nullable List<Tensor> detached;
 
     private Scope(@Nullable Scope outer, boolean attempt) {
@@ -32,7 +32,7 @@ public final class Scope implements AutoCloseable {
         return open(false);
     }
 
-    /// As [#open], for making something that owns tensors, which [#undo] closes again where it cannot be made.
+    /// As [#open], but for constructing something that owns tensors; [#undo] closes them if the construction fails.
     public static Scope attempt() {
         return open(true);
     }
@@ -43,9 +43,9 @@ public final class Scope implements AutoCloseable {
         return s;
     }
 
-    /// Closes what [Tensor#detachFromScope] took out of this attempt and of the scopes inside it.
+    /// Closes the tensors that [Tensor#detachFromScope] took out of this attempt and of the scopes inside it.
     ///
-    /// @throws IllegalStateException if this is no [#attempt]
+    /// @throws IllegalStateException if this scope was not opened by [#attempt]
     public void undo() {
         if (detached == null) {
             throw new IllegalStateException("undo: this scope is no attempt");
@@ -62,7 +62,7 @@ public final class Scope implements AutoCloseable {
         }
     }
 
-    /// Moves `tensor` to the enclosing scope, or to the caller where there is none; returns it.
+    /// Moves `tensor` to the enclosing scope, or to the caller if there is none; returns it.
     public Tensor keep(Tensor tensor) {
         if (tensor.leave(this) && outer != null) {
             outer.add(tensor);
@@ -82,7 +82,8 @@ public final class Scope implements AutoCloseable {
         tensor.enter(this);
     }
 
-    /// Closes what was not kept. Scopes close in the reverse order of opening, on the thread that opened them.
+    /// Closes the tensors that were not kept. Scopes must be closed in reverse order of opening, on the thread that
+    /// opened them.
     @Override
     public void close() {
         if (INNERMOST.get() != this) {

@@ -60,7 +60,7 @@ public final class Shape {
         return dims.length == 0 ? 1 : dims[dims.length - 1];
     }
 
-    /// Product of all dimensions but the innermost: the number of rows when seen as a matrix.
+    /// Product of all dimensions but the innermost: the number of rows when viewed as a matrix.
     public int rows() {
         return Math.toIntExact(product(0, Math.max(0, dims.length - 1)));
     }
@@ -93,7 +93,8 @@ public final class Shape {
         return new Shape(d);
     }
 
-    /// The common shape of two operands by NumPy's rules: aligned at the end, 1 stretches.
+    /// The common shape of two operands by NumPy's broadcasting rules: dimensions are aligned at the end, and 1
+    /// stretches.
     ///
     /// @throws ShapeException naming `op` and both shapes if they do not fit
     public static Shape broadcast(String op, Shape a, Shape b) {
@@ -111,7 +112,7 @@ public final class Shape {
         return new Shape(d);
     }
 
-    /// Element strides of this shape inside `target`, 0 where it is stretched; one entry per dimension of `target`.
+    /// Element strides of this shape within `target`, 0 where it is stretched; one entry per dimension of `target`.
     int[] stridesIn(Shape target) {
         int[] strides = new int[target.rank()];
         int stride = 1;

@@ -6,7 +6,7 @@ import dev.loran.engine.backend.Scratch;
 import dev.loran.engine.backend.ShapeException;
 import java.util.List;
 
-/// Elements `from` to `to` of one dimension. A view where everything before the dimension is of size 1, else a copy.
+/// Elements `from` to `to` of one dimension. A view if all dimensions before it have size 1, else a copy.
 record SliceOp(Tensor x, int axis, int from) implements Op {
     static Tensor forward(Tensor x, int axis, int from, int to) {
         Shape s = x.shape();

@@ -19,7 +19,7 @@ record SumOp(Tensor x, int outer, int n, int inner, double factor) implements Op
         return forward(x, Shape.of(dims), s.product(0, a), s.dim(a), s.product(a + 1, s.rank()), factor);
     }
 
-    /// Over all elements, to a scalar.
+    /// Sums over all elements, giving a scalar.
     static Tensor ofAll(Tensor x, double factor) {
         return forward(x, Shape.of(), 1, x.shape().size(), 1, factor);
     }

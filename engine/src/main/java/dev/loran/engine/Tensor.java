@@ -16,13 +16,13 @@ import java.util.function.Consumer;
 import java.util.random.RandomGenerator;
 import org.jspecify.annotations.Nullable;
 
-/// A shape over a [Buffer], with a place in the graph of operations. Row-major and contiguous; [#reshape] and leading
-/// slices are views that share memory and cost nothing.
+/// A shape over a [Buffer], with a place in the graph of operations. Tensors are row-major and contiguous; [#reshape]
+/// and leading slices are views, which share memory and cost nothing.
 ///
-/// A tensor holds one count of its buffer until [#close]d (by you, or by the [Scope] it was made in). A leaf on which
-/// [#requiresGrad(boolean)] was called collects its gradient in [#grad].
+/// A tensor holds one reference to its buffer until it is closed, either by you or by the [Scope] it was made in. A
+/// leaf on which [#requiresGrad(boolean)] was called collects its gradient in [#grad].
 ///
-/// Operations that need options stand in [Functional][dev.loran.engine.functional.Functional].
+/// Operations that take options are in [Functional].
 public final class Tensor implements AutoCloseable {
     private Shape shape;
     private Buffer buffer;
@@ -42,9 +42,9 @@ public final class Tensor implements AutoCloseable {
         this.node = node;
     }
 
-    // ---- making
+    // ---- creation
 
-    /// A tensor that takes over one count of `buffer` and belongs to no scope.
+    /// Returns a tensor that takes over one reference to `buffer` and belongs to no scope.
     public static Tensor own(Shape shape, Buffer buffer) {
         return new Tensor(shape, buffer, null);
     }
@@ -55,13 +55,13 @@ public final class Tensor implements AutoCloseable {
         return t;
     }
 
-    /// Uninitialised memory.
+    /// Returns a tensor with uninitialized memory.
     public static Tensor empty(Backend backend, DType dtype, int... dims) {
         Shape shape = Shape.of(dims);
         return result(shape, backend.allocate(dtype, shape.size()), null);
     }
 
-    /// Every element `value`.
+    /// Returns a tensor in which every element is `value`.
     public static Tensor full(Backend backend, DType dtype, double value, int... dims) {
         Tensor t = empty(backend, dtype, dims);
         backend.fill(t.buffer, value);
@@ -72,7 +72,7 @@ public final class Tensor implements AutoCloseable {
         return full(backend, dtype, 0, dims);
     }
 
-    /// `values`, row-major, rounded to `dtype`.
+    /// Returns a tensor holding `values`, row-major, rounded to `dtype`.
     public static Tensor of(Backend backend, DType dtype, double[] values, int... dims) {
         Shape shape = Shape.of(dims);
         checkCount(values.length, shape);
@@ -85,7 +85,7 @@ public final class Tensor implements AutoCloseable {
         }
     }
 
-    /// `values`, row-major, as F32.
+    /// Returns an F32 tensor holding `values`, row-major.
     public static Tensor of(Backend backend, float[] values, int... dims) {
         Shape shape = Shape.of(dims);
         checkCount(values.length, shape);
@@ -96,7 +96,7 @@ public final class Tensor implements AutoCloseable {
         }
     }
 
-    /// `values`, row-major, as I32: ids, labels, masks.
+    /// Returns an I32 tensor holding `values`, row-major: ids, labels or masks.
     public static Tensor ofInts(Backend backend, int[] values, int... dims) {
         Shape shape = Shape.of(dims);
         checkCount(values.length, shape);
@@ -133,7 +133,7 @@ public final class Tensor implements AutoCloseable {
         }
     }
 
-    // ---- what it is
+    // ---- properties
 
     public Shape shape() {
         return shape;
@@ -147,7 +147,8 @@ public final class Tensor implements AutoCloseable {
         return buffer;
     }
 
-    /// The elements as kernels take them: a row for all dimensions except the last.
+    /// The elements as kernels take them: a matrix whose columns are the last dimension and whose rows are all the
+    /// others.
     public Matrix matrix() {
         return new Matrix(buffer, shape.rows(), shape.cols());
     }
@@ -156,18 +157,18 @@ public final class Tensor implements AutoCloseable {
         return buffer.backend();
     }
 
-    /// Raised by every write to the elements, through this tensor or a view of the same memory; an operation that saved
-    /// an older version refuses to go backward.
+    /// A counter incremented by every write to the elements, through this tensor or a view of the same memory. An
+    /// operation that saved an older version refuses to run its backward.
     public int version() {
         return buffer.version();
     }
 
-    /// True for a leaf asked to collect a gradient, and for every recorded result.
+    /// True for a leaf that was asked to collect a gradient, and for every recorded result.
     public boolean requiresGrad() {
         return leafRequiresGrad || node != null;
     }
 
-    /// Makes this leaf collect a gradient, or stop. One that collects is row-major: what [#prepare] did is undone.
+    /// Sets whether this leaf collects a gradient. A leaf that does is row-major: the effect of [#prepare] is undone.
     ///
     /// @throws IllegalStateException if it is the result of a recorded operation
     /// @throws DTypeException if the dtype is not floating
@@ -187,7 +188,8 @@ public final class Tensor implements AutoCloseable {
         return this;
     }
 
-    /// The gradient collected so far: same shape and dtype; null before the first backward and after [#zeroGrad].
+    /// The gradient collected so far, with the same shape and dtype; null before the first backward and after
+    /// [#zeroGrad].
     public @Nullable Tensor grad() {
         return grad;
     }
@@ -209,7 +211,7 @@ public final class Tensor implements AutoCloseable {
         return node;
     }
 
-    // ---- life
+    // ---- lifetime
 
     void enter(Scope s) {
         scope = s;
@@ -223,14 +225,15 @@ public final class Tensor implements AutoCloseable {
         return member;
     }
 
-    /// Takes this tensor out of the scope it was made in: the caller closes it.
+    /// Takes this tensor out of the scope it was made in; the caller must then close it.
     public Tensor detachFromScope() {
         scope = null;
         Scope.detached(this);
         return this;
     }
 
-    /// Gives back this tensor's count, its gradient's, and what only its graph kept. A second call does nothing.
+    /// Releases this tensor's reference, its gradient, and whatever only its graph kept alive. A second call does
+    /// nothing.
     @Override
     public void close() {
         if (!closed) {
@@ -247,14 +250,14 @@ public final class Tensor implements AutoCloseable {
         return closed;
     }
 
-    /// A tensor over the same memory that takes no part in differentiation.
+    /// Returns a tensor over the same memory that is cut off from the graph.
     public Tensor detach() {
         return result(shape, buffer.retain(), null);
     }
 
     // ---- reading and writing
 
-    /// The only element of a one-element tensor. Waits for the backend.
+    /// Returns the only element of a one-element tensor. Waits for the backend.
     public double item() {
         if (shape.size() != 1) {
             throw new ShapeException("item: tensor has shape " + shape + ", needs one element");
@@ -262,7 +265,7 @@ public final class Tensor implements AutoCloseable {
         return toDoubles()[0];
     }
 
-    /// All elements, row-major, widened. Waits for the backend.
+    /// Returns all elements, row-major, widened to double. Waits for the backend.
     public double[] toDoubles() {
         double[] values = new double[Math.toIntExact(shape.size())];
         withElements(s -> {
@@ -273,7 +276,7 @@ public final class Tensor implements AutoCloseable {
         return values;
     }
 
-    /// All elements, row-major, as floats. Waits for the backend.
+    /// Returns all elements, row-major, as floats. Waits for the backend.
     public float[] toFloats() {
         float[] values = new float[Math.toIntExact(shape.size())];
         withElements(s -> {
@@ -288,7 +291,7 @@ public final class Tensor implements AutoCloseable {
         return values;
     }
 
-    /// All elements of an I32 tensor.
+    /// Returns all elements of an I32 tensor.
     public int[] toInts() {
         if (dtype() != DType.I32) {
             throw new DTypeException("toInts: dtype is " + dtype() + ", needs I32");
@@ -298,7 +301,7 @@ public final class Tensor implements AutoCloseable {
         return values;
     }
 
-    /// Hands `reader` a host copy of the elements, row-major in this dtype; valid during the call.
+    /// Hands `reader` a host copy of the elements, row-major in this dtype, which is valid only during the call.
     public void withElements(Consumer<MemorySegment> reader) {
         try (Arena arena = Arena.ofConfined();
                 Scratch scratch = new Scratch(backend())) {
@@ -309,8 +312,8 @@ public final class Tensor implements AutoCloseable {
         }
     }
 
-    /// Overwrites the elements of this leaf with those of `source` (same shape; converted to this dtype). A prepared
-    /// weight is row-major again afterwards.
+    /// Overwrites the elements of this leaf with those of `source`, which has the same shape and is converted to this
+    /// dtype. A prepared weight becomes row-major again.
     public Tensor copyFrom(Tensor source) {
         if (node != null) {
             throw new IllegalStateException("copyFrom: tensor " + shape + " is the result of an operation");
@@ -329,14 +332,15 @@ public final class Tensor implements AutoCloseable {
         return this;
     }
 
-    /// Says that the buffer was written by other means (an optimizer): what saved the old elements may no longer be
-    /// used.
+    /// Records that the buffer was written by other means, such as an optimizer: operations that saved the old elements
+    /// can no longer run their backward.
     public void markWritten() {
         buffer.markWritten();
     }
 
-    /// Gives this leaf another shape and memory, of which it takes over the count; its gradient is dropped. For weights
-    /// that shrink or are replaced: whoever holds moments or statistics of it moves them in the same breath.
+    /// Gives this leaf a new shape and new memory, taking over one reference to `newBuffer`, and drops its gradient.
+    /// This is for weights that shrink or are replaced; anyone who keeps moments or statistics for the tensor must
+    /// update them at the same time.
     public void assign(Shape newShape, Buffer newBuffer) {
         if (node != null) {
             throw new IllegalStateException("assign: tensor " + shape + " is the result of an operation");
@@ -351,14 +355,15 @@ public final class Tensor implements AutoCloseable {
     }
 
     /// Lets the backend pack this frozen weight (out, in) for its linear operations; the row-major copy is released.
-    /// Does nothing when it is packed already or requires a gradient. The elements, and so the version, stay.
+    /// Does nothing if the tensor is already packed or requires a gradient. The elements, and therefore the version, do
+    /// not change.
     public void prepare() {
         if (buffer.isRowMajor() && !requiresGrad()) {
             swap(backend().prepare(buffer, shape.rows(), shape.cols()));
         }
     }
 
-    /// The reverse of [#prepare], bit for bit.
+    /// Undoes [#prepare], bit for bit.
     public void restore() {
         if (!buffer.isRowMajor()) {
             swap(backend().restore(buffer, shape.rows(), shape.cols()));
@@ -373,10 +378,10 @@ public final class Tensor implements AutoCloseable {
 
     // ---- differentiation
 
-    /// Adds d(this)/d(leaf) to the gradient of every leaf behind this scalar.
+    /// Adds d(this)/d(leaf) to the gradient of every leaf that this scalar depends on.
     ///
     /// @throws ShapeException if this has more than one element
-    /// @throws IllegalStateException if nothing was recorded, or the graph was walked already
+    /// @throws IllegalStateException if nothing was recorded, or backward has already run on this graph
     public void backward() {
         if (shape.size() != 1) {
             throw new ShapeException("backward: loss must be a scalar, got " + shape + "; call mean() or sum() first");
@@ -388,7 +393,7 @@ public final class Tensor implements AutoCloseable {
         }
     }
 
-    /// As [#backward()], with `gradient` (this shape) in place of 1.
+    /// As [#backward()], but starts from `gradient` (of this shape) instead of 1.
     public void backward(Tensor gradient) {
         if (!gradient.shape.equals(shape)) {
             throw new ShapeException("backward: gradient is " + gradient.shape + " but the tensor is " + shape);
@@ -424,12 +429,12 @@ public final class Tensor implements AutoCloseable {
         return ScaleOp.forward(this, factor);
     }
 
-    /// Matrix product of the last two dimensions; leading ones must be equal, or the other operand a matrix.
+    /// Matrix product over the last two dimensions; the leading dimensions must be equal, or `other` must be a matrix.
     public Tensor matmul(Tensor other) {
         return MatMulOp.forward(this, other, false, false);
     }
 
-    /// The same elements in another shape; one dimension may be −1. A view.
+    /// The same elements in another shape, as a view; one dimension may be −1.
     public Tensor reshape(int... dims) {
         return ReshapeOp.forward(this, dims);
     }
@@ -439,7 +444,7 @@ public final class Tensor implements AutoCloseable {
         return PermuteOp.forward(this, perm);
     }
 
-    /// Two dimensions exchanged. Copies.
+    /// Exchanges two dimensions. Copies.
     public Tensor transpose(int a, int b) {
         int[] perm = new int[shape.rank()];
         for (int i = 0; i < perm.length; i++) {
@@ -452,8 +457,7 @@ public final class Tensor implements AutoCloseable {
         return permute(perm);
     }
 
-    /// Elements `from` (inclusive) to `to` (exclusive) of dimension `axis`. A view where the dimensions before it are
-    /// 1.
+    /// Elements `from` (inclusive) to `to` (exclusive) of dimension `axis`; a view if all dimensions before it are 1.
     public Tensor slice(int axis, int from, int to) {
         return SliceOp.forward(this, axis, from, to);
     }
@@ -468,12 +472,12 @@ public final class Tensor implements AutoCloseable {
         return SumOp.ofAll(this, 1.0 / shape.size());
     }
 
-    /// Sum over dimension `axis`, which disappears.
+    /// Sum over dimension `axis`, which is removed.
     public Tensor sum(int axis) {
         return SumOp.forward(this, axis, 1);
     }
 
-    /// Mean over dimension `axis`, which disappears.
+    /// Mean over dimension `axis`, which is removed.
     public Tensor mean(int axis) {
         return SumOp.forward(this, axis, 1.0 / shape.dim(shape.axis("mean", axis)));
     }

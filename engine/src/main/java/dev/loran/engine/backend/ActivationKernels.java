@@ -2,9 +2,11 @@ package dev.loran.engine.backend;
 
 import org.jspecify.annotations.Nullable;
 
-/// What follows a product element by element: activations with bias and residual, gates, factors. Matrices are dense.
+/// Element-wise work that follows a matrix product: activations with bias and residual, gates, and factors. Matrices
+/// are dense.
 ///
-/// Each method is composed of [Backend]'s primitives: fallback, oracle and documentation of a faster one.
+/// Each method is composed of [Backend]'s primitives and serves as fallback, oracle and documentation for a faster
+/// version.
 public interface ActivationKernels {
     Backend backend();
 
@@ -14,7 +16,7 @@ public interface ActivationKernels {
         backend().multiply(y, y, up);
     }
 
-    /// Gradients of [#gated]: dGate ← dy · up · fn′(gate), dUp ← dy · fn(gate); each may be null.
+    /// Gradients of [#gated]: dGate ← dy · up · fn′(gate), dUp ← dy · fn(gate); either may be null.
     default void gatedBackward(
             UnaryFn fn, @Nullable Gradient dGate, @Nullable Gradient dUp, Buffer dy, Buffer gate, Buffer up) {
         Backend be = backend();
@@ -33,7 +35,7 @@ public interface ActivationKernels {
     }
 
     /// y (outer, inner) ← Σ over n of a · b, both (outer, n, inner), accumulated in at least F32: the gradient of a
-    /// factor that was stretched over n.
+    /// factor that was broadcast over n.
     default void sumOfProducts(Gradient y, Buffer a, Buffer b, int outer, int n, int inner) {
         int most = 1 << 16;
         long each = Math.max(1, (long) n * inner);
@@ -58,7 +60,7 @@ public interface ActivationKernels {
         }
     }
 
-    /// z ← z + bias in place, and h (z's shape) = scaling · dropout(fn(z)); bias and mask may be null.
+    /// z ← z + bias in place, and h (of z's shape) = scaling · dropout(fn(z)); bias and mask may be null.
     default void biasActivation(
             UnaryFn fn, Buffer h, Matrix z, @Nullable Buffer bias, @Nullable DropoutMask mask, double scaling) {
         if (bias != null) {
@@ -68,8 +70,8 @@ public interface ActivationKernels {
         dropAndScale(z.in(h), mask, scaling);
     }
 
-    /// Gradients of [#biasActivation]: `dz` holds the gradient of h and becomes that of z, dz ← scaling · dropout′(dz)
-    /// · fn′(z); dBias ← Σ rows dz, null if not wanted.
+    /// Gradients of [#biasActivation]: `dz` holds the gradient of h on entry and that of z on return, dz ← scaling ·
+    /// dropout′(dz) · fn′(z); dBias ← Σ rows dz, or null if not wanted.
     default void biasActivationBackward(
             UnaryFn fn, Matrix dz, @Nullable Gradient dBias, Buffer z, @Nullable DropoutMask mask, double scaling) {
         dropAndScale(dz, mask, scaling);
@@ -94,7 +96,7 @@ public interface ActivationKernels {
         backend().binary(BinaryFn.ADD, y.buffer(), y.buffer(), bias, shape, new int[] {y.cols(), 1}, perCol);
     }
 
-    /// y ← y + scaling · bias + residual; bias (cols) and residual (y's shape) may be null.
+    /// y ← y + scaling · bias + residual; bias (cols) and residual (of y's shape) may be null.
     default void biasResidual(Matrix y, @Nullable Buffer bias, @Nullable Buffer residual, double scaling) {
         if (bias != null) {
             try (Scratch scratch = new Scratch(backend())) {

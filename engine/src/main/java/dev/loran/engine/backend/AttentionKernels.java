@@ -2,24 +2,25 @@ package dev.loran.engine.backend;
 
 import org.jspecify.annotations.Nullable;
 
-/// Attention and what belongs to it: softmax, and rotary positions.
+/// Attention and its companions, softmax and rotary positions.
 ///
-/// Each method is composed of [Backend]'s primitives: fallback, oracle and documentation of a faster one.
+/// Each method is composed of [Backend]'s primitives and serves as fallback, oracle and documentation for a faster
+/// version.
 public interface AttentionKernels {
     Backend backend();
 
-    /// The sizes of an attention.
+    /// The sizes of an attention problem.
     ///
     /// @param batch rows of the batch
-    /// @param t queries of each
-    /// @param s keys of each, the prefix not counted; at least t when causal
+    /// @param t queries per row of the batch
+    /// @param s keys per row of the batch, not counting the prefix; at least t when causal
     /// @param p keys of the prefix, 0 for none
-    /// @param heads of queries
-    /// @param kvHeads of keys and values; query head h reads key head h / (heads / kvHeads)
+    /// @param heads number of query heads
+    /// @param kvHeads number of key and value heads; query head h reads key head h / (heads / kvHeads)
     /// @param d columns of a head
     record Sizes(int batch, int t, int s, int p, int heads, int kvHeads, int d) {}
 
-    /// What an attention reads. Causal: query i sees keys j ≤ i + (s − t), and all of the prefix.
+    /// The inputs of attention. If causal, query i sees keys j ≤ i + (s − t) and all of the prefix.
     ///
     /// | argument | shape |
     /// |---|---|
@@ -28,7 +29,7 @@ public interface AttentionKernels {
     /// | prefixK, prefixV | (p, kvHeads, d) for all rows of the batch or (batch, p, kvHeads, d); null when p = 0 |
     /// | mask | I32 (batch, p + s), 0 hides a key; null shows all |
     ///
-    /// @param scale what scores are multiplied by
+    /// @param scale factor applied to the scores
     record Problem(
             Buffer q,
             Buffer k,
@@ -39,14 +40,14 @@ public interface AttentionKernels {
             Sizes sizes,
             boolean causal,
             double scale) {
-        /// Whether all rows of the batch read one prefix.
+        /// Whether all rows of the batch share one prefix.
         public boolean sharesPrefix() {
             return prefixK != null && prefixK.size() == (long) sizes.p * sizes.kvHeads * sizes.d;
         }
     }
 
-    /// Where the gradients of an attention go, each in the shape of what it is the gradient of, and overwritten. Any
-    /// may be null; dk and dv come as a pair, and so do the prefix' two.
+    /// Where the gradients of attention go, each with the shape of the input it belongs to, and overwritten. Any may be
+    /// null, except that dk and dv come as a pair, and so do dPrefixK and dPrefixV.
     record Slopes(
             @Nullable Buffer dq,
             @Nullable Buffer dk,
@@ -90,8 +91,8 @@ public interface AttentionKernels {
     }
 
     /// Rotary position embedding of x (batch, t, heads, d) in Llama's rotate-half layout: y = x · cos + rotate(x) · sin
-    /// with rotate(x) = (−x₂, x₁) of the two halves; sign −1 turns back (the gradient). Su et al., "RoFormer", 2021,
-    /// equation 34. y may be x.
+    /// with rotate(x) = (−x₂, x₁), x₁ and x₂ being the two halves; sign −1 rotates backward, which gives the gradient.
+    /// Su et al., "RoFormer", 2021, equation 34. y may be x.
     default void rope(Buffer y, Buffer x, RopeTables tables, int batch, int heads, int sign) {
         int t = tables.t;
         int d = tables.d;
@@ -123,8 +124,8 @@ public interface AttentionKernels {
 
     /// Scaled dot-product attention, out = softmax(scale · q · [prefixK; k]ᵀ + visibility) · [prefixV; v] (Vaswani et
     /// al., 2017, equation 1), with grouped-query heads and a prefix segment of keys and values (Li and Liang,
-    /// "Prefix-Tuning", 2021) that stands before the real keys and is seen by every query. A query that sees no key at
-    /// all gives zeros.
+    /// "Prefix-Tuning", 2021) that precedes the real keys and is seen by every query. A query that sees no key yields
+    /// zeros.
     ///
     /// @param out (batch, t, heads, d)
     /// @param lse (batch, heads, t): log Σ exp of the scores, an output kept for backward
@@ -134,9 +135,9 @@ public interface AttentionKernels {
         }
     }
 
-    /// Gradients of [#attention] with P = exp(scores − lse) made again and D = Σ dOut · out: dV = Pᵀ·dOut, dS = P ∘
+    /// Gradients of [#attention] with P = exp(scores − lse) recomputed and D = Σ dOut · out: dV = Pᵀ·dOut, dS = P ∘
     /// (dOut·Vᵀ − D), dQ = scale · dS·K, dK = scale · dSᵀ·Q (Dao et al., "FlashAttention", 2022, appendix B.2). The
-    /// prefix' gradients have its shape, summed over the batch where it is shared.
+    /// gradients of the prefix have the prefix's shape; they are summed over the batch if the prefix is shared.
     default void attentionBackward(Slopes to, Buffer dOut, Buffer out, Buffer lse, Problem problem) {
         try (Scratch scratch = new Scratch(backend())) {
             new ComposedAttention(backend(), scratch, problem).backward(to, dOut, out, lse);

@@ -6,27 +6,29 @@ import java.lang.foreign.ValueLayout;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 
-/// The kernels' contract: buffers, sizes and scalars; no autograd, no modules, no configuration.
+/// The contract of the kernels: buffers, sizes and scalars; no autograd, no modules, no configuration.
 ///
-/// A backend holds memory and records work; its abstract methods are the primitives. Fused operations stand in
-/// families, which it hands out: [#linear], [#activation], [#norm], [#attention], [#loss], [#optimizer]. Each of them
-/// is a **default method composed of primitives**: fallback, oracle and documentation at once; a fast backend has a
-/// class of its own for a family and overrides there what matters. A gradient stands under its forward.
+/// A backend holds memory and records work; its abstract methods are the primitives. Fused operations are grouped into
+/// families: [#linear], [#activation], [#norm], [#attention], [#loss] and [#optimizer]. Each fused operation is a
+/// **default method composed of primitives**, which serves as fallback, oracle and documentation at once. A fast
+/// backend has its own class per family and overrides what matters there. The gradient of an operation is declared
+/// below its forward.
 ///
-/// Conventions, for all methods:
-/// - Arguments: outputs first, then inputs, then sizes, then scalars; what belongs together is a record, such as a
-///   [Matrix]. Buffers are dense and row-major unless a stride is given; an offset is a [Buffer#slice]. Outputs may not
-///   overlap inputs unless the method says so.
-/// - Outputs are overwritten; a [Gradient], or a method that takes `accumulate`, may ask to add to what is there (the
-///   memory must then hold numbers) instead of overwriting (whatever was there, NaN too, vanishes).
-/// - Floating arguments of one call have one dtype unless the method says otherwise; a backend never casts implicitly.
-///   Labels, ids and masks are I32. Statistics kept for backward and losses have the dtype's [DType#accumulator]: F32
-///   beside BF16 and F16.
-/// - What changes from step to step (learning rate, step, Philox counter, norms) lives in one-element buffers, and no
-///   method returns a number: [#read] is the only synchronisation.
+/// Conventions for all methods:
+/// - Arguments: outputs first, then inputs, then sizes, then scalars; related arguments form a record, such as
+///   [Matrix]. Buffers are dense and row-major unless a stride is given; an offset is expressed as a [Buffer#slice].
+///   Outputs may not overlap inputs unless the method says so.
+/// - Outputs are overwritten: whatever was there, even NaN, is discarded. A [Gradient], or a method that takes
+///   `accumulate`, can ask for the result to be added instead; the memory must then hold numbers.
+/// - Floating-point arguments of one call have the same dtype unless the method says otherwise; a backend never casts
+///   implicitly. Labels, ids and masks are I32. Losses, and statistics kept for backward, have the dtype's
+///   [DType#accumulator]: F32 for BF16 and F16.
+/// - Values that change from step to step (learning rate, step, Philox counter, norms) live in one-element buffers, and
+///   no method returns a number: [#read] is the only synchronization point.
 /// - The same arguments give the same bits, for any number of threads.
-/// - Threads: every method except [#close] is safe from any number of threads, each on outputs of its own, to the same
-///   bits. While a step is recorded ([#capture]) other threads' calls fail. Closing must be the last call.
+/// - Threads: every method except [#close] may be called from any number of threads, as long as each writes to separate
+///   outputs; the results have the same bits. While a step is being recorded ([#capture]), calls from other threads
+///   fail. Closing must be the last call.
 public interface Backend extends AutoCloseable {
 
     // ---- memory
@@ -34,40 +36,41 @@ public interface Backend extends AutoCloseable {
     /// Short name for messages: `reference`, `simd`, `cuda`.
     String name();
 
-    /// What computes, for people: the name, and what there is to say of the device.
+    /// A human-readable description: the name, and what is known of the device.
     default String describe() {
         return name();
     }
 
-    /// Whether floating tensors of `dtype` can be computed with.
+    /// Whether this backend can compute with floating-point tensors of `dtype`.
     boolean supports(DType dtype);
 
-    /// What the products of a model's linear layers, at least those with prepared weights ([#prepare]), take operands
-    /// of: BF16, to which they round those of a model kept in F32 ([#storage]), or F32 where nothing is rounded.
+    /// The dtype in which a model's linear layers, at least those with prepared weights ([#prepare]), take the operands
+    /// of their products: BF16 if the operands of a model kept in F32 ([#storage]) are rounded to it, or F32 if nothing
+    /// is rounded.
     default DType operands() {
         return DType.F32;
     }
 
-    /// What the weights and activations of a model that is to compute with [#operands] are kept in: these themselves
-    /// where every operation takes them, else F32. Parameters that train are kept in its [DType#accumulator] and cast
-    /// where they are used.
+    /// The dtype in which to keep the weights and activations of a model that is to compute with [#operands]: that
+    /// dtype itself if every operation supports it, else F32. Trainable parameters are kept in its [DType#accumulator]
+    /// and cast where they are used.
     default DType storage() {
         return DType.F32;
     }
 
-    /// Uninitialised memory with one count.
+    /// Allocates uninitialized memory with one reference.
     ///
-    /// @throws BackendException if there is none left: how much was asked for, held and free
+    /// @throws BackendException if there is not enough memory; the message says how much was requested, held and free
     Buffer allocate(DType dtype, long size);
 
-    /// Copies `src` (same number of bytes) into `dst`; returns when `src` may be changed.
+    /// Copies `src` (same number of bytes) into `dst`; returns once `src` may be modified.
     void write(Buffer dst, MemorySegment src);
 
     /// Copies `src` into `dst` (same number of bytes); waits for all work that `src` depends on.
     void read(MemorySegment dst, Buffer src);
 
-    /// Begins to read `src` as the work handed over so far leaves it. The result is asked for once it is needed: it
-    /// waits for that work and not for what is handed over later.
+    /// Starts reading `src` in the state that the work submitted so far leaves it in. Getting the result waits for that
+    /// work, but not for work submitted later.
     default Supplier<MemorySegment> readLater(Buffer src) {
         long[] words = new long[Math.toIntExact((src.bytes() + 7) / 8)];
         MemorySegment copy = MemorySegment.ofArray(words).asSlice(0, src.bytes());
@@ -75,9 +78,9 @@ public interface Backend extends AutoCloseable {
         return () -> copy;
     }
 
-    /// A buffer over existing native memory, used in place where the backend can, else a copy. For memory-mapped model
-    /// files: never written to. `onFree` is run once, when `memory` may go away: with the buffer's last count, or
-    /// before this returns when it was copied.
+    /// Wraps existing native memory in a buffer, in place if the backend can, else as a copy. Meant for memory-mapped
+    /// model files; the buffer is never written to. `onFree` runs once, when `memory` may be unmapped: when the
+    /// buffer's last reference is released or, if the memory was copied, before this method returns.
     default Buffer wrap(DType dtype, MemorySegment memory, Runnable onFree) {
         Buffer b = allocate(dtype, memory.byteSize() / dtype.bytes());
         write(b, memory);
@@ -85,41 +88,42 @@ public interface Backend extends AutoCloseable {
         return b;
     }
 
-    /// Bytes of memory of a device that buffers may fill; 0 where they lie in the memory of the process.
+    /// Bytes of device memory that buffers may fill; 0 if buffers live in the memory of the process.
     default long totalBytes() {
         return 0;
     }
 
-    /// Bytes of live buffers now.
+    /// Bytes of buffers live now.
     long liveBytes();
 
-    /// The highest [#liveBytes] since the start or the last [#resetPeak].
+    /// The highest value of [#liveBytes] since the start or the last [#resetPeak].
     long peakBytes();
 
     /// Makes the current [#liveBytes] the peak.
     void resetPeak();
 
-    /// A backend that counts memory as this one does and has none: its floating buffers have sizes but no contents, and
-    /// its operations ask for all the memory that they need and compute nothing. So the peak of a step is known before
-    /// it is run. Null where there is no such thing. Closed by the caller.
+    /// Returns a backend that counts memory exactly as this one does but has none: its floating-point buffers have
+    /// sizes but no contents, and its operations request all the memory they need but compute nothing. It tells the
+    /// peak memory of a step before the step is run. Null if this backend has no such mode. The caller closes it.
     default @Nullable Backend hollow() {
         return null;
     }
 
-    /// Whether this is a [#hollow] backend: what is drawn or computed for it is of no use.
+    /// Whether this is a [#hollow] backend, for which there is no point in drawing or computing values.
     default boolean isHollow() {
         return false;
     }
 
-    /// Packs a frozen weight (`out`, `in`) once into the form this backend multiplies fastest by; the result stands in
-    /// for the row-major buffer in `w` of [LinearKernels] and of [LossKernels#linearCrossEntropy], in `table` of
-    /// [#gatherRows], and nowhere else. It takes its own count: the caller then releases the row-major one.
+    /// Packs a frozen weight (`out`, `in`) once into the form that this backend multiplies fastest. The result replaces
+    /// the row-major buffer as `w` in [LinearKernels] and in [LossKernels#linearCrossEntropy] and as `table` in
+    /// [#gatherRows], and nowhere else. It has its own reference count, so the caller then releases the row-major
+    /// buffer.
     default Buffer prepare(Buffer w, int out, int in) {
         return w.retain();
     }
 
-    /// The row-major weight of a prepared one, bit for bit (of one that was rounded, as it was rounded), with a count
-    /// of its own.
+    /// Returns the row-major form of a prepared weight, bit for bit (if the weight was rounded, with the rounded
+    /// values), with its own reference.
     default Buffer restore(Buffer prepared, int out, int in) {
         return prepared.retain();
     }
@@ -129,26 +133,26 @@ public interface Backend extends AutoCloseable {
 
     // ---- recorded work
 
-    /// Work that [#capture] recorded.
+    /// Work recorded by [#capture].
     interface Replay extends AutoCloseable {
-        /// Does all of it again, on what its buffers hold now. False, with nothing done, if the backend gave it up:
-        /// because a buffer it uses was released, or for want of memory.
+        /// Runs all of it again on the current contents of its buffers. Returns false, having done nothing, if the
+        /// backend has discarded the recording because a buffer it uses was released or because memory ran short.
         boolean run();
 
         @Override
         void close();
     }
 
-    /// Whether [#capture] records.
+    /// Whether [#capture] is supported.
     default boolean captures() {
         return false;
     }
 
-    /// Runs `step` to record what it asks of this backend; nothing of that is done before [Replay#run], which costs one
-    /// call where the step made hundreds. What `step` allocates it must release; what it writes from host memory is
-    /// kept as it is; it reads nothing.
+    /// Runs `step` in order to record what it asks of this backend. None of that work is done until [Replay#run], which
+    /// costs one call where the step made hundreds. `step` must release what it allocates; what it writes from host
+    /// memory is stored as written at recording time; it must not read.
     ///
-    /// @throws BackendException if `step` does otherwise, or this backend does not record
+    /// @throws BackendException if `step` breaks these rules, or if this backend does not record
     default Replay capture(Runnable step) {
         throw new BackendException(name() + ": records no work; run the step itself");
     }
@@ -158,8 +162,8 @@ public interface Backend extends AutoCloseable {
     /// y ← value.
     void fill(Buffer y, double value);
 
-    /// `rows` x `cols` block copy: y[i · yStride + j] ← x[i · xStride + j] (or +=); any dtype, the same for both when
-    /// not accumulating.
+    /// Copies a block of `rows` x `cols`: y[i · yStride + j] ← x[i · xStride + j] (or +=). Any dtype, which must be the
+    /// same for both when not accumulating.
     void copy(Buffer y, int yStride, Buffer x, int xStride, int rows, int cols, boolean accumulate);
 
     /// y ← x converted to y's dtype, rounded to nearest even.
@@ -171,11 +175,11 @@ public interface Backend extends AutoCloseable {
     /// dx ← dy · fn′(x) (or +=). dx may be dy when not accumulating.
     void unaryBackward(UnaryFn fn, Buffer dx, Buffer dy, Buffer x, boolean accumulate);
 
-    /// y ← fn(a, b) over `shape`; strides in elements, one a dimension, 0 where an operand is stretched. y is dense and
-    /// may be a or b where that one is not stretched.
+    /// y ← fn(a, b) over `shape`; strides are in elements, one per dimension, 0 where an operand is broadcast. y is
+    /// dense and may be a or b if that one is not broadcast.
     void binary(BinaryFn fn, Buffer y, Buffer a, Buffer b, int[] shape, int[] aStrides, int[] bStrides);
 
-    /// y ← alpha · x + beta · y; with beta = 0 what y held does not matter. y may be x.
+    /// y ← alpha · x + beta · y; with beta = 0 the previous contents of y do not matter. y may be x.
     void axpby(Buffer y, Buffer x, double alpha, double beta);
 
     /// y (outer, inner) ← Σ over n of x (outer, n, inner) (or +=), accumulated in at least F32.
@@ -187,8 +191,8 @@ public interface Backend extends AutoCloseable {
     /// y ← x with its dimensions permuted: dimension i of y is dimension `perm[i]` of x, which has `shape`.
     void permute(Buffer y, Buffer x, int[] shape, int[] perm);
 
-    /// `batch` products c ← alpha · a · b + beta · c of (m, k) by (k, n), each matrix [Matrix#stride] elements after
-    /// the one before. With beta = 0 what c held does not matter.
+    /// `batch` products c ← alpha · a · b + beta · c of (m, k) by (k, n), consecutive matrices being [Matrix#stride]
+    /// elements apart. With beta = 0 the previous contents of c do not matter.
     void gemm(Matrix c, Matrix a, Matrix b, int batch, double alpha, double beta);
 
     /// One product: c ← alpha · a · b + beta · c.
@@ -205,18 +209,18 @@ public interface Backend extends AutoCloseable {
     /// y ← x · [mask keeps (row, col)] / (1 − p) over (rows, cols) (or +=). y may be x when not accumulating.
     void dropout(Buffer y, Buffer x, int rows, int cols, DropoutMask mask, boolean accumulate);
 
-    /// y (1, of a floating dtype) ← the number of entries of `ids` (n) that are not `ignore`.
+    /// y (1, floating-point) ← the number of entries of `ids` (n) that are not `ignore`.
     void countValid(Buffer y, Buffer ids, int n, int ignore);
 
-    // ---- made of these
+    // ---- composed of these
 
-    /// y ← a · b, element by element. y may be a or b.
+    /// y ← a · b, element-wise. y may be a or b.
     default void multiply(Buffer y, Buffer a, Buffer b) {
         int[] dense = {1};
         binary(BinaryFn.MUL, y, a, b, new int[] {Math.toIntExact(y.size())}, dense, dense);
     }
 
-    /// y (n) ← y · factor, a one-element buffer of y's dtype or its accumulator's.
+    /// y (n) ← y · factor, where factor is a one-element buffer of y's dtype or its accumulator's.
     default void scaleBy(Buffer y, Buffer factor, int n) {
         try (Scratch scratch = new Scratch(this)) {
             Buffer f = factor.dtype() == y.dtype() ? factor : scratch.allocate(y.dtype(), 1);
@@ -227,14 +231,14 @@ public interface Backend extends AutoCloseable {
         }
     }
 
-    // ---- families of kernels
+    // ---- kernel families
 
-    /// Products with the weight of a linear layer, LoRA's among them.
+    /// Products with the weight of a linear layer, including LoRA's.
     default LinearKernels linear() {
         return () -> this;
     }
 
-    /// What follows a product element by element.
+    /// Element-wise work that follows a product.
     default ActivationKernels activation() {
         return () -> this;
     }
@@ -244,7 +248,7 @@ public interface Backend extends AutoCloseable {
         return () -> this;
     }
 
-    /// Attention, softmax, rotary positions.
+    /// Attention, softmax and rotary positions.
     default AttentionKernels attention() {
         return () -> this;
     }
@@ -252,18 +256,18 @@ public interface Backend extends AutoCloseable {
     /// Losses with integer labels.
     LossKernels loss();
 
-    /// Steps of optimizers.
+    /// Optimizer steps.
     OptimizerKernels optimizer();
 
-    /// What this backend offers beyond the contract to an operation of your own, such as the threads that compute or a
-    /// way to launch kernels: null where it has no such thing. A backend in front of another passes the question on.
+    /// What this backend offers to custom operations beyond the contract, such as its worker threads or a way to launch
+    /// kernels; null if it has no such thing. A backend that wraps another forwards the call.
     default <T> @Nullable T capability(Class<T> type) {
         return type.isInstance(this) ? type.cast(this) : null;
     }
 
-    // ---- host edges
+    // ---- host data
 
-    /// A buffer of `dtype` (F64 or F32) holding `values`.
+    /// Returns a buffer of `dtype` (F64 or F32) holding `values`.
     default Buffer of(DType dtype, double... values) {
         try (Arena arena = Arena.ofConfined()) {
             MemorySegment s = arena.allocate((long) values.length * dtype.bytes(), 8);
@@ -276,7 +280,7 @@ public interface Backend extends AutoCloseable {
         }
     }
 
-    /// An I32 buffer holding `values`.
+    /// Returns an I32 buffer holding `values`.
     default Buffer ofInts(int... values) {
         try (Arena arena = Arena.ofConfined()) {
             MemorySegment s = arena.allocate(values.length * 4L, 8);

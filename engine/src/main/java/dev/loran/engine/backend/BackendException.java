@@ -1,6 +1,6 @@
 package dev.loran.engine.backend;
 
-/// A backend could not do what was asked: out of memory, a failing device call, memory used after release.
+/// Thrown when a backend cannot do what was asked: out of memory, a failing device call, memory used after release.
 public final class BackendException extends RuntimeException {
     private static final long serialVersionUID = 1L;
 

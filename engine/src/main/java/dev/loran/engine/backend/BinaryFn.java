@@ -1,6 +1,6 @@
 package dev.loran.engine.backend;
 
-/// Functions of two numbers, applied element by element with broadcasting.
+/// Functions of two numbers, applied element-wise with broadcasting.
 public enum BinaryFn {
     /// a + b
     ADD,

@@ -3,8 +3,8 @@ package dev.loran.engine.backend;
 import java.util.concurrent.atomic.AtomicInteger;
 import org.jspecify.annotations.Nullable;
 
-/// Counted memory of one backend: `size` elements of one dtype. It starts with one count; [#release] of the last count
-/// gives the memory back. A [#slice] shares the count of the buffer it was cut from.
+/// Reference-counted memory of one backend: `size` elements of one dtype. It starts with one reference; releasing the
+/// last one ([#release]) frees the memory. A [#slice] shares the count of the buffer it was cut from.
 public abstract class Buffer {
     private final Backend backend;
     private final DType dtype;
@@ -13,7 +13,7 @@ public abstract class Buffer {
     private final AtomicInteger count = new AtomicInteger(1);
     private int version;
 
-    /// A buffer of its own.
+    /// A buffer that owns its memory.
     protected Buffer(Backend backend, DType dtype, long size) {
         this.backend = backend;
         this.dtype = dtype;
@@ -47,20 +47,20 @@ public abstract class Buffer {
         return size * dtype.bytes();
     }
 
-    /// False for a prepared weight, whose elements lie in an order known to its backend alone ([Backend#prepare]).
+    /// False for a prepared weight, whose element order is known only to its backend ([Backend#prepare]).
     public boolean isRowMajor() {
         return true;
     }
 
     /// Elements `offset` to `offset + size` as a buffer that shares this one's memory and count; nothing is copied and
-    /// no count is taken.
+    /// no reference is taken.
     public abstract Buffer slice(long offset, long size);
 
-    /// Gives the memory back; called once, when the last count is gone.
+    /// Frees the memory; called once, when the last reference is released.
     protected abstract void free();
 
-    /// How often the memory was declared written; shared by all slices.
-    public final int version() {
+    /// The number of times the memory was marked as written; shared by all slices.
+    final int version() {
         return owner().version;
     }
 
@@ -78,7 +78,7 @@ public abstract class Buffer {
         return root == null ? this : root;
     }
 
-    /// Takes one count.
+    /// Takes one reference.
     public final Buffer retain() {
         AtomicInteger c = owner().count;
         if (c.getAndIncrement() <= 0) {
@@ -88,7 +88,7 @@ public abstract class Buffer {
         return this;
     }
 
-    /// Gives one count back.
+    /// Releases one reference.
     public final void release() {
         Buffer owner = owner();
         int left = owner.count.decrementAndGet();
@@ -100,12 +100,12 @@ public abstract class Buffer {
         }
     }
 
-    /// True while any count is held.
+    /// True while any reference is held.
     public final boolean isLive() {
         return owner().count.get() > 0;
     }
 
-    /// True if exactly one count is held: the holder may overwrite the memory in place.
+    /// True if exactly one reference is held, in which case the holder may overwrite the memory in place.
     public final boolean isUnique() {
         return owner().count.get() == 1;
     }

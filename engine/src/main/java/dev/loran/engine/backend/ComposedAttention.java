@@ -5,10 +5,11 @@ import dev.loran.engine.backend.AttentionKernels.Sizes;
 import dev.loran.engine.backend.AttentionKernels.Slopes;
 import org.jspecify.annotations.Nullable;
 
-/// Attention from primitives, with the scores of all queries and keys in memory: the oracle of every blockwise kernel,
-/// and the fallback. Letters as in [Problem]; S = p + s is the number of keys with the prefix in front.
+/// Attention from primitives, with the scores of all queries and keys in memory: the oracle for every blockwise kernel,
+/// and the fallback. Letters are as in [Problem]; S = p + s is the number of keys including the prefix, which comes
+/// first.
 final class ComposedAttention {
-    /// Score of a hidden key: exp of it less any real score is 0, and it stays finite in every dtype.
+    /// Score of a hidden key: exp of this minus any real score is 0, and it is finite in every dtype.
     private static final double HIDDEN = -1e30;
 
     private final Backend be;
@@ -24,14 +25,14 @@ final class ComposedAttention {
     private final int keys;
     private final DType dtype;
 
-    /// Scores (batch · heads · t, S), of one query a row.
+    /// Number of rows of the scores (batch · heads · t, S): one row per query.
     private final int rows;
 
     private final int[] shape;
     private final int[] dense;
     private final int[] perRow = {1, 0};
 
-    /// @param scratch what is needed on the way lives there
+    /// @param scratch holds the temporary memory
     ComposedAttention(Backend be, Scratch scratch, Problem a) {
         this.be = be;
         this.scratch = scratch;
@@ -56,7 +57,8 @@ final class ComposedAttention {
         Buffer kh = keysByHead(a.k(), a.prefixK());
         Buffer vh = keysByHead(a.v(), a.prefixV());
         Buffer scores = scores(qh, kh);
-        // A query that sees nothing: its maximum is HIDDEN, and its row of probabilities is set to 0 by `sees`.
+        // For a query that sees no key, the maximum is HIDDEN, and multiplying by `sees` sets its row of probabilities
+        // to 0.
         Buffer max = scratch.allocate(dtype, rows);
         Buffer sees = scratch.allocate(dtype, rows);
         be.rowMax(max, scores, rows, keys);
@@ -96,7 +98,7 @@ final class ComposedAttention {
         }
     }
 
-    /// P = exp(scores − lse), in place of the scores.
+    /// P = exp(scores − lse), overwriting the scores.
     private Buffer probabilities(Buffer scores, Buffer lse) {
         Buffer sees = scratch.allocate(dtype, rows);
         Buffer sums = scratch.like(sees);
@@ -120,7 +122,7 @@ final class ComposedAttention {
         return dS;
     }
 
-    // ---- matrices of one head of one row of the batch, and their products
+    // ---- matrices of one head of one batch row, and their products
 
     private Matrix queries(Buffer b) {
         return new Matrix(b, t, d);
@@ -134,7 +136,7 @@ final class ComposedAttention {
         return new Matrix(b, t, keys);
     }
 
-    /// c = alpha · x · y, for each head of each row of the batch.
+    /// c = alpha · x · y, for each head of each batch row.
     private void products(Matrix c, Matrix x, Matrix y, double alpha) {
         be.gemm(c, x, y, batch * heads, alpha, 0);
     }
@@ -148,7 +150,7 @@ final class ComposedAttention {
         return y;
     }
 
-    /// [prefix; x] as (batch, heads, S, d), key heads repeated for the query heads that share them.
+    /// [prefix; x] as (batch, heads, S, d), with key heads repeated for the query heads that share them.
     private Buffer keysByHead(Buffer x, @Nullable Buffer prefix) {
         int row = kvHeads * d;
         Buffer joined = scratch.allocate(x.dtype(), (long) batch * keys * row);
@@ -173,7 +175,7 @@ final class ComposedAttention {
         return repeated;
     }
 
-    /// The reverse of [#keysByHead]: sums over the query heads of a group, splits prefix and real keys.
+    /// The reverse of [#keysByHead]: sums over the query heads of a group, and splits prefix and real keys.
     private void fromKeys(@Nullable Buffer dx, @Nullable Buffer dPrefix, @Nullable Buffer prefix, Buffer dKeys) {
         long size = (long) batch * keys * kvHeads * d;
         Buffer summed = scratch.allocate(dKeys.dtype(), size);
@@ -192,7 +194,7 @@ final class ComposedAttention {
         }
     }
 
-    /// `count` rows of all key heads, from row `from` of x to row `to` of y.
+    /// Copies `count` rows of all key heads, from row `from` of x to row `to` of y.
     private void copyRows(Buffer y, int to, Buffer x, int from, int count, boolean accumulate) {
         int row = kvHeads * d;
         Buffer target = y.slice((long) to * row, (long) count * row);
@@ -231,8 +233,8 @@ final class ComposedAttention {
         be.binary(BinaryFn.ADD, scores, scores, hide, by, new int[] {by[1] * by[2], by[2], 1}, strides);
     }
 
-    /// y ← 1 where x (a row's maximum or lse) is that of a query that sees a key, 0 where every key is hidden: the
-    /// logistic function of ±5000, which is exact in every dtype.
+    /// y ← 1 where x (a row's maximum or lse) belongs to a query that sees a key, 0 where every key is hidden. This is
+    /// the logistic function of about ±5000, which is exactly 1 or 0 in every dtype.
     private void visible(Buffer y, Buffer x) {
         Buffer offset = scratch.hold(be.of(dtype, -HIDDEN / 2));
         be.binary(BinaryFn.ADD, y, x, offset, new int[] {rows}, new int[] {1}, new int[] {0});

@@ -1,6 +1,6 @@
 package dev.loran.engine.backend;
 
-/// Element types of a [Buffer]. Files may also hold I64, U8 and BOOL; they are read as I32, range-checked
+/// Element types of a [Buffer]. Files may also hold I64, U8 and BOOL, which are range-checked and read as I32
 /// ([dev.loran.engine.io.SafeTensors]).
 public enum DType {
     F64(8),
@@ -21,7 +21,7 @@ public enum DType {
         return bytes;
     }
 
-    /// The type that sums over elements of this one, statistics and losses are kept in: F64 for F64, else F32.
+    /// The type for sums over elements of this type, for statistics and for losses: F64 for F64, else F32.
     public DType accumulator() {
         return this == F64 ? F64 : F32;
     }

@@ -1,6 +1,7 @@
 package dev.loran.engine.backend;
 
-/// A dtype does not fit an operation or a backend; the message names the operation, the dtype and what would do.
+/// Thrown when a dtype does not fit an operation or a backend; the message names the operation, the dtype and what
+/// would fit.
 public final class DTypeException extends IllegalArgumentException {
     private static final long serialVersionUID = 1L;
 

@@ -1,7 +1,7 @@
 package dev.loran.engine.backend;
 
-/// A dropout mask that is never stored: which elements are kept follows from a counter alone, so backward makes it
-/// again and every backend and any number of threads makes the same bits.
+/// A dropout mask that is never stored: which elements are kept follows from a counter alone, so backward can
+/// regenerate it, and every backend produces the same bits with any number of threads.
 ///
 /// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) with the key (low, high half
 /// of `seed`) and the counter (micro-step, `site`, row, column / 4) gives four 32-bit words; word `column % 4` decides:
@@ -9,7 +9,7 @@ package dev.loran.engine.backend;
 ///
 /// @param p probability of dropping an element, 0 ≤ p < 1
 /// @param seed key of the whole run
-/// @param site number of the place in the model, so that two dropouts of one step differ
+/// @param site number of the dropout's place in the model, so that two dropouts in one step differ
 /// @param microStep (1) I32: number of the micro-batch, written by the trainer before each forward
 public record DropoutMask(double p, long seed, int site, Buffer microStep) {
     private static final int M0 = 0xD2511F53;
@@ -32,7 +32,7 @@ public record DropoutMask(double p, long seed, int site, Buffer microStep) {
         return (int) (long) Math.floor(p * 4294967296.0);
     }
 
-    /// The factor of kept elements, 1 / (1 − p).
+    /// The factor applied to kept elements, 1 / (1 − p).
     public double scale() {
         return 1 / (1 - p);
     }

@@ -2,22 +2,23 @@ package dev.loran.engine.backend;
 
 import org.jspecify.annotations.Nullable;
 
-/// Where a kernel puts a gradient: memory that it fills whole, overwriting what is there, or adding to it.
+/// Where a kernel puts a gradient: memory of which it writes every element, either overwriting or adding to what is
+/// there.
 ///
-/// @param accumulate true adds to what is there; false overwrites it, whatever it was
+/// @param accumulate true to add to what is there; false to overwrite it, whatever it is
 public record Gradient(Buffer buffer, boolean accumulate) {
 
-    /// What a product multiplies by what is there already.
+    /// The beta of a product that writes this gradient: the factor for what is already there.
     public double beta() {
         return accumulate ? 1 : 0;
     }
 
-    /// The memory of a gradient; null for one that nobody wants.
+    /// The memory of a gradient, or null if the gradient is not wanted.
     public static @Nullable Buffer memory(@Nullable Gradient gradient) {
         return gradient == null ? null : gradient.buffer;
     }
 
-    /// Whether a gradient is wanted, and added to what is there.
+    /// Whether a gradient is wanted and is to be added to what is there.
     public static boolean accumulates(@Nullable Gradient gradient) {
         return gradient != null && gradient.accumulate;
     }

@@ -5,12 +5,12 @@ import java.lang.foreign.ValueLayout;
 import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 
-/// The only storage on the CPU: a native [MemorySegment], 64-byte aligned when a backend allocated it.
+/// The only kind of buffer on the CPU: a native [MemorySegment], 64-byte aligned if allocated by a backend.
 public final class HostBuffer extends Buffer {
     private final MemorySegment segment;
     private final @Nullable Consumer<HostBuffer> onFree;
 
-    /// `onFree` is called once with this buffer when its last count is released.
+    /// `onFree` is called once, with this buffer, when the last reference is released.
     public HostBuffer(Backend backend, DType dtype, MemorySegment segment, Consumer<HostBuffer> onFree) {
         super(backend, dtype, segment.byteSize() / dtype.bytes());
         this.segment = segment;
@@ -23,7 +23,7 @@ public final class HostBuffer extends Buffer {
         this.onFree = null;
     }
 
-    /// The memory of `buffer`, which must lie on the host and be live.
+    /// Returns the memory of `buffer`, which must be on the host and live.
     public static MemorySegment segment(Buffer buffer) {
         if (!(buffer instanceof HostBuffer host)) {
             throw new BackendException(
@@ -49,8 +49,8 @@ public final class HostBuffer extends Buffer {
         }
     }
 
-    /// Element `i` of an F64, F32, BF16, F16, I8 or I32 segment, widened to double. For references and tests, not for
-    /// loops that matter.
+    /// Returns element `i` of an F64, F32, BF16, F16, I8 or I32 segment, widened to double. Meant for reference code
+    /// and tests, not for performance-critical loops.
     public static double get(MemorySegment s, DType dtype, long i) {
         return switch (dtype) {
             case F64 -> s.getAtIndex(ValueLayout.JAVA_DOUBLE_UNALIGNED, i);
@@ -62,7 +62,7 @@ public final class HostBuffer extends Buffer {
         };
     }
 
-    /// Stores `value` as element `i`, rounded to nearest even where the dtype is narrower.
+    /// Stores `value` as element `i`, rounded to nearest even if the dtype is narrower.
     public static void set(MemorySegment s, DType dtype, long i, double value) {
         switch (dtype) {
             case F64 -> s.setAtIndex(ValueLayout.JAVA_DOUBLE_UNALIGNED, i, value);

@@ -3,10 +3,11 @@ package dev.loran.engine.backend;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/// Products with the weight of a linear layer, and with the low-rank part of LoRA beside it. All matrices are dense;
-/// x is (n, in), y is (n, out), a weight w is (out, in), row-major or prepared ([Backend#prepare]).
+/// Products with the weight of a linear layer, with or without LoRA's low-rank update. All matrices are dense; x is (n,
+/// in), y is (n, out), and a weight w is (out, in), row-major or prepared ([Backend#prepare]).
 ///
-/// Each method is composed of [Backend]'s primitives: fallback, oracle and documentation of a faster one.
+/// Each method is composed of [Backend]'s primitives and serves as fallback, oracle and documentation for a faster
+/// version.
 public interface LinearKernels {
     Backend backend();
 
@@ -27,7 +28,7 @@ public interface LinearKernels {
         }
     }
 
-    /// One of several linear layers of one x: its output y, and what it is made of.
+    /// One of several linear layers applied to the same x: its output y, its weight, its bias and its low-rank update.
     record Projected(
             Matrix y,
             Matrix w,
@@ -54,8 +55,8 @@ public interface LinearKernels {
         backend().gemm(new Matrix(dw.buffer(), dy.cols(), x.cols()), dy.t(), x, 1, dw.beta());
     }
 
-    /// y = x · wᵀ + bias + scaling · t · bᵀ with t = dropout(x) · aᵀ, from the small side: nothing of size out × in is
-    /// formed. Hu et al., "LoRA", 2021, equation 3.
+    /// y = x · wᵀ + bias + scaling · t · bᵀ with t = dropout(x) · aᵀ. The low-rank factors are applied one after the
+    /// other, so nothing of size out × in is formed. Hu et al., "LoRA", 2021, equation 3.
     default void loraLinear(Matrix y, Matrix x, Matrix w, @Nullable Buffer bias, LowRankUpdate update) {
         try (Scratch scratch = new Scratch(backend())) {
             DropoutMask mask = update.mask;
@@ -69,8 +70,8 @@ public interface LinearKernels {
         backend().gemm(y, update.t, update.b.t(), update.scaling, 1);
     }
 
-    /// Gradients of [#loraLinear], w and bias apart: dt = scaling · dy · b; db (out, r) ← scaling · dyᵀ · t; da (r, in)
-    /// ← dtᵀ · dropout(x); dx (n, in) ← dy · w + dropout′(dt · a). Each may be absent (null).
+    /// Gradients of [#loraLinear], except those of w and bias: dt = scaling · dy · b; db (out, r) ← scaling · dyᵀ · t;
+    /// da (r, in) ← dtᵀ · dropout(x); dx (n, in) ← dy · w + dropout′(dt · a). Each may be absent (null).
     default void loraLinearBackward(
             @Nullable Gradient dx,
             @Nullable Gradient da,
@@ -110,8 +111,8 @@ public interface LinearKernels {
         }
     }
 
-    /// The linear layers of one x, such as the queries, keys and values of an attention: each y as [#linear] and
-    /// [#loraLinear] give it.
+    /// Applies several linear layers, such as the query, key and value projections of attention, to one x; each y is
+    /// the same as that of [#linear] or [#loraLinear].
     default void projections(List<Projected> layers, Matrix x) {
         for (Projected p : layers) {
             if (p.update == null) {

@@ -2,12 +2,12 @@ package dev.loran.engine.backend;
 
 import org.jspecify.annotations.Nullable;
 
-/// Losses with integer labels. The first two methods are for each backend to write; the others are composed of them and
-/// of [Backend]'s primitives: fallback, oracle and documentation of a faster one.
+/// Losses with integer labels. The first two methods must be implemented by each backend; the others are composed of
+/// them and of [Backend]'s primitives and serve as fallback, oracle and documentation for a faster version.
 public interface LossKernels {
     Backend backend();
 
-    /// Labels, I32, one a row; those that are `ignore` are left out.
+    /// Labels, I32, one per row; those equal to `ignore` are left out.
     record Labels(Buffer ids, int ignore) {
         public int size() {
             return Math.toIntExact(ids.size());
@@ -19,24 +19,25 @@ public interface LossKernels {
         }
     }
 
-    /// losses (n) ← lse less the logit of the label, 0 where the label is ignored; lse (n) = log Σ exp of each row of
+    /// losses (n) ← lse minus the logit of the label, or 0 if the label is ignored; lse (n) = log Σ exp of each row of
     /// logits (n, v), kept for backward. Labels must lie in [0, v).
     void crossEntropy(Buffer losses, Buffer lse, Matrix logits, Labels labels);
 
-    /// dLogits ← g · (exp(logits − lse) − onehot(label)), zero rows where the label is ignored; g has one element.
+    /// dLogits ← g · (exp(logits − lse) − onehot(label)), with zero rows where the label is ignored; g has one element.
     /// dLogits may be logits when not accumulating.
     void crossEntropyBackward(Gradient dLogits, Buffer g, Matrix logits, Buffer lse, Labels labels);
 
-    /// loss (1) = mean over the valid rows of the cross-entropy of x · wᵀ, in chunks of rows, so that logits for all n
-    /// rows never exist; 0 when no row is valid. Both gradients of the loss are made on the way, each if asked for: dx
-    /// (n, c) and dw (v, c), overwritten. x is (n, c), w is (v, c), row-major or prepared (then dw must be null).
+    /// loss (1) = mean cross-entropy of x · wᵀ over the valid rows, computed in chunks of rows so that logits for all n
+    /// rows are never held at once; 0 if no row is valid. The gradients dx (n, c) and dw (v, c) are computed along the
+    /// way, each if it is not null, and overwritten. x is (n, c); w is (v, c), row-major or prepared (in which case dw
+    /// must be null).
     default void linearCrossEntropy(
             Buffer loss, @Nullable Buffer dx, @Nullable Buffer dw, Matrix x, Matrix w, Labels labels) {
         Backend be = backend();
         int n = x.rows();
         int v = w.rows();
-        // With a gradient of w as many logits as it has elements: w, read and added to once a chunk, is then little of
-        // it.
+        // If w needs a gradient, a chunk holds as many logits as dw has elements, so that reading w and adding to dw,
+        // once per chunk, stays a small part of the cost.
         long most = Math.max(1 << 20, dw == null ? 0 : dw.size());
         int chunk = Math.clamp(most / v, Math.min(n, 32), n);
         try (Scratch scratch = new Scratch(be)) {

@@ -1,16 +1,16 @@
 package dev.loran.engine.backend;
 
-/// A matrix as kernels take it, or several of one shape at equal distances: element (i, j) lies at i · ld + j of
-/// `buffer`, or at j · ld + i where `transposed`. Kernels other than [Backend#gemm] take dense ones.
+/// A matrix as kernels take it, or several of the same shape at equal distances: element (i, j) is at i · ld + j of
+/// `buffer`, or at j · ld + i if `transposed`. Only [Backend#gemm] accepts matrices that are not dense.
 ///
-/// @param buffer row-major memory; a weight may also be a prepared one ([Backend#prepare])
-/// @param rows rows as it is read, that is, after transposing
-/// @param cols columns as it is read
-/// @param ld elements from one row in memory to the next
-/// @param stride elements from one matrix to the next where there are several; 0: the same matrix for all
+/// @param buffer row-major memory; a weight may also be prepared ([Backend#prepare])
+/// @param rows rows as read, that is, after transposing
+/// @param cols columns as read
+/// @param ld elements from one row to the next in memory
+/// @param stride elements from one matrix to the next if there are several; 0 means the same matrix for all
 public record Matrix(Buffer buffer, int rows, int cols, int ld, long stride, boolean transposed) {
 
-    /// A dense row-major matrix; of several, one follows the other.
+    /// A dense row-major matrix; if there are several, they follow one another without gaps.
     public Matrix(Buffer buffer, int rows, int cols) {
         this(buffer, rows, cols, cols, (long) rows * cols, false);
     }
@@ -20,12 +20,12 @@ public record Matrix(Buffer buffer, int rows, int cols, int ld, long stride, boo
         return new Matrix(buffer, /* rows= */ cols, /* cols= */ rows, ld, stride, !transposed);
     }
 
-    /// The same matrix for each of several products.
+    /// The same matrix for every one of several products.
     public Matrix forAll() {
         return new Matrix(buffer, rows, cols, ld, 0, transposed);
     }
 
-    /// A matrix of this shape in other memory.
+    /// A matrix of this shape and layout in other memory.
     public Matrix in(Buffer other) {
         return new Matrix(other, rows, cols, ld, stride, transposed);
     }

@@ -2,13 +2,14 @@ package dev.loran.engine.backend;
 
 import org.jspecify.annotations.Nullable;
 
-/// Normalisation along the columns of x (rows, cols), which is dense; weight and bias are (cols).
+/// Normalization over the columns of x (rows, cols), which is dense; weight and bias are (cols).
 ///
-/// Each method is composed of [Backend]'s primitives: fallback, oracle and documentation of a faster one.
+/// Each method is composed of [Backend]'s primitives and serves as fallback, oracle and documentation for a faster
+/// version.
 public interface NormKernels {
     Backend backend();
 
-    /// What layer norm keeps of each row for backward, outputs of forward: both (rows).
+    /// What layer norm keeps per row for backward; outputs of forward, both (rows).
     ///
     /// @param rstd 1 / √(variance + eps)
     record Statistics(Buffer mean, Buffer rstd) {}
@@ -36,7 +37,7 @@ public interface NormKernels {
         }
     }
 
-    /// sum = x + residual, and y the [#layerNorm] of sum.
+    /// sum = x + residual, and y = [#layerNorm] of sum.
     default void addLayerNorm(
             Buffer y, Buffer sum, Statistics kept, Matrix x, Buffer residual, Buffer weight, Buffer bias, double eps) {
         addResidual(sum, x, residual);
@@ -86,7 +87,7 @@ public interface NormKernels {
         be.binary(BinaryFn.MUL, y, y, weight, shape, dense, new int[] {0, 1});
     }
 
-    /// sum = x + residual, and y the [#rmsNorm] of sum.
+    /// sum = x + residual, and y = [#rmsNorm] of sum.
     default void addRmsNorm(Buffer y, Buffer sum, Buffer rstd, Matrix x, Buffer residual, Buffer weight, double eps) {
         addResidual(sum, x, residual);
         rmsNorm(y, rstd, x.in(sum), weight, eps);

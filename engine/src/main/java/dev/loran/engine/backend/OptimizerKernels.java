@@ -3,21 +3,22 @@ package dev.loran.engine.backend;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/// Steps of optimizers and what they need to know of all gradients. [#adamW] and [#sgd] are for each backend to write;
-/// the other methods are composed of [Backend]'s primitives: fallback, oracle and documentation of a faster one.
+/// Optimizer steps, and the reductions over all gradients that they need. [#adamW] and [#sgd] must be implemented by
+/// each backend; the other methods are composed of [Backend]'s primitives and serve as fallback, oracle and
+/// documentation for a faster version.
 ///
-/// gScale, a one-element buffer, is what gradients are multiplied by; null: 1.
+/// gScale, a one-element buffer, is the factor applied to gradients; null means 1.
 public interface OptimizerKernels {
     Backend backend();
 
-    /// What one step of AdamW takes beside the tensors.
+    /// What one step of AdamW takes besides the tensors.
     ///
     /// @param lr one element
-    /// @param t the step, from 1: one element, I32
+    /// @param t the step number, counted from 1: one element, I32
     record AdamWStep(
             Buffer lr, Buffer t, @Nullable Buffer gScale, double beta1, double beta2, double eps, double weightDecay) {}
 
-    /// y (1) ← Σ x² over the elements of all of `xs`, accumulated in at least F32.
+    /// y (1) ← Σ x² over all elements of all `xs`, accumulated in at least F32.
     default void sumOfSquares(Buffer y, List<Buffer> xs) {
         Backend be = backend();
         be.fill(y, 0);
@@ -45,16 +46,16 @@ public interface OptimizerKernels {
         }
     }
 
-    /// One AdamW step over each of several tensors (Loshchilov and Hutter, "Decoupled Weight Decay Regularization",
-    /// 2019, algorithm 2), in torch's form: with ĝ = gScale · g, m ← β₁m + (1 − β₁)ĝ, v ← β₂v + (1 − β₂)ĝ², p ← p − lr
-    /// · weightDecay · p − lr / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + eps). p, m, v, lists in one order, are updated in
-    /// place, except where gScale is NaN: all stays as it is then, so that a step is left out without anybody waiting
-    /// to learn that it should be.
+    /// One AdamW step over several tensors (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019,
+    /// algorithm 2), in torch's form: with ĝ = gScale · g, m ← β₁m + (1 − β₁)ĝ, v ← β₂v + (1 − β₂)ĝ², p ← p − lr ·
+    /// weightDecay · p − lr / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + eps). The lists p, m, v and g are in the same order;
+    /// p, m and v are updated in place. If gScale is NaN, nothing is changed, so a step can be skipped without the host
+    /// having to wait for the decision.
     void adamW(List<Buffer> p, List<Buffer> m, List<Buffer> v, List<Buffer> g, AdamWStep step);
 
     /// AdaLoRA's smoothed importance of every entry (Zhang et al., "AdaLoRA", 2023, equations 8 to 10): with I =
     /// |gScale · p · g|, smooth ← β₁ · smooth + (1 − β₁) · I and then spread ← β₂ · spread + (1 − β₂) · |I − smooth|;
-    /// both are updated in place. On a backend that [Backend#captures], both stay as they are where gScale is NaN.
+    /// both are updated in place. On a backend that [Backend#captures], both are left unchanged if gScale is NaN.
     default void importance(
             Buffer smooth, Buffer spread, Buffer p, Buffer g, @Nullable Buffer gScale, double beta1, double beta2) {
         Backend be = backend();
@@ -73,8 +74,8 @@ public interface OptimizerKernels {
         }
     }
 
-    /// One SGD step in torch's form: with ĝ = gScale · g + weightDecay · p, velocity ← momentum · velocity + ĝ (absent:
-    /// ĝ itself), p ← p − lr · velocity. Where gScale is NaN all stays as it is.
+    /// One SGD step in torch's form: with ĝ = gScale · g + weightDecay · p, velocity ← momentum · velocity + ĝ (if
+    /// velocity is absent, ĝ itself), p ← p − lr · velocity. If gScale is NaN, nothing is changed.
     void sgd(
             Buffer p,
             @Nullable Buffer velocity,

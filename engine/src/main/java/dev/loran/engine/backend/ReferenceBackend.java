@@ -5,11 +5,11 @@ import java.lang.foreign.MemorySegment;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/// The specification: scalar loops in the order of [Backend], one element at a time, every sum in double precision, for
-/// F64 and F32. Fused operations are the composed defaults. Slow, and plain to read.
+/// The specification: scalar loops in the order of [Backend], one element at a time, with every sum in double
+/// precision, for F64 and F32. Fused operations are the composed defaults. It is slow, and written to be read.
 ///
-/// Fresh memory is filled with NaN, released memory can no longer be read, and [#liveBuffers] counts what is not yet
-/// released, so that tests catch use after release and leaks. For BF16 and F16 the reference is F64 on rounded inputs.
+/// Fresh memory is filled with NaN, released memory can no longer be read, and [#liveBuffers] counts what has not been
+/// released yet, so tests catch use after release and leaks. For BF16 and F16 the reference is F64 on rounded inputs.
 /// May be used by any number of threads.
 public class ReferenceBackend implements Backend {
     private long liveBytes;
@@ -28,18 +28,18 @@ public class ReferenceBackend implements Backend {
         return dtype == DType.F64 || dtype == DType.F32;
     }
 
-    /// Buffers not yet released.
+    /// The number of buffers not yet released.
     public synchronized int liveBuffers() {
         return liveBuffers;
     }
 
     @Override
     public Buffer allocate(DType dtype, long size) {
-        // Every buffer has an arena of its own: its memory goes back to the system with the last count.
+        // Every buffer has its own arena, so its memory returns to the system with the last reference.
         Arena arena = Arena.ofShared();
         long bytes = Math.max(size * dtype.bytes(), 1);
         MemorySegment s = arena.allocate(bytes, 64).asSlice(0, size * dtype.bytes());
-        // All bits set is a NaN in every floating type, and an impossible id.
+        // All bits set is NaN in every floating-point type, and an invalid id.
         s.fill((byte) 0xff);
         count(s.byteSize(), 1);
         return new HostBuffer(this, dtype, s, b -> {
@@ -82,7 +82,7 @@ public class ReferenceBackend implements Backend {
     @Override
     public void close() {}
 
-    /// Element access with the dtype looked up once.
+    /// Element access that looks up the dtype only once.
     private record View(MemorySegment s, DType dtype) {
         static View of(Buffer b) {
             return new View(segment(b), b.dtype());
@@ -172,7 +172,7 @@ public class ReferenceBackend implements Backend {
         }
     }
 
-    /// The next index in row-major order.
+    /// Advances to the next index in row-major order.
     private static void advance(int[] index, int[] shape) {
         for (int d = shape.length - 1; d >= 0 && ++index[d] == shape[d]; d--) {
             index[d] = 0;
@@ -319,12 +319,12 @@ public class ReferenceBackend implements Backend {
         View.of(y).set(0, count);
     }
 
-    /// Where element (i, j) of matrix `z` of several lies.
+    /// The position of element (i, j) of matrix `z` in a series of matrices.
     private static long at(Matrix m, int z, int i, int j) {
         return z * m.stride() + (m.transposed() ? (long) j * m.ld() + i : (long) i * m.ld() + j);
     }
 
-    // ---- what no primitives make
+    // ---- not composable from primitives
 
     @Override
     public LossKernels loss() {

@@ -3,8 +3,8 @@ package dev.loran.engine.backend;
 import java.util.ArrayList;
 import java.util.List;
 
-/// Memory for the length of a block, given back however the block ends: what an operation or a composed kernel needs on
-/// the way, and its outputs until somebody has retained them.
+/// Temporary memory, released at the end of the block however the block ends: working memory of an operation or a
+/// composed kernel, and its outputs until they have been retained.
 ///
 /// ```java
 /// try (Scratch scratch = new Scratch(x.backend())) {
@@ -21,17 +21,17 @@ public final class Scratch implements AutoCloseable {
         this.backend = backend;
     }
 
-    /// Uninitialised memory until the block ends.
+    /// Allocates uninitialized memory that lives until the block ends.
     public Buffer allocate(DType dtype, long size) {
         return hold(backend.allocate(dtype, size));
     }
 
-    /// Uninitialised memory of the dtype and size of `b`.
+    /// Allocates uninitialized memory of the dtype and size of `b`.
     public Buffer like(Buffer b) {
         return allocate(b.dtype(), b.size());
     }
 
-    /// Takes over one count of `b`.
+    /// Takes over one reference to `b`.
     public Buffer hold(Buffer b) {
         buffers.add(b);
         return b;

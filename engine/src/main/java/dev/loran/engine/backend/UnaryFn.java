@@ -1,6 +1,6 @@
 package dev.loran.engine.backend;
 
-/// Functions of one number, applied element by element. The derivative is taken in terms of the input x.
+/// Functions of one number, applied element-wise. The derivative is expressed in terms of the input x.
 public enum UnaryFn {
     /// −x
     NEG,
@@ -83,7 +83,7 @@ public enum UnaryFn {
         };
     }
 
-    /// The complementary error function to double precision: its Maclaurin series near 0, its continued fraction
+    /// The complementary error function in double precision: the Maclaurin series near 0, and the continued fraction
     /// (Abramowitz and Stegun 7.1.14, evaluated from the tail) elsewhere.
     static double erfc(double x) {
         double z = Math.abs(x);

@@ -135,7 +135,7 @@ record BottleneckOp(
         return saved;
     }
 
-    /// Whether anything before the second product takes part in differentiation.
+    /// Whether anything before the second product requires a gradient.
     private boolean wantsInner() {
         return x.requiresGrad() || down.requiresGrad() || downBias != null && downBias.requiresGrad();
     }
@@ -176,7 +176,7 @@ record BottleneckOp(
         }
     }
 
-    /// `dz` holds the gradient of h.
+    /// Backward up to the first product; `dz` holds the gradient of h.
     private void innerBackward(Matrix dz, Gradients gradients) {
         Backend be = x.backend();
         Gradient db = downBias == null ? null : gradients.intoIfWanted(downBias);

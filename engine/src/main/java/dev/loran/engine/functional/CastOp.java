@@ -11,7 +11,7 @@ import dev.loran.engine.backend.DTypeException;
 import dev.loran.engine.backend.Scratch;
 import java.util.List;
 
-/// y = x rounded to another dtype; the gradient, rounded back, goes through as it is.
+/// y = x rounded to another dtype; backward rounds the gradient back to x's dtype and is otherwise the identity.
 record CastOp(Tensor x) implements Op {
     static Tensor forward(Tensor x, DType to) {
         if (x.dtype() == to) {

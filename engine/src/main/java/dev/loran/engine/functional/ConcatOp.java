@@ -12,7 +12,7 @@ import dev.loran.engine.backend.Scratch;
 import dev.loran.engine.backend.ShapeException;
 import java.util.List;
 
-/// The parts one after another along one dimension.
+/// The parts concatenated along one dimension.
 record ConcatOp(List<Tensor> parts, int axis) implements Op {
     static Tensor forward(List<Tensor> parts, int axis) {
         if (parts.isEmpty()) {

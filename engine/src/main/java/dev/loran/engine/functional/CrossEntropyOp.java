@@ -13,8 +13,8 @@ import dev.loran.engine.backend.LossKernels.Labels;
 import dev.loran.engine.backend.Scratch;
 import java.util.List;
 
-/// loss = mean over the rows whose label is not `ignoreIndex` of lse less the logit of the label; 0 when there is none.
-/// lse (N) and 1 / count are kept.
+/// loss = mean, over the rows whose label is not `ignoreIndex`, of lse minus the logit of the label; 0 if there are
+/// none. lse (N) and 1 / count are kept.
 record CrossEntropyOp(Tensor logits, Tensor labels, Tensor lse, Tensor inverseCount, int ignoreIndex) implements Op {
     static Tensor forward(Tensor logits, Tensor labels, int ignoreIndex) {
         Checks.operand("crossEntropy", "logits", logits);

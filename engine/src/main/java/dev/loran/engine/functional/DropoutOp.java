@@ -11,7 +11,7 @@ import dev.loran.engine.backend.Gradient;
 import dev.loran.engine.backend.Scratch;
 import java.util.List;
 
-/// y = x · mask / (1 − p); the mask is made again in backward. Rows are all dimensions but the last.
+/// y = x · mask / (1 − p); backward regenerates the mask. The rows are all dimensions but the last.
 record DropoutOp(Tensor x, DropoutMask mask) implements Op {
     static Tensor forward(Tensor x, DropoutMask mask) {
         Checks.operand("dropout", "x", x);

@@ -8,21 +8,20 @@ import dev.loran.engine.backend.UnaryFn;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/// The operations that are no methods of [Tensor]: the doors to the graph, where arguments are checked. All
-/// differentiable in every floating argument, tables of positions excepted; none changes an argument.
+/// The operations that are not methods of [Tensor]. Each method checks its arguments and then records the operation.
+/// All are differentiable in every floating-point argument except position tables; none modifies an argument.
 ///
-/// All throw [dev.loran.engine.backend.ShapeException], [dev.loran.engine.backend.DTypeException] or
-/// [dev.loran.engine.backend.BackendException] with the operation, the argument and both shapes when arguments do not
-/// fit.
+/// If arguments do not fit, every method throws a [ShapeException], [DTypeException] or [BackendException] that names
+/// the operation, the argument and both shapes.
 public final class Functional {
-    /// The label that [#crossEntropy] leaves out by convention (torch's `ignore_index`).
+    /// The label that [#crossEntropy] ignores by convention (torch's `ignore_index`).
     public static final int IGNORE_INDEX = -100;
 
     private Functional() {}
 
-    /// x in the floating type `to`, rounded to nearest even; x itself where it has that type. The gradient is x's type
-    /// again: a parameter that trains in F32 is used in BF16 by casting it where it is used. **Saved for backward**:
-    /// nothing.
+    /// Converts x to the floating-point type `to`, rounding to nearest even; returns x itself if it already has that
+    /// type. The gradient is converted back to x's type, so a parameter trained in F32 can be cast to BF16 where it is
+    /// used. **Saved for backward**: nothing.
     public static Tensor cast(Tensor x, DType to) {
         return CastOp.forward(x, to);
     }
@@ -41,7 +40,8 @@ public final class Functional {
         return LinearOp.forward(x, weight, bias);
     }
 
-    /// y = x · weightᵀ + bias + scaling · (dropout(x) · loraAᵀ) · loraBᵀ for a frozen weight, from the small side.
+    /// y = x · weightᵀ + bias + scaling · (dropout(x) · loraAᵀ) · loraBᵀ for a frozen weight; the low-rank factors are
+    /// never multiplied out to (out, in).
     ///
     /// | argument | shape |
     /// |---|---|
@@ -66,8 +66,8 @@ public final class Functional {
         return projections(x, List.of(new Projection(weight, bias, lora))).getFirst();
     }
 
-    /// A linear layer of several that share their input: the weight and bias of [#linear], and with a low-rank part
-    /// those of [#loraLinear].
+    /// One of several linear layers that share their input: the weight and bias of [#linear] and, if it has a low-rank
+    /// part, the arguments of [#loraLinear].
     public record Projection(
             Tensor weight, @Nullable Tensor bias, @Nullable Lora lora) {}
 
@@ -78,15 +78,15 @@ public final class Functional {
             double scaling,
             @Nullable DropoutMask mask) {}
 
-    /// The answers (…, out) of several linear layers to one x (…, in), such as the queries, keys and values of an
-    /// attention, in one pass over x where the backend can: each as [#linear] or [#loraLinear] gives it.
+    /// Applies several linear layers to one x (…, in), such as the query, key and value projections of attention, in a
+    /// single pass over x if the backend can. Each result (…, out) is the same as that of [#linear] or [#loraLinear].
     ///
-    /// **Saved for backward**: what those save.
+    /// **Saved for backward**: what those operations save.
     public static List<Tensor> projections(Tensor x, List<Projection> layers) {
         return LinearOp.forward(x, layers);
     }
 
-    /// op(a) · op(b) over the last two dimensions; op transposes when asked. See [Tensor#matmul].
+    /// op(a) · op(b) over the last two dimensions, where op transposes if requested. See [Tensor#matmul].
     public static Tensor matmul(Tensor a, Tensor b, boolean transA, boolean transB) {
         return MatMulOp.forward(a, b, transA, transB);
     }
@@ -96,7 +96,7 @@ public final class Functional {
         return UnaryFnOp.forward(fn, x);
     }
 
-    /// x · Φ(x), by the exact error function.
+    /// x · Φ(x), using the exact error function.
     public static Tensor gelu(Tensor x) {
         return unary(UnaryFn.GELU, x);
     }
@@ -126,8 +126,8 @@ public final class Functional {
         return unary(UnaryFn.SIGMOID, x);
     }
 
-    /// fn(gate) · up, both of one shape: with silu the SwiGLU of gated feed-forward networks. **Saved for backward**:
-    /// gate and up. **Paper**: Shazeer, "GLU Variants Improve Transformer", 2020, equation 6.
+    /// fn(gate) · up, both of the same shape; with silu this is the SwiGLU of gated feed-forward networks. **Saved for
+    /// backward**: gate and up. **Paper**: Shazeer, "GLU Variants Improve Transformer", 2020, equation 6.
     public static Tensor gated(UnaryFn fn, Tensor gate, Tensor up) {
         return GatedOp.forward(fn, gate, up);
     }
@@ -142,8 +142,8 @@ public final class Functional {
     /// | up, upBias | (out, m), (out) or null |
     /// | mask | dropout over the rows and columns of fn's result; null for none |
     ///
-    /// **Saved for backward**: x, down, up, what fn is applied to and what goes into the second product (N, m), each if
-    /// a gradient needs it. **Paper**: Houlsby et al., "Parameter-Efficient Transfer Learning for NLP", 2019, section
+    /// **Saved for backward**: x, down, up, the input of fn, and the input of the second product (N, m), each only if a
+    /// gradient needs it. **Paper**: Houlsby et al., "Parameter-Efficient Transfer Learning for NLP", 2019, section
     /// 2.1.
     public static Tensor bottleneck(
             UnaryFn fn,
@@ -177,29 +177,29 @@ public final class Functional {
         return RmsNormOp.forward(x, weight, eps);
     }
 
-    /// What [#addLayerNorm] and [#addRmsNorm] give: x + residual, and its norm; both of x's shape.
+    /// The results of [#addLayerNorm] and [#addRmsNorm]: x + residual, and its norm, both of x's shape.
     public record NormedSum(Tensor sum, Tensor norm) {}
 
-    /// [#layerNorm] of x + residual, two tensors of one shape, and that sum: what a residual stream and the layer after
-    /// it need, in one pass. Gradients as of `x.add(residual)` and its norm. **Saved for backward**: the sum, weight,
-    /// and mean and 1 / √(variance + eps) of each row.
+    /// Computes x + residual, two tensors of the same shape, and the [#layerNorm] of that sum, in one pass: what a
+    /// residual stream and the layer after it need. Gradients are those of `x.add(residual)` followed by the norm.
+    /// **Saved for backward**: the sum, weight, and mean and 1 / √(variance + eps) of each row.
     public static NormedSum addLayerNorm(Tensor x, Tensor residual, Tensor weight, Tensor bias, double eps) {
         return LayerNormOp.forward(x, residual, weight, bias, eps);
     }
 
-    /// As [#addLayerNorm] with [#rmsNorm].
+    /// As [#addLayerNorm], but with [#rmsNorm].
     public static NormedSum addRmsNorm(Tensor x, Tensor residual, Tensor weight, double eps) {
         return RmsNormOp.forward(x, residual, weight, eps);
     }
 
-    /// Rotary position embedding in rotate-half layout of x (B, T, H, D), D even, by tables cos and sin (T, D / 2); row
-    /// t of the tables belongs to position t of x. **Paper**: Su et al., "RoFormer", 2021, equation 34.
+    /// Rotary position embedding in rotate-half layout of x (B, T, H, D), D even, with tables cos and sin (T, D / 2);
+    /// row t of the tables belongs to position t of x. **Paper**: Su et al., "RoFormer", 2021, equation 34.
     public static Tensor rope(Tensor x, Tensor cos, Tensor sin) {
         return RopeOp.forward(x, cos, sin);
     }
 
-    /// Rows `ids` (…) I32 of `table` (V, C): (…, C). A negative id gives zeros. An id of V or more is an error of the
-    /// backend. This is also the gather of rows.
+    /// Looks up rows `ids` (…) I32 of `table` (V, C), giving (…, C). A negative id gives zeros. An id of V or more is
+    /// reported as an error by the backend. This is also the way to gather rows.
     public static Tensor embedding(Tensor table, Tensor ids) {
         return EmbeddingOp.forward(table, ids);
     }
@@ -213,7 +213,7 @@ public final class Functional {
     /// | prefixK, prefixV | (P, kvHeads, D) for every row of the batch or (B, P, kvHeads, D); or both null |
     /// | mask | I32 (B, P + S), 0 hides a key from every query; or null |
     ///
-    /// With `causal`, query i sees keys j ≤ i + (S − T), and the whole prefix. A query that sees no key gives zeros.
+    /// With `causal`, query i sees keys j ≤ i + (S − T) and the whole prefix. A query that sees no key yields zeros.
     /// **Saved for backward**: q, k, v, the prefix, the result, and log Σ exp of each query's scores; never the scores.
     /// **Paper**: Vaswani et al., 2017, equation 1; Dao et al., "FlashAttention", 2022; the prefix: Li and Liang,
     /// "Prefix-Tuning", 2021.
@@ -229,25 +229,26 @@ public final class Functional {
         return AttentionOp.forward(q, k, v, prefixK, prefixV, mask, causal, scale);
     }
 
-    /// x · mask / (1 − p); rows are all dimensions but the last. **Saved for backward**: nothing.
+    /// x · mask / (1 − p); the rows are all dimensions but the last. **Saved for backward**: nothing.
     public static Tensor dropout(Tensor x, DropoutMask mask) {
         return DropoutOp.forward(x, mask);
     }
 
-    /// The tensors one after another along `axis`.
+    /// Concatenates the tensors along `axis`.
     public static Tensor concat(List<Tensor> tensors, int axis) {
         return ConcatOp.forward(tensors, axis);
     }
 
-    /// Mean over the rows whose label is not `ignoreIndex` of minus the log-softmax of the label; 0 if there is none.
-    /// logits (…, V), labels I32 with one entry a row, each in [0, V) or `ignoreIndex`; the result is a scalar.
+    /// Mean cross-entropy: minus the log-softmax of the label, averaged over the rows whose label is not `ignoreIndex`;
+    /// 0 if there are none. logits are (…, V); labels are I32 with one entry per row, each in [0, V) or `ignoreIndex`;
+    /// the result is a scalar.
     public static Tensor crossEntropy(Tensor logits, Tensor labels, int ignoreIndex) {
         return CrossEntropyOp.forward(logits, labels, ignoreIndex);
     }
 
-    /// [#crossEntropy] of x · weightᵀ in chunks of rows: the logits of the whole batch never exist. x (…, C), weight
-    /// (V, C), row-major, or prepared when frozen. Gradients are made in the forward pass. **Saved for backward**: the
-    /// gradients of x and of a trainable weight.
+    /// [#crossEntropy] of x · weightᵀ, computed in chunks of rows so that the logits of the whole batch are never held
+    /// in memory. x is (…, C); weight is (V, C), row-major, or prepared if it is frozen. Gradients are computed in the
+    /// forward pass. **Saved for backward**: the gradients of x and of a trainable weight.
     public static Tensor linearCrossEntropy(Tensor x, Tensor weight, Tensor labels, int ignoreIndex) {
         return LinearCrossEntropyOp.forward(x, weight, labels, ignoreIndex);
     }

@@ -12,7 +12,7 @@ import dev.loran.engine.backend.ShapeException;
 import dev.loran.engine.backend.UnaryFn;
 import java.util.List;
 
-/// y = fn(gate) · up, element by element; fn(gate) is made again in backward.
+/// y = fn(gate) · up, element-wise; backward recomputes fn(gate).
 record GatedOp(UnaryFn fn, Tensor gate, Tensor up) implements Op {
     static Tensor forward(UnaryFn fn, Tensor gate, Tensor up) {
         Checks.operand("gated", "gate", gate);

@@ -14,8 +14,9 @@ import java.util.ArrayList;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/// Mean cross-entropy of x · weightᵀ without the logits of all rows: see [LossKernels#linearCrossEntropy]. The
-/// gradients of x (N, C) and of a trainable weight (V, C) are made in the forward pass and kept; backward scales them.
+/// Mean cross-entropy of x · weightᵀ without holding the logits of all rows: see [LossKernels#linearCrossEntropy]. The
+/// gradients of x (N, C) and of a trainable weight (V, C) are computed in the forward pass and kept; backward scales
+/// them.
 record LinearCrossEntropyOp(
         Tensor x,
         Tensor weight,

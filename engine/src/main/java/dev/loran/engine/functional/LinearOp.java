@@ -19,7 +19,7 @@ import java.util.ArrayList;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/// y (…, out) = x (…, in) · weightᵀ + bias. For a frozen weight nothing is kept that only its gradient would need.
+/// y (…, out) = x (…, in) · weightᵀ + bias. If the weight is frozen, nothing is kept that only its gradient would need.
 record LinearOp(Tensor x, Tensor weight, @Nullable Tensor bias) implements Op {
     static Tensor forward(Tensor x, Tensor weight, @Nullable Tensor bias) {
         check("linear", x, weight, bias);
@@ -38,7 +38,7 @@ record LinearOp(Tensor x, Tensor weight, @Nullable Tensor bias) implements Op {
         return new Matrix(scratch.allocate(x.dtype(), (long) n * out), n, out);
     }
 
-    /// The layers of one x: one pass of the backend, recorded as the layers that they are.
+    /// Applies several layers to one x in a single backend call; each is recorded as its own operation.
     static List<Tensor> forward(Tensor x, List<Projection> layers) {
         Backend be = x.backend();
         try (Scratch scratch = new Scratch(be)) {

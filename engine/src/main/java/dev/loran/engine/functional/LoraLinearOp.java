@@ -16,7 +16,7 @@ import org.jspecify.annotations.Nullable;
 /// y = x · weightᵀ + bias + scaling · t · loraBᵀ with t = dropout(x) · loraAᵀ (N, r). The weight is frozen.
 record LoraLinearOp(Tensor x, Tensor weight, @Nullable Tensor bias, Lora lora, Tensor t) implements Op {
 
-    /// The operation with its t allocated, which the backend then fills; x, weight and bias fit.
+    /// Returns the operation with its t allocated, for the backend to fill. x, weight and bias have been checked.
     static LoraLinearOp of(Scratch scratch, Tensor x, Tensor weight, @Nullable Tensor bias, Lora lora) {
         Tensor loraA = lora.loraA();
         Tensor loraB = lora.loraB();

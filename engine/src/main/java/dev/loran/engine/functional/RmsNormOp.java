@@ -29,8 +29,8 @@ record RmsNormOp(Tensor x, Tensor weight, Tensor rstd) implements Op {
         }
     }
 
-    /// The norm of x + residual: one pass of the backend, recorded as the addition and the norm that it is. In backward
-    /// the norm adds to the sum's gradient, and the addition passes that on.
+    /// The norm of x + residual: one backend call, recorded as an addition followed by a norm. In backward, the norm
+    /// adds to the gradient of the sum, and the addition passes that on.
     static Functional.NormedSum forward(Tensor x, Tensor residual, Tensor weight, double eps) {
         int cols = x.shape().cols();
         Checks.operand("addRmsNorm", "x", x);

@@ -12,7 +12,8 @@ import dev.loran.engine.backend.Scratch;
 import dev.loran.engine.backend.ShapeException;
 import java.util.List;
 
-/// Rotary position embedding of x (B, T, H, D) by tables cos, sin (T, D / 2); a rotation, so backward turns back.
+/// Rotary position embedding of x (B, T, H, D) with tables cos, sin (T, D / 2); since it is a rotation, backward
+/// rotates back.
 record RopeOp(Tensor x, Tensor cos, Tensor sin) implements Op {
     static Tensor forward(Tensor x, Tensor cos, Tensor sin) {
         Checks.operand("rope", "x", x);

@@ -12,7 +12,7 @@ import dev.loran.engine.backend.UnaryFn;
 import java.util.List;
 import java.util.Locale;
 
-/// y = fn(x), element by element.
+/// y = fn(x), element-wise.
 record UnaryFnOp(UnaryFn fn, Tensor x) implements Op {
     static Tensor forward(UnaryFn fn, Tensor x) {
         Checks.operand(fn.name().toLowerCase(Locale.ROOT), "x", x);
