@@ -2,7 +2,7 @@ package dev.loran.engine.io;
 
 import dev.loran.engine.backend.DType;
 
-/// Element types of a safetensors file that can be read. The constants' names are the file's own words.
+/// Element types that can be read from a safetensors file. The constants are named as in the file format.
 public enum FileDType {
     F64(DType.F64, 8),
     F32(DType.F32, 4),
@@ -22,7 +22,7 @@ public enum FileDType {
         this.bytes = bytes;
     }
 
-    /// What a tensor of it is read as: I32 for I64, U8 and BOOL, else the type of the same name.
+    /// The dtype that a tensor of this type is read as: I32 for I64, U8 and BOOL, else the dtype of the same name.
     public DType dtype() {
         return dtype;
     }
@@ -32,7 +32,7 @@ public enum FileDType {
         return bytes;
     }
 
-    /// Whether the file's bytes are those of [#dtype].
+    /// Whether the bytes in the file have the same format as [#dtype].
     boolean isNative() {
         return this != I64 && this != U8 && this != BOOL;
     }

@@ -29,10 +29,10 @@ import java.util.concurrent.ThreadLocalRandom;
 
 /// The writing side of [SafeTensors].
 final class FileWriter {
-    /// Elements that are converted and written at a time.
+    /// Number of elements converted and written at a time.
     private static final long CHUNK = 1 << 20;
 
-    /// Wide types first; among types of one width the order of the format's own library.
+    /// Wide types first; among types of the same width, in the order used by the format's own library.
     private static final List<DType> ORDER = List.of(DType.F64, DType.F32, DType.I32, DType.BF16, DType.F16, DType.I8);
 
     private FileWriter() {}
@@ -43,7 +43,7 @@ final class FileWriter {
                 + Long.toHexString(ThreadLocalRandom.current().nextLong()) + ".tmp");
         try {
             Files.createFile(temporary);
-            // No channel, which an interrupt would close.
+            // A stream and not a channel, because an interrupt would close a channel.
             try (FileOutputStream out = new FileOutputStream(temporary.toFile())) {
                 writeAll(out, file, parts, metadata);
                 out.getFD().sync();
@@ -56,7 +56,7 @@ final class FileWriter {
         }
     }
 
-    /// Removes what an error left; after the renaming there is nothing.
+    /// Removes the temporary file that an error left behind; after the rename there is none.
     private static void discard(Path temporary) {
         try {
             Files.deleteIfExists(temporary);
@@ -98,7 +98,7 @@ final class FileWriter {
         }
     }
 
-    /// Length and text of the header, padded with spaces so that the tensors start at a multiple of 8.
+    /// Length and text of the header, padded with spaces so that the tensor data starts at a multiple of 8.
     private static byte[] header(List<Map.Entry<String, SafeTensors.Part>> sorted, Map<String, String> metadata) {
         StringJoiner json = new StringJoiner(",", "{", "}");
         if (!metadata.isEmpty()) {

@@ -14,15 +14,15 @@ import java.util.List;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
-/// The header of one safetensors file, checked: entries in the order of their bytes, which fill the rest of the file
-/// without hole or overlap.
+/// The validated header of a safetensors file: entries in order of their position, which cover the rest of the file
+/// without gap or overlap.
 record Header(Map<String, SafeTensors.Entry> entries, Map<String, String> metadata) {
-    /// The format's own limit, and ours for an index file.
+    /// The format's own limit, which also serves as this library's limit for an index file.
     static final long MAX_BYTES = 100_000_000;
 
     static final String METADATA = "__metadata__";
 
-    /// Reads and checks the header of `file`, which `opened` is.
+    /// Reads and checks the header of `file`, which is open as `opened`.
     static Header read(Path file, MappedFile opened) throws IOException {
         long size = opened.size();
         if (size < 8) {
@@ -41,7 +41,7 @@ record Header(Map<String, SafeTensors.Entry> entries, Map<String, String> metada
         return new Checks(file, 8 + length, size).header(decode(file + ": header", opened.bytes(8, (int) length)));
     }
 
-    /// UTF-8, strictly; `where` opens the message.
+    /// Decodes UTF-8 strictly; `where` is the prefix of the error message.
     static String decode(String where, ByteBuffer utf8) {
         try {
             return StandardCharsets.UTF_8.newDecoder().decode(utf8).toString();
@@ -50,7 +50,7 @@ record Header(Map<String, SafeTensors.Entry> entries, Map<String, String> metada
         }
     }
 
-    /// `value` as a map of strings.
+    /// Returns `value` as a map of strings.
     static Map<String, String> strings(String what, @Nullable Object value) {
         if (!(value instanceof Map<?, ?> map)) {
             throw new SafeTensorsException(what + " is no object");
@@ -65,7 +65,7 @@ record Header(Map<String, SafeTensors.Entry> entries, Map<String, String> metada
         return strings;
     }
 
-    /// The checks of one header: tensors lie in bytes `start` to `end` of `file`.
+    /// Checks the header of one file, whose tensors lie in bytes `start` to `end` of `file`.
     private record Checks(Path file, long start, long end) {
         Header header(String text) {
             Map<String, String> metadata = Map.of();

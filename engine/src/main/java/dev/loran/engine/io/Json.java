@@ -6,9 +6,9 @@ import java.util.List;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
-/// A strict reader of one JSON text (RFC 8259): no comments, no trailing commas, no key twice in an object, no unpaired
-/// surrogates, nothing but space after the value. Objects become maps in the order of the text, arrays lists, numbers
-/// [Long] where they are integers that fit and [Double] elsewhere.
+/// A strict reader of a single JSON text (RFC 8259): no comments, no trailing commas, no duplicate keys in an object,
+/// no unpaired surrogates, nothing but whitespace after the value. Objects become maps in the order of the text, arrays
+/// become lists, and numbers become [Long] if they are integers that fit and [Double] otherwise.
 final class Json {
     private static final int MAX_DEPTH = 64;
 
@@ -21,7 +21,7 @@ final class Json {
         this.text = text;
     }
 
-    /// The object that `text` holds; `where` opens every message.
+    /// Returns the object that `text` holds; `where` is the prefix of every error message.
     ///
     /// @throws SafeTensorsException if `text` is anything else
     static Map<String, @Nullable Object> object(String where, String text) {
@@ -35,7 +35,7 @@ final class Json {
         return value;
     }
 
-    /// `s` as a JSON string with its quotes.
+    /// Returns `s` as a JSON string, with quotes.
     static String quote(String s) {
         StringBuilder b = new StringBuilder("\"");
         for (int i = 0; i < s.length(); i++) {
@@ -171,7 +171,7 @@ final class Json {
             digits();
         }
         String s = text.substring(from, at);
-        // 18 digits always fit a long; longer integers are lengths of nothing that exists.
+        // 18 digits always fit a long; no valid length or offset is longer than that.
         return integer && s.length() <= 18 ? (Object) Long.valueOf(s) : (Object) Double.valueOf(s);
     }
 

@@ -8,16 +8,16 @@ import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.Optional;
 
-/// Tells the small text that Git LFS keeps in place of a large file from the file itself: a repository that was cloned
-/// without LFS is full of them.
+/// Recognizes the short text that Git LFS leaves in place of a large file; a repository cloned without LFS is full of
+/// such pointers.
 public final class LfsPointer {
-    /// Every pointer file begins with the key `version`; the rest names its specification.
+    /// Every pointer file begins with the key `version`; the rest of that line names its specification.
     private static final byte[] START = "version https://git-lfs.".getBytes(StandardCharsets.US_ASCII);
 
     private LfsPointer() {}
 
-    /// What is wrong with a file, in one line, if it is such a text; empty for any other, and for one that cannot be
-    /// read.
+    /// Describes the problem in one line if `file` is an LFS pointer; empty for any other file, and for one that cannot
+    /// be read.
     public static Optional<String> problem(Path file) {
         if (!Files.isRegularFile(file)) {
             return Optional.empty();

@@ -13,11 +13,10 @@ import java.nio.file.Path;
 import java.nio.file.StandardOpenOption;
 import java.nio.file.attribute.BasicFileAttributes;
 
-/// A file that is read, and that no interrupt closes: a [FileChannel] closes itself when a thread that is interrupted
-/// uses it, for all other threads too. Here the work is done all the same, and the thread is interrupted afterwards as
-/// before.
+/// A file for reading that survives interrupts. A [FileChannel] closes itself, for all threads, when an interrupted
+/// thread uses it. Here the operation is completed anyway, and the thread's interrupt status is restored afterwards.
 ///
-/// Safe for several threads.
+/// Thread-safe.
 public final class MappedFile implements AutoCloseable {
     private final Path path;
     private final Object identity;
@@ -35,7 +34,7 @@ public final class MappedFile implements AutoCloseable {
         return new MappedFile(path);
     }
 
-    /// What another file in its place would have otherwise.
+    /// Something that would differ if another file took its place.
     private static Object identity(Path path) throws IOException {
         BasicFileAttributes file = Files.readAttributes(path, BasicFileAttributes.class);
         return file.fileKey() == null ? file.creationTime() : file.fileKey();
@@ -74,7 +73,7 @@ public final class MappedFile implements AutoCloseable {
         return uninterrupted(FileChannel::size);
     }
 
-    /// The `count` bytes from byte `from` on, or as many as there are.
+    /// Returns `count` bytes starting at byte `from`, or as many as there are.
     ByteBuffer bytes(long from, int count) throws IOException {
         return uninterrupted(c -> {
             ByteBuffer b = ByteBuffer.allocate(count);
@@ -83,22 +82,22 @@ public final class MappedFile implements AutoCloseable {
         });
     }
 
-    /// The `count` bytes from byte `from` on, mapped read-only for as long as `arena` lives.
+    /// Maps `count` bytes starting at byte `from`, read-only, for as long as `arena` lives.
     public MemorySegment map(long from, long count, Arena arena) throws IOException {
         return uninterrupted(c -> c.map(FileChannel.MapMode.READ_ONLY, from, count, arena));
     }
 
-    /// Closes the file; mappings stay.
+    /// Closes the file; mappings remain valid.
     @Override
     public synchronized void close() throws IOException {
         closed = true;
         channel.close();
     }
 
-    /// Brings a file, or the names in a folder, onto the disk.
+    /// Forces a file, or the directory entries of a folder, to disk.
     public static void force(Path path) throws IOException {
         boolean isFolder = Files.isDirectory(path);
-        // A folder can be opened, and needs to be forced, on POSIX systems alone.
+        // Only POSIX systems allow a folder to be opened, and only there does it need to be forced.
         if (isFolder && !path.getFileSystem().getSeparator().equals("/")) {
             return;
         }

@@ -24,9 +24,9 @@ import java.util.Objects;
 import java.util.Set;
 import java.util.function.Supplier;
 
-/// The tensors of one safetensors file, or of a model's several files, read through memory mappings; and the writing of
-/// such a file. A file is checked whole when it is opened: length and text of the header, every dtype, shape and
-/// offset, no tensor twice, no hole, no overlap, nothing behind the last tensor.
+/// Reads the tensors of one safetensors file, or of the several files of a model, through memory mappings, and writes
+/// such files. A file is checked completely when it is opened: length and text of the header; every dtype, shape and
+/// offset; no duplicate tensor, no gap, no overlap, nothing after the last tensor.
 ///
 /// ```java
 /// try (SafeTensors file = SafeTensors.openModel(folder)) {
@@ -34,14 +34,14 @@ import java.util.function.Supplier;
 /// }
 /// ```
 ///
-/// **Ownership**: every tensor is mapped by itself, and its mapping belongs to whoever uses it: to the buffer of a
-/// tensor made by [#tensor], which unmaps it with its last count, or to the arena given to [#map]. Closing this object
-/// closes the files, and leaves tensors and mappings as they are. While a file is mapped it must not be cut short by
-/// others; replacing it by renaming, as [#write] does, is safe.
+/// **Ownership**: every tensor is mapped separately, and its mapping belongs to its user: the buffer of a tensor made
+/// by [#tensor], which unmaps it when its last reference is released, or the arena given to [#map]. Closing this object
+/// closes the files and leaves tensors and mappings intact. While a file is mapped it must not be truncated; replacing
+/// it by renaming, as [#write] does, is safe.
 ///
-/// Values are little-endian, as on every machine that this library runs on.
+/// Values are little-endian, as on every machine this library runs on.
 public final class SafeTensors implements AutoCloseable {
-    /// What [#write] puts into a file whose caller gives no metadata, as PyTorch's users expect it.
+    /// The metadata that [#write] stores if the caller gives none, as PyTorch users expect it.
     public static final Map<String, String> PYTORCH = Map.of("format", "pt");
 
     private static final int CHUNK = 1 << 18;
@@ -62,7 +62,7 @@ public final class SafeTensors implements AutoCloseable {
     /// One tensor of a file.
     ///
     /// @param file the file that holds it
-    /// @param offset the place of its first byte in that file
+    /// @param offset position of its first byte in that file
     public record Entry(String name, FileDType dtype, Shape shape, Path file, long offset) {
         /// Number of bytes in the file.
         public long bytes() {
@@ -70,12 +70,12 @@ public final class SafeTensors implements AutoCloseable {
         }
     }
 
-    /// A tensor yet to be written: made when its turn comes and closed afterwards, so that a model larger than memory
-    /// can be written tensor by tensor.
+    /// A tensor yet to be written. It is created when its turn comes and closed afterwards, so a model larger than
+    /// memory can be written tensor by tensor.
     ///
-    /// @param dtype the type in the file; floating types are converted from what `tensor` gives
-    /// @param shape the shape of what `tensor` gives
-    /// @param tensor makes the tensor; the writer closes it
+    /// @param dtype the type in the file; floating-point types are converted from what `tensor` supplies
+    /// @param shape the shape of what `tensor` supplies
+    /// @param tensor creates the tensor; the writer closes it
     public record Part(DType dtype, Shape shape, Supplier<Tensor> tensor) {
         /// An existing tensor, converted to `dtype`; the writer leaves it open.
         public static Part of(Tensor tensor, DType dtype) {
@@ -96,12 +96,12 @@ public final class SafeTensors implements AutoCloseable {
         });
     }
 
-    /// Opens the tensors of a Hugging Face model folder: `model.safetensors`, or where there is none the files that
-    /// `model.safetensors.index.json` lists. The index decides which file a tensor is read from; what the index does
-    /// not name is left out.
+    /// Opens the tensors of a Hugging Face model folder: `model.safetensors` or, if there is none, the files listed in
+    /// `model.safetensors.index.json`. The index decides which file a tensor is read from; tensors that the index does
+    /// not name are ignored.
     ///
-    /// @throws SafeTensorsException if neither is there, the index is wrong or leads out of the folder, a file is
-    ///     missing or damaged, or lacks a tensor that the index promises
+    /// @throws SafeTensorsException if neither exists, if the index is malformed or points outside the folder, or if a
+    ///     file is missing, is damaged, or lacks a tensor that the index lists
     public static SafeTensors openModel(Path folder) {
         Path single = folder.resolve("model.safetensors");
         Path index = folder.resolve("model.safetensors.index.json");
@@ -214,25 +214,27 @@ public final class SafeTensors implements AutoCloseable {
         return new SafeTensorsException(file + ": " + why, e);
     }
 
-    /// Closes the files; tensors and mappings stay.
+    /// Closes the files; tensors and mappings remain valid.
     @Override
     public void close() {
         closeAll(files);
     }
 
-    // ---- what is there
+    // ---- contents
 
-    /// The tensors' names: in the order of their bytes, or of the index.
+    /// The names of the tensors, in order of their position in the file or, for a model with an index, in the order of
+    /// the index.
     public Set<String> names() {
         return entries.keySet();
     }
 
-    /// The text entries of the header; of several files, all of them, the first of each name.
+    /// The metadata entries of the header; if there are several files, those of all of them, the first occurrence of
+    /// each name winning.
     public Map<String, String> metadata() {
         return metadata;
     }
 
-    /// What is known of tensor `name`.
+    /// Returns the entry of tensor `name`.
     ///
     /// @throws SafeTensorsException if there is none
     public Entry entry(String name) {
@@ -247,7 +249,8 @@ public final class SafeTensors implements AutoCloseable {
 
     // ---- reading
 
-    /// The bytes of tensor `name`, mapped read-only for as long as `arena` lives; aligned as the file happens to be.
+    /// Maps the bytes of tensor `name`, read-only, for as long as `arena` lives; their alignment is whatever the file
+    /// has.
     public MemorySegment map(String name, Arena arena) {
         Entry e = entry(name);
         MappedFile file = Objects.requireNonNull(files.get(e.file()));
@@ -261,19 +264,19 @@ public final class SafeTensors implements AutoCloseable {
         }
     }
 
-    /// Tensor `name` as `dtype`, of no scope: the caller closes it. Floating types convert to each other, rounded to
-    /// nearest even; I32 may be asked for I32, I64, U8 and BOOL, I8 for I8.
+    /// Reads tensor `name` as `dtype`. The tensor belongs to no scope; the caller closes it. Floating-point types
+    /// convert to one another, rounded to nearest even; I32, I64, U8 and BOOL can be read as I32, and I8 as I8.
     ///
-    /// Where the file holds `dtype` itself, suitably aligned, and the backend can, the mapping is used in place:
-    /// loading costs nothing and **the tensor must not be written to**. It suits frozen weights; for what is trained
-    /// there is [#copy].
+    /// If the file holds `dtype` itself, suitably aligned, and the backend supports it, the mapping is used in place:
+    /// loading costs nothing, and **the tensor must not be written to**. This suits frozen weights; use [#copy] for
+    /// those to be trained.
     ///
-    /// @throws SafeTensorsException if there is none, it does not convert, or a value does not fit
+    /// @throws SafeTensorsException if there is no such tensor, it does not convert, or a value does not fit
     public Tensor tensor(Backend backend, String name, DType dtype) {
         return read(backend, name, dtype, true);
     }
 
-    /// As [#tensor], always in memory of its own, which may be written to.
+    /// As [#tensor], but always in separate memory, which may be written to.
     public Tensor copy(Backend backend, String name, DType dtype) {
         return read(backend, name, dtype, false);
     }
@@ -301,10 +304,10 @@ public final class SafeTensors implements AutoCloseable {
         }
     }
 
-    /// The bytes of `e` as they are: the mapping itself where it may be used, else a copy.
+    /// The bytes of `e` unchanged: the mapping itself if it may be used, else a copy.
     private Buffer stored(Backend backend, Entry e, boolean inPlace) {
         DType dtype = e.dtype().dtype();
-        // Mappings start at a page, so the place in the file decides the alignment.
+        // Mappings start at a page boundary, so the offset in the file determines the alignment.
         if (inPlace && e.bytes() > 0 && e.offset() % dtype.bytes() == 0) {
             return mapped(backend, e);
         }
@@ -317,7 +320,7 @@ public final class SafeTensors implements AutoCloseable {
     }
 
     private Buffer mapped(Backend backend, Entry e) {
-        // Shared: other threads read the buffer, and may release it.
+        // Shared, because other threads read the buffer and may release it.
         Arena arena = Arena.ofShared();
         boolean wrapped = false;
         try {
@@ -331,7 +334,7 @@ public final class SafeTensors implements AutoCloseable {
         }
     }
 
-    /// I64, U8 and BOOL as I32, in chunks.
+    /// Reads I64, U8 and BOOL as I32, in chunks.
     private Buffer ints(Backend backend, Entry e) {
         Buffer result = backend.allocate(DType.I32, e.shape().size());
         boolean done = false;
@@ -372,21 +375,21 @@ public final class SafeTensors implements AutoCloseable {
         write(file, tensors, PYTORCH);
     }
 
-    /// Writes `tensors` under their names, each in its own dtype. The file appears whole or not at all: it is written
-    /// beside its place, forced to disk and renamed; one that was there is replaced.
+    /// Writes `tensors` under their names, each in its own dtype. The file appears complete or not at all: it is
+    /// written next to its destination, forced to disk and renamed, replacing any existing file.
     ///
-    /// @throws UncheckedIOException if it cannot be written; what was there is then untouched
+    /// @throws UncheckedIOException if it cannot be written; an existing file is then untouched
     public static void write(Path file, Map<String, Tensor> tensors, Map<String, String> metadata) {
         Map<String, Part> parts = new LinkedHashMap<>();
         tensors.forEach((name, tensor) -> parts.put(name, Part.of(tensor, tensor.dtype())));
         writeParts(file, parts, metadata);
     }
 
-    /// As [#write(Path, Map, Map)], with tensors that are made one after the other while the file is written. No more
-    /// than one of them and a small chunk exist at a time. The bytes are those that the format's own library writes:
-    /// wide types first, so that every tensor is aligned, by name within a type.
+    /// As [#write(Path, Map, Map)], with tensors that are created one after the other while the file is written: at any
+    /// time, no more than one of them and a small chunk exist. The bytes are those that the format's own library
+    /// writes: wide types first, so that every tensor is aligned, and sorted by name within a type.
     ///
-    /// @throws IllegalArgumentException if a part makes a tensor of another shape than it said
+    /// @throws IllegalArgumentException if a part creates a tensor of a different shape than announced
     public static void writeParts(Path file, Map<String, Part> parts, Map<String, String> metadata) {
         FileWriter.write(file, parts, metadata);
     }

@@ -1,7 +1,8 @@
 package dev.loran.engine.io;
 
-/// A file that was given cannot be read as safetensors: it is missing or damaged, or holds something else than what was
-/// asked for: an input error. The message is one line for the user: file, tensor, fault.
+/// Thrown when a given file cannot be read as safetensors because it is missing or damaged, or holds something other
+/// than what was requested: an input error. The message is a single line for the user, naming the file, the tensor and
+/// the fault.
 public final class SafeTensorsException extends RuntimeException {
     private static final long serialVersionUID = 1L;
     private static final int LONGEST = 2_000;
@@ -14,7 +15,7 @@ public final class SafeTensorsException extends RuntimeException {
         super(oneLine(message), cause);
     }
 
-    /// Names come from the file and may hold anything: no control characters, and no more than can be read.
+    /// Names come from the file and may contain anything, so control characters are replaced and the length is limited.
     private static String oneLine(String message) {
         String line = message.replaceAll("\\p{Cntrl}", "?");
         return line.length() <= LONGEST

@@ -1,11 +1,11 @@
-/// Tensors in files. [SafeTensors] reads and writes the safetensors format of Hugging Face; nothing else is ever
-/// loaded, least of all a format that can hold code.
+/// Tensors in files. [SafeTensors] reads and writes Hugging Face's safetensors format. No other format is ever loaded,
+/// least of all one that can contain code.
 ///
-/// **Layout of a file**: eight bytes, the length of the header (little-endian); the header, a JSON object that gives
-/// every tensor's dtype, shape and place; the tensors' bytes, row-major and little-endian, without holes.
+/// **File layout**: eight bytes for the length of the header (little-endian); the header, a JSON object with every
+/// tensor's dtype, shape and offsets; the bytes of the tensors, row-major and little-endian, without gaps.
 ///
-/// **Errors**: whatever is wrong with a file is a [SafeTensorsException], whose one line names the file, the tensor and
-/// the fault. A program that was given such a file by its user shows the line and nothing else.
+/// **Errors**: any fault in a file is reported as a [SafeTensorsException], whose one-line message names the file, the
+/// tensor and the fault. A program whose user supplied the file can show that line and nothing else.
 @NullMarked
 package dev.loran.engine.io;
 

@@ -8,13 +8,13 @@ import org.jspecify.annotations.Nullable;
 public abstract class AdaptedLayer<L extends Layer> extends Layer {
     private final Slot<Adapter<? super L>> slot = new Slot<>();
 
-    /// The layer's own function, without an adapter.
+    /// The layer's own forward, without an adapter.
     public abstract Tensor base(Tensor x);
 
     /// This layer as its own type.
     public abstract L self();
 
-    /// The adapter's forward when there is one, else the layer's own.
+    /// Applies the adapter if there is one, else the layer itself.
     public final Tensor forward(Tensor x) {
         Adapter<? super L> adapter = slot.get();
         return adapter == null ? base(x) : adapter.forward(self(), x);
@@ -24,7 +24,7 @@ public abstract class AdaptedLayer<L extends Layer> extends Layer {
         return slot.get();
     }
 
-    /// Puts `next` in place, or takes the adapter away (null); see [Slot]. The adapter before is returned, not closed.
+    /// Installs `next`, or removes the adapter (null); see [Slot]. Returns the previous adapter without closing it.
     public final @Nullable Adapter<? super L> adapter(@Nullable Adapter<? super L> next) {
         Adapter<? super L> before = slot.get();
         slot.set(next);

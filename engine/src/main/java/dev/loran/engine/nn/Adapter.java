@@ -6,20 +6,22 @@ import dev.loran.engine.functional.Functional.Projection;
 import java.util.function.BiConsumer;
 import org.jspecify.annotations.Nullable;
 
-/// What a fine-tuning method puts in the place of a layer: a forward over the frozen layer, with parameters of its own.
+/// What a fine-tuning method installs in place of a layer: a forward over the frozen layer, with its own parameters.
 public interface Adapter<L extends Layer> extends AutoCloseable {
     /// The adapted forward; shapes are those of `base.base(x)`.
     Tensor forward(L base, Tensor x);
 
-    /// What [#forward] computes now of an x of type `type`, where it is a linear layer with a low-rank part; else null.
+    /// Describes what [#forward] would currently compute for an x of dtype `type`, if that is a linear layer with a
+    /// low-rank part; else returns null.
     default @Nullable Projection projection(L base, DType type) {
         return null;
     }
 
-    /// Reports the adapter's parameters by their names below the layer, such as `lora_A.default.weight`.
+    /// Passes each of the adapter's parameters to `visitor`, named relative to the layer, such as
+    /// `lora_A.default.weight`.
     void collect(BiConsumer<String, Tensor> visitor);
 
-    /// The name that the frozen layer takes below its own place: peft's `base_layer`, or `original_module`.
+    /// The name under which the frozen layer appears below the adapted layer: peft's `base_layer` or `original_module`.
     default String baseName() {
         return "base_layer";
     }

@@ -4,8 +4,8 @@ import dev.loran.engine.Tensor;
 import dev.loran.engine.backend.DType;
 import dev.loran.engine.functional.Functional;
 
-/// Rows of a table (V, C) by ids: (…) I32 to (…, C), in the type that the table has when it is given, also where it is
-/// widened later, to train.
+/// Looks up rows of a table (V, C) by ids: (…) I32 to (…, C). The result has the dtype that the table had at
+/// construction, even if the table is later widened for training.
 public final class Embedding extends AdaptedLayer<Embedding> {
     private final Tensor weight;
     private final DType dtype;
@@ -15,7 +15,7 @@ public final class Embedding extends AdaptedLayer<Embedding> {
         this(weight, weight.dtype());
     }
 
-    /// Takes over `weight`, which may be wider than `dtype`, the type of the rows that it answers.
+    /// Takes over `weight`, which may be wider than `dtype`, the dtype of the rows that are returned.
     public Embedding(Tensor weight, DType dtype) {
         this.weight = parameter("weight", weight);
         this.dtype = dtype;
@@ -31,7 +31,7 @@ public final class Embedding extends AdaptedLayer<Embedding> {
         return this;
     }
 
-    /// The type of the rows that it answers.
+    /// The dtype of the rows that are returned.
     public DType dtype() {
         return dtype;
     }

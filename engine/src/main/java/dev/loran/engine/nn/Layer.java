@@ -8,8 +8,7 @@ import java.util.Set;
 import java.util.function.BiConsumer;
 import java.util.function.Supplier;
 
-/// A tree of named layers with named parameters, in the order of registration: torch's `Module`. Names are joined by
-/// dots,
+/// A tree of named layers with named parameters, in order of registration: torch's `Module`. Names are joined by dots,
 /// as in torch's `named_parameters`.
 ///
 /// A layer owns its parameters: [#close] closes them and those of its children.
@@ -20,7 +19,7 @@ public abstract class Layer implements AutoCloseable {
     private final Map<String, Tensor> parameters = new LinkedHashMap<>();
     private boolean training;
 
-    /// Registers `layer` under `name`, which may hold dots for levels that have no layer of their own.
+    /// Registers `layer` under `name`, which may contain dots for levels that have no layer of their own.
     protected final <T extends Layer> T child(String name, T layer) {
         if (children.putIfAbsent(name, layer) != null) {
             throw new IllegalArgumentException("layer: child " + name + " exists already");
@@ -28,7 +27,7 @@ public abstract class Layer implements AutoCloseable {
         return layer;
     }
 
-    /// Takes the child `name` out again, unclosed.
+    /// Removes the child `name` without closing it.
     protected final void removeChild(String name) {
         if (children.remove(name) == null) {
             throw new IllegalArgumentException("layer: there is no child " + name);
@@ -43,7 +42,7 @@ public abstract class Layer implements AutoCloseable {
         return value;
     }
 
-    /// Registers `value` in the place of parameter `name`, which belongs to the caller from then on.
+    /// Registers `value` in place of parameter `name`; the previous parameter then belongs to the caller.
     protected final Tensor replaceParameter(String name, Tensor value) {
         if (parameters.replace(name, value.detachFromScope()) == null) {
             throw new IllegalArgumentException("layer: there is no parameter " + name);
@@ -51,7 +50,8 @@ public abstract class Layer implements AutoCloseable {
         return value;
     }
 
-    /// Every parameter below this layer by its torch name, each once: a tied one under its first name.
+    /// Returns every parameter below this layer by its torch name, each once; a tied parameter appears under its first
+    /// name.
     public final Map<String, Tensor> namedParameters() {
         Map<String, Tensor> all = new LinkedHashMap<>();
         Set<Tensor> seen = new HashSet<>();
@@ -63,7 +63,7 @@ public abstract class Layer implements AutoCloseable {
         return all;
     }
 
-    /// This layer (under the empty name) and every layer below it by its torch name.
+    /// Returns this layer (under the empty name) and every layer below it by its torch name.
     public final Map<String, Layer> namedModules() {
         Map<String, Layer> all = new LinkedHashMap<>();
         modules("", all);
@@ -75,7 +75,7 @@ public abstract class Layer implements AutoCloseable {
         children.forEach((n, layer) -> layer.modules(join(name, n), all));
     }
 
-    /// Reports the parameters of this layer and those below, named from `prefix`.
+    /// Passes the parameters of this layer and of those below it to `visitor`, with names starting with `prefix`.
     protected void collect(String prefix, BiConsumer<String, Tensor> visitor) {
         parameters.forEach((name, tensor) -> visitor.accept(join(prefix, name), tensor));
         children.forEach((name, layer) -> layer.collect(join(prefix, name), visitor));
@@ -85,27 +85,27 @@ public abstract class Layer implements AutoCloseable {
         return prefix.isEmpty() ? name : prefix + "." + name;
     }
 
-    /// Whether dropout acts.
+    /// Whether dropout is active.
     public final boolean isTraining() {
         return training && !EVALUATING.isBound();
     }
 
-    /// Runs `work` on this thread with all layers in evaluation mode, whatever mode they are in for others.
+    /// Runs `work` on this thread with all layers in evaluation mode, whatever mode other threads see.
     public static <R> R evaluating(Supplier<R> work) {
         return ScopedValue.where(EVALUATING, true).call(work::get);
     }
 
-    /// Sets training or evaluation mode here and below.
+    /// Sets training or evaluation mode for this layer and those below it.
     public void train(boolean mode) {
         namedModules().values().forEach(layer -> layer.training = mode);
     }
 
-    /// Sets whether the parameters here and below collect gradients.
+    /// Sets whether the parameters of this layer and of those below it collect gradients.
     public final void requiresGrad(boolean value) {
         namedParameters().values().forEach(p -> p.requiresGrad(value));
     }
 
-    /// Number of parameters here and below, tied ones once.
+    /// The number of parameters in this layer and those below it; tied ones count once.
     public final long parameterCount() {
         return namedParameters().values().stream()
                 .mapToLong(p -> p.shape().size())

@@ -3,7 +3,7 @@ package dev.loran.engine.nn;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.functional.Functional;
 
-/// Layer normalisation over the last dimension (C) with weight and bias (C), cast to what comes in.
+/// Layer normalization over the last dimension (C) with weight and bias (C), which are cast to the input's dtype.
 public final class LayerNorm extends AdaptedLayer<LayerNorm> {
     private final Tensor weight;
     private final Tensor bias;
@@ -21,7 +21,7 @@ public final class LayerNorm extends AdaptedLayer<LayerNorm> {
         return Functional.layerNorm(x, as(weight, x), as(bias, x), eps);
     }
 
-    /// x + residual, and what [#forward] makes of it; in one pass where no adapter takes part.
+    /// Returns x + residual, and the result of [#forward] for that sum; in a single pass if there is no adapter.
     public Functional.NormedSum forward(Tensor x, Tensor residual) {
         if (adapter() == null) {
             return Functional.addLayerNorm(x, residual, as(weight, x), as(bias, x), eps);

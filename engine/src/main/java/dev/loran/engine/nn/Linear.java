@@ -13,11 +13,11 @@ import org.jspecify.annotations.Nullable;
 
 /// y = x · weightᵀ + bias; weight (out, in), bias (out) or none.
 ///
-/// A weight that files hold transposed, as GPT-2's `Conv1D` does, is kept as (out, in) all the same; `fanInFanOut` says
-/// that
+/// A weight that files store transposed, as GPT-2's `Conv1D` does, is still kept as (out, in); `fanInFanOut` says that
 /// files hold (in, out).
 ///
-/// Parameters may be wider than what comes in, as those that train are: they are cast to its type where they are used.
+/// Parameters may be wider than the input, as trainable ones are; they are cast to the input's dtype where they are
+/// used.
 public final class Linear extends AdaptedLayer<Linear> {
     private Tensor weight;
     private final @Nullable Tensor bias;
@@ -30,7 +30,7 @@ public final class Linear extends AdaptedLayer<Linear> {
         this.fanInFanOut = fanInFanOut;
     }
 
-    /// Weights drawn from N(0, std²), bias zero.
+    /// A layer with weights drawn from N(0, std²) and a zero bias.
     public static Linear random(
             Backend backend, DType dtype, RandomGenerator random, double std, int in, int out, boolean bias) {
         return new Linear(
@@ -44,12 +44,12 @@ public final class Linear extends AdaptedLayer<Linear> {
         return Functional.linear(x, Functional.cast(weight, x.dtype()), bias(x.dtype()));
     }
 
-    /// The layer's own function of an x of type `type`.
+    /// Describes what the layer itself computes for an x of dtype `type`.
     public Projection projection(DType type) {
         return new Projection(Functional.cast(weight, type), bias(type), null);
     }
 
-    /// The answers of several layers to one x: in one pass over it if each is plain or its adapter is a
+    /// Applies several layers to one x: in a single pass over it if every layer is plain or has an adapter with a
     /// [Adapter#projection], else one after the other.
     public static List<Tensor> forward(Tensor x, List<Linear> layers) {
         List<Projection> all = new ArrayList<>(layers.size());
@@ -73,8 +73,8 @@ public final class Linear extends AdaptedLayer<Linear> {
         return weight;
     }
 
-    /// Takes `next` for its weight, of the same shape: how a tied layer gets a weight of its own, and is tied again.
-    /// The one before is not closed.
+    /// Replaces the weight by `next`, which has the same shape; used to untie a tied layer and to tie it again. The
+    /// previous weight is not closed.
     public void weight(Tensor next) {
         if (!next.shape().equals(weight.shape())) {
             throw new ShapeException("weight: it is " + next.shape() + " but the layer's is " + weight.shape());
@@ -86,7 +86,7 @@ public final class Linear extends AdaptedLayer<Linear> {
         return bias;
     }
 
-    /// The bias as [Functional#cast] gives it; null if there is none.
+    /// The bias cast by [Functional#cast]; null if there is none.
     public @Nullable Tensor bias(DType dtype) {
         return bias == null ? null : Functional.cast(bias, dtype);
     }
@@ -99,7 +99,7 @@ public final class Linear extends AdaptedLayer<Linear> {
         return weight.shape().dim(0);
     }
 
-    /// Whether files hold the weight as (in, out).
+    /// Whether files store the weight as (in, out).
     public boolean fanInFanOut() {
         return fanInFanOut;
     }

@@ -3,7 +3,7 @@ package dev.loran.engine.nn;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.functional.Functional;
 
-/// Root-mean-square normalisation over the last dimension (C) with weight (C), cast to what comes in.
+/// Root-mean-square normalization over the last dimension (C) with weight (C), which is cast to the input's dtype.
 public final class RmsNorm extends AdaptedLayer<RmsNorm> {
     private final Tensor weight;
     private final double eps;
@@ -19,7 +19,7 @@ public final class RmsNorm extends AdaptedLayer<RmsNorm> {
         return Functional.rmsNorm(x, Functional.cast(weight, x.dtype()), eps);
     }
 
-    /// x + residual, and what [#forward] makes of it; in one pass where no adapter takes part.
+    /// Returns x + residual, and the result of [#forward] for that sum; in a single pass if there is no adapter.
     public Functional.NormedSum forward(Tensor x, Tensor residual) {
         if (adapter() == null) {
             return Functional.addRmsNorm(x, residual, Functional.cast(weight, x.dtype()), eps);

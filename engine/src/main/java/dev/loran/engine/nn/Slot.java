@@ -5,23 +5,23 @@ import java.util.Map;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 
-/// A place in a model where one thing may stand: the same for every thread, or, while a thread runs a [#call],
-/// something else for that call alone. So several threads can ask one model with different adapters, and none of them
-/// changes what the others see.
+/// A place in a model that holds one replaceable part. Its content is the same for every thread, except that a thread
+/// running a [#call] may see different content for that call alone. Several threads can thus use one model with
+/// different adapters without affecting one another.
 ///
-/// [#set] outside of a call changes the model for everybody and must meet no reader; within a call it concerns nobody
-/// else.
+/// [#set] outside a call changes the model for every thread and must not run while others read the slot; within a call
+/// it affects only that call.
 public final class Slot<T> {
     private static final ScopedValue<Call> CALL = ScopedValue.newInstance();
 
-    /// What stands in the slots of one call.
+    /// The contents of slots as seen by one call.
     ///
-    /// @param hides whether slots that it has not set are empty, rather than as they are for everybody
+    /// @param hides whether slots that the call has not set appear empty, rather than with their shared content
     private record Call(Map<Slot<?>, @Nullable Object> own, boolean hides) {}
 
     private @Nullable T standing;
 
-    /// What stands here for this thread; null for nothing.
+    /// Returns the content as seen by this thread; null if the slot is empty.
     @SuppressWarnings("unchecked")
     public @Nullable T get() {
         if (CALL.isBound()) {
@@ -33,8 +33,8 @@ public final class Slot<T> {
         return standing;
     }
 
-    /// Puts `next` here, or empties the slot (null): for the running [#call] of this thread, or without one for
-    /// everybody.
+    /// Puts `next` here, or empties the slot (null): for the [#call] running on this thread or, outside a call, for
+    /// every thread.
     public void set(@Nullable T next) {
         if (CALL.isBound()) {
             CALL.get().own.put(this, next);
@@ -43,14 +43,15 @@ public final class Slot<T> {
         }
     }
 
-    /// Runs `work` on this thread with slots of its own, which begin as they are now and are forgotten at the end.
+    /// Runs `work` on this thread with its own view of the slots, which starts as they are now and is discarded at the
+    /// end.
     public static <R> R call(Supplier<R> work) {
         return CALL.isBound()
                 ? run(new Call(new HashMap<>(CALL.get().own), CALL.get().hides), work)
                 : run(new Call(new HashMap<>(), false), work);
     }
 
-    /// As [#call], with slots that begin empty.
+    /// As [#call], but all slots start out empty.
     public static <R> R callEmpty(Supplier<R> work) {
         return run(new Call(new HashMap<>(), true), work);
     }

@@ -7,8 +7,8 @@ import dev.loran.engine.backend.OptimizerKernels.AdamWStep;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/// Adam with decoupled weight decay, in torch's arithmetic ([dev.loran.engine.backend.OptimizerKernels#adamW]). Moments are
-/// `exp_avg` and `exp_avg_sq`.
+/// Adam with decoupled weight decay, in torch's arithmetic ([dev.loran.engine.OptimizerKernels#adamW]). The moments are
+/// named `exp_avg` and `exp_avg_sq`.
 ///
 /// **Paper**: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019, algorithm 2.
 public final class AdamW extends Optimizer {
@@ -17,7 +17,7 @@ public final class AdamW extends Optimizer {
     /// @param beta1 decay of the first moment, in [0, 1)
     /// @param beta2 decay of the second moment, in [0, 1)
     /// @param eps added to the root of the second moment
-    /// @param weightDecay of parameters that are in no group
+    /// @param weightDecay for parameters that are in no group
     public record Config(double beta1, double beta2, double eps, double weightDecay, List<ParameterGroup> groups) {
         public Config {
             checkBeta("beta1", beta1);
@@ -39,7 +39,7 @@ public final class AdamW extends Optimizer {
         }
     }
 
-    /// For parameters of `dtype` on `backend`.
+    /// Creates an optimizer for parameters of `dtype` on `backend`.
     public AdamW(Backend backend, DType dtype, Config config) {
         super("adamW", backend, dtype, config.weightDecay(), config.groups(), List.of("exp_avg", "exp_avg_sq"));
         this.config = config;

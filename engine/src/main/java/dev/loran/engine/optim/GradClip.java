@@ -11,9 +11,9 @@ import java.util.Collection;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/// Clipping by the global norm of all gradients, as torch's `clip_grad_norm_`: gradients are scaled by
-/// min(1, maxNorm / (norm + 10⁻⁶)). They are not rewritten: the scale stays in a one-element buffer, and
-/// [Optimizer#step] multiplies by it where it reads them.
+/// Clipping by the global norm of all gradients, like torch's `clip_grad_norm_`: gradients are scaled by min(1, maxNorm
+/// / (norm + 10⁻⁶)). They are not rewritten; instead, the scale stays in a one-element buffer, and [Optimizer#step]
+/// applies it where it reads them.
 ///
 /// **Paper**: Pascanu et al., "On the difficulty of training recurrent neural networks", 2013, algorithm 1.
 public final class GradClip implements AutoCloseable {
@@ -21,9 +21,9 @@ public final class GradClip implements AutoCloseable {
     private final Tensor scale;
     private final double maxNorm;
 
-    /// For gradients of `dtype` on `backend`.
+    /// Creates a clipper for gradients of `dtype` on `backend`.
     ///
-    /// @param maxNorm > 0; infinity measures the norm and clips nothing
+    /// @param maxNorm > 0; infinity measures the norm without clipping
     public GradClip(Backend backend, DType dtype, double maxNorm) {
         if (!(maxNorm > 0)) {
             throw new IllegalArgumentException("gradClip: maxNorm must be positive, got " + maxNorm);
@@ -33,17 +33,17 @@ public final class GradClip implements AutoCloseable {
         this.scale = Tensor.own(Shape.of(), backend.allocate(dtype, 1));
     }
 
-    /// The L2 norm of all gradients of `parameters` together, before clipping, and as a side effect [#scale].
-    /// Parameters without a gradient count nothing. The scalar belongs to this object and holds until the next call;
-    /// reading it waits for the backend, so it is best read a step later or seldom.
+    /// Computes the L2 norm of all gradients of `parameters` together, before clipping, and updates [#scale].
+    /// Parameters without a gradient are skipped. The scalar belongs to this object and is valid until the next call;
+    /// reading it waits for the backend, so it is best read a step later, or rarely.
     ///
-    /// @throws DTypeException if a gradient has another dtype than this was made for
+    /// @throws DTypeException if a gradient has a different dtype than this object was created for
     public Tensor norm(Collection<Tensor> parameters) {
         return norm(parameters, null);
     }
 
-    /// As [#norm(Collection)], of gradients that are to be multiplied by `factor` (1) wherever they are read, null for
-    /// 1; [#scale] has it in it.
+    /// As [#norm(Collection)], for gradients that are to be multiplied by `factor` (1) wherever they are read (null
+    /// means 1); [#scale] then includes the factor.
     public Tensor norm(Collection<Tensor> parameters, @Nullable Buffer factor) {
         List<Buffer> grads = new ArrayList<>();
         for (Tensor p : parameters) {
@@ -73,7 +73,7 @@ public final class GradClip implements AutoCloseable {
         return norm;
     }
 
-    /// What the last [#norm] found gradients are to be multiplied by: one element, overwritten by each call.
+    /// The factor for gradients that the last [#norm] computed: one element, overwritten by each call.
     public Buffer scale() {
         return scale.buffer();
     }

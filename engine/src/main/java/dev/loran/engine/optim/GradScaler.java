@@ -7,9 +7,9 @@ import dev.loran.engine.backend.Buffer;
 import dev.loran.engine.backend.DType;
 import java.util.Map;
 
-/// Dynamic loss scaling, by torch's rule: the loss is multiplied before backward so that small gradients do not vanish
-/// in a narrow type, and gradients are divided by the same where they are read. A step whose gradients are not finite
-/// is left out, and the scale lowered; after enough good steps in a row it is raised.
+/// Dynamic loss scaling by torch's rule: the loss is multiplied by a scale before backward, so that small gradients do
+/// not underflow in a narrow dtype, and gradients are divided by that scale where they are read. A step whose gradients
+/// are not finite is skipped, and the scale is lowered; after enough good steps in a row it is raised.
 ///
 /// ```java
 /// scaler.scale(loss).backward();
@@ -19,8 +19,8 @@ import java.util.Map;
 /// }
 /// ```
 ///
-/// Scale and inverse lie in one-element buffers. [#update] reads the norm, and so waits for the backend: whether a step
-/// is made at all is decided here, as in torch.
+/// Scale and inverse are kept in one-element buffers. [#update] reads the norm, and so waits for the backend: as in
+/// torch, whether to take the step is decided on the host.
 ///
 /// **Paper**: Micikevicius et al., "Mixed Precision Training", 2018, section 3.2.
 public final class GradScaler implements AutoCloseable {
@@ -33,9 +33,9 @@ public final class GradScaler implements AutoCloseable {
     private float value;
     private int goodSteps;
 
-    /// @param initScale the first scale, positive
-    /// @param growthFactor what the scale is multiplied by after `growthInterval` good steps in a row; at least 1
-    /// @param backoffFactor what it is multiplied by after a step that was left out; above 0, at most 1
+    /// @param initScale the initial scale, positive
+    /// @param growthFactor factor applied to the scale after `growthInterval` good steps in a row; at least 1
+    /// @param backoffFactor factor applied to it after a skipped step; above 0, at most 1
     public record Config(double initScale, double growthFactor, double backoffFactor, int growthInterval) {
         public Config {
             check(initScale > 0 && initScale <= Float.MAX_VALUE, "initScale", initScale, "positive and finite");
@@ -44,7 +44,7 @@ public final class GradScaler implements AutoCloseable {
             check(growthInterval >= 1, "growthInterval", growthInterval, "at least 1");
         }
 
-        /// torch's: doubled after 2000 good steps, halved after a bad one; its first scale is 65536.
+        /// torch's settings: doubled after 2000 good steps, halved after a bad one. torch's initial scale is 65536.
         public static Config of(double initScale) {
             return new Config(initScale, 2, 0.5, 2000);
         }
@@ -56,7 +56,7 @@ public final class GradScaler implements AutoCloseable {
         }
     }
 
-    /// For losses of `dtype` on `backend`.
+    /// Creates a scaler for losses of `dtype` on `backend`.
     public GradScaler(Backend backend, DType dtype, Config config) {
         this.config = config;
         this.scale = Tensor.own(Shape.of(), backend.allocate(dtype, 1));
@@ -73,27 +73,27 @@ public final class GradScaler implements AutoCloseable {
         inverse.markWritten();
     }
 
-    /// The scale now.
+    /// The current scale.
     public double value() {
         return value;
     }
 
-    /// The loss times the scale, recorded.
+    /// Returns the loss times the scale; the operation is recorded.
     public Tensor scale(Tensor loss) {
         return loss.mul(scale);
     }
 
-    /// 1 / scale: what gradients are to be multiplied by ([GradClip#norm(java.util.Collection, Buffer)]).
+    /// 1 / scale: the factor to apply to gradients ([GradClip#norm(java.util.Collection, Buffer)]).
     public Buffer inverse() {
         return inverse.buffer();
     }
 
-    /// Moves the scale by what the step's gradients turned out to be.
+    /// Adjusts the scale according to whether the step's gradients are finite.
     ///
-    /// @param norm of all gradients
-    /// @return whether they are finite, and the step is to be made
+    /// @param norm the norm of all gradients
+    /// @return whether they are finite, so that the step should be taken
     public boolean update(Tensor norm) {
-        // What a hollow backend holds says nothing.
+        // The contents of a hollow backend are meaningless.
         boolean finite = norm.backend().isHollow() || Double.isFinite(norm.item());
         if (!finite) {
             goodSteps = 0;
@@ -108,7 +108,7 @@ public final class GradScaler implements AutoCloseable {
         return finite;
     }
 
-    /// All that going on needs. The tensors belong to the open scope, or to the caller.
+    /// Everything needed to resume. The tensors belong to the open scope, or to the caller if there is none.
     public Map<String, Tensor> state() {
         return Map.of(
                 SCALE,
@@ -117,7 +117,7 @@ public final class GradScaler implements AutoCloseable {
                 Tensor.ofInts(scale.backend(), new int[] {goodSteps}));
     }
 
-    /// Goes on from what [#state] gave.
+    /// Resumes from a state returned by [#state].
     ///
     /// @throws IllegalArgumentException if an entry is missing
     public void load(Map<String, Tensor> state) {

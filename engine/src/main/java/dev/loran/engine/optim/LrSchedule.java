@@ -1,13 +1,13 @@
 package dev.loran.engine.optim;
 
-/// The learning rate over a run, as a factor of its highest value: pure functions, equal to those of Hugging Face's
-/// `get_*_schedule_with_warmup`.
+/// The learning rate over a run, as a fraction of its highest value. Schedules are pure functions, equal to those of
+/// Hugging Face's `get_*_schedule_with_warmup`.
 ///
-/// Step s is the number of optimizer steps already taken: the first step of a run is taken at `factor(0)`, which is 0
-/// when there is a warm-up (that step fills the moments and moves nothing), and step `warmupSteps` is the first at full
+/// Step s is the number of optimizer steps already taken: the first step of a run uses `factor(0)`, which is 0 if there
+/// is a warm-up (that step fills the moments but changes no parameter), and step `warmupSteps` is the first at the full
 /// rate.
 public sealed interface LrSchedule {
-    /// The factor for the step after `step` steps.
+    /// The factor for the next step, after `step` steps have been taken.
     double factor(int step);
 
     /// s / warmupSteps up to 1, then 1.
@@ -22,7 +22,7 @@ public sealed interface LrSchedule {
         }
     }
 
-    /// s / warmupSteps up to 1, then straight down to 0 at `totalSteps`, and 0 after it.
+    /// s / warmupSteps up to 1, then linearly down to 0 at `totalSteps`, and 0 from there on.
     record Linear(int warmupSteps, int totalSteps) implements LrSchedule {
         public Linear {
             check("linear", warmupSteps, totalSteps);
@@ -36,16 +36,16 @@ public sealed interface LrSchedule {
         }
     }
 
-    /// s / warmupSteps up to 1, then ½(1 + cos(2π · cycles · progress)), progress going from 0 to 1 at `totalSteps`:
-    /// with ½ cycle half a cosine from 1 to 0. Past `totalSteps` the cosine goes on, and rises again. Loshchilov and
-    /// Hutter, "SGDR", 2017, equation 5.
+    /// s / warmupSteps up to 1, then ½(1 + cos(2π · cycles · progress)), where progress goes from 0 to 1 at
+    /// `totalSteps`; with half a cycle, that is half a cosine from 1 to 0. Past `totalSteps` the cosine continues, and
+    /// rises again. Loshchilov and Hutter, "SGDR", 2017, equation 5.
     record Cosine(int warmupSteps, int totalSteps, double cycles) implements LrSchedule {
         public Cosine {
             check("cosine", warmupSteps, totalSteps);
             Optimizer.checkAtLeastZero("lrSchedule cosine", "cycles", cycles);
         }
 
-        /// Half a cycle: from 1 to 0.
+        /// Half a cycle, from 1 to 0.
         public Cosine(int warmupSteps, int totalSteps) {
             this(warmupSteps, totalSteps, 0.5);
         }

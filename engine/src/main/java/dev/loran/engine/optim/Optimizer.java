@@ -15,13 +15,13 @@ import java.util.Map;
 import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 
-/// Moves parameters against their gradients, and keeps moments by parameter name. An optimizer of one's own gives its
-/// moments' names and one method, [#update].
+/// Updates parameters from their gradients, and keeps moments by parameter name. A custom optimizer supplies the names
+/// of its moments and one method, [#update].
 ///
-/// A step is [#advance], then [#step]. Every parameter counts its own steps, as in torch: one without a gradient, or
-/// not passed at all, is left alone with its moments and its count.
+/// A step consists of [#advance], then [#step]. As in torch, every parameter counts its own steps: if a parameter has
+/// no gradient, or is not passed at all, its value, its moments and its count do not change.
 ///
-/// Not safe for several threads.
+/// Not thread-safe.
 public abstract class Optimizer implements AutoCloseable {
     private static final String STEP = "step";
 
@@ -36,13 +36,13 @@ public abstract class Optimizer implements AutoCloseable {
     private int step;
     private boolean advanced;
 
-    /// What is known of one parameter: its moments (same shape as it) and how many of the steps it missed.
+    /// The state of one parameter: its moments (of the parameter's shape) and the number of steps it missed.
     private static final class State {
         final int group;
         final List<Tensor> moments;
         int missed;
 
-        /// Whether it took the last step, and so is expected to take the next.
+        /// Whether it took the last step, and is thus expected to take the next one.
         boolean live = true;
 
         boolean stepped;
@@ -54,8 +54,8 @@ public abstract class Optimizer implements AutoCloseable {
         }
     }
 
-    /// The step number of all parameters that missed the same number of steps (nearly always: all of them), kept so
-    /// that [#advance] alone can write it, before it is known who has a gradient.
+    /// The step number shared by all parameters that missed the same number of steps (nearly always all of them). It is
+    /// kept so that [#advance] can write it before it is known which parameters have gradients.
     private static final class Count {
         final int missed;
         final Tensor t;
@@ -93,11 +93,11 @@ public abstract class Optimizer implements AutoCloseable {
         }
     }
 
-    /// @param op opens the messages
-    /// @param dtype of parameters, gradients and moments: F32, or F64
-    /// @param weightDecay of parameters in no group
-    /// @param groups the first that accepts a parameter's name counts
-    /// @param momentNames the keys of a parameter's moments in [#state], in torch's words
+    /// @param op prefix of the error messages
+    /// @param dtype dtype of parameters, gradients and moments: F32 or F64
+    /// @param weightDecay for parameters that are in no group
+    /// @param groups a parameter belongs to the first group that accepts its name
+    /// @param momentNames keys of a parameter's moments in [#state], as torch names them
     protected Optimizer(
             String op,
             Backend backend,
@@ -125,13 +125,14 @@ public abstract class Optimizer implements AutoCloseable {
         }
     }
 
-    /// The step of parameters that share rate, step number and decay: p and moments are updated in place.
+    /// Takes one step for parameters that share learning rate, step number and weight decay; p and moments are updated
+    /// in place.
     ///
-    /// @param p the parameters; one list of gradients and one a moment are in the same order
-    /// @param g gradients, to be multiplied by `gradScale` (1), null for 1
+    /// @param p the parameters; the gradients and each list of moments are in the same order
+    /// @param g gradients, to be multiplied by `gradScale` (1); null means 1
     /// @param moments in the order of their names, zeros before the first step
-    /// @param lr (1): the learning rate, the group's factor included
-    /// @param t (1) I32: the number of this step, from 1
+    /// @param lr (1): the learning rate, including the group's factor
+    /// @param t (1) I32: the number of this step, counted from 1
     protected abstract void update(
             List<Buffer> p,
             List<Buffer> g,
@@ -143,9 +144,9 @@ public abstract class Optimizer implements AutoCloseable {
 
     // ---- stepping
 
-    /// Begins the next step: counts it, and puts what changes from step to step, the learning rate and the step
-    /// numbers, into the buffers that [#step] reads. Where no call of [#step] follows, as when a captured one is
-    /// replayed, the parameters of the last one count as stepped.
+    /// Begins the next step: counts it, and writes the values that change from step to step (the learning rate and the
+    /// step numbers) into the buffers that [#step] reads. If no call of [#step] follows, as when a captured step is
+    /// replayed, the parameters of the last call count as stepped.
     public void advance(double learningRate) {
         checkAtLeastZero(op, "learningRate", learningRate);
         step++;
@@ -161,8 +162,8 @@ public abstract class Optimizer implements AutoCloseable {
         }
     }
 
-    /// Takes the last step back, of which nothing was done because its gradient scale was NaN
-    /// ([dev.loran.engine.backend.OptimizerKernels#adamW]): its number counts for the next.
+    /// Takes back the last step, in which nothing was changed because the gradient scale was NaN
+    /// ([dev.loran.engine.OptimizerKernels#adamW]); the next step gets the same number.
     public void retreat() {
         step--;
         advanced = false;
@@ -171,16 +172,16 @@ public abstract class Optimizer implements AutoCloseable {
         }
     }
 
-    /// As [#step(Map, Buffer)], with gradients as they are.
+    /// As [#step(Map, Buffer)], with unscaled gradients.
     public void step(Map<String, Tensor> parameters) {
         step(parameters, null);
     }
 
-    /// Moves every parameter that has a gradient; gradients stay. Moments are made, as zeros, at a parameter's first
-    /// step.
+    /// Updates every parameter that has a gradient; the gradients are kept. Moments are created, as zeros, at a
+    /// parameter's first step.
     ///
-    /// @param gradScale (1): gradients are multiplied by it where they are read ([GradClip#scale])
-    /// @throws IllegalStateException without an [#advance] for this step
+    /// @param gradScale (1): factor applied to gradients where they are read ([GradClip#scale])
+    /// @throws IllegalStateException if [#advance] has not been called for this step
     /// @throws ShapeException if a parameter has another shape than its moments
     public void step(Map<String, Tensor> parameters, @Nullable Buffer gradScale) {
         if (!advanced) {
@@ -290,13 +291,13 @@ public abstract class Optimizer implements AutoCloseable {
 
     // ---- state by name
 
-    /// Everything to go on from: for each parameter that took a step `NAME.step` (scalar, I32) and its moments,
-    /// `NAME.exp_avg` for one. Moments are views of the live ones. The tensors belong to the open scope, or to the
-    /// caller.
+    /// Everything needed to resume: for each parameter that has taken a step, `NAME.step` (scalar, I32) and its
+    /// moments, such as `NAME.exp_avg`. Moments are views of the live ones. The tensors belong to the open scope, or to
+    /// the caller if there is none.
     public Map<String, Tensor> state() {
         Map<String, Tensor> all = new LinkedHashMap<>();
         states.forEach((name, s) -> {
-            // Its first step was taken back.
+            // The parameter's first step was taken back.
             if (step == s.missed) {
                 return;
             }
@@ -308,10 +309,10 @@ public abstract class Optimizer implements AutoCloseable {
         return all;
     }
 
-    /// Replaces all state by a copy of `state`, as [#state] gives it (floating types are converted). Group settings are
-    /// not part of it.
+    /// Replaces all state by a copy of `state`, which has the form returned by [#state] (floating-point types are
+    /// converted). Group settings are not part of it.
     ///
-    /// @throws IllegalArgumentException naming the entry that is missing or unknown; the optimizer is then as it was
+    /// @throws IllegalArgumentException naming the entry that is missing or unknown; the optimizer is then unchanged
     public void load(Map<String, Tensor> state) {
         Map<String, Integer> steps = new LinkedHashMap<>();
         state.forEach((key, t) -> {
@@ -373,7 +374,7 @@ public abstract class Optimizer implements AutoCloseable {
         return copy;
     }
 
-    /// Forgets the moments and steps of parameter `name`, when it is gone or starts afresh.
+    /// Discards the moments and the step count of parameter `name`, for when it is removed or starts over.
     public void forget(String name) {
         State s = states.remove(name);
         if (s != null) {
@@ -381,8 +382,8 @@ public abstract class Optimizer implements AutoCloseable {
         }
     }
 
-    /// Keeps of `parameter`, known as `name`, only the elements at `keep` (in that order) of dimension `axis`, and the
-    /// same of its moments: the one way for a parameter to change its shape. Its gradient is dropped.
+    /// Keeps only the elements at `keep` (in that order) along dimension `axis` of `parameter`, known as `name`, and of
+    /// its moments. This is the only way for a parameter to change its shape. Its gradient is dropped.
     ///
     /// @param axis from 0, or negative from the end
     /// @throws ShapeException if an index does not exist, or the parameter does not fit its moments
@@ -410,7 +411,8 @@ public abstract class Optimizer implements AutoCloseable {
         ids.release();
     }
 
-    /// Elements `ids` of dimension `axis` of x: rows where that is the outermost, else rows after it was moved there.
+    /// Selects elements `ids` along dimension `axis` of x: moves that dimension to the front, gathers rows, and moves
+    /// it back.
     private Buffer select(Buffer x, Shape shape, int axis, Buffer ids) {
         int outer = Math.toIntExact(shape.product(0, axis));
         int dim = shape.dim(axis);
@@ -436,7 +438,7 @@ public abstract class Optimizer implements AutoCloseable {
         advanced = false;
     }
 
-    /// Gives all buffers back.
+    /// Releases all buffers.
     @Override
     public void close() {
         clear();

@@ -2,8 +2,8 @@ package dev.loran.engine.optim;
 
 import java.util.function.Predicate;
 
-/// Parameters that are trained differently: those whose name `members` accepts. A parameter belongs to the first
-/// group that accepts it, and else to the optimizer's defaults.
+/// Parameters with their own training settings: those whose name `members` accepts. A parameter belongs to the first
+/// group that accepts it; if none does, the optimizer's defaults apply.
 ///
 /// ```java
 /// new ParameterGroup(name -> name.contains("lora_B"), 16, 0.01)  // LoRA+ (Hayou et al., 2024)
@@ -11,7 +11,7 @@ import java.util.function.Predicate;
 /// ```
 ///
 /// @param lrFactor multiplies the learning rate, ≥ 0
-/// @param weightDecay in place of the optimizer's, ≥ 0
+/// @param weightDecay replaces the optimizer's, ≥ 0
 public record ParameterGroup(Predicate<String> members, double lrFactor, double weightDecay) {
     public ParameterGroup {
         Optimizer.checkAtLeastZero("parameterGroup", "lrFactor", lrFactor);

@@ -6,18 +6,18 @@ import dev.loran.engine.backend.DType;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/// Stochastic gradient descent with momentum, in torch's arithmetic ([dev.loran.engine.backend.OptimizerKernels#sgd]); weight
-/// decay is added to the gradient. The moment is `momentum_buffer`, absent without momentum.
+/// Stochastic gradient descent with momentum, in torch's arithmetic ([dev.loran.engine.OptimizerKernels#sgd]); weight
+/// decay is added to the gradient. The moment is named `momentum_buffer`; it is absent if momentum is 0.
 ///
 /// **Paper**: Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013, equation 1,
 /// with the learning rate outside the velocity.
 public final class Sgd extends Optimizer {
     private final double momentum;
 
-    /// For parameters of `dtype` on `backend`.
+    /// Creates an optimizer for parameters of `dtype` on `backend`.
     ///
     /// @param momentum in [0, 1)
-    /// @param weightDecay of parameters that are in no group
+    /// @param weightDecay for parameters that are in no group
     public Sgd(Backend backend, DType dtype, double momentum, double weightDecay, ParameterGroup... groups) {
         if (!(momentum >= 0 && momentum < 1)) {
             throw new IllegalArgumentException("sgd: momentum must be in [0, 1), got " + momentum);

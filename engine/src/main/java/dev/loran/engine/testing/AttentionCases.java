@@ -13,7 +13,8 @@ import java.util.ArrayList;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/// Attention and rotary positions; the composed forms are written from the formulas, apart from the backends' defaults.
+/// Attention and rotary positions. The composed forms are written from the formulas, independently of the backends'
+/// defaults.
 final class AttentionCases {
     private AttentionCases() {}
 
@@ -39,9 +40,9 @@ final class AttentionCases {
         return cases;
     }
 
-    /// The mask shows about two keys of three; in the last row of the batch it hides all but the last key (a causal
-    /// query then sees nothing until there), and in the first one the first key, which is all that the first causal
-    /// query could see.
+    /// The mask shows about two keys out of three. In the last row of the batch it hides all but the last key, so a
+    /// causal query sees nothing until it reaches that key; in the first row it hides the first key, which is the only
+    /// one that the first causal query could see.
     static OpCase attention(
             int b,
             int t,
@@ -115,12 +116,12 @@ final class AttentionCases {
         }
         Tensor scores = Functional.matmul(q.permute(0, 2, 1, 3), k, false, true).scale(scale);
         Tensor probabilities = Functional.softmax(scores.add(Tensor.of(q.backend(), q.dtype(), hide, b, 1, t, keys)));
-        // Changes nothing but the row of a query that sees no key, where softmax is uniform.
+        // Affects only the row of a query that sees no key, where softmax is uniform.
         probabilities = probabilities.mul(Tensor.of(q.backend(), q.dtype(), sees, b, 1, t, keys));
         return probabilities.matmul(v).permute(0, 2, 1, 3);
     }
 
-    /// [prefix; x] as (B, heads, P + S, D).
+    /// Returns [prefix; x] as (B, heads, P + S, D).
     private static Tensor keysByHead(Tensor x, @Nullable Tensor prefix, int heads) {
         int b = x.shape().dim(0);
         int kvHeads = x.shape().dim(2);
@@ -141,7 +142,7 @@ final class AttentionCases {
         return repeated.reshape(b, keys, heads, d).permute(0, 2, 1, 3);
     }
 
-    /// Angles of U(−π, π) in the tables, as no model has, so that no symmetry hides an error.
+    /// The angles in the tables are drawn from U(−π, π), unlike in any model, so that no symmetry hides an error.
     static OpCase rope(int b, int t, int h, int d) {
         int half = d / 2;
         double[] angles = new double[t * half];

@@ -27,15 +27,15 @@ import java.util.stream.DoubleStream;
 import java.util.stream.IntStream;
 import java.util.stream.Stream;
 
-/// A method of [Backend] that no operation reaches, or a promise that none relies on: optimizer steps, norms,
-/// conversions, strides, work in place. What operations do reach, their [OpCase] compares.
+/// A test of a method of [Backend] that no operation calls, or of a guarantee that no operation relies on: optimizer
+/// steps, norms, conversions, strides, in-place use. What operations do call is compared by their [OpCase].
 ///
-/// @param name method and circumstance, `gemm, rows apart, one A for all`
+/// @param name method and circumstance, such as `gemm, rows apart, one A for all`
 /// @param run calls the method on fresh arguments and returns what it wrote
 public record BackendCase(String name, Function<Memory, List<Buffer>> run) {
     private static final List<DType> FLOATING = List.of(DType.F64, DType.F32, DType.BF16, DType.F16);
 
-    /// Makes arguments: the same numbers on every backend, rounded to the dtype compared.
+    /// Creates arguments: the same numbers on every backend, rounded to the dtype under test.
     public static final class Memory implements AutoCloseable {
         private final Backend backend;
         private final DType dtype;
@@ -55,26 +55,26 @@ public record BackendCase(String name, Function<Memory, List<Buffer>> run) {
             return backend;
         }
 
-        /// `size` elements of NaN.
+        /// Returns `size` elements of NaN.
         public Buffer empty(int size) {
             Buffer b = scratch.allocate(dtype, size);
             backend.fill(b, Double.NaN);
             return b;
         }
 
-        /// `size` elements of NaN of the type that statistics and losses have.
+        /// Returns `size` elements of NaN, of the dtype used for statistics and losses.
         public Buffer statistics(int size) {
             Buffer b = scratch.allocate(dtype.accumulator(), size);
             backend.fill(b, Double.NaN);
             return b;
         }
 
-        /// `size` draws from N(0, 1).
+        /// Returns `size` draws from N(0, 1).
         public Buffer random(int size) {
             return of(DoubleStream.generate(random::nextGaussian).limit(size).toArray());
         }
 
-        /// `size` draws from U(0.5, 2).
+        /// Returns `size` draws from U(0.5, 2).
         public Buffer positive(int size) {
             return of(random.doubles(size, 0.5, 2).toArray());
         }
@@ -93,7 +93,7 @@ public record BackendCase(String name, Function<Memory, List<Buffer>> run) {
             return scratch.hold(backend.ofInts(values));
         }
 
-        /// Uninitialised memory of another dtype.
+        /// Returns uninitialized memory of another dtype.
         public Buffer other(DType type, int size) {
             return scratch.allocate(type, size);
         }
@@ -104,10 +104,10 @@ public record BackendCase(String name, Function<Memory, List<Buffer>> run) {
         }
     }
 
-    /// Compares with the reference in every floating dtype that `backend` supports; for BF16 and F16 the reference
-    /// computes in F64 on rounded inputs.
+    /// Compares with the reference in every floating-point dtype that `backend` supports; for BF16 and F16 the
+    /// reference computes in F64 on rounded inputs.
     ///
-    /// @throws AssertionError saying which output differs, and where; or that memory was not given back
+    /// @throws AssertionError saying which output differs, and where; or that memory was not released
     public void check(Backend backend) {
         for (DType dtype : FLOATING) {
             if (backend.supports(dtype)) {
@@ -148,7 +148,7 @@ public record BackendCase(String name, Function<Memory, List<Buffer>> run) {
 
     // ---- the cases
 
-    /// Every promise of [Backend] and its families that the cases of [OpCases] leave out.
+    /// Every guarantee of [Backend] and its families that the cases of [OpCases] leave out.
     public static List<BackendCase> all() {
         return Stream.of(copies(), elements(), sums(), rows(), losses(), optimizers())
                 .flatMap(List::stream)
@@ -308,8 +308,8 @@ public record BackendCase(String name, Function<Memory, List<Buffer>> run) {
         return List.of(y);
     }
 
-    /// Values half-way between two BF16 and two F16 numbers, of both parities, and NaN bits kept NaN. Compared as the
-    /// bits of F32, which holds both exactly.
+    /// Values halfway between two BF16 or two F16 numbers, of both parities, and NaN bits, which must stay NaN.
+    /// Compared as F32, which holds both exactly.
     private static List<Buffer> halves(Memory m) {
         Buffer x = m.other(DType.F32, 6);
         m.backend().cast(x, m.ints(257, 259, 2049, 2051, -257, 65504));
@@ -345,8 +345,8 @@ public record BackendCase(String name, Function<Memory, List<Buffer>> run) {
         return List.of(y);
     }
 
-    /// Two products of (7, 9) by (9, 5), B transposed, rows longer than the matrices are wide; what lies between the
-    /// rows of C stays.
+    /// Two products of (7, 9) by (9, 5), B transposed, with row strides larger than the matrices are wide; what lies
+    /// between the rows of C must not change.
     private static List<Buffer> strided(Memory m) {
         Buffer c = m.random(2 * 100);
         Matrix a = new Matrix(m.random(7 * 12), 7, 9, 12, 0, false);
@@ -355,7 +355,7 @@ public record BackendCase(String name, Function<Memory, List<Buffer>> run) {
         return List.of(c);
     }
 
-    /// A norm above the limit, then one below it.
+    /// A norm above the limit, and one below it.
     private static List<Buffer> clip(Memory m) {
         Buffer square = m.empty(1);
         Buffer norm = m.empty(1);
@@ -367,7 +367,7 @@ public record BackendCase(String name, Function<Memory, List<Buffer>> run) {
         return List.of(norm, above, square, below);
     }
 
-    /// Three steps over tensors of `sizes`, one of them read from where no wide access begins.
+    /// Three steps over tensors of `sizes`; a parameter of odd size starts at an address not aligned for vector access.
     private static List<Buffer> adamW(Memory m, boolean scaled, int... sizes) {
         List<Buffer> p = new ArrayList<>();
         List<Buffer> mean = new ArrayList<>();
@@ -386,7 +386,7 @@ public record BackendCase(String name, Function<Memory, List<Buffer>> run) {
         return Stream.of(p, mean, variance).flatMap(List::stream).toList();
     }
 
-    /// Two steps: what the first leaves is what the second starts from.
+    /// Two steps, the second of which starts from the result of the first.
     private static List<Buffer> importance(Memory m, int n, boolean scaled) {
         Buffer smooth = m.positive(n);
         Buffer spread = m.positive(n);

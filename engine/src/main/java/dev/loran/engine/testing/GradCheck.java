@@ -11,22 +11,23 @@ import java.util.Objects;
 import java.util.Random;
 import java.util.function.Supplier;
 
-/// Compares backward with finite differences in one random direction. With J the Jacobian of the function in one
-/// argument, v and u random, the two sides of
+/// Compares backward with finite differences in one random direction. If J is the Jacobian of the function with respect
+/// to one argument, and v and u are random, the two sides of
 ///
 /// ```
 /// <J · v, u> = <v, Jᵀ · u>
 /// ```
 ///
-/// are measured independently: the left one by central differences, (f(x + hv) − f(x − hv)) / 2h, the right one by
-/// backward with u. One number per argument, at the cost of two forward passes whatever the size; a wrong element
+/// are measured independently: the left side by central differences, (f(x + hv) − f(x − hv)) / 2h, the right side by
+/// backward with u. This gives one number per argument at the cost of two forward passes, whatever the size; a wrong
+/// element anywhere in the gradient shows up with probability 1.
 /// anywhere in the gradient shows with probability 1.
 ///
 /// ```java
 /// GradCheck.check("swiglu", Map.of("x", x, "gate", gate), () -> x.mul(Functional.silu(gate)));
 /// ```
 public final class GradCheck {
-    /// Balances the differences' own error, h² · f‴, against rounding, 10⁻¹⁶ / h.
+    /// Balances the error of the differences themselves, h² · f‴, against rounding, 10⁻¹⁶ / h.
     private static final double STEP = 0x1p-17;
 
     private static final double BOUND = 1e-6;
@@ -35,11 +36,12 @@ public final class GradCheck {
 
     /// Checks the gradient of every leaf in `leaves` that requires one.
     ///
-    /// @param op named in the failure
-    /// @param leaves F64 tensors the function reads, by name; those that do not require a gradient are left out. Their
-    ///     elements are changed on the way and put back, their gradients dropped
-    /// @param function makes the result anew at each call, from the leaves' present elements; smooth at them
-    /// @return the largest relative error met
+    /// @param op named in the failure message
+    /// @param leaves F64 tensors that the function reads, by name; those that do not require a gradient are skipped.
+    ///     Their elements are changed temporarily and then restored; their gradients are dropped
+    /// @param function computes the result afresh on each call from the current elements of the leaves; must be smooth
+    ///     there
+    /// @return the largest relative error found
     /// @throws AssertionError naming `op`, the leaf and both numbers, where they differ by more than 1e-6
     /// @throws IllegalArgumentException if no leaf requires a gradient
     public static double check(String op, Map<String, Tensor> leaves, Supplier<Tensor> function) {
@@ -83,7 +85,7 @@ public final class GradCheck {
         double[] down = at(x, before, v, -STEP, function);
         write(x, before);
         double differences = (dot(up, u) - dot(down, u)) / (2 * STEP);
-        // A random v makes <v, gradient> of the size of the gradient's norm, but by chance it may come out near 0.
+        // For random v, <v, gradient> is about as large as the gradient's norm, but may happen to be close to 0.
         double scale = Math.max(Math.abs(differences), Math.sqrt(dot(gradient, gradient)));
         double rounding = 8 * Math.ulp(absoluteDot(up, u)) / STEP;
         double off = Math.abs(differences - backward);
@@ -113,8 +115,8 @@ public final class GradCheck {
         }
     }
 
-    /// Normal draws as odd multiples of 2⁻⁷: never 0, and so short, as the step is, that a short element stays an F32
-    /// when it is moved.
+    /// Normal draws rounded to odd multiples of 2⁻⁷: never 0 and, like the step, short enough that a short element is
+    /// still an F32 after it is moved.
     private static double[] direction(Random random, int n) {
         double[] values = gaussian(random, n);
         Arrays.setAll(values, i -> (Math.floor(values[i] * 64) + 0.5) / 64);

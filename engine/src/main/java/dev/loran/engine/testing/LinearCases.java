@@ -16,7 +16,7 @@ import java.util.List;
 import java.util.Locale;
 import org.jspecify.annotations.Nullable;
 
-/// Matrix products: plain, by a weight that is trainable, frozen or prepared, and with a low-rank adapter beside it.
+/// Matrix products: plain, with a weight that is trainable, frozen or prepared, and with a low-rank adapter.
 final class LinearCases {
     private LinearCases() {}
 
@@ -50,7 +50,8 @@ final class LinearCases {
         return cases;
     }
 
-    /// op(a) · op(b) of (m, k) by (k, n); `batch` of them, 0 for plain matrices; `one` b for all.
+    /// op(a) · op(b) of (m, k) by (k, n); `batch` is the number of products, 0 for plain matrices; with `one`, all
+    /// share one b.
     static OpCase matmul(int batch, int m, int k, int n, boolean transA, boolean transB, boolean one) {
         String variant = (batch == 0 ? "" : batch + " times ") + m + "x" + k + "x" + n
                 + (transA ? ", a transposed" : "") + (transB ? ", b transposed" : "") + (one ? ", one b" : "");
@@ -102,26 +103,26 @@ final class LinearCases {
                 }
             }
         }
-        // The first adapter of a model, and a sum in parts.
+        // The first adapter of a model (x is constant), and a sum that is split into parts.
         cases.add(bottleneck(UnaryFn.SILU, 7, 33, 5, Role.CONSTANT, Residual.X, true, true, 4));
         cases.add(bottleneck(UnaryFn.GELU, 300, 7, 5, Role.TRAINABLE, Residual.X, true, true, 1));
         return cases;
     }
 
-    /// What a bottleneck's branch is added to.
+    /// What the branch of a bottleneck is added to.
     enum Residual {
         X,
         OTHER,
         NONE
     }
 
-    /// From `d` dimensions to m and back.
+    /// A bottleneck from `d` dimensions to m and back.
     static OpCase bottleneck(
             UnaryFn fn, int n, int d, int m, Role x, Residual residual, boolean bias, boolean dropout, double scaling) {
         String variant = fn.name().toLowerCase(Locale.ROOT) + " " + n + "x" + d + " by " + m + ", x " + name(x)
                 + ", residual " + residual.name().toLowerCase(Locale.ROOT) + (bias ? ", bias" : "")
                 + (dropout ? ", dropout" : "") + ", scaling " + scaling;
-        // No derivative at 0: a unit there would be on for one backend and off for another.
+        // There is no derivative at 0: a unit there would be on in one backend and off in another.
         boolean kink = fn == UnaryFn.RELU;
         OpCase c = OpCase.of(
                         "bottleneck",
@@ -156,12 +157,13 @@ final class LinearCases {
                 .flops(4L * n * d * m, x == Role.TRAINABLE ? 8L * n * d * m : 6L * n * d * m);
         c = residual == Residual.OTHER ? c.with(trainable("residual", n, d)) : c;
         c = bias ? c.with(trainable("downBias", m).between(-0.2, 0.2), trainable("upBias", d)) : c;
-        // As above: of a single element.
+        // As in `loraLinear`, for a result of a single element.
         c = n * d == 1 ? c.tolerance(DType.BF16, 0.1) : c;
         return dropout ? c.with(OpCases.microStep()) : c;
     }
 
-    /// Elements of one sign a row of `cols`, the next row of the other, around 1 / `by`.
+    /// Elements around 1 / `by` in magnitude, with the same sign within a row of `cols` and alternating from row to
+    /// row.
     private static Draw signed(int cols, double by) {
         return (random, i) -> (i / cols % 2 == 0 ? 1 : -1) * random.nextDouble(0.5, 1.5) / by;
     }
@@ -170,7 +172,7 @@ final class LinearCases {
         return residual == Residual.X ? t.get("x") : t.find("residual");
     }
 
-    /// A weight (out, in) of elements of N(0, 1 / in).
+    /// A weight (out, in) with elements from N(0, 1 / in).
     static Input weight(String name, Role role, int out, int in) {
         return new Input(name, Shape.of(out, in), role, prepared(name, out, in).draw());
     }
@@ -210,13 +212,14 @@ final class LinearCases {
                 })
                 .flops(base + low, x == Role.TRAINABLE ? base + 2 * low : 2 * low);
         c = bias ? c.with(trainable("bias", out)) : c;
-        // Of a single element the two terms may cancel, and there is no larger one to measure their rounding by.
+        // With a single element the two terms may cancel, and there is no larger element to measure their rounding
+        // against.
         c = n * out == 1 ? c.tolerance(DType.BF16, 0.1) : c;
         return dropout ? c.with(OpCases.microStep()) : c;
     }
 
-    /// Layers of one x, their answers side by side: two with low-rank parts, one of them with dropout, and a trainable
-    /// one.
+    /// Layers of one x, with their results concatenated: two with low-rank parts, one of which has dropout, and a
+    /// trainable one.
     static OpCase projections(int n, int in, Role frozen) {
         int r = 3;
         int[] outs = {5, 17, 8};

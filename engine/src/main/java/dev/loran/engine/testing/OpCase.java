@@ -21,7 +21,7 @@ import java.util.function.Function;
 import java.util.random.RandomGenerator;
 import org.jspecify.annotations.Nullable;
 
-/// One operation with arguments of one size, described once: tests, benchmarks and the support table all read this.
+/// One operation with arguments of one size, described once for tests, benchmarks and the support table.
 ///
 /// ```java
 /// static OpCase swiglu(int n, int c) {
@@ -36,17 +36,17 @@ import org.jspecify.annotations.Nullable;
 /// Run run = swiglu(1024, 2048).on(new MyBackend(), DType.F32);   // run.step() is what a benchmark times
 /// ```
 ///
-/// An optional argument is present in one case and absent in another: the function asks for it by [Arguments#find].
+/// An optional argument is present in one case and absent in another; the function looks it up with [Arguments#find].
 ///
-/// @param op the operation, `loraLinear`
-/// @param variant what sets this case apart from others of the operation: sizes, options
+/// @param op the operation, such as `loraLinear`
+/// @param variant what distinguishes this case from others of the same operation: sizes, options
 /// @param result shape of the result
 /// @param function the operation; reads nothing but its arguments
-/// @param composed the same from other operations, for a fused one; or null
-/// @param inputs the arguments, by unique names
+/// @param composed for a fused operation, the same function composed of other operations; or null
+/// @param inputs the arguments, with unique names
 /// @param flops floating-point operations of one forward pass
-/// @param backwardFlops the same of one backward pass to all trainable inputs
-/// @param tolerances bounds that differ from the table of [Tolerance]
+/// @param backwardFlops floating-point operations of one backward pass to all trainable inputs
+/// @param tolerances bounds that differ from the table in [Tolerance]
 /// @param unsupported what a backend cannot do, each with its reason
 public record OpCase(
         String op,
@@ -73,58 +73,59 @@ public record OpCase(
 
     // ---- describing
 
-    /// A case without inputs yet, of no cost.
+    /// Returns a case with no inputs and no cost.
     public static OpCase of(String op, String variant, Shape result, Function<Arguments, Tensor> function) {
         return new OpCase(op, variant, result, function, null, List.of(), 0, 0, Map.of(), List.of());
     }
 
-    /// This case with `more` inputs after those it has.
+    /// Returns this case with `more` inputs appended.
     public OpCase with(Input... more) {
         List<Input> all = new ArrayList<>(inputs);
         all.addAll(List.of(more));
         return new OpCase(op, variant, result, function, composed, all, flops, backwardFlops, tolerances, unsupported);
     }
 
-    /// This case with the same function made from other operations.
+    /// Returns this case with the same function composed of other operations.
     public OpCase composed(Function<Arguments, Tensor> form) {
         return new OpCase(op, variant, result, function, form, inputs, flops, backwardFlops, tolerances, unsupported);
     }
 
-    /// This case with its cost.
+    /// Returns this case with its cost.
     public OpCase flops(long forward, long backward) {
         return new OpCase(op, variant, result, function, composed, inputs, forward, backward, tolerances, unsupported);
     }
 
-    /// This case with another bound for `dtype`.
+    /// Returns this case with a different bound for `dtype`.
     public OpCase tolerance(DType dtype, double bound) {
         Map<DType, Tolerance> map = new LinkedHashMap<>(tolerances);
         map.put(dtype, new Tolerance(bound));
         return new OpCase(op, variant, result, function, composed, inputs, flops, backwardFlops, map, unsupported);
     }
 
-    /// This case where the backend named `backend` refuses `dtype`: [#check] then expects the refusal.
+    /// Returns this case with the note that the backend named `backend` rejects `dtype`; [#check] then expects the
+    /// rejection.
     public OpCase unsupported(String backend, DType dtype, String reason) {
         List<Unsupported> list = new ArrayList<>(unsupported);
         list.add(new Unsupported(backend, dtype, reason));
         return new OpCase(op, variant, result, function, composed, inputs, flops, backwardFlops, tolerances, list);
     }
 
-    /// A combination that is refused at the door.
+    /// A combination that is rejected by the argument checks.
     public record Unsupported(String backend, DType dtype, String reason) {}
 
-    /// What an argument is for.
+    /// The role of an argument.
     public enum Role {
         /// Of the case's dtype, requires a gradient.
         TRAINABLE,
-        /// Of the case's dtype, requires none.
+        /// Of the case's dtype, requires no gradient.
         CONSTANT,
-        /// A frozen weight (out, in) in the form the backend multiplies fastest by ([Backend#prepare]).
+        /// A frozen weight (out, in) in the form that the backend multiplies fastest ([Backend#prepare]).
         PREPARED,
         /// I32, whatever the case's dtype.
         INTEGER
     }
 
-    /// Draws one element; `index` is its row-major place.
+    /// Draws one element; `index` is its row-major position.
     public interface Draw {
         double element(RandomGenerator random, int index);
     }
@@ -133,17 +134,17 @@ public record OpCase(
     public record Input(String name, Shape shape, Role role, Draw draw) {
         private static final Draw GAUSSIAN = (random, i) -> random.nextGaussian();
 
-        /// Elements of N(0, 1).
+        /// A trainable input with elements from N(0, 1).
         public static Input trainable(String name, int... dims) {
             return new Input(name, Shape.of(dims), Role.TRAINABLE, GAUSSIAN);
         }
 
-        /// Elements of N(0, 1).
+        /// A constant input with elements from N(0, 1).
         public static Input constant(String name, int... dims) {
             return new Input(name, Shape.of(dims), Role.CONSTANT, GAUSSIAN);
         }
 
-        /// A frozen weight of elements of N(0, 1 / in), packed.
+        /// A frozen, packed weight with elements from N(0, 1 / in).
         public static Input prepared(String name, int out, int in) {
             return new Input(name, Shape.of(out, in), Role.PREPARED, GAUSSIAN).scaled(1 / Math.sqrt(in));
         }
@@ -153,17 +154,17 @@ public record OpCase(
             return new Input(name, Shape.of(dims), Role.INTEGER, (random, i) -> random.nextInt(low, high));
         }
 
-        /// This input with elements of U(low, high).
+        /// Returns this input with elements from U(low, high).
         public Input between(double low, double high) {
             return drawn((random, i) -> random.nextDouble(low, high));
         }
 
-        /// This input with elements `factor` times as large.
+        /// Returns this input with elements `factor` times as large.
         public Input scaled(double factor) {
             return drawn((random, i) -> factor * draw.element(random, i));
         }
 
-        /// This input with other elements.
+        /// Returns this input with other elements.
         public Input drawn(Draw other) {
             return new Input(name, shape, role, other);
         }
@@ -171,7 +172,7 @@ public record OpCase(
 
     /// The arguments by name.
     public interface Arguments {
-        /// The argument, or null where the case has none of this name.
+        /// Returns the argument, or null if the case has none of this name.
         @Nullable
         Tensor find(String name);
 
@@ -187,7 +188,7 @@ public record OpCase(
 
     // ---- cost
 
-    /// Bytes that one forward pass must move: each input read and the result written, once.
+    /// Bytes that one forward pass must move: each input is read, and the result written, once.
     public long bytes(DType dtype) {
         long bytes = result.size() * dtype.bytes();
         for (Input i : inputs) {
@@ -196,7 +197,8 @@ public record OpCase(
         return bytes;
     }
 
-    /// Bytes that one backward pass must move: inputs and the result's gradient read, their gradients written, once.
+    /// Bytes that one backward pass must move: inputs and the result's gradient are read, and the inputs' gradients
+    /// written, once.
     public long backwardBytes(DType dtype) {
         long bytes = bytes(dtype);
         for (Input i : inputs) {
@@ -211,7 +213,7 @@ public record OpCase(
         return special == null ? Tolerance.of(dtype) : special;
     }
 
-    /// Why `backend` refuses `dtype` here; null where it does not.
+    /// Why `backend` rejects `dtype` for this case; null if it does not.
     public @Nullable String refusal(Backend backend, DType dtype) {
         if (!backend.supports(dtype)) {
             return backend.name() + " computes no " + dtype;
@@ -224,7 +226,7 @@ public record OpCase(
         return null;
     }
 
-    /// `loraLinear (bias, 7x33 to 5)`.
+    /// Such as `loraLinear (bias, 7x33 to 5)`.
     @Override
     public String toString() {
         return op + " (" + variant + ")";
@@ -232,7 +234,8 @@ public record OpCase(
 
     // ---- running
 
-    /// The arguments in the memory of `backend`, always the same random elements; belongs to no scope, close it.
+    /// Creates the arguments in the memory of `backend`, always with the same random elements. The result belongs to no
+    /// scope and must be closed.
     public Run on(Backend backend, DType dtype) {
         return new Run(this, function, backend, dtype, dtype, null);
     }
@@ -244,8 +247,8 @@ public record OpCase(
         private final Map<String, Tensor> arguments = new LinkedHashMap<>();
         private final Tensor gradOut;
 
-        /// Elements are rounded to `rounding` before they become `dtype`; `only` is the one input to require a
-        /// gradient, null for all that are trainable.
+        /// Elements are rounded to `rounding` before they become `dtype`; `only` is the single input that requires a
+        /// gradient, or null for all that are trainable.
         Run(
                 OpCase opCase,
                 Function<Arguments, Tensor> function,
@@ -282,7 +285,7 @@ public record OpCase(
             return Tensor.of(backend, dtype, values, shape.dims()).detachFromScope();
         }
 
-        /// The argument tensors by name, in the case's order.
+        /// The argument tensors by name, in the order of the case.
         public Map<String, Tensor> arguments() {
             return Collections.unmodifiableMap(arguments);
         }
@@ -292,9 +295,9 @@ public record OpCase(
             return arguments.get(name);
         }
 
-        /// One forward pass. The result belongs to the current scope, or to the caller where there is none.
+        /// Runs one forward pass. The result belongs to the current scope, or to the caller if there is none.
         ///
-        /// @throws AssertionError if it has not the shape that the case promises
+        /// @throws AssertionError if the result does not have the shape that the case declares
         public Tensor forward() {
             try (Scope scope = Scope.open()) {
                 Tensor y = function.apply(this);
@@ -305,8 +308,8 @@ public record OpCase(
             }
         }
 
-        /// One forward and one backward pass; gradients are added to those of the arguments. Returns the result's
-        /// elements.
+        /// Runs one forward and one backward pass, adding to the gradients of the arguments. Returns the elements of
+        /// the result.
         double[] accumulate() {
             try (Tensor y = forward()) {
                 if (y.requiresGrad()) {
@@ -316,7 +319,7 @@ public record OpCase(
             }
         }
 
-        /// One forward and one backward pass; the gradients are dropped. What a benchmark times.
+        /// Runs one forward and one backward pass and drops the gradients. This is what a benchmark times.
         public void step() {
             try (Tensor y = forward()) {
                 backward(y);
@@ -324,7 +327,7 @@ public record OpCase(
             arguments.values().forEach(Tensor::zeroGrad);
         }
 
-        /// A loss is wider than the logits that it is of.
+        /// The result may be wider than the case's dtype: a loss is wider than its logits.
         private void backward(Tensor y) {
             if (y.dtype() == gradOut.dtype()) {
                 y.backward(gradOut);
@@ -346,8 +349,8 @@ public record OpCase(
     // ---- checking
 
     /// Checks the operation itself, on [ReferenceBackend] in F64: every gradient against finite differences, the fused
-    /// form against the composed one, forward under `noGrad` keeping nothing but its result, and no buffer left at the
-    /// end.
+    /// form against the composed one, that forward under `noGrad` keeps nothing but its result, and that no buffer is
+    /// left at the end.
     ///
     /// @throws AssertionError saying what is wrong and by how much
     public void checkReference() {
@@ -386,10 +389,10 @@ public record OpCase(
         }
     }
 
-    /// Checks `backend` against the reference in every floating dtype that it supports: the result, and the gradients
-    /// with all trainable inputs requiring one and with each alone, overwritten and then accumulated; for BF16 and F16
-    /// the reference computes in F64 on rounded inputs. Memory is handed over dirty, and must all come back. A
-    /// combination listed as unsupported must be refused.
+    /// Checks `backend` against the reference in every floating-point dtype that it supports: the result, and the
+    /// gradients, both with all trainable inputs requiring one and with each alone, first overwritten and then
+    /// accumulated. For BF16 and F16 the reference computes in F64 on rounded inputs. Memory is filled with NaN
+    /// beforehand, and must all be released in the end. A combination listed as unsupported must be rejected.
     ///
     /// @throws AssertionError saying what differs, and where; or that nothing could be compared
     public void check(Backend backend) {
@@ -443,8 +446,8 @@ public record OpCase(
         }
     }
 
-    /// Leaves NaN in the memory that the backend will hand out next, so that an element that is read before it was
-    /// written shows.
+    /// Leaves NaN in the memory that the backend will hand out next, so that an element that is read before it is
+    /// written is detected.
     private void dirty(Backend backend, DType dtype) {
         List<Buffer> buffers = new ArrayList<>();
         for (int copies = 0; copies < 2; copies++) {

@@ -22,15 +22,15 @@ import java.util.function.BinaryOperator;
 import java.util.function.Function;
 import java.util.stream.IntStream;
 
-/// Every operation of the engine as an [OpCase]: one method an operation, which takes sizes and options; [#all] calls
-/// it at odd sizes for tests, [#benchmarks] at a model's.
+/// Every operation of the engine as an [OpCase]. There is one method per operation, which takes sizes and options;
+/// [#all] calls it at odd sizes for tests, [#benchmarks] at the sizes of a model.
 public final class OpCases {
     private static final int IGNORE = Functional.IGNORE_INDEX;
 
     private OpCases() {}
 
-    /// All operations, optional arguments present and absent, sizes 1, 7 and 33 among others: small enough for the
-    /// scalar reference.
+    /// All operations, with optional arguments present and absent and with sizes that include 1, 7 and 33; small enough
+    /// for the scalar reference.
     public static List<OpCase> all() {
         List<OpCase> cases = new ArrayList<>();
         cases.addAll(elementwise());
@@ -43,8 +43,8 @@ public final class OpCases {
         return cases;
     }
 
-    /// One case an operation worth timing, at the sizes of a small model: 8 x 128 tokens, hidden 512, MLP 2048, 8
-    /// heads, vocabulary 10000, rank 16.
+    /// One case per operation worth timing, at the sizes of a small model: 8 x 128 tokens, hidden size 512, MLP size
+    /// 2048, 8 heads, vocabulary 10000, rank 16.
     public static List<OpCase> benchmarks() {
         int n = 1024;
         int c = 512;
@@ -70,9 +70,9 @@ public final class OpCases {
                 linearCrossEntropy(n, c, 10_000, Role.PREPARED, Role.TRAINABLE));
     }
 
-    /// The case of [#benchmarks] for `op`.
+    /// Returns the case of [#benchmarks] for `op`.
     ///
-    /// @throws IllegalArgumentException naming those that there are
+    /// @throws IllegalArgumentException naming the available operations
     public static OpCase benchmark(String op) {
         List<OpCase> cases = benchmarks();
         return cases.stream()
@@ -82,7 +82,7 @@ public final class OpCases {
                         + cases.stream().map(OpCase::op).toList()));
     }
 
-    // ---- element by element
+    // ---- element-wise
 
     private static List<OpCase> elementwise() {
         List<OpCase> cases = new ArrayList<>();
@@ -106,7 +106,7 @@ public final class OpCases {
             cases.add(binary("div", Tensor::div, s[0], s[1])
                     .composed(in -> in.get("a").mul(Functional.unary(UnaryFn.RECIPROCAL, in.get("b")))));
         }
-        // Long enough for sums in parts, and for the outer ones in groups.
+        // Long enough for sums to be split into parts, and for the outer dimension to be split into groups.
         cases.add(binary("mul", Tensor::mul, new int[] {300, 257}, new int[] {257}));
         cases.add(binary("mul", Tensor::mul, new int[] {5, 300, 47}, new int[] {5, 1, 47}));
         cases.addAll(ofOneShape());
@@ -135,7 +135,7 @@ public final class OpCases {
                 cases.add(gated(fn, trainable("gate", s), constant("up", s)));
             }
         }
-        // Both gradients into one tensor, the second added to the first.
+        // Both gradients go into the same tensor, the second added to the first.
         cases.add(OpCase.of(
                         "gated",
                         "silu, gate and up the same",
@@ -157,7 +157,7 @@ public final class OpCases {
                 .flops(2 * s.size(), 5 * s.size());
     }
 
-    /// `b` keeps away from 0, for div.
+    /// `b` stays away from 0, for the sake of div.
     private static OpCase binary(String op, BinaryOperator<Tensor> fn, int[] a, int[] b) {
         Shape result = Shape.broadcast(op, Shape.of(a), Shape.of(b));
         return OpCase.of(op, Shape.of(a) + " and " + Shape.of(b), result, in -> fn.apply(in.get("a"), in.get("b")))
@@ -165,8 +165,8 @@ public final class OpCases {
                 .flops(result.size(), 2 * result.size());
     }
 
-    /// There and back, by F32 or, from there, BF16. Forward is exact for such short elements; a gradient is rounded on
-    /// its way.
+    /// Casts to F32 and back or, from F32, to BF16 and back. Forward is exact because the elements have so few digits;
+    /// the gradient is rounded on the way.
     private static Tensor roundTrip(Tensor x) {
         DType there = x.dtype() == DType.F32 ? DType.BF16 : DType.F32;
         return Functional.cast(Functional.cast(x, there), x.dtype());
@@ -183,7 +183,7 @@ public final class OpCases {
     private static OpCase unary(UnaryFn fn, int... dims) {
         Draw draw = switch (fn) {
             case LOG, SQRT, RSQRT, RECIPROCAL -> (random, i) -> random.nextDouble(0.5, 3);
-            // No derivative at 0: differences would straddle it.
+            // There is no derivative at 0: differences would straddle it.
             case ABS, RELU -> (random, i) -> (random.nextBoolean() ? 1 : -1) * random.nextDouble(0.01, 2);
             default -> (random, i) -> 2 * random.nextGaussian();
         };
@@ -193,7 +193,7 @@ public final class OpCases {
                 .flops(s.size(), 2 * s.size());
     }
 
-    /// Drops a third; the composed form multiplies by the mask written out.
+    /// Drops a third; the composed form multiplies by an explicit mask.
     private static OpCase dropout(int... dims) {
         Shape s = Shape.of(dims);
         return OpCase.of("dropout", s.toString(), s, in -> Functional.dropout(in.get("x"), mask(in)))
@@ -262,7 +262,7 @@ public final class OpCases {
         int known = -IntStream.of(to).reduce(1, (a, b) -> a * b);
         int free = known < 0 ? 1 : Math.toIntExact(size(dims) / known);
         Shape result = Shape.of(IntStream.of(to).map(d -> d < 0 ? free : d).toArray());
-        // The view is scaled, so that its gradient is not the one that came in.
+        // The view is scaled so that its gradient differs from the incoming one.
         return OpCase.of(
                         "reshape",
                         Shape.of(dims) + " to " + result,
@@ -299,7 +299,7 @@ public final class OpCases {
                 .with(inputs.toArray(Input[]::new));
     }
 
-    /// Ids repeat; with `negative` every third is −1.
+    /// Ids repeat; with `negative`, every third one is −1.
     private static OpCase embedding(int v, int c, boolean negative, int... ids) {
         int[] result = java.util.Arrays.copyOf(ids, ids.length + 1);
         result[ids.length] = c;
@@ -325,12 +325,12 @@ public final class OpCases {
             cases.add(linearCrossEntropy(33, 7, 1, weight, Role.TRAINABLE));
         }
         cases.add(linearCrossEntropy(7, 5, 33, Role.TRAINABLE, Role.CONSTANT));
-        // 32 rows a chunk at this vocabulary: two chunks, the second of one row.
+        // 32 rows per chunk at this vocabulary: two chunks, the second of one row.
         cases.add(linearCrossEntropy(33, 1, 1 << 15, Role.TRAINABLE, Role.TRAINABLE));
         return cases;
     }
 
-    /// Every third label is ignored, the first one never.
+    /// Every third label is ignored, but never the first.
     private static Input labels(int n, int v) {
         return integers("labels", 0, v, n).drawn((random, i) -> i % 3 == 2 ? IGNORE : random.nextInt(v));
     }

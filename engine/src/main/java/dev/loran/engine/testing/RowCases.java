@@ -13,7 +13,7 @@ import java.util.stream.IntStream;
 
 /// Operations along rows: softmax, norms, sums.
 final class RowCases {
-    /// Large enough to show in every result, and to keep a norm over one element, whose gradient vanishes with it,
+    /// Large enough to affect every result, and to keep a norm over one element, whose gradient vanishes with eps,
     /// well-conditioned.
     private static final double EPS = 0.05;
 
@@ -110,12 +110,12 @@ final class RowCases {
                 .flops(6L * n * c, 12L * n * c);
     }
 
-    /// One tensor that both results of a norm with a residual reach.
+    /// A single tensor that depends on both results of a norm with a residual.
     private static Tensor both(Functional.NormedSum of) {
         return of.sum().add(of.norm());
     }
 
-    /// x / √(mean over columns of of² + EPS).
+    /// x / √(mean over the columns of of² + EPS).
     private static Tensor normalised(Tensor x, Tensor of) {
         Tensor square =
                 Functional.unary(UnaryFn.SQUARE, of).mean(1).reshape(of.shape().rows(), 1);

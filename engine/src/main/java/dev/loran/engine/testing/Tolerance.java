@@ -2,9 +2,9 @@ package dev.loran.engine.testing;
 
 import dev.loran.engine.backend.DType;
 
-/// How far a result may lie from the reference. An element's error is |actual − expected| / (|expected| + rms), rms
-/// being the root mean square of all that is expected: relative where elements are large, and not thrown off by the
-/// cancellation that makes one small. NaN on either side is always too far.
+/// How far a result may be from the reference. The error of an element is |actual − expected| / (|expected| + rms),
+/// where rms is the root mean square of all expected elements: it is relative where elements are large, and is not
+/// inflated when cancellation makes one element small. NaN on either side always fails.
 ///
 /// | dtype | unit roundoff | bound |
 /// |---|---|---|
@@ -21,7 +21,7 @@ public record Tolerance(double bound) {
         }
     }
 
-    /// The table's entry.
+    /// Returns the table's entry for `dtype`.
     ///
     /// @throws IllegalArgumentException if `dtype` is not floating
     public static Tolerance of(DType dtype) {
@@ -34,7 +34,7 @@ public record Tolerance(double bound) {
         };
     }
 
-    /// The largest error of any element; NaN if a NaN is among them.
+    /// Returns the largest error of any element; NaN if one of the errors is NaN.
     public static double error(double[] expected, double[] actual) {
         double rms = rms(expected);
         double worst = 0;
@@ -46,7 +46,8 @@ public record Tolerance(double bound) {
 
     /// Compares element by element.
     ///
-    /// @throws AssertionError naming `what`, the first element that is too far off, both numbers, and how many are
+    /// @throws AssertionError naming `what`, the first element that is too far off, both numbers, and how many elements
+    ///     are too far off
     public void check(String what, double[] expected, double[] actual) {
         if (expected.length != actual.length) {
             throw new AssertionError(what + ": " + actual.length + " elements, the reference has " + expected.length);
@@ -76,7 +77,7 @@ public record Tolerance(double bound) {
     }
 
     private static double error(double expected, double actual, double rms) {
-        // Without this an exact zero among zeros would be 0 / 0.
+        // Otherwise an exact zero among zeros would give 0 / 0.
         return actual == expected ? 0 : Math.abs(actual - expected) / (Math.abs(expected) + rms);
     }
 }
