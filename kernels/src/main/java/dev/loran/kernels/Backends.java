@@ -17,36 +17,36 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 import org.slf4j.helpers.NOPLoggerFactory;
 
-/// Picks the fastest backend this machine and this JVM allow, and says why it is not a faster one.
+/// Picks the fastest backend that this machine and this JVM allow, and says why it is not a faster one.
 ///
 /// | backend | needs |
 /// |---|---|
 /// | [SimdBackend] | the module `jdk.incubator.vector`, C2, vectors of 128 bits or more, fused multiply-add |
-/// | [CudaBackend] | a GPU, its driver, cuBLAS, JCuda on the class path; only when asked for, by [#cuda] |
+/// | [CudaBackend] | a GPU, its driver, cuBLAS, JCuda on the class path; only on request, through [#cuda] |
 /// | [ReferenceBackend] | nothing; one thread, scalar loops: for tests and small models |
 public final class Backends {
     private static final Logger LOG = LoggerFactory.getLogger(Backends.class);
     private static final String MODULE = "jdk.incubator.vector";
     private static final int C2_LEVEL = 4;
-    /// Whether somebody was told that the reference is slow.
+    /// Whether the warning that the reference is slow has been given.
     private static final AtomicBoolean WARNED = new AtomicBoolean();
 
     private Backends() {}
 
-    /// The fastest backend, on as many threads as there are processors; logs one line that says what it is and why.
-    /// Where that is the reference, which takes many times as long, the line is a warning, told once in the life of the
-    /// JVM: on standard error if no logger is there to tell it. [#requireFast] refuses instead.
+    /// Returns the fastest backend, with one thread per processor, and logs one line that says which it is and why. If
+    /// it is the reference, which is many times slower, the line is a warning, given once per JVM, and written to
+    /// standard error if no logger is configured. [#requireFast] throws instead.
     public static Backend best() {
         return best(Runtime.getRuntime().availableProcessors());
     }
 
-    /// The fastest backend on `threads` threads; logs one line that says what it is and why.
+    /// Returns the fastest backend, on `threads` threads, and logs one line that says which it is and why.
     public static Backend best(int threads) {
         return best(threads, DType.F32);
     }
 
-    /// The fastest backend on `threads` threads whose products of linear layers and of attention take operands of type
-    /// `operands`: F32, or BF16, which is faster and coarser ([SimdBackend#SimdBackend(int, DType)]).
+    /// Returns the fastest backend, on `threads` threads. The products of linear layers and of attention take operands
+    /// of type `operands`: F32, or BF16, which is faster and less precise ([SimdBackend#SimdBackend(int, DType)]).
     public static Backend best(int threads, DType operands) {
         String choice = describe(threads, operands);
         if (whyNotSimd() == null) {
@@ -63,7 +63,7 @@ public final class Backends {
         return new ReferenceBackend();
     }
 
-    /// Refuses a JVM in which [#best] would be the reference, for those who would rather know than wait.
+    /// Throws on a JVM on which [#best] would be the reference, for callers who prefer an error to a long wait.
     ///
     /// @throws BackendException saying what is missing and what to do about it
     public static void requireFast() {
@@ -73,7 +73,7 @@ public final class Backends {
         }
     }
 
-    /// The Vector API's backend on `threads` threads.
+    /// Returns the Vector API backend, on `threads` threads.
     ///
     /// @throws BackendException saying what is missing and what to do about it
     public static Backend simd(int threads) {
@@ -81,22 +81,23 @@ public final class Backends {
         return new SimdBackend(threads);
     }
 
-    /// The first GPU's backend. [#best] stays on the CPU: a GPU is for those who ask for it.
+    /// Returns a backend for the first GPU. [#best] always stays on the CPU; a GPU must be requested.
     ///
     /// @throws BackendException saying what is missing and what to do about it
     public static Backend cuda() {
         return cuda(DType.F32);
     }
 
-    /// As [#cuda()], for models of which weights and activations are of type `operands`: F32, or BF16, which is faster,
-    /// coarser and half as large ([CudaBackend#open]).
+    /// As [#cuda()], for models whose weights and activations are of type `operands`: F32, or BF16, which is faster,
+    /// less precise and half the size ([CudaBackend#open]).
     public static Backend cuda(DType operands) {
         CudaBackend backend = CudaBackend.open(0, operands);
         LOG.info("backend: cuda, {}", backend.describe());
         return backend;
     }
 
-    /// Whether [#cuda] would succeed, and on what; else what is missing and what to do about it: one line.
+    /// Says in one line whether [#cuda] would succeed and on which device, or else what is missing and what to do about
+    /// it.
     public static String describeCuda() {
         try (CudaBackend backend = CudaBackend.open(0, DType.F32)) {
             return "ready: " + backend.describe();
@@ -105,7 +106,7 @@ public final class Backends {
         }
     }
 
-    /// What [#best] picks, and what stands in the way of a faster one: one line.
+    /// Says in one line what [#best] picks, and what prevents a faster backend.
     public static String describe() {
         return describe(Runtime.getRuntime().availableProcessors());
     }
@@ -131,23 +132,23 @@ public final class Backends {
                         + " warning";
     }
 
-    /// How products with BF16 operands are made here: one line.
+    /// Says in one line how products with BF16 operands are computed on this machine.
     public static String describeBf16() {
         String missing = whyNotSimd();
         return missing == null ? GemmBf16.describe() : "no BF16 products: " + missing;
     }
 
-    /// Dots of BF16 registers on the calling thread, a third of a second or so long: what products with BF16 operands
-    /// cannot exceed.
+    /// Runs dot products of BF16 registers on the calling thread for about a third of a second, to measure the upper
+    /// bound for products with BF16 operands.
     ///
-    /// @return the floating-point operations that were done; 0 where no instruction does such dots
+    /// @return the number of floating-point operations done; 0 if no instruction computes such dot products
     public static long dotsOfBf16() {
         return whyNotSimd() == null ? GemmBf16.tiles().dots() : 0;
     }
 
-    /// What the Vector API's backend misses here, and the remedy; null if nothing.
+    /// What is missing here for the Vector API backend, and the remedy; null if nothing.
     private static @Nullable String whyNotSimd() {
-        // First of all, for without the module every class that knows vectors fails to link.
+        // This check comes first: without the module, every class that uses vectors fails to link.
         if (ModuleLayer.boot().findModule(MODULE).isEmpty()) {
             return "the Vector API is off; start the JVM with --add-modules=" + MODULE;
         }
@@ -171,7 +172,7 @@ public final class Backends {
         return Vectors.F.vectorBitSize();
     }
 
-    /// The value of a HotSpot option; null if this VM knows no such thing.
+    /// Returns the value of a HotSpot option; null if this VM does not have the option.
     private static @Nullable String option(String name) {
         try {
             HotSpotDiagnosticMXBean bean = ManagementFactory.getPlatformMXBean(HotSpotDiagnosticMXBean.class);

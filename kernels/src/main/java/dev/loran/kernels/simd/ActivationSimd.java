@@ -20,8 +20,8 @@ import jdk.incubator.vector.FloatVector;
 import jdk.incubator.vector.VectorOperators;
 import org.jspecify.annotations.Nullable;
 
-/// silu(gate) · up, the gate of Llama's feed-forward network, and both its gradients in one pass (Shazeer, 2020); other
-/// activations are composed.
+/// silu(gate) · up, the gate of Llama's feed-forward network, and its two gradients in one pass (Shazeer, 2020); other
+/// activations use the composed defaults.
 record ActivationSimd(Backend backend, Parallel parallel) implements ActivationKernels {
     /// Bytes of a vector.
     private static final long VB = 4L * V;
@@ -84,7 +84,7 @@ record ActivationSimd(Backend backend, Parallel parallel) implements ActivationK
         }
     }
 
-    /// With e = e^−|gate| the one exponential of both: silu′ = σ(g) · (1 + g · σ(−g)).
+    /// Uses a single exponential, e = e^−|gate|, for both gradients: silu′ = σ(g) · (1 + g · σ(−g)).
     private static void backward(
             MemorySegment dGate,
             MemorySegment dUp,
@@ -110,7 +110,7 @@ record ActivationSimd(Backend backend, Parallel parallel) implements ActivationK
         }
     }
 
-    /// The elements from byte `from` to byte `to` of each, a vector apart.
+    /// Returns memory that holds, for each of `parts`, the elements from byte `from` to byte `to`, one vector apart.
     private static MemorySegment rest(Parallel parallel, long from, long to, MemorySegment... parts) {
         MemorySegment memory = parallel.workspace().segment(Slot.TILE, parts.length * VB);
         for (int i = 0; i < parts.length; i++) {

@@ -14,28 +14,29 @@ import dev.loran.kernels.simd.gemm.Operand;
 import dev.loran.kernels.simd.vector.Workspace;
 import java.lang.foreign.MemorySegment;
 
-/// The products of an [AttentionBlock] in BF16: operands are rounded as they are packed, weights of keys and their
-/// slopes when they are multiplied, sums and the softmax are F32.
+/// The products of an [AttentionBlock] in BF16: operands are rounded when they are packed, attention weights and their
+/// gradients when they are multiplied; sums and the softmax are F32.
 ///
-/// Queries come in groups, the columns of one panel: a group meets the keys that one of its queries sees, as a whole.
-/// What is hidden among them has a weight of 0, as have keys and queries that are not there and only make tiles whole.
+/// Queries are processed in groups, the columns of one panel; a group is multiplied with every key that any of its
+/// queries sees. Hidden entries among them have a weight of 0, and so do the padding keys and queries that complete
+/// tiles.
 ///
 /// @param m scratch memory
-/// @param left where the left-hand side of a product is packed, in bytes
+/// @param left byte offset at which the left-hand side of a product is packed
 record AttentionBf16(Bf16Tiles tiles, Workspace workspace, Inputs a, MemorySegment m, long left) {
-    // ---- what scratch memory it takes, in bytes
+    // ---- scratch memory needed, in bytes
 
-    /// A head's rows of `n` queries as columns of a right-hand side.
+    /// Size of a head's rows of `n` queries as columns of a right-hand side.
     static long columnsBytes(Bf16Tiles tiles, Inputs a, int n) {
         return lines(Bf16Panels.bytes(a.d(), n, tiles));
     }
 
-    /// A head's rows of `n` queries or keys as rows of a right-hand side.
+    /// Size of a head's rows of `n` queries or keys as rows of a right-hand side.
     static long panelBytes(Bf16Tiles tiles, Inputs a, int n) {
         return lines(Bf16Panels.bytes(n, a.d(), tiles));
     }
 
-    /// A head's rows of a block of keys as a left-hand side, and after them as rows of a right-hand side.
+    /// Size of a head's rows of a block of keys as a left-hand side, followed by the same as rows of a right-hand side.
     static long keysBytes(Bf16Tiles tiles, Inputs a) {
         return rowsBytes(tiles, a) + panelBytes(tiles, a, KEYS);
     }
@@ -44,7 +45,7 @@ record AttentionBf16(Bf16Tiles tiles, Workspace workspace, Inputs a, MemorySegme
         return wholeRows(tiles, KEYS) * GemmBf16.stride(a.d(), tiles);
     }
 
-    /// A left-hand side of keys by queries, or of queries by keys.
+    /// Size of a left-hand side of keys by queries, or of queries by keys, whichever is larger.
     static long leftBytes(Bf16Tiles tiles) {
         return Math.max(
                 wholeRows(tiles, KEYS) * GemmBf16.stride(QUERIES, tiles),
@@ -61,20 +62,20 @@ record AttentionBf16(Bf16Tiles tiles, Workspace workspace, Inputs a, MemorySegme
 
     // ---- packing
 
-    /// Rows of d elements, `stride` bytes apart, as columns.
+    /// Packs rows of d elements, `stride` bytes apart, as columns.
     void packColumns(long to, MemorySegment x, long at, long stride, int n) {
         columns(to, n).pack(workspace, new Operand(x, at, elements(stride), true, a.d(), n), a.d());
     }
 
-    /// Rows of d elements, `stride` bytes apart, as rows of a right-hand side.
+    /// Packs rows of d elements, `stride` bytes apart, as rows of a right-hand side.
     void packPanel(long to, MemorySegment x, long at, long stride, int n) {
         rows(to, n).pack(workspace, new Operand(x, at, elements(stride), false, n, a.d()), n);
     }
 
-    /// Rows of keys or values, d elements each, `stride` bytes apart.
+    /// Packs rows of keys or values, d elements each, `stride` bytes apart.
     ///
-    /// @param left whether they are wanted as a left-hand side
-    /// @param right whether they are wanted as rows of a right-hand side
+    /// @param left whether they are needed as a left-hand side
+    /// @param right whether they are needed as rows of a right-hand side
     void packKeys(long to, MemorySegment x, long at, long stride, int n, boolean left, boolean right) {
         if (left) {
             long row = GemmBf16.stride(a.d(), tiles);
@@ -95,7 +96,8 @@ record AttentionBf16(Bf16Tiles tiles, Workspace workspace, Inputs a, MemorySegme
         return new Bf16Panels(m, at, wholeQueries(n), a.d(), tiles);
     }
 
-    /// As many queries as there are scores for; as many keys are whole tiles, too.
+    /// Rounds `n` up to whole units of columns: the queries that have scores, padding included; or keys, in whole
+    /// tiles.
     private int wholeQueries(int n) {
         return AttentionBlock.up(n, tiles.sizes().unit());
     }
@@ -114,7 +116,7 @@ record AttentionBf16(Bf16Tiles tiles, Workspace workspace, Inputs a, MemorySegme
         return tiles.sizes().columns();
     }
 
-    /// How many of the block's keys the group of `query` meets, in whole tiles.
+    /// How many of the block's keys are multiplied with the group of `query`, in whole tiles.
     int met(AttentionBlock pair, int query) {
         return wholeKeys(pair.tilesBefore((query / group() + 1) * group()));
     }
@@ -138,7 +140,7 @@ record AttentionBf16(Bf16Tiles tiles, Workspace workspace, Inputs a, MemorySegme
         }
     }
 
-    /// sum (queries, d) ← xᵀ · rows of `keys`, or += from the second block of keys on: x (keys, queries).
+    /// sum (queries, d) ← xᵀ · rows of `keys`, or += from the second block of keys on, with x (keys, queries).
     void timesKeys(AttentionBlock pair, long sum, long x, long keys) {
         Bf16Panels right = rows(keys + rowsBytes(tiles, a), pair.count());
         for (int first = 0; first < pair.n(); first += group()) {
@@ -149,12 +151,13 @@ record AttentionBf16(Bf16Tiles tiles, Workspace workspace, Inputs a, MemorySegme
         }
     }
 
-    /// sums (keys, d) ← x · rows (queries, d), or += where `onto`, for the keys that are met: x (keys, queries).
+    /// sums (keys, d) ← x · rows (queries, d), or += if `onto`, for the keys that any group sees, with x (keys,
+    /// queries).
     void timesQueries(AttentionBlock pair, MemorySegment sums, long to, long x, long rows, boolean onto) {
         Bf16Panels right = rows(rows, pair.n());
         int done = 0;
         for (int first = 0; first < pair.n(); first += group()) {
-            // The first group that meets a key is followed by all that do.
+            // Every group after the first one that sees a key sees it too.
             int met = met(pair, first);
             int queries = wholeQueries(pair.n()) - first;
             Operand weights = new Operand(m, x + done * HIGH + 4L * first, QUERIES, false, met - done, queries);
@@ -163,7 +166,7 @@ record AttentionBf16(Bf16Tiles tiles, Workspace workspace, Inputs a, MemorySegme
         }
     }
 
-    /// c (rows, d) ← weights (rows, k) · right, from its row `from` on, or += where `onto`.
+    /// c (rows, d) ← weights (rows, k) · right, starting at row `from` of right, or += if `onto`.
     private void multiply(MemorySegment c, long to, Operand weights, Bf16Panels right, int from, boolean onto) {
         int rows = weights.rows();
         int k = weights.cols();

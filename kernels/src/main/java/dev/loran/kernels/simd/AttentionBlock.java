@@ -21,34 +21,34 @@ import jdk.incubator.vector.FloatVector;
 import jdk.incubator.vector.VectorOperators;
 import org.jspecify.annotations.Nullable;
 
-/// A block of queries against a block of keys, in a thread's scratch memory: what forward and backward share.
+/// A block of queries against a block of keys, in the scratch memory of a thread: what forward and backward share.
 ///
-/// Scores are kept **transposed, a row a key**: the lanes of a vector are queries. A maximum or sum over keys is then a
-/// vertical one, a hidden key is a row, and what a causal query may not see is the beginning of a row. No tile that is
-/// hidden as a whole is computed. The prefix and the real keys are packed one after the other: for the loops they
-/// are one sequence.
+/// Scores are kept **transposed, one row per key**: the lanes of a vector are queries. A maximum or sum over keys is
+/// then a vertical operation, a hidden key is a row, and what a causal query may not see is the beginning of a row.
+/// Tiles that are completely hidden are not computed. The prefix and the real keys are packed one after the other, so
+/// the loops see a single sequence.
 ///
 /// @param b row of the batch
-/// @param first the first query, of `n`
-/// @param from the first key, of `count`, the prefix' included
+/// @param first the first of `n` queries
+/// @param from the first of `count` keys, counting those of the prefix
 record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, int count) {
-    /// Queries of a block, and elements of a row of scores: an odd number of cache lines, so that a column of scores
-    /// meets all sets of the first-level cache.
+    /// Queries of a block, and elements of a row of scores. It is an odd number of cache lines, so that a column of
+    /// scores is spread over all sets of the first-level cache.
     static final int QUERIES = 144;
 
-    /// Keys of a block. All scratch of a pair of blocks stays in the second-level cache.
+    /// Keys of a block. All scratch memory of a pair of blocks fits in the second-level cache.
     static final int KEYS = 128;
 
-    /// Bytes from row to row where a row has an entry for each query.
+    /// Bytes from row to row of a matrix with one entry per query in each row.
     static final long HIGH = 4L * QUERIES;
 
     /// 0, 1, 2 …
     private static final FloatVector LANE = FloatVector.zero(Vectors.F).addIndex(1);
 
-    /// Byte offsets into a thread's scratch memory: queries and their gradients as rows and transposed, the sum over
-    /// keys, packed keys and values, scores and their slopes, and three statistics of each query. With operands of BF16
-    /// the rows of queries are right-hand sides, keys and values lie there twice, as [AttentionBf16] packs them, and a
-    /// prefix and the real rows after it are first joined.
+    /// Byte offsets into the scratch memory of a thread: queries and their gradients, both as rows and transposed; the
+    /// sum over keys; packed keys and values; scores and their gradients; and three statistics per query. With BF16
+    /// operands, the rows of queries are right-hand sides, keys and values are stored in two forms, as [AttentionBf16]
+    /// packs them, and a prefix and the real rows after it are joined first.
     record Scratch(
             @Nullable AttentionBf16 bf16,
             float[] tile,
@@ -66,7 +66,7 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
             long total,
             long factor,
             long joined) {
-        /// @param tiles for operands of BF16, else null
+        /// @param tiles for BF16 operands, else null
         static Scratch of(Parallel parallel, Inputs a, @Nullable Bf16Tiles tiles) {
             long perQuery = QUERIES * a.wide();
             long rows = tiles == null ? perQuery : AttentionBf16.panelBytes(tiles, a, QUERIES);
@@ -103,10 +103,11 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
         }
     }
 
-    /// The block of `n` queries from `first` on and of the keys from `from` on, without the tiles at its end that the
-    /// mask hides, its keys and values packed.
+    /// Returns the block of `n` queries starting at `first` and the keys starting at `from`, with its keys and values
+    /// packed, and without trailing tiles that the mask hides completely.
     ///
-    /// @param backward whether gradients are wanted: keys are then summed, too, and values make scores
+    /// @param backward whether gradients are wanted: keys are then also summed over, and values are also used to
+    ///     compute score-like products
     static AttentionBlock of(Inputs a, Scratch w, int b, int kvHead, int first, int n, int from, boolean backward) {
         int all = Math.min(keysOf(a), a.keys() - from);
         int shown = all;
@@ -120,12 +121,12 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
         return block;
     }
 
-    /// Queries of each block: all have about as many.
+    /// The number of queries per block; all blocks have about the same number.
     static int queriesOf(Inputs a) {
         return evenly(a.t(), QUERIES, AttentionTiles.UNIT);
     }
 
-    /// Keys of each block.
+    /// The number of keys per block.
     static int keysOf(Inputs a) {
         return evenly(a.keys(), KEYS, AttentionTiles.UNIT);
     }
@@ -138,22 +139,22 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
         return Math.ceilDiv(n, unit) * unit;
     }
 
-    /// In the block, a query before key + gap does not see the key.
+    /// Within the block, query i sees key j if and only if i ≥ j + gap.
     private int gap() {
         return from - a.lead() - first;
     }
 
-    /// Lanes in use: whole tiles.
+    /// The number of lanes in use, rounded up to whole tiles.
     int width() {
         return up(n, AttentionTiles.UNIT);
     }
 
-    /// How many of the block's keys the queries before `end` see.
+    /// How many of the block's keys are seen by the queries before `end`.
     private int seenBefore(int end) {
         return Math.clamp((long) end - gap(), 0, count);
     }
 
-    /// The same in whole tiles, which products read.
+    /// As [#seenBefore], rounded up to the whole tiles that products read.
     int tilesBefore(int end) {
         return Math.min(count, up(seenBefore(end), AttentionTiles.ROWS));
     }
@@ -162,8 +163,8 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
         return Math.clamp((long) key + gap(), 0, width());
     }
 
-    /// The prefix' rows and then the real ones; `left` and `right` say what they are multiplied as, which is one and
-    /// the same in F32.
+    /// Packs the rows of the prefix, followed by the real ones. `left` and `right` say on which side of products they
+    /// are used; in F32 both use the same form.
     private void packKeys(
             long to, int kvHead, @Nullable MemorySegment prefix, MemorySegment x, boolean left, boolean right) {
         int before = prefix == null ? 0 : Math.clamp((long) a.p() - from, 0, count);
@@ -182,14 +183,15 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
         }
     }
 
-    /// Keys whose scores are read for the vector of queries from `lane` on: in whole tiles of both kinds.
+    /// The number of keys whose scores are read for the vector of queries starting at `lane`, in whole tiles of both
+    /// kinds.
     int scored(int lane) {
         return w.bf16 == null
                 ? Math.max(tilesBefore(lane + V), Math.min(count, up(seenBefore(lane + V), GemmTiles.ROWS)))
                 : w.bf16.met(this, lane);
     }
 
-    /// y (keys, queries) ← rows (keys, d) · turned (d, queries), but for what is hidden tile by tile.
+    /// y (keys, queries) ← rows (keys, d) · turned (d, queries), leaving out tiles that are completely hidden.
     void scores(long y, long rows, long turned) {
         if (w.bf16 != null) {
             w.bf16.scores(this, y, rows, turned);
@@ -209,18 +211,18 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
         }
     }
 
-    /// One pass over the scores that a vector of queries, the one from `lane` on, has for all keys.
+    /// One pass over the scores of all keys for one vector of queries, the one starting at `lane`.
     @FunctionalInterface
     interface Pass {
         void over(AttentionBlock pair, int lane);
     }
 
-    /// All passes in turn over the scores of one vector of queries, then of the next.
+    /// Runs all passes in turn over the scores of one vector of queries, then of the next.
     ///
-    /// Two exponentials are more than C2 inlines in one method, and of a pass that it has begun to inline when that
-    /// happens it leaves loads, stores and the exponential as calls, with vectors as objects. Here it inlines none: at
-    /// a call that reaches three methods or more, as often each, it cannot tell which. So each pass is compiled for
-    /// itself.
+    /// Two exponentials are more than C2 inlines into one method. When it reaches that limit in the middle of inlining
+    /// a pass, it leaves loads, stores and the exponential as calls, and allocates the vectors as objects. Here it
+    /// inlines none of the passes: a call site that reaches three or more methods equally often is megamorphic. Each
+    /// pass is therefore compiled separately.
     void forLanes(Pass[] passes) {
         for (int lane = 0; lane < width(); lane += V) {
             for (Pass pass : passes) {
@@ -229,8 +231,8 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
         }
     }
 
-    /// x (keys, queries) ← `value` where one of the vector of queries from `lane` on comes before the key, the mask
-    /// hides it, or it is none.
+    /// x (keys, queries) ← `value` for the vector of queries starting at `lane`, wherever the query comes before the
+    /// key, the mask hides the key, or the key is only padding.
     void hide(long x, int lane, float value) {
         int scored = scored(lane);
         int seen = Math.min(count, scored);
@@ -247,7 +249,7 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
         }
     }
 
-    /// `last`: the last key that the first query sees.
+    /// `last` is the last key that the first query sees.
     private static void hideAhead(MemorySegment m, long x, int count, int last, float value) {
         for (int i = Math.clamp(last + 1L, 0, count); i < count; i++) {
             FloatVector all = load(m, x + i * HIGH);
@@ -255,7 +257,7 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
         }
     }
 
-    /// sum (queries, d) ← xᵀ · rows, or += from the second block of keys on: x (keys, queries), rows (keys, d).
+    /// sum (queries, d) ← xᵀ · rows, or += from the second block of keys on, with x (keys, queries) and rows (keys, d).
     void timesKeys(long x, long rows) {
         if (w.bf16 != null) {
             w.bf16.timesKeys(this, w.sum, x, rows);
@@ -272,7 +274,8 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
         }
     }
 
-    /// sums (keys, d) ← x · rows, or += where `onto`, for the keys that are seen: x (keys, queries), rows (queries, d).
+    /// sums (keys, d) ← x · rows, or += if `onto`, for the keys that are seen, with x (keys, queries) and rows
+    /// (queries, d).
     void timesQueries(MemorySegment sums, long to, long x, long rows, boolean onto) {
         if (w.bf16 != null) {
             w.bf16.timesQueries(this, sums, to, x, rows, onto);
@@ -294,10 +297,10 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
 
     // ---- rows of a head
 
-    /// The queries from `first` on, scaled, as columns.
+    /// Packs the queries starting at `first`, scaled, as columns.
     static void packQueries(Inputs a, Scratch w, long to, MemorySegment x, long at, int n, float factor) {
-        // By way of the sum, which nothing is in yet: rows lie far apart in x, and there is always a whole tile of them
-        // here.
+        // This goes through `sum`, which is still unused: rows are far apart in x, whereas here they are contiguous and
+        // padded to whole tiles.
         if (w.bf16 == null || factor != 1f) {
             copyRows(a, w.m, w.sum, x, at, a.queryStride(), n, factor);
         }
@@ -311,7 +314,7 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
         }
     }
 
-    /// The queries from `first` on as rows that are multiplied with what a key has for each of them.
+    /// Packs the queries starting at `first` as rows, to be multiplied with what a key has for each of them.
     static void packRows(Inputs a, Scratch w, long to, MemorySegment x, long at, int n) {
         if (w.bf16 == null) {
             copyRows(a, w.m, to, x, at, a.queryStride(), n, 1f);
@@ -320,10 +323,11 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
         }
     }
 
-    /// `n` rows of d elements, `stride` bytes apart, scaled, as rows of scratch, with zeros up to whole tiles.
+    /// Copies `n` rows of d elements, `stride` bytes apart, to scratch memory, scaled and padded with zeros to whole
+    /// tiles.
     ///
-    /// Column by column, a vector wide: the rows of a head lie far apart, where no prefetcher looks, and a loop of one
-    /// load and one store a round has many cache lines under way at once.
+    /// It proceeds by columns one vector wide: the rows of a head are far apart, out of reach of the prefetcher, and a
+    /// loop with one load and one store per iteration has many cache lines in flight at once.
     private static void copyRows(
             Inputs a, MemorySegment m, long to, MemorySegment x, long at, long stride, int n, float factor) {
         int j = 0;
@@ -337,7 +341,7 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
         }
     }
 
-    /// `n` rows of scratch, scaled, to rows of d elements, `stride` bytes apart.
+    /// Copies `n` rows of scratch memory, scaled, to rows of d elements, `stride` bytes apart.
     static void keepRows(
             Inputs a, MemorySegment y, long at, long stride, MemorySegment m, long from, int n, float factor) {
         int j = 0;

@@ -14,13 +14,13 @@ import dev.loran.kernels.simd.vector.Workspace.Slot;
 import java.lang.foreign.MemorySegment;
 import jdk.incubator.vector.FloatVector;
 
-/// Attention of one query a head, as generation asks for: every key and value is used once, so the work is to read
-/// them. Lanes are elements of a head, nothing is packed, and a key is met by all query heads that share it while it is
-/// in a cache.
+/// Attention with one query per head, as in generation: every key and value is used once, so the work consists in
+/// reading them. Lanes are elements of a head, nothing is packed, and a key is used by all query heads that share it
+/// while it is still in a cache.
 final class AttentionDecode {
     private AttentionDecode() {}
 
-    /// out (batch, 1, heads, d) and lse (batch, heads, 1). A task is a key head of a row of the batch.
+    /// Computes out (batch, 1, heads, d) and lse (batch, heads, 1). A task is one key head of one row of the batch.
     static void forward(Parallel parallel, MemorySegment out, MemorySegment lse, Inputs a) {
         parallel.parallelFor(a.batch() * a.kvHeads(), task -> {
             int b = task / a.kvHeads();
@@ -37,7 +37,7 @@ final class AttentionDecode {
         });
     }
 
-    /// m (group, keys) ← the scores of `count` keys at `at`, the first of which is number `from`.
+    /// m (group, keys) ← the scores of `count` keys stored at `at`, the first of which has index `from`.
     private static void scores(
             MemorySegment m, MemorySegment k, long at, Inputs a, int b, int kvHead, int from, int count) {
         for (int j = 0; j < count; j++) {
@@ -52,7 +52,7 @@ final class AttentionDecode {
         }
     }
 
-    /// The weighted sum of the values of one query head, and its lse; zeros for one that sees no key.
+    /// Computes the weighted sum of the values for one query head, and its lse; zeros if it sees no key.
     private static void finish(
             MemorySegment out, MemorySegment lse, MemorySegment m, long row, Inputs a, int b, int kvHead, int h) {
         long to = a.query(b, 0, h);

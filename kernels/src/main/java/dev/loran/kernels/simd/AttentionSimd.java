@@ -34,37 +34,39 @@ import jdk.incubator.vector.FloatVector;
 import jdk.incubator.vector.VectorOperators;
 import org.jspecify.annotations.Nullable;
 
-/// Scaled dot-product attention, blockwise (Dao et al., "FlashAttention", 2022): a block of queries meets block after
-/// block of keys, with a running maximum and sum (the online softmax), so that scores exist for one pair of blocks
-/// only.
+/// Scaled dot-product attention, blockwise (Dao et al., "FlashAttention", 2022): a block of queries is processed
+/// against one block of keys after another with a running maximum and sum (the online softmax), so that scores exist
+/// only for one pair of blocks at a time.
 ///
-/// Products are tiles of [GemmTiles] where lanes are queries and of [AttentionTiles] where they are elements of a head.
+/// Products use the tiles of [GemmTiles] if lanes are queries and those of [AttentionTiles] if they are elements of a
+/// head.
 record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKernels {
-    /// The running maximum before any key was seen: below every real score, and finite, so that nothing becomes NaN.
+    /// The running maximum before any key has been seen: below every real score, and finite, so that nothing becomes
+    /// NaN.
     static final float NONE = -1e30f;
 
-    /// Tasks for each thread: enough that a slow one does not leave the others without work.
+    /// Tasks per thread: enough that one slow task does not leave the other threads idle.
     private static final int TASKS = 4;
 
     /// Bytes of a cache line.
     private static final long LINE = 64;
 
-    /// From scores to what values are weighted with.
+    /// Turns scores into the weights of the values.
     private static final Pass[] FORWARD = {
         (pair, lane) -> pair.hide(pair.w().scores(), lane, Float.NEGATIVE_INFINITY),
         AttentionSimd::highest,
         AttentionSimd::weights
     };
 
-    /// From scores and the slopes of weights to weights and the slopes of scores. Hidden slopes are none: what was not
-    /// computed may be anything, and NaN times a weight of 0 is NaN.
+    /// Turns scores and the gradients of weights into weights and the gradients of scores. Hidden gradients are set to
+    /// 0: what was not computed may be anything, and NaN times a weight of 0 is NaN.
     private static final Pass[] BACKWARD = {
         (pair, lane) -> pair.hide(pair.w().scores(), lane, Float.NEGATIVE_INFINITY),
         (pair, lane) -> pair.hide(pair.w().slopes(), lane, 0f),
         AttentionSimd::slopes
     };
 
-    /// What forward and backward read, in the letters and layouts of [AttentionKernels.Problem].
+    /// The inputs of forward and backward, in the letters and layouts of [AttentionKernels.Problem].
     record Inputs(
             MemorySegment q,
             MemorySegment k,
@@ -102,27 +104,27 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
                     (float) a.scale());
         }
 
-        /// Columns of scratch matrices: whole tiles.
+        /// Columns of scratch matrices, rounded up to whole tiles.
         int columns() {
             return AttentionBlock.up(d, AttentionTiles.UNIT);
         }
 
-        /// Bytes from row to row of scratch where a row is a query or a key: an odd number of cache lines again.
+        /// Bytes from row to row of scratch memory with one row per query or key; again an odd number of cache lines.
         long wide() {
             return 64L * (Math.ceilDiv(d, 16) | 1);
         }
 
-        /// Prefix and real keys.
+        /// The number of prefix and real keys.
         int keys() {
             return p + s;
         }
 
-        /// Query i sees the keys up to i + lead.
+        /// Query i sees the keys up to and including i + lead.
         int lead() {
             return causal ? keys() - t : keys();
         }
 
-        /// Query heads that read one key head.
+        /// The number of query heads that share one key head.
         int group() {
             return heads / kvHeads;
         }
@@ -180,15 +182,15 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
 
     // ---- tasks
 
-    /// What a task does for `count` key heads from `kvHead` on, and the query heads that read them, of row `b` of the
-    /// batch.
+    /// The work of one task: `count` key heads starting at `kvHead`, and the query heads that share them, in row `b` of
+    /// the batch.
     @FunctionalInterface
     private interface Heads {
         void accept(int b, int kvHead, int count);
     }
 
-    /// A task is a row of the batch, or some heads of it where rows are few: a thread that reads all heads of a row
-    /// reads memory in order. No sum depends on the division.
+    /// A task is a row of the batch, or some of its heads if there are few rows: a thread that reads all heads of a row
+    /// reads memory in order. No sum depends on this division.
     private static void forHeads(Parallel parallel, Inputs a, Heads body) {
         int parts = Math.clamp(Math.ceilDiv(TASKS * parallel.threads(), Math.max(1, a.batch)), 1, a.kvHeads);
         while (a.kvHeads % parts != 0) {
@@ -199,14 +201,14 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
         parallel.parallelFor(a.batch * all, task -> body.accept(task / all, task % all * each, each));
     }
 
-    /// Reads all heads' part of x once: the heads are worked on one after the other, and each one's rows are short and
-    /// far apart, where no prefetcher looks.
+    /// Reads the part of x that belongs to all heads once. The heads are processed one after the other, and the rows of
+    /// each are short and far apart, out of reach of the prefetcher.
     private static void fetch(Scratch w, MemorySegment x, long at, long stride, int rows, long bytes) {
         int seen = 0;
         for (int i = 0; i < rows; i++) {
             seen |= fetch(x, at + i * stride, bytes);
         }
-        // Or else nothing would have to be read.
+        // Without this store, the reads would be eliminated as dead code.
         set(w.m(), w.factor(), seen);
     }
 
@@ -229,7 +231,7 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
 
     // ---- forward
 
-    /// What multiplies operands of BF16; null for F32, and of no use to single queries.
+    /// The tiles that multiply BF16 operands; null for F32. Not used for single queries.
     private @Nullable Bf16Tiles tiles() {
         return SimdBackend.tiles(backend.operands());
     }
@@ -284,7 +286,7 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
         pair.timesKeys(w.scores(), w.v());
     }
 
-    /// Each row of the sum times its query's factor.
+    /// Multiplies each row of the sum by its query's factor.
     private static void scaleRows(Inputs a, Scratch w, int n) {
         for (int i = 0; i < n; i++) {
             long row = w.sum() + i * a.wide();
@@ -292,8 +294,8 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
         }
     }
 
-    /// max ← the maximum of it and the scores of one vector of queries; factor ← exp(the old one − the new one), by
-    /// which what was summed before shrinks.
+    /// max ← the maximum of max and the scores of one vector of queries; factor ← exp(old max − new max), which
+    /// rescales what was summed before.
     private static void highest(AttentionBlock pair, int lane) {
         Scratch w = pair.w();
         MemorySegment m = w.m();
@@ -303,7 +305,7 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
         FloatVector before = load(m, max);
         FloatVector even = before;
         FloatVector odd = before;
-        // Two maxima, for one would wait for itself.
+        // Two maxima, because a single one would have to wait for its own previous result.
         for (int j = 0; j < count - 1; j += 2) {
             FloatVector x = load(m, scores + HIGH * j);
             FloatVector y = load(m, scores + HIGH * j + HIGH);
@@ -319,8 +321,8 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
         store(m, w.factor() + 4L * lane, VectorMath.expOfNegative(before.sub(now)));
     }
 
-    /// Scores become exp(score − max) for the queries of one vector; their sum is added to `total`, which has
-    /// shrunk by the factor first.
+    /// Replaces scores by exp(score − max) for the queries of one vector, and adds their sum to `total`, which is first
+    /// rescaled by the factor.
     private static void weights(AttentionBlock pair, int lane) {
         Scratch w = pair.w();
         MemorySegment m = w.m();
@@ -337,21 +339,22 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
         store(m, total, sum);
     }
 
-    /// factor ← 1 / total, max ← max + log(total), the lse; 0 and NONE for a query that saw no key.
+    /// factor ← 1 / total, max ← max + log(total), which is the lse; 0 and NONE for a query that saw no key.
     private static void finish(MemorySegment m, long factor, long max, long total) {
         for (int lane = 0; lane < QUERIES; lane += V) {
             FloatVector sum = load(m, total + 4L * lane);
             var nothing = sum.compare(VectorOperators.EQ, 0f);
             store(m, factor + 4L * lane, splat(1f).div(sum).blend(0f, nothing));
             FloatVector lse = load(m, max + 4L * lane).add(VectorMath.log(sum));
-            // Not by a method of our own: with the logarithm this one has grown too large for C2 to inline another.
+            // Not through one of our own methods: with the logarithm, this method has become too large for C2 to inline
+            // another.
             lse.blend(NONE, nothing).intoMemorySegment(m, max + 4L * lane, ByteOrder.nativeOrder());
         }
     }
 
     // ---- backward
 
-    /// What a backward pass writes and reads beside the inputs; a gradient may be absent.
+    /// What a backward pass writes, and what it reads besides the inputs; any gradient may be absent.
     record Backward(
             @Nullable MemorySegment dq,
             @Nullable MemorySegment dk,
@@ -376,9 +379,9 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
         backward(parallel, to, Inputs.of(problem), tiles());
     }
 
-    /// From P = exp(scores − lse) made again. A key head and all query heads that read it belong to one task: the sums
-    /// over queries have one owner and one order. A shared prefix is summed over the batch in scratch memory that holds
-    /// (2, batch, p, kvHeads, d).
+    /// Recomputes P = exp(scores − lse). A key head and all query heads that share it belong to one task, so sums over
+    /// queries have a single owner and a fixed order. A shared prefix is summed over the batch in scratch memory of
+    /// shape (2, batch, p, kvHeads, d).
     static void backward(Parallel parallel, Backward to, Inputs a, @Nullable Bf16Tiles tiles) {
         boolean partial = a.sharesPrefix() && a.batch > 1 && to.dPrefixK != null && to.dPrefixV != null;
         long prefixBytes = a.p * a.keyStride();
@@ -409,7 +412,8 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
         }
     }
 
-    /// dQ of the query heads that read one key head; its dK, not yet scaled, and dV as the two halves of `keySums`.
+    /// Computes dQ of the query heads that share one key head; its dK, not yet scaled, and its dV become the two halves
+    /// of `keySums`.
     private static void backwardHead(Backward to, Inputs a, Scratch w, MemorySegment keySums, int b, int kvHead) {
         long values = a.wide() * (a.keys() + AttentionTiles.ROWS);
         CopySimd.fill(keySums, 0, Math.toIntExact(2 * values / 4), 0f);
@@ -432,7 +436,7 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
         }
     }
 
-    /// Queries, their gradients (both as rows and transposed), lse, and D = Σ dOut · out, kept in
+    /// Loads queries, their gradients (both as rows and transposed), lse, and D = Σ dOut · out, which is kept in
     /// `total`.
     private static void loadGradients(Inputs a, Scratch w, Backward from, int b, int h, int first, int n) {
         MemorySegment m = w.m();
@@ -444,7 +448,7 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
         AttentionBlock.packQueries(a, w, w.gt(), dOut, at, n, 1f);
         AttentionBlock.packRows(a, w, w.q(), a.q, at, n);
         AttentionBlock.packRows(a, w, w.g(), dOut, at, n);
-        // A lane without a query: exp(score − ∞) = 0.
+        // For a lane without a query, exp(score − ∞) = 0.
         CopySimd.fill(m, w.max(), QUERIES, Float.POSITIVE_INFINITY);
         CopySimd.fill(m, w.total(), QUERIES, 0f);
         MemorySegment.copy(lse, a.statistics(b, first, h), m, w.max(), 4L * n);
@@ -454,7 +458,7 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
         }
     }
 
-    /// What a pair of blocks gives to dQ (in the sum of scratch), and to dK and, `values` bytes after it, to dV.
+    /// Adds the contribution of a pair of blocks to dQ (in the scratch sum), to dK and, `values` bytes after it, to dV.
     private static void backwardKeys(AttentionBlock pair, MemorySegment keySums, long to, long values, boolean onto) {
         Scratch w = pair.w();
         pair.scores(w.scores(), w.k(), w.qt());
@@ -481,7 +485,7 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
         }
     }
 
-    /// Rows of scratch, scaled, to rows of a gradient, if it is asked for.
+    /// Copies rows of scratch memory, scaled, to rows of a gradient if that is wanted.
     private static void keepKeys(
             Inputs a, @Nullable MemorySegment to, long at, MemorySegment from, long fromAt, int count, float factor) {
         if (to != null) {

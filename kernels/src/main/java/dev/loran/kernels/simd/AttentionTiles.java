@@ -7,8 +7,8 @@ import java.nio.ByteOrder;
 import jdk.incubator.vector.FloatVector;
 import jdk.incubator.vector.VectorSpecies;
 
-/// The products of attention with the transposed of a matrix of scores: unlike those of [GemmTiles], rows of a lie side
-/// by side, and one k lies [AttentionBlock#HIGH] bytes after the other, a constant: with a stride that it does not
+/// The products of attention with a transposed matrix of scores. Unlike in [GemmTiles], rows of a are adjacent, and
+/// consecutive k are [AttentionBlock#HIGH] bytes apart. That is a constant, because with a stride that it does not
 /// know, C2 checks the bounds of every element.
 final class AttentionTiles {
     private static final VectorSpecies<Float> S = GemmTiles.S;
@@ -19,16 +19,16 @@ final class AttentionTiles {
 
     private static final long STEP = AttentionBlock.HIGH;
 
-    /// 16 registers leave room for half as many rows.
+    /// With 16 registers there is room for only half as many rows.
     private static final boolean WIDE = GemmTiles.ROWS == 8;
 
-    /// Rows of a tile; c and a must have whole tiles of them.
+    /// Rows of a tile; c and a must be padded to whole tiles of them.
     static final int ROWS = WIDE ? 8 : 4;
 
     /// Columns of a whole tile.
     static final int COLUMNS = 2 * V;
 
-    /// Columns of c and b come in multiples of this: whole tiles, or half of one where vectors have 512 bits.
+    /// Columns of c and b are a multiple of this: whole tiles or, with 512-bit vectors, half of one.
     static final int UNIT = 16;
 
     private static final ByteOrder ORDER = ByteOrder.nativeOrder();
@@ -40,7 +40,7 @@ final class AttentionTiles {
     ///
     /// @param tile scratch of [GemmTiles#TILE] elements
     /// @param ldb bytes from row to row of b
-    /// @param columns [#COLUMNS], or half of it with vectors of 512 bits
+    /// @param columns [#COLUMNS], or half of it with 512-bit vectors
     static void multiply(float[] tile, MemorySegment m, long a, long b, long ldb, int columns, int k) {
         if (columns == V) {
             tile8x1(tile, m, a, m, b, ldb, k);
@@ -110,7 +110,7 @@ final class AttentionTiles {
         c71.intoArray(c, 15 * V);
     }
 
-    /// For the last 16 columns, where that is one vector.
+    /// For the last 16 columns, if they are a single vector.
     private static void tile8x1(float[] c, MemorySegment a, long a0, MemorySegment b, long bo, long ldb, int k) {
         FloatVector zero = FloatVector.zero(S);
         FloatVector c00 = zero;

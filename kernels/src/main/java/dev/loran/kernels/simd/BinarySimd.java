@@ -17,13 +17,13 @@ import jdk.incubator.vector.FloatVector;
 
 /// y = f(a, b) with broadcasting, and y = alpha · x + beta · y.
 ///
-/// Dimensions that lie together in all three operands are first made one. What remains is rows: along the last
-/// dimension an operand is dense, one number, or (rarely) neither; the other dimensions only say where a row begins.
-/// The gradient of a broadcast is a sum ([ReductionSimd]).
+/// Adjacent dimensions that can be merged in all three operands are merged first. What remains is rows: along the last
+/// dimension, an operand is dense, a single number, or (rarely) neither; the other dimensions only determine where a
+/// row begins. The gradient of a broadcast is a sum ([ReductionSimd]).
 final class BinarySimd {
     private BinarySimd() {}
 
-    /// y ← fn(a, b) over `shape`; strides in elements, 0 where an operand is stretched; y is dense.
+    /// y ← fn(a, b) over `shape`; strides in elements, 0 where an operand is broadcast; y is dense.
     static void binary(
             Parallel parallel,
             BinaryFn fn,
@@ -49,8 +49,8 @@ final class BinarySimd {
         });
     }
 
-    /// The dimensions but the last of a collapsed shape, and the last: `n` elements, operands stepping by `aStep`,
-    /// `bStep`.
+    /// All dimensions but the last of a collapsed shape, and the last one: `n` elements, in which the operands advance
+    /// by `aStep` and `bStep`.
     private record Rows(int[] dims, int[] aStrides, int[] bStrides, int count, int n, int aStep, int bStep) {
         static Rows of(int[] shape, int[] aStrides, int[] bStrides) {
             int[] dims = new int[shape.length + 1];
@@ -86,7 +86,7 @@ final class BinarySimd {
                     bs[last]);
         }
 
-        /// Where row `i` of an operand begins, in elements.
+        /// The position of row `i` of an operand, in elements.
         long offset(int i, int[] strides) {
             long offset = 0;
             int left = i;
@@ -262,7 +262,7 @@ final class BinarySimd {
         }
     }
 
-    /// y ← alpha · x + beta · y; with beta = 0 what y held does not matter. `n` elements.
+    /// y ← alpha · x + beta · y for `n` elements; with beta = 0 the previous contents of y do not matter.
     static void axpby(Parallel parallel, MemorySegment y, MemorySegment x, long n, float alpha, float beta) {
         Vectors.forChunks(parallel, n, (at, size) -> {
             if (beta == 0) {

@@ -12,22 +12,22 @@ import java.util.Set;
 import java.util.TreeMap;
 import org.jspecify.annotations.Nullable;
 
-/// Native memory that is used again: what is given back waits in a list of its size class for the next request, so that
-/// a training step, once it has run at its largest shape, takes nothing from the system.
+/// Native memory that is reused: a released block waits in the list of its size class for the next request, so a
+/// training step that has run once at its largest shape takes nothing more from the system.
 ///
-/// Classes are four to a power of two, at most a quarter larger than what was asked for; where a class has nothing
-/// free, the smallest free block of up to eight times its size does, so that a step with shorter rows lives in the
-/// memory of one with longer ones. Every block starts at a multiple of 64 bytes. The counters speak of the exact sizes
-/// asked for. Safe for several threads.
+/// There are four size classes per power of two, so a class is at most a quarter larger than the request. If a class
+/// has no free block, the smallest free block of up to eight times its size is used, so a step with shorter rows runs
+/// in the memory of one with longer rows. Every block starts at a multiple of 64 bytes. The counters refer to the exact
+/// sizes requested. Thread-safe.
 final class BufferPool implements AutoCloseable {
-    /// A 512-bit access elsewhere touches two cache lines.
+    /// At any other address, a 512-bit access touches two cache lines.
     private static final long ALIGNMENT = 64;
 
-    /// How much larger than asked for a block may be. Rows of a data set differ in length by less as a rule, and
-    /// nothing small sits on the memory of something huge.
+    /// How many times larger than requested a block may be. The rows of a data set usually differ in length by less
+    /// than that, and small requests never occupy huge blocks.
     private static final long REACH = 8;
 
-    /// Memory with an arena of its own, so that it can go back to the system alone.
+    /// Memory with its own arena, so that it can be returned to the system individually.
     record Block(Arena arena, MemorySegment memory) {}
 
     private final NavigableMap<Long, ArrayDeque<Block>> free = new TreeMap<>();
@@ -39,14 +39,14 @@ final class BufferPool implements AutoCloseable {
     private long systemAllocations;
     private boolean closed;
 
-    /// @param hollow where memory comes from that nobody uses; null for real memory
+    /// @param hollow source of memory that is never used; null for real memory
     BufferPool(@Nullable HollowMemory hollow) {
         this.hollow = hollow;
     }
 
-    /// A block of at least `bytes` bytes, contents undefined.
+    /// Returns a block of at least `bytes` bytes with undefined contents.
     ///
-    /// @throws BackendException if the system has none left
+    /// @throws BackendException if the system has no memory left
     synchronized Block take(long bytes) {
         if (hollow != null) {
             count(bytes);
@@ -101,7 +101,7 @@ final class BufferPool implements AutoCloseable {
         }
     }
 
-    /// Takes back a block of which `bytes` bytes had been asked for.
+    /// Takes back a block that was requested with `bytes` bytes.
     synchronized void give(Block block, long bytes) {
         uncount(bytes);
         if (hollow != null) {
@@ -116,13 +116,13 @@ final class BufferPool implements AutoCloseable {
         }
     }
 
-    /// The live block at `address`, if there is one, goes back to the system when it is given back: a weight that
-    /// nothing of its size will follow.
+    /// Marks the live block at `address`, if there is one, to be returned to the system when it is released; used for a
+    /// weight that no other of its size will follow.
     synchronized void retire(long address) {
         retired.add(address);
     }
 
-    /// Counts memory that is not the pool's own among the live bytes.
+    /// Counts memory that does not belong to the pool among the live bytes.
     synchronized void count(long bytes) {
         liveBytes += bytes;
         peakBytes = Math.max(peakBytes, liveBytes);
@@ -132,7 +132,7 @@ final class BufferPool implements AutoCloseable {
         liveBytes -= bytes;
     }
 
-    /// Gives all memory that waits for reuse back to the system.
+    /// Returns all memory that is waiting for reuse to the system.
     synchronized void trim() {
         for (ArrayDeque<Block> list : free.values()) {
             list.forEach(block -> block.arena.close());
@@ -153,19 +153,19 @@ final class BufferPool implements AutoCloseable {
         peakBytes = liveBytes;
     }
 
-    /// How many times memory was taken from the system.
+    /// The number of times memory was taken from the system.
     synchronized long systemAllocations() {
         return systemAllocations;
     }
 
-    /// As [#trim]; blocks still out go back to the system when they are given back.
+    /// As [#trim]; blocks still in use return to the system when they are released.
     @Override
     public synchronized void close() {
         closed = true;
         trim();
     }
 
-    /// The smallest class that holds `bytes`: multiples of 64 up to 256, then quarters of powers of two.
+    /// The size of the smallest class that holds `bytes`: multiples of 64 up to 256, then quarters of powers of two.
     static long sizeClass(long bytes) {
         long wanted = Math.max(1, bytes);
         int log = 63 - Long.numberOfLeadingZeros(Math.max(256, wanted - 1));

@@ -16,14 +16,14 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import jdk.incubator.vector.FloatVector;
 
-/// Moving elements: fill, block copy, conversion, permutation. Contiguous runs are moved whole.
+/// Moving elements: fill, block copy, conversion, permutation. Contiguous runs are moved as a whole.
 final class CopySimd {
     private static final ValueLayout.OfShort SHORT = ValueLayout.JAVA_SHORT_UNALIGNED;
     private static final ValueLayout.OfInt INT = ValueLayout.JAVA_INT_UNALIGNED;
 
     private CopySimd() {}
 
-    /// y ← value for ids, labels and masks: short ones, a plain loop.
+    /// y ← value for ids, labels and masks, which are short: a plain loop.
     static void fillInts(MemorySegment y, long n, int value) {
         for (long i = 0; i < n; i++) {
             y.setAtIndex(ValueLayout.JAVA_INT, i, value);
@@ -122,9 +122,9 @@ final class CopySimd {
         });
     }
 
-    /// y ← x with dimension i of y being dimension `perm[i]` of x, which has `shape`; elements of `bytes` bytes.
-    /// Trailing dimensions that stay where they are move as one run; a last dimension that moves is copied element by
-    /// element.
+    /// y ← x with its dimensions permuted: dimension i of y is dimension `perm[i]` of x, which has `shape`; elements
+    /// have `bytes` bytes. Trailing dimensions that keep their place move as one run; if the last dimension moves, it
+    /// is copied element by element.
     static void permute(Parallel parallel, MemorySegment y, MemorySegment x, int[] shape, int[] perm, int bytes) {
         int rank = shape.length;
         long[] strides = new long[rank];

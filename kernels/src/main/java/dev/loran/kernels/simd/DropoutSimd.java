@@ -20,14 +20,15 @@ import jdk.incubator.vector.VectorMask;
 import jdk.incubator.vector.VectorOperators;
 import jdk.incubator.vector.VectorSpecies;
 
-/// Dropout by the counter-based mask of [DropoutMask]: the same bits, made a row at a time as one bit an element.
+/// Dropout with the counter-based mask of [DropoutMask]: the same bits, computed one row at a time with one bit per
+/// element.
 ///
-/// Philox's state is four 32-bit words; here each word of several counters is one vector of 64-bit lanes, the upper
-/// halves zero, for a 32 by 32 multiplication that keeps all 64 bits is what processors have for such lanes.
+/// Philox's state is four 32-bit words. Here, each word of several counters is one vector of 64-bit lanes with zero
+/// upper halves, because for such lanes processors have a 32 by 32-bit multiplication that keeps all 64 bits.
 final class DropoutSimd {
     private static final VectorSpecies<Long> L = LongVector.SPECIES_PREFERRED;
 
-    /// Elements that one vector of counters decides on.
+    /// Elements decided by one vector of counters.
     private static final int GROUP = 4 * L.length();
 
     private static final long LOW = 0xFFFFFFFFL;
@@ -54,12 +55,12 @@ final class DropoutSimd {
         }
     }
 
-    /// Bytes that the bits of a row of `cols` elements take.
+    /// The number of bytes for the bits of a row of `cols` elements.
     static long rowBytes(int cols) {
         return 8L * Math.ceilDiv(cols, 64);
     }
 
-    /// y ← x · kept / (1 − p) over (rows, cols) (or +=). y may be x when not accumulating. Its own gradient.
+    /// y ← x · kept / (1 − p) over (rows, cols) (or +=). y may be x when not accumulating. This is also the gradient.
     static void forward(
             Parallel parallel, MemorySegment y, MemorySegment x, int rows, int cols, Keep keep, boolean accumulate) {
         Vectors.forRows(parallel, rows, cols, (from, to) -> {
@@ -74,9 +75,10 @@ final class DropoutSimd {
     /// Bit j of the row of bits at `at` ← whether element (row, j) is kept: Philox4x32 for the counters (step, site,
     /// row, j / 4), whose four words decide on four elements.
     ///
-    /// What a row's counters have in common after the first three rounds is no vector, which saves four of their six
-    /// products. All is one method, for the ten rounds' keys then stay in registers for the row; and constants that are
-    /// used twice are vectors, for C2 stops inlining where its graph has grown too large.
+    /// In the first three rounds, whatever all counters of a row share is computed as a scalar, which saves four of the
+    /// six vector multiplications. Everything is in one method, so that the keys of the ten rounds stay in registers
+    /// for the whole row. Constants used twice are vectors, because C2 stops inlining once its graph has become too
+    /// large.
     static void keepBits(MemorySegment bits, long at, int row, int cols, Keep keep) {
         int k0 = keep.k0 + W0;
         int k1 = keep.k1 + W1;
@@ -84,13 +86,14 @@ final class DropoutSimd {
         long rows = M1 * (row & LOW);
         long second = M0 * ((rows >>> 32 ^ keep.site ^ keep.k0) & LOW);
         long third = M1 * ((second >>> 32 ^ step ^ k1) & LOW);
-        // What words 3 and 0 meet in rounds one and two, then words 0 to 2 after the third or what they still meet.
+        // Scalars to be XORed into vectors: x3 in round one, x0 in round two, y0 and y2 in round three, after which
+        // word 1 is `third`.
         long x3 = (step >>> 32 ^ keep.k1) & LOW;
         long x0 = (rows ^ k0) & LOW;
         long y0 = (third >>> 32 ^ (k0 + W0)) & LOW;
         long y2 = (second ^ (k1 + W1)) & LOW;
         LongVector low = LongVector.broadcast(L, LOW);
-        // Masked, though they need it not, so that C2 sees that 32 bits are multiplied.
+        // Masked although it is unnecessary, so that C2 recognizes a 32-bit multiplication.
         LongVector m0 = LongVector.broadcast(L, M0).and(low);
         LongVector m1 = LongVector.broadcast(L, M1).and(low);
         for (int j = 0; j < cols; j += 64) {
@@ -108,7 +111,7 @@ final class DropoutSimd {
                         .mul(m0);
                 LongVector c2 = c3.lanewise(VectorOperators.LSHR, 32).lanewise(VectorOperators.XOR, y2);
                 for (int round = 3; round < 10; round++) {
-                    // `and` drops what products leave in the upper halves.
+                    // `and` clears what products leave in the upper halves.
                     LongVector p0 = c0.and(low).mul(m0);
                     LongVector p1 = c2.and(low).mul(m1);
                     c0 = p1.lanewise(VectorOperators.LSHR, 32)

@@ -8,7 +8,7 @@ import dev.loran.kernels.simd.vector.Parallel;
 import dev.loran.kernels.simd.vector.Vectors;
 import java.lang.foreign.MemorySegment;
 
-/// Rows of a table by number, and the gradient: rows added to the table's rows.
+/// Lookup of table rows by number, and its gradient, which adds rows to the rows of the table.
 final class EmbeddingSimd {
     /// Columns that one task of the gradient owns.
     private static final int STRIP = 64;
@@ -34,13 +34,13 @@ final class EmbeddingSimd {
                 (id, at) -> MemorySegment.copy(table, 4L * id * cols, y, at, 4L * cols));
     }
 
-    /// As above, of a table that is packed, being a head's weight too.
+    /// As above, for a table that is packed because it is also the weight of a head.
     static void forward(Parallel parallel, MemorySegment y, FrozenWeight table, MemorySegment ids, int n, int cols) {
         rows(parallel, y, ids, n, table.out(), cols, (id, at) -> table.row(y, at, id));
     }
 
     private interface Row {
-        /// Puts row `id` of the table at byte `at`.
+        /// Writes row `id` of the table to byte offset `at`.
         void put(int id, long at);
     }
 
@@ -59,7 +59,8 @@ final class EmbeddingSimd {
         });
     }
 
-    /// `dTable[ids[i]] += dy[i]` in the order of i: a task owns a strip of columns, so that no two tasks meet.
+    /// `dTable[ids[i]] += dy[i]` in the order of i. A task owns a strip of columns, so no two tasks write to the same
+    /// element.
     static void backward(
             Parallel parallel,
             MemorySegment dTable,

@@ -21,10 +21,12 @@ import dev.loran.kernels.simd.vector.Parallel;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/// Products with weights: of packed ones by their panels, of others by [dev.loran.kernels.simd.gemm.GemmSimd], or
-/// rounded where operands are BF16; the low-rank part of LoRA in [LoraLinearSimd].
+/// Products with weights. Packed weights are multiplied through their panels; others by
+/// [dev.loran.kernels.simd.gemm.GemmSimd], or rounded if operands are BF16. The low-rank part of LoRA is in
+/// [LoraLinearSimd].
 record LinearSimd(Backend backend, Parallel parallel) implements LinearKernels {
-    /// Below this size of a trainable weight or of what it meets, products stay in F32.
+    /// If a dimension of a trainable weight, or the number of rows multiplied with it, is below this, products stay in
+    /// F32.
     private static final int ROUNDED_SIZE = 16;
 
     @Override
@@ -78,8 +80,8 @@ record LinearSimd(Backend backend, Parallel parallel) implements LinearKernels {
         GemmBf16.product(parallel, GemmBf16.tiles(), c, a, b, beta, bias);
     }
 
-    /// Whether the products of a trainable weight with n rows take BF16: not the head of a few classes, whose products
-    /// are a few dots.
+    /// Whether the products of a trainable weight with n rows use BF16. A head with only a few classes does not: its
+    /// products are just a few dot products.
     private boolean rounds(int n, Matrix w) {
         return backend.operands() == DType.BF16 && Math.min(n, Math.min(w.rows(), w.cols())) >= ROUNDED_SIZE;
     }
@@ -116,7 +118,8 @@ record LinearSimd(Backend backend, Parallel parallel) implements LinearKernels {
         LoraLinearSimd.forward(parallel, tiles(), packed, operand(x));
     }
 
-    /// The weight `w` if it is packed, and n rows are enough to take a block of them at a time through it; else null.
+    /// Returns the weight `w` if it is packed and n rows are enough to multiply it block by block within tasks; else
+    /// null.
     private @Nullable FrozenWeight inBlocks(Buffer w, int n) {
         return w instanceof PreparedBuffer p && LoraLinearSimd.fills(parallel, n) ? p.weight() : null;
     }

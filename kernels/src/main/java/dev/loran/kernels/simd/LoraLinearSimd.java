@@ -18,40 +18,41 @@ import java.lang.foreign.MemorySegment;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/// The low-rank part of a linear layer with LoRA (Hu et al., 2021), from the small side: nothing of size out × in is
-/// formed. x is (n, in), a is (r, in), b is (out, r).
+/// The low-rank part of a linear layer with LoRA (Hu et al., 2021). The low-rank factors are applied one after the
+/// other, so nothing of size out × in is formed. x is (n, in), a is (r, in), b is (out, r).
 ///
-/// A task takes a block of rows through all small products while they are in the second-level cache; dropout(x) exists
-/// for such a block only. The gradients of a and b are sums over rows: each task adds up its own, and those are added
-/// in order.
+/// A task carries a block of rows through all low-rank products while they are in the second-level cache; dropout(x)
+/// exists only for one such block at a time. The gradients of a and b are sums over rows: each task accumulates its own
+/// sums, which are then added in order.
 ///
-/// With [Bf16Tiles] the operands of all these products are rounded to BF16, sums stay F32.
+/// With [Bf16Tiles], the operands of all these products are rounded to BF16; sums stay F32.
 final class LoraLinearSimd {
-    /// Rows of a block; with as many columns as usual, those of x, dy and dx stay in the second-level cache.
+    /// Rows of a block; with typical numbers of columns, its rows of x, dy and dx fit in the second-level cache.
     private static final int ROWS = 64;
 
-    /// Blocks for each thread, at least, that keep all threads about evenly busy.
+    /// The minimum number of blocks per thread that keeps all threads about equally busy.
     private static final int BLOCKS_EACH = 4;
 
-    /// Tasks that sum rows apart: at most so many, and, beyond a few, so many floats.
+    /// Limits on the number of tasks with separate sums over rows: at most this many and, beyond a few, at most so many
+    /// floats in total.
     private static final int SUMS = 16;
 
     private static final int FEW_SUMS = 4;
     private static final long SUM_FLOATS = 1L << 22;
 
-    /// Columns whose sums one task adds.
+    /// Number of columns whose sums one task adds up.
     private static final int STRIP = 64;
 
     private LoraLinearSimd() {}
 
-    /// What is added to a layer: t (n, r) is an output, a is (r, in), b is (out, r).
+    /// The low-rank part of a layer: t (n, r) is an output, a is (r, in), b is (out, r).
     record Small(Operand t, Operand a, Operand b, @Nullable Keep keep, float scaling) {
         int rank() {
             return a.rows();
         }
     }
 
-    /// A layer of several with one input: y (n, out) is an output.
+    /// One of several layers with the same input: y (n, out) is an output.
     ///
     /// @param w the panels of its weight, (in, out); null if the product with it is added later
     record Layer(
@@ -60,7 +61,7 @@ final class LoraLinearSimd {
             @Nullable Operand bias,
             @Nullable Small small) {}
 
-    /// A layer's low-rank part, packed.
+    /// The low-rank part of a layer, packed.
     private record Packed(Small of, Panels down, Panels up) {
         static long bytes(@Nullable Bf16Tiles tiles, Layer layer, int in) {
             Small s = layer.small;
@@ -81,7 +82,7 @@ final class LoraLinearSimd {
                     Panels.of(tiles, memory, half, r, layer.y.cols()).pack(parallel, s.b.t()));
         }
 
-        /// t ← dropout(x) · aᵀ and y ← scaling · t · bᵀ for the rows of x from the `first` on.
+        /// t ← dropout(x) · aᵀ and y ← scaling · t · bᵀ for the rows of x starting at `first`.
         void apply(Workspace workspace, Operand y, Operand x, int first) {
             Keep keep = of.keep;
             int rows = y.rows();
@@ -95,14 +96,14 @@ final class LoraLinearSimd {
         }
     }
 
-    /// Whether n rows give every thread several blocks: only then may a task take a block through frozen weights as
+    /// Whether n rows give every thread several blocks; only then may a task multiply its blocks with frozen weights as
     /// well.
     static boolean fills(Parallel parallel, int n) {
         return Math.ceilDiv(n, ROWS) > BLOCKS_EACH * parallel.threads();
     }
 
-    /// Each layer's t (n, r) ← dropout(x) · aᵀ and y (n, out) ← scaling · t · bᵀ + x · w + bias, whichever of these
-    /// there are, in one pass over x (n, in).
+    /// For each layer, t (n, r) ← dropout(x) · aᵀ and y (n, out) ← scaling · t · bᵀ + x · w + bias, leaving out what is
+    /// absent, in one pass over x (n, in).
     static void forward(Parallel parallel, @Nullable Bf16Tiles tiles, List<Layer> layers, Operand x) {
         int n = x.rows();
         int in = x.cols();
@@ -139,7 +140,7 @@ final class LoraLinearSimd {
         });
     }
 
-    /// Dense rows, multiplied.
+    /// Returns dense rows multiplied by `factor`.
     private static Operand scaled(Workspace workspace, Operand x, float factor) {
         int n = x.rows() * x.cols();
         MemorySegment scaled = workspace.segment(Slot.LOW_RANK_GRADIENT, 4L * n);
@@ -147,7 +148,7 @@ final class LoraLinearSimd {
         return Operand.dense(scaled, 0, x.rows(), x.cols());
     }
 
-    /// The bits of rows `first` and after, a row behind the other.
+    /// Returns the mask bits of `rows` rows starting at `first`, one row after the other.
     private static MemorySegment keepBits(Workspace workspace, Keep keep, int first, int rows, int in) {
         long rowBytes = DropoutSimd.rowBytes(in);
         MemorySegment bits = workspace.segment(Slot.MASK, ROWS * rowBytes);
@@ -157,7 +158,7 @@ final class LoraLinearSimd {
         return bits;
     }
 
-    /// dropout(x) for a block of rows.
+    /// Returns dropout(x) for a block of rows.
     private static Operand dropped(Workspace workspace, Operand x, MemorySegment bits, Keep keep) {
         int in = x.cols();
         MemorySegment dropped = workspace.segment(Slot.DROPPED, 4L * ROWS * in);
@@ -169,7 +170,7 @@ final class LoraLinearSimd {
     }
 
     /// With dt = scaling · dy · b: db (out, r) ← scaling · dyᵀ · t, da (r, in) ← dtᵀ · dropout(x), and dx (n, in) ←
-    /// dropout′(dt · a) + dy · w; each may be absent. The mask is made once for both.
+    /// dropout′(dt · a) + dy · w; each may be absent. The mask is generated once and used for both da and dx.
     static final class Backward {
         private final Parallel parallel;
         private final @Nullable Bf16Tiles tiles;
@@ -182,12 +183,13 @@ final class LoraLinearSimd {
         private final Panels down;
         private final Panels up;
 
-        /// Rows of a task, and tasks.
+        /// Number of rows per task and, below, of tasks.
         private final int each;
 
         private final int sums;
 
-        /// What tasks sum up: da's (r, in), then db's transposed, (r, out); what is not asked for is not touched.
+        /// The sums of the tasks: those for da, (r, in) each, followed by those for dbᵀ, (r, out) each. Parts that are
+        /// not requested are not touched.
         private final MemorySegment partial;
 
         Backward(Parallel parallel, @Nullable Bf16Tiles tiles, Operand dy, Operand x, Small small) {
@@ -210,7 +212,7 @@ final class LoraLinearSimd {
             partial = parallel.workspace().segment(Slot.LOW_RANK_SUMS, 4L * sums * r * ((long) in + out));
         }
 
-        /// @param w the panels of the weight, (out, in), if dy · w is to be added here
+        /// @param w the panels of the weight, (out, in), if dy · w is to be added here; else null
         void run(@Nullable Panels w, @Nullable Gradient dx, @Nullable Gradient da, @Nullable Gradient db) {
             int n = dy.rows();
             Operand to = dx == null ? null : Operand.dense(f32(dx.buffer()), 0, n, in);
@@ -253,7 +255,7 @@ final class LoraLinearSimd {
             multiplyTransposed(sum, t, dyBlock, beta(task, first));
         }
 
-        /// What a block of rows gives to da, if that is asked for, and to dx.
+        /// Adds the contribution of a block of rows to da, if requested, and to dx.
         private void throughSmallSide(
                 int task, int first, Operand dyBlock, boolean a, @Nullable Operand dx, boolean accumulate) {
             int rows = dyBlock.rows();
@@ -277,7 +279,7 @@ final class LoraLinearSimd {
             }
         }
 
-        /// c (m, n) ← aᵀ · b (or += where beta is 1) for a few rows of a (k, m) and b (k, n).
+        /// c (m, n) ← aᵀ · b (or += if beta is 1), where a (k, m) and b (k, n) have few rows.
         private void multiplyTransposed(Operand c, Operand a, Operand b, float beta) {
             if (tiles == null) {
                 GemmSimd.product(parallel, c, a.t(), b, 1, beta);
@@ -302,8 +304,8 @@ final class LoraLinearSimd {
             }
         }
 
-        /// y (r, cols), or its transposed, ← Σ of the tasks' matrices (r, cols) at `at` (or +=), the first of which is
-        /// overwritten.
+        /// y (r, cols), or its transpose, ← Σ of the tasks' matrices (r, cols) at `at` (or +=). The first of those
+        /// matrices is overwritten.
         private void add(MemorySegment y, boolean transposed, long at, int cols, boolean accumulate) {
             parallel.parallelFor(Math.ceilDiv(cols, STRIP), strip -> {
                 int column = strip * STRIP;

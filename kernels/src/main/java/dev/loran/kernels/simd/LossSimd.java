@@ -24,12 +24,12 @@ import java.lang.foreign.MemorySegment;
 import jdk.incubator.vector.FloatVector;
 import jdk.incubator.vector.VectorOperators;
 
-/// The cross-entropy of rows of logits.
+/// Cross-entropy over rows of logits.
 record LossSimd(Backend backend, Parallel parallel) implements LossKernels {
-    /// Elements of a row of logits that are added up at a time.
+    /// Number of elements of a row of logits that are summed at a time.
     private static final int BLOCK = 1024;
 
-    /// What an element may exceed that which all are compared with: e²⁰ a thousand times is far from overflow.
+    /// How far an element may exceed the value m that is subtracted from all: 1024 · e²⁰ is far from overflow.
     private static final float MARGIN = 20;
 
     @Override
@@ -57,9 +57,9 @@ record LossSimd(Backend backend, Parallel parallel) implements LossKernels {
         });
     }
 
-    /// log Σ exp(x) of a row = m + log Σ exp(x − m), where m need only be near the largest element: it is that of the
-    /// first block, and while a block is added up its own is found. Only a block that holds a much larger one is met
-    /// again.
+    /// log Σ exp(x) of a row, computed as m + log Σ exp(x − m). Here m need only be close to the largest element: it
+    /// starts as the maximum of the first block, and the maximum of each block is found while it is summed. Only a
+    /// block that contains a much larger element is processed again.
     private static double logSumExp(MemorySegment x, long at, int n, float[] found) {
         float m = ReductionSimd.max(x, at, Math.min(BLOCK, n));
         double sum = 0;
@@ -69,7 +69,7 @@ record LossSimd(Backend backend, Parallel parallel) implements LossKernels {
             float more = sumExp(x, block, size, m, found);
             if (found[0] > m + MARGIN) {
                 float largest = ReductionSimd.max(x, block, size);
-                // Of -Infinity alone nothing has been added up yet, and all of it was no number.
+                // If m was -Infinity, nothing has been summed yet, and the sum so far is NaN.
                 sum = m == Float.NEGATIVE_INFINITY ? 0 : sum * Math.exp((double) m - largest);
                 m = largest;
             } else {
@@ -80,7 +80,7 @@ record LossSimd(Backend backend, Parallel parallel) implements LossKernels {
         return m + Math.log(sum);
     }
 
-    /// Σ exp(x − m); the largest x that is a number goes to `found`.
+    /// Returns Σ exp(x − m), and stores the largest x that is not NaN in `found`.
     private static float sumExp(MemorySegment x, long at, int n, float m, float[] found) {
         FloatVector lanes = splat(0f);
         FloatVector largest = splat(Float.NEGATIVE_INFINITY);

@@ -21,8 +21,8 @@ import java.lang.foreign.MemorySegment;
 import jdk.incubator.vector.FloatVector;
 import org.jspecify.annotations.Nullable;
 
-/// Layer norm (Ba et al., 2016) and RMS norm (Zhang and Sennrich, 2019): a row is read into the first-level cache once
-/// and passed over there. RMS norm is the case without a mean: its `mean` is null.
+/// Layer norm (Ba et al., 2016) and RMS norm (Zhang and Sennrich, 2019): a row is read into the first-level cache once,
+/// and all passes over it run there. RMS norm is the case without a mean: its `mean` is null.
 record NormSimd(Backend backend, Parallel parallel) implements NormKernels {
     private static final int COLUMN_BLOCK = 64;
     private static final int STRIP = 64;
@@ -269,7 +269,7 @@ record NormSimd(Backend backend, Parallel parallel) implements NormKernels {
         return sum;
     }
 
-    /// Columns `from` to `to` of dWeight over all rows, in blocks of rows as [ReductionSimd] does it.
+    /// Computes columns `from` to `to` of dWeight over all rows, in blocks of rows, as [ReductionSimd] does.
     private static void weightStrip(Backward a, MemorySegment dWeight, int from, int to, boolean accumulate) {
         int j = from;
         for (; j <= to - 2 * V; j += 2 * V) {
@@ -288,7 +288,7 @@ record NormSimd(Backend backend, Parallel parallel) implements NormKernels {
         }
     }
 
-    /// The vector of columns from `j` on and the one `apart` columns after it, which may be the same one.
+    /// Computes the vector of columns starting at `j` and the one `apart` columns after it, which may be the same one.
     private static void weightColumns(Backward a, MemorySegment dWeight, int j, int apart, boolean accumulate) {
         MemorySegment dy = a.dy;
         MemorySegment x = a.x;

@@ -21,7 +21,7 @@ import java.util.List;
 import jdk.incubator.vector.FloatVector;
 import org.jspecify.annotations.Nullable;
 
-/// One step of an optimizer, in one pass.
+/// Optimizer steps, each in a single pass.
 record OptimizerSimd(Backend backend, Parallel parallel) implements OptimizerKernels {
     @Override
     public void sumOfSquares(Buffer y, List<Buffer> xs) {
@@ -36,12 +36,12 @@ record OptimizerSimd(Backend backend, Parallel parallel) implements OptimizerKer
         return buffers.stream().mapToLong(Buffer::size).toArray();
     }
 
-    /// What gradients are multiplied by; NaN: there is no step.
+    /// The factor applied to gradients; NaN means that the step is skipped.
     private static float scale(@Nullable Buffer gScale) {
         return gScale == null ? 1f : Vectors.get(f32(gScale), 0);
     }
 
-    /// The corrections of the step are made once, in double precision.
+    /// The bias corrections of the step are computed once, in double precision.
     @Override
     public void adamW(List<Buffer> p, List<Buffer> m, List<Buffer> v, List<Buffer> g, AdamWStep by) {
         double rate = Vectors.get(f32(by.lr()), 0);
@@ -69,7 +69,7 @@ record OptimizerSimd(Backend backend, Parallel parallel) implements OptimizerKer
         Vectors.forChunks(parallel, sizes(p), (_, k, at, size) -> adamW(ps[k], ms[k], vs[k], gs[k], at, size, c));
     }
 
-    /// What a step of AdamW multiplies by.
+    /// The factors of an AdamW step.
     private record Factors(
             float beta1,
             float rest1,
@@ -109,8 +109,8 @@ record OptimizerSimd(Backend backend, Parallel parallel) implements OptimizerKer
         }
     }
 
-    /// The same, one by one. A method of its own: with both loops in one, C2 leaves the vectors of the first in
-    /// objects.
+    /// The same for single elements. This is a separate method because, with both loops in one method, C2 allocates the
+    /// vectors of the first loop as objects.
     private static void adamWTail(
             MemorySegment p, MemorySegment m, MemorySegment v, MemorySegment g, long at, int n, Factors c) {
         for (int i = 0; i < n; i++) {
@@ -126,7 +126,7 @@ record OptimizerSimd(Backend backend, Parallel parallel) implements OptimizerKer
         }
     }
 
-    /// What a step of SGD multiplies by.
+    /// The factors of an SGD step.
     private record SgdFactors(float rate, float scale, float momentum, float weightDecay) {}
 
     @Override

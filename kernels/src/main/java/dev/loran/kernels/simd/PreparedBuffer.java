@@ -11,7 +11,7 @@ import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
 import java.util.List;
 
-/// A frozen weight (out, in), packed, in memory of the pool; it has no elements that others could read.
+/// A frozen weight (out, in), packed in memory of the pool; its elements cannot be read from outside.
 final class PreparedBuffer extends Buffer {
     private final BufferPool pool;
     private final List<Taken> taken = new ArrayList<>(2);
@@ -19,7 +19,7 @@ final class PreparedBuffer extends Buffer {
 
     private record Taken(BufferPool.Block block, long bytes) {}
 
-    /// Packs `w`, the row-major weight, as it is (F32) or rounded (BF16).
+    /// Packs `w`, the row-major weight, either unchanged (F32) or rounded (BF16).
     PreparedBuffer(
             Backend backend, BufferPool pool, Parallel parallel, MemorySegment w, int out, int in, DType operands) {
         super(backend, DType.F32, (long) out * in);

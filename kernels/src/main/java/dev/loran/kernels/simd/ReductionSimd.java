@@ -16,14 +16,14 @@ import java.lang.foreign.ValueLayout;
 import jdk.incubator.vector.FloatVector;
 import jdk.incubator.vector.VectorOperators;
 
-/// Sums and maxima. A sum is cut into blocks by shape alone, added up in vectors inside a block and in double precision
-/// (along a row) or block by block (down the columns) beyond it: the same bits for every number of threads, and an
-/// error that does not grow with the length as that of one long chain would.
+/// Sums and maxima. A sum is split into blocks according to the shape alone. Within a block it is accumulated in
+/// vectors; beyond that, in double precision (along a row) or block by block (down the columns). The bits are therefore
+/// the same for every number of threads, and the error does not grow with the length as it would in one long chain.
 final class ReductionSimd {
-    /// Rows added up in one vector before that is added to the sum.
+    /// Rows summed in one vector before that is added to the total.
     private static final int COLUMN_BLOCK = 64;
 
-    /// Columns that one task adds up: four vectors of 512 bits.
+    /// Columns summed by one task: four 512-bit vectors.
     private static final int STRIP = 64;
 
     private ReductionSimd() {}
@@ -68,7 +68,8 @@ final class ReductionSimd {
         });
     }
 
-    /// y (1) ← Σ x² over arrays of `sizes` floats: each one's sum as [#total] makes it, added up in F32.
+    /// y (1) ← Σ x² over arrays of `sizes` floats: the sum of each is computed as in [#total], and they are added in
+    /// F32.
     static void sumOfSquares(Parallel parallel, MemorySegment y, MemorySegment[] xs, long[] sizes) {
         long chunks = 0;
         for (long n : sizes) {
@@ -96,7 +97,7 @@ final class ReductionSimd {
         set(y, 0, (float) (accumulate ? get(y, 0) + sum : sum));
     }
 
-    /// Σ x over flat memory: a partial sum a chunk, then those in order.
+    /// Σ x over flat memory: one partial sum per chunk, which are then added in order.
     private static double total(Parallel parallel, MemorySegment x, long n) {
         int chunks = Math.toIntExact(Math.ceilDiv(n, (long) Vectors.CHUNK));
         MemorySegment partial = parallel.workspace().segment(Slot.PARTIAL, 8L * chunks);
@@ -164,7 +165,7 @@ final class ReductionSimd {
         return sum;
     }
 
-    /// y (cols) ← Σ over the rows of x (or +=), whose rows are `stride` elements apart.
+    /// y (cols) ← Σ over the rows of x (or +=), which are `stride` elements apart.
     private static void sumStrip(
             MemorySegment y, long yo, MemorySegment x, long xo, int rows, int stride, int cols, boolean accumulate) {
         int j = 0;
@@ -202,7 +203,7 @@ final class ReductionSimd {
         });
     }
 
-    /// The largest of `n` floats; NaN if any is.
+    /// The largest of `n` floats; NaN if any of them is NaN.
     static float max(MemorySegment x, long xo, int n) {
         FloatVector m0 = splat(Float.NEGATIVE_INFINITY);
         FloatVector m1 = m0;

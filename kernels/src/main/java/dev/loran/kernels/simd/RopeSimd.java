@@ -18,8 +18,8 @@ import jdk.incubator.vector.FloatVector;
 final class RopeSimd {
     private RopeSimd() {}
 
-    /// y = x turned by the angles of its position: x is (batch, t, heads, d), cos and sin are (t, d / 2). Sign −1 turns
-    /// back, which is the gradient. y may be x.
+    /// y = x rotated by the angles of its position: x is (batch, t, heads, d), cos and sin are (t, d / 2). Sign −1
+    /// rotates backward, which gives the gradient. y may be x.
     static void forward(
             Parallel parallel, MemorySegment y, MemorySegment x, RopeTables tables, int batch, int heads, int sign) {
         MemorySegment cos = f32(tables.cos());

@@ -25,12 +25,13 @@ import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import org.jspecify.annotations.Nullable;
 
-/// F32 on the CPU by the Vector API, on a fixed number of threads; the kernels stand in the `…Simd` files, in the order
-/// of [Backend]. Needs the module `jdk.incubator.vector`; [dev.loran.kernels.Backends] knows whether it is there.
+/// F32 on the CPU through the Vector API, on a fixed number of threads; the kernels are in the `…Simd` files, in the
+/// order of [Backend]. Needs the module `jdk.incubator.vector`; [dev.loran.kernels.Backends] checks whether it is
+/// present.
 ///
-/// The same arguments give the same bits for any number of threads (not on processors with other vectors). Any number
-/// of threads may call operations at a time, each on outputs of its own: one of them has the pool's threads, the others
-/// do their work themselves, to the same bits. Closing must be the last call.
+/// The same arguments give the same bits for any number of threads (but not on processors with other vector sizes). Any
+/// number of threads may call operations at the same time, each on separate outputs: one of them gets the threads of
+/// the pool, and the others do their work on their own thread, with the same bits. Closing must be the last call.
 public final class SimdBackend implements Backend {
     private final Parallel parallel;
     private final DType operands;
@@ -45,15 +46,16 @@ public final class SimdBackend implements Backend {
     private final LossKernels loss;
     private final OptimizerKernels optimizer;
 
-    /// A backend of `threads` threads, the calling one included.
+    /// A backend that uses `threads` threads, including the calling one.
     public SimdBackend(int threads) {
         this(threads, DType.F32);
     }
 
-    /// A backend whose products of linear layers and of attention take operands of type `operands`, F32 or BF16, and
-    /// sum in F32; all else is F32. With BF16, [#prepare] rounds the weight for good, and a product rounds the other
-    /// operand, or, with a trainable weight of 16 x 16 or more and as many rows, both; whether the processor multiplies
-    /// BF16 or not ([GemmBf16#describe] says how it is done).
+    /// A backend in which the products of linear layers and of attention take operands of type `operands`, F32 or BF16,
+    /// and accumulate in F32; everything else is F32. With BF16, [#prepare] rounds the weight permanently, and a
+    /// product rounds the other operand. A product with a trainable weight rounds both, provided the weight is at least
+    /// 16 x 16 and there are at least as many rows. This holds whether or not the processor can multiply BF16
+    /// ([GemmBf16#describe] says how it is done).
     ///
     /// @throws DTypeException for other operands
     public SimdBackend(int threads, DType operands) {
@@ -82,8 +84,8 @@ public final class SimdBackend implements Backend {
 
     /// {@inheritDoc}
     ///
-    /// This very code over a pool of threads that runs no loop and over memory that is not there: an operation added
-    /// here is counted right without being told.
+    /// It runs this same code with a thread pool that runs no loops and with memory that does not exist, so an
+    /// operation added here is counted correctly without further work.
     @Override
     public Backend hollow() {
         HollowMemory memory = new HollowMemory();
@@ -138,8 +140,8 @@ public final class SimdBackend implements Backend {
 
     /// {@inheritDoc}
     ///
-    /// In place. Mapped memory is seen as plain native memory: a kernel that meets two kinds of segments slows down
-    /// several times.
+    /// In place. Mapped memory is presented as plain native memory, because a kernel that sees two kinds of segments
+    /// becomes several times slower.
     @Override
     @SuppressWarnings("restricted")
     public Buffer wrap(DType dtype, MemorySegment memory, Runnable onFree) {
@@ -149,7 +151,7 @@ public final class SimdBackend implements Backend {
         long bytes = memory.byteSize();
         MemorySegment plain = MemorySegment.ofAddress(memory.address()).reinterpret(bytes);
         pool.count(bytes);
-        // What may not be written to must say so: a stray write would end the JVM.
+        // Memory that must not be written to has to be marked read-only: a stray write would crash the JVM.
         return new HostBuffer(this, dtype, memory.isReadOnly() ? plain.asReadOnly() : plain, b -> {
             pool.uncount(bytes);
             onFree.run();
@@ -171,13 +173,13 @@ public final class SimdBackend implements Backend {
         pool.resetPeak();
     }
 
-    /// How many times memory was taken from the system so far; it stands still once a step has run at its largest
-    /// shape.
+    /// The number of times memory has been taken from the system so far; it stops growing once a step has run at its
+    /// largest shape.
     public long systemAllocations() {
         return pool.systemAllocations();
     }
 
-    /// Gives memory that waits for reuse back to the system.
+    /// Returns memory that is waiting for reuse to the system.
     public void trim() {
         pool.trim();
     }
@@ -212,7 +214,7 @@ public final class SimdBackend implements Backend {
         }
     }
 
-    /// The memory of a floating argument.
+    /// The memory of a floating-point argument.
     static MemorySegment f32(Buffer b) {
         return memory(b, DType.F32);
     }
@@ -229,7 +231,7 @@ public final class SimdBackend implements Backend {
         return new Operand(f32(m.buffer()), 0, m.ld(), m.transposed(), m.rows(), m.cols());
     }
 
-    /// What multiplies operands of BF16; null for those of F32.
+    /// The tiles that multiply BF16 operands; null for F32 operands.
     static @Nullable Bf16Tiles tiles(DType operands) {
         return operands == DType.BF16 ? GemmBf16.tiles() : null;
     }
@@ -347,7 +349,7 @@ public final class SimdBackend implements Backend {
         ReductionSimd.countValid(f32(y), i32(ids), n, ignore);
     }
 
-    // ---- families
+    // ---- kernel families
 
     @Override
     public LinearKernels linear() {
@@ -381,7 +383,7 @@ public final class SimdBackend implements Backend {
 
     /// {@inheritDoc}
     ///
-    /// [Parallel]: the threads that compute, with scratch memory for each.
+    /// [Parallel]: the worker threads, with scratch memory for each.
     @Override
     public <T> @Nullable T capability(Class<T> type) {
         return type == Parallel.class ? type.cast(parallel) : Backend.super.capability(type);

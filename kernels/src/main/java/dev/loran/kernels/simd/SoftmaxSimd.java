@@ -14,7 +14,7 @@ import dev.loran.kernels.simd.vector.Vectors;
 import java.lang.foreign.MemorySegment;
 import jdk.incubator.vector.FloatVector;
 
-/// Softmax of rows.
+/// Row-wise softmax.
 final class SoftmaxSimd {
     private SoftmaxSimd() {}
 
@@ -39,7 +39,7 @@ final class SoftmaxSimd {
             sums = sums.add(e);
         }
         float sum = Vectors.sum(sums);
-        // The vectors' exponential once more would make C2's graph too large.
+        // Using the vector exponential a second time would make C2's graph too large.
         for (; i < n; i++) {
             float e = (float) Math.exp(get(x, at + 4L * i) - max);
             set(y, at + 4L * i, e);

@@ -16,11 +16,11 @@ import java.nio.ByteOrder;
 import jdk.incubator.vector.FloatVector;
 import jdk.incubator.vector.VectorOperators;
 
-/// y = f(x) and dx = dy · f′(x), element by element.
+/// y = f(x) and dx = dy · f′(x), element-wise.
 ///
-/// Every function has loops of its own: a loop that chose the function inside, and two loops in one method, make C2 put
-/// each vector into an object, at five times the cost. They take whole vectors; what is left over at the end is copied
-/// into one.
+/// Every function has its own loops: if a loop selects the function inside, or if a method contains two loops, C2
+/// allocates every vector as an object, at five times the cost. The loops process whole vectors; the remaining elements
+/// at the end are copied into one.
 final class UnarySimd {
     /// Bytes of a vector.
     private static final long VB = 4L * V;
@@ -107,7 +107,7 @@ final class UnarySimd {
     private static void put(MemorySegment dx, long at, FloatVector dy, FloatVector slope, boolean accumulate) {
         FloatVector d;
         if (accumulate) {
-            // Not by a method of our own: C2 calls such a one where it has not yet seen this branch taken often.
+            // Not through one of our own methods: C2 does not inline it if it has not yet seen this branch taken often.
             d = dy.fma(slope, FloatVector.fromMemorySegment(Vectors.F, dx, at, ByteOrder.nativeOrder()));
         } else {
             d = dy.mul(slope);
@@ -253,7 +253,7 @@ final class UnarySimd {
         }
     }
 
-    /// NaN stays NaN.
+    /// NaN remains NaN.
     private static FloatVector reluOf(FloatVector x) {
         return x.blend(0f, x.compare(VectorOperators.LE, 0f));
     }

@@ -1,6 +1,6 @@
-/// The engine's kernels on the CPU, by the Vector API: [SimdBackend] with the primitives, and a class for each family
-/// of kernels (`LinearSimd`, `ActivationSimd`, `NormSimd`, `AttentionSimd`, `LossSimd`, `OptimizerSimd`). Products of
-/// matrices stand in `gemm`, what every kernel is written with in `vector`.
+/// The engine's kernels on the CPU, using the Vector API: [SimdBackend] with the primitives, and one class per family
+/// of kernels (`LinearSimd`, `ActivationSimd`, `NormSimd`, `AttentionSimd`, `LossSimd`, `OptimizerSimd`). Matrix
+/// products are in `gemm`, and the building blocks of all kernels in `vector`.
 @NullMarked
 package dev.loran.kernels.simd;
 
