@@ -26,7 +26,7 @@
 /// | is the gradient right? | `opCase.checkReference()`: finite differences in F64, fused against composed |
 /// | is the kernel right? | `opCase.check(backend)`: both ways against the reference, in each dtype, on dirty memory |
 /// | how fast is it? | `opCase.on(backend, DType.F32)` and JMH: `./loran bench jmh OpBenchmark -p op=rope` |
-/// | how fast could it be? | `./loran bench roofline`: peak arithmetic and copy rates in one run, and the share reached |
+/// | how fast could it be? | `./loran bench roofline`: peak arithmetic and copying in one run, and the share reached |
 /// | where does the time of a training step go? | `./loran bench step --profile`: by operation, and by kernel |
 ///
 /// # A worked example
@@ -40,7 +40,7 @@
 /// | step | what changes | time | speedup |
 /// |---|---|---|---|
 /// | scalar | the formula, element by element | 5.52 ms | 1 |
-/// | vector | b is transposed once, so lanes run along a row; each vector's terms are read from memory | 1.17 ms | 4.7 |
+/// | vector | b is transposed once, so lanes run along a row; each vector's terms come from memory | 1.17 ms | 4.7 |
 /// | blocked | four rows share the vectors of b in registers; multiply and add are fused | 0.88 ms | 6.3 |
 /// | parallel | blocks of rows on all cores, with the same bits for any number of cores | 0.64 ms | 8.6 |
 ///
@@ -58,7 +58,7 @@
 ///   256-bit ones. Two exponentials in consecutive calls must therefore be kept apart, as `AttentionBlock.forLanes`
 ///   does. Similarly, C2 calls one of our methods instead of inlining it if it is in a branch that has rarely been
 ///   taken by the time of compilation: there, use the Vector API's own load and store.
-/// - `-XX:-UseProfiledLoopPredicate`, which the launcher and the tests pass. With that option on, a check that was
+/// - `-XX:-UseProfiledLoopPredicate`, which the launcher and the tests pass. With that predication on, a check that was
 ///   hoisted out of the loop fails when a loop ends together with its memory segment, and C2 recompiles the kernel
 ///   dozens of times (`-Xlog:deoptimization=debug` shows `profile_predicate`).
 /// - No masks for tails: a short scalar loop costs less.

@@ -154,7 +154,7 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
         return Math.clamp((long) end - gap(), 0, count);
     }
 
-    /// As [#seenBefore], rounded up to the whole tiles that products read.
+    /// As `seenBefore`, rounded up to the whole tiles that products read.
     int tilesBefore(int end) {
         return Math.min(count, up(seenBefore(end), AttentionTiles.ROWS));
     }

@@ -14,13 +14,14 @@ import java.lang.foreign.ValueLayout;
 import java.lang.invoke.MethodHandle;
 import org.jspecify.annotations.Nullable;
 
-/// AMX in machine code of our own. A tile register holds 16 rows of 64 bytes: of C, 16 x 16 F32; of A, 16 rows of 32
-/// BF16; of B, 16 pairs along k of 16 columns. 2 x 2 tiles of C share 2 of A and 2 of B, which is all 8 registers.
+/// AMX through hand-written machine code. A tile register holds 16 rows of 64 bytes: of C, 16 x 16 F32; of A, 16 rows
+/// of 32 BF16; of B, 16 pairs along k for each of 16 columns. 2 x 2 tiles of C share 2 of A and 2 of B, which uses all
+/// 8 registers.
 public final class AmxTiles implements Bf16Tiles.Native {
     private static final int SIDE = 16;
     private static final int ROW_BYTES = 64;
 
-    /// Registers: of C, two above and two below; of A, the upper and the lower; of B, the left and the right.
+    /// Tile registers: of C, two above and two below; of A, the upper and the lower; of B, the left and the right.
     private static final int BELOW = 2;
 
     private static final int A = 4;
@@ -29,8 +30,8 @@ public final class AmxTiles implements Bf16Tiles.Native {
 
     public static final Sizes SIZES = new Sizes(2 * SIDE, 2 * SIDE, SIDE, 32, 1024, 2);
 
-    /// What stands in the way on this machine; null if nothing does. As no test may have seen such a processor, a
-    /// product made here has the last word.
+    /// Says what prevents the use of AMX on this machine; null if nothing does. As the tests may never have run on such
+    /// a processor, the final check is a product computed here.
     public static @Nullable String obstacle() {
         String obstacle = MachineCode.obstacle("avx512f", "avx512_bf16", "amx_tile", "amx_bf16");
         if (obstacle == null) {
@@ -44,7 +45,8 @@ public final class AmxTiles implements Bf16Tiles.Native {
         return SIZES;
     }
 
-    /// Made when a product is first asked for. Where the code begins: by tiles side by side and whether they add to C.
+    /// Initialized when a product is first requested. Holds the code addresses, by the number of adjacent tiles and by
+    /// whether they add to C.
     private static final class Code {
         private static final MethodHandle TILES = MachineCode.function(8);
 
@@ -62,7 +64,7 @@ public final class AmxTiles implements Bf16Tiles.Native {
         private static final MemorySegment CONFIG = config(Arena.global());
     }
 
-    /// What `ldtilecfg` reads: all tiles of 16 rows and 64 bytes.
+    /// The operand of `ldtilecfg`: all tiles have 16 rows of 64 bytes.
     public static MemorySegment config(Arena arena) {
         MemorySegment config = arena.allocate(64, 64);
         config.set(ValueLayout.JAVA_BYTE, 0, (byte) 1);
@@ -74,8 +76,8 @@ public final class AmxTiles implements Bf16Tiles.Native {
     }
 
     /// `void tiles(float *c, long ldc, bf16 *a, long lda, bf16 *b, long steps, long count, tilecfg *config)`: `count`
-    /// times 32 rows of c, one below the other, by `wide` times 16 columns, = a · b or += a · b; `ldc` and `lda` in
-    /// bytes, `steps` of 32 elements of k, at least 1.
+    /// blocks of c, one below the other, each 32 rows by `wide` times 16 columns, = a · b or += a · b; `ldc` and `lda`
+    /// in bytes; `steps` of 32 elements of k, at least 1.
     public static byte[] tiles(int wide, boolean onto) {
         Assembler asm = new Assembler();
         int rowOfB = wide * ROW_BYTES;
@@ -86,7 +88,7 @@ public final class AmxTiles implements Bf16Tiles.Native {
         }
         asm.push(Gp.RBX);
         asm.push(Gp.RBP);
-        // count and config are the seventh and eighth argument: above two saved registers and the return address.
+        // count and config are the seventh and eighth arguments: above two saved registers and the return address.
         asm.move(Gp.R10, Mem.at(Gp.RSP, 24));
         asm.move(Gp.RAX, Mem.at(Gp.RSP, 32));
         asm.loadTileConfig(Mem.at(Gp.RAX));
@@ -141,7 +143,7 @@ public final class AmxTiles implements Bf16Tiles.Native {
         return asm.bytes();
     }
 
-    /// `void dotLoop(long rounds, tilecfg *config)`: each round adds a product of two tiles to each of four.
+    /// `void dotLoop(long rounds, tilecfg *config)`: each round adds a product of two tiles to each of four tiles.
     public static byte[] dotLoop() {
         Assembler asm = new Assembler();
         asm.loadTileConfig(Mem.at(Gp.RSI));

@@ -14,21 +14,21 @@ import java.lang.foreign.ValueLayout;
 import java.lang.invoke.MethodHandle;
 import org.jspecify.annotations.Nullable;
 
-/// AVX512-BF16 in machine code of our own, for the Vector API knows no such instruction: a lane of 32 bits holds a pair
-/// along k of a row of A, or of a column of B, and both products are added to an F32.
+/// AVX512-BF16 through hand-written machine code, because the Vector API has no such instruction: a 32-bit lane holds a
+/// pair along k from a row of A or a column of B, and both products are added to an F32.
 public final class Avx512Tiles implements Bf16Tiles.Native {
-    /// Rows of a tile: 8 x 3 accumulators, 3 vectors of B and one of A are 28 of 32 registers.
+    /// Rows of a tile: 8 x 3 accumulators, 3 vectors of B and one of A use 28 of 32 registers.
     private static final int ROWS = 8;
 
     private static final int VECTORS = 3;
 
-    /// Vectors side by side that rows are paired in, at most.
+    /// The largest number of adjacent vectors in which rows are paired.
     public static final int PAIRED = 4;
 
     /// A panel of a block of k takes 96 KiB.
     private static final Sizes SIZES = new Sizes(ROWS, VECTORS * V, V, 2, 1024, 2);
 
-    /// What stands in the way on this machine; null if nothing does.
+    /// Says what prevents the use of AVX512-BF16 on this machine; null if nothing does.
     public static @Nullable String obstacle() {
         return MachineCode.obstacle("avx512f", "avx512_bf16");
     }
@@ -38,7 +38,8 @@ public final class Avx512Tiles implements Bf16Tiles.Native {
         return SIZES;
     }
 
-    /// Made when a product is first asked for. Where the code begins: tiles by vectors and whether they add to C.
+    /// Initialized when a product is first requested. Holds the code addresses, for tiles by the number of vectors and
+    /// by whether they add to C.
     private static final class Code {
         private static final MethodHandle TILES = MachineCode.function(7);
 
@@ -68,7 +69,7 @@ public final class Avx512Tiles implements Bf16Tiles.Native {
     }
 
     /// `void tiles(float *c, long ldc, bf16 *a, long lda, bf16 *b, long pairs, long count)`: `count` tiles of 8 rows,
-    /// one below the other, c = a · b or c += a · b; `ldc` and `lda` in bytes, `pairs` of k, at least 1.
+    /// one below the other, c = a · b or c += a · b; `ldc` and `lda` in bytes; `pairs` along k, at least 1.
     public static byte[] tiles(int vectors, boolean onto) {
         Assembler asm = new Assembler();
         int columnsOfB = ROWS * vectors;
@@ -138,7 +139,7 @@ public final class Avx512Tiles implements Bf16Tiles.Native {
         return asm.bytes();
     }
 
-    /// `void dotLoop(long rounds)`: each round adds a dot to each of the accumulators of a tile.
+    /// `void dotLoop(long rounds)`: each round adds a dot product to each of the accumulators of a tile.
     public static byte[] dotLoop() {
         Assembler asm = new Assembler();
         int accumulators = ROWS * VECTORS;
@@ -158,7 +159,7 @@ public final class Avx512Tiles implements Bf16Tiles.Native {
 
     @Override
     public long dots() {
-        // Half a millisecond a call, for the garbage collector waits while it runs.
+        // Half a millisecond per call, because the garbage collector waits while it runs.
         long rounds = 50_000;
         int calls = 1_000;
         try {
@@ -171,8 +172,8 @@ public final class Avx512Tiles implements Bf16Tiles.Native {
         return calls * rounds * ROWS * VECTORS * V * 4;
     }
 
-    /// `void round(bf16 *y, long yStep, float *x, long ldx, long rows, long vectors)`: rows of 16 · vectors elements;
-    /// `yStep` and `ldx` in bytes, `rows` and `vectors` at least 1.
+    /// `void round(bf16 *y, long yStep, float *x, long ldx, long rows, long vectors)`: rounds rows of 16 · vectors
+    /// elements; `yStep` and `ldx` in bytes; `rows` and `vectors` at least 1.
     public static byte[] round() {
         Assembler asm = new Assembler();
         int row = asm.here();
@@ -195,8 +196,8 @@ public final class Avx512Tiles implements Bf16Tiles.Native {
         return asm.bytes();
     }
 
-    /// `void pairs(pair *y, long yStep, float *x, long ldx, long pairs, short *interleaved)`: rows of 16 · vectors
-    /// pairs of BF16, each from two rows of x, one below the other; `yStep` and `ldx` in bytes, `pairs` at least 1.
+    /// `void pairs(pair *y, long yStep, float *x, long ldx, long pairs, short *interleaved)`: writes rows of 16 ·
+    /// vectors BF16 pairs, each made from two adjacent rows of x; `yStep` and `ldx` in bytes; `pairs` at least 1.
     public static byte[] pairs(int vectors) {
         Assembler asm = new Assembler();
         int order = 31;
@@ -219,7 +220,7 @@ public final class Avx512Tiles implements Bf16Tiles.Native {
         return asm.bytes();
     }
 
-    /// 0, 16, 1, 17 … 15, 31: what interleaves the halves of a vector.
+    /// 0, 16, 1, 17 … 15, 31: the permutation that interleaves the halves of a vector.
     public static MemorySegment interleaved(Arena arena) {
         MemorySegment order = arena.allocate(64, 64);
         for (int i = 0; i < 2 * V; i++) {
@@ -245,13 +246,13 @@ public final class Avx512Tiles implements Bf16Tiles.Native {
         }
     }
 
-    /// y (pairs, 16 · vectors) ← the pairs of 2 · pairs rows of x, rounded as by [#convert]; strides in bytes.
+    /// y (pairs, 16 · vectors) ← the pairs made from 2 · pairs rows of x, rounded as in [#convert]; strides in bytes.
     public static void convertPairs(
             MemorySegment y, long yOff, long yStep, MemorySegment x, long xOff, long ldx, int pairs, int vectors) {
         pairs(y.address() + yOff, yStep, x.address() + xOff, ldx, pairs, vectors);
     }
 
-    /// y (16 · vectors) ← the pairs of a row of x and a row of zeros.
+    /// y (16 · vectors) ← the pairs made from a row of x and a row of zeros.
     public static void convertLast(MemorySegment y, long yOff, MemorySegment x, long xOff, int vectors) {
         long row = x.address() + xOff;
         pairs(y.address() + yOff, 0, row, Code.ZEROS.address() - row, 1, vectors);
@@ -265,7 +266,7 @@ public final class Avx512Tiles implements Bf16Tiles.Native {
         }
     }
 
-    /// y (rows, 16 · vectors) ← x rounded to BF16, to nearest even; subnormals become zero; strides in bytes.
+    /// y (rows, 16 · vectors) ← x rounded to BF16, to nearest even, with subnormals becoming zero; strides in bytes.
     public static void convert(
             MemorySegment y, long yOff, long yStep, MemorySegment x, long xOff, long ldx, int rows, int vectors) {
         try {

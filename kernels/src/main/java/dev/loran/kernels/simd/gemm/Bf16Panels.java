@@ -20,9 +20,9 @@ import jdk.incubator.vector.VectorShape;
 import jdk.incubator.vector.VectorSpecies;
 import org.jspecify.annotations.Nullable;
 
-/// The right-hand matrix (k, n) of a product in BF16, as [Bf16Tiles] read it: panels of columns, one block of k after
-/// another; for each pair along k the pairs of a panel's columns lie next to each other, 32 bits each. Padded with
-/// zeros to whole units of columns and steps of k.
+/// The right-hand matrix (k, n) of a product in BF16, in the layout that [Bf16Tiles] read: panels of columns, one block
+/// of k after another. For each pair along k, the pairs of a panel's columns are adjacent, 32 bits each. The columns
+/// are padded with zeros to whole units, and k to whole steps.
 public record Bf16Panels(MemorySegment memory, long offset, int k, int n, Bf16Tiles tiles) implements Panels {
     private static final ByteOrder ORDER = ByteOrder.nativeOrder();
     private static final VectorSpecies<Short> HALF =
@@ -55,7 +55,7 @@ public record Bf16Panels(MemorySegment memory, long offset, int k, int n, Bf16Ti
         return (int) up(blockLength(block), tiles.sizes().step());
     }
 
-    /// The columns of a panel that there is memory for, and those that the matrix has.
+    /// The number of columns for which a panel has memory; the following method gives those that the matrix has.
     public int width(int panel) {
         return (int) up(columns(panel), tiles.sizes().unit());
     }
@@ -71,14 +71,14 @@ public record Bf16Panels(MemorySegment memory, long offset, int k, int n, Bf16Ti
         return offset + 2 * (before + (long) panel * tiles.sizes().columns() * paddedLength(block));
     }
 
-    /// A block of a panel, for [Bf16Tiles#panel].
+    /// Returns a block of a panel, for [Bf16Tiles#panel].
     public Right right(int panel, int block) {
         return new Right(memory, at(panel, block), width(panel), paddedLength(block));
     }
 
     // ---- packing
 
-    /// Fills all panels with b, F32, rounded to nearest even: b is (n, k) in memory where transposed, else (k, n).
+    /// Fills all panels with b (F32), rounded to nearest even; b is (n, k) in memory if transposed, else (k, n).
     @Override
     public Bf16Panels pack(Parallel parallel, Operand b) {
         int panels = count();
@@ -96,7 +96,7 @@ public record Bf16Panels(MemorySegment memory, long offset, int k, int n, Bf16Ti
 
     /// Fills all panels on this thread alone.
     ///
-    /// @param rows how many of the k rows op(b) has; the others are zeros
+    /// @param rows how many of the k rows op(b) has; the others are filled with zeros
     public void pack(Workspace workspace, Operand b, int rows) {
         for (int block = 0; block < blocks(); block++) {
             int length = Math.clamp(rows - (long) block * tiles.sizes().kBlock(), 0, blockLength(block));
@@ -114,11 +114,11 @@ public record Bf16Panels(MemorySegment memory, long offset, int k, int n, Bf16Ti
         }
     }
 
-    /// A column of a panel is half a row of b: a transposition of pairs.
+    /// A column of a panel is half a row of b, so this transposes pairs.
     private void packColumns(Workspace workspace, int panel, int block, Operand b, int length) {
         int columns = columns(panel);
         int pairs = paddedLength(block) / 2;
-        // In whole blocks of the transposition; what is too much is cleared.
+        // Padded to whole blocks of the transposition; the excess is cleared afterwards.
         int whole = (int) up(columns, GemmPacking.BLOCK);
         MemorySegment rows = workspace.segment(Slot.ROWS, 4L * whole * pairs);
         long from = b.at(
@@ -134,7 +134,7 @@ public record Bf16Panels(MemorySegment memory, long offset, int k, int n, Bf16Ti
         clearColumns(panel, block);
     }
 
-    /// A row of a panel is two rows of b, interleaved.
+    /// A row of a panel consists of two rows of b, interleaved.
     private void packRows(Workspace workspace, int panel, int block, Operand b, int length) {
         int columns = columns(panel);
         long step = 4L * width(panel);
@@ -149,7 +149,7 @@ public record Bf16Panels(MemorySegment memory, long offset, int k, int n, Bf16Ti
         clearColumns(panel, block);
     }
 
-    /// What [Bf16Tiles#pairs] does where no instruction does it.
+    /// The implementation of [Bf16Tiles#pairs] without special instructions.
     public static void pairs(
             Bf16Tiles tiles, Workspace workspace, MemorySegment to, long toOff, long toStep, Operand x) {
         int columns = x.cols();
@@ -171,7 +171,7 @@ public record Bf16Panels(MemorySegment memory, long offset, int k, int n, Bf16Ti
         return new Bf16Panels(to, 0, n, k, tiles).packTransposed(parallel, this);
     }
 
-    /// Fills all panels with the transposed matrix of another set of panels, which hold an (n, k) one.
+    /// Fills all panels with the transpose of the matrix in `other`, which is (n, k).
     private Bf16Panels packTransposed(Parallel parallel, Bf16Panels other) {
         int panels = count();
         parallel.parallelFor(panels * blocks(), task -> {
@@ -179,7 +179,7 @@ public record Bf16Panels(MemorySegment memory, long offset, int k, int n, Bf16Ti
             int block = task / panels;
             int first = panel * tiles.sizes().columns();
             int stride = (int) up(columns(panel), 2 * GemmPacking.LANES);
-            // As many rows as the other's panels are wide, an even number: no pair is cut in two.
+            // As many rows as the panels of `other` are wide: an even number, so no pair is split.
             int most = tiles.sizes().columns();
             MemorySegment rows = parallel.workspace().segment(Slot.ROWS, 2L * most * stride);
             int start = block * tiles.sizes().kBlock();
@@ -199,8 +199,8 @@ public record Bf16Panels(MemorySegment memory, long offset, int k, int n, Bf16Ti
         return this;
     }
 
-    /// The transposed matrix's rows `j` … `j + rows`, which lie in one panel, elements `p` … `p + length` of each, in
-    /// BF16.
+    /// Writes rows `j` … `j + rows` of the transposed matrix, which lie in one panel, to `to`: elements `p` …
+    /// `p + length` of each, in BF16.
     ///
     /// @param p even
     private void unpackRows(MemorySegment to, long toOff, int stride, int j, int rows, int p, int length) {
@@ -233,7 +233,7 @@ public record Bf16Panels(MemorySegment memory, long offset, int k, int n, Bf16Ti
         }
     }
 
-    /// A row of pairs ← two rows of BF16, each as long as there are whole double vectors in the panel.
+    /// A row of pairs ← two rows of BF16, each padded to a multiple of two vectors.
     private void interleave(int panel, int block, int pair, MemorySegment rows, long even, long odd) {
         int width = width(panel);
         GemmPacking.interleaveHalves(memory, at(panel, block) + 4L * pair * width, rows, even, odd, width);
@@ -281,7 +281,7 @@ public record Bf16Panels(MemorySegment memory, long offset, int k, int n, Bf16Ti
         }
     }
 
-    /// y (n) ← the halves of `n` pairs that are in the upper place after a shift to the left.
+    /// y (n) ← from each of `n` pairs, the half that is in the upper position after a left shift by `shift`.
     private static void row(MemorySegment y, long yOff, MemorySegment pairs, long from, int n, int shift) {
         int j = 0;
         for (; j < Vectors.bound(n); j += V) {
@@ -297,7 +297,7 @@ public record Bf16Panels(MemorySegment memory, long offset, int k, int n, Bf16Ti
 
     // ---- between F32 and BF16
 
-    /// x's upper half is the float rounded to BF16, to nearest even; what its lower half holds is undefined.
+    /// The upper half of the result is x rounded to BF16, to nearest even; the lower half is undefined.
     private static IntVector rounded(IntVector x) {
         VectorMask<Integer> nan = x.and(0x7fffffff).compare(VectorOperators.GT, 0x7f800000);
         IntVector even = x.lanewise(VectorOperators.LSHR, 16).and(1).add(0x7fff);
@@ -318,7 +318,7 @@ public record Bf16Panels(MemorySegment memory, long offset, int k, int n, Bf16Ti
         }
     }
 
-    /// y ← x rounded to BF16, in F32.
+    /// y ← x rounded to BF16, but stored as F32.
     public static void roundInF32(MemorySegment y, long yOff, MemorySegment x, long xOff, int n) {
         int i = 0;
         for (; i < Vectors.bound(n); i += V) {
@@ -331,7 +331,7 @@ public record Bf16Panels(MemorySegment memory, long offset, int k, int n, Bf16Ti
         }
     }
 
-    /// y (2 · pairs, width) ← a block of a panel in F32; width is a multiple of vectors.
+    /// y (2 · pairs, width) ← a block of a panel in F32; width is a multiple of the vector length.
     public static void widen(MemorySegment y, MemorySegment panel, long at, int width, int pairs) {
         for (int p = 0; p < pairs; p++) {
             long from = at + 4L * p * width;

@@ -4,31 +4,31 @@ import dev.loran.kernels.simd.vector.Workspace;
 import dev.loran.kernels.simd.vector.Workspace.Slot;
 import java.lang.foreign.MemorySegment;
 
-/// The innermost loops of a product with BF16 panels ([Bf16Panels]), as one kind of processor does them: [AmxTiles],
-/// [Avx512Tiles], or [WidenedTiles] on the Vector API.
+/// The innermost loops of a product with BF16 panels ([Bf16Panels]) for one kind of processor: [AmxTiles],
+/// [Avx512Tiles], or [WidenedTiles] using the Vector API.
 public interface Bf16Tiles {
-    /// Dots of registers with one another, independent of memory and of each other, on the calling thread, a third of a
-    /// second or so long: what products cannot exceed.
+    /// Runs dot products of registers, independent of memory and of one another, on the calling thread for about a
+    /// third of a second, to measure the upper bound for products.
     ///
-    /// @return the floating-point operations that were done; 0 where no instruction does such dots
+    /// @return the number of floating-point operations done; 0 if no instruction computes such dot products
     default long dots() {
         return 0;
     }
 
-    /// What a kind of tiles asks of the layout. All sums are over k in order, in blocks of `kBlock`.
+    /// What a kind of tiles requires of the layout. All sums run over k in order, in blocks of `kBlock`.
     ///
     /// @param rows rows of a whole tile of C
     /// @param columns columns of a whole panel
-    /// @param unit a panel has 1, 2 … units of columns
-    /// @param step elements of k that are multiplied at a time: rows of A and panels are padded with zeros to these
-    /// @param kBlock the longest block of k; whole steps
-    /// @param bytesOfA of an element of A as [#packRows] leaves it
+    /// @param unit the number of columns of a panel is a multiple of this
+    /// @param step elements of k multiplied at a time; rows of A and panels are padded with zeros to a multiple of it
+    /// @param kBlock the longest block of k, a multiple of `step`
+    /// @param bytesOfA bytes per element of A as written by [#packRows]
     record Sizes(int rows, int columns, int unit, int step, int kBlock, int bytesOfA) {}
 
     Sizes sizes();
 
-    /// Rows of a left-hand side as [#packRows] leaves them: whole tiles of memory, where rows beyond those packed may
-    /// hold anything.
+    /// Rows of a left-hand side as written by [#packRows]: there is memory for whole tiles, and rows beyond those
+    /// packed may contain anything.
     ///
     /// @param stride bytes from row to row, a multiple of 4
     record Left(MemorySegment memory, long offset, long stride) {
@@ -39,12 +39,12 @@ public interface Bf16Tiles {
 
     /// One block of k of a panel of `width` columns.
     ///
-    /// @param k whole steps
+    /// @param k a multiple of the step
     record Right(MemorySegment memory, long offset, int width, int k) {}
 
     /// y (rows, n) ← x rounded to BF16, to nearest even.
     ///
-    /// @param toStep bytes from row to row of `to`, as `ldx` of x
+    /// @param toStep bytes from row to row of `to`; `ldx` likewise of x
     default void round(
             MemorySegment to, long toOff, long toStep, MemorySegment x, long xOff, long ldx, int rows, int n) {
         for (int i = 0; i < rows; i++) {
@@ -52,29 +52,30 @@ public interface Bf16Tiles {
         }
     }
 
-    /// to (⌈k / 2⌉, columns) ← the rounded pairs along k of x (k, columns), row-major, in 32 bits each; a last row of x
-    /// without another is paired with zeros.
+    /// to (⌈k / 2⌉, columns) ← the rounded pairs along k of x (k, columns), row-major, 32 bits each; if k is odd, the
+    /// last row of x is paired with zeros.
     ///
     /// @param toStep as for [#round]
     default void pairs(Workspace workspace, MemorySegment to, long toOff, long toStep, Operand x) {
         Bf16Panels.pairs(this, workspace, to, toOff, toStep, x);
     }
 
-    /// The rows of a, rounded to BF16, to nearest even, in the form that [#panel] reads.
+    /// Writes the rows of a, rounded to BF16, to nearest even, in the form that [#panel] reads.
     void packRows(Workspace workspace, Left to, Operand a);
 
-    /// c = a · b, or c += a · b where `onto`: the rows and columns that c has; nothing else of it is written.
+    /// c = a · b, or c += a · b if `onto`, for exactly the rows and columns of c; nothing else in its memory is
+    /// written.
     void panel(Workspace workspace, Operand c, Left a, Right b, boolean onto);
 
-    /// Tiles in machine code, which know only whole rows and units: those at the edges go by way of scratch memory.
+    /// Tiles in machine code, which handles only whole rows and units; tiles at the edges go through scratch memory.
     interface Native extends Bf16Tiles {
         /// Elements of a vector.
         int V = 16;
 
-        /// `tiles` whole tiles of c, one below the other, = a · b, or += a · b where `onto`.
+        /// Computes `tiles` whole tiles of c, one below the other, = a · b, or += a · b if `onto`.
         void run(Operand c, Left a, Right b, int tiles, boolean onto);
 
-        /// The whole vectors of [#round].
+        /// The part of [#round] that consists of whole vectors.
         default void roundVectors(
                 MemorySegment to,
                 long toOff,
@@ -99,7 +100,7 @@ public interface Bf16Tiles {
             }
         }
 
-        /// The whole vectors of [#pairs]: `pairs` rows of them.
+        /// The part of [#pairs] that consists of whole vectors: `pairs` rows of them.
         default void pairVectors(
                 MemorySegment to,
                 long toOff,

@@ -5,13 +5,12 @@ import java.lang.foreign.MemorySegment;
 import java.util.function.LongFunction;
 import org.jspecify.annotations.Nullable;
 
-/// A frozen weight W (out, in), packed once for all the products with it: y = x · Wᵀ, and dx = dy · W, whose panels are
-/// made when they are first asked for. A set of panels takes the memory of W itself, or a little more, and half of that
-/// where W is rounded to BF16; the row-major copy may be given up, for [#unpack] brings back, bit for bit, what was
-/// packed.
+/// A frozen weight W (out, in), packed once for all products with it: y = x · Wᵀ, and dx = dy · W, whose panels are
+/// created when they are first needed. A set of panels takes about as much memory as W itself, or half of that if W is
+/// rounded to BF16. The row-major copy may be discarded, because [#unpack] restores, bit for bit, what was packed.
 ///
-/// All memory outside is native, row-major and F32; offsets are in bytes, leading dimensions in elements. Products of
-/// one weight may run on several threads at once.
+/// All other memory is native, row-major and F32; offsets are in bytes, leading dimensions in elements. Products of the
+/// same weight may run on several threads at once.
 public final class FrozenWeight {
     private final int out;
     private final int in;
@@ -22,9 +21,9 @@ public final class FrozenWeight {
 
     /// Packs the row-major weight `w`.
     ///
-    /// @param allocator gives 64-byte aligned native memory of so many bytes, which must live as long as this weight;
-    ///     it is called here, and once more for the first [#backward]
-    /// @param tiles what multiplies the weight rounded to BF16, and the other operand too; null for F32
+    /// @param allocator returns 64-byte aligned native memory of the given number of bytes, which must live as long as
+    ///     this weight; it is called here, and once more for the first [#backward]
+    /// @param tiles the tiles that multiply the weight and the other operand, both rounded to BF16; null for F32
     public FrozenWeight(
             Parallel parallel,
             MemorySegment w,
@@ -46,12 +45,12 @@ public final class FrozenWeight {
         return out;
     }
 
-    /// Wᵀ.
+    /// The panels of Wᵀ.
     public Panels forward() {
         return forward;
     }
 
-    /// W. The first call packs it; its memory is that of the caller's choice.
+    /// The panels of W, which the first call packs into memory from the caller's allocator.
     public synchronized Panels backward(Parallel parallel) {
         Panels panels = backward;
         if (panels == null) {
@@ -97,7 +96,7 @@ public final class FrozenWeight {
         }
     }
 
-    /// w (out, in), row-major ← W.
+    /// w (out, in), row-major, ← W.
     public void unpack(Parallel parallel, MemorySegment w, long wOff, int ldw) {
         new Operand(w, wOff, ldw, false, out, in).check("unpack: w");
         forward.unpackTransposed(parallel, w, wOff, ldw);

@@ -10,19 +10,20 @@ import java.lang.foreign.ValueLayout;
 import java.util.Random;
 import org.jspecify.annotations.Nullable;
 
-/// Products of F32 matrices rounded to BF16 on the way, or of one such and BF16 panels, summed in F32.
+/// Products of two F32 matrices that are rounded to BF16 along the way, or of one such matrix and BF16 panels,
+/// accumulated in F32.
 ///
-/// Each element of C is summed over k in order, in blocks that k alone decides: the same bits for every number of
-/// threads.
+/// Each element of C is summed over k in order, in blocks that depend on k alone, so the bits are the same for every
+/// number of threads.
 public final class GemmBf16 {
-    /// Rows of A begin in different sets of the cache.
+    /// Makes rows of A begin in different sets of the cache.
     private static final int ROW_GAP = 64;
 
     private GemmBf16() {}
 
     // ---- which tiles
 
-    /// Made when first asked for.
+    /// Initialized on first use.
     private static final class Choice {
         private static final Bf16Tiles TILES;
 
@@ -45,17 +46,18 @@ public final class GemmBf16 {
         }
     }
 
-    /// The fastest tiles of this machine.
+    /// Returns the fastest tiles on this machine.
     public static Bf16Tiles tiles() {
         return Choice.TILES;
     }
 
-    /// What [#tiles] chose, and why nothing faster: one line.
+    /// Says in one line what [#tiles] chose, and why nothing faster.
     public static String describe() {
         return Choice.REASON;
     }
 
-    /// Multiplies two random matrices with both kinds of tiles; what they disagree about, or null.
+    /// Multiplies two random matrices with both kinds of tiles; returns a description of how the results differ, or
+    /// null.
     public static @Nullable String disagreement(Bf16Tiles tiles, Bf16Tiles trusted) {
         int m = 33;
         int n = 50;
@@ -75,7 +77,7 @@ public final class GemmBf16 {
             for (long i = 0; i < (long) m * n; i++) {
                 float is = c.getAtIndex(ValueLayout.JAVA_FLOAT, i);
                 float should = expected.getAtIndex(ValueLayout.JAVA_FLOAT, i);
-                // The terms are of size 1 and the same on both sides; only the order of 70 sums differs.
+                // The terms are of magnitude 1 and the same on both sides; only the order of the 70 summands differs.
                 if (!(Math.abs(is - should) <= 1e-4f)) {
                     return "their product of two small matrices is wrong: " + is + " for " + should;
                 }
@@ -100,12 +102,12 @@ public final class GemmBf16 {
 
     // ---- the product
 
-    /// B is packed in pieces of at most 32 MiB and so many rows: whole blocks of k.
+    /// B is packed in pieces of at most 32 MiB and this many rows, which is a whole number of blocks of k.
     private static final long PACKED_ELEMENTS = 1L << 24;
 
     private static final int PACKED_ROWS = 4096;
 
-    /// c ← a · b + beta · c + bias, both rounded here, b once for all rows.
+    /// c ← a · b + beta · c + bias; both operands are rounded here, b once for all rows.
     public static void product(
             Parallel parallel, Bf16Tiles tiles, Operand c, Operand a, Operand b, float beta, @Nullable Operand bias) {
         int n = b.cols();
@@ -131,7 +133,7 @@ public final class GemmBf16 {
         }
     }
 
-    /// c ← a · b + beta · c + bias; bias, where there is one, is a row of b's columns.
+    /// c ← a · b + beta · c + bias; bias, if present, is a row with as many columns as b.
     public static void multiply(
             Parallel parallel, Operand c, Operand a, Bf16Panels b, float beta, @Nullable Operand bias) {
         int m = c.rows();
@@ -151,7 +153,7 @@ public final class GemmBf16 {
                         block(parallel.workspace(), c.rows(i, rows), a.rows(i, rows), b, panel, end, beta, bias));
     }
 
-    /// [#multiply] by the calling thread alone.
+    /// [#multiply] on the calling thread alone.
     public static void multiplyRows(
             Workspace workspace, Operand c, Operand a, Bf16Panels b, float beta, @Nullable Operand bias) {
         if (b.k() == 0) {
@@ -161,7 +163,7 @@ public final class GemmBf16 {
         }
     }
 
-    /// What one task makes of its rows of C: some panels.
+    /// The work of one task on its rows of C: some of the panels.
     private static void block(
             Workspace workspace,
             Operand c,
@@ -188,7 +190,7 @@ public final class GemmBf16 {
         }
     }
 
-    /// Bytes from row to row of A as [#packRows] leaves it.
+    /// Bytes from row to row of A as written by [#packRows].
     public static long stride(int k, Bf16Tiles tiles) {
         return Math.ceilDiv(padded(k, tiles) * tiles.sizes().bytesOfA(), ROW_GAP) * (long) ROW_GAP + ROW_GAP;
     }
@@ -197,7 +199,7 @@ public final class GemmBf16 {
         return Math.ceilDiv(k, tiles.sizes().step()) * tiles.sizes().step();
     }
 
-    /// Rows of A for one block of k, as the tiles read them.
+    /// Packs rows of A for one block of k, as the tiles read them.
     private static Left pack(Workspace workspace, Bf16Tiles tiles, Operand a) {
         long stride = stride(a.cols(), tiles);
         int whole = Math.ceilDiv(a.rows(), tiles.sizes().rows()) * tiles.sizes().rows();
@@ -206,7 +208,7 @@ public final class GemmBf16 {
         return left;
     }
 
-    /// [Bf16Tiles#packRows], and zeros up to whole steps of k.
+    /// Calls [Bf16Tiles#packRows], and adds zeros up to a whole number of steps of k.
     public static void packRows(Bf16Tiles tiles, Workspace workspace, Left to, Operand a) {
         tiles.packRows(workspace, to, a);
         int k = a.cols();

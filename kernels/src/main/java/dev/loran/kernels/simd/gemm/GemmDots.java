@@ -13,20 +13,21 @@ import jdk.incubator.vector.FloatVector;
 import jdk.incubator.vector.VectorSpecies;
 
 /// Products of up to 4 rows with the rows of a large matrix, both along k: each element is a dot product, vectors run
-/// along k, and the large matrix is read once, where it lies. It is bound by memory, not by arithmetic.
+/// along k, and the large matrix is read once, in place. This is memory-bound, not compute-bound.
 public final class GemmDots {
-    /// Rows of the few and of the many in one tile: 8 sums, 4 vectors of one side and 1 of the other fit 16 registers.
+    /// Rows of the small and of the large side in one tile: 8 sums, 4 vectors of one side and 1 of the other fit in 16
+    /// registers.
     private static final int FEW = 2;
 
     private static final int MANY = 4;
     private static final int SUMS = FEW * MANY;
 
-    /// Rows of the large matrix that one task takes.
+    /// Number of rows of the large matrix per task.
     private static final int TASK_ROWS = 64;
 
     private static final long VB = S.vectorByteSize();
 
-    /// A vector that the 8 sums are a multiple of.
+    /// The widest vector species whose length divides the 8 sums.
     private static final VectorSpecies<Float> L = V >= SUMS ? FloatVector.SPECIES_256 : FloatVector.SPECIES_128;
 
     private static final ByteOrder ORDER = ByteOrder.nativeOrder();
@@ -34,10 +35,10 @@ public final class GemmDots {
 
     private GemmDots() {}
 
-    /// c ← alpha · few · many + beta · c, or the transposed result into c where `swapped`; few is (m, k) with m <= 4.
+    /// c ← alpha · few · many + beta · c, or the transpose of the result if `swapped`; few is (m, k) with m <= 4.
     ///
-    /// @param few any layout; copied where its rows do not run along k
-    /// @param many (k, n), transposed in memory: its columns run along k
+    /// @param few in any layout; copied if its rows do not run along k
+    /// @param many (k, n), transposed in memory, so its columns run along k
     public static void multiply(
             Parallel parallel, Operand c, boolean swapped, Operand few, Operand many, float alpha, float beta) {
         Operand a = few.transposed() ? turned(parallel.workspace(), few) : few;
@@ -75,7 +76,7 @@ public final class GemmDots {
         });
     }
 
-    /// Element (i, j) of c, from the sum over the whole vectors of k.
+    /// Writes element (i, j) of c, given the sum over the whole vectors of k.
     private static void put(Operand c, int i, int j, float vectors, Operand a, Operand many, float alpha, float beta) {
         float sum = vectors + tail(a.memory(), a.at(i, 0), many.memory(), many.at(0, j), a.cols());
         long to = c.at(i, j);
@@ -89,8 +90,9 @@ public final class GemmDots {
         return Operand.dense(copy, 0, x.rows(), x.cols());
     }
 
-    /// sums (8, V): the products of 2 rows of a and 4 of b, summed over whole vectors, each lane for itself. Rows that
-    /// do not exist repeat the last one. An array, for eight stores to memory would make C2's graph too large.
+    /// sums (8, V): the products of 2 rows of a and 4 of b, summed over whole vectors, separately for each lane.
+    /// Missing rows repeat the last one. The result goes to an array, because eight stores to memory would make C2's
+    /// graph too large.
     private static void dots(
             float[] sums,
             MemorySegment a,
@@ -136,8 +138,8 @@ public final class GemmDots {
         c13.intoArray(sums, 7 * V);
     }
 
-    /// The first 8 elements of tile ← the sums of the lanes of its 8 vectors, always in the same order: that of
-    /// `reduceLanes` is not defined.
+    /// The first 8 elements of tile ← the sums of the lanes of its 8 vectors, always in the same order; that of
+    /// `reduceLanes` is unspecified.
     private static void addLanes(MemorySegment tile) {
         long turned = SUMS * VB;
         GemmPacking.transpose(tile, turned, SUMS, tile, 0, V, SUMS, V);

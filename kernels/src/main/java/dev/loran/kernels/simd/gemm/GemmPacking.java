@@ -10,22 +10,22 @@ import jdk.incubator.vector.VectorSpecies;
 
 /// Copies of F32 matrices into the layouts that [GemmTiles] reads. Offsets are in bytes, strides in elements.
 ///
-/// Elements travel as 32-bit integers: a copy keeps every bit, also those of a NaN.
+/// Elements are moved as 32-bit integers, so a copy preserves every bit, including those of a NaN.
 public final class GemmPacking {
-    /// 8 elements, or 4 where vectors have no more. Wider ones would leave most blocks to the scalar loop.
+    /// 8 elements, or 4 if vectors have no more. Wider vectors would leave most blocks to the scalar loop.
     private static final VectorSpecies<Integer> P =
             FloatVector.SPECIES_PREFERRED.length() >= 8 ? IntVector.SPECIES_256 : IntVector.SPECIES_128;
 
     public static final int LANES = P.length();
 
-    /// Rows that are transposed together.
+    /// Number of rows that are transposed together.
     public static final int BLOCK = 8;
 
     private static final ByteOrder ORDER = ByteOrder.nativeOrder();
     private static final ValueLayout.OfInt INT = ValueLayout.JAVA_INT_UNALIGNED;
 
-    /// `LOW.selectFrom(x, y)` is x0 y0 x1 y1 …, the lower halves interleaved; `HIGH` does it with the upper ones. (The
-    /// same by `rearrange` with a shuffle costs three to four times as much.)
+    /// `LOW.selectFrom(x, y)` is x0 y0 x1 y1 …, the lower halves interleaved; `HIGH` does the same for the upper
+    /// halves. (Using `rearrange` with a shuffle instead costs three to four times as much.)
     private static final IntVector LOW = interleaved(0);
 
     private static final IntVector HIGH = interleaved(P.length() / 2);
@@ -62,7 +62,8 @@ public final class GemmPacking {
         transposeScalar(dst, dstOff, dstStride, src, srcOff, srcStride, 0, wholeRows, wholeCols, cols);
     }
 
-    /// Rows of src, `cols` elements each, to rows of dst, `width` >= cols elements each; what is left of them is zero.
+    /// Copies rows of src, `cols` elements each, to rows of dst, `width` >= cols elements each, and fills the rest with
+    /// zeros.
     public static void copyRows(
             MemorySegment dst,
             long dstOff,
@@ -88,8 +89,8 @@ public final class GemmPacking {
         }
     }
 
-    /// dst (n) ← pairs of 16 bits, the lower one from one row and the upper one from another; both rows are read to the
-    /// next multiple of 2 [#LANES] elements.
+    /// dst (n) ← pairs of 16 bits, the lower one from one row and the upper one from another. Both rows are read up to
+    /// the next multiple of 2 [#LANES] elements.
     public static void interleaveHalves(MemorySegment dst, long to, MemorySegment src, long lower, long upper, int n) {
         for (int j = 0; j < n; j += 2 * LANES) {
             IntVector x = load(src, lower + 2L * j);
@@ -121,8 +122,8 @@ public final class GemmPacking {
         }
     }
 
-    /// Three rounds of interleaving rows i and i + 4 (a perfect shuffle) put 8 rows of one vector each into column
-    /// order, whatever the length of the vectors.
+    /// Three rounds of interleaving rows i and i + 4 (a perfect shuffle) bring 8 rows of one vector each into column
+    /// order, whatever the vector length.
     private static void transposeBlock(
             MemorySegment dst, long to, long dstBytes, MemorySegment src, long from, long srcBytes) {
         IntVector r0 = load(src, from);

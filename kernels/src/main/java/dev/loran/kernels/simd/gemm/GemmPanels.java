@@ -7,38 +7,38 @@ import java.lang.foreign.ValueLayout;
 import org.jspecify.annotations.Nullable;
 
 /// The right-hand matrix (k, n) of a product in the form that tiles read: panels of [GemmTiles#COLUMNS] columns, for
-/// one block of k after another. A panel holds its columns of one k next to each other, padded with zeros to whole
+/// one block of k after another. A panel holds its columns for each k next to each other, padded with zeros to whole
 /// units.
 ///
-/// A row-major matrix whose rows are at least a tile wide can also be read where it lies (`ld` > 0): that pays where
-/// so few rows are multiplied that packing would cost as much as the product.
+/// A row-major matrix whose rows are at least a tile wide can also be read in place (`ld` > 0). That pays off if so few
+/// rows are multiplied that packing would cost as much as the product.
 ///
 /// @param ld 0 for packed panels, else elements from row to row of the row-major matrix
 public record GemmPanels(MemorySegment memory, long offset, int k, int n, int kBlock, int ld) implements Panels {
-    /// The longest block of k. A panel of it, 96 KiB for the widest tiles, streams from the second-level cache; shorter
-    /// ones read and write C more often.
+    /// The longest block of k. A panel of it, 96 KiB for the widest tiles, streams from the second-level cache; with
+    /// shorter blocks, C is read and written more often.
     private static final int K_BLOCK = 512;
 
-    /// Blocks of a matrix read in place: its rows are far apart, and more of them than this lose the address cache.
+    /// Block length for a matrix read in place: its rows are far apart, and more of them than this exceed the TLB.
     private static final int K_BLOCK_IN_PLACE = 128;
 
-    /// Packed panels of a (k, n) matrix, to be filled by [#pack], in [#floats] floats at `offset`.
+    /// Returns packed panels of a (k, n) matrix, to be filled by [#pack], in [#floats] floats at `offset`.
     public static GemmPanels packed(MemorySegment memory, long offset, int k, int n) {
         int blocks = Math.max(1, Math.ceilDiv(k, K_BLOCK));
         return new GemmPanels(memory, offset, k, n, Math.max(1, Math.ceilDiv(Math.ceilDiv(k, blocks), 8)) * 8, 0);
     }
 
-    /// A row-major (k, n) matrix as it lies; n >= [GemmTiles#COLUMNS].
+    /// Returns panels that read a row-major (k, n) matrix in place; n >= [GemmTiles#COLUMNS].
     public static GemmPanels inPlace(Operand b) {
         return new GemmPanels(b.memory(), b.offset(), b.rows(), b.cols(), K_BLOCK_IN_PLACE, b.ld());
     }
 
-    /// One panel and block of n <= [GemmTiles#COLUMNS] columns, already packed, as [WidenedTiles] makes it.
+    /// Returns a single panel and block of n <= [GemmTiles#COLUMNS] columns, already packed, as made by [WidenedTiles].
     public static GemmPanels one(MemorySegment memory, int k, int n) {
         return new GemmPanels(memory, 0, k, n, k, 0);
     }
 
-    /// What packed panels of a (k, n) matrix need.
+    /// The number of floats in the packed panels of a (k, n) matrix.
     public static long floats(int k, int n) {
         return (long) k * padded(n);
     }
@@ -47,12 +47,12 @@ public record GemmPanels(MemorySegment memory, long offset, int k, int n, int kB
         return Math.ceilDiv(n, GemmTiles.UNIT) * GemmTiles.UNIT;
     }
 
-    /// Panels side by side.
+    /// Number of panels.
     public int count() {
         return Math.ceilDiv(n, GemmTiles.COLUMNS);
     }
 
-    /// Blocks of k.
+    /// Number of blocks of k.
     public int blocks() {
         return Math.ceilDiv(k, kBlock);
     }
@@ -61,13 +61,13 @@ public record GemmPanels(MemorySegment memory, long offset, int k, int n, int kB
         return Math.min(kBlock, k - block * kBlock);
     }
 
-    /// The columns that a tile of this panel computes.
+    /// The number of columns that a tile of this panel computes.
     public int width(int panel) {
         return ld > 0 ? GemmTiles.COLUMNS : Math.min(GemmTiles.COLUMNS, padded(n - panel * GemmTiles.COLUMNS));
     }
 
-    /// The first column of the matrix in this panel. In place, the last panel begins early, to end where the matrix
-    /// does.
+    /// The first column of the matrix in this panel. In place, the last panel begins early, so that it ends where the
+    /// matrix does.
     public int first(int panel) {
         int column = panel * GemmTiles.COLUMNS;
         return ld > 0 ? Math.min(column, n - GemmTiles.COLUMNS) : column;
@@ -86,7 +86,7 @@ public record GemmPanels(MemorySegment memory, long offset, int k, int n, int kB
         return 4L * (ld > 0 ? ld : width(panel));
     }
 
-    /// One task a panel and block.
+    /// Uses one task per panel and block.
     @Override
     public GemmPanels pack(Parallel parallel, Operand b) {
         int panels = count();
@@ -122,7 +122,7 @@ public record GemmPanels(MemorySegment memory, long offset, int k, int n, int kB
         return packed(to, 0, n, k).packTransposed(parallel, this);
     }
 
-    /// Packs the transposed matrix (k, n) of another set of panels, which hold an (n, k) one.
+    /// Fills all panels with the transpose of the matrix in `other`, which is (n, k).
     private GemmPanels packTransposed(Parallel parallel, GemmPanels other) {
         int panels = count();
         parallel.parallelFor(panels * blocks(), task -> {
@@ -146,7 +146,7 @@ public record GemmPanels(MemorySegment memory, long offset, int k, int n, int kB
         return this;
     }
 
-    /// The part of another's matrix from its row j and column p on that one of its panels and blocks holds.
+    /// Copies the part of the matrix in `other`, from row j and column p on, that lies in one of its panels and blocks.
     private void copyTransposed(long to, int width, GemmPanels other, int p, int pEnd, int j, int jEnd) {
         int panel = p / GemmTiles.COLUMNS;
         int block = j / other.kBlock;

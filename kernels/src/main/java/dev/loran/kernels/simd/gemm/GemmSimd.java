@@ -10,50 +10,51 @@ import org.jspecify.annotations.Nullable;
 
 /// The F32 matrix product on the Vector API.
 ///
-/// B becomes panels ([GemmPanels]); tasks are blocks of rows of C by groups of panels; a task copies its rows of A, one
-/// block of k at a time, and runs the tiles ([GemmTiles]). Each element of C is summed over k in order, block by block,
-/// and the blocks of k follow from k alone: the same bits for every number of threads. Where C is so small that it
-/// makes few tasks, k is cut into chunks as well, whose sums are added in their order; this too follows from the shape
+/// B is packed into panels ([GemmPanels]). Tasks are blocks of rows of C by groups of panels; a task copies its rows of
+/// A, one block of k at a time, and runs the tiles ([GemmTiles]). Each element of C is summed over k in order, block by
+/// block, and the blocks depend on k alone, so the bits are the same for every number of threads. If C is so small that
+/// there are few tasks, k is also split into chunks, whose sums are added in order; this too depends on the shape
 /// alone.
 ///
 /// All memory is native, row-major and F32; offsets are in bytes and multiples of 4, leading dimensions in elements.
 public final class GemmSimd {
-    /// Rows of a task. With a block of k, 128 KiB of A: a part of the second-level cache that leaves room for a panel.
+    /// Rows of a task. With a block of k, they are 128 KiB of A: part of the second-level cache, leaving room for a
+    /// panel.
     private static final int TASK_ROWS = 64;
 
-    /// Tasks enough to keep one thread among several evenly busy; more would copy A more often.
+    /// Enough tasks per thread to keep several threads about equally busy; more would copy A more often.
     private static final int TASKS_EACH = 4;
 
-    /// Fewer blocks of C than this are cut along k as well.
+    /// With fewer blocks of C than this, k is split as well.
     private static final int FEW = 5;
 
-    /// Panels that one row of tiles passes before the next row: A's rows stay in the first-level cache, and C is
-    /// written in longer runs.
+    /// Number of panels that one row of tiles covers before the next row: rows of A stay in the first-level cache, and
+    /// C is written in longer runs.
     private static final int RUN = 4;
 
-    /// Panels of a task, at least: with fewer, copying A costs more than a tenth of its use.
+    /// Minimum number of panels per task; with fewer, copying A costs more than a tenth of its use.
     private static final int TASK_PANELS = 4;
 
-    /// Up to so many rows of C, B is read where it lies.
+    /// Up to this many rows of C, B is read in place.
     private static final int IN_PLACE_ROWS = 32;
 
-    /// Rows or columns up to which the product is a few dot products for each row of the other matrix.
+    /// Up to this many rows or columns, the product is computed as a few dot products per row of the other matrix.
     private static final int DOT_ROWS = 4;
 
-    /// B is packed in pieces of at most 16 MiB and so many rows.
+    /// B is packed in pieces of at most 16 MiB and this many rows.
     private static final long PACKED_FLOATS = 1L << 22;
 
     private static final int PACKED_ROWS = 4096;
 
-    /// Chunks of k: at least so long, and no more than this many.
+    /// Chunks of k: their minimum length and their maximum number.
     private static final int CHUNK = 1024;
 
     private static final int CHUNKS = 16;
 
     private GemmSimd() {}
 
-    /// c ← alpha · a · b + beta · c. With beta = 0, c is not read; with alpha = 0, a and b are not. Elements of c's
-    /// rows beyond its columns are left alone. c must not be transposed, nor overlap a or b.
+    /// c ← alpha · a · b + beta · c. With beta = 0, c is not read; with alpha = 0, a and b are not. Elements between
+    /// the rows of c are not touched. c must not be transposed, nor overlap a or b.
     ///
     /// @throws IllegalArgumentException for a negative size, a leading dimension shorter than a row, or a segment that
     ///     is on the heap or too small
@@ -66,10 +67,10 @@ public final class GemmSimd {
         }
     }
 
-    /// `batch` products as [#gemm] does one; matrix i begins `i * stride` elements after the first (stride 0: the same
-    /// matrix for all, for a and b only).
+    /// Computes `batch` products, each as in [#gemm]; matrix i begins `i * stride` elements after the first (stride 0,
+    /// for a and b only: the same matrix for all).
     ///
-    /// @param strides of c, a and b
+    /// @param strides those of c, a and b
     public static void gemmBatched(
             Parallel parallel, int batch, Operand c, Operand a, Operand b, long[] strides, float alpha, float beta) {
         if (batch < 0) {
@@ -77,7 +78,7 @@ public final class GemmSimd {
         }
         IntConsumer one = i -> gemm(
                 parallel, moved(c, i * strides[0]), moved(a, i * strides[1]), moved(b, i * strides[2]), alpha, beta);
-        // A product of fewer operations is over before several threads have shared it out.
+        // Smaller products take less time than sharing one of them among several threads.
         if (batch > 1 && (double) c.rows() * c.cols() * a.cols() < 1 << 22) {
             parallel.parallelFor(batch, one);
         } else {
@@ -89,7 +90,7 @@ public final class GemmSimd {
         return new Operand(x.memory(), x.offset() + 4 * elements, x.ld(), x.transposed(), x.rows(), x.cols());
     }
 
-    /// c ← alpha · a · b + beta · c, the matrices as [#gemm] has them.
+    /// c ← alpha · a · b + beta · c, for matrices as in [#gemm].
     public static void product(Parallel parallel, Operand c, Operand a, Operand b, float alpha, float beta) {
         int m = c.rows();
         int n = c.cols();
@@ -121,7 +122,8 @@ public final class GemmSimd {
         }
     }
 
-    /// c ← alpha · a · b + beta · c + bias, b as panels and bias, where there is one, a row of its columns.
+    /// c ← alpha · a · b + beta · c + bias, with b given as panels; bias, if present, is a row with as many columns as
+    /// b.
     public static void multiply(
             Parallel parallel, Operand c, Operand a, GemmPanels b, float alpha, float beta, @Nullable Operand bias) {
         int m = c.rows();
@@ -144,7 +146,7 @@ public final class GemmSimd {
         });
     }
 
-    /// [#multiply] by the calling thread alone, with alpha = 1 and long sums in one piece.
+    /// [#multiply] on the calling thread alone, with alpha = 1 and without splitting long sums into chunks.
     public static void multiplyRows(
             Workspace workspace, Operand c, Operand a, GemmPanels b, float beta, @Nullable Operand bias) {
         if (b.k() == 0) {
@@ -154,14 +156,14 @@ public final class GemmSimd {
         }
     }
 
-    /// What a task does with its part of C.
+    /// The work of one task on its part of C.
     public interface Block {
-        /// Rows `i` … `i + rows` by panels `panel` … `end`.
+        /// Processes rows `i` … `i + rows` by panels `panel` … `end`.
         void run(int i, int rows, int panel, int end);
     }
 
-    /// Shares out C (m rows, in tiles of `tileRows`, by `panels` panels). How many groups of panels there are changes
-    /// no bit.
+    /// Distributes C (m rows, in tiles of `tileRows`, by `panels` panels). The number of groups of panels does not
+    /// change any bit.
     public static void forBlocks(Parallel parallel, int m, int tileRows, int panels, Block body) {
         int rowBlocks = Math.ceilDiv(m, TASK_ROWS);
         int rowsEach = Math.ceilDiv(Math.ceilDiv(m, rowBlocks), tileRows) * tileRows;
@@ -182,7 +184,7 @@ public final class GemmSimd {
         });
     }
 
-    /// Some panels of a right-hand side, `panel` to `panelEnd`, over some blocks of k, `block` to `blockEnd`.
+    /// Panels `panel` to `panelEnd` of a right-hand side, over blocks `block` to `blockEnd` of k.
     private record Part(int panel, int panelEnd, int block, int blockEnd) {}
 
     private static void multiplyChunks(
@@ -216,7 +218,7 @@ public final class GemmSimd {
         });
     }
 
-    /// What one task makes of its rows of C: some panels, over some blocks of k.
+    /// The work of one task on its rows of C: some of the panels, over some of the blocks of k.
     private static void block(
             Workspace workspace,
             Operand c,
@@ -251,7 +253,8 @@ public final class GemmSimd {
         }
     }
 
-    /// alpha · a, dense rows along k: a tile then reads few pages and no two rows meet in one set of the cache.
+    /// Returns alpha · a with dense rows along k, so that a tile reads few pages and no two rows fall into the same
+    /// cache set.
     private static Operand copyRows(Workspace workspace, Operand a, float alpha) {
         int rows = a.rows();
         int k = a.cols();

@@ -8,15 +8,16 @@ import jdk.incubator.vector.VectorSpecies;
 
 /// The innermost loops of the matrix product: one tile of C, held in registers while k runs.
 ///
-/// The form is the one that C2 compiles to loads, broadcasts and fused multiply-adds alone: a constant species, every
-/// accumulator a local variable, an offset for each row of A, all with one index, whose bounds checks then leave
-/// the loop, strides of B as a parameter. Rows of A run along k; a row of B is the tile's columns for one k.
+/// They are written in the form that C2 compiles to nothing but loads, broadcasts and fused multiply-adds: a constant
+/// species, every accumulator a local variable, one offset per row of A, all with the same index, so that their bounds
+/// checks leave the loop, and the strides of B as a parameter. Rows of A run along k; a row of B is the tile's columns
+/// for one k.
 ///
-/// A finished tile goes to an array first, and from there to C or onto what C holds. Vectors that are stored to memory
-/// of either kind, as interpreted conversions of vectors do, teach the JVM to expect both at every store: 24 such
-/// stores in one method are more than its first compiler can bear, after which the second is never reached, or more
-/// than the second one inlines, after which every accumulator is an object in every round of k. Both happened, by
-/// chance, to one process in four. What is stored to an array is never anything else.
+/// A finished tile is first stored to an array, and from there written or added to C. If vectors are stored to memory
+/// of both kinds, heap and native, as interpreted vector conversions do, the JVM's profile expects both at every store.
+/// 24 such stores in one method are either too much for C1, in which case C2 is never reached, or more than C2 inlines,
+/// in which case every accumulator is an object in every iteration over k. This happened, at random, in one process out
+/// of four. A store to an array is never anything else.
 public final class GemmTiles {
     public static final VectorSpecies<Float> S = FloatVector.SPECIES_PREFERRED;
 
@@ -36,7 +37,8 @@ public final class GemmTiles {
 
     public static final int TILE = ROWS * COLUMNS;
 
-    /// Tiles may be 1, 2 … units wide up to [#COLUMNS]: whole vectors, and at least the 8 that packing moves at a time.
+    /// The number of columns of a tile is a multiple of this, up to [#COLUMNS]: whole vectors, and at least the 8
+    /// elements that packing moves at a time.
     public static final int UNIT = Math.max(V, 8);
 
     private static final ByteOrder ORDER = ByteOrder.nativeOrder();
@@ -44,11 +46,11 @@ public final class GemmTiles {
 
     private GemmTiles() {}
 
-    /// c = a · b, or c += a · b where `onto`, for one tile or a part of one: rows `row` to `row + ROWS` of c and a, one
+    /// c = a · b, or c += a · b if `onto`, for one tile or part of one: rows `row` to `row + ROWS` of c and a, and one
     /// panel and block of k of b.
     ///
-    /// @param tile scratch of [#TILE] elements
-    /// @param a for this block of k alone
+    /// @param tile scratch memory of [#TILE] elements
+    /// @param a only the columns of this block of k
     public static void product(
             float[] tile, Operand c, Operand a, int row, GemmPanels b, int panel, int block, boolean onto) {
         int j = panel * COLUMNS;
@@ -75,7 +77,7 @@ public final class GemmTiles {
         }
     }
 
-    /// c = tile (rows, columns), or c += tile where `onto`; columns are whole vectors.
+    /// c = tile (rows, columns), or c += tile if `onto`; columns is a multiple of the vector length.
     ///
     /// @param ldc bytes from row to row of c
     public static void keep(MemorySegment c, long co, long ldc, float[] tile, int rows, int columns, boolean onto) {
@@ -86,9 +88,9 @@ public final class GemmTiles {
         }
     }
 
-    /// tile (rows, width) = a · b, summed over k; what lies in the rows after them is undefined.
+    /// tile (rows, width) = a · b, summed over k; the contents of the rows after them are undefined.
     ///
-    /// @param lda bytes from row to row of a, as `ldb` of b
+    /// @param lda bytes from row to row of a; `ldb` likewise of b
     /// @param width a multiple of [#UNIT], at most [#COLUMNS]
     /// @param rows 1 to [#ROWS]
     public static void multiply(
@@ -120,7 +122,7 @@ public final class GemmTiles {
         }
     }
 
-    /// [#put] of a tile of 3 vectors a row. Without an inner loop: it would cost more than the stores.
+    /// [#put] for a tile of 3 vectors per row. It has no inner loop, which would cost more than the stores.
     private static void putWhole(MemorySegment c, long co, long ldc, float[] tile, int rows) {
         for (int i = 0; i < rows; i++) {
             long at = co + i * ldc;
@@ -131,7 +133,7 @@ public final class GemmTiles {
         }
     }
 
-    /// c = tile, or c += tile where `onto`, but for the tile's first `skipped` columns.
+    /// c = tile, or c += tile if `onto`, without the first `skipped` columns of the tile.
     ///
     /// @param ldc bytes from row to row of c
     /// @param width elements from row to row of the tile
@@ -164,7 +166,7 @@ public final class GemmTiles {
         }
     }
 
-    /// c = tile, or c += tile where `onto`, for blocks whose columns need not be whole vectors; all strides in bytes.
+    /// c = tile, or c += tile if `onto`, for blocks whose columns need not be whole vectors; all strides in bytes.
     public static void merge(
             MemorySegment c,
             long co,
@@ -207,8 +209,9 @@ public final class GemmTiles {
         }
     }
 
-    /// 24 accumulators, 3 vectors of B and 1 of A: 28 of 32 registers. The last row of A is read first: reading ends in
-    /// a plain method, and those C2 does not inline any more where a method has grown to 18,000 nodes, about there.
+    /// 24 accumulators, 3 vectors of B and 1 of A: 28 of 32 registers. The last row of A is read first: reads end in an
+    /// ordinary method, which C2 no longer inlines once a method has grown to 18,000 nodes, as it has by about the last
+    /// read.
     private static void tile8x3(
             float[] c, MemorySegment a, long a0, long lda, MemorySegment b, long bo, long ldb, int rows, int k) {
         long a1 = a0 + Math.min(1, rows - 1) * lda;
@@ -292,7 +295,7 @@ public final class GemmTiles {
         c72.intoArray(c, 23 * V);
     }
 
-    /// For the columns that 3 vectors do not divide.
+    /// For the remaining columns if the width is not a multiple of 3 vectors.
     private static void tile8x2(
             float[] c, MemorySegment a, long a0, long lda, MemorySegment b, long bo, long ldb, int rows, int k) {
         long a1 = a0 + Math.min(1, rows - 1) * lda;

@@ -2,12 +2,11 @@ package dev.loran.kernels.simd.gemm;
 
 import java.lang.foreign.MemorySegment;
 
-/// A matrix of F32 as it lies in native memory: element (i, j) is the one at i · ld + j, or at j · ld + i where
-/// `transposed`.
+/// An F32 matrix in native memory: element (i, j) is at i · ld + j, or at j · ld + i if `transposed`.
 ///
-/// @param offset of element (0, 0) in bytes, a multiple of 4
-/// @param ld elements from one row in memory to the next
-/// @param rows as it is read, that is, after transposing, as `cols`
+/// @param offset byte offset of element (0, 0), a multiple of 4
+/// @param ld elements from one row to the next in memory
+/// @param rows rows as read, that is, after transposing; `cols` likewise
 public record Operand(MemorySegment memory, long offset, int ld, boolean transposed, int rows, int cols) {
     /// A dense row-major matrix.
     public static Operand dense(MemorySegment memory, long offset, int rows, int cols) {
@@ -19,17 +18,17 @@ public record Operand(MemorySegment memory, long offset, int ld, boolean transpo
         return offset + 4 * (transposed ? j * ld + i : i * ld + j);
     }
 
-    /// What is left from row `i` and column `j` on.
+    /// The part of the matrix starting at row `i` and column `j`.
     public Operand from(int i, int j) {
         return i == 0 && j == 0 ? this : new Operand(memory, at(i, j), ld, transposed, rows - i, cols - j);
     }
 
-    /// `count` rows from row `i` on.
+    /// `count` rows starting at row `i`.
     public Operand rows(int i, int count) {
         return i == 0 && count == rows ? this : new Operand(memory, at(i, 0), ld, transposed, count, cols);
     }
 
-    /// `count` columns from column `j` on.
+    /// `count` columns starting at column `j`.
     public Operand columns(int j, int count) {
         return j == 0 && count == cols ? this : new Operand(memory, at(0, j), ld, transposed, rows, count);
     }
@@ -39,7 +38,8 @@ public record Operand(MemorySegment memory, long offset, int ld, boolean transpo
         return new Operand(memory, offset, ld, !transposed, /* rows= */ cols, /* cols= */ rows);
     }
 
-    /// Throws, beginning with `name`, which is the operation's and the argument's, unless the matrix can lie there.
+    /// Throws unless the matrix fits in its memory. `name`, which names the operation and the argument, is the prefix
+    /// of the message.
     public void check(String name) {
         int inMemory = transposed ? cols : rows;
         int width = transposed ? rows : cols;

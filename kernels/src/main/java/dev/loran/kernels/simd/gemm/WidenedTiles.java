@@ -16,13 +16,14 @@ import jdk.incubator.vector.FloatVector;
 import jdk.incubator.vector.IntVector;
 import jdk.incubator.vector.VectorOperators;
 
-/// BF16 panels multiplied as F32, where nothing multiplies BF16: a task widens one block of a panel at a time into
-/// scratch memory of the second-level cache, where all its rows use it ([GemmTiles]). A few rows, as in generation,
-/// would wait for that memory: they widen each vector for themselves.
+/// BF16 panels multiplied as F32, for processors that cannot multiply BF16. A task widens one block of a panel at a
+/// time into scratch memory in the second-level cache, where all its rows use it ([GemmTiles]). A few rows, as in
+/// generation, would be slowed down by going through that memory; for them, each vector is widened in registers.
 public final class WidenedTiles implements Bf16Tiles {
     private static final int FEW = 4;
 
-    /// Pairs along k that one vector of columns passes before the next: memory is read almost in order.
+    /// Number of pairs along k that are processed for one vector of columns before the next: memory is read almost in
+    /// order.
     private static final int RUN = 32;
 
     private static final ByteOrder ORDER = ByteOrder.nativeOrder();
@@ -69,7 +70,7 @@ public final class WidenedTiles implements Bf16Tiles {
         }
     }
 
-    /// sums = a · b; beyond `rows`, up to an even number of rows, sums holds nonsense afterwards.
+    /// sums = a · b. Rows of sums beyond `rows`, up to an even number, are left with meaningless values.
     private static void fewRows(MemorySegment sums, Left a, Right b, int rows) {
         int width = b.width();
         int pairs = b.k() / 2;
@@ -88,7 +89,7 @@ public final class WidenedTiles implements Bf16Tiles {
         }
     }
 
-    /// c += a · b for a vector of columns of two rows of c.
+    /// c += a · b for two rows of c and one vector of columns.
     private static void twoRows(
             MemorySegment c,
             long co,

@@ -2,14 +2,14 @@ package dev.loran.kernels.simd.machine;
 
 import java.io.ByteArrayOutputStream;
 
-/// Writes the few x86-64 instructions that the Vector API cannot express, and what loops around them need.
+/// Emits the few x86-64 instructions that the Vector API cannot express, and those needed for loops around them.
 ///
-/// General registers are named; vector registers are numbers 0 … 31 and, but for [#storeHalf], 512 bits wide; tiles are
-/// numbers 0 … 7. Memory is `[base + index · scale + displacement]`. **Source**: Intel 64 and IA-32 Architectures
-/// Software Developer's Manual, volume 1, chapter 18 (tiles), and volume 2, chapters 2 (prefixes) and 3 to 5
-/// (instructions).
+/// General-purpose registers have names; vector registers are numbers 0 … 31 and, except in [#storeHalf], 512 bits
+/// wide; tiles are numbers 0 … 7. A memory operand is `[base + index · scale + displacement]`. **Source**: Intel 64 and
+/// IA-32 Architectures Software Developer's Manual, volume 1, chapter 18 (tiles), and volume 2, chapters 2 (prefixes)
+/// and 3 to 5 (instructions).
 public final class Assembler {
-    /// General registers, in the order of their numbers.
+    /// General-purpose registers, in order of their numbers.
     public enum Gp {
         RAX,
         RCX,
@@ -54,7 +54,7 @@ public final class Assembler {
     private static final int P_66 = 1;
     private static final int P_F3 = 2;
     private static final int P_F2 = 3;
-    /// The bit W of an EVEX prefix, beside those of `P_…`.
+    /// The W bit of an EVEX prefix, combined with the `P_…` constants.
     private static final int WIDE = 0x80;
 
     private static final int BITS_256 = 1;
@@ -83,7 +83,7 @@ public final class Assembler {
         return code.toByteArray();
     }
 
-    /// Where the next instruction will stand: a label to jump back to.
+    /// The position of the next instruction, used as a label to jump back to.
     public int here() {
         return code.size();
     }
@@ -115,37 +115,38 @@ public final class Assembler {
         evex(P_NONE, MAP_0F, BITS_512, 0x11, z, to);
     }
 
-    /// 8 floats, or 16 BF16 = the lower half of z.
+    /// 8 floats, or 16 BF16, = the lower half of z.
     public void storeHalf(Mem to, int z) {
         evex(P_NONE, MAP_0F, BITS_256, 0x11, z, to);
     }
 
-    /// Every 32-bit lane of z = the one in memory.
+    /// Every 32-bit lane of z = the 32 bits in memory.
     public void broadcast(int z, Mem from) {
         evex(P_66, MAP_0F38, BITS_512, 0x58, z, from);
     }
 
-    /// acc += x0 · y0 + x1 · y1 in every lane of 32 bits, which holds a pair of BF16 in x and in y and an F32 in acc.
+    /// acc += x0 · y0 + x1 · y1 in every 32-bit lane, which holds a pair of BF16 in x and in y and an F32 in acc.
     public void dotBf16(int acc, int x, int y) {
         evex(P_F3, MAP_0F38, BITS_512, 0x52, acc, x, y);
     }
 
-    /// The lower half of z = 16 floats of memory rounded to BF16, to nearest even; subnormals become zero.
+    /// The lower half of z = 16 floats in memory, rounded to BF16, to nearest even; subnormals become zero.
     public void toBf16(int z, Mem from) {
         evex(P_F3, MAP_0F38, BITS_512, 0x72, z, from);
     }
 
-    /// The lower half of z = the floats of `lower`, its upper half those of `upper`, rounded as by [#toBf16(int, Mem)].
+    /// The lower half of z = the floats of `lower`, its upper half = those of `upper`, rounded as in
+    /// [#toBf16(int, Mem)].
     public void toBf16(int z, int upper, int lower) {
         evex(P_F2, MAP_0F38, BITS_512, 0x72, z, upper, lower);
     }
 
-    /// z's 16-bit lane i = that of `from` whose number lane i of `index` holds.
+    /// 16-bit lane i of z = the lane of `from` whose number is in lane i of `index`.
     public void permuteHalves(int z, int index, int from) {
         evex(WIDE | P_66, MAP_0F38, BITS_512, 0x8d, z, index, from);
     }
 
-    /// The upper parts of all vectors become zero, as older vector code expects.
+    /// Sets the upper parts of all vector registers to zero, as older vector code expects.
     public void vzeroupper() {
         emit(0xc5, 0xf8, 0x77);
     }
@@ -169,7 +170,8 @@ public final class Assembler {
                 bits << 5 | (~vvvv >> 4 & 1) << 3);
     }
 
-    /// The bytes that say which memory. Displacements are written in four bytes: one of them would count vectors.
+    /// Emits the bytes of a memory operand. Displacements always take four bytes, because a one-byte displacement would
+    /// be scaled by the vector size.
     private void operand(int reg, Mem mem) {
         int base = number(mem.base()) & 7;
         boolean displaced = mem.displacement() != 0 || base == 5;
@@ -186,12 +188,12 @@ public final class Assembler {
 
     // ---- tiles
 
-    /// Sizes of all tiles = 64 bytes of memory; all tiles become zero.
+    /// Loads the sizes of all tiles from 64 bytes of memory, and sets all tiles to zero.
     public void loadTileConfig(Mem from) {
         vex(P_NONE, 0x49, 0, 0, from);
     }
 
-    /// All tiles go back to their initial state, in which the system need not save them.
+    /// Returns all tiles to their initial state, in which the operating system need not save them.
     public void releaseTiles() {
         vex(P_NONE, 0x49, 0, 0, 0);
     }
@@ -201,18 +203,18 @@ public final class Assembler {
         vex(P_F2, 0x49, tile, 0, 0);
     }
 
-    /// tile = rows of memory, which begin at `base + displacement` and lie `index` bytes apart; `scale` is 1.
+    /// tile = rows of memory, which begin at `base + displacement` and are `index` bytes apart; `scale` is 1.
     public void loadTile(int tile, Mem from) {
         vex(P_F2, 0x4b, tile, 0, from);
     }
 
-    /// Rows of memory, as for [#loadTile], = tile.
+    /// Rows of memory, specified as in [#loadTile], = tile.
     public void storeTile(Mem to, int tile) {
         vex(P_F3, 0x4b, tile, 0, to);
     }
 
-    /// acc (m, n) += a · b: in a, (m, k) pairs of BF16 along a row; in b, (k, n) pairs, each down a column; sums in
-    /// F32.
+    /// acc (m, n) += a · b, accumulated in F32. In a, (m, k), pairs of BF16 run along a row; in b, (k, n), each pair
+    /// runs down a column.
     public void dotTiles(int acc, int a, int b) {
         vex(P_F3, 0x5c, acc, b, a);
     }
@@ -262,12 +264,12 @@ public final class Assembler {
         emitInt(value);
     }
 
-    /// register -= 1, and the zero flag says whether that left nothing.
+    /// register -= 1, setting the zero flag if the result is 0.
     public void decrement(Gp register) {
         emit(0x48 | number(register) >> 3, 0xff, 0xc8 | number(register) & 7);
     }
 
-    /// Jumps back to `label` unless the last [#decrement] gave zero.
+    /// Jumps back to `label` unless the last [#decrement] resulted in zero.
     public void jumpIfNotZero(int label) {
         emit(0x0f, 0x85);
         emitInt(label - (here() + 4));

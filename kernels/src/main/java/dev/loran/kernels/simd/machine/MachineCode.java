@@ -17,27 +17,27 @@ import java.util.Set;
 import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
 
-/// Memory pages with machine code of our own, and what this processor can do. A page is written first and then made
-/// executable and read-only, for good: it is never both writable and executable. Linux on x86-64.
+/// Memory pages with hand-written machine code, and the capabilities of this processor. A page is written first and
+/// then made executable and permanently read-only; it is never both writable and executable. Linux on x86-64 only.
 public final class MachineCode {
     private static final int PROT_READ = 1;
     private static final int PROT_WRITE = 2;
     private static final int PROT_EXEC = 4;
     private static final int MAP_PRIVATE_ANONYMOUS = 0x22;
 
-    /// The state of the tiles is large, and Linux keeps it only for processes that ask for it.
+    /// For an arch_prctl call: the tile state is large, so Linux enables it only for processes that request it.
     private static final long SYS_ARCH_PRCTL = 158;
 
     private static final long ARCH_REQ_XCOMP_PERM = 0x1023;
     private static final long XFEATURE_XTILEDATA = 18;
 
-    /// Set to `off`, it forbids all machine code: `-Dloran.machineCode=off`.
+    /// If set to `off`, no machine code is used: `-Dloran.machineCode=off`.
     private static final String OPTION = "loran.machineCode";
 
     private MachineCode() {}
 
-    /// What stands in the way of code that needs the processor's `flags` (names of /proc/cpuinfo); null if nothing
-    /// does.
+    /// Says what prevents the use of code that needs the processor's `flags` (names from /proc/cpuinfo); null if
+    /// nothing does.
     public static @Nullable String obstacle(String... flags) {
         if ("off".equals(System.getProperty(OPTION))) {
             return "machine code is switched off by -D" + OPTION + "=off";
@@ -70,8 +70,7 @@ public final class MachineCode {
         }
     }
 
-    /// Asks the system to let this process, now and for good, use the processor's tiles; what stands in the way, or
-    /// null.
+    /// Asks the system to let this process use the processor's tiles from now on. Returns what prevents that, or null.
     @SuppressWarnings("restricted")
     public static @Nullable String tileObstacle() {
         Linker linker = Linker.nativeLinker();
@@ -88,8 +87,8 @@ public final class MachineCode {
         }
     }
 
-    /// Calls machine code at an address, its first argument, with so many 64-bit integers. The code must be short:
-    /// while it runs, the garbage collector waits.
+    /// Returns a handle that calls machine code at an address, its first argument, with `arguments` 64-bit integers.
+    /// The code must be short, because the garbage collector waits while it runs.
     @SuppressWarnings("restricted")
     public static MethodHandle function(int arguments) {
         MemoryLayout[] longs =
@@ -97,7 +96,7 @@ public final class MachineCode {
         return Linker.nativeLinker().downcallHandle(FunctionDescriptor.ofVoid(longs), Linker.Option.critical(false));
     }
 
-    /// Executable pages that begin with `code`; they live as long as the process.
+    /// Loads `code` at the beginning of executable pages, which live as long as the process.
     ///
     /// @throws BackendException if the system refuses
     @SuppressWarnings("restricted")

@@ -1,5 +1,5 @@
-/// Machine code of our own, for instructions that the Vector API does not know: written by `Assembler`, called by way
-/// of `MachineCode`. It is public for the other packages of the backend, and promises nothing to others.
+/// Hand-written machine code, for instructions that the Vector API does not provide: emitted by `Assembler`, called
+/// through `MachineCode`. This package is public only for the backend's other packages; it is not part of the API.
 @NullMarked
 package dev.loran.kernels.simd.machine;
 

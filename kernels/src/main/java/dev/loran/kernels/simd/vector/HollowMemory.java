@@ -8,8 +8,8 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.lang.invoke.MethodHandle;
 
-/// Memory for who asks for it and does not use it: all segments are one and the same, in addresses for which the system
-/// has set nothing aside. A stray access is harmless, and finds whatever another one left. Safe for several threads.
+/// Memory for callers that request it but do not use it: all segments are the same, at addresses for which the system
+/// has reserved no memory. A stray access is harmless, and finds whatever an earlier one left. Thread-safe.
 public final class HollowMemory implements AutoCloseable {
     private static final long SMALLEST = 1 << 20;
     private static final long ALIGNMENT = 64;
@@ -17,9 +17,9 @@ public final class HollowMemory implements AutoCloseable {
     private final Arena arena = Arena.ofShared();
     private MemorySegment largest = MemorySegment.NULL;
 
-    /// `bytes` bytes, 64-byte aligned, valid until this is closed.
+    /// Returns `bytes` bytes, 64-byte aligned, valid until this is closed.
     ///
-    /// @throws BackendException if the system has no addresses for so many
+    /// @throws BackendException if the system cannot provide an address range of that size
     public synchronized MemorySegment segment(long bytes) {
         if (largest.byteSize() < bytes) {
             largest = reserve(Math.max(SMALLEST, bytes));
@@ -27,8 +27,8 @@ public final class HollowMemory implements AutoCloseable {
         return largest.asSlice(0, bytes);
     }
 
-    /// The C library gives large zeroed blocks as pages that the system supplies when they are first touched; the Java
-    /// library would touch them all.
+    /// The C library allocates large zeroed blocks as pages that the system supplies on first access; Java's own
+    /// allocation would touch all of them.
     @SuppressWarnings("restricted")
     private MemorySegment reserve(long bytes) {
         Linker linker = Linker.nativeLinker();

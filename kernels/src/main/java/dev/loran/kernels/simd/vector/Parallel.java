@@ -9,34 +9,35 @@ import java.util.concurrent.locks.LockSupport;
 import java.util.function.IntConsumer;
 import org.jspecify.annotations.Nullable;
 
-/// A fixed pool of threads that share out the tasks of one loop at a time, and the scratch memory of each of them.
+/// A fixed pool of threads that share the tasks of one loop at a time, and the scratch memory of each thread.
 ///
-/// Which thread runs a task is left to chance, so a caller that wants the same bits for every number of threads splits
-/// its work by shape alone and lets every task write to a place of its own. The calling thread takes part. Any number
-/// of threads may call: a call from inside a task, or while another thread's loop is running, does all its tasks
-/// itself: slower, never wrong.
+/// Which thread runs a task is not determined. A caller that needs the same bits for every number of threads must split
+/// its work by shape alone and let every task write to its own place. The calling thread works too. Any number of
+/// threads may call: a call from inside a task, or while another thread's loop is running, runs all its tasks on the
+/// calling thread, which is slower but equally correct.
 ///
 /// Waiting threads spin for some tens of microseconds, about the gap between two kernels of a training step, and then
-/// park. A call allocates nothing beyond the caller's lambda.
+/// park. A call allocates nothing besides the caller's lambda.
 public final class Parallel implements AutoCloseable {
     private static final int SPINS = 1500;
 
-    /// Bits of [#claim] below the number of the loop: how many of its tasks nobody has claimed yet.
+    /// Number of low bits of [#claim], which count the unclaimed tasks; the number of the loop is above them.
     private static final int COUNT_BITS = 31;
 
     private static final long COUNT_MASK = (1L << COUNT_BITS) - 1;
 
     private final List<Worker> workers = new ArrayList<>();
     private final Workspace workspace;
-    /// Whether loops are not run at all: what they would read and write is not there.
+    /// Whether loops are skipped altogether, because the memory they would read and write does not exist.
     private final boolean idle;
     private final AtomicInteger busy = new AtomicInteger();
 
-    /// Number of the current loop (high bits) and its unclaimed tasks (low bits), in one word: a thread that comes late
-    /// to a loop that is over claims nothing, and one that has claimed a task keeps `body` and `tasks` from changing.
+    /// Number of the current loop (high bits) and of its unclaimed tasks (low bits) in a single word: a thread that
+    /// arrives after a loop has ended claims nothing, and while a claimed task is running, `body` and `tasks` cannot
+    /// change.
     private final AtomicLong claim = new AtomicLong();
 
-    /// Tasks of the current loop that are not yet done.
+    /// Number of tasks of the current loop that are not finished.
     private final AtomicInteger pending = new AtomicInteger();
 
     private @Nullable IntConsumer body;
@@ -47,7 +48,7 @@ public final class Parallel implements AutoCloseable {
     private @Nullable Throwable failure;
     private int failureTask;
 
-    /// A pool of `threads` threads, the calling one included; `threads` >= 1.
+    /// A pool of `threads` threads, including the calling one; `threads` >= 1.
     public Parallel(int threads) {
         if (threads < 1) {
             throw new IllegalArgumentException("Parallel: threads must be at least 1 but is " + threads);
@@ -61,25 +62,25 @@ public final class Parallel implements AutoCloseable {
         }
     }
 
-    /// A pool that runs nothing, with scratch memory that is not there.
+    /// A pool that runs nothing and whose scratch memory does not exist.
     public Parallel(HollowMemory memory) {
         idle = true;
         workspace = new Workspace(memory);
     }
 
-    /// How many threads share the work, the calling one included.
+    /// The number of threads that share the work, including the calling one.
     public int threads() {
         return workers.size() + 1;
     }
 
-    /// Scratch memory of whichever thread asks; it lives as long as this pool.
+    /// The scratch memory of the calling thread; it lives as long as this pool.
     public Workspace workspace() {
         return workspace;
     }
 
-    /// Runs `body` for every index in `0 … tasks - 1`, each once, in no particular order, and returns when all are
-    /// done. Where tasks throw, the exception of the lowest index comes out once all have ended; in a loop that runs on
-    /// the calling thread alone, the tasks after it are not started.
+    /// Runs `body` once for every index in `0 … tasks - 1`, in no particular order, and returns when all are done. If
+    /// tasks throw, the exception of the lowest index is thrown after all tasks have ended; in a loop that runs on the
+    /// calling thread alone, the tasks after it are not started.
     public void parallelFor(int tasks, IntConsumer body) {
         if (tasks <= 0 || idle) {
             return;
@@ -118,7 +119,7 @@ public final class Parallel implements AutoCloseable {
         }
     }
 
-    /// Claims and runs tasks of the current loop until none is left.
+    /// Claims and runs tasks of the current loop until none are left.
     private void runTasks() {
         while (true) {
             long seen = claim.get();
@@ -173,7 +174,7 @@ public final class Parallel implements AutoCloseable {
         }
     }
 
-    /// Ends the threads and frees the scratch memory. A loop that is still running on another thread is an error.
+    /// Ends the threads and frees the scratch memory. It is an error if another thread's loop is still running.
     @Override
     public void close() {
         if (closed) {
@@ -210,7 +211,8 @@ public final class Parallel implements AutoCloseable {
             setDaemon(true);
         }
 
-        /// Called after the new loop is visible in [#claim]; a worker sets `parked` before its last look at it.
+        /// Called after the new loop has become visible in [#claim]; a worker sets `parked` before checking it one last
+        /// time.
         void wake() {
             if (parked) {
                 LockSupport.unpark(this);
@@ -229,7 +231,7 @@ public final class Parallel implements AutoCloseable {
             }
         }
 
-        /// Returns the number of the newest loop; the same as `seen` only on a spurious wake-up or at the end.
+        /// Returns the number of the newest loop, which equals `seen` only on a spurious wake-up or at the end.
         private long awaitLoop(long seen) {
             for (int spin = 0; spin < SPINS; spin++) {
                 long now = claim.get() >>> COUNT_BITS;

@@ -7,28 +7,27 @@ import jdk.incubator.vector.IntVector;
 import jdk.incubator.vector.VectorMask;
 import jdk.incubator.vector.VectorOperators;
 
-/// Elementary functions of a vector of floats: range reduction, then a polynomial of our own (minimax by Remez'
-/// exchange algorithm, coefficients rounded to F32). Errors are the largest found against double precision over the
-/// whole range, subnormal arguments included; infinities and NaN give what [Math] gives.
+/// Elementary functions on vectors of floats: range reduction, followed by our own polynomials (minimax by Remez'
+/// exchange algorithm, coefficients rounded to F32). The errors stated are the largest found against double precision
+/// over the whole range, including subnormal arguments; infinities and NaN give what [Math] gives.
 ///
 /// Only multiplication, addition, comparison and division of whole vectors are used, so an element has the same bits in
-/// whatever lane and on whatever width it is computed. The caller's loop must inline these methods: they are short for
-/// that reason.
+/// every lane and for every vector width. The caller's loop must inline these methods, which is why they are short.
 public final class VectorMath {
-    // Some constants are whole vectors. A broadcast costs C2 some hundred nodes of its graph; where a loop outgrows the
-    // limit of nodes, the rest is called, not inlined, with every vector in an object. But a constant is loaded in
-    // every round of the loop, which C2 does not move out: the shortest functions broadcast.
+    // Some constants are whole vectors. A broadcast costs C2 about a hundred nodes of its graph; if a loop exceeds the
+    // node limit, the rest is called instead of inlined, with every vector in an object. However, C2 does not hoist the
+    // load of a constant out of the loop, so the shortest functions broadcast.
 
     public static final FloatVector ONE = splat(1f);
     public static final FloatVector ZERO = splat(0f);
     private static final FloatVector MINUS_HALF = splat(-0.5f);
 
-    /// ln 2 = LN2_HIGH + LN2_LOW to about 48 bits.
+    /// ln 2 = LN2_HIGH + LN2_LOW, to about 48 bits.
     private static final float LN2_HIGH = 0.6931472f;
 
     private static final float LN2_LOW = -1.9046542e-9f;
 
-    /// log₂ e = LOG2_E + LOG2_E_LOW likewise.
+    /// log₂ e = LOG2_E + LOG2_E_LOW, to about the same precision.
     private static final float LOG2_E = 1.442695f;
 
     private static final float LOG2_E_LOW = 1.925963e-8f;
@@ -36,7 +35,7 @@ public final class VectorMath {
     /// 1.5 · 2²³: adding it leaves the nearest integer in the low bits of the sum.
     private static final float ROUNDER = 12582912f;
 
-    /// As above, with the bias of an exponent added: the low bits of the sum, shifted to the exponent's place, are 2ⁿ.
+    /// The same plus the exponent bias: shifting the low bits of the sum into the exponent field gives 2ⁿ.
     private static final float BIASED_ROUNDER = ROUNDER + 127;
 
     private static final int ROUNDER_BITS = 0x4B400000;
@@ -59,8 +58,8 @@ public final class VectorMath {
 
     private VectorMath() {}
 
-    /// eˣ to 1 ulp: x = n · ln 2 + r with |r| ≤ ln 2 / 2, eʳ of degree 6, times 2ⁿ in two steps so that neither
-    /// overflows early.
+    /// eˣ to 1 ulp: x = n · ln 2 + r with |r| ≤ ln 2 / 2, and eʳ by a polynomial of degree 6, multiplied by 2ⁿ in two
+    /// steps so that neither overflows prematurely.
     public static FloatVector exp(FloatVector x) {
         FloatVector t = x.lanewise(VectorOperators.FMA, LOG2_E, ROUNDER);
         FloatVector e = expOfRest(x, t.sub(ROUNDER));
@@ -71,8 +70,9 @@ public final class VectorMath {
                 .blend(Float.POSITIVE_INFINITY, x.compare(VectorOperators.GT, 88.72284f));
     }
 
-    /// eˣ for x ≤ 88, to 1.2 ulp where the result is normal and 0 where it is not. Two steps less than [#exp]: x · log₂
-    /// e = n + r with |r| ≤ ½ and 2ʳ of degree 6, and n comes out of the rounder as the exponent of 2ⁿ.
+    /// eˣ for x ≤ 88, to 1.2 ulp if the result is normal, and 0 if it is not. It takes two steps fewer than [#exp]: x ·
+    /// log₂ e = n + r with |r| ≤ ½, 2ʳ by a polynomial of degree 6, and n comes out of the rounding as the exponent of
+    /// 2ⁿ.
     public static FloatVector expOfNegative(FloatVector x) {
         FloatVector t = x.lanewise(VectorOperators.FMA, LOG2_E, BIASED_ROUNDER);
         FloatVector r = x.fma(
@@ -101,7 +101,7 @@ public final class VectorMath {
         return n.add(127).lanewise(VectorOperators.LSHL, 23).reinterpretAsFloats();
     }
 
-    /// ln x to 1 ulp: x = 2ᵉ · (1 + f) with 1 + f in [√½, √2), ln(1 + f) of degree 11.
+    /// ln x to 1 ulp: x = 2ᵉ · (1 + f) with 1 + f in [√½, √2), and ln(1 + f) by a polynomial of degree 11.
     public static FloatVector log(FloatVector x) {
         VectorMask<Float> tiny = x.compare(VectorOperators.LT, Float.MIN_NORMAL);
         IntVector bits = x.blend(x.mul(8388608f), tiny).reinterpretAsInts();
@@ -142,7 +142,7 @@ public final class VectorMath {
         return large.blend(small, a.compare(VectorOperators.LT, 0.625f));
     }
 
-    /// σ(x) = 1 / (1 + e⁻ˣ) to 2.5 ulp, by e = e^−|x|, in whose terms small values keep their digits.
+    /// σ(x) = 1 / (1 + e⁻ˣ) to 2.5 ulp, through e = e^−|x|, in terms of which small values keep their precision.
     public static FloatVector sigmoid(FloatVector x) {
         FloatVector e = expOfMinusAbs(x);
         return ONE.blend(e, x.compare(VectorOperators.LT, ZERO)).div(e.add(ONE));
@@ -153,8 +153,8 @@ public final class VectorMath {
         return expOfNegative(x.abs().neg());
     }
 
-    /// Φ(x), the distribution function of the standard normal: ½ + x · P(x²) / Q(x²), of degree 5 over 5, to 1.4e-7
-    /// (1.3 ulp of 1) at every x, not relative to a small Φ; exactly 0 and 1 beyond ±5.5.
+    /// Φ(x), the standard normal distribution function, as ½ + x · P(x²) / Q(x²) with P and Q of degree 5, to 1.4e-7
+    /// (1.3 ulp of 1) at every x, though not relative to a small Φ; exactly 0 and 1 beyond ±5.5.
     public static FloatVector normalCdf(FloatVector x) {
         FloatVector s = x.mul(x);
         FloatVector p = s.fma(splat(2.2749369e-08f), splat(6.3521297e-06f));
@@ -169,8 +169,8 @@ public final class VectorMath {
         return step(x, p, q.fma(s, ONE), 5.5f);
     }
 
-    /// Φ(x) + x · φ(x), the slope of x · Φ(x), in the same way, of degree 7 over 6, to 2.5e-7 (2.1 ulp of 1); exactly 0
-    /// and 1 beyond ±6.
+    /// Φ(x) + x · φ(x), the derivative of x · Φ(x), in the same way with degrees 7 and 6, to 2.5e-7 (2.1 ulp of 1);
+    /// exactly 0 and 1 beyond ±6.
     public static FloatVector geluSlope(FloatVector x) {
         FloatVector s = x.mul(x);
         FloatVector p = s.fma(splat(-2.8880329e-11f), splat(1.3003096e-08f));
@@ -188,8 +188,8 @@ public final class VectorMath {
         return step(x, p, q.fma(s, ONE), 6f);
     }
 
-    /// ½(1 + tanh(√(2/π)(x + 0.044715x³))), which stands for Φ in the other form of GELU, in the same way, of degree 4
-    /// over 5, to 1.9e-7 (1.6 ulp of 1); exactly 0 and 1 beyond ±5.
+    /// ½(1 + tanh(√(2/π)(x + 0.044715x³))), which replaces Φ in the tanh form of GELU, in the same way with degrees 4
+    /// and 5, to 1.9e-7 (1.6 ulp of 1); exactly 0 and 1 beyond ±5.
     public static FloatVector tanhCdf(FloatVector x) {
         FloatVector s = x.mul(x);
         FloatVector p = s.fma(splat(4.511359e-06f), splat(0.00016492217f));
@@ -203,8 +203,8 @@ public final class VectorMath {
         return step(x, p, q.fma(s, ONE), 5f);
     }
 
-    /// The slope of x · [#tanhCdf], in the same way, of degree 6 over 6, to 2.5e-7 (2.1 ulp of 1); exactly 0 and 1
-    /// beyond ±5.5.
+    /// The derivative of x · [#tanhCdf], in the same way with degrees 6 and 6, to 2.5e-7 (2.1 ulp of 1); exactly 0 and
+    /// 1 beyond ±5.5.
     public static FloatVector geluTanhSlope(FloatVector x) {
         FloatVector s = x.mul(x);
         FloatVector p = s.fma(splat(1.3999352e-08f), splat(2.0486273e-06f));
@@ -221,7 +221,7 @@ public final class VectorMath {
         return step(x, p, q.fma(s, ONE), 5.5f);
     }
 
-    /// ½ + x · p / q, what goes from 0 to 1 and is odd about ½, where |x| is not beyond `end`.
+    /// ½ + x · p / q if |x| is at most `end`, else 0 or 1: a function that goes from 0 to 1 and is odd about ½.
     private static FloatVector step(FloatVector x, FloatVector p, FloatVector q, float end) {
         FloatVector inside = x.mul(p).div(q).add(0.5f);
         return inside.blend(ZERO, x.compare(VectorOperators.LT, -end)).blend(ONE, x.compare(VectorOperators.GT, end));

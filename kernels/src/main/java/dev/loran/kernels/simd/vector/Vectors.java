@@ -7,23 +7,23 @@ import jdk.incubator.vector.FloatVector;
 import jdk.incubator.vector.VectorShuffle;
 import jdk.incubator.vector.VectorSpecies;
 
-/// What every kernel says in vectors: the species, loads and stores by byte offset, and how loops are cut.
+/// The vector vocabulary of all kernels: the species, loads and stores by byte offset, and the splitting of loops.
 ///
-/// A kernel's loop runs over whole vectors; the elements left over go through the same vector code one at a time
-/// ([#splat], [#setFirst]) or through plain scalar code. No masks: they cost more than a short tail.
+/// A kernel's loop runs over whole vectors; the remaining elements go through the same vector code one at a time
+/// ([#splat], [#setFirst]) or through plain scalar code. Masks are not used, because they cost more than a short tail.
 public final class Vectors {
     public static final VectorSpecies<Float> F = FloatVector.SPECIES_PREFERRED;
     public static final VectorSpecies<Integer> I = VectorSpecies.of(int.class, F.vectorShape());
 
-    /// Elements of a vector.
+    /// Number of elements of a vector.
     public static final int V = F.length();
 
-    /// Elements that one task of a loop over flat memory takes: enough to pay for the hand-over, and all of a vector.
+    /// Number of elements per task in a loop over flat memory: enough to pay for handing it over, and a multiple of V.
     public static final int CHUNK = 1 << 14;
 
     private static final ByteOrder ORDER = ByteOrder.nativeOrder();
 
-    /// Slices and mapped files may start anywhere; on aligned memory these cost the same.
+    /// Slices and mapped files may start at any address; on aligned memory these layouts cost no more.
     private static final ValueLayout.OfFloat FLOAT = ValueLayout.JAVA_FLOAT_UNALIGNED;
 
     private static final ValueLayout.OfInt INT = ValueLayout.JAVA_INT_UNALIGNED;
@@ -51,7 +51,7 @@ public final class Vectors {
     public static void put(MemorySegment y, long at, FloatVector v, boolean accumulate) {
         FloatVector sum = v;
         if (accumulate) {
-            // Not by a method of our own: C2 calls such a one where it has not yet seen this branch taken often.
+            // Not through one of our own methods: C2 does not inline it if it has not yet seen this branch taken often.
             sum = FloatVector.fromMemorySegment(F, y, at, ByteOrder.nativeOrder())
                     .add(v);
         }
@@ -62,7 +62,7 @@ public final class Vectors {
         return FloatVector.broadcast(F, value);
     }
 
-    /// The element at `at` in every lane.
+    /// Returns a vector with the element at `at` in every lane.
     public static FloatVector splat(MemorySegment s, long at) {
         return FloatVector.broadcast(F, s.get(FLOAT, at));
     }
@@ -84,15 +84,15 @@ public final class Vectors {
         return s.get(INT, at);
     }
 
-    /// The bound of a loop over the whole vectors among `n`: the last one begins right below it. It says more than
-    /// their number of elements: no index below it lies beyond the last vector, and so C2 can move the checks of
-    /// memory's bounds out of the loop.
+    /// The bound of a loop over the whole vectors among `n` elements: the last vector begins just below it. It says
+    /// more than the number of elements in whole vectors: since no index below it lies beyond the last vector, C2 can
+    /// hoist the bounds checks out of the loop.
     public static int bound(int n) {
         return n - V + 1;
     }
 
-    /// Σ lanes by halves: the order of `reduceLanes` is not specified, and differs between interpreted and compiled
-    /// code.
+    /// Σ of the lanes, by halves; the order of `reduceLanes` is unspecified and differs between interpreted and
+    /// compiled code.
     public static float sum(FloatVector v) {
         FloatVector s = v;
         if (V > 8) {
@@ -110,14 +110,14 @@ public final class Vectors {
         return a.fma(b, c);
     }
 
-    /// What a task does with its part of a flat range.
+    /// The work of one task on its part of a flat range.
     @FunctionalInterface
     public interface Range {
-        /// Elements `size` from byte offset `at` on.
+        /// Processes `size` elements starting at byte offset `at`.
         void accept(long at, int size);
     }
 
-    /// Cuts `n` floats into chunks, one task each.
+    /// Splits `n` floats into chunks, one task each.
     public static void forChunks(Parallel parallel, long n, Range body) {
         parallel.parallelFor(Math.toIntExact(Math.ceilDiv(n, (long) CHUNK)), i -> {
             long from = (long) i * CHUNK;
@@ -125,14 +125,15 @@ public final class Vectors {
         });
     }
 
-    /// What a task does with its part of one of several arrays.
+    /// The work of one task on its part of one of several arrays.
     @FunctionalInterface
     public interface Part {
-        /// Chunk number `chunk` of all: `size` floats of array `array`, from byte `at` on.
+        /// Processes chunk number `chunk`, counted through all arrays: `size` floats of array `array`, starting at byte
+        /// `at`.
         void accept(int chunk, int array, long at, int size);
     }
 
-    /// Cuts arrays of `sizes` floats into chunks, one task each, counted through all arrays in their order.
+    /// Splits arrays of `sizes` floats into chunks, one task each, numbered through all arrays in order.
     public static void forChunks(Parallel parallel, long[] sizes, Part body) {
         int[] first = new int[sizes.length + 1];
         for (int i = 0; i < sizes.length; i++) {
@@ -153,14 +154,14 @@ public final class Vectors {
         });
     }
 
-    /// What a task does with its part of the rows of a matrix.
+    /// The work of one task on its part of the rows of a matrix.
     @FunctionalInterface
     public interface Rows {
-        /// Rows `from` (inclusive) to `to` (exclusive).
+        /// Processes rows `from` (inclusive) to `to` (exclusive).
         void accept(int from, int to);
     }
 
-    /// Cuts `rows` rows of `cols` elements into tasks of about a chunk.
+    /// Splits `rows` rows of `cols` elements into tasks of about one chunk.
     public static void forRows(Parallel parallel, int rows, int cols, Rows body) {
         int each = Math.max(1, CHUNK / Math.max(1, cols));
         parallel.parallelFor(Math.ceilDiv(rows, each), i -> body.accept(i * each, Math.min(rows, (i + 1) * each)));

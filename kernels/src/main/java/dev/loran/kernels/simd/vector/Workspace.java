@@ -8,15 +8,16 @@ import java.util.List;
 import java.util.concurrent.atomic.AtomicLong;
 import org.jspecify.annotations.Nullable;
 
-/// Scratch memory of the kernels: one growing native segment for each thread and purpose.
+/// Scratch memory of the kernels: one growing native segment per thread and purpose.
 ///
-/// A segment is asked for by its [Slot] and is valid until the same thread asks for the same slot again. Sizes are
-/// rounded up to powers of two, so after the first call at the largest shape nothing is allocated any more. What a
-/// thread that has ended leaves goes to the next new one: there is never more than for the most threads at a time.
+/// A segment is requested by its [Slot] and is valid until the same thread requests the same slot again. Sizes are
+/// rounded up to powers of two, so after the first call at the largest shape nothing more is allocated. The segments of
+/// a thread that has ended pass to the next new thread, so there are never more than the largest number of simultaneous
+/// threads requires.
 public final class Workspace implements AutoCloseable {
-    /// What a piece of scratch memory is for. Kernels that call one another use different slots.
+    /// The purpose of a piece of scratch memory. Kernels that call one another use different slots.
     public enum Slot {
-        /// Whatever an operation of your own needs it for.
+        /// Free for use by custom operations.
         OWN,
         /// Panels of the right-hand matrix, packed by one call for all its tasks.
         PANELS,
@@ -24,11 +25,11 @@ public final class Workspace implements AutoCloseable {
         LOW_RANK,
         /// Rows of the left-hand matrix, packed by one task.
         ROWS,
-        /// The same transposed, before they are rounded.
+        /// The same rows, transposed, before they are rounded.
         TURNED,
-        /// A block of a panel of BF16, widened.
+        /// A block of a BF16 panel, widened.
         WIDENED,
-        /// A few vectors, where memory has no room for whole ones.
+        /// A few vectors, used where the matrix itself has no room for whole ones.
         TILE,
         /// Partial sums of chunks of k.
         PARTIAL,
@@ -38,21 +39,21 @@ public final class Workspace implements AutoCloseable {
         ATTENTION,
         /// Sums of the gradients of keys and values.
         KEY_GRADIENTS,
-        /// A block of dropout(x), or of what is to be dropped.
+        /// A block of dropout(x), or of what dropout is about to be applied to.
         DROPPED,
         /// The gradient of the inner side of a low-rank product.
         LOW_RANK_GRADIENT,
-        /// The sums that tasks make of their rows of it.
+        /// The sums over rows that tasks compute from it.
         LOW_RANK_SUMS
     }
 
     private static final int SLOTS = Slot.values().length;
     private static final long SMALLEST = 4096;
 
-    /// Where the address is no multiple of 64, a 512-bit access touches two cache lines.
+    /// At an address that is not a multiple of 64, a 512-bit access touches two cache lines.
     private static final long ALIGNMENT = 64;
 
-    /// Elements of [#tile]: the largest tile of any product, 8 rows of 3 vectors.
+    /// Number of elements of [#tile]: the largest tile of any product, 8 rows of 3 vectors.
     public static final int TILE = 24 * Vectors.V;
 
     private final Arena arena = Arena.ofShared();
@@ -63,7 +64,7 @@ public final class Workspace implements AutoCloseable {
     private final List<Owned> owned = new ArrayList<>();
     private final AtomicLong allocated = new AtomicLong();
 
-    /// The segments of one thread after another.
+    /// The segments of one thread, which pass to another when it ends.
     private static final class Owned {
         final MemorySegment[] segments = new MemorySegment[SLOTS];
         Thread owner = Thread.currentThread();
@@ -73,12 +74,12 @@ public final class Workspace implements AutoCloseable {
         }
     }
 
-    /// @param hollow where memory comes from that nobody uses; null for real memory
+    /// @param hollow source of memory that is never used; null for real memory
     public Workspace(@Nullable HollowMemory hollow) {
         this.hollow = hollow;
     }
 
-    /// What all threads together have been given since the start, in bytes.
+    /// The number of bytes allocated for all threads together since the start.
     public long allocatedBytes() {
         return allocated.get();
     }
@@ -95,7 +96,7 @@ public final class Workspace implements AutoCloseable {
         return fresh.segments;
     }
 
-    /// At least `bytes` bytes, 64-byte aligned, contents undefined.
+    /// Returns at least `bytes` bytes, 64-byte aligned, with undefined contents.
     @SuppressWarnings("EnumOrdinal")
     public MemorySegment segment(Slot slot, long bytes) {
         MemorySegment[] mine = segments.get();
@@ -109,12 +110,12 @@ public final class Workspace implements AutoCloseable {
         return segment;
     }
 
-    /// One tile of a product, contents undefined, until the same thread asks again.
+    /// Returns memory for one tile of a product, with undefined contents, valid until the same thread asks again.
     public float[] tile() {
         return tiles.get();
     }
 
-    /// Frees everything; segments handed out before must not be used afterwards.
+    /// Frees everything; segments handed out before must no longer be used.
     @Override
     public void close() {
         arena.close();

@@ -1,8 +1,8 @@
-/// What a kernel on the CPU is written with, ours as well as your own: [Vectors] (loads, stores, how loops are cut),
-/// [VectorMath] (exponential, logarithm and their relatives), [Parallel] (the threads that compute) and [Workspace]
-/// (scratch memory of a thread).
+/// The building blocks of CPU kernels, both ours and custom ones: [Vectors] (loads, stores, splitting of loops),
+/// [VectorMath] (exponential, logarithm and related functions), [Parallel] (the worker threads) and [Workspace]
+/// (per-thread scratch memory).
 ///
-/// An operation of your own asks its backend for the threads, and knows by the answer whether it computes here:
+/// A custom operation asks its backend for the threads, and can tell from the answer whether it runs on this backend:
 ///
 /// ```java
 /// Parallel parallel = x.backend().capability(Parallel.class);
