@@ -26,8 +26,8 @@ import java.util.concurrent.Callable;
 import java.util.stream.Collectors;
 import picocli.CommandLine.Command;
 
-/// `loran bench answers`: what models answer with adapters, for `peers/exchange.py`, which asks the real peft for the
-/// same.
+/// `loran bench answers`: outputs of models with adapters, for `peers/exchange.py`, which compares them with those of
+/// the real peft.
 @Command(
         name = "answers",
         mixinStandardHelpOptions = true,
@@ -52,7 +52,7 @@ final class AnswersCommand implements Callable<Integer> {
         return 0;
     }
 
-    /// Whatever is wrong with one request, the next one gets its answer.
+    /// Whatever is wrong with one request, the next one is still answered.
     private static String answer(Backend backend, String[] fields) {
         if (fields.length < 4 || fields.length > 6) {
             return "a request has 4 to 6 fields, not " + fields.length;
@@ -78,7 +78,7 @@ final class AnswersCommand implements Callable<Integer> {
             } else {
                 PeftConfig config = AdapterFiles.config(adapter);
                 if (config.taskType() == TaskType.SEQ_CLS && model.classifier() == null) {
-                    // Its files say how many classes the new head has.
+                    // Its files specify the number of classes of the new head.
                     peft.loadAdapter(PeftModel.DEFAULT_ADAPTER, adapter);
                 } else {
                     peft.addAdapter(PeftModel.DEFAULT_ADAPTER, config, true);

@@ -25,10 +25,10 @@ import org.openjdk.jmh.annotations.State;
 import org.openjdk.jmh.annotations.TearDown;
 import org.openjdk.jmh.annotations.Warmup;
 
-/// Attention forward and backward, each by itself: `./loran bench jmh AttentionBenchmark`. Beside the time stand
-/// GFLOP/s of the pairs of query and key that see each other, and their share of the arithmetic peak measured in the
-/// same process.
-// Three forks, as C2 compiles differently from one process to the next; it needs some five seconds for all tiles.
+/// Attention forward and backward, measured separately: `./loran bench jmh AttentionBenchmark`. Besides the time, it
+/// reports GFLOP/s, counting only pairs of query and key that see each other, and their share of the arithmetic peak
+/// measured in the same process.
+// Three forks, because C2 compiles differently from one process to the next; it takes about five seconds for all tiles.
 @State(Scope.Benchmark)
 @BenchmarkMode(Mode.Throughput)
 @OutputTimeUnit(TimeUnit.SECONDS)
@@ -44,7 +44,7 @@ import org.openjdk.jmh.annotations.Warmup;
 @Measurement(iterations = 5, time = 1)
 public class AttentionBenchmark {
     /// batch, queries, keys, prefix, heads, key heads, d, and 1 for causal: a decoder, an encoder, a prefix, grouped
-    /// heads, a long sequence, and one query with a cache.
+    /// heads, a long sequence, and a single query with a cache.
     @Param({
         "8x128x128x0x8x8x64x1",
         "32x96x96x0x12x12x32x0",
@@ -72,14 +72,14 @@ public class AttentionBenchmark {
     private Tensor lse;
     private Tensor[] gradients;
 
-    /// What passes did; JMH divides by the time.
+    /// The work done by the passes; JMH divides by the time.
     @AuxCounters(AuxCounters.Type.OPERATIONS)
     @State(Scope.Thread)
     public static class Work {
         public double gflop;
         public double shareOfPeak;
 
-        /// Counters start anew with each iteration.
+        /// Resets the counters for each iteration.
         @Setup(Level.Iteration)
         public void clear() {
             gflop = 0;
@@ -110,7 +110,7 @@ public class AttentionBenchmark {
         q = Tensor.uniform(backend, DType.F32, random, 1, batch, t, heads, d);
         k = Tensor.uniform(backend, DType.F32, random, 1, batch, s, kvHeads, d);
         v = Tensor.uniform(backend, DType.F32, random, 1, batch, s, kvHeads, d);
-        // Where there is no prefix, one row that is not used.
+        // If there is no prefix, one row that is not used.
         prefixK = Tensor.uniform(backend, DType.F32, random, 1, Math.max(1, prefix), kvHeads, d);
         prefixV = Tensor.uniform(backend, DType.F32, random, 1, Math.max(1, prefix), kvHeads, d);
         out = Tensor.empty(backend, DType.F32, batch, t, heads, d);

@@ -20,9 +20,9 @@ import org.openjdk.jmh.annotations.State;
 import org.openjdk.jmh.annotations.TearDown;
 import org.openjdk.jmh.annotations.Warmup;
 
-/// C = A · B in F32 beside OpenBLAS, in one run. `./loran bench jmh GemmBenchmark`; GFLOP/s = 2·m·n·k / time.
-// Three forks: where C2 inlines and where memory lies differ from one process to the next.
-// Two seconds of warm-up, five times: C2 has compiled the tiles after about one.
+/// C = A · B in F32 next to OpenBLAS, in one run. `./loran bench jmh GemmBenchmark`; GFLOP/s = 2·m·n·k / time.
+// Three forks, because inlining by C2 and the placement of memory differ from one process to the next. Five warm-up
+// iterations of two seconds: C2 has compiled the tiles after about one second.
 @State(Scope.Benchmark)
 @BenchmarkMode(Mode.AverageTime)
 @OutputTimeUnit(TimeUnit.MICROSECONDS)

@@ -15,7 +15,7 @@ import picocli.CommandLine.Option;
 import picocli.CommandLine.ParameterException;
 import picocli.CommandLine.Spec;
 
-/// `./loran bench gemm`: one product x (m, k) · wᵀ with w (n, k), and OpenBLAS beside it when asked.
+/// `./loran bench gemm`: one product x (m, k) · wᵀ with w (n, k), optionally next to OpenBLAS.
 @Command(
         name = "gemm",
         mixinStandardHelpOptions = true,

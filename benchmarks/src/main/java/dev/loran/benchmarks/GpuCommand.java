@@ -32,11 +32,11 @@ import java.util.concurrent.Callable;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Option;
 
-/// `./loran bench gpu`: what each kernel of a GPU takes, beside the least it could take: the bytes it must move at the
-/// speed of copying, or its arithmetic at the speed of a large product, both measured in the same run.
+/// `./loran bench gpu`: the time of each GPU kernel, next to the least it could take: the bytes it must move at the
+/// speed of a copy, or its arithmetic at the speed of a large matrix product, both measured in the same run.
 ///
-/// Each kernel is recorded several times over and replayed, timed by the device's own events: neither the host nor its
-/// calls are in the figures.
+/// Each kernel is recorded several times over and replayed, and timed by the device's own events, so the figures
+/// include neither the host nor its calls.
 @Command(
         name = "gpu",
         mixinStandardHelpOptions = true,
@@ -71,8 +71,8 @@ final class GpuCommand implements Callable<Integer> {
     private double gflops;
     private final StringBuilder rows = new StringBuilder();
 
-    /// The GPU, or the CPU stand-in for tests that the system property `loran.standin` names the folder of: for trying
-    /// the benchmarks themselves, whose figures then mean nothing.
+    /// Opens the GPU or, for trying out the benchmarks themselves, the CPU stand-in for tests in the folder given by
+    /// the system property `loran.standin`; the figures are then meaningless.
     static CudaBackend open(DType operands) {
         String standIn = System.getProperty("loran.standin");
         return standIn == null
@@ -132,12 +132,12 @@ final class GpuCommand implements Callable<Integer> {
     private static Buffer random(CudaBackend gpu, Scratch scratch, int n) {
         Buffer x = scratch.allocate(DType.F32, n);
         gpu.fill(x, 0.5);
-        // Nothing but a cheap way to numbers that differ.
+        // Just a cheap way to obtain numbers that differ.
         gpu.dropout(x, x, 1, n, new DropoutMask(0.5, 1, 1, scratch.hold(gpu.ofInts(n))), false);
         return x;
     }
 
-    /// Milliseconds of one call, the best of a few rounds.
+    /// Milliseconds per call, the best of a few rounds.
     private static double best(CudaBackend gpu, Runnable work) {
         work.run();
         double best = Double.POSITIVE_INFINITY;
@@ -153,7 +153,7 @@ final class GpuCommand implements Callable<Integer> {
         return best / REPEATS;
     }
 
-    /// A line of the table: `floats` read and written at least, and `flops` done.
+    /// Prints one line of the table: at least `floats` are read and written, and `flops` done.
     private void measure(CudaBackend gpu, String name, double floats, double flops, Runnable work) {
         double ms = best(gpu, work);
         double moved = 4 * floats / ms / 1e6;
@@ -264,8 +264,8 @@ final class GpuCommand implements Callable<Integer> {
         }
     }
 
-    /// What stands between and after the two products of an adapter, at an eighth of the hidden size, so that it is a
-    /// copy's work; and gates, at the hidden size.
+    /// The element-wise work between and after the two products of an adapter whose bottleneck is an eighth of the
+    /// hidden size, so that it is bound by copying; and gates, at the hidden size.
     private void adapters(CudaBackend gpu) {
         int n = tokens * hidden;
         int m = Math.max(1, hidden / 8);

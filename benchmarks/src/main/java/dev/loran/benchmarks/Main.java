@@ -11,7 +11,7 @@ import picocli.CommandLine.ParameterException;
 import picocli.CommandLine.Spec;
 import picocli.CommandLine.Unmatched;
 
-/// `./loran bench`: every measurement of the project, each a subcommand.
+/// `./loran bench`: all measurements of the project, one subcommand each.
 @Command(
         name = "loran bench",
         mixinStandardHelpOptions = true,
@@ -28,12 +28,14 @@ public final class Main implements Runnable {
     @Spec
     private CommandSpec spec;
 
-    /// Runs one measurement; exit status 2 for a command line that says nothing to run, or what cannot be run here.
+    /// Runs one measurement. The exit status is 2 if the command line names nothing to run, or something that cannot
+    /// run here.
     public static void main(String[] args) {
         System.exit(commandLine().execute(args));
     }
 
-    /// Says in one line what is wrong with sizes, or missing on this machine; anything else comes with its stack.
+    /// Reports invalid sizes, or what is missing on this machine, in one line; any other exception comes with its stack
+    /// trace.
     static CommandLine commandLine() {
         return new CommandLine(new Main()).setExecutionExceptionHandler((e, command, parsed) -> {
             if (!(e instanceof IllegalArgumentException || e instanceof BackendException)) {
@@ -49,7 +51,8 @@ public final class Main implements Runnable {
         throw new ParameterException(spec.commandLine(), "bench: name what to measure");
     }
 
-    /// The JMH benchmarks of this module; everything after `jmh` is JMH's own (`jmh -l` lists them, `jmh -h` explains).
+    /// The JMH benchmarks of this module; all arguments after `jmh` go to JMH (`jmh -l` lists the benchmarks, `jmh -h`
+    /// explains the options).
     @Command(name = "jmh", description = "Runs the JMH benchmarks; takes JMH's own options.")
     static final class Jmh implements Callable<Integer> {
         @Unmatched

@@ -24,8 +24,8 @@ import org.openjdk.jmh.annotations.TearDown;
 import org.openjdk.jmh.annotations.Warmup;
 
 /// Every operation of [OpCases#benchmarks] on the fastest backend, forward alone and with its backward pass:
-/// `./loran bench jmh OpBenchmark -p op=attention`. Beside the time stand GFLOP/s and GB/s, from the case's own cost;
-/// `./loran bench roofline` says what share of the machine's peak that is.
+/// `./loran bench jmh OpBenchmark -p op=attention`. Besides the time, it reports GFLOP/s and GB/s, based on the case's
+/// own cost; `./loran bench roofline` says what share of the machine's peak that is.
 @State(Scope.Benchmark)
 @BenchmarkMode(Mode.Throughput)
 @OutputTimeUnit(TimeUnit.SECONDS)
@@ -40,7 +40,7 @@ import org.openjdk.jmh.annotations.Warmup;
 @Warmup(iterations = 3, time = 2)
 @Measurement(iterations = 5, time = 1)
 public class OpBenchmark {
-    /// The operation; a test holds this list to [OpCases#benchmarks].
+    /// The operation; a test checks that this list matches [OpCases#benchmarks].
     @Param({
         "add",
         "mul",
@@ -71,14 +71,14 @@ public class OpBenchmark {
     private OpCase opCase;
     private OpCase.Run run;
 
-    /// What passes did, in units of 10⁹; JMH divides by the time.
+    /// The work done by the passes, in units of 10⁹; JMH divides by the time.
     @AuxCounters(AuxCounters.Type.OPERATIONS)
     @State(Scope.Thread)
     public static class Work {
         public double gflop;
         public double gigabyte;
 
-        /// Counters start anew with each iteration.
+        /// Resets the counters for each iteration.
         @Setup(Level.Iteration)
         public void clear() {
             gflop = 0;

@@ -3,7 +3,7 @@ package dev.loran.benchmarks;
 import org.bytedeco.javacpp.FloatPointer;
 import org.bytedeco.openblas.global.openblas;
 
-/// The peer for matrix products: OpenBLAS through bytedeco's presets, on memory of its own.
+/// The peer for matrix products: OpenBLAS through bytedeco's presets, in its own memory.
 final class OpenBlas implements AutoCloseable {
     private final FloatPointer a;
     private final FloatPointer b;
@@ -22,7 +22,7 @@ final class OpenBlas implements AutoCloseable {
         this.k = k;
     }
 
-    /// C (m, n) = A (m, k) · Bᵀ with B stored (n, k) where `transB`, else B (k, n).
+    /// C (m, n) = A (m, k) · Bᵀ with B stored as (n, k) if `transB`, else A · B with B (k, n).
     void gemm(boolean transB) {
         openblas.cblas_sgemm(
                 openblas.CblasRowMajor,

@@ -22,7 +22,7 @@ import org.openjdk.jmh.annotations.State;
 import org.openjdk.jmh.annotations.TearDown;
 import org.openjdk.jmh.annotations.Warmup;
 
-/// The ladder of [Rank4Update]: `./loran bench jmh Rank4Benchmark`.
+/// The optimization steps of [Rank4Update]: `./loran bench jmh Rank4Benchmark`.
 @State(Scope.Benchmark)
 @BenchmarkMode(Mode.AverageTime)
 @OutputTimeUnit(TimeUnit.MICROSECONDS)
@@ -49,7 +49,7 @@ public class Rank4Benchmark {
         run = Rank4Update.opCase(1024, 2048, kernel(step)).on(backend, DType.F32);
     }
 
-    /// The kernel of a step, by its name.
+    /// Returns the kernel of the given step.
     static Kernel kernel(String step) {
         return switch (step) {
             case "scalar" -> Rank4Update::scalar;

@@ -28,18 +28,16 @@ import java.lang.foreign.ValueLayout;
 import java.util.List;
 import jdk.incubator.vector.FloatVector;
 
-/// The worked example of the guide to kernels in `dev.loran.kernels`: y = x + t · bᵀ with x (n, out), t (n, 4), b (out,
-/// 4), the last step of a LoRA layer of rank 4, as an operation of one's own with a kernel that grows from naive to
-/// fast.
+/// The worked example of the kernel guide in `dev.loran.kernels`: y = x + t · bᵀ with x (n, out), t (n, 4), b (out, 4),
+/// the last step of a LoRA layer of rank 4, as a custom operation with a kernel that evolves from naive to fast.
 ///
-/// What a backend is asked for decides what runs: on one that has [Parallel] a kernel for the CPU, on one that has
-/// [CudaContext] a kernel in PTX; elsewhere (the reference, which checks the gradients in F64), and in other types than
-/// F32, the backend's own product.
-record Rank4Update(Tensor x, Tensor t, Tensor b) implements Op {
+/// The capabilities of the backend decide what runs: if it offers [Parallel], a kernel for the CPU; if it offers
+/// [CudaContext], a kernel in PTX. On other backends (such as the reference, which checks the gradients in F64), and in
+/// types other than F32, the backend's own matrix product is used.
+record Rank4Update(Tensor x, Tensor t, Tensor b) implements CustomOp {
     static final int RANK = 4;
 
-    /// y (n, out) ← x (n, out) + t (n, 4) · bᵀ; all row-major F32. Most steps leave all threads but the calling one
-    /// alone.
+    /// y (n, out) ← x (n, out) + t (n, 4) · bᵀ; all row-major F32. Most steps use only the calling thread.
     interface Kernel {
         void run(Parallel parallel, MemorySegment y, MemorySegment x, MemorySegment t, MemorySegment b, int n, int out);
     }
@@ -97,7 +95,7 @@ record Rank4Update(Tensor x, Tensor t, Tensor b) implements Op {
         }
     }
 
-    /// What it is held to: sizes, the same from the engine's own operations, and its cost.
+    /// The case that checks it: sizes, the same function composed of the engine's operations, and its cost.
     static OpCase opCase(int n, int out, Kernel kernel) {
         return OpCase.of(
                         "rank4Update",
@@ -111,7 +109,7 @@ record Rank4Update(Tensor x, Tensor t, Tensor b) implements Op {
 
     // ---- step 1: the definition
 
-    /// Element by element, as the formula reads.
+    /// Element by element, exactly as in the formula.
     static void scalar(
             Parallel parallel, MemorySegment y, MemorySegment x, MemorySegment t, MemorySegment b, int n, int out) {
         for (int i = 0; i < n; i++) {
@@ -129,8 +127,8 @@ record Rank4Update(Tensor x, Tensor t, Tensor b) implements Op {
 
     private static final ValueLayout.OfFloat FLOAT = ValueLayout.JAVA_FLOAT_UNALIGNED;
 
-    /// A vector of y is x plus four rows of bᵀ, each times one element of t. bᵀ is laid out once a call: what is read
-    /// along a row must lie along a row.
+    /// A vector of y is x plus four rows of bᵀ, each multiplied by one element of t. bᵀ is laid out once per call,
+    /// because what is read along a row must be stored along a row.
     static void vector(
             Parallel parallel, MemorySegment y, MemorySegment x, MemorySegment t, MemorySegment b, int n, int out) {
         MemorySegment rows = transposed(parallel, b, out);
@@ -170,8 +168,8 @@ record Rank4Update(Tensor x, Tensor t, Tensor b) implements Op {
 
     // ---- step 3: four rows at a time
 
-    /// Four vectors of bᵀ, once in registers, serve four rows of y: five loads a vector of y become two, and a sum is
-    /// one fused operation a term.
+    /// Four vectors of bᵀ, once loaded into registers, serve four rows of y: instead of five loads, a vector of y takes
+    /// two, and each term is added in one fused operation.
     static void blocked(
             Parallel parallel, MemorySegment y, MemorySegment x, MemorySegment t, MemorySegment b, int n, int out) {
         blockedRows(y, x, t, transposed(parallel, b, out), 0, n, out);
@@ -225,7 +223,7 @@ record Rank4Update(Tensor x, Tensor t, Tensor b) implements Op {
 
     // ---- step 4: all cores
 
-    /// Blocks of rows, shared out; which thread takes which changes no bit.
+    /// Blocks of rows, distributed among threads; the bits do not depend on which thread takes which block.
     static void parallel(
             Parallel parallel, MemorySegment y, MemorySegment x, MemorySegment t, MemorySegment b, int n, int out) {
         MemorySegment rows = transposed(parallel, b, out);
@@ -237,13 +235,13 @@ record Rank4Update(Tensor x, Tensor t, Tensor b) implements Op {
 
     // ---- on a GPU
 
-    /// Threads of a block, along a row.
+    /// Threads per block, along a row.
     private static final int THREADS = 256;
 
     private static final PtxKernel PTX = new PtxKernel("rank4_update", PtxKernel.text(Rank4Update.class, "rank4.ptx"));
 
-    /// A thread an element of y, a row of blocks a row of y: the row of t is one load for all threads of a block, rows
-    /// of b lie side by side.
+    /// One thread per element of y, and one row of blocks per row of y: the row of t is a single load for all threads
+    /// of a block, and rows of b are adjacent.
     private static void launch(CudaContext cuda, Buffer y, Buffer x, Buffer t, Buffer b, int n, int out) {
         cuda.launch(
                 PTX,

@@ -23,11 +23,11 @@ import jdk.incubator.vector.VectorSpecies;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Option;
 
-/// `./loran bench roofline`: what this machine can do at most, and what share of it every operation reaches.
+/// `./loran bench roofline`: the peak rates of this machine, and the share of them that every operation reaches.
 ///
-/// The roof of an operation is the lower of two: the arithmetic of registers, and the copying of memory for the bytes
-/// that it must move (Williams et al., "Roofline", 2009); both are measured here, in the same run. A share above 1
-/// means that the data lay in a cache.
+/// The roof of an operation is the lower of two: arithmetic in registers, and copying the bytes that it must move
+/// (Williams et al., "Roofline", 2009); both are measured here, in the same run. A share above 1 means that the data
+/// were in a cache.
 @Command(
         name = "roofline",
         mixinStandardHelpOptions = true,
@@ -35,17 +35,17 @@ import picocli.CommandLine.Option;
 final class RooflineCommand implements Callable<Integer> {
     private static final VectorSpecies<Float> S = FloatVector.SPECIES_PREFERRED;
 
-    /// Long enough for C2 and for steady clocks.
+    /// Long enough for C2 to compile and for clocks to settle.
     private static final int FMA_ROUNDS = 20_000_000;
 
     private static final int CHAINS = 12;
 
-    /// Beyond every cache.
+    /// Larger than any cache.
     private static final long COPIED = 256L << 20;
 
     private static final int REPEATS = 15;
 
-    /// The best of a few: a roof is what is possible, not what is usual.
+    /// The best of a few runs: a roof is what is possible, not what is typical.
     private static final int ROOF_REPEATS = 5;
 
     @Option(
@@ -97,7 +97,7 @@ final class RooflineCommand implements Callable<Integer> {
         return 0;
     }
 
-    /// One line of the table, and the same as JSON.
+    /// Measures one case, prints its line of the table, and returns the same as JSON.
     private static String measured(Backend backend, OpCase c, double gflops, double gigabytes) {
         try (OpCase.Run run = c.on(backend, DType.F32);
                 Autograd.Mode mode = Autograd.noGrad()) {
@@ -128,12 +128,12 @@ final class RooflineCommand implements Callable<Integer> {
         return DoubleStream.generate(roof).limit(ROOF_REPEATS).max().orElseThrow();
     }
 
-    /// The arithmetic peak of `threads` threads, in GFLOP/s.
+    /// Returns the arithmetic peak of `threads` threads, in GFLOP/s.
     static double bestGflops(int threads) {
         return best(() -> peakGflops(threads));
     }
 
-    /// The same for BF16 operands summed in F32; 0 where no instruction does it.
+    /// The same for BF16 operands accumulated in F32; 0 if no instruction does that.
     private static double peakBf16(int threads) {
         AtomicLong operations = new AtomicLong();
         double seconds = seconds(threads, t -> operations.addAndGet(Backends.dotsOfBf16()));
@@ -145,7 +145,7 @@ final class RooflineCommand implements Callable<Integer> {
         return 2.0 * CHAINS * S.length() * FMA_ROUNDS * threads / seconds / 1e9;
     }
 
-    /// Independent chains of multiply-adds, more than the latency of one needs, in registers.
+    /// Independent chains of multiply-adds in registers, more than needed to hide the latency of one.
     private static float fma(int rounds, float seed) {
         FloatVector x = FloatVector.broadcast(S, 0.999f * seed);
         FloatVector y = FloatVector.broadcast(S, 1e-3f);
@@ -180,7 +180,7 @@ final class RooflineCommand implements Callable<Integer> {
         return sum.lane(0);
     }
 
-    /// Keeps a result that nobody reads from being optimised away.
+    /// Keeps an otherwise unused result from being optimized away.
     private static void sink(float value) {
         if (Float.isNaN(value)) {
             throw new IllegalStateException("roofline: the sum is no number");

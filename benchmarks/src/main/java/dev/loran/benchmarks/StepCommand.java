@@ -36,7 +36,8 @@ final class StepCommand implements Callable<Integer> {
 
     private static final int VIRTUAL_TOKENS = 20;
 
-    /// Of the run that AdaLoRA's schedule is made for, longer than what is timed: ranks are not cut meanwhile.
+    /// Length of the run for which AdaLoRA's schedule is made: longer than what is timed, so that no ranks are cut
+    /// meanwhile.
     private static final int TOTAL_STEPS = 1000;
 
     @Option(
@@ -161,7 +162,7 @@ final class StepCommand implements Callable<Integer> {
         return 0;
     }
 
-    /// Milliseconds of `timed` steps, after as many that are neither timed nor watched.
+    /// Returns the milliseconds of each of `timed` steps, after as many that are neither timed nor profiled.
     private List<Double> times(Backend backend, LlamaModel.Config config, int timed, @Nullable StepProfile watch) {
         try (LlamaModel model = LlamaModel.random(config, backend, backend.storage(), 1);
                 PeftModel peft = new PeftModel(model, 1)) {
@@ -193,7 +194,7 @@ final class StepCommand implements Callable<Integer> {
         }
     }
 
-    /// The method's options; null for full fine-tuning.
+    /// The options of the method; null for full fine-tuning.
     private @Nullable Map<String, Object> options() {
         return switch (method) {
             case "full" -> null;
@@ -232,7 +233,7 @@ final class StepCommand implements Callable<Integer> {
         Collections.sort(times);
         double median = times.get(times.size() / 2);
         double tokens = batch * seq / median * 1e3;
-        // On a GPU, what it holds, in place of the process.
+        // On a GPU, the memory that the device holds, instead of that of the process.
         double peak = backend instanceof CudaBackend gpu ? gpu.heldBytes() / MIB : Timing.peakMemoryMib();
         System.out.printf(
                 Locale.ROOT,

@@ -17,24 +17,24 @@ import jdk.jfr.consumer.RecordedFrame;
 import jdk.jfr.consumer.RecordingFile;
 import org.jspecify.annotations.Nullable;
 
-/// Where the time of training steps goes, by samples of the stacks of their threads every 10 ms (JDK Flight Recorder).
+/// Shows where the time of training steps goes, from stack samples of their threads every 10 ms (JDK Flight Recorder).
 ///
-/// The calling thread tells the operation: the innermost `…Op` of the engine, its direction, and the backend's method
-/// that it is in. All threads tell the kernel: the innermost class of the kernels. Nothing of a step knows that it is
-/// watched.
+/// The calling thread determines the operation: the innermost `…Op` of the engine, its direction, and the backend
+/// method it is in. All threads determine the kernel: the innermost class of the kernels. The step itself needs no
+/// instrumentation.
 final class StepProfile implements AutoCloseable {
     private static final Duration PERIOD = Duration.ofMillis(10);
 
-    /// Machine code of our own is native code to the JVM.
+    /// To the JVM, hand-written machine code is native code.
     private static final List<String> EVENTS = List.of("jdk.ExecutionSample", "jdk.NativeMethodSample");
 
     private static final String ENGINE = "dev.loran.engine.";
     private static final String KERNELS = "dev.loran.kernels.";
 
-    /// What all kernels are written with.
+    /// Helpers that all kernels use.
     private static final Set<String> SHARED = Set.of("Vectors", "VectorMath", "Workspace", "Operand");
 
-    /// Threads of the backend's pool.
+    /// Prefix of the names of the threads in the backend's pool.
     private static final String WORKER = "loran-";
 
     private final Recording recording = new Recording();
@@ -42,18 +42,18 @@ final class StepProfile implements AutoCloseable {
     private final Map<String, Integer> operations = new HashMap<>();
     private final Map<String, Integer> kernels = new HashMap<>();
 
-    /// Whether this runtime has what a profile needs; asked before anything else of this class.
+    /// Whether this runtime supports profiling; must be checked before using anything else in this class.
     static boolean available() {
         return ModuleLayer.boot().findModule("jdk.jfr").isPresent();
     }
 
-    /// Watches from now on the calling thread and the pool's.
+    /// Starts sampling the calling thread and those of the pool.
     void start() {
         EVENTS.forEach(event -> recording.enable(event).withPeriod(PERIOD));
         recording.start();
     }
 
-    /// Ends it and counts.
+    /// Stops sampling and evaluates the samples.
     void stop() throws IOException {
         recording.stop();
         Path file = Files.createTempFile("loran", ".jfr");
@@ -92,15 +92,15 @@ final class StepProfile implements AutoCloseable {
                     frame.getMethod().getType().getName(), frame.getMethod().getName());
         }
 
-        /// The class that is a file, without its package; that of a lambda, which is named `Type$$Lambda.0x…`, too.
+        /// The top-level class without its package, also for a lambda, whose class is named `Type$$Lambda.0x…`.
         String simpleType() {
             String file = type.replaceFirst("\\$.*", "");
             return file.substring(file.lastIndexOf('.') + 1);
         }
     }
 
-    /// The innermost class of the kernels on a stack, innermost first; `waiting` for a thread that has no work,
-    /// `engine` outside of all kernels.
+    /// Returns the innermost class of the kernels on a stack, which is given innermost frame first; `waiting` for a
+    /// thread without work, `engine` outside all kernels.
     static String kernel(List<Frame> stack) {
         for (Frame frame : stack) {
             String type = frame.simpleType();
@@ -111,21 +111,21 @@ final class StepProfile implements AutoCloseable {
         return "engine";
     }
 
-    /// The operation that a stack, innermost first, is in: its class, direction and the backend's method, as
-    /// `LinearOp backward linearBackwardInput`; or the optimizer's class and method; or `other`.
+    /// Returns the operation that a stack, given innermost frame first, is in: its class, direction and backend method,
+    /// such as `LinearOp backward linearBackwardInput`; or the optimizer's class and method; or `other`.
     static String operation(List<Frame> stack) {
         String backend = null;
         Frame found = null;
         for (Frame frame : stack) {
             String type = frame.simpleType();
-            // Of the operation's methods that call one another, the outermost says the direction.
+            // If methods of the operation call one another, the outermost one determines the direction.
             if (found != null && !frame.type.equals(found.type)) {
                 break;
             }
             if (frame.type.startsWith(ENGINE + "optim.") || frame.type.startsWith(ENGINE) && type.endsWith("Op")) {
                 found = frame;
             } else if (frame.type.startsWith(KERNELS) || type.endsWith("Backend") || type.endsWith("Kernels")) {
-                // The outermost method of a backend or a family is the one that the operation called.
+                // The outermost method of a backend or family is the one that the operation called.
                 backend = plain(frame.method);
             }
         }
@@ -136,12 +136,12 @@ final class StepProfile implements AutoCloseable {
         return backend == null ? operation : operation + " " + backend;
     }
 
-    /// The method that a lambda was written in.
+    /// Returns the method in which a lambda was written.
     private static String plain(String method) {
         return method.replaceFirst("^lambda\\$(\\w+)\\$\\d+$", "$1");
     }
 
-    /// Both tables, of steps of `ms` milliseconds.
+    /// Prints both tables, for steps of `ms` milliseconds.
     void print(double ms) {
         print("operation, on the calling thread", operations, ms);
         print("kernel, on all threads", kernels, ms);
@@ -155,7 +155,7 @@ final class StepProfile implements AutoCloseable {
         }
     }
 
-    /// The same as a JSON object.
+    /// Returns the same as a JSON object.
     String json(double ms) {
         return "{\"operations\":" + json(operations, ms) + ",\"kernels\":" + json(kernels, ms) + "}";
     }

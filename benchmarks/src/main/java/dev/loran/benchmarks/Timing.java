@@ -7,18 +7,19 @@ import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
 
-/// Wall-clock times of repeated calls in one process, after warm-up until they no longer get faster. For quick looks
-/// and for whole steps; what a kernel costs is measured by JMH.
+/// Wall-clock times of repeated calls in one process, after a warm-up that lasts until they no longer get faster. Meant
+/// for quick looks and for whole steps; kernels are measured with JMH.
 ///
-/// @param medianMs the middle of the sorted times, in milliseconds
-/// @param bestMs the shortest
+/// @param medianMs the median time, in milliseconds
+/// @param bestMs the shortest time, in milliseconds
 record Timing(double medianMs, double bestMs) {
-    /// Rounds without a shorter time after which the warm-up ends; C2 compiles a kernel within a few seconds of calls.
+    /// The warm-up ends after this many rounds without a shorter time; C2 compiles a kernel within a few seconds of
+    /// calls.
     private static final int STEADY = 10;
 
     private static final long WARM_UP_LIMIT = 20_000_000_000L;
 
-    /// Times `repeats` calls of each task in turn, so that all of them meet the same machine.
+    /// Times `repeats` calls of each task, alternating between tasks so that all of them run under the same conditions.
     static List<Timing> of(int repeats, List<Runnable> tasks) {
         tasks.forEach(Timing::warmUp);
         List<List<Double>> times = new ArrayList<>();
@@ -53,7 +54,7 @@ record Timing(double medianMs, double bestMs) {
         return (System.nanoTime() - start) / 1e6;
     }
 
-    /// The process's highest resident memory in MiB (VmHWM of Linux); NaN where the system does not say.
+    /// Returns the peak resident memory of the process in MiB (VmHWM on Linux); NaN if the system does not report it.
     static double peakMemoryMib() {
         try {
             for (String line : Files.readAllLines(Path.of("/proc/self/status"))) {

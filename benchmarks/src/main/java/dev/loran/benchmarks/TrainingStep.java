@@ -14,7 +14,7 @@ import java.util.Map;
 import java.util.SplittableRandom;
 import org.jspecify.annotations.Nullable;
 
-/// Forward, backward, clipping and AdamW on the same random ids, again and again, as the trainer does it.
+/// Forward, backward, clipping and AdamW, repeated on the same random ids, as the trainer does it.
 final class TrainingStep implements AutoCloseable {
     private final PeftModel peft;
     private final @Nullable Tuner tuner;
@@ -28,7 +28,7 @@ final class TrainingStep implements AutoCloseable {
     private @Nullable Replay replay;
     private int number;
 
-    /// @param tuner what is trained; null for the whole model
+    /// @param tuner the method being trained; null to train the whole model
     TrainingStep(PeftModel peft, @Nullable Tuner tuner, int batch, int seq, int vocab) {
         this.peft = peft;
         this.tuner = tuner;
@@ -44,10 +44,10 @@ final class TrainingStep implements AutoCloseable {
         shown = Tensor.ofInts(backend, mask, batch, seq);
     }
 
-    /// One step, to its end; the loss before it.
+    /// Runs one step to completion, and returns the loss before it.
     double run() {
         number++;
-        // Where the backend records work, as the trainer does it: a step like the one before is replayed.
+        // As in the trainer, if the backend can record work, a step like the previous one is replayed.
         boolean repeats = number > 1 && backend.captures() && (tuner == null || tuner.repeats(number));
         peft.microStep(number - 1);
         adamW.advance(1e-4);

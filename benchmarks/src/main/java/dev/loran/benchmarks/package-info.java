@@ -1,4 +1,4 @@
-/// Measurements of kernels and whole training steps, always as a ratio to a peer that ran on the same machine in the
+/// Measurements of kernels and of whole training steps, always as a ratio to a peer measured on the same machine in the
 /// same run.
 @NullMarked
 package dev.loran.benchmarks;

@@ -13,7 +13,7 @@ import java.util.regex.Pattern;
 import org.junit.jupiter.api.Test;
 import picocli.CommandLine;
 
-/// `gpu.sh` runs where nobody tries it first: what it names must exist.
+/// `gpu.sh` runs on machines where it cannot be tried out first, so everything it refers to must exist.
 class GpuScriptTest {
     private static String script() throws IOException {
         return Files.readString(Path.of("gpu.sh"));

@@ -28,7 +28,7 @@ class Rank4UpdateTest {
         }
     }
 
-    /// On the CPU stand-in, which runs `src-cuda/standin/rank4.cu` by the name that the PTX has.
+    /// Runs on the CPU stand-in, which executes `src-cuda/standin/rank4.cu` under the name of the PTX kernel.
     @Test
     void theKernelInPtxIsTheSameOperation() {
         Path standIn = Path.of("..", "kernels", "target", "standin");

@@ -14,22 +14,23 @@ import java.util.List;
 import java.util.Map;
 import org.junit.jupiter.api.Test;
 
-/// A training step takes its memory from the backend's pool, and leaves on the Java heap no more than its tape.
+/// A training step takes its memory from the backend's pool, and leaves nothing but its tape on the Java heap.
 class StepAllocationTest {
     private static final int BATCH = 2;
     private static final int SEQ = 15;
     private static final int VOCAB = 333;
 
-    /// The first step makes the optimizer's moments, which move what later ones find free.
+    /// The first step creates the optimizer's moments, which changes the free blocks that later steps find.
     private static final int FIRST = 5;
 
     private static final int STEPS = 50;
 
-    /// Until C2 has compiled a kernel, its vectors are objects; on a busy machine that takes the longer.
+    /// Until C2 has compiled a kernel, its vectors are objects; on a busy machine, compilation takes longer.
     private static final int ROUNDS = 400;
 
-    /// Measured: 95 kB for two layers of LoRA, in nodes, tensors, slices and lambdas, whatever the sizes. One kernel that
-    /// keeps its vectors in objects, over the 30 x 256 elements inside a feed-forward network, would add 46 kB a layer.
+    /// Measured: 95 kB for two layers with LoRA, in nodes, tensors, slices and lambdas, whatever the sizes. A single
+    /// kernel that keeps its vectors in objects, over the 30 x 256 elements inside a feed-forward network, would add 46
+    /// kB per layer.
     private static final long BOUND = 150_000;
 
     private final ThreadMXBean threads = (ThreadMXBean) ManagementFactory.getThreadMXBean();
@@ -66,7 +67,7 @@ class StepAllocationTest {
                 }
                 assertThat(least).as("bytes of the heap a step").isLessThanOrEqualTo(BOUND);
                 assertThat(backend.systemAllocations()).isEqualTo(system).isPositive();
-                // It was training that allocated nothing.
+                // Confirms that what allocated nothing was really training.
                 assertThat(last).isLessThan(first);
             }
         }

@@ -17,7 +17,7 @@ class StepProfileTest {
     private static final String KERNELS = "dev.loran.kernels.";
     private static final String ENGINE = "dev.loran.engine.";
 
-    /// A stack, innermost first, of `type.method`.
+    /// Makes a stack, innermost frame first, of `type.method`.
     private static List<Frame> stack(String... frames) {
         return Arrays.stream(frames)
                 .map(f -> new Frame(f.substring(0, f.lastIndexOf('.')), f.substring(f.lastIndexOf('.') + 1)))
@@ -76,7 +76,7 @@ class StepProfileTest {
         assertThat(StepProfile.kernel(stack(
                         "java.lang.Thread.onSpinWait", KERNELS + "Parallel$Worker.run", "java.lang.Thread.runWith")))
                 .isEqualTo("waiting");
-        // A caller that has no task left waits in a kernel, but does not run it.
+        // A caller with no tasks left waits inside a kernel, but does not run it.
         assertThat(StepProfile.kernel(stack(
                         KERNELS + "Parallel.awaitOthers", KERNELS + "GemmSimd.multiply", ENGINE + "LinearOp.forward")))
                 .isEqualTo("waiting");
@@ -109,7 +109,7 @@ class StepProfileTest {
             String rows = json.substring(json.indexOf("\"" + table + "\":[")).replaceFirst("\\].*", "");
             assertThat(sum(rows, "share")).isBetween(0.99, 1.01);
             assertThat(sum(rows, "ms")).isBetween(0.98 * median, 1.02 * median);
-            // Of 10 ms each; far more than these are there to be taken.
+            // One every 10 ms; far more than these are expected.
             assertThat(sum(rows, "samples")).isGreaterThan(5);
         }
         assertThat(json)

@@ -19,7 +19,7 @@ import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 
-/// The graph: what is recorded, in which order it is walked, who owns the gradients, and what is given back when.
+/// The graph: what is recorded, in what order it is traversed, who owns the gradients, and what is released when.
 class AutogradTest {
     private final ReferenceBackend backend = new ReferenceBackend();
     private final Random random = new Random(1);
@@ -31,7 +31,7 @@ class AutogradTest {
         scope = Scope.open();
     }
 
-    /// Every test ends without a live buffer.
+    /// Every test must end without a live buffer.
     @AfterEach
     void nothingIsLeft() {
         scope.close();
@@ -118,7 +118,7 @@ class AutogradTest {
         assertThat(backend.liveBuffers()).isEqualTo(before);
     }
 
-    // ---- walking
+    // ---- backward pass
 
     @Test
     void aDiamondAddsUp() {
@@ -186,7 +186,7 @@ class AutogradTest {
         assertThat(grad(x)).containsExactly(1);
     }
 
-    // ---- whose gradient it is
+    // ---- ownership of gradients
 
     @Test
     void gradientsThatWereSharedOnTheWayAreApartInTheEnd() {
@@ -260,7 +260,7 @@ class AutogradTest {
         assertThat(hidden.grad()).isNull();
     }
 
-    // ---- refusals
+    // ---- rejections
 
     @Test
     void aSecondBackwardIsRefused() {
@@ -361,10 +361,10 @@ class AutogradTest {
         assertThat(grad(x)).containsExactly(1, 1, 1);
     }
 
-    // ---- operations of one's own
+    // ---- custom operations
 
-    /// y = 2x that fails on the way back.
-    private record Failing(Tensor x) implements Op {
+    /// y = 2x, with a backward that fails.
+    private record Failing(Tensor x) implements CustomOp {
         Tensor forward() {
             Buffer y = x.backend().allocate(x.dtype(), x.shape().size());
             x.backend().axpby(y, x.buffer(), 2, 0);
@@ -397,7 +397,7 @@ class AutogradTest {
         }
     }
 
-    /// A parameter of F32 used twice in BF16: each use rounds it, and its gradient adds up in F32.
+    /// An F32 parameter used twice in BF16: each use rounds it, and its gradients are added in F32.
     @Test
     void gradientsOfAParameterThatIsCastAddUpInItsOwnType() {
         try (ReferenceBackend backend = new ReferenceBackend();
@@ -410,7 +410,7 @@ class AutogradTest {
             third.add(Functional.cast(Functional.cast(w, DType.BF16), DType.F32))
                     .sum()
                     .backward();
-            // 1/3 is rounded on its way through BF16, its sum with 1 is not.
+            // 1/3 is rounded on its way through BF16; its sum with 1 is not.
             Tensor grad = Objects.requireNonNull(w.grad());
             assertThat(grad.dtype()).isEqualTo(DType.F32);
             assertThat(grad.toDoubles()).containsExactly(1.333984375, 1.333984375);

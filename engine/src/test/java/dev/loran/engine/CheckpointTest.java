@@ -13,7 +13,7 @@ import java.util.Random;
 import java.util.function.UnaryOperator;
 import org.junit.jupiter.api.Test;
 
-/// Checkpointed segments: the same bits for less memory.
+/// Checkpointed segments: the same bits with less memory.
 class CheckpointTest {
     private final ReferenceBackend backend = new ReferenceBackend();
     private final Random random = new Random(7);
@@ -38,7 +38,7 @@ class CheckpointTest {
             DropoutMask mask = new DropoutMask(0.3, 11, 0, step.buffer());
             UnaryOperator<Tensor> block = h -> {
                 Tensor inner = Functional.dropout(Functional.gelu(Functional.linear(h, w1, null)), mask);
-                // Three ways back to h: the order in which they add up decides the last bit.
+                // Three paths back to h: the order in which they are added decides the last bit.
                 return h.add(Functional.linear(inner, w2, null)).add(h.mul(Functional.tanh(h)));
             };
             long[] kept = new long[2];
@@ -60,7 +60,7 @@ class CheckpointTest {
             for (int i = 0; i < 3; i++) {
                 assertThat(gradients[1][i]).containsExactly(gradients[0][i]);
             }
-            // The scalar and the input of the second block; the first block's input is the caller's.
+            // The scalar and the input of the second block; the input of the first block belongs to the caller.
             assertThat(kept[1]).isEqualTo(4 + 5 * 7 * 4);
             assertThat(kept[0]).isGreaterThan(4 * kept[1]);
         }

@@ -18,9 +18,10 @@ import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.MethodSource;
 
-/// What is said when an argument does not fit: the text is part of the interface. Nothing may be left behind.
+/// The messages given when an argument does not fit: their text is part of the interface. Nothing may be left
+/// allocated.
 class DoorsTest {
-    /// A call that is refused, and how.
+    /// A call that must be rejected, and how.
     record Refusal(Class<? extends RuntimeException> type, String message, Function<Make, Object> call) {
         @Override
         public String toString() {
@@ -28,7 +29,7 @@ class DoorsTest {
         }
     }
 
-    /// Makes arguments.
+    /// Creates arguments.
     record Make(PackingBackend backend, ReferenceBackend other) {
         Tensor f(int... dims) {
             return Tensor.full(backend, DType.F32, 1, dims);
@@ -100,7 +101,7 @@ class DoorsTest {
                 .flatMap(s -> s);
     }
 
-    /// What every door says alike, each through another one.
+    /// The checks that all operations share, each through a different one.
     private static List<Refusal> operands() {
         return List.of(
                 dtype("softmax: x is I32, but packing computes with [F64, F32]", m -> Functional.softmax(m.ints(1, 3))),

@@ -1,15 +1,10 @@
 package dev.loran.engine;
 
-import dev.loran.engine.backend.BackendException;
-import dev.loran.engine.backend.Buffer;
-import dev.loran.engine.backend.DType;
-import dev.loran.engine.backend.ReferenceBackend;
-
-/// A reference whose memory runs out on demand.
+/// A reference backend that runs out of memory on demand.
 final class FailingBackend extends ReferenceBackend {
     private int left = Integer.MAX_VALUE;
 
-    /// The allocation after the next `count` fails, once; until then and afterwards all is well.
+    /// Makes the allocation after the next `count` fail, once; all allocations before and after it succeed.
     void failAfter(int count) {
         left = count;
     }

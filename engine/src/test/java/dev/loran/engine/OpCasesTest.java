@@ -21,18 +21,18 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.MethodSource;
 
-/// Every operation, at every size and with every option its cases describe.
+/// Every operation, at every size and with every option that its cases describe.
 class OpCasesTest {
     static Collection<OpCase> all() {
         return OpCases.all();
     }
 
-    /// Those that may run once per allocation.
+    /// Cases small enough to run once per allocation.
     static Collection<OpCase> small() {
         return all().stream().filter(c -> c.flops() < 100_000).toList();
     }
 
-    /// Gradients against finite differences, fused against composed, nothing kept under noGrad, no buffer left.
+    /// Gradients against finite differences, fused against composed; nothing kept under noGrad, no buffer left.
     @ParameterizedTest(name = "{0}")
     @MethodSource("all")
     void reference(OpCase c) {
@@ -48,7 +48,7 @@ class OpCasesTest {
         }
     }
 
-    /// Whatever allocation fails in forward or backward: what was allocated before is given back.
+    /// Whichever allocation fails in forward or backward, what was allocated before it must be released.
     @ParameterizedTest(name = "{0}")
     @MethodSource("small")
     void outOfMemory(OpCase c) {

@@ -9,7 +9,8 @@ import dev.loran.engine.backend.Matrix;
 import dev.loran.engine.backend.ReferenceBackend;
 import org.jspecify.annotations.Nullable;
 
-/// A reference that really packs prepared weights, column by column: whoever takes one for row-major reads nothing.
+/// A reference backend that really packs prepared weights, column by column: code that takes one for row-major reads
+/// nothing.
 public final class PackingBackend extends ReferenceBackend {
     private int packed;
 
@@ -44,7 +45,7 @@ public final class PackingBackend extends ReferenceBackend {
         return "packing";
     }
 
-    /// Packed weights that are live.
+    /// Number of packed weights that are live.
     int packed() {
         return packed;
     }

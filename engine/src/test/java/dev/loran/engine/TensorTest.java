@@ -12,7 +12,7 @@ import java.util.Random;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Test;
 
-/// Making, reading, writing and viewing.
+/// Creating, reading, writing and viewing tensors.
 class TensorTest {
     private final ReferenceBackend backend = new ReferenceBackend();
     private final Scope scope = Scope.open();

@@ -66,7 +66,7 @@ class BackendsTest {
         assertThat(Backends.describeBf16()).startsWith("BF16 ");
     }
 
-    /// What [Main] prints on a JVM that was started with `flags` and no others.
+    /// Returns what [Main] prints on a JVM started with `flags` and no others.
     private static String inOtherJvm(String... flags) throws IOException, InterruptedException {
         List<String> command = new ArrayList<>();
         command.add(Path.of(System.getProperty("java.home"), "bin", "java").toString());
@@ -81,7 +81,7 @@ class BackendsTest {
         return output;
     }
 
-    /// Run in a JVM of its own.
+    /// Runs in a separate JVM.
     static final class Main {
         private Main() {}
 

@@ -5,9 +5,9 @@ import static org.assertj.core.api.Assertions.assertThat;
 import dev.loran.kernels.simd.vector.Vectors;
 import org.junit.jupiter.api.Test;
 
-/// Without this a build whose flags got lost would test the reference against itself, and pass.
+/// Without this test, a build that lost its JVM flags would test the reference against itself, and pass.
 class KernelsAvailableTest {
-    /// The width that an execution of the tests asks for; absent: any.
+    /// The vector width that a test run expects; if absent, any.
     private static final String EXPECTED = "loran.test.vectorBits";
 
     @Test

@@ -7,7 +7,7 @@ import dev.loran.engine.PackingBackend;
 import dev.loran.engine.Tensor;
 import org.junit.jupiter.api.Test;
 
-/// Counting.
+/// Reference counting.
 class BufferTest {
     private final ReferenceBackend backend = new ReferenceBackend();
 

@@ -5,7 +5,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Test;
 
-/// The bits of the mask are part of the interface: every backend makes the same.
+/// The bits of the mask are part of the interface: every backend must produce the same ones.
 class DropoutMaskTest {
     private final ReferenceBackend backend = new ReferenceBackend();
     private final Buffer step = backend.ofInts(0);
@@ -64,7 +64,7 @@ class DropoutMaskTest {
         }
     }
 
-    /// 100,000 draws: four standard deviations of the kept share are 4 · √(p(1 − p) / 100000).
+    /// 100,000 draws: four standard deviations of the kept fraction are 4 · √(p(1 − p) / 100000).
     @Test
     void theShareKeptIsOneLessP() {
         for (double p : new double[] {0.05, 0.1, 0.5, 0.9}) {
@@ -90,7 +90,7 @@ class DropoutMaskTest {
         assertThat(agreement(mask, 0, new DropoutMask(0.5, 1, 1, step), 0)).isEqualTo(1);
     }
 
-    /// The share of 50 x 40 elements on which two masks agree.
+    /// The fraction of 50 x 40 elements on which two masks agree.
     private static double agreement(DropoutMask a, int stepA, DropoutMask b, int stepB) {
         int same = 0;
         for (int row = 0; row < 50; row++) {

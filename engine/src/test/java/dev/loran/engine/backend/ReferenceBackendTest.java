@@ -16,7 +16,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.MethodSource;
 
-/// The specification itself, against numbers worked out by hand.
+/// The specification itself, against numbers computed by hand.
 class ReferenceBackendTest {
     private final ReferenceBackend backend = new ReferenceBackend();
     private final List<Buffer> buffers = new ArrayList<>();
@@ -57,7 +57,7 @@ class ReferenceBackendTest {
         return BackendCase.all();
     }
 
-    /// In F32 against itself in F64.
+    /// In F32, compared with itself in F64.
     @ParameterizedTest
     @MethodSource("promises")
     void keeps(BackendCase c) {
@@ -148,7 +148,7 @@ class ReferenceBackendTest {
         assertThat(elements(y)).containsExactly(9, 12, 27, 30);
     }
 
-    /// (1 2; 3 4) by (5 6; 7 8), each way of storing them.
+    /// (1 2; 3 4) by (5 6; 7 8), in every storage order.
     @Test
     void multiplies() {
         Buffer b = of(5, 6, 7, 8);
@@ -200,10 +200,10 @@ class ReferenceBackendTest {
         assertThat(elements(lse)).containsExactly(1000, Math.log(3));
     }
 
-    // ---- optimisation
+    // ---- optimization
 
-    /// lr 0.1, betas 0.9 and 0.99, eps 0, weight decay 0.5, p 2, g 3, from zero moments: the first step moves by lr ·
-    /// sign(g) after the decay 2 · (1 − 0.05); the second follows from m = 0.57, v = 0.1791.
+    /// lr 0.1, betas 0.9 and 0.99, eps 0, weight decay 0.5, p 2, g 3, starting from zero moments: the first step moves
+    /// p by lr · sign(g) after the decay 2 · (1 − 0.05); the second follows from m = 0.57, v = 0.1791.
     @Test
     void adamWByHand() {
         Buffer p = of(2);
@@ -215,7 +215,7 @@ class ReferenceBackendTest {
         assertThat(elements(m)[0]).isCloseTo(0.3, within(1e-15));
         assertThat(elements(v)[0]).isCloseTo(0.09, within(1e-15));
         assertThat(elements(p)[0]).isCloseTo(1.9 - 0.1, within(1e-15));
-        // The gradient 3 comes as 6 at half scale.
+        // The gradient 3 is passed as 6 with a scale of one half.
         step = new OptimizerKernels.AdamWStep(lr, ints(2), of(0.5), 0.9, 0.99, 0, 0.5);
         backend.optimizer().adamW(List.of(p), List.of(m), List.of(v), List.of(of(6)), step);
         assertThat(elements(m)[0]).isCloseTo(0.57, within(1e-15));

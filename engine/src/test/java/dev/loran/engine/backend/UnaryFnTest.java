@@ -10,7 +10,8 @@ import org.junit.jupiter.params.provider.EnumSource;
 
 /// The specification of the element-wise functions.
 class UnaryFnTest {
-    /// Against 20 digits, computed in extended precision; both branches, and both sides of where they meet.
+    /// Against values to 20 digits, computed in extended precision; covers both branches, and both sides of where they
+    /// meet.
     @ParameterizedTest
     @CsvSource({
         "-6, 1.9999999999999999785",

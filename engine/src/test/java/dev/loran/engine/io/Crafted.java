@@ -9,11 +9,11 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Objects;
 
-/// Files made byte by byte.
+/// Files assembled byte by byte.
 final class Crafted {
     private Crafted() {}
 
-    /// Writes a file of this header and these tensor bytes.
+    /// Writes a file with the given header and tensor bytes.
     static Path file(Path folder, String header, byte[] data) throws IOException {
         byte[] text = header.getBytes(StandardCharsets.UTF_8);
         ByteBuffer b = ByteBuffer.allocate(8 + text.length + data.length).order(ByteOrder.LITTLE_ENDIAN);

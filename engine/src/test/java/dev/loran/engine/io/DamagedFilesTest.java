@@ -23,7 +23,7 @@ import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 
-/// Everything that can be wrong with a file is said in one line.
+/// Everything that can be wrong with a file is reported in one line.
 class DamagedFilesTest {
     @TempDir
     private Path folder;
@@ -148,8 +148,8 @@ class DamagedFilesTest {
         }
     }
 
-    /// Bytes are flipped, cut out, doubled and put in, in headers mostly, where they do harm: a file is read or
-    /// refused, and every refusal is the one exception.
+    /// Bytes are flipped, removed, duplicated and inserted, mostly in headers, where they do harm. A file must be read
+    /// or rejected, and every rejection must be the same exception.
     @Test
     void mutatedFilesAreReadOrRefused() throws IOException {
         SplittableRandom random = new SplittableRandom(20);
@@ -198,7 +198,7 @@ class DamagedFilesTest {
                 case 3 -> b[random.nextInt(Math.min(8, b.length))] = (byte) random.nextInt(256);
                 case 4 -> b = Arrays.copyOf(b, 1 + at);
                 default -> {
-                    // A piece is doubled, and the header's length with it, so that the damage lies deeper.
+                    // A piece is duplicated and the header's length adjusted, so that the damage lies deeper.
                     int n = Math.min(random.nextInt(1, 40), b.length - at);
                     ByteBuffer longer = ByteBuffer.allocate(b.length + n).order(ByteOrder.LITTLE_ENDIAN);
                     longer.put(b, 0, at + n).put(b, at, b.length - at);

@@ -30,8 +30,8 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 
 /// The two resources were written by the format's own Python library (safetensors 0.8.0,
-/// `safetensors.torch.save_file`): `native.safetensors` holds what [#nativeTensors] makes, `integers.safetensors` holds
-/// i64 [[0, -5], [2³¹−1, −2³¹]], u8 [0, 255, 128], bool [true, false, true] and too_large.i64 [1, 2³¹].
+/// `safetensors.torch.save_file`): `native.safetensors` holds what [#nativeTensors] creates, `integers.safetensors`
+/// holds i64 [[0, -5], [2³¹−1, −2³¹]], u8 [0, 255, 128], bool [true, false, true] and too_large.i64 [1, 2³¹].
 class SafeTensorsTest {
     /// Uses memory in place, as fast backends do.
     private static final class InPlaceBackend extends ReferenceBackend {
@@ -81,7 +81,7 @@ class SafeTensorsTest {
         }
     }
 
-    // ---- the other library's files
+    // ---- files written by the other library
 
     @Test
     void readsWhatTheFormatsOwnLibraryWrote() throws IOException {
@@ -369,7 +369,8 @@ class SafeTensorsTest {
 
     // ---- interrupts
 
-    /// What is written by an interrupted thread, or read by one beside others, is whole; the thread stays interrupted.
+    /// Whatever an interrupted thread writes, or reads alongside others, must be complete, and the thread must stay
+    /// interrupted.
     @Test
     void interruptsHarmNeitherFilesNorOtherReaders() throws Exception {
         Path file = folder.resolve("interrupted.safetensors");

@@ -40,7 +40,7 @@ class GradScalerTest {
             assertThat(scaler.value()).isEqualTo(8);
             assertThat(scaler.update(norm(Double.NaN))).isFalse();
             assertThat(scaler.value()).isEqualTo(4);
-            // The row of good steps begins anew.
+            // The count of consecutive good steps starts over.
             scaler.update(norm(1));
             scaler.update(norm(1));
             assertThat(scaler.value()).isEqualTo(4);

@@ -6,8 +6,8 @@ import static org.assertj.core.api.Assertions.within;
 
 import org.junit.jupiter.api.Test;
 
-/// The numbers are those of transformers 5.18.0: the learning rate before each of 13 optimizer steps, at a highest rate
-/// of 1, of `get_constant_schedule_with_warmup(o, 4)`, `get_linear_schedule_with_warmup(o, 4, 10)` and so on.
+/// The expected numbers come from transformers 5.18.0: the learning rate before each of 13 optimizer steps, with a peak
+/// rate of 1, of `get_constant_schedule_with_warmup(o, 4)`, `get_linear_schedule_with_warmup(o, 4, 10)` and so on.
 class LrScheduleTest {
     private static void check(LrSchedule schedule, double... expected) {
         double[] factors = new double[expected.length];

@@ -40,13 +40,14 @@ import org.junit.jupiter.api.io.TempDir;
 ///     loss.backward(); norms.append(clip_grad_norm_([a, b], 7.0)); opt.step(); schedule.step(); opt.zero_grad()
 /// ```
 ///
-/// and for SGD `SGD([dict(params=[a]), dict(params=[b], lr=0.04, weight_decay=0)], lr=0.01, momentum=0.9,
-/// weight_decay=0.1)` without clipping, once more without momentum.
+/// and for SGD
+/// `SGD([dict(params=[a]), dict(params=[b], lr=0.04, weight_decay=0)], lr=0.01, momentum=0.9, weight_decay=0.1)`
+/// without clipping, and again without momentum.
 class OptimizerTest {
     private static final ParameterGroup GROUP_OF_B = new ParameterGroup(name -> name.equals("b"), 4, 0);
     private static final AdamW.Config ADAM_W = AdamW.Config.of(0.1, GROUP_OF_B);
 
-    /// Counts synchronisations.
+    /// Counts synchronizations.
     private static final class CountingBackend extends ReferenceBackend {
         int reads;
 
@@ -242,7 +243,7 @@ class OptimizerTest {
         parameters.put("a", parameter(aMiddle, 2, 3));
         parameters.put("b", parameter(bMiddle, 3));
         try (AdamW resumed = new AdamW(backend, DType.F64, ADAM_W)) {
-            // What it held before is replaced.
+            // Its previous state is replaced.
             steps(resumed, null, 0, 0, 3, new ArrayList<>());
             Map<String, Tensor> state = new LinkedHashMap<>();
             try (SafeTensors saved = SafeTensors.open(file)) {
@@ -261,7 +262,8 @@ class OptimizerTest {
         assertThat(b().toDoubles()).isEqualTo(bEnd);
     }
 
-    /// AdamW acts on each element alone, so what is left of a parameter must go on as if the rest had never been.
+    /// AdamW acts on each element separately, so what remains of a parameter must continue as if the rest had never
+    /// existed.
     @Test
     void aParameterThatShrinksTakesItsMomentsWithIt() {
         SplittableRandom random = new SplittableRandom(3);
@@ -320,11 +322,12 @@ class OptimizerTest {
         return y;
     }
 
-    /// A captured step runs again without a call of `step`: advance alone counts it, for those it moves.
+    /// A captured step is replayed without a call of `step`: `advance` alone counts it, for the parameters that it
+    /// moves.
     @Test
     void replayedStepsAreCounted() {
         try (AdamW optimizer = new AdamW(backend, DType.F64, ADAM_W)) {
-            // Step 4 leaves b alone.
+            // Step 4 does not move b.
             steps(optimizer, null, 0.1, 0, 5, new ArrayList<>());
             optimizer.advance(0.1);
             optimizer.advance(0.1);

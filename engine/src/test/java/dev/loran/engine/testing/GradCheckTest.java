@@ -37,13 +37,13 @@ class GradCheckTest {
         assertThat(x.grad()).isNull();
     }
 
-    /// A single element of 231 that is off by a thousandth of the gradient's size.
+    /// A single element out of 231 is off by a thousandth of the gradient's magnitude.
     @Test
     void seesOneWrongElement() {
         double[] bump = new double[231];
         bump[100] = 1e-3;
         Tensor constant = Tensor.of(backend, DType.F64, bump, 7, 33);
-        // x.detach() moves with x, but backward does not know.
+        // x.detach() changes with x, but backward does not see it.
         assertThatThrownBy(() -> GradCheck.check(
                         "detached",
                         Map.of("x", x),

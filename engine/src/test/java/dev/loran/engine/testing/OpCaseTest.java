@@ -27,9 +27,10 @@ import java.util.List;
 import java.util.Set;
 import org.junit.jupiter.api.Test;
 
-/// The harness on an operation from outside the engine: it passes the right one, and catches every way to get it wrong.
+/// The harness, applied to an operation from outside the engine: it must accept the correct version and detect every
+/// flaw.
 class OpCaseTest {
-    /// What can be wrong with an operation.
+    /// The ways in which an operation can be wrong.
     private enum Flaw {
         NONE,
         GRADIENT,
@@ -39,8 +40,8 @@ class OpCaseTest {
         COMPOSED
     }
 
-    /// y = x · silu(gate), as somebody else would write it.
-    private record Swiglu(Tensor x, Tensor gate, Tensor silu, Flaw flaw) implements Op {
+    /// y = x · silu(gate), as a user of the library would write it.
+    private record Swiglu(Tensor x, Tensor gate, Tensor silu, Flaw flaw) implements CustomOp {
         static Tensor forward(Tensor x, Tensor gate, Flaw flaw) {
             Backend be = x.backend();
             try (Scratch scratch = new Scratch(be)) {
@@ -143,7 +144,7 @@ class OpCaseTest {
 
     // ---- another backend
 
-    /// A backend whose SILU is off in one element, or whose backward overwrites where it should add.
+    /// A backend whose SILU is off in one element, or whose backward overwrites where it should accumulate.
     private static final class Wrong extends ReferenceBackend {
         boolean forward;
         boolean accumulates;
@@ -283,7 +284,7 @@ class OpCaseTest {
         }
     }
 
-    /// At these sizes the reference would take minutes: what is checked is that arguments and results fit.
+    /// At these sizes the reference would take minutes, so this only checks that arguments and results fit.
     @Test
     void benchmarksDescribeWhatTheyTime() {
         Set<String> ops = new HashSet<>();

@@ -31,7 +31,7 @@ import org.junit.jupiter.params.provider.Arguments;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.MethodSource;
 
-/// Blockwise attention against the composed one in double precision.
+/// Blockwise attention against composed attention in double precision.
 @TestInstance(TestInstance.Lifecycle.PER_CLASS)
 class AttentionSimdTest {
     private KernelCheck check;
@@ -60,10 +60,10 @@ class AttentionSimdTest {
         "3, 65, 65, 5, 2, 1, 24, false, true, false",
         "3, 65, 65, 5, 3, 3, 65, false, false, true",
         "1, 200, 200, 0, 1, 1, 128, true, false, false",
-        // One query, of whose head the vectors are four, one, and part of one.
+        // A single query: heads processed four vectors at a time, one at a time, and as part of one.
         "2, 1, 33, 7, 4, 2, 80, true, true, true",
         "3, 1, 5, 2, 2, 2, 8, false, false, true",
-        // More than one block of queries and of keys, in both directions and with the lead of a cache.
+        // More than one block of queries and of keys, in both directions and with the offset of a cache.
         "1, 129, 129, 0, 4, 2, 80, true, false, false",
         "1, 300, 333, 20, 2, 1, 8, true, false, false",
         "2, 289, 289, 0, 2, 2, 16, false, false, true",
@@ -88,7 +88,7 @@ class AttentionSimdTest {
                 .ints((long) batch * (p + s), 0, 4)
                 .map(i -> Math.min(i, 1))
                 .toArray();
-        // The first keys of the first row are hidden, so that its first causal queries see nothing.
+        // The first keys of the first row are hidden, so its first causal queries see nothing.
         for (int i = 0; i < Math.min(5, p + s - 1); i++) {
             shown[i] = 0;
         }
@@ -140,8 +140,8 @@ class AttentionSimdTest {
         return all;
     }
 
-    /// With every kind of tiles, against the F32 kernel: no more apart than rounding to 8 bits of operands and weights
-    /// explains, though scratch memory is full of NaN.
+    /// With every kind of tiles, against the F32 kernel: the difference must be no larger than rounding operands and
+    /// weights to 8 bits explains, even if scratch memory is full of NaN.
     @ParameterizedTest
     @MethodSource("roundedProblems")
     void operandsOfBf16GiveNearlyTheSame(Bf16Tiles tiles, int[] s) {
@@ -220,7 +220,7 @@ class AttentionSimdTest {
         return x;
     }
 
-    /// Errors of at most 3 % of the largest element, and 0.6 % in the mean square.
+    /// Errors of at most 3 % of the largest element, and 0.6 % in the root mean square.
     static void near(String name, MemorySegment actual, MemorySegment expected) {
         float[] is = actual.toArray(ValueLayout.JAVA_FLOAT);
         float[] should = expected.toArray(ValueLayout.JAVA_FLOAT);
@@ -228,7 +228,7 @@ class AttentionSimdTest {
         double squares = 0;
         double errors = 0;
         for (int i = 0; i < is.length; i++) {
-            // A query that saw no key.
+            // A query that sees no key.
             boolean none = should[i] == AttentionSimd.NONE;
             assertThat(is[i] == AttentionSimd.NONE).as(name).isEqualTo(none);
             largest = Math.max(largest, none ? 0 : Math.abs(should[i]));
@@ -241,7 +241,8 @@ class AttentionSimdTest {
         assertThat(Math.sqrt(errors)).as(name).isLessThanOrEqualTo(0.006 * Math.sqrt(squares));
     }
 
-    /// What a mask hides at the end of a block is not computed, and its gradients are zeros, not what memory held.
+    /// What a mask hides at the end of a block is not computed; its gradients must be zeros, not what memory held
+    /// before.
     @Test
     void hiddenKeysGetNoGradient() {
         int keys = 150;

@@ -56,7 +56,7 @@ class BufferPoolTest {
             assertThat(pool.liveBytes()).isEqualTo(20 << 10);
             pool.give(first, 10 << 10);
             pool.give(second, 10 << 10);
-            // Neither block stoops to something so small.
+            // Neither block may be used for a request this small.
             BufferPool.Block small = pool.take(1 << 10);
             assertThat(pool.systemAllocations()).isEqualTo(3);
             pool.give(small, 1 << 10);

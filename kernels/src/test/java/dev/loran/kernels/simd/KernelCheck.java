@@ -20,11 +20,11 @@ import java.util.Random;
 import java.util.function.Consumer;
 
 /// Runs the same calls on the reference in double precision and on [SimdBackend] with 1, 2 and 4 threads, from the same
-/// inputs: results must agree within the tolerance of F32, and have the same bits for every number of threads.
+/// inputs. The results must agree within the F32 tolerance, and have the same bits for every number of threads.
 public final class KernelCheck implements AutoCloseable {
     private final SimdBackend[] backends = {new SimdBackend(1), new SimdBackend(2), new SimdBackend(4)};
 
-    /// What a program sees: a backend and buffers on it.
+    /// What a program gets: a backend and buffers on it.
     static final class Memory {
         private final Backend backend;
         private final DType dtype;
@@ -45,17 +45,17 @@ public final class KernelCheck implements AutoCloseable {
             return dtype;
         }
 
-        /// Elements of N(0, 1), rounded to F32.
+        /// Elements from N(0, 1), rounded to F32.
         Buffer in(long n) {
             return in(n, 1, 0);
         }
 
-        /// Elements of N(mean, scale²), rounded to F32.
+        /// Elements from N(mean, scale²), rounded to F32.
         Buffer in(long n, double scale, double mean) {
             return filled(n, () -> (float) (random.nextGaussian() * scale + mean));
         }
 
-        /// Elements of U(low, high), rounded to F32.
+        /// Elements from U(low, high), rounded to F32.
         Buffer between(long n, double low, double high) {
             return filled(n, () -> (float) random.nextDouble(low, high));
         }
@@ -65,7 +65,7 @@ public final class KernelCheck implements AutoCloseable {
             return filled(values.length, () -> (float) values[next[0]++]);
         }
 
-        /// A frozen weight packed.
+        /// A packed frozen weight.
         Buffer prepared(Buffer w, int rows, int cols) {
             return keep(backend.prepare(w, rows, cols));
         }
@@ -74,14 +74,14 @@ public final class KernelCheck implements AutoCloseable {
             return keep(backend.ofInts(values));
         }
 
-        /// An output full of NaN.
+        /// An output filled with NaN.
         Buffer out(String name, long n) {
             Buffer b = filled(n, () -> Double.NaN);
             outputs.put(name, b);
             return b;
         }
 
-        /// An output that is overwritten where it held NaN, or added to where it held numbers.
+        /// An output: filled with NaN if it is to be overwritten, with numbers if it is to be added to.
         Buffer out(String name, long n, boolean accumulate) {
             if (!accumulate) {
                 return out(name, n);

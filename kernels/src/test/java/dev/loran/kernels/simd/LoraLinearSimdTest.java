@@ -29,7 +29,7 @@ import org.junit.jupiter.params.provider.Arguments;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.MethodSource;
 
-/// The linear layer with LoRA against the composed one in double precision, at sizes of several blocks.
+/// The linear layer with LoRA against the composed version in double precision, at sizes of several blocks.
 @TestInstance(TestInstance.Lifecycle.PER_CLASS)
 class LoraLinearSimdTest {
     private KernelCheck check;
@@ -52,8 +52,8 @@ class LoraLinearSimdTest {
         "65, 64, 48, 8, true, false",
         "70, 130, 65, 16, false, false",
         "300, 100, 64, 16, true, true",
-        // Enough rows for one thread, and for two, to take blocks through the frozen weight as well; sums in several
-        // blocks.
+        // Enough rows, for one thread and for two, for tasks to take their blocks through the frozen weight as well;
+        // sums in several blocks.
         "700, 100, 64, 16, true, true",
         "600, 2100, 33, 3, false, false",
     })
@@ -85,7 +85,7 @@ class LoraLinearSimdTest {
         });
     }
 
-    /// Layers of one input, with and without a low-rank part, packed or not: with few rows and with many.
+    /// Layers of one input, with and without a low-rank part, packed or not, with few rows and with many.
     @ParameterizedTest
     @CsvSource({"7, 33, true", "700, 100, true", "700, 100, false", "600, 2100, true"})
     void projectionsAgreeWithLayersOfTheirOwn(int n, int in, boolean packed) {
@@ -127,7 +127,8 @@ class LoraLinearSimdTest {
         return all;
     }
 
-    /// With every kind of tiles, against the F32 kernel: no more apart than rounding to 8 bits explains.
+    /// With every kind of tiles, against the F32 kernel: the difference must be no larger than rounding to 8 bits
+    /// explains.
     @ParameterizedTest
     @MethodSource("roundedProblems")
     void operandsOfBf16GiveNearlyTheSame(Bf16Tiles tiles, int[] s) {

@@ -24,12 +24,12 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.EnumSource;
 
-/// One backend called by several threads at a time.
+/// One backend, called by several threads at the same time.
 public class ManyThreadsTest {
     private static final int THREADS = 4;
     private static final int ROUNDS = Integer.getInteger("loran.rounds", 1);
 
-    /// Frozen weights (64, 64), one prepared, that all threads use.
+    /// Frozen weights (64, 64), one of them prepared, used by all threads.
     private final List<Tensor> weights = new ArrayList<>();
 
     @ParameterizedTest
@@ -43,7 +43,7 @@ public class ManyThreadsTest {
         }
     }
 
-    /// Forward and backward of a block, of sizes that are split among threads and of some that are not.
+    /// Forward and backward of a block, at sizes that are split among threads and at some that are not.
     public void agree(Backend backend, int rounds) throws Exception {
         for (int i = 0; i < 4; i++) {
             SplittableRandom random = new SplittableRandom(i);
@@ -124,7 +124,7 @@ public class ManyThreadsTest {
         }
     }
 
-    /// A server may have a thread for every request: what the kernels of one worked in, the next one's work in.
+    /// A server may use a new thread for every request: scratch memory of one worker must be reused by the next.
     @Test
     void threadsThatHaveEndedLeaveTheirScratchMemoryToOthers() throws InterruptedException {
         try (Parallel parallel = new Parallel(2)) {

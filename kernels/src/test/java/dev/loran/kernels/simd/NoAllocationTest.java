@@ -40,24 +40,25 @@ import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.MethodSource;
 
-/// Kernels leave the Java heap alone once they are compiled, for C2 then has no vector as an object: also where the JVM
-/// has seen vectors go to other memory than theirs, which is what makes it fall back.
+/// Kernels must not allocate on the Java heap once they are compiled, because C2 then keeps no vector as an object.
+/// This must hold even if the JVM has seen vectors stored to other kinds of memory, which is what makes it fall back.
 final class NoAllocationTest {
     private static final int ROWS = 48;
 
-    /// No multiple of a vector: loops and what is left over are one method, and one must not crowd out the other.
+    /// Not a multiple of the vector length: the loop and its remainder are in one method, and neither may crowd out the
+    /// other.
     private static final int IN = 252;
     private static final int OUT = 96;
 
-    /// Rows that are read by dot products and not packed.
+    /// Few enough rows that they are read by dot products and not packed.
     private static final int FEW = 3;
 
-    /// Rows enough that a layer's low-rank part takes a block of them at a time through the frozen weight as well.
+    /// Enough rows that the low-rank part of a layer takes its blocks through the frozen weight as well.
     private static final int MANY = 320;
 
     private static final int RANK = 8;
 
-    /// Keys and queries: two blocks of each.
+    /// Keys and queries, in two blocks each.
     private static final int KEYS = 160;
 
     private static final int HEADS = 2;
@@ -69,17 +70,17 @@ final class NoAllocationTest {
 
     private static final int WARM_UP = 2_000;
 
-    /// So many rounds have to be run before one counts: C2 compiles what is called once a call only after 5,000, and
-    /// only then is all inlined that it will inline.
+    /// The number of rounds that must run before one counts. C2 compiles a method that is called once per call only
+    /// after 5,000 calls, and only then inlines everything that it will inline.
     private static final int FIRST = 3;
 
     private static final int ROUNDS = 40;
     private static final int CALLS = 100;
 
-    /// A vector as an object, once for every vector of the output, would be 10 MB.
+    /// One object for every vector of the output would be 10 MB.
     private static final long BOUND = CALLS * 10_000L;
 
-    /// Products in BF16 are many small ones, each told by records what it works on.
+    /// Products in BF16 consist of many small ones, each described by small records.
     private static final long BOUND_OF_BF16 = CALLS * 40_000L;
 
     private final ThreadMXBean thread = (ThreadMXBean) ManagementFactory.getThreadMXBean();
@@ -90,7 +91,7 @@ final class NoAllocationTest {
         }
     }
 
-    /// The execution with narrow vectors is for machines that have wider ones: on others it would be the same again.
+    /// The run with narrow vectors is for machines that have wider ones; on others it would only repeat the normal run.
     @BeforeAll
     static void notTwice() throws IOException {
         Path processor = Path.of("/proc/cpuinfo");
@@ -111,8 +112,8 @@ final class NoAllocationTest {
         }
     }
 
-    /// Bytes that `CALLS` calls allocate once C2 has compiled them, which on a busy machine takes the longer: the least
-    /// of many rounds, up to the first that allocates as good as nothing.
+    /// Returns the bytes that `CALLS` calls allocate once C2 has compiled them, which takes longer on a busy machine:
+    /// the minimum over many rounds, up to the first that allocates practically nothing.
     private long allocated(Runnable kernel, long bound) {
         long least = Long.MAX_VALUE;
         for (int round = 0; round < ROUNDS && least >= bound; round++) {
@@ -133,8 +134,8 @@ final class NoAllocationTest {
         return least;
     }
 
-    /// Every kernel of [SimdBackend], with arguments of about 12,000 elements, and what takes operands of BF16 with
-    /// these, too.
+    /// Every kernel of [SimdBackend], with arguments of about 12,000 elements, and again in BF16 if it takes BF16
+    /// operands.
     private static final class Cases implements AutoCloseable {
         final Map<String, Runnable> all = new TreeMap<>();
         private final SimdBackend backend = new SimdBackend(1);
@@ -291,7 +292,7 @@ final class NoAllocationTest {
             products.forEach((name, product) -> all.put(name + operands, product));
         }
 
-        /// Low-rank layers, whose weight is trained, or frozen and part of the same pass.
+        /// Low-rank layers whose weight is trainable, or frozen and part of the same pass.
         private void lowRank(String operands, SimdBackend backend, Scratch scratch) {
             Buffer x = normal(backend, scratch, MANY * D);
             Buffer w = normal(backend, scratch, D * D);

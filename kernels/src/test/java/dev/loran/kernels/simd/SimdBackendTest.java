@@ -74,7 +74,7 @@ class SimdBackendTest {
             AtomicInteger freed = new AtomicInteger();
             try (FileChannel channel = FileChannel.open(file, StandardOpenOption.READ)) {
                 MemorySegment mapped = channel.map(FileChannel.MapMode.READ_ONLY, 0, 37 * 4, arena);
-                // From the second element on, so that the address is no multiple of a vector.
+                // Starts at the second element, so that the address is not a multiple of a vector.
                 MemorySegment part = mapped.asSlice(4);
                 Buffer b = backend.wrap(DType.F32, part, freed::incrementAndGet);
                 assertThat(HostBuffer.segment(b).address()).isEqualTo(part.address());

@@ -27,8 +27,8 @@ import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.EnumSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
-/// Every kernel against the reference, at sizes that leave something over and at sizes of several tasks. All programs
-/// run on the same backends, so that scratch memory is never fresh.
+/// Every kernel against the reference, at sizes with a remainder and at sizes that take several tasks. All programs run
+/// on the same backends, so that scratch memory is never fresh.
 @TestInstance(TestInstance.Lifecycle.PER_CLASS)
 class SimdKernelsTest {
     private static final int[] SIZES = {1, 7, 33, 64, 65, Vectors.CHUNK + 9};

@@ -10,7 +10,7 @@ import org.junit.jupiter.api.TestInstance;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.MethodSource;
 
-/// Every operation, forward and backward, and every promise of a backend, against the reference in double precision.
+/// Every operation, forward and backward, and every guarantee of a backend, against the reference in double precision.
 @TestInstance(TestInstance.Lifecycle.PER_CLASS)
 class SimdOpCasesTest {
     private SimdBackend backend;

@@ -30,8 +30,8 @@ import org.junit.jupiter.params.provider.Arguments;
 import org.junit.jupiter.params.provider.MethodSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
-/// Products with a packed weight against sums in F64: in F32, and rounded to BF16 with every kind of tiles, those in
-/// machine code natively where the processor has the instructions, and always as [Interpreter] runs their bytes.
+/// Products with a packed weight against sums in F64: in F32, and rounded to BF16 with every kind of tiles. Tiles in
+/// machine code run natively if the processor has the instructions, and always in [Interpreter].
 public final class FrozenWeightTest {
     private static final ValueLayout.OfFloat FLOAT = ValueLayout.JAVA_FLOAT;
 
@@ -39,14 +39,14 @@ public final class FrozenWeightTest {
         {1, 7, 33}, {2, 50, 70}, {8, 48, 16}, {33, 49, 130}, {65, 130, 1}, {3, 129, 600}, {32, 32, 32}, {17, 17, 65}
     };
 
-    /// More than one block of k: for what is not interpreted.
+    /// More than one block of k; too large to interpret.
     private static final int[][] LARGE = {{130, 2100, 127}, {70, 127, 2050}, {130, 1100, 127}, {4, 600, 1200}};
 
     private final Arena arena = Arena.ofShared();
     private final Parallel parallel = new Parallel(2);
     private final Random random = new Random(33);
 
-    /// As [#tiles], and null for F32.
+    /// As [#tiles], plus null for F32.
     static List<Arguments> kinds() {
         List<Arguments> all = new ArrayList<>();
         all.add(Arguments.of(Named.of("F32", null)));
@@ -93,12 +93,12 @@ public final class FrozenWeightTest {
     }
 
     private FrozenWeight pack(MemorySegment w, int out, int in, @Nullable Bf16Tiles tiles) {
-        // Dirty memory: what is padded must be written too.
+        // Dirty memory, because padding must be written too.
         return new FrozenWeight(
                 parallel, w, out, in, bytes -> arena.allocate(bytes, 64).fill((byte) 0x7f), tiles);
     }
 
-    /// Sum of |terms| times this bounds the error of a sum in F32 whose order we do not prescribe.
+    /// The sum of |terms| times this bounds the error of an F32 sum in unspecified order.
     private static double bound(int k) {
         return 1e-6 * (4 + k);
     }
@@ -172,7 +172,7 @@ public final class FrozenWeightTest {
         }
     }
 
-    /// Both operands in all orientations, and rows of memory beside C left alone.
+    /// Both operands in all orientations; memory around the rows of C must not change.
     @ParameterizedTest
     @MethodSource("tiles")
     void product(Bf16Tiles tiles) {
@@ -211,7 +211,7 @@ public final class FrozenWeightTest {
                         expected += rounded(a, left) * rounded(b, right);
                     }
                     double is = c.getAtIndex(FLOAT, i * (long) ldc + j);
-                    // Millions of elements: an assertion is made of the wrong ones only.
+                    // There are millions of elements, so an assertion object is created only for wrong ones.
                     if (!(Math.abs(is - expected) <= bound(k))) {
                         assertThat(is)
                                 .as("%d x %d x %d, a %s, b %s, (%d, %d)", m, n, k, transA, transB, i, j)
@@ -225,7 +225,7 @@ public final class FrozenWeightTest {
         }
     }
 
-    /// A trainable weight's three products: rounded where all sizes are 16 or more, exact where one is less.
+    /// The three products of a trainable weight: rounded if all sizes are at least 16, exact if one is smaller.
     @ParameterizedTest
     @ValueSource(ints = {15, 16, 33})
     void aBackendOfBf16OperandsRoundsTheProductsOfTrainableWeights(int out) {
@@ -293,7 +293,7 @@ public final class FrozenWeightTest {
         void round(MemorySegment y, long yOff, MemorySegment x, long xOff, int n);
     }
 
-    /// Five rows of a matrix, so that strides matter.
+    /// Splits the range into five rows of a matrix, so that strides matter.
     private static Rounding rows(Bf16Tiles tiles) {
         return (y, yOff, x, xOff, n) -> tiles.round(y, yOff, 2L * n / 5, x, xOff, 4L * n / 5, 5, n / 5);
     }
@@ -304,7 +304,7 @@ public final class FrozenWeightTest {
         MemorySegment y = arena.allocate((long) bytesOfResult * n, 64);
         for (int i = 0; i < n; i++) {
             int bits = random.nextInt();
-            // Ties, infinities and NaNs among them.
+            // Ties, infinities and NaNs included.
             bits = i % 5 == 0 ? bits & 0xffff0000 | 0x8000 : i % 97 == 0 ? bits | 0x7f800000 : bits;
             boolean subnormal = (bits & 0x7f800000) == 0;
             x.setAtIndex(ValueLayout.JAVA_INT, i, subnormal && !keepsSubnormals ? bits & 0x80000000 : bits);
@@ -334,7 +334,7 @@ public final class FrozenWeightTest {
         roundsToNearestEven(rows(new Avx512Tiles()), false, 2);
     }
 
-    /// Both orders of the operand give the same panels.
+    /// Both storage orders of the operand must give the same panels.
     @ParameterizedTest
     @MethodSource("tiles")
     void packsRowsAsColumns(Bf16Tiles tiles) {
@@ -356,8 +356,8 @@ public final class FrozenWeightTest {
         return new Bf16Panels(arena.allocate(Bf16Panels.bytes(k, n, tiles), 64).fill((byte) 0x7f), 0, k, n, tiles);
     }
 
-    /// What the roof is measured by ends, and counts what it does: two operations for each half of a lane, or of a
-    /// tile's.
+    /// The loop that measures the roof must end, and count what it does: two operations per half of a lane, or per half
+    /// of a tile's lane.
     @Test
     void dotsOfRegisters() {
         try (Arena config = Arena.ofConfined()) {
@@ -371,7 +371,7 @@ public final class FrozenWeightTest {
         assertThat(new Avx512Tiles().dots()).isPositive().isEqualTo(1_000 * 50_000L * 24 * 16 * 4);
     }
 
-    /// The interpreter is right about what this machine can do: the same tile, natively and interpreted.
+    /// The interpreter is checked against what this machine can do: the same tile, natively and interpreted.
     @Test
     void interpretedTilesGiveWhatNativeOnesGive() {
         String obstacle = Avx512Tiles.obstacle();
@@ -398,7 +398,7 @@ public final class FrozenWeightTest {
                 .startsWith("their product of two small matrices is wrong: ");
     }
 
-    /// From the panels of the forward product, and from those of the backward one once there are any.
+    /// From the panels of the forward product, and from those of the backward product once they exist.
     @ParameterizedTest
     @MethodSource("kinds")
     void unpackGivesTheRoundedWeightBack(@Nullable Bf16Tiles tiles) {
@@ -413,7 +413,7 @@ public final class FrozenWeightTest {
         }
     }
 
-    /// Makes the other set of panels.
+    /// Creates the other set of panels.
     private void backwardOfOneRow(FrozenWeight packed, int out, int in) {
         packed.linearBackward(parallel, Operand.dense(normal(in), 0, 1, in), Operand.dense(normal(out), 0, 1, out), 0);
     }
@@ -453,7 +453,7 @@ public final class FrozenWeightTest {
         }
     }
 
-    /// A backend asked for BF16 rounds what it prepares.
+    /// A backend created for BF16 rounds the weights it prepares.
     @Test
     void aBackendOfBf16OperandsPreparesRoundedWeights() {
         try (SimdBackend backend = new SimdBackend(2, DType.BF16)) {
@@ -474,7 +474,7 @@ public final class FrozenWeightTest {
         }
     }
 
-    // ---- in F32 alone
+    // ---- in F32 only
 
     @Test
     void rowsFromEitherSetOfPanels() {
@@ -508,7 +508,7 @@ public final class FrozenWeightTest {
             int in = s[2];
             MemorySegment w = arena.allocate(4L * out * in, 64);
             for (long i = 0; i < (long) out * in; i++) {
-                // Any bits: among them NaNs with a payload, subnormals, -0.
+                // Any bits, including NaNs with a payload, subnormals and -0.
                 w.setAtIndex(
                         ValueLayout.JAVA_INT,
                         i,

@@ -16,11 +16,11 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 
-/// Every product against sums in F64 of the same F32 numbers.
+/// Every product against F64 sums of the same F32 numbers.
 final class GemmSimdTest {
     private static final ValueLayout.OfFloat FLOAT = ValueLayout.JAVA_FLOAT;
 
-    /// What stands between the rows and around the matrices; nothing may change it.
+    /// The value between the rows and around the matrices, which nothing may change.
     private static final float GUARD = -12345.5f;
 
     private final Arena arena = Arena.ofShared();
@@ -32,7 +32,7 @@ final class GemmSimdTest {
         arena.close();
     }
 
-    /// A matrix of `rows` x `cols` in memory with `gap` guard elements after each row and `lead` before the first.
+    /// A matrix of `rows` x `cols` in memory, with `gap` guard elements after each row and `lead` before the first.
     private record Stored(MemorySegment memory, int rows, int cols, int gap, int lead) {
         int ld() {
             return cols + gap;
@@ -82,7 +82,7 @@ final class GemmSimdTest {
         assertThat(changed).as("element beside the matrix that was written").isEqualTo(-1);
     }
 
-    /// Random operands of one product, the result that F64 gives, and the error that F32 may make.
+    /// Random operands of one product, the result in F64, and the error allowed in F32.
     private final class Case {
         final int m;
         final int n;
@@ -131,7 +131,7 @@ final class GemmSimdTest {
         }
 
         void assertResult(double[] expected, float alpha) {
-            // The magnitudes of the products add up to about 0.6 k, and F32 rounds at parts of 2^-24 of the sums.
+            // The magnitudes of the products add up to about 0.6 k, and F32 rounds to 2^-24 of each sum.
             double tolerance = 1e-6 * (1 + Math.abs(alpha) * k);
             double worst = 0;
             String where = "";
@@ -192,7 +192,7 @@ final class GemmSimdTest {
         }
     }
 
-    /// Shapes on every path: dot products, B in place, chunks of k, several pieces of B, and the ordinary one.
+    /// Shapes for every path: dot products, B in place, chunks of k, several pieces of B, and the general path.
     private static final int[][] PATHS = {
         {2, 300, 500}, {300, 3, 500}, {17, 1000, 300}, {16, 40, 9000}, {20, 20, 5000}, {200, 300, 700}, {33, 1080, 4120}
     };

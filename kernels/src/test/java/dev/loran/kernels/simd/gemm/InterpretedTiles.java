@@ -8,8 +8,8 @@ import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.util.List;
 
-/// Tiles in machine code, run by [Interpreter] instead of the processor; memory beyond what a kernel was given is out
-/// of bounds to it.
+/// Tiles in machine code, run by [Interpreter] instead of the processor. Any access beyond the memory passed to a
+/// kernel is out of bounds.
 public sealed interface InterpretedTiles extends Bf16Tiles.Native {
     @Override
     default void roundVectors(
@@ -58,7 +58,7 @@ public sealed interface InterpretedTiles extends Bf16Tiles.Native {
         }
     }
 
-    /// What rows of memory take, from the first element to the last.
+    /// The memory that rows occupy, from the first element to the last.
     private static MemorySegment rows(MemorySegment s, long at, long stride, int rows, long bytes) {
         return s.asSlice(at, (rows - 1) * stride + bytes);
     }
@@ -117,7 +117,7 @@ public sealed interface InterpretedTiles extends Bf16Tiles.Native {
         }
     }
 
-    /// Leaves the last step of k out.
+    /// Omits the last step of k.
     final class Wrong implements InterpretedTiles {
         private final Amx right = new Amx();
 

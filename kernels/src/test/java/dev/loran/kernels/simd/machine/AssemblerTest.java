@@ -10,7 +10,7 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.Arguments;
 import org.junit.jupiter.params.provider.MethodSource;
 
-/// Every instruction, byte by byte as GNU as writes it (with `{disp32}` where it would shorten a displacement).
+/// Every instruction, byte by byte as GNU as emits it (with `{disp32}` where it would shorten a displacement).
 final class AssemblerTest {
     private static Arguments of(String text, String bytes, Consumer<Assembler> instruction) {
         return Arguments.of(text, bytes, instruction);

@@ -7,9 +7,10 @@ import java.lang.foreign.ValueLayout;
 import java.util.Arrays;
 import java.util.List;
 
-/// Executes what [Assembler] writes, from its bytes, on real memory: kernels for instructions that this machine lacks
-/// are tested with it, and with it alone. It knows exactly those instructions, decodes them anew, and throws for any
-/// other, for an access outside the memory it was given, and for whatever the processor would refuse.
+/// Executes the bytes that [Assembler] emits, on real memory. Kernels for instructions that this machine lacks are
+/// tested with this alone. It supports exactly those instructions, decodes them independently of the assembler, and
+/// throws for any other instruction, for an access outside the memory it was given, and for whatever the processor
+/// would reject.
 ///
 /// **Source**: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2; the operation sections of
 /// LDTILECFG, TILELOADD, TILESTORED, TDPBF16PS, VDPBF16PS, VCVTNEPS2BF16, VCVTNE2PS2BF16 and VPERMW.
@@ -29,7 +30,7 @@ public final class Interpreter {
     private boolean zeroFlag;
     private int at;
 
-    /// Rows and bytes of a row of each tile; none before the configuration and after the release.
+    /// Rows and bytes per row of each tile; empty before the configuration and after the release.
     private int[][] tileSizes = {};
 
     private final byte[][] tiles = new byte[8][1024];
@@ -40,8 +41,8 @@ public final class Interpreter {
         stack = arena.allocate(STACK, 64);
     }
 
-    /// Calls the function that `code` begins, with integer arguments as the System V convention passes them; it may
-    /// read and write `memory`, and its own stack.
+    /// Calls the function at the beginning of `code`, with integer arguments passed according to the System V
+    /// convention; it may read and write `memory` and its own stack.
     public static void call(byte[] code, List<MemorySegment> memory, long... arguments) {
         try (Arena arena = Arena.ofConfined()) {
             new Interpreter(arena, code, memory).run(arguments);
@@ -151,7 +152,7 @@ public final class Interpreter {
         }
     }
 
-    /// The address that the bytes after ModRM say; `x` and `b` are 8 for the upper registers.
+    /// Decodes the address given by the bytes after ModRM; `x` and `b` are 8 for the upper registers.
     private long operand(int modRm, int x, int b) {
         int mod = modRm >> 6;
         int rm = modRm & 7;
@@ -250,7 +251,7 @@ public final class Interpreter {
         }
     }
 
-    /// Subnormals count as zero and become zero, as in all instructions on BF16.
+    /// Subnormals are treated as zero and become zero, as in all instructions on BF16.
     private static float flushed(float value) {
         return Math.abs(value) < Float.MIN_NORMAL ? Math.copySign(0f, value) : value;
     }

@@ -27,7 +27,7 @@ final class ParallelTest {
     void severalThreadsShareALoop() {
         try (Parallel parallel = new Parallel(3)) {
             CountDownLatch all = new CountDownLatch(3);
-            // Each task waits for the other two: the loop ends only if three threads run at once.
+            // Each task waits for the other two, so the loop ends only if three threads run at the same time.
             parallel.parallelFor(3, i -> {
                 all.countDown();
                 awaitUninterrupted(all);

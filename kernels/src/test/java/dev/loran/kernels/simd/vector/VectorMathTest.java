@@ -8,10 +8,10 @@ import java.util.function.UnaryOperator;
 import jdk.incubator.vector.FloatVector;
 import org.junit.jupiter.api.Test;
 
-/// Every function against double precision, over all exponents and both signs: subnormal arguments, infinities and NaN
-/// included.
+/// Every function against double precision, over all exponents and both signs, including subnormal arguments,
+/// infinities and NaN.
 class VectorMathTest {
-    /// A prime, so that samples meet every exponent and no pattern of the mantissa.
+    /// A prime, so that samples hit every exponent and follow no pattern of the mantissa.
     private static final int STRIDE = 9973;
 
     @Test
@@ -50,7 +50,8 @@ class VectorMathTest {
         atSteps(2.2, VectorMath::geluTanhSlope, UnaryFn.GELU_TANH::derivative);
     }
 
-    /// What goes from 0 to 1: to `ulps` of 1 everywhere, exactly at the ends, also the infinite ones, NaN for NaN.
+    /// For functions that go from 0 to 1: within `ulps` of 1 everywhere, exact at the ends and at infinities, NaN for
+    /// NaN.
     private static void atSteps(double ulps, UnaryOperator<FloatVector> f, DoubleUnaryOperator exact) {
         double worst = 0;
         for (int i = -70_000; i <= 70_000; i++) {
@@ -103,7 +104,7 @@ class VectorMathTest {
                     continue;
                 }
                 compared++;
-                // Where a result would be subnormal, most functions give 0.
+                // Most functions give 0 where a result would be subnormal.
                 if (y[i] == 0 && Math.abs(wanted) <= Float.MIN_NORMAL) {
                     continue;
                 }
@@ -118,7 +119,7 @@ class VectorMathTest {
         assertThat(worst).as("ulps at " + worstAt).isLessThanOrEqualTo(ulps);
     }
 
-    /// By Simpson's rule from 0, or in the tails by the asymptotic continued fraction.
+    /// Computed by Simpson's rule from 0 or, in the tails, by the asymptotic continued fraction.
     private static double normalCdf(double x) {
         if (Double.isNaN(x)) {
             return x;
