@@ -9,7 +9,7 @@ import java.util.List;
 /// ```java
 /// try (Scratch scratch = new Scratch(x.backend())) {
 ///     Buffer y = scratch.allocate(x.dtype(), x.shape().size());
-///     x.backend().unary(UnaryFn.EXP, y, x.buffer());               // if this throws, y is given back
+///     x.backend().unary(UnaryFn.EXP, y, x.buffer());               // if this throws, y is released
 ///     return Autograd.record(new ExpOp(x), x.shape(), y.retain());
 /// }
 /// ```

@@ -118,7 +118,7 @@ public final class SimdBackend implements Backend {
     public Buffer allocate(DType dtype, long size) {
         long bytes = size * dtype.bytes();
         if (hollow != null && !dtype.isFloating()) {
-            // Kernels look at ids before they run a loop.
+            // Kernels read ids before they run a loop, so ids get real memory.
             pool.count(bytes);
             return new HostBuffer(this, dtype, Arena.ofAuto().allocate(bytes, dtype.bytes()), b -> pool.uncount(bytes));
         }
