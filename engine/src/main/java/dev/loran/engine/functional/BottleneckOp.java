@@ -176,7 +176,7 @@ record BottleneckOp(
         }
     }
 
-    /// Backward up to the first product; `dz` holds the gradient of h.
+    /// Backward of the activation and of the first product; `dz` holds the gradient of h on entry.
     private void innerBackward(Matrix dz, Gradients gradients) {
         Backend be = x.backend();
         Gradient db = downBias == null ? null : gradients.intoIfWanted(downBias);

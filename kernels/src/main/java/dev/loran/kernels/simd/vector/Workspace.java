@@ -39,11 +39,11 @@ public final class Workspace implements AutoCloseable {
         ATTENTION,
         /// Sums of the gradients of keys and values.
         KEY_GRADIENTS,
-        /// A block of dropout(x), or of what dropout is about to be applied to.
+        /// A block of dropout(x), or of values before dropout.
         DROPPED,
         /// The gradient of the inner side of a low-rank product.
         LOW_RANK_GRADIENT,
-        /// The sums over rows that tasks compute from it.
+        /// Sums over rows for the gradients of low-rank factors, one set per task.
         LOW_RANK_SUMS
     }
 
