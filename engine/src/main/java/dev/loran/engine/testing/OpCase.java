@@ -102,7 +102,7 @@ public record OpCase(
         return new OpCase(op, variant, result, function, composed, inputs, flops, backwardFlops, map, unsupported);
     }
 
-    /// Returns this case with the note that the backend named `backend` rejects `dtype`; [#check] then expects the
+    /// Returns this case, marked as rejected for `dtype` by the backend named `backend`; [#check] then expects the
     /// rejection.
     public OpCase unsupported(String backend, DType dtype, String reason) {
         List<Unsupported> list = new ArrayList<>(unsupported);

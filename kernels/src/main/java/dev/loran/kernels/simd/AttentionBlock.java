@@ -299,8 +299,8 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
 
     /// Packs the queries starting at `first`, scaled, as columns.
     static void packQueries(Inputs a, Scratch w, long to, MemorySegment x, long at, int n, float factor) {
-        // This goes through `sum`, which is still unused: rows are far apart in x, whereas here they are contiguous and
-        // padded to whole tiles.
+        // This goes through `sum`, which is still unused: rows are far apart in x, whereas here they are close together
+        // and always fill whole tiles.
         if (w.bf16 == null || factor != 1f) {
             copyRows(a, w.m, w.sum, x, at, a.queryStride(), n, factor);
         }

@@ -70,8 +70,8 @@ final class NoAllocationTest {
 
     private static final int WARM_UP = 2_000;
 
-    /// The number of rounds that must run before one counts. C2 compiles a method that is called once per call only
-    /// after 5,000 calls, and only then inlines everything that it will inline.
+    /// The first round that counts. C2 compiles a method that is called once per call only after 5,000 calls, and only
+    /// then inlines everything that it will inline.
     private static final int FIRST = 3;
 
     private static final int ROUNDS = 40;
