@@ -58,9 +58,9 @@
 ///   256-bit ones. Two exponentials in consecutive calls must therefore be kept apart, as `AttentionBlock.forLanes`
 ///   does. Similarly, C2 calls one of our methods instead of inlining it if it is in a branch that has rarely been
 ///   taken by the time of compilation: there, use the Vector API's own load and store.
-/// - `-XX:-UseProfiledLoopPredicate`, which the launcher and the tests pass. With that predication on, a check that was
-///   hoisted out of the loop fails when a loop ends together with its memory segment, and C2 recompiles the kernel
-///   dozens of times (`-Xlog:deoptimization=debug` shows `profile_predicate`).
+/// - `-XX:-UseProfiledLoopPredicate`, which the launcher and the tests pass. If that optimization stays on, a check
+///   that was hoisted out of the loop fails when a loop ends together with its memory segment, and C2 recompiles the
+///   kernel dozens of times (`-Xlog:deoptimization=debug` shows `profile_predicate`).
 /// - No masks for tails: a short scalar loop costs less.
 /// - Every split that affects the order of a sum depends on the shape alone, never on the number of threads, so the
 ///   bits are the same everywhere.

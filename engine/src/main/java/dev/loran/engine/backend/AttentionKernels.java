@@ -2,7 +2,7 @@ package dev.loran.engine.backend;
 
 import org.jspecify.annotations.Nullable;
 
-/// Attention and its companions, softmax and rotary positions.
+/// Attention, and the softmax and rotary positions that go with it.
 ///
 /// Each method is composed of [Backend]'s primitives and serves as fallback, oracle and documentation for a faster
 /// version.

@@ -58,7 +58,7 @@ public interface Backend extends AutoCloseable {
         return DType.F32;
     }
 
-    /// Allocates uninitialized memory with one reference.
+    /// Allocates a buffer of uninitialized memory, with one reference held by the caller.
     ///
     /// @throws BackendException if there is not enough memory; the message says how much was requested, held and free
     Buffer allocate(DType dtype, long size);
@@ -93,7 +93,7 @@ public interface Backend extends AutoCloseable {
         return 0;
     }
 
-    /// Bytes of buffers live now.
+    /// Bytes held by live buffers.
     long liveBytes();
 
     /// The highest value of [#liveBytes] since the start or the last [#resetPeak].
@@ -103,8 +103,9 @@ public interface Backend extends AutoCloseable {
     void resetPeak();
 
     /// Returns a backend that counts memory exactly as this one does but has none: its floating-point buffers have
-    /// sizes but no contents, and its operations request all the memory they need but compute nothing. It tells the
-    /// peak memory of a step before the step is run. Null if this backend has no such mode. The caller closes it.
+    /// sizes but no contents, and its operations request all the memory they need but compute nothing. With it, the
+    /// peak memory of a step can be determined before the step is run. Null if this backend has no such mode. The
+    /// caller closes it.
     default @Nullable Backend hollow() {
         return null;
     }

@@ -106,8 +106,8 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
     /// Returns the block of `n` queries starting at `first` and the keys starting at `from`, with its keys and values
     /// packed, and without trailing tiles that the mask hides completely.
     ///
-    /// @param backward whether gradients are wanted: keys are then also summed over, and values are also used to
-    ///     compute score-like products
+    /// @param backward whether gradients are wanted: keys are then also summed with weights, as values are in forward,
+    ///     and values are also multiplied with rows of dOut, as keys are with queries
     static AttentionBlock of(Inputs a, Scratch w, int b, int kvHead, int first, int n, int from, boolean backward) {
         int all = Math.min(keysOf(a), a.keys() - from);
         int shown = all;

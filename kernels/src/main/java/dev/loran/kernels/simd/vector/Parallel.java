@@ -12,7 +12,7 @@ import org.jspecify.annotations.Nullable;
 /// A fixed pool of threads that share the tasks of one loop at a time, and the scratch memory of each thread.
 ///
 /// Which thread runs a task is not determined. A caller that needs the same bits for every number of threads must split
-/// its work by shape alone and let every task write to its own place. The calling thread works too. Any number of
+/// its work by shape alone and let every task write to its own place. The calling thread runs tasks too. Any number of
 /// threads may call: a call from inside a task, or while another thread's loop is running, runs all its tasks on the
 /// calling thread, which is slower but equally correct.
 ///

@@ -14,9 +14,9 @@ import jdk.incubator.vector.VectorOperators;
 /// Only multiplication, addition, comparison and division of whole vectors are used, so an element has the same bits in
 /// every lane and for every vector width. The caller's loop must inline these methods, which is why they are short.
 public final class VectorMath {
-    // Some constants are whole vectors. A broadcast costs C2 about a hundred nodes of its graph; if a loop exceeds the
-    // node limit, the rest is called instead of inlined, with every vector in an object. However, C2 does not hoist the
-    // load of a constant out of the loop, so the shortest functions broadcast.
+    // Some constants are whole vectors. A broadcast costs C2 on the order of a hundred nodes of its graph; if a loop
+    // exceeds the node limit, the rest is called instead of inlined, with every vector in an object. However, C2 does
+    // not hoist the load of a constant out of the loop, so the shortest functions broadcast.
 
     public static final FloatVector ONE = splat(1f);
     public static final FloatVector ZERO = splat(0f);
