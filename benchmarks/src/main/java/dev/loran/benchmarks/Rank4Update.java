@@ -34,7 +34,7 @@ import jdk.incubator.vector.FloatVector;
 /// The capabilities of the backend decide what runs: if it offers [Parallel], a kernel for the CPU; if it offers
 /// [CudaContext], a kernel in PTX. On other backends (such as the reference, which checks the gradients in F64), and in
 /// types other than F32, the backend's own matrix product is used.
-record Rank4Update(Tensor x, Tensor t, Tensor b) implements CustomOp {
+record Rank4Update(Tensor x, Tensor t, Tensor b) implements Op {
     static final int RANK = 4;
 
     /// y (n, out) ← x (n, out) + t (n, 4) · bᵀ; all row-major F32. Most steps use only the calling thread.

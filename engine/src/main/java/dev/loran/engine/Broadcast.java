@@ -1,5 +1,11 @@
 package dev.loran.engine;
 
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.BinaryFn;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.Gradient;
+import dev.loran.engine.backend.Scratch;
+
 /// NumPy-style broadcasting for the element-wise operations: forward by strides, backward by sums over the stretched
 /// dimensions.
 final class Broadcast {

@@ -9,11 +9,11 @@ import java.util.Arrays;
 import org.jspecify.annotations.Nullable;
 
 /// Argument checks at the entry points: each failure names the operation, the argument, and what it does not fit.
-final class Checks {
+public final class Checks {
     private Checks() {}
 
     /// Checks that `t` is present and its elements can be read.
-    static void readable(String op, String name, Tensor t) {
+    public static void readable(String op, String name, Tensor t) {
         open(op, name, t);
         if (!t.buffer().isRowMajor()) {
             throw new BackendException(op + ": " + name + " " + t.shape()
@@ -29,13 +29,13 @@ final class Checks {
     }
 
     /// Checks that `x` is readable and of a dtype that its backend computes with.
-    static void operand(String op, String name, Tensor x) {
+    public static void operand(String op, String name, Tensor x) {
         readable(op, name, x);
         computable(op, name, x);
     }
 
     /// Checks that `x` is present, row-major or prepared, and of a dtype that its backend computes with.
-    static void computable(String op, String name, Tensor x) {
+    public static void computable(String op, String name, Tensor x) {
         open(op, name, x);
         if (!x.backend().supports(x.dtype())) {
             throw new DTypeException(op + ": " + name + " is " + x.dtype() + ", but "
@@ -47,13 +47,13 @@ final class Checks {
     }
 
     /// Checks that `t` is readable, and of the dtype and backend of `x`.
-    static void operand(String op, String name, Tensor t, String xName, Tensor x) {
+    public static void operand(String op, String name, Tensor t, String xName, Tensor x) {
         readable(op, name, t);
         same(op, name, t, xName, x);
     }
 
     /// Checks that `t` is readable, and of the dtype, backend and shape of `x`.
-    static void like(String op, String name, Tensor t, String xName, Tensor x) {
+    public static void like(String op, String name, Tensor t, String xName, Tensor x) {
         operand(op, name, t, xName, x);
         if (!t.shape().equals(x.shape())) {
             throw new ShapeException(op + ": " + name + " is " + t.shape() + " but " + xName + " is " + x.shape()
@@ -62,7 +62,7 @@ final class Checks {
     }
 
     /// Checks that `t` is of the dtype and backend of `x`.
-    static void same(String op, String name, Tensor t, String xName, Tensor x) {
+    public static void same(String op, String name, Tensor t, String xName, Tensor x) {
         open(op, name, t);
         if (t.dtype() != x.dtype()) {
             throw new DTypeException(op + ": " + name + " is " + t.dtype() + " but " + xName + " is " + x.dtype()
@@ -80,7 +80,7 @@ final class Checks {
     }
 
     /// Checks that `ids` is I32 and on the backend of `x`.
-    static void ints(String op, String name, Tensor ids, String xName, Tensor x) {
+    public static void ints(String op, String name, Tensor ids, String xName, Tensor x) {
         readable(op, name, ids);
         if (ids.dtype() != DType.I32) {
             throw new DTypeException(op + ": " + name + " is " + ids.dtype() + ", needs I32");
@@ -89,7 +89,7 @@ final class Checks {
     }
 
     /// As [#ints], and checks that there are `size` entries.
-    static void ints(String op, String name, Tensor ids, long size, String xName, Tensor x) {
+    public static void ints(String op, String name, Tensor ids, long size, String xName, Tensor x) {
         ints(op, name, ids, xName, x);
         if (ids.shape().size() != size) {
             throw new ShapeException(op + ": " + name + " is " + ids.shape() + " but " + xName + " is " + x.shape()
@@ -98,7 +98,7 @@ final class Checks {
     }
 
     /// Checks that `v` is absent, or an operand of `size` elements.
-    static void vector(String op, String name, @Nullable Tensor v, int size, Tensor x) {
+    public static void vector(String op, String name, @Nullable Tensor v, int size, Tensor x) {
         if (v != null) {
             operand(op, name, v, "x", x);
             if (v.shape().size() != size) {
@@ -109,7 +109,7 @@ final class Checks {
     }
 
     /// Checks that `mask` is absent, or has its counter on the backend of `x`.
-    static void mask(String op, @Nullable DropoutMask mask, Tensor x) {
+    public static void mask(String op, @Nullable DropoutMask mask, Tensor x) {
         if (mask != null && mask.microStep().backend() != x.backend()) {
             throw new BackendException(op + ": the mask's microStep lives on "
                     + mask.microStep().backend().name() + " but x on "

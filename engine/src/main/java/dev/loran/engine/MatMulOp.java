@@ -10,8 +10,8 @@ import java.util.List;
 
 /// y = op(a) · op(b) over the last two dimensions, where op transposes if requested. Leading dimensions are equal, or b
 /// is a single matrix used for all of a (which is then treated as one tall matrix).
-record MatMulOp(Tensor a, Tensor b, boolean transA, boolean transB) implements Op {
-    static Tensor forward(Tensor a, Tensor b, boolean transA, boolean transB) {
+public record MatMulOp(Tensor a, Tensor b, boolean transA, boolean transB) implements Op {
+    public static Tensor forward(Tensor a, Tensor b, boolean transA, boolean transB) {
         Checks.operand("matmul", "a", a);
         Checks.operand("matmul", "b", b, "a", a);
         Shape sa = a.shape();

@@ -5,9 +5,9 @@ import java.util.List;
 /// One recorded operation. The record's components list what is kept; `backward` is below `forward` in the same file.
 ///
 /// A custom operation is such a record too: compute the output with the backend of the inputs and pass both to
-/// [Autograd#record]. An [dev.loran.engine.testing.OpCase] tests it like the ones here. If it has its own kernel, it asks
-/// the backend for what that needs ([dev.loran.engine.backend.Backend#capability]). Under [Autograd#noGrad], or when no
-/// input requires a gradient, nothing is recorded and `saved` is not retained.
+/// [Autograd#record]. An [dev.loran.engine.testing.OpCase] tests it like the ones here. If it has its own kernel, it
+/// asks the backend for what that needs ([dev.loran.engine.backend.Backend#capability]). Under [Autograd#noGrad],
+/// or when no input requires a gradient, nothing is recorded and `saved` is not retained.
 ///
 /// A fused operation cannot lack a gradient: recording needs an Op, and an Op has a backward.
 public interface Op {

@@ -9,10 +9,9 @@
 /// head dimension, V vocabulary, r rank, P virtual tokens. Tensors are row-major and contiguous; the innermost
 /// dimension is written last: (B, T, C).
 ///
-/// **Ownership**: a [Buffer][dev.loran.engine.backend.Buffer] is reference-counted. A tensor holds one reference until it
-/// is closed, and an operation
-/// recorded for backward holds one reference to each tensor it saved until the backward pass has visited it (or the
-/// graph is dropped). Inside a [Scope], tensors are closed for you; there are no finalizers.
+/// **Ownership**: a [dev.loran.engine.backend.Buffer] is reference-counted. A tensor holds one reference until it is
+/// closed, and an operation recorded for backward holds one reference to each tensor it saved until the backward pass
+/// has visited it (or the graph is dropped). Inside a [Scope], tensors are closed for you; there are no finalizers.
 @NullMarked
 package dev.loran.engine;
 

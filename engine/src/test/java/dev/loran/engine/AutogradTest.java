@@ -364,7 +364,7 @@ class AutogradTest {
     // ---- custom operations
 
     /// y = 2x, with a backward that fails.
-    private record Failing(Tensor x) implements CustomOp {
+    private record Failing(Tensor x) implements Op {
         Tensor forward() {
             Buffer y = x.backend().allocate(x.dtype(), x.shape().size());
             x.backend().axpby(y, x.buffer(), 2, 0);

@@ -1,5 +1,10 @@
 package dev.loran.engine;
 
+import dev.loran.engine.backend.BackendException;
+import dev.loran.engine.backend.Buffer;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.ReferenceBackend;
+
 /// A reference backend that runs out of memory on demand.
 final class FailingBackend extends ReferenceBackend {
     private int left = Integer.MAX_VALUE;

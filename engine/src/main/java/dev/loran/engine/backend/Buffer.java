@@ -60,7 +60,7 @@ public abstract class Buffer {
     protected abstract void free();
 
     /// The number of times the memory was marked as written; shared by all slices.
-    final int version() {
+    public final int version() {
         return owner().version;
     }
 

@@ -41,7 +41,7 @@ class OpCaseTest {
     }
 
     /// y = x · silu(gate), as a user of the library would write it.
-    private record Swiglu(Tensor x, Tensor gate, Tensor silu, Flaw flaw) implements CustomOp {
+    private record Swiglu(Tensor x, Tensor gate, Tensor silu, Flaw flaw) implements Op {
         static Tensor forward(Tensor x, Tensor gate, Flaw flaw) {
             Backend be = x.backend();
             try (Scratch scratch = new Scratch(be)) {

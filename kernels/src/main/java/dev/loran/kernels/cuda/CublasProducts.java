@@ -50,7 +50,7 @@ final class CublasProducts {
             throw new BackendException("cuda: no memory for the " + bytes
                     + " bytes that cuBLAS works in; other processes hold the device's");
         }
-        check("cublasSetWorkspace", JCublas2.cublasSetWorkspace(handle, new Address(workspace), bytes));
+        check("cublasSetWorkspace", JCublas2.cublasSetWorkspace(handle, new CudaLibraries.Address(workspace), bytes));
         return true;
     }
 
@@ -115,8 +115,8 @@ final class CublasProducts {
 
     /// A matrix in cuBLAS's representation.
     private record Operand(long address, int type, int ld, long stride, boolean transposed) {
-        Address pointer() {
-            return new Address(address);
+        CudaLibraries.Address pointer() {
+            return new CudaLibraries.Address(address);
         }
 
         int op() {
@@ -140,7 +140,7 @@ final class CublasProducts {
                         sizes[0],
                         sizes[1],
                         sizes[2],
-                        new Address(scalars.address()),
+                        new CudaLibraries.Address(scalars.address()),
                         a.pointer(),
                         a.type,
                         a.ld,
@@ -149,7 +149,7 @@ final class CublasProducts {
                         b.type,
                         b.ld,
                         b.stride,
-                        new Address(scalars.address() + 4),
+                        new CudaLibraries.Address(scalars.address() + 4),
                         c.pointer(),
                         c.type,
                         c.ld,

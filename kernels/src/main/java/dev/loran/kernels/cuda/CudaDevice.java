@@ -28,17 +28,6 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
     private static final int HOST_ALLOC_DEVICE_MAP = 2;
     private static final int CAPTURE_RELAXED = 2;
 
-    /// An address in the form of a JCuda pointer.
-    static final class Address extends Pointer {
-        Address(long address) {
-            super(address);
-        }
-
-        long value() {
-            return getNativePointer() + getByteOffset();
-        }
-    }
-
     private final Arena arena = Arena.ofShared();
     private long nextAddress = 1;
 
@@ -115,7 +104,7 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
         CUdeviceptr seen = new CUdeviceptr();
         CudaLibraries.check(
                 "cuMemHostGetDevicePointer",
-                JCudaDriver.cuMemHostGetDevicePointer(seen, new Address(complaint.address()), 0));
+                JCudaDriver.cuMemHostGetDevicePointer(seen, new CudaLibraries.Address(complaint.address()), 0));
         complaintAddress = address(seen);
     }
 
@@ -226,13 +215,13 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
     /// Page-locked memory, which the device can access directly.
     @SuppressWarnings("restricted")
     MemorySegment pinned(long bytes) {
-        Address p = new Address(0);
+        CudaLibraries.Address p = new CudaLibraries.Address(0);
         CudaLibraries.check("cuMemHostAlloc", JCudaDriver.cuMemHostAlloc(p, bytes, HOST_ALLOC_DEVICE_MAP));
         return MemorySegment.ofAddress(p.value()).reinterpret(bytes);
     }
 
     void unpin(MemorySegment pinned) {
-        JCudaDriver.cuMemFreeHost(new Address(pinned.address()));
+        JCudaDriver.cuMemFreeHost(new CudaLibraries.Address(pinned.address()));
     }
 
     /// Records an event after all work submitted so far, for [#await(CUevent)].
@@ -278,14 +267,16 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
         submissions++;
         CudaLibraries.check(
                 "cuMemcpyHtoDAsync",
-                JCudaDriver.cuMemcpyHtoDAsync(pointer(address), new Address(host.address()), host.byteSize(), stream));
+                JCudaDriver.cuMemcpyHtoDAsync(
+                        pointer(address), new CudaLibraries.Address(host.address()), host.byteSize(), stream));
     }
 
     void copyToHost(MemorySegment host, long address) {
         submissions++;
         CudaLibraries.check(
                 "cuMemcpyDtoHAsync",
-                JCudaDriver.cuMemcpyDtoHAsync(new Address(host.address()), pointer(address), host.byteSize(), stream));
+                JCudaDriver.cuMemcpyDtoHAsync(
+                        new CudaLibraries.Address(host.address()), pointer(address), host.byteSize(), stream));
     }
 
     // ---- copies; on any thread
@@ -388,7 +379,7 @@ final class CudaDevice extends CudaThread implements AutoCloseable {
     private void beginRecording() {
         call(() -> {
             // Relaxed, because memory may be allocated in between; nothing recorded depends on that.
-            check("cuStreamBeginCapture", JCudaDriver.cuStreamBeginCapture(stream, CAPTURE_RELAXED));
+            CudaLibraries.check("cuStreamBeginCapture", JCudaDriver.cuStreamBeginCapture(stream, CAPTURE_RELAXED));
             return true;
         });
     }

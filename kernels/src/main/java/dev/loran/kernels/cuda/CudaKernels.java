@@ -67,7 +67,7 @@ final class CudaKernels {
                         at(block, 2),
                         shared,
                         stream,
-                        new Address(addresses.address()),
+                        new CudaLibraries.Address(addresses.address()),
                         null));
     }
 

@@ -14,6 +14,7 @@ import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Locale;
+import jcuda.Pointer;
 import jcuda.driver.CUresult;
 import jcuda.driver.JCudaDriver;
 import jcuda.jcublas.JCublas2;
@@ -250,6 +251,17 @@ final class CudaLibraries {
             h = (h ^ high >>> 24) & ~high;
         }
         return h;
+    }
+
+    /// An address that JCuda takes as a pointer.
+    static final class Address extends Pointer {
+        Address(long address) {
+            super(address);
+        }
+
+        long value() {
+            return getNativePointer() + getByteOffset();
+        }
     }
 
     /// @throws BackendException unless the driver's `function` returned success
