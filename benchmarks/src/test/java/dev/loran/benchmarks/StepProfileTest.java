@@ -34,7 +34,7 @@ class StepProfileTest {
                 KERNELS + "Parallel.parallelFor",
                 KERNELS + "LoraLinearSimd.backward",
                 KERNELS + "SimdBackend.loraLinearBackward",
-                ENGINE + "LoraLinearOp.backward",
+                ENGINE + "functional.LoraLinearOp.backward",
                 ENGINE + "Autograd.backward",
                 ENGINE + "CheckpointOp.backward",
                 "dev.loran.benchmarks.TrainingStep.run");
@@ -44,14 +44,14 @@ class StepProfileTest {
         assertThat(StepProfile.kernel(List.of(lambda))).isEqualTo("GemmBf16");
         assertThat(StepProfile.operation(stack(
                         KERNELS + "SimdBackend.gemm",
-                        ENGINE + "Backend.loraLinear",
-                        ENGINE + "LoraLinearOp.lambda$forward$3",
-                        ENGINE + "Functional.loraLinear")))
+                        ENGINE + "backend.Backend.loraLinear",
+                        ENGINE + "functional.LoraLinearOp.lambda$forward$3",
+                        ENGINE + "functional.Functional.loraLinear")))
                 .isEqualTo("LoraLinearOp forward loraLinear");
         assertThat(StepProfile.operation(stack(
                         KERNELS + "SimdBackend.rope",
-                        ENGINE + "RopeOp.turned",
-                        ENGINE + "RopeOp.backward",
+                        ENGINE + "functional.RopeOp.turned",
+                        ENGINE + "functional.RopeOp.backward",
                         ENGINE + "Autograd.step")))
                 .isEqualTo("RopeOp backward rope");
         assertThat(StepProfile.operation(stack(
@@ -78,7 +78,9 @@ class StepProfileTest {
                 .isEqualTo("waiting");
         // A caller with no tasks left waits inside a kernel, but does not run it.
         assertThat(StepProfile.kernel(stack(
-                        KERNELS + "Parallel.awaitOthers", KERNELS + "GemmSimd.multiply", ENGINE + "LinearOp.forward")))
+                        KERNELS + "Parallel.awaitOthers",
+                        KERNELS + "GemmSimd.multiply",
+                        ENGINE + "functional.LinearOp.forward")))
                 .isEqualTo("waiting");
         assertThat(StepProfile.kernel(stack(ENGINE + "Autograd.step", ENGINE + "Autograd.backward")))
                 .isEqualTo("engine");
