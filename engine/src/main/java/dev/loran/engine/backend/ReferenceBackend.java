@@ -12,6 +12,9 @@ import org.jspecify.annotations.Nullable;
 /// released yet, so tests catch use after release and leaks. For BF16 and F16 the reference is F64 on rounded inputs.
 /// May be used by any number of threads.
 public class ReferenceBackend implements Backend {
+    /// Bytes up to which an arena is not worth closing: every thread of the process stops for it, for 25 µs and more.
+    private static final long SMALL = 1 << 16;
+
     private long liveBytes;
     private long peakBytes;
     private int liveBuffers;
@@ -35,16 +38,19 @@ public class ReferenceBackend implements Backend {
 
     @Override
     public Buffer allocate(DType dtype, long size) {
-        // Every buffer has its own arena, so its memory returns to the system with the last reference.
-        Arena arena = Arena.ofShared();
         long bytes = Math.max(size * dtype.bytes(), 1);
+        // A large buffer's memory returns to the system with the last reference, a small one's with a collection.
+        boolean large = bytes > SMALL;
+        Arena arena = large ? Arena.ofShared() : Arena.ofAuto();
         MemorySegment s = arena.allocate(bytes, 64).asSlice(0, size * dtype.bytes());
         // All bits set is NaN in every floating-point type, and an invalid id.
         s.fill((byte) 0xff);
         count(s.byteSize(), 1);
         return new HostBuffer(this, dtype, s, b -> {
             count(-s.byteSize(), -1);
-            arena.close();
+            if (large) {
+                arena.close();
+            }
         });
     }
 
