@@ -145,4 +145,29 @@ class SignalsTest extends CommandLineTest {
         assertThat(lines.getLast())
                 .isEqualTo("stopped; the first %,d answers are in %s".formatted(answers.size(), part));
     }
+
+    /// Whenever a merge is asked to end, `--out` is the whole model or does not exist, and the merge can be repeated.
+    @Test
+    void aMergeLeavesAWholeModelOrNothing() throws IOException, InterruptedException {
+        Path run = place.resolve("run");
+        assertThat(loran(training(run, "--steps", "2").toArray()).code()).isZero();
+        Path out = place.resolve("merged");
+        List<String> merge = new ArrayList<>(List.of("merge", "--model", encoder.toString()));
+        merge.addAll(List.of("--adapter", run.toString(), "--out", out.toString()));
+        Process child = started(merge);
+        Path draft = out.resolve(".loran-draft");
+        while (child.isAlive() && !Files.exists(draft)) {
+            child.waitFor(1, TimeUnit.MILLISECONDS);
+        }
+        child.toHandle().destroy();
+        int code = child.waitFor();
+        assertThat(code).isIn(0, TERMINATED);
+        assertThat(draft).doesNotExist();
+        if (code == TERMINATED) {
+            assertThat(out).doesNotExist();
+            assertThat(loran(merge.toArray()).code()).isZero();
+        }
+        assertThat(out.resolve("config.json")).isRegularFile();
+        assertThat(loran("eval", "--model", out, "--data", held, "--threads", "1").code()).isZero();
+    }
 }
