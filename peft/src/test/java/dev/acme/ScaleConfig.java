@@ -8,7 +8,7 @@ import dev.loran.engine.nn.Linear;
 import dev.loran.peft.model.TaskType;
 import dev.loran.peft.tuner.Attachment;
 import dev.loran.peft.tuner.ConfigJson;
-import dev.loran.peft.tuner.CustomPeft;
+import dev.loran.peft.tuner.PeftConfig;
 import dev.loran.peft.tuner.Heads;
 import dev.loran.peft.tuner.Merge;
 import dev.loran.peft.tuner.Mergeable;
@@ -24,7 +24,7 @@ record ScaleConfig(
         Targets targetModules,
         double dropout,
         List<String> modulesToSave,
-        @Nullable TaskType taskType) implements CustomPeft {
+        @Nullable TaskType taskType) implements PeftConfig {
     static final String TYPE = "SCALE";
 
     static ScaleConfig defaults() {

@@ -41,11 +41,16 @@ public final class Methods {
     /// @param peftType the value of its [PeftConfig#peftType]
     /// @param reader reads what [PeftConfig#toJson] wrote, key by key; keys that it does not request are rejected
     /// @throws IllegalArgumentException if the name is already taken
-    public Methods with(String peftType, Function<ConfigJson, ? extends CustomPeft> reader) {
+    public Methods with(String peftType, Function<ConfigJson, ? extends PeftConfig> reader) {
         if (readers.containsKey(peftType)) {
             throw new IllegalArgumentException("with: there is a method " + peftType + " already");
         }
         return and(peftType, reader);
+    }
+
+    /// Whether an adapter's files may name `peftType`.
+    boolean know(String peftType) {
+        return readers.containsKey(peftType);
     }
 
     private Methods and(String peftType, Function<ConfigJson, ? extends PeftConfig> reader) {

@@ -4,19 +4,25 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.peft.model.TaskType;
 import org.jspecify.annotations.Nullable;
 
-/// The options of one method, with Hugging Face peft's field names and defaults. User-defined methods implement
-/// [CustomPeft].
-public sealed interface PeftConfig
-        permits LoraConfig,
-                AdaLoraConfig,
-                PromptEncoderConfig,
-                PromptTuningConfig,
-                PrefixTuningConfig,
-                BottleneckConfig,
-                Ia3Config,
-                LnTuningConfig,
-                BitFitConfig,
-                CustomPeft {
+/// The options of one method, with Hugging Face peft's field names and defaults.
+///
+/// A user-defined method implements this too: [#attach] creates the trainable tensors and attaches them to the model,
+/// either through a [Tuner] whose adapters replace layers, or through a subclass that fills other slots. It can use what
+/// the built-in methods use: [Targets#resolve] finds the layers and suggests names if none is found, [Heads] are the
+/// modules trained in full, [Attachment#dropout] creates masks, a [Mergeable] adapter can be merged, and adapters whose
+/// `peft_type` is registered with [Methods] can be loaded again.
+///
+/// ```java
+/// public Tuner attach(Attachment to) {
+///     Heads heads = Heads.of(modulesToSave, taskType);
+///     Tuner tuner = new Tuner(this, to);
+///     targets.resolve("target_modules", to, Targets.Limits.besides(heads))
+///             .forEach((name, layer) -> tuner.place(name, (Linear) layer, new Scale(to, name)));
+///     heads.place(tuner);
+///     return tuner;
+/// }
+/// ```
+public interface PeftConfig {
     /// Hugging Face's `peft_type`, such as `LORA`.
     String peftType();
 

@@ -319,7 +319,7 @@ public class Tuner implements AutoCloseable {
     /// ([dev.loran.engine.backend.Backend#capture]).
     /// User-defined methods must override this to be recorded.
     public boolean repeats(int step) {
-        return !(config instanceof CustomPeft);
+        return Methods.shipped().know(config.peftType());
     }
 
     /// The number of positions that this method takes from the text: virtual tokens, or a prefix.
