@@ -10,6 +10,7 @@ import java.io.PrintStream;
 import java.io.PrintWriter;
 import java.io.UncheckedIOException;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.InvalidPathException;
 import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.List;
@@ -185,6 +186,13 @@ public final class Main implements Runnable {
             String message = oneLine(e);
             String reason = InputException.reason(Objects.requireNonNull(io.getCause()));
             output.problem("loran: " + message + (message.contains(reason) ? "" : " (" + reason + ")"));
+            return INPUT_ERROR;
+        }
+        if (e instanceof InvalidPathException path) {
+            output.problem("loran: \"%s\" cannot be the name of a file or folder (%s)"
+                    .formatted(
+                            path.getInput().replaceAll("\\p{Cntrl}", "?"),
+                            path.getReason().replaceAll("\\p{Cntrl}", "?")));
             return INPUT_ERROR;
         }
         output.problem("loran: this should not have happened");

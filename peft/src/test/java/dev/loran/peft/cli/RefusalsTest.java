@@ -309,6 +309,10 @@ class RefusalsTest extends CommandLineTest {
         assertRefused(
                 train("--config", config),
                 "loran: " + config + ": is no JSON (Unexpected end-of-input within/between Object entries)");
+        Files.writeString(config, "{\"model\": \"a\\u0000b\"}");
+        assertRefused(
+                loran("train", "--config", config, "--train", train, "--task", "classify"),
+                "loran: \"a?b\" cannot be the name of a file or folder (Nul character not allowed)");
         assertRefused(
                 train("--config", folder.resolve("none.json")),
                 "loran: " + folder.resolve("none.json") + ": no such file");

@@ -168,6 +168,8 @@ class SignalsTest extends CommandLineTest {
             assertThat(loran(merge.toArray()).code()).isZero();
         }
         assertThat(out.resolve("config.json")).isRegularFile();
-        assertThat(loran("eval", "--model", out, "--data", held, "--threads", "1").code()).isZero();
+        assertThat(loran("eval", "--model", out, "--data", held, "--threads", "1")
+                        .code())
+                .isZero();
     }
 }
