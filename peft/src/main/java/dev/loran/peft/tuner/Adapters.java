@@ -9,6 +9,7 @@ import dev.loran.peft.model.Model;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.ConcurrentModificationException;
+import java.util.HashSet;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -28,6 +29,8 @@ abstract class Adapters implements AutoCloseable {
     private final Map<String, Tuner> adapters = new LinkedHashMap<>();
     /// The adapters that are active unless disabled, in the order in which they were named.
     private List<Tuner> active = List.of();
+    /// The names of those that are active without being trained.
+    private Set<String> frozen = Set.of();
     /// The filled slots if several adapters are active.
     private @Nullable Slots together;
 
@@ -127,7 +130,7 @@ abstract class Adapters implements AutoCloseable {
             Tuner tuner = adapter(name);
             if (active.contains(tuner)) {
                 requireUnmerged("deleteAdapter");
-                activate(active.stream().filter(t -> t != tuner).toList());
+                activate(active.stream().filter(t -> t != tuner).toList(), frozen);
                 chosen();
             }
             adapters.remove(name);
@@ -152,15 +155,22 @@ abstract class Adapters implements AutoCloseable {
         return active.stream().map(t -> t.attachment().name()).toList();
     }
 
-    /// The active adapter.
+    /// The active adapter; if others are active beside it, the one that trains.
     ///
-    /// @throws IllegalStateException if none is active, or more than one
+    /// @throws IllegalStateException if none is active, or more than one trains
     public final Tuner active() {
-        if (disabled > 0 || active.size() != 1) {
+        List<Tuner> trained = trained();
+        if (disabled > 0 || trained.size() != 1) {
             throw new IllegalStateException((activeAdapters().isEmpty() ? "no adapter is active" : "several are active")
                     + "; call setAdapter first, adapters are " + adapters.keySet());
         }
-        return active.getFirst();
+        return trained.getFirst();
+    }
+
+    private List<Tuner> trained() {
+        return active.stream()
+                .filter(t -> !frozen.contains(t.attachment().name()))
+                .toList();
     }
 
     /// Makes one adapter active and trainable, and all others inactive. While adapters are disabled, this selects the
@@ -178,13 +188,27 @@ abstract class Adapters implements AutoCloseable {
     /// @throws InputException if a name is unknown or given twice, or adapters share a slot where they cannot be added;
     ///     the active adapters then stay as they were
     public final void setAdapter(List<String> names) {
+        setAdapter(names, Set.of());
+    }
+
+    /// Makes one adapter active and trainable, and others active beside it with their weights frozen: their terms are
+    /// added as in [#setAdapter(List)]. [#active] is then the one that trains.
+    ///
+    /// @throws InputException as [#setAdapter(List)]
+    /// @throws IllegalStateException while adapters are merged
+    public final void setAdapter(String name, List<String> beside) {
+        List<String> names = Stream.concat(Stream.of(name), beside.stream()).toList();
+        setAdapter(names, new HashSet<>(beside));
+    }
+
+    private void setAdapter(List<String> names, Set<String> still) {
         try (Guard.Use use = model.changing("setAdapter")) {
             requireUnmerged("setAdapter");
             List<Tuner> next = names.stream().map(this::adapter).toList();
             if (Set.copyOf(names).size() < names.size()) {
                 throw new InputException("setAdapter: " + names + " names an adapter twice");
             }
-            activate(next);
+            activate(next, still);
             chosen();
         }
     }
@@ -205,17 +229,21 @@ abstract class Adapters implements AutoCloseable {
         }
     }
 
-    final void activate(List<Tuner> next) {
+    /// @param still the names of those of `next` that are not trained
+    private void activate(List<Tuner> next, Set<String> still) {
         List<Tuner> before = active;
+        Set<String> frozenBefore = frozen;
         suspend();
         boolean done = false;
         try {
             active = next;
+            frozen = still;
             resume();
             done = true;
         } finally {
             if (!done) {
                 active = before;
+                frozen = frozenBefore;
                 resume();
             }
         }
@@ -224,7 +252,7 @@ abstract class Adapters implements AutoCloseable {
     final void resume() {
         fill();
         if (disabled == 0 && merged == null) {
-            active.forEach(t -> t.parameters().values().forEach(p -> p.requiresGrad(true)));
+            trained().forEach(t -> t.parameters().values().forEach(p -> p.requiresGrad(true)));
         }
     }
 
@@ -321,11 +349,11 @@ abstract class Adapters implements AutoCloseable {
         merged = next;
     }
 
-    /// All tensors that the active adapters train.
+    /// All tensors of the active adapters that are trained.
     final Map<String, Tensor> trainable() {
         Map<String, Tensor> all = new LinkedHashMap<>();
         if (disabled == 0 && merged == null) {
-            active.forEach(t -> all.putAll(t.parameters()));
+            trained().forEach(t -> all.putAll(t.parameters()));
         }
         return all;
     }
@@ -339,10 +367,11 @@ abstract class Adapters implements AutoCloseable {
     final void replace(String name, Tuner next) {
         Tuner before = adapter(name);
         List<String> names = activeNames();
-        activate(List.of());
+        Set<String> still = frozen;
+        activate(List.of(), Set.of());
         adapters.put(name, next);
         before.close();
-        setAdapter(names);
+        setAdapter(names, still);
     }
 
     final boolean isClosed() {

@@ -342,7 +342,9 @@ public final class PeftModel extends Adapters {
         Set<Tensor> all = new LinkedHashSet<>(model().namedParameters().values());
         for (Tensor t : trainable().values()) {
             trainable += t.shape().size();
-            all.add(t);
+        }
+        if (!activeAdapters().isEmpty() && !isMerged()) {
+            chosenAdapters().forEach(t -> all.addAll(t.parameters().values()));
         }
         return new ParameterCount(
                 trainable, all.stream().mapToLong(t -> t.shape().size()).sum());

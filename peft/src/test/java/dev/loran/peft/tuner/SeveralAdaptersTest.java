@@ -60,6 +60,41 @@ class SeveralAdaptersTest {
         }
     }
 
+    @Test
+    void anAdapterTrainsBesideFrozenOnes() {
+        try (Model model = Subjects.model("llama", backend, DType.F32);
+                PeftModel peft = new PeftModel(model, 7);
+                Scope scope = Scope.open()) {
+            Tensor ids = Subjects.ids(model, 2);
+            Tuner a = Subjects.add(peft, "a", LoraConfig.defaults().withRank(2, 3));
+            Tuner b = Subjects.add(peft, "b", LoraConfig.defaults().withRank(4, 2));
+            peft.setAdapter(List.of("b", "a"));
+            double[] both = Subjects.logits(peft, ids, null);
+            long all = peft.parameterCount().totalParameters();
+            peft.setAdapter("b", List.of("a"));
+            assertThat(Subjects.logits(peft, ids, null)).isEqualTo(both);
+            assertThat(peft.active()).isSameAs(b);
+            assertThat(peft.activeAdapters()).containsExactly("b", "a");
+            assertThat(peft.trainableParameters().keySet())
+                    .isEqualTo(b.parameters().keySet());
+            assertThat(peft.parameterCount().totalParameters()).isEqualTo(all);
+            peft.loss(ids, null, ids).backward();
+            assertThat(a.parameters().values()).allMatch(p -> p.grad() == null && !p.requiresGrad());
+            assertThat(b.parameters().values()).allMatch(p -> p.grad() != null);
+            try (PeftModel.Disabled off = peft.disableAdapter()) {
+                assertThat(peft.trainableParameters()).isEmpty();
+            }
+            assertThat(a.parameters().values()).noneMatch(Tensor::requiresGrad);
+            peft.setAdapter("a");
+            assertThat(peft.trainableParameters().keySet())
+                    .isEqualTo(a.parameters().keySet());
+            assertThatThrownBy(() -> peft.setAdapter("a", List.of("a")))
+                    .isInstanceOf(InputException.class)
+                    .hasMessage("setAdapter: [a, a] names an adapter twice");
+            b.parameters().values().forEach(Tensor::zeroGrad);
+        }
+    }
+
     /// Logits of a second model whose weights have both updates, summed in double precision.
     private double[] oracle(Tuner a, double scalingOfA, Tuner b, double scalingOfB) {
         try (Model model = Subjects.model("llama", backend, DType.F32);
