@@ -129,6 +129,16 @@ public final class Examples {
         return read(RowSource.of(rows), form, tokenizer, options, labels);
     }
 
+    /// These rows, followed by others of the same form with the same classes.
+    public Examples plus(List<Example> more) {
+        Kept all = new Kept();
+        for (int row = 0; row < size(); row++) {
+            all.add(row(row));
+        }
+        more.forEach(all::add);
+        return new Examples(form, options, padId, all, labels, notes);
+    }
+
     /// The same example `rows` times.
     static Examples copies(RowForm form, Example example, int rows, int maxLength) {
         Kept kept = new Kept();

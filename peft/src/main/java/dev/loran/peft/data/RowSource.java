@@ -65,10 +65,17 @@ public interface RowSource {
 
     /// Rows that a program has or creates: a list, or an iteration that need not hold all of them.
     static RowSource of(Iterable<? extends Row> rows) {
+        return of(rows, "rows");
+    }
+
+    /// As above.
+    ///
+    /// @param name the name in messages
+    static RowSource of(Iterable<? extends Row> rows, String name) {
         return new RowSource() {
             @Override
             public String name() {
-                return "rows";
+                return name;
             }
 
             @Override
@@ -78,7 +85,7 @@ public interface RowSource {
                     visitor.row(row, ++place);
                 }
                 if (place == 0) {
-                    throw new InputException("rows: there are none");
+                    throw new InputException(name + ": there are none");
                 }
             }
         };

@@ -63,6 +63,10 @@ public record TaskCard(
         return new TaskCard(task, labels, next, normalized, textPrefix, maxLength, answerRoom, eosToken, base);
     }
 
+    public TaskCard withLabels(@Nullable Labels classes) {
+        return new TaskCard(task, classes, pooling, normalize, textPrefix, maxLength, answerRoom, eosToken, base);
+    }
+
     public TaskCard withTextPrefix(String prefix) {
         return new TaskCard(task, labels, pooling, normalize, prefix, maxLength, answerRoom, eosToken, base);
     }

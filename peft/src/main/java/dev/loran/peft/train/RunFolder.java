@@ -16,7 +16,8 @@ import java.util.stream.Stream;
 
 /// The output folder of a run: `run.json` (its options), `metrics.jsonl` (a line for each step and each evaluation),
 /// `result.json` (the results, once it is over), `best/` (the parameters after the evaluation with the lowest loss),
-/// `last/`, and `checkpoints/step-N/` to resume from.
+/// `last/`, and `checkpoints/step-N/` to resume from. A run over several tasks has a folder like this for each task in
+/// `tasks/`.
 public record RunFolder(Path path) {
     private static final String OPTIONS = "run.json";
     private static final String METRICS = "metrics.jsonl";
@@ -26,9 +27,13 @@ public record RunFolder(Path path) {
     /// The results of a run; the file exists only once the run is finished.
     public static final String RESULT = "result.json";
 
+    private static final String TASKS = "tasks";
+    private static final String SCORES = "continual.json";
+    private static final String HEAT_MAP = "continual.svg";
+
     /// Everything that belongs to a run. The options come first: a folder without them is not a run's.
     private static final List<String> ALL =
-            List.of(OPTIONS, RESULT, BEST, LAST, "checkpoints", "base", "init", METRICS);
+            List.of(OPTIONS, RESULT, BEST, LAST, "checkpoints", "base", "init", TASKS, SCORES, HEAT_MAP, METRICS);
 
     /// Creates the folder of a run without options; see [#create(Path, boolean, Consumer)].
     ///
@@ -154,8 +159,21 @@ public record RunFolder(Path path) {
         }
     }
 
+    /// Reserves the folder for this process until the result is closed, for a run that trains in folders below it.
+    ///
+    /// @throws InputException if another process, or another trainer in this process, has it open
+    public Reserved reserve() {
+        return open()::close;
+    }
+
+    /// A folder that no other process can use until this is closed.
+    public interface Reserved extends AutoCloseable {
+        @Override
+        void close();
+    }
+
     /// Writes [#best] or [#last] atomically, with the checksums of its files.
-    void save(Learner learner, Path place) {
+    public void save(Learner learner, Path place) {
         try {
             drafts().put(place.getFileName().toString(), draft -> {
                 learner.save(draft);
@@ -251,6 +269,21 @@ public record RunFolder(Path path) {
     /// The previously trained adapter that the run began with, if any.
     public Path init() {
         return path.resolve("init");
+    }
+
+    /// The folder of the run on task `number`, from 1, if this is a run over several tasks.
+    public Path task(int number) {
+        return path.resolve(TASKS).resolve(String.valueOf(number));
+    }
+
+    /// The scores after each task, if this is a run over several tasks.
+    public Path scores() {
+        return path.resolve(SCORES);
+    }
+
+    /// The same scores as a picture.
+    public Path heatMap() {
+        return path.resolve(HEAT_MAP);
     }
 
     Path checkpoints() {

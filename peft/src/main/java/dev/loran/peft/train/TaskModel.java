@@ -57,6 +57,10 @@ public final class TaskModel implements Learner, AutoCloseable {
     private final TaskCard card;
     private final Head head;
     private Consumer<Path> beside = folder -> {};
+    private @Nullable Penalty penalty;
+
+    /// A term of the training loss that [#penalize] adds.
+    private record Penalty(String name, Supplier<Tensor> term) {}
 
     private TaskModel(Model model, @Nullable PeftModel peft, @Nullable String adapter, TaskCard card, Head head) {
         this.model = model;
@@ -298,7 +302,20 @@ public final class TaskModel implements Learner, AutoCloseable {
 
     @Override
     public @Nullable Tensor penalty() {
-        return peft == null ? null : active(peft).penalty();
+        Tensor own = peft == null ? null : active(peft).penalty();
+        if (penalty == null) {
+            return own;
+        }
+        Tensor added = penalty.term.get();
+        return own == null ? added : Tuner.trainingLoss(added, own);
+    }
+
+    /// Adds a term to the training loss, in addition to the method's own penalty, and replaces one added before.
+    ///
+    /// @param name identifies the term with its strength: a checkpoint can only be resumed with the same one
+    /// @param term computes it, a scalar; called once for each step
+    public void penalize(String name, Supplier<Tensor> term) {
+        penalty = new Penalty(name, term);
     }
 
     @Override
@@ -346,6 +363,9 @@ public final class TaskModel implements Learner, AutoCloseable {
         json.put("operands", backend().operands().toString());
         if (peft != null) {
             json.set("method", active(peft).config().toJson());
+        }
+        if (penalty != null) {
+            json.put("penalty", penalty.name);
         }
         return json;
     }
