@@ -79,6 +79,7 @@ public final class Main implements Runnable {
         loran.addSubcommand(new QuickstartCommand(output));
         loran.addSubcommand(new TrainCommand(output));
         loran.addSubcommand(new SweepCommand(output));
+        loran.addSubcommand(new ContinualCommand(output));
         loran.addSubcommand(new EvalCommand(output));
         loran.addSubcommand(new PredictCommand(output));
         loran.addSubcommand(new GenerateCommand(output));
