@@ -22,6 +22,7 @@ import picocli.CommandLine.Unmatched;
             RooflineCommand.class,
             GpuCommand.class,
             AnswersCommand.class,
+            PerplexityCommand.class,
             Main.Jmh.class
         })
 public final class Main implements Runnable {

@@ -60,7 +60,7 @@ final class InspectCommand implements Callable<Integer> {
 
     @Override
     public Integer call() {
-        Path what = Catalogue.find(path.toString()).map(Catalogue::folder).orElse(path);
+        Path what = Catalogue.folder(path.toString()).orElse(path);
         ObjectNode result = JSON.createObjectNode();
         if (Files.isRegularFile(what)) {
             result.put("kind", "safetensors");
@@ -143,7 +143,7 @@ final class InspectCommand implements Callable<Integer> {
                         .path("base_model_name_or_path")
                         .asText("");
         try {
-            Path folder = Catalogue.find(name).map(Catalogue::folder).orElseGet(() -> Path.of(name));
+            Path folder = Catalogue.folder(name).orElseGet(() -> Path.of(name));
             return Files.isRegularFile(folder.resolve("config.json")) ? folder : null;
         } catch (InputException | InvalidPathException e) {
             return null;

@@ -78,6 +78,7 @@ public final class Main implements Runnable {
         CommandLine loran = new CommandLine(new Main());
         loran.addSubcommand(new QuickstartCommand(output));
         loran.addSubcommand(new TrainCommand(output));
+        loran.addSubcommand(PretrainCommand.spec(output));
         loran.addSubcommand(new SweepCommand(output));
         loran.addSubcommand(new ContinualCommand(output));
         loran.addSubcommand(new EvalCommand(output));

@@ -1,7 +1,9 @@
 package dev.loran.peft.cli;
 
 import dev.loran.engine.backend.DType;
+import dev.loran.peft.data.Catalogue;
 import dev.loran.peft.io.InputException;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Option;
@@ -14,14 +16,16 @@ final class ModelOptions {
     @Option(
             names = "--model",
             paramLabel = "M",
-            description = "a Hugging Face model folder; minilm, bge-small or e5-small; or seo, a new small model")
+            description = "a Hugging Face model folder; minilm, bge-small, e5-small or loran-tiny; or seo, a new small "
+                    + "model")
     @Nullable
     String model;
 
     @Option(
             names = "--tokenizer",
             paramLabel = "PATH",
-            description = "a folder with tokenizer.json, or the file; the model's own otherwise")
+            description =
+                    "a folder with tokenizer.json, the file, or a model of the catalogue; the model's own otherwise")
     @Nullable
     Path tokenizer;
 
@@ -78,9 +82,19 @@ final class ModelOptions {
     /// @throws InputException if it was not given
     String requireModel() {
         if (model == null) {
-            throw new InputException("--model is missing: a model folder, minilm, bge-small, e5-small, or seo");
+            throw new InputException(
+                    "--model is missing: a model folder, minilm, bge-small, e5-small, loran-tiny, or seo");
         }
         return model;
+    }
+
+    /// The file or folder of the tokenizer that was given, by its path or as a model of the catalogue; null if none was.
+    @Nullable
+    Path tokenizer() {
+        if (tokenizer == null || Files.exists(tokenizer)) {
+            return tokenizer;
+        }
+        return Catalogue.folder(tokenizer.toString()).orElse(tokenizer);
     }
 
     DType dtype() {

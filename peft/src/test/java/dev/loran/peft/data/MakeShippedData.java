@@ -42,6 +42,9 @@ import java.util.zip.ZipFile;
 final class MakeShippedData {
     static final int ROWS_PER_CLASS = 600;
 
+    /// The number of rows, from the first on, that [ShippedData] trains on; it holds out the others.
+    static final int TRAIN = 5000;
+
     /// Lexicographer file numbers (WordNet's lexnames) and the names of their classes.
     private static final Map<String, String> CLASSES = new TreeMap<>(Map.of(
             "04", "act",
@@ -57,7 +60,7 @@ final class MakeShippedData {
 
     private static final String FOLDER = "net/sf/extjwnl/data/wordnet/wn31/";
     private static final Pattern EXAMPLES = Pattern.compile(";?\\s*\".*");
-    private static final Pattern OFFENSIVE = Pattern.compile(
+    static final Pattern OFFENSIVE = Pattern.compile(
             "offensive|slur|obscene|vulgar|disparag|derogat|insult|contemptuous|retard|negro|mongolism",
             Pattern.CASE_INSENSITIVE);
     private static final int SHORTEST = 20;
