@@ -39,8 +39,10 @@ final class NgramModel {
             Counts once = new Counts();
             for (int end = n; end <= tokens.length; end++) {
                 long gram = hash(tokens, end - n, end);
-                if (once.add(gram) == 1) {
-                    contexts[n].add(hash(tokens, end - n, end - 1), grams[n].get(gram));
+                int count = grams[n].get(gram);
+                // A shorter n-gram that only begins the sequence follows no token.
+                if (count > 0 && once.add(gram) == 1) {
+                    contexts[n].add(hash(tokens, end - n, end - 1), count);
                 }
             }
         }
@@ -109,7 +111,8 @@ final class NgramModel {
 
         /// @return the count, including this one
         int add(long key) {
-            return ++values[place(key)];
+            int slot = place(key); // may replace the array
+            return ++values[slot];
         }
 
         /// The slot of `key`, which is entered if it is new.

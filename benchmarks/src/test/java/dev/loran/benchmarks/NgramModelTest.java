@@ -14,6 +14,7 @@ class NgramModelTest {
     private static int[] tokens(int length, long seed) {
         Random random = new Random(seed);
         int[] tokens = new int[length];
+        tokens[0] = VOCABULARY - 1; // nowhere else, so it follows no token
         for (int i = 2; i < length; i++) {
             int usual = (3 * tokens[i - 1] + tokens[i - 2] + 1) % (VOCABULARY - 1);
             tokens[i] = random.nextInt(10) < 7 ? usual : random.nextInt(VOCABULARY - 1);

@@ -14,6 +14,7 @@ import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
 import java.util.HexFormat;
 import java.util.List;
+import java.util.Locale;
 import java.util.stream.Stream;
 
 /// Writes the folder that the catalogue ships as `loran-tiny`, from a run of `loran pretrain`; `benchmarks/loran-tiny.sh`
@@ -64,7 +65,9 @@ final class ExportLoranTiny {
         JsonNode config = JSON.readTree(Files.readString(out.resolve("config.json")));
         JsonNode figures = JSON.readTree(lastLine(measured));
         Progress progress = Progress.of(run.resolve("metrics.jsonl"));
-        String text = CARD.formatted(
+        String text = String.format(
+                Locale.ROOT,
+                CARD,
                 config.get("hidden_size").asInt(),
                 config.get("num_hidden_layers").asInt(),
                 config.get("num_attention_heads").asInt(),
@@ -140,6 +143,7 @@ final class ExportLoranTiny {
         }
     }
 
+    @SuppressWarnings("InlineFormatString") // too long to stand in a method
     private static final String CARD = """
             ---
             license: apache-2.0
@@ -155,7 +159,7 @@ final class ExportLoranTiny {
 
             **What it is not.** It is not a model to get facts, advice or finished texts from: with so few parameters and
             so little text, it writes fluent phrases about nothing in particular, and invents what it does not know. It follows
-            no instructions until it is fine-tuned. It was not filtered or tested for bias; half of its text is older than a
+            no instructions until it is fine-tuned. It was not tested for bias; almost a third of its text is older than a
             hundred years and has the views of its time.
 
             ## Model
@@ -166,7 +170,7 @@ final class ExportLoranTiny {
             ## Training
 
             `./loran pretrain`, AdamW: the checkpoint with the lowest held-out loss, after step %,d of %,d, each of %d rows of
-            %d tokens (%.1f million tokens so far); learning rate %s, %s schedule with %d steps of warm-up, weight decay %s,
+            %d tokens (%.1f million tokens until then); learning rate %s, %s schedule with %d steps of warm-up, weight decay %s,
             seed %d, operands %s, on a CPU with 2 cores in %.1f hours. All texts are joined, with an end token after each, and
             cut into rows; rows come in a new order in each epoch.
 
