@@ -198,7 +198,8 @@ final class MakeCorpus {
 
         private static String escape(String text) {
             StringBuilder out = new StringBuilder();
-            for (char c : text.toCharArray()) {
+            for (int i = 0; i < text.length(); i++) {
+                char c = text.charAt(i);
                 switch (c) {
                     case '"' -> out.append("\\\"");
                     case '\\' -> out.append("\\\\");
