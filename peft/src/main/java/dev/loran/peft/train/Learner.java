@@ -83,6 +83,12 @@ public interface Learner extends Forward {
     /// Called after each optimizer step, before the gradients are dropped: [dev.loran.peft.tuner.Tuner#afterStep].
     default void afterStep(int step, Buffer gradScale, Optimizer optimizer) {}
 
+    /// The live rank of each adapted layer by module name, for methods whose ranks change; empty for others. Called
+    /// after steps that do not [repeat][#repeats].
+    default Map<String, Integer> ranks() {
+        return Map.of();
+    }
+
     /// What resuming needs in addition to parameters and moments, by name.
     default Map<String, Tensor> trainingState() {
         return Map.of();

@@ -97,6 +97,9 @@ final class MetricsFile implements TrainingListener, AutoCloseable {
         if (result.penalty() != 0) {
             line.put("penalty", result.penalty());
         }
+        if (!result.ranks().isEmpty()) {
+            result.ranks().forEach(line.putObject("ranks")::put);
+        }
         write(line.put("tokens", result.tokens()).put("seconds", seconds));
     }
 

@@ -3,6 +3,7 @@ package dev.loran.peft.train;
 import dev.loran.engine.backend.DType;
 import dev.loran.engine.backend.HostBuffer;
 import java.lang.foreign.MemorySegment;
+import java.util.Map;
 import java.util.function.Supplier;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
@@ -22,6 +23,7 @@ public final class StepResult {
     private final Supplier<MemorySegment> pending;
     private double @Nullable [] numbers;
     private @Nullable String problem;
+    private Map<String, Integer> ranks = Map.of();
 
     StepResult(int step, double learningRate, int tokens, DType dtype, Supplier<MemorySegment> pending) {
         this.step = step;
@@ -49,6 +51,16 @@ public final class StepResult {
     /// step. Null if it was taken.
     public @Nullable String problem() {
         return problem;
+    }
+
+    void allotted(Map<String, Integer> live) {
+        ranks = live;
+    }
+
+    /// The live rank of each adapted layer by module name, if this step has just allotted them anew, as some steps of
+    /// AdaLoRA do; else empty.
+    public Map<String, Integer> ranks() {
+        return ranks;
     }
 
     /// The number of this optimizer step, from 1.

@@ -140,6 +140,9 @@ final class Stepper implements AutoCloseable {
         if (result == null) {
             result = numbers(step, learningRate, tokens);
         }
+        if (updated && !repeats && !backend.isHollow()) {
+            result.allotted(learner.ranks());
+        }
         return new Taken(result, microBatches, first, updated);
     }
 

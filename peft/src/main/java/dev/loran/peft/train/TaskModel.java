@@ -340,6 +340,11 @@ public final class TaskModel implements Learner, AutoCloseable {
     }
 
     @Override
+    public Map<String, Integer> ranks() {
+        return peft == null ? Map.of() : active(peft).ranks();
+    }
+
+    @Override
     public Map<String, Tensor> trainingState() {
         return peft == null ? Map.of() : active(peft).trainingState();
     }
