@@ -121,21 +121,26 @@ class ImportRulesTest {
                 .isEmpty();
     }
 
-    /// Projects that depend on the library do not get these: they are optional dependencies.
+    /// Projects that depend on the library do not get these: they are optional dependencies. Those that draw are loaded
+    /// only for a report.
     @Test
     void onlyTheCommandLineSeesItsLibraries() throws IOException {
         Path peft = Path.of("").toAbsolutePath();
-        Pattern own = Pattern.compile("\\b(picocli|me\\.tongfei|org\\.jline)\\b");
+        Map<String, Pattern> own = Map.of(
+                "/peft/cli/", Pattern.compile("\\b(picocli|me\\.tongfei|org\\.jline)\\b"),
+                "/peft/cli/report/", Pattern.compile("\\b(org\\.knowm|org\\.apache\\.batik|java\\.awt)\\b"));
         try (Stream<Path> files = Files.walk(peft.resolve("src/main/java"))) {
             for (Path file : files.filter(f -> f.toString().endsWith(".java")).toList()) {
-                boolean sees = own.matcher(Files.readString(file)).find();
-                assertThat(sees && !file.toString().contains("/peft/cli/"))
-                        .as(file.toString())
-                        .isFalse();
+                String text = Files.readString(file);
+                own.forEach(
+                        (place, libraries) -> assertThat(libraries.matcher(text).find()
+                                        && !file.toString().contains(place))
+                                .as(file.toString())
+                                .isFalse());
             }
         }
         String pom = Files.readString(peft.resolve("pom.xml"));
-        for (String library : List.of("picocli", "progressbar")) {
+        for (String library : List.of("picocli", "progressbar", "xchart", "batik-svggen")) {
             assertThat(pom.replaceAll("\\s", ""))
                     .contains("<artifactId>" + library + "</artifactId><optional>true</optional>");
         }
