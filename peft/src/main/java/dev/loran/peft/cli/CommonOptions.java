@@ -1,14 +1,22 @@
 package dev.loran.peft.cli;
 
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.JsonFile;
 import dev.loran.peft.io.Nearest;
+import dev.loran.peft.train.RunFolder;
+import java.io.IOException;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.Set;
 import java.util.TreeSet;
+import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Model.OptionSpec;
@@ -77,6 +85,52 @@ final class CommonOptions {
             }
         }
         return values;
+    }
+
+    /// Refuses to mix runs with different options in one folder: the options that all of them share are stored there,
+    /// in `file`. Creates the folder if necessary.
+    ///
+    /// @param what the runs together, for messages
+    /// @param replace whether the runs there are to be replaced, whatever their options
+    /// @throws InputException if the folder holds those of others, or anything else
+    static void requireSame(Path file, String what, boolean replace, Map<String, Object> options) {
+        ObjectNode now = JsonNodeFactory.instance.objectNode();
+        options.forEach((name, value) -> {
+            if (!name.equals("out") && !name.equals("threads")) {
+                now.put(name, String.valueOf(value));
+            }
+        });
+        Path folder = Objects.requireNonNull(file.getParent());
+        if (Files.exists(file) && replace) {
+            JsonFile.write(file, now);
+            return;
+        }
+        if (Files.exists(file)) {
+            ObjectNode before = JsonFile.read(file);
+            Stream.concat(before.properties().stream(), now.properties().stream())
+                    .map(Map.Entry::getKey)
+                    .filter(name -> !before.path(name).equals(now.path(name)))
+                    .findFirst()
+                    .ifPresent(name -> {
+                        throw new InputException(
+                                "%s: holds a %s with %s %s, not %s; choose another --out, or the same options"
+                                        .formatted(folder, what, name, said(before.path(name)), said(now.path(name))));
+                    });
+            return;
+        }
+        try {
+            if (Files.exists(folder) && !RunFolder.isEmpty(folder)) {
+                throw new InputException(folder + ": holds other files; choose a new or empty folder for the " + what);
+            }
+            Files.createDirectories(folder);
+        } catch (IOException e) {
+            throw InputException.io(folder, "cannot be made a " + what + "'s folder", e);
+        }
+        JsonFile.write(file, now);
+    }
+
+    private static String said(JsonNode value) {
+        return value.isMissingNode() ? "not given" : value.asText();
     }
 
     /// The option as it is typed, without the dashes.

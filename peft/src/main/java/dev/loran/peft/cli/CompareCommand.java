@@ -6,11 +6,14 @@ import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Autograd;
 import dev.loran.engine.Scope;
+import dev.loran.peft.cli.report.Report;
+import dev.loran.peft.cli.report.Results;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.DataLoader;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.JsonFile;
+import dev.loran.peft.model.TaskType;
 import dev.loran.peft.task.Evaluation;
 import dev.loran.peft.task.Task;
 import dev.loran.peft.task.TaskCard;
@@ -21,10 +24,13 @@ import dev.loran.peft.train.Trainer;
 import dev.loran.peft.train.TrainerConfig;
 import dev.loran.peft.train.TrainingReport;
 import dev.loran.peft.tuner.AdapterFiles;
+import dev.loran.peft.tuner.BottleneckConfig;
+import dev.loran.peft.tuner.LoraConfig;
 import dev.loran.peft.tuner.PeftConfig;
 import dev.loran.peft.tuner.PeftModel.ParameterCount;
 import java.io.IOException;
 import java.io.UncheckedIOException;
+import java.lang.management.ManagementFactory;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -34,24 +40,31 @@ import java.util.Locale;
 import java.util.Map;
 import java.util.Objects;
 import java.util.concurrent.Callable;
+import java.util.function.IntFunction;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
+import picocli.CommandLine.Spec;
 
 /// `loran compare`.
 @Command(
         name = "compare",
         description = {
-            "Trains a model by several methods, each with its own usual learning rate and duration, and puts side",
-            "by side what they cost and what they gain: trainable parameters, size of the file, most memory that",
-            "tensors took, and the process with them (what the JVM took for the methods before stays in it; - where",
-            "the system does not count it), speed of the later half of training, time to answer one text (with the",
-            "adapter beside the weights, and merged into them where that can be), loss and accuracy on held-out rows.",
-            "A new head learns at one rate for all methods (--head-lr, 5e-3)."
+            "Trains a model by several methods, each with its own usual learning rate and all with the same rows and",
+            "number of steps (the longest of their usual durations), and puts side by side what they cost and what",
+            "they gain: trainable parameters, size of the file, most memory that tensors took (planned and measured),",
+            "and the process with them (what the JVM took for the methods before stays in it; - where the system does",
+            "not count it), speed of the later half of training, time to answer one text (with the adapter beside the",
+            "weights, and merged into them where that can be), loss and accuracy on held-out rows after the epoch with",
+            "the lowest loss. A new head learns at one rate for all methods (--head-lr, 5e-3). The folder gets a page",
+            "with figures (report.html), the figures (plots/), all numbers (results.json), and the run of each method.",
+            "A comparison that was stopped goes on by the same command, with its --out; so does one that gets more",
+            "--methods."
         },
         sortOptions = false,
-        footer = {"", "Example: loran compare --methods lora,adalora,prefix"})
+        footer = {"", "Example: loran compare --quick --methods full,lora,adalora,prefix"})
 final class CompareCommand implements Callable<Integer> {
     private static final ObjectMapper JSON = new ObjectMapper();
     /// The same for all methods: a head starts from random weights with each of them, so that different rates would
@@ -61,7 +74,17 @@ final class CompareCommand implements Callable<Integer> {
     private static final int TIMED = 100;
     private static final int MOST_ROUNDS = 20;
 
+    /// The options that all methods share.
+    private static final String SHARED = "compare.json";
+
+    private static final int QUICK_STEPS = 120;
+    private static final List<Integer> RANKS = List.of(4, 8, 16, 32, 64);
+    private static final List<Integer> BOTTLENECKS = List.of(32, 64, 128, 256, 512);
+
     private final Output output;
+
+    @Spec
+    private CommandSpec spec;
 
     @Option(
             names = "--methods",
@@ -86,6 +109,12 @@ final class CompareCommand implements Callable<Integer> {
             paramLabel = "N",
             description = "without --train: rows to train on, of 5000 (${DEFAULT-VALUE})")
     private int rows = 1000;
+
+    @Option(
+            names = "--quick",
+            description = "a first look: 120 steps for each method; ends within 10 minutes on 2 cores, with minilm and "
+                    + "the methods above")
+    private boolean quick;
 
     @Mixin
     private OutOptions place;
@@ -116,46 +145,64 @@ final class CompareCommand implements Callable<Integer> {
                 .map(Method::named)
                 .distinct()
                 .toList();
-        if (model.model == null) {
-            model.model = "minilm";
-        }
-        if (training.headLr == null) {
-            training.headLr = HEAD_RATE;
-        }
+        settle(compared);
         if ((train == null) != (eval == null)) {
             throw new InputException("--train and --eval go together: what is compared is the held-out rows");
         }
         Path out = place.folder("loran-compare");
-        if (!place.overwrite && !RunFolder.isFree(out)) {
-            throw new InputException(out
-                    + ": holds files already; replace a comparison (--overwrite), or choose another folder (--out)");
-        }
-        Data data = data(compared);
-        ObjectNode report = JSON.createObjectNode()
-                .put("model", model.requireModel())
-                .put("task", data.card.task().name())
-                .put("rows", data.rows.train().size())
-                .put("held_out", data.heldOut().size());
-        Output.put(report, data.rows.notices());
-        ArrayNode results = report.putArray("methods");
+        begin(out);
+        ObjectNode report = JSON.createObjectNode();
+        Data data = data(compared, report);
+        ArrayNode results = report.putArray(Results.METHODS);
         for (Method method : compared) {
-            ObjectNode result = measured(method, data, out.resolve(method.toString()));
-            if (result == null) {
-                output.say("stopped; methods that were done are in " + out.resolve("report.json"));
+            RunFolder run = new RunFolder(out.resolve(method.toString()));
+            boolean isDone = !place.overwrite && Files.isRegularFile(run.path().resolve(RunFolder.RESULT));
+            if (isDone) {
+                output.say(method + ": done already");
+            } else if (!train(method, data, run.path())) {
+                output.say("stopped; it goes on by the same command, with --out " + out);
                 return Main.STOPPED;
             }
-            results.add(result);
+            results.add(Results.ofRun(run.path()).put("best_for", method.bestFor));
             // The results so far are kept even if a later method fails.
-            JsonFile.write(out.resolve("report.json"), report);
+            JsonFile.write(out.resolve(Results.FILE), report);
         }
+        Report.write(out, report);
         output.table(table(results, data.card.task().headline().name()));
+        output.say("the report: " + out.resolve(Report.PAGE));
         if (common.json) {
             output.out().println(report);
         }
         return Main.DONE;
     }
 
-    private Data data(List<Method> compared) {
+    /// Fills in the defaults. All methods get the same number of steps.
+    private void settle(List<Method> compared) {
+        if (model.model == null) {
+            model.model = "minilm";
+        }
+        if (training.headLr == null) {
+            training.headLr = HEAD_RATE;
+        }
+        if (training.steps == null && training.epochs == null) {
+            if (quick) {
+                training.steps = QUICK_STEPS;
+            } else {
+                training.epochs =
+                        compared.stream().mapToInt(m -> m.epochs).max().orElseThrow();
+            }
+        }
+    }
+
+    /// Makes `out` the comparison's folder; one that is there goes on, if it has the same options.
+    private void begin(Path out) {
+        Map<String, Object> options = CommonOptions.resolved(spec);
+        options.remove("methods");
+        CommonOptions.requireSame(out.resolve(SHARED), "comparison", place.overwrite, options);
+    }
+
+    /// Reads the rows, and puts what is the same for all methods into `report`.
+    private Data data(List<Method> compared, ObjectNode report) {
         try (OpenModel open = OpenModel.of(model)) {
             int virtualTokens = compared.stream()
                     .mapToInt(m -> m.virtualTokens(training))
@@ -175,17 +222,64 @@ final class CompareCommand implements Callable<Integer> {
                         "--task " + task + " needs --train and --eval; what comes with Loran is to be" + " classified");
             }
             read.notices().forEach(output::say);
-            return new Data(read, read.card(open, reading, null));
+            Data data = new Data(read, read.card(open, reading, null));
+            report.put("model", model.requireModel())
+                    .put("task", kind.name())
+                    .put("rows", read.train().size())
+                    .put("held_out", data.heldOut().size())
+                    .put("headline", kind.headline().name())
+                    .put("higher_is_better", kind.headline().higherIsBetter());
+            report.putObject("measured")
+                    .put("backend", open.backendChoice())
+                    .put("dtype", model.dtype)
+                    .put("java", Runtime.version().toString())
+                    .put("cores", Runtime.getRuntime().availableProcessors())
+                    .put("load", ManagementFactory.getOperatingSystemMXBean().getSystemLoadAverage());
+            Output.put(report, read.notices());
+            sizes(compared, open, data.card, report);
+            return data;
         }
     }
 
-    /// Trains with one method, on a newly opened model, and measures it; null if it was stopped.
-    private @Nullable ObjectNode measured(Method method, Data data, Path out) {
+    /// Counts what trains in the model itself, for several ranks of LoRA and several bottlenecks of adapters.
+    private void sizes(List<Method> compared, OpenModel open, TaskCard card, ObjectNode report) {
+        TaskType type = open.model().task();
+        if (compared.stream().anyMatch(Method::hasLora)) {
+            LoraConfig lora = Method.lora(training, type);
+            count(open, card, report.putArray("parameters_by_rank"), "rank", RANKS, r -> lora.withRank(r, r));
+        }
+        if (compared.contains(Method.ADAPTER)) {
+            BottleneckConfig adapter = BottleneckConfig.houlsby().withTask(type);
+            count(
+                    open,
+                    card,
+                    report.putArray("parameters_by_bottleneck"),
+                    "bottleneck",
+                    BOTTLENECKS,
+                    adapter::withSize);
+        }
+    }
+
+    private void count(
+            OpenModel open, TaskCard card, ArrayNode to, String size, List<Integer> sizes, IntFunction<PeftConfig> of) {
+        for (int n : sizes) {
+            try (Subject subject = Subject.of(open.model(), of.apply(n), card, model.seed)) {
+                to.addObject()
+                        .put(size, n)
+                        .put(
+                                "trainable_parameters",
+                                subject.learner().parameterCount().trainableParameters());
+            }
+        }
+    }
+
+    /// Trains by one method, on a newly opened model, measures it, and writes the results into its run's folder.
+    ///
+    /// @return false if it was stopped
+    private boolean train(Method method, Data data, Path out) {
         Examples rowsToTrainOn = data.rows.train();
         TrainerConfig config = training.config(model, method);
-        Map<String, ?> options =
-                Map.of("method", method.toString(), "lr", config.rate().peak(), "epochs", config.epochs());
-        RunFolder folder = RunFolder.create(out, place.overwrite, begun -> begun.options(options));
+        RunFolder folder = folder(method, config, out);
         boolean counted = ProcessMemory.resetPeak();
         try (OpenModel open = OpenModel.of(model)) {
             int steps = config.stepsOver(rowsToTrainOn.size());
@@ -201,33 +295,42 @@ final class CompareCommand implements Callable<Integer> {
                         steps,
                         config.rate().peak()));
                 TrainingReport report;
-                double tokensPerSecond;
                 try (Trainer trainer = new Trainer(learner, config);
                         Progress progress = new Progress(output, List.of())) {
-                    report = trainer.train(rowsToTrainOn, null, folder, progress);
-                    tokensPerSecond = progress.tokensPerSecond();
+                    report = trainer.train(rowsToTrainOn, data.heldOut(), folder, progress);
                 }
                 if (report.stopped()) {
-                    return null;
+                    return false;
                 }
                 ObjectNode result = JSON.createObjectNode()
                         .put("method", method.toString())
-                        .put("learning_rate", config.rate().peak())
                         .put("steps", report.steps())
                         .put("seconds", report.seconds())
                         .put("trainable_parameters", count.trainableParameters())
                         .put("trainable_percentage", count.trainablePercentage())
                         .put("adapter_bytes", bytes(folder.last()));
                 costs(result, open, plan, counted);
-                // Before anything is merged.
-                Evaluation e = Evaluation.of(learner, data.heldOut(), config.batchSize());
-                result.put("tokens_per_second", tokensPerSecond)
-                        .put("latency_ms", latency(learner, data.heldOut()))
+                result.put("latency_ms", latency(learner, data.heldOut()))
                         .put("latency_merged_ms", merged(method, subject, data.heldOut()))
                         .put("train_loss", report.trainLoss());
-                return gains(result, e).put("best_for", method.bestFor);
+                gains(result, Objects.requireNonNull(report.best()));
+                folder.result(result.put("rows", rowsToTrainOn.size())
+                        .put("held_out", data.heldOut().size()));
+                return true;
             }
         }
+    }
+
+    /// The folder of a method's run: a new one, or one that was stopped and goes on.
+    private RunFolder folder(Method method, TrainerConfig config, Path out) {
+        if (!place.overwrite && RunFolder.isRun(out)) {
+            return RunFolder.resume(out);
+        }
+        Map<String, Object> options = CommonOptions.resolved(spec);
+        options.remove("methods");
+        options.put("method", method.toString());
+        options.put("lr", config.rate().peak());
+        return RunFolder.create(out, place.overwrite, begun -> begun.options(options));
     }
 
     /// @param counted whether the process memory has been counted since the method began
@@ -238,10 +341,9 @@ final class CompareCommand implements Callable<Integer> {
                 .put("planned_tensor_mib", plan == null ? null : (Double) plan.totalMib());
     }
 
-    private static ObjectNode gains(ObjectNode result, Evaluation e) {
-        return result.put("loss", e.loss())
-                .put("accuracy", e.metrics().get("accuracy"))
-                .put(e.headline().name(), e.headlineValue());
+    private static void gains(ObjectNode result, Evaluation best) {
+        result.put("eval_loss", best.loss());
+        best.metrics().forEach((name, value) -> result.put("eval_" + name, value));
     }
 
     /// The size on disk of the adapter's tensors, or of the model's if all of it was trained; without a separate head.
@@ -330,6 +432,6 @@ final class CompareCommand implements Callable<Integer> {
     }
 
     private static String rounded(JsonNode value, int digits) {
-        return value.isNull() ? "-" : String.format(Locale.ROOT, "%,." + digits + "f", value.asDouble());
+        return value.isNumber() ? String.format(Locale.ROOT, "%,." + digits + "f", value.asDouble()) : "-";
     }
 }

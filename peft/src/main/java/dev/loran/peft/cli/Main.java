@@ -85,6 +85,7 @@ public final class Main implements Runnable {
         loran.addSubcommand(new PredictCommand(output));
         loran.addSubcommand(new GenerateCommand(output));
         loran.addSubcommand(new CompareCommand(output));
+        loran.addSubcommand(new ReportCommand(output));
         loran.addSubcommand(new MergeCommand(output));
         loran.addSubcommand(new InspectCommand(output));
         loran.addSubcommand(new DoctorCommand(output));

@@ -18,9 +18,6 @@ class Progress implements TrainingListener, AutoCloseable {
     private final Output output;
     private final List<String> opening;
     private @Nullable ProgressBar bar;
-    private double secondsOfFirstHalf;
-    private double seconds;
-    private long tokensOfSecondHalf;
 
     /// @param opening lines to print once all checks have passed
     Progress(Output output, List<String> opening) {
@@ -47,12 +44,6 @@ class Progress implements TrainingListener, AutoCloseable {
         if (result.problem() != null) {
             output.say("left out: " + result.problem());
         }
-        if (result.step() <= totalSteps / 2) {
-            secondsOfFirstHalf = seconds;
-        } else {
-            tokensOfSecondHalf += result.tokens();
-        }
-        this.seconds = seconds;
         if (output.terminal()) {
             ProgressBar b = bar(totalSteps);
             b.setExtraMessage(String.format(Locale.ROOT, "loss %.4f", result.loss()));
@@ -71,11 +62,6 @@ class Progress implements TrainingListener, AutoCloseable {
                     result.step() / seconds,
                     left));
         }
-    }
-
-    /// The speed in the second half of the steps: in the first half, the JVM is still compiling.
-    double tokensPerSecond() {
-        return tokensOfSecondHalf / (seconds - secondsOfFirstHalf);
     }
 
     private ProgressBar bar(int totalSteps) {

@@ -9,7 +9,6 @@ import dev.loran.peft.io.JsonFile;
 import dev.loran.peft.task.Metric;
 import dev.loran.peft.task.Task;
 import dev.loran.peft.train.RunFolder;
-import java.io.IOException;
 import java.io.PrintStream;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -123,7 +122,7 @@ final class SweepCommand implements Callable<Integer> {
             runs.add(run);
         }
         options.keySet().removeAll(varied.keySet());
-        requireSame(options);
+        CommonOptions.requireSame(out.resolve(SHARED), "sweep", false, options);
         return report(runs, Task.named(String.valueOf(options.get("task"))).headline());
     }
 
@@ -169,43 +168,6 @@ final class SweepCommand implements Callable<Integer> {
         Path folder = out.resolve(SweepSpace.name(values));
         arguments.add("--out=" + folder);
         return new Run(values, folder, arguments);
-    }
-
-    /// Refuses to mix runs with different options: the options that all runs share are stored in the sweep's folder.
-    private void requireSame(Map<String, Object> options) {
-        ObjectNode now = JSON.createObjectNode();
-        options.forEach((name, value) -> {
-            if (!name.equals("out") && !name.equals("threads")) {
-                now.put(name, String.valueOf(value));
-            }
-        });
-        Path file = out.resolve(SHARED);
-        if (Files.exists(file)) {
-            ObjectNode before = JsonFile.read(file);
-            Stream.concat(before.properties().stream(), now.properties().stream())
-                    .map(Map.Entry::getKey)
-                    .filter(name -> !before.path(name).equals(now.path(name)))
-                    .findFirst()
-                    .ifPresent(name -> {
-                        throw new InputException(
-                                "%s: holds a sweep with %s %s, not %s; choose another --out, or the same options"
-                                        .formatted(out, name, said(before.path(name)), said(now.path(name))));
-                    });
-            return;
-        }
-        try {
-            if (Files.exists(out) && !RunFolder.isEmpty(out)) {
-                throw new InputException(out + ": holds other files; choose a new or empty folder for the sweep");
-            }
-            Files.createDirectories(out);
-        } catch (IOException e) {
-            throw InputException.io(out, "cannot be made a sweep's folder", e);
-        }
-        JsonFile.write(file, now);
-    }
-
-    private static String said(JsonNode value) {
-        return value.isMissingNode() ? "not given" : value.asText();
     }
 
     // ---- running

@@ -343,7 +343,9 @@ class TrainCommand implements Callable<Integer> {
 
     private void finish(RunFolder folder, ObjectNode result, TaskRows data) {
         Examples heldOut = data.heldOut();
-        result.put("truncated", data.train().truncated() + (heldOut == null ? 0 : heldOut.truncated()))
+        result.put("rows", data.train().size())
+                .put("held_out", heldOut == null ? null : (Integer) heldOut.size())
+                .put("truncated", data.train().truncated() + (heldOut == null ? 0 : heldOut.truncated()))
                 .put("out", folder.path().toString());
         Output.put(result, data.notices());
         folder.result(result);

@@ -21,6 +21,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.stream.Collectors;
+import java.util.stream.Stream;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -60,8 +61,17 @@ class CompareCommandTest {
         JsonNode report = result.json();
         assertThat(report.get("rows").intValue()).isEqualTo(32);
         assertThat(report.get("held_out").intValue()).isEqualTo(20);
-        assertThat(new ObjectMapper().readTree(Files.readString(out.resolve("report.json"))))
+        assertThat(new ObjectMapper().readTree(Files.readString(out.resolve("results.json"))))
                 .isEqualTo(report);
+        assertThat(out.resolve("report.html")).exists();
+        assertThat(out.resolve("plots/tradeoff.svg")).exists();
+        // Each rank adds two rows of 16 to query and value of two layers.
+        JsonNode byRank = report.get("parameters_by_rank");
+        assertThat(byRank.findValuesAsText("rank")).containsExactly("4", "8", "16", "32", "64");
+        assertThat(byRank.findValuesAsText("trainable_parameters"))
+                .containsExactly("546", "1058", "2082", "4130", "8226");
+        assertThat(report.get("parameters_by_bottleneck").findValuesAsText("bottleneck"))
+                .containsExactly("32", "64", "128", "256", "512");
         // The runs of the methods are never resumed.
         assertThat(out.resolve("lora").resolve("checkpoints")).doesNotExist();
         List<String> lines = result.out().lines().toList();
@@ -75,6 +85,9 @@ class CompareCommandTest {
             assertThat(lines.get(line++)).startsWith(method + " ").endsWith(method.bestFor);
             assertThat(m.get("learning_rate").doubleValue()).isEqualTo(method.learningRate);
             assertThat(m.get("steps").intValue()).isEqualTo(8);
+            assertThat(m.at("/curve/loss")).hasSize(8);
+            assertThat(m.get("evaluations").findValuesAsText("step")).containsExactly("4", "8");
+            assertThat(m.get("ranks").isEmpty()).isEqualTo(method != Method.ADALORA);
             assertThat(m.get("loss").doubleValue()).isBetween(0.0, 3.0);
             assertThat(m.get("accuracy").doubleValue()).isBetween(0.2, 1.0);
             assertThat(m.get("latency_ms").doubleValue()).isPositive();
@@ -109,6 +122,41 @@ class CompareCommandTest {
         assertThat(result.json().get("rows").intValue()).isEqualTo(20);
         assertThat(result.json().get("held_out").intValue()).isEqualTo(1000);
         assertThat(result.json().get("methods")).hasSize(2);
+    }
+
+    @Test
+    void aComparisonGoesOnByTheSameCommand() throws IOException {
+        Object[] rows = {"--train", train, "--eval", held, "--steps", 2};
+        Result first = compare(with(rows, "--methods", "lora"));
+        assertThat(first.code()).as(first.err()).isZero();
+        JsonNode lora = first.json().at("/methods/0");
+        Result more = compare(with(rows, "--methods", "lora,ia3"));
+        assertThat(more.code()).as(more.err()).isZero();
+        assertThat(more.err()).contains("lora: done already");
+        assertThat(more.json().at("/methods/0")).isEqualTo(lora);
+        assertThat(more.json().get("methods")).hasSize(2);
+        assertRefused(
+                compare(with(rows, "--methods", "lora", "--rank", 2)),
+                "loran: " + out + ": holds a comparison with rank 8, not 2; choose another --out, or the same options");
+        Result anew = compare(with(rows, "--methods", "lora", "--rank", 2, "--overwrite"));
+        assertThat(anew.code()).as(anew.err()).isZero();
+        assertThat(anew.json().at("/methods/0/trainable_parameters").intValue())
+                .isLessThan(lora.get("trainable_parameters").intValue());
+    }
+
+    private static Object[] with(Object[] some, Object... more) {
+        return Stream.concat(Arrays.stream(some), Arrays.stream(more)).toArray();
+    }
+
+    /// All methods get the same number of steps: those of the one that usually trains longest.
+    @Test
+    void theBudgetIsTheSameForAll() throws IOException {
+        Result result = compare("--methods", "lora,prefix", "--train", train, "--eval", held, "--batch-size", 16);
+        assertThat(result.code()).as(result.err()).isZero();
+        assertThat(result.json().get("methods").findValuesAsText("steps")).containsExactly("12", "12");
+        Result quick = compare("--quick", "--methods", "ia3", "--train", train, "--eval", held, "--overwrite");
+        assertThat(quick.code()).as(quick.err()).isZero();
+        assertThat(quick.json().at("/methods/0/steps").intValue()).isEqualTo(120);
     }
 
     @Test

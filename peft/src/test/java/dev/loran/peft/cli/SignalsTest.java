@@ -110,10 +110,16 @@ class SignalsTest extends CommandLineTest {
         compare.addAll(List.of("--methods", "ia3,lora", "--train", train.toString(), "--eval", held.toString()));
         compare.addAll(List.of("--out", out.toString(), "--threads", "1", "--epochs", "300"));
         List<String> lines = terminated(started(compare), "lora: ");
-        assertThat(lines.getLast()).isEqualTo("stopped; methods that were done are in " + out.resolve("report.json"));
-        assertThat(JSON.readTree(out.resolve("report.json").toFile()).path("methods"))
+        assertThat(lines.getLast()).isEqualTo("stopped; it goes on by the same command, with --out " + out);
+        assertThat(JSON.readTree(out.resolve("results.json").toFile()).path("methods"))
                 .singleElement()
                 .satisfies(m -> assertThat(m.path("method").asText()).isEqualTo("ia3"));
+        Result rest = loran(compare.toArray());
+        assertThat(rest.code()).as(rest.err()).isZero();
+        assertThat(rest.err()).contains("ia3: done already").contains("lora: 900 steps");
+        assertThat(JSON.readTree(out.resolve("results.json").toFile()).path("methods"))
+                .hasSize(2)
+                .allMatch(m -> m.path("steps").intValue() == 900);
     }
 
     @Test
