@@ -2,9 +2,9 @@ package dev.loran.benchmarks;
 
 /// The baseline for a small language model: interpolated modified Kneser-Ney smoothing of n-gram counts.
 ///
-/// The probability of a token w after h is `max(c(hw) - D, 0) / c(h·) + γ(h) p(w | h')`, where h' is h without its first
-/// token. At the highest order, c counts occurrences; at the others, the different tokens that were seen before. D has
-/// three values an order, for counts of 1, 2 and more, estimated from the counts of counts. The lowest order is
+/// The probability of a token w after h is `max(c(hw) - D, 0) / c(h·) + γ(h) p(w | h')`, where h' is h without its
+/// first token. At the highest order, c counts occurrences; at the others, the different tokens that were seen before.
+/// D has three values an order, for counts of 1, 2 and more, estimated from the counts of counts. The lowest order is
 /// interpolated with the uniform distribution, so every token has a probability.
 ///
 /// **Paper**: Chen and Goodman, "An Empirical Study of Smoothing Techniques for Language Modeling", 1999.

@@ -88,7 +88,8 @@ final class ModelOptions {
         return model;
     }
 
-    /// The file or folder of the tokenizer that was given, by its path or as a model of the catalogue; null if none was.
+    /// The file or folder of the tokenizer that was given, by its path or as a model of the catalogue; null if none
+    /// was.
     @Nullable
     Path tokenizer() {
         if (tokenizer == null || Files.exists(tokenizer)) {

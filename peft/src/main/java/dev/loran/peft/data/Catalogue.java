@@ -122,8 +122,8 @@ public final class Catalogue {
         return ENTRIES.stream().filter(entry -> entry.name.equals(name)).findFirst();
     }
 
-    /// The model folder of a name of the catalogue: an encoder of [#ENTRIES], or `loran-tiny`, the causal language model
-    /// that comes with Loran. Empty for any other name.
+    /// The model folder of a name of the catalogue: an encoder of [#ENTRIES], or `loran-tiny`, the causal language
+    /// model that comes with Loran. Empty for any other name.
     ///
     /// @throws InputException as [#folder(Entry)]
     public static Optional<Path> folder(String name) {

@@ -17,10 +17,10 @@ import java.util.stream.IntStream;
 
 /// Learns a byte-level BPE vocabulary from texts and writes it as a Hugging Face `tokenizer.json`.
 ///
-/// Texts are split into words by GPT-2's pattern. The vocabulary consists of the special tokens, then all 256 bytes, then
-/// a token for each merge: as long as the vocabulary has room, the most frequent pair of neighboring tokens, of pairs
-/// that are equally frequent the one with the smaller ids, becomes a token. A pair that occurs only once is not merged.
-/// This is what the trainer of Hugging Face tokenizers does with `initial_alphabet=ByteLevel.alphabet()` and
+/// Texts are split into words by GPT-2's pattern. The vocabulary consists of the special tokens, then all 256 bytes,
+/// then a token for each merge: as long as the vocabulary has room, the most frequent pair of neighboring tokens, of
+/// pairs that are equally frequent the one with the smaller ids, becomes a token. A pair that occurs only once is not
+/// merged. This is what the trainer of Hugging Face tokenizers does with `initial_alphabet=ByteLevel.alphabet()` and
 /// `min_frequency=2`: the same texts give the same file, except that the order of texts is irrelevant here, too.
 ///
 /// **Paper**: Sennrich, Haddow and Birch, "Neural Machine Translation of Rare Words with Subword Units", 2016; over

@@ -7,9 +7,10 @@ import org.jspecify.annotations.Nullable;
 /// The options of one method, with Hugging Face peft's field names and defaults.
 ///
 /// A user-defined method implements this too: [#attach] creates the trainable tensors and attaches them to the model,
-/// either through a [Tuner] whose adapters replace layers, or through a subclass that fills other slots. It can use what
-/// the built-in methods use: [Targets#resolve] finds the layers and suggests names if none is found, [Heads] are the
-/// modules trained in full, [Attachment#dropout] creates masks, a [Mergeable] adapter can be merged, and adapters whose
+/// either through a [Tuner] whose adapters replace layers, or through a subclass that fills other slots. It can use
+/// what the built-in methods use: [Targets#resolve] finds the layers and suggests names if none is found, [Heads] are
+/// the modules trained in full, [Attachment#dropout] creates masks, a [Mergeable] adapter can be merged, and adapters
+/// whose
 /// `peft_type` is registered with [Methods] can be loaded again.
 ///
 /// ```java

@@ -46,6 +46,8 @@ class MainTest extends CommandLineTest {
                         "train_loss",
                         "eval_loss",
                         "eval_accuracy",
+                        "rows",
+                        "held_out",
                         "truncated",
                         "out",
                         "notices");

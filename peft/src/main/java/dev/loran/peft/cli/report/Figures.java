@@ -124,8 +124,8 @@ final class Figures {
                 "Memory of tensors in training",
                 Plot.bars("MiB", series, false, (name, v) -> String.format(Locale.ROOT, "%,.0f", v)),
                 "Weights, activations, gradients and optimizer at their peak. Planned: before the run, on a backend"
-                        + " that counts without allocating, for the largest batch. Measured: the backend's high-water mark"
-                        + " over training and evaluation. The JVM itself is not in it; the table has the process.");
+                        + " that counts without allocating, for the largest batch. Measured: the backend's high-water"
+                        + " mark over training and evaluation. The JVM itself is not in it; the table has the process.");
     }
 
     private void tradeoff() {
@@ -300,8 +300,8 @@ final class Figures {
                 "Time of one prediction",
                 Plot.bars("milliseconds", series, false, (name, v) -> String.format(Locale.ROOT, "%.2f", v)),
                 "From a text's token ids to its scores, one held-out text at a time: the lowest median of rounds of"
-                        + " 100, repeated until steady. Unmerged: the adapter beside the weights. Merged: its update added"
-                        + " to them, where the method allows that.");
+                        + " 100, repeated until steady. Unmerged: the adapter beside the weights. Merged: its update"
+                        + " added to them, where the method allows that.");
     }
 
     // ---- parts
