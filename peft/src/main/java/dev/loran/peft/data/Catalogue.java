@@ -9,6 +9,7 @@ import dev.loran.engine.backend.DType;
 import dev.loran.engine.backend.ReferenceBackend;
 import dev.loran.engine.io.SafeTensors;
 import dev.loran.peft.data.OnnxWeights.BertShape;
+import dev.loran.peft.io.Checksums;
 import dev.loran.peft.io.InputException;
 import java.io.IOException;
 import java.io.InputStream;
@@ -20,7 +21,6 @@ import java.nio.file.Path;
 import java.nio.file.StandardCopyOption;
 import java.security.DigestInputStream;
 import java.security.MessageDigest;
-import java.security.NoSuchAlgorithmException;
 import java.util.Comparator;
 import java.util.HexFormat;
 import java.util.LinkedHashMap;
@@ -264,7 +264,7 @@ public final class Catalogue {
         }
 
         void copy(Resource resource, Path target) throws IOException {
-            MessageDigest sha256 = sha256();
+            MessageDigest sha256 = Checksums.sha256();
             try (InputStream in = stream(resource)) {
                 if (in == null) {
                     throw wrong(resource.name + " is missing");
@@ -295,14 +295,6 @@ public final class Catalogue {
             if (jar != null) {
                 jar.close();
             }
-        }
-    }
-
-    static MessageDigest sha256() {
-        try {
-            return MessageDigest.getInstance("SHA-256");
-        } catch (NoSuchAlgorithmException e) {
-            throw new IllegalStateException("every Java platform has SHA-256", e);
         }
     }
 

@@ -1,10 +1,10 @@
 package dev.loran.peft.data;
 
+import dev.loran.peft.io.Checksums;
 import dev.loran.peft.io.InputException;
 import java.nio.ByteBuffer;
 import java.nio.file.Path;
 import java.security.MessageDigest;
-import java.security.NoSuchAlgorithmException;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.HexFormat;
@@ -230,23 +230,19 @@ public final class Examples {
 
     /// The SHA-256 of all ids, types and targets, in order: everything that training sees of the rows.
     public String sha256() {
-        try {
-            MessageDigest sha256 = MessageDigest.getInstance("SHA-256");
-            for (int row = 0; row < size(); row++) {
-                Example example = row(row);
-                update(sha256, example.target());
-                for (Example.Text text : example.texts()) {
-                    update(sha256, new int[] {text.ids().length});
-                    update(sha256, text.ids());
-                    if (text.types() != null) {
-                        update(sha256, text.types());
-                    }
+        MessageDigest sha256 = Checksums.sha256();
+        for (int row = 0; row < size(); row++) {
+            Example example = row(row);
+            update(sha256, example.target());
+            for (Example.Text text : example.texts()) {
+                update(sha256, new int[] {text.ids().length});
+                update(sha256, text.ids());
+                if (text.types() != null) {
+                    update(sha256, text.types());
                 }
             }
-            return HexFormat.of().formatHex(sha256.digest());
-        } catch (NoSuchAlgorithmException e) {
-            throw new IllegalStateException("every Java platform has SHA-256", e);
         }
+        return HexFormat.of().formatHex(sha256.digest());
     }
 
     private static void update(MessageDigest digest, int[] values) {

@@ -1,5 +1,6 @@
 package dev.loran.peft.data;
 
+import dev.loran.peft.io.Checksums;
 import dev.loran.peft.io.InputException;
 import java.io.IOException;
 import java.io.InputStream;
@@ -9,7 +10,6 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.security.DigestInputStream;
 import java.util.HexFormat;
-import java.util.LinkedHashMap;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
@@ -21,9 +21,6 @@ import org.jspecify.annotations.Nullable;
 /// cache once, because weights are used in place in their file.
 final class ShippedModel {
     static final String NAME = "loran-tiny";
-
-    /// The checksums of the model's files, in the format of `sha256sum -c`.
-    static final String SUMS = "SHA256SUMS";
 
     static final String WEIGHTS = "model.safetensors";
 
@@ -54,19 +51,11 @@ final class ShippedModel {
 
     /// Checksums by file name; null if the model is not there.
     private static @Nullable Map<String, String> sums(ClassLoader classPath) throws IOException {
-        try (InputStream in = classPath.getResourceAsStream(RESOURCES + SUMS)) {
+        try (InputStream in = classPath.getResourceAsStream(RESOURCES + Checksums.FILE)) {
             if (in == null) {
                 return null;
             }
-            Map<String, String> sums = new LinkedHashMap<>();
-            new String(in.readAllBytes(), StandardCharsets.UTF_8).lines().forEach(line -> {
-                String[] parts = line.split(" {2}", 2);
-                if (parts.length < 2 || parts[1].contains("/") || parts[1].contains("\\")) {
-                    throw new InputException(NAME + ": " + SUMS + " holds a line that is none: " + line);
-                }
-                sums.put(parts[1], parts[0]);
-            });
-            return sums;
+            return Checksums.parse(new String(in.readAllBytes(), StandardCharsets.UTF_8));
         }
     }
 
@@ -76,7 +65,7 @@ final class ShippedModel {
                 if (in == null) {
                     throw new InputException(NAME + ": the jar of Loran lacks " + file.getKey());
                 }
-                DigestInputStream bytes = new DigestInputStream(in, Catalogue.sha256());
+                DigestInputStream bytes = new DigestInputStream(in, Checksums.sha256());
                 Files.copy(bytes, draft.resolve(file.getKey()));
                 String actual =
                         HexFormat.of().formatHex(bytes.getMessageDigest().digest());

@@ -12,6 +12,7 @@ import dev.loran.engine.io.SafeTensorsException;
 import dev.loran.engine.nn.AdaptedLayer;
 import dev.loran.engine.nn.Layer;
 import dev.loran.engine.nn.Linear;
+import dev.loran.peft.io.Checksums;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.JsonFile;
 import java.io.IOException;
@@ -21,7 +22,6 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.security.DigestInputStream;
 import java.security.MessageDigest;
-import java.security.NoSuchAlgorithmException;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.HashSet;
@@ -86,7 +86,7 @@ public final class HfModels {
     /// The [Model#sha256] of the weights in `folder`; null if it holds no such files.
     static @Nullable String sha256(Path folder) {
         try {
-            MessageDigest sha256 = MessageDigest.getInstance("SHA-256");
+            MessageDigest sha256 = Checksums.sha256();
             List<Path> files = weightFiles(folder);
             for (Path file : files) {
                 try (InputStream in = new DigestInputStream(Files.newInputStream(file), sha256)) {
@@ -94,8 +94,6 @@ public final class HfModels {
                 }
             }
             return files.isEmpty() ? null : HexFormat.of().formatHex(sha256.digest());
-        } catch (NoSuchAlgorithmException e) {
-            throw new IllegalStateException("every Java platform has SHA-256", e);
         } catch (IOException e) {
             throw InputException.io(folder, "its weights cannot be read", e);
         }

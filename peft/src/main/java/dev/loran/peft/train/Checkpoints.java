@@ -10,6 +10,7 @@ import dev.loran.engine.backend.Backend;
 import dev.loran.engine.backend.DType;
 import dev.loran.engine.io.SafeTensors;
 import dev.loran.engine.io.SafeTensorsException;
+import dev.loran.peft.io.Checksums;
 import dev.loran.peft.io.Drafts;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.JsonFile;

@@ -2,6 +2,7 @@ package dev.loran.peft.train;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
+import dev.loran.peft.io.Checksums;
 import dev.loran.peft.io.Drafts;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.JsonFile;

@@ -9,6 +9,7 @@ import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.backend.ReferenceBackend;
 import dev.loran.engine.io.SafeTensors;
+import dev.loran.peft.io.Checksums;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.train.TrainerConfig.Rate;
 import dev.loran.peft.train.TrainerConfig.Schedule;

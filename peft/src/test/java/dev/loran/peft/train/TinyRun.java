@@ -3,6 +3,7 @@ package dev.loran.peft.train;
 import dev.loran.engine.backend.Backend;
 import dev.loran.engine.backend.DType;
 import dev.loran.peft.data.Examples;
+import dev.loran.peft.io.Checksums;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.task.TaskCard;

@@ -1,6 +1,5 @@
-package dev.loran.peft.train;
+package dev.loran.peft.io;
 
-import dev.loran.peft.io.InputException;
 import java.io.IOException;
 import java.io.InputStream;
 import java.nio.file.Files;
@@ -9,12 +8,13 @@ import java.security.DigestInputStream;
 import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
 import java.util.HexFormat;
-import java.util.List;
+import java.util.LinkedHashMap;
+import java.util.Map;
 import java.util.stream.Stream;
 
 /// `SHA256SUMS`: the checksums of a folder's files as they were written, in the format of `sha256sum -c`.
-final class Checksums {
-    static final String FILE = "SHA256SUMS";
+public final class Checksums {
+    public static final String FILE = "SHA256SUMS";
     private static final String GAP = "  ";
 
     private Checksums() {}
@@ -22,7 +22,7 @@ final class Checksums {
     /// Writes the checksums of all files in `folder`.
     ///
     /// @throws InputException if they cannot be written
-    static void write(Path folder) {
+    public static void write(Path folder) {
         try (Stream<Path> files = Files.list(folder)) {
             StringBuilder sums = new StringBuilder();
             for (Path file : files.filter(Files::isRegularFile).sorted().toList()) {
@@ -35,32 +35,51 @@ final class Checksums {
     }
 
     /// @throws IOException if a file is missing or has changed; the message says which
-    static void check(Path folder) throws IOException {
-        List<String> lines = Files.readAllLines(folder.resolve(FILE));
-        if (lines.isEmpty()) {
+    public static void check(Path folder) throws IOException {
+        Map<String, String> sums = parse(Files.readString(folder.resolve(FILE)));
+        if (sums.isEmpty()) {
             throw new IOException(FILE + " names no file");
         }
-        for (String line : lines) {
+        for (Map.Entry<String, String> sum : sums.entrySet()) {
+            if (!sha256(folder.resolve(sum.getKey())).equals(sum.getValue())) {
+                throw new IOException(sum.getKey() + " is not what was written: its SHA-256 is not that of " + FILE);
+            }
+        }
+    }
+
+    /// The checksums by file name, in the order of the lines of a [#FILE].
+    ///
+    /// @throws IOException if a line is not a checksum and the name of a file in the same folder
+    public static Map<String, String> parse(String text) throws IOException {
+        Map<String, String> sums = new LinkedHashMap<>();
+        for (String line : text.lines().toList()) {
             String[] parts = line.split(GAP, 2);
-            if (parts.length < 2 || parts[1].contains("/") || parts[1].contains("\\")) {
+            boolean isName = parts.length == 2 && !parts[1].contains("/") && !parts[1].contains("\\");
+            if (!isName || sums.containsKey(parts[1])) {
                 throw new IOException(FILE + " holds a line that is none: " + line);
             }
-            if (!sha256(folder.resolve(parts[1])).equals(parts[0])) {
-                throw new IOException(parts[1] + " is not what was written: its SHA-256 is not that of " + FILE);
-            }
+            sums.put(parts[1], parts[0]);
+        }
+        return sums;
+    }
+
+    /// A new SHA-256 digest.
+    public static MessageDigest sha256() {
+        try {
+            return MessageDigest.getInstance("SHA-256");
+        } catch (NoSuchAlgorithmException e) {
+            throw new IllegalStateException("every Java platform has SHA-256", e);
         }
     }
 
     private static String sha256(Path file) throws IOException {
         try (InputStream in = Files.newInputStream(file);
-                DigestInputStream bytes = new DigestInputStream(in, MessageDigest.getInstance("SHA-256"))) {
+                DigestInputStream bytes = new DigestInputStream(in, sha256())) {
             byte[] chunk = new byte[1 << 16];
             while (bytes.read(chunk) >= 0) {
                 // Reading updates the digest; the bytes are not needed.
             }
             return HexFormat.of().formatHex(bytes.getMessageDigest().digest());
-        } catch (NoSuchAlgorithmException e) {
-            throw new IllegalStateException("every Java has SHA-256", e);
         }
     }
 }
