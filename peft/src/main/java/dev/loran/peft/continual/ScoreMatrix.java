@@ -3,6 +3,7 @@ package dev.loran.peft.continual;
 import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.peft.io.Xml;
 import dev.loran.peft.task.Metric;
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -158,7 +159,7 @@ public record ScoreMatrix(List<String> tasks, Metric metric, double[] initial, d
                         + "<text x=\"16\" y=\"24\">%s</text>%n",
                 width,
                 top + size() * cell + 16,
-                escaped(title)));
+                Xml.escaped(title)));
         for (int i = 0; i < size(); i++) {
             svg.append(
                     text(left - 12, top + i * cell + cell / 2 + 5, "end", "black", "after " + (i + 1), tasks.get(i)));
@@ -191,8 +192,8 @@ public record ScoreMatrix(List<String> tasks, Metric metric, double[] initial, d
                 y,
                 anchor,
                 ink,
-                escaped(text),
-                escaped(tip));
+                Xml.escaped(text),
+                Xml.escaped(tip));
     }
 
     /// From a pale to a dark blue.
@@ -201,9 +202,5 @@ public record ScoreMatrix(List<String> tasks, Metric metric, double[] initial, d
                 "#%02x%02x%02x",
                 (int) Math.round(222 - 214 * share), (int) Math.round(235 - 187 * share), (int)
                         Math.round(247 - 140 * share));
-    }
-
-    private static String escaped(String text) {
-        return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;");
     }
 }

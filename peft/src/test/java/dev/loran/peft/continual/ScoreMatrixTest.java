@@ -72,7 +72,7 @@ class ScoreMatrixTest {
     @Test
     void theHeatMapIsOneWellFormedFile() throws Exception {
         ScoreMatrix named =
-                new ScoreMatrix(List.of("a&b", "<c>", "d"), ACCURACY, DISJOINT.initial(), DISJOINT.scores());
+                new ScoreMatrix(List.of("a&b", "<c>", "d\u0001"), ACCURACY, DISJOINT.initial(), DISJOINT.scores());
         Document svg = DocumentBuilderFactory.newInstance()
                 .newDocumentBuilder()
                 .parse(new ByteArrayInputStream(named.toSvg("scores < 1").getBytes(StandardCharsets.UTF_8)));

@@ -125,7 +125,8 @@ final class Figures {
                 Plot.bars("MiB", series, false, (name, v) -> String.format(Locale.ROOT, "%,.0f", v)),
                 "Weights, activations, gradients and optimizer at their peak. Planned: before the run, on a backend"
                         + " that counts without allocating, for the largest batch. Measured: the backend's high-water"
-                        + " mark over training and evaluation. The JVM itself is not in it; the table has the process.");
+                        + " mark over training and evaluation. The JVM itself is not in it; the table has the"
+                        + " process.");
     }
 
     private void tradeoff() {

@@ -1,5 +1,6 @@
 package dev.loran.peft.cli.report;
 
+import dev.loran.peft.io.Xml;
 import java.awt.BasicStroke;
 import java.awt.Color;
 import java.awt.Dimension;
@@ -258,7 +259,7 @@ final class Plot {
                 .replaceFirst(
                         "<svg [^>]*>",
                         "<svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"%s\">"
-                                .formatted(chart.getWidth(), chart.getHeight(), Report.escaped(title)));
+                                .formatted(chart.getWidth(), chart.getHeight(), Xml.escaped(title)));
     }
 
     private String element() {

@@ -6,6 +6,7 @@ import dev.loran.peft.cli.report.Figures.Figure;
 import dev.loran.peft.io.Drafts;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.JsonFile;
+import dev.loran.peft.io.Xml;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -116,14 +117,16 @@ public final class Report {
                 </main>
                 </body>
                 </html>""".formatted(
-                escaped(title),
-                style(),
-                escaped(title),
-                escaped(lead()),
-                figures.stream().map(Report::figure).collect(Collectors.joining()),
-                methods.stream().map(this::card).collect(Collectors.joining()),
-                table(),
-                measured().stream().map(m -> "<li>" + escaped(m) + "</li>\n").collect(Collectors.joining()));
+                        Xml.escaped(title),
+                        style(),
+                        Xml.escaped(title),
+                        Xml.escaped(lead()),
+                        figures.stream().map(Report::figure).collect(Collectors.joining()),
+                        methods.stream().map(this::card).collect(Collectors.joining()),
+                        table(),
+                        measured().stream()
+                                .map(m -> "<li>" + Xml.escaped(m) + "</li>\n")
+                                .collect(Collectors.joining()));
     }
 
     private String lead() {
@@ -152,18 +155,18 @@ public final class Report {
                 <figure id="%s"><h3>%s</h3>
                 %s
                 <figcaption>%s</figcaption></figure>
-                """.formatted(figure.id(), escaped(figure.title()), figure.inline(), escaped(figure.caption()));
+                """.formatted(figure.id(), Xml.escaped(figure.title()), figure.inline(), Xml.escaped(figure.caption()));
     }
 
     private String card(JsonNode run) {
         String items = new Findings(results)
                 .about(run).stream()
                         .map(f -> "<li class=\"%s\">%s</li>\n"
-                                .formatted(f.strength() ? "good" : "bad", escaped(f.text())))
+                                .formatted(f.strength() ? "good" : "bad", Xml.escaped(f.text())))
                         .collect(Collectors.joining());
         return "<section><h3>%s</h3>%s</section>\n"
                 .formatted(
-                        escaped(Results.name(run)),
+                        Xml.escaped(Results.name(run)),
                         items.isEmpty() ? "<p>Nothing to compare it with.</p>" : "<ul>\n" + items + "</ul>");
     }
 
@@ -174,10 +177,10 @@ public final class Report {
         }
         columns.removeIf(c -> methods.stream().allMatch(m -> Results.number(m, c.key) == null));
         StringBuilder table = new StringBuilder("<div class=\"wide\"><table>\n<thead><tr><th>method</th>");
-        columns.forEach(c -> table.append("<th>").append(escaped(c.heading)).append("</th>"));
+        columns.forEach(c -> table.append("<th>").append(Xml.escaped(c.heading)).append("</th>"));
         table.append("</tr></thead>\n<tbody>\n");
         for (JsonNode run : methods) {
-            table.append("<tr><th>").append(escaped(Results.name(run))).append("</th>");
+            table.append("<tr><th>").append(Xml.escaped(Results.name(run))).append("</th>");
             for (Column c : columns) {
                 Double value = Results.number(run, c.key);
                 table.append("<td>")
@@ -221,14 +224,6 @@ public final class Report {
         lines.add("The numbers, with all their digits, are in " + Results.FILE + "; the figures, as SVG and PNG, in "
                 + PLOTS + "/.");
         return lines;
-    }
-
-    static String escaped(String text) {
-        return text.replace("&", "&amp;")
-                .replace("<", "&lt;")
-                .replace(">", "&gt;")
-                .replace("\"", "&quot;")
-                .replaceAll("\\p{Cntrl}", " ");
     }
 
     private static String style() {
