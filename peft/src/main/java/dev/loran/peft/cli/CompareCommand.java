@@ -52,16 +52,17 @@ import picocli.CommandLine.Spec;
 @Command(
         name = "compare",
         description = {
-            "Trains a model by several methods, each with its own usual learning rate and all with the same rows and",
-            "number of steps (the longest of their usual durations), and puts side by side what they cost and what",
-            "they gain: trainable parameters, size of the file, most memory that tensors took (planned and measured),",
-            "and the process with them (what the JVM took for the methods before stays in it; - where the system does",
-            "not count it), speed of the later half of training, time to answer one text (with the adapter beside the",
-            "weights, and merged into them where that can be), loss and accuracy on held-out rows after the epoch with",
-            "the lowest loss. A new head learns at one rate for all methods (--head-lr, 5e-3). The folder gets a page",
-            "with figures (report.html), the figures (plots/), all numbers (results.json), and the run of each method.",
-            "A comparison that was stopped goes on by the same command, with its --out; so does one that gets more",
-            "--methods."
+            "Trains a model by several methods, and puts side by side what they cost and what they gain.",
+            "Each method has its own usual learning rate; all have the same rows and the same number of steps "
+                    + "(the longest of their usual durations). Measured are trainable parameters, size of the file, "
+                    + "most memory that tensors took (planned and measured), and the process with them (what the JVM "
+                    + "took for the methods before stays in it; - where the system does not count it), speed of the "
+                    + "later half of training, time to answer one text (with the adapter beside the weights, and "
+                    + "merged into them where that can be), loss and accuracy on held-out rows after the epoch with the "
+                    + "lowest loss. A new head learns at one rate for all methods (--head-lr, 5e-3).",
+            "The folder gets a page with figures (report.html), the figures (plots/), all numbers "
+                    + "(results.json), and the run of each method. A comparison that was stopped goes on by the same "
+                    + "command, with its --out; so does one that gets more --methods."
         },
         sortOptions = false,
         footer = {"", "Example: loran compare --quick --methods full,lora,adalora,prefix"})

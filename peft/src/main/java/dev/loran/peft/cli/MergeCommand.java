@@ -34,10 +34,10 @@ import picocli.CommandLine.Option;
 @Command(
         name = "merge",
         description = {
-            "Writes a model with an adapter's changes in its own weights: a plain Hugging Face folder, which answers",
-            "as model and adapter do together, at the cost of the model alone.",
-            "With --adapters: makes one adapter of several, by weights, and says how far each layer is from their",
-            "weighted sum."
+            "Writes a model with an adapter's changes in its own weights.",
+            "The result is a plain Hugging Face folder, which answers as model and adapter do together, at "
+                    + "the cost of the model alone. With --adapters: makes one adapter of several, by weights, and "
+                    + "says how far each layer is from their weighted sum."
         },
         sortOptions = false,
         footer = {

@@ -101,7 +101,7 @@ record OpenModel(
         if (given == null) {
             throw new InputException(
                     "--model seo needs --tokenizer: a folder with tokenizer.json, the file, or the name "
-                            + "of a model of the catalogue, such as loran-tiny");
+                            + "of a model of the catalogue, such as minilm");
         }
         return fresh(
                 options,

@@ -28,9 +28,9 @@ import picocli.CommandLine.Option;
 @Command(
         name = "predict",
         description = {
-            "Says the classes of texts that nobody has labelled, by a classifier that was trained: a JSON object a",
-            "text, in the order of the texts, with the likeliest class and the probability of each. Files of any",
-            "length: what is in memory is 50 batches."
+            "Says the classes of texts that nobody has labelled, by a classifier that was trained.",
+            "Writes a JSON object a text, in the order of the texts, with the likeliest class and the "
+                    + "probability of each. Files of any length: what is in memory is 50 batches."
         },
         sortOptions = false,
         footer = {

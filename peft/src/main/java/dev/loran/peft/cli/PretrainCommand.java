@@ -16,6 +16,7 @@ import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
+import java.util.Map;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Model.CommandSpec;
@@ -30,12 +31,12 @@ import picocli.CommandLine.Option;
         sortOptions = false,
         footer = {
             "",
-            "Rows are JSON Lines: {\"text\"}. All texts, each with an end token, are joined and cut into rows of",
-            "--max-length tokens, the number of positions of the model. Without --tokenizer, a byte-level BPE of",
-            "--vocab-size tokens is learned from the training texts first.",
+            "Rows are JSON Lines: {\"text\"}. All texts, each with an end token, are joined and cut into rows "
+                    + "of --max-length tokens, the number of positions of the model. Without --tokenizer, a byte-level "
+                    + "BPE of --vocab-size tokens is learned from the training texts first.",
             "",
-            "Example: loran pretrain --train texts.jsonl --eval held-out.jsonl --out run; the model is run/best.",
-            "A run that was killed, or stopped by Ctrl-C, goes on: loran pretrain --resume run",
+            "Example: loran pretrain --train texts.jsonl --eval held-out.jsonl --out run; the model is " + "run/best.",
+            "A run that was killed, or stopped by Ctrl-C, goes on: loran pretrain --resume run"
         })
 final class PretrainCommand extends TrainCommand {
     private static final String END_OF_TEXT = "<|endoftext|>";
@@ -57,6 +58,18 @@ final class PretrainCommand extends TrainCommand {
             "--targets",
             "--virtual-tokens",
             "--encoder");
+
+    /// What `train` says of options whose meaning or default is another one here.
+    private static final Map<String, String> OTHER_WORDS = Map.of(
+            "--hidden", "width (${DEFAULT-VALUE})",
+            "--layers", "blocks (${DEFAULT-VALUE})",
+            "--heads", "attention heads (${DEFAULT-VALUE})",
+            "--max-length", "tokens of a row, and positions of the model (" + POSITIONS + ")",
+            "--tokenizer", "a folder with tokenizer.json, the file, or a model of the catalogue (learned otherwise)",
+            "--eos-token", "what ends a text (" + END_OF_TEXT + ", or what the tokenizer's files name)",
+            "--lr", "highest learning rate (" + LEARNING_RATE + ")",
+            "--epochs", "passes over the data (1)",
+            "--overwrite", "replace the run that is in --out already");
 
     @Option(
             names = "--vocab-size",
@@ -89,6 +102,11 @@ final class PretrainCommand extends TrainCommand {
             OptionSpec option = spec.findOption(name);
             spec.remove(option);
         }
+        OTHER_WORDS.forEach((name, words) -> {
+            OptionSpec option = spec.findOption(name);
+            spec.remove(option);
+            spec.addOption(option.toBuilder().description(words).build());
+        });
         return spec;
     }
 

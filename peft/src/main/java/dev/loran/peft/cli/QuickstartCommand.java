@@ -27,9 +27,10 @@ import picocli.CommandLine.Spec;
 @Command(
         name = "quickstart",
         description = {
-            "Fine-tunes a pretrained encoder by LoRA on the data that comes with Loran: definitions of nouns,",
-            "to be sorted into ten classes. Shows the accuracy on held-out definitions of a head on the frozen",
-            "encoder, trained as long, and of the fine-tuned one; saves the adapter."
+            "Fine-tunes a pretrained encoder by LoRA on the data that comes with Loran: definitions of nouns, "
+                    + "to be sorted into ten classes.",
+            "Shows the accuracy on held-out definitions of a head on the frozen encoder, trained as long, and "
+                    + "of the fine-tuned one; saves the adapter."
         },
         sortOptions = false)
 final class QuickstartCommand implements Callable<Integer> {

@@ -15,8 +15,9 @@ import picocli.CommandLine.Parameters;
 @Command(
         name = "report",
         description = {
-            "Makes a page with figures and tables (report.html, plots/, results.json) of what was measured in runs,",
-            "sweeps and comparisons: what loran train, loran sweep and loran compare wrote. Trains nothing."
+            "Makes a page with figures and tables of what was measured in runs, sweeps and comparisons.",
+            "Reads what loran train, loran sweep and loran compare wrote, and writes report.html, plots/ and "
+                    + "results.json. Trains nothing."
         },
         sortOptions = false,
         footer = {"", "Example: loran report sweep loran-run --out sweep-report"})

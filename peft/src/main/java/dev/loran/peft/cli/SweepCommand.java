@@ -30,10 +30,11 @@ import picocli.CommandLine.Unmatched;
 @Command(
         name = "sweep",
         description = {
-            "Trains once for each combination of values, each run in a folder of its own below --out, and sorts the",
-            "runs by what they reach on held-out rows: accuracy to classify, else loss. All other options are those of",
-            "loran train, and go to every run; --eval is needed. A sweep that was killed goes on by the same command:",
-            "finished runs are kept, a half-done one goes on from its checkpoint."
+            "Trains once for each combination of values, and sorts the runs by what they reach on held-out "
+                    + "rows: accuracy to classify, else loss.",
+            "Each run is in a folder of its own below --out. All other options are those of loran train, and "
+                    + "go to every run; --eval is needed. A sweep that was killed goes on by the same command: "
+                    + "finished runs are kept, a half-done one goes on from its checkpoint."
         },
         sortOptions = false,
         footer = {

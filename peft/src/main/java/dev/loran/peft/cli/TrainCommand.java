@@ -38,14 +38,16 @@ import picocli.CommandLine.Spec;
         sortOptions = false,
         footer = {
             "",
-            "Rows are JSON Lines: {\"text\",\"label\"} to classify (pairs: \"text_pair\" too),",
-            "{\"source\",\"target\"} or {\"instruction\",\"input\",\"output\"} to generate, {\"text\"} for lm.",
+            "Rows are JSON Lines: {\"text\",\"label\"} to classify (pairs: \"text_pair\" too), "
+                    + "{\"source\",\"target\"} or {\"instruction\",\"input\",\"output\"} to generate, {\"text\"} for "
+                    + "lm.",
             "",
-            "Example: loran train --model minilm --task classify --train pages.jsonl --eval held-out.jsonl --out run",
+            "Example: loran train --model minilm --task classify --train pages.jsonl --eval held-out.jsonl "
+                    + "--out run",
             "A run that was killed, or stopped by Ctrl-C, goes on: loran train --resume run",
-            "A finished one is prolonged: loran train --resume run --epochs 5 (or --steps N). The warm-up is over",
-            "then, and the rate goes on as in a run that had been that long from the start; --schedule constant has",
-            "no jump there."
+            "A finished one is prolonged: loran train --resume run --epochs 5 (or --steps N). The warm-up is "
+                    + "over then, and the rate goes on as in a run that had been that long from the start; --schedule "
+                    + "constant has no jump there."
         })
 class TrainCommand implements Callable<Integer> {
     private final Output output;

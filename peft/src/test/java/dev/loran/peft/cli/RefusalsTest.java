@@ -226,7 +226,7 @@ class RefusalsTest extends CommandLineTest {
         seo.addAll(List.of("--out", out, "--hidden", 16, "--layers", 1, "--heads", 2, "--threads", 1));
         assertRefused(
                 loran(seo.toArray()),
-                "loran: --model seo needs --tokenizer: a folder with tokenizer.json, the file, or the name of a model of the catalogue, such as loran-tiny");
+                "loran: --model seo needs --tokenizer: a folder with tokenizer.json, the file, or the name of a model of the catalogue, such as minilm");
         seo.addAll(List.of("--tokenizer", folder.resolve("none")));
         assertRefused(loran(seo.toArray()), "loran: " + folder.resolve("none") + ": no such file");
         seo.addAll(List.of("--tokenizer", tokenizer, "--targets", "w_qq"));
