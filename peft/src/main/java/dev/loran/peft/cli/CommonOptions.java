@@ -48,6 +48,18 @@ final class CommonOptions {
         spec.defaultValueProvider(argument -> argument instanceof OptionSpec option ? values.get(name(option)) : null);
     }
 
+    /// The names in a list with commas between.
+    ///
+    /// @param option the option that gives it
+    /// @throws InputException for an empty name
+    static List<String> names(String option, String list) {
+        List<String> names = List.of(list.strip().split("\\s*,\\s*", -1));
+        if (names.contains("")) {
+            throw new InputException(option + " \"" + list + "\" has an empty name; part names by one comma each");
+        }
+        return names;
+    }
+
     /// @throws InputException for `names` that are not in `known`; it suggests the nearest known ones
     static void requireKnown(String where, Set<String> names, List<String> known, String what) {
         TreeSet<String> unknown = new TreeSet<>(names);

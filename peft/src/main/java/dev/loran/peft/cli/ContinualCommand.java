@@ -37,29 +37,28 @@ import picocli.CommandLine.Spec;
 @Command(
         name = "continual",
         description = {
-            "Trains on several tasks, one after the other, and measures after each how well the model does on all of",
-            "them: what it keeps, what it forgets, what it transfers."
+            "Trains on several tasks, one after the other, and measures after each how well the model does on "
+                    + "all of them: what it keeps, what it forgets, what it transfers."
         },
         sortOptions = false,
         footer = {
             "",
-            "Strategies: sequential (plain fine-tuning, the baseline), separate (an adapter for each task), rehearsal",
-            "(--memory rows of the earlier tasks are trained on again), l2 and ewc (a penalty for moving away from the",
-            "parameters after the task before; ewc weighs it by the Fisher information), olora (a LoRA for each task,",
-            "orthogonal to the earlier ones, and all added up).",
+            "Strategies: sequential (plain fine-tuning, the baseline), separate (an adapter for each task), "
+                    + "rehearsal (--memory rows of the earlier tasks are trained on again), l2 and ewc (a penalty for "
+                    + "moving away from the parameters after the task before; ewc weighs it by the Fisher "
+                    + "information), olora (a LoRA for each task, orthogonal to the earlier ones, and all added up).",
             "",
-            "Accuracy is that among all classes so far (class-incremental), and that among the classes of the task",
-            "that a row is from (task-incremental). A row of a class that the head lacks counts as wrong; \"-\" is a task",
-            "none of whose classes the head has.",
+            "Accuracy is that among all classes so far (class-incremental), and that among the classes of the "
+                    + "task that a row is from (task-incremental). A row of a class that the head lacks counts as "
+                    + "wrong; \"-\" is a task none of whose classes the head has.",
             "",
-            "Example: loran continual --model minilm --tasks spring.jsonl,summer.jsonl --strategy ewc --out run",
-            "The data that comes with Loran, as five tasks of two classes each:",
-            "         loran continual --model minilm --tasks shipped --split-classes 5 --strategy rehearsal --out run",
+            "Example: loran continual --model minilm --tasks spring.jsonl,summer.jsonl --strategy ewc --out " + "run",
+            "The data that comes with Loran, as five tasks of two classes each: loran continual --model "
+                    + "minilm --tasks shipped --split-classes 5 --out run",
             "A run that was killed, or stopped by Ctrl-C, goes on: loran continual --resume run"
         })
 final class ContinualCommand implements Callable<Integer> {
     private static final String SHIPPED = "shipped";
-    private static final int ROWS = 5000;
     /// The options that may differ from those that a resumed run was begun with.
     private static final List<String> MAY_DIFFER =
             List.of("threads", "ignore-memory", "save-steps", "keep-checkpoints", "resume");
@@ -315,23 +314,16 @@ final class ContinualCommand implements Callable<Integer> {
                     + " is one set of rows to classify; say into how many tasks it" + " is split (--split-classes 5)");
         }
         ShippedData data = ShippedData.load();
-        int count = rows == null ? ROWS : rows;
-        if (count < 10 || count > ROWS) {
-            throw new InputException("--rows " + count + " must be from 10 to " + ROWS);
-        }
+        int count = rows == null ? data.train().size() : rows;
         return new Source(
                 SHIPPED,
-                shipped(data.train().subList(0, count), SHIPPED),
-                shipped(data.heldOut(), SHIPPED + ", held out"));
-    }
-
-    private static RowSource shipped(List<ShippedData.Noun> nouns, String name) {
-        return RowSource.of(nouns.stream().map(ShippedData.Noun::classify).toList(), name);
+                RowSource.of(TaskRows.classify(TaskRows.first(count, data)), SHIPPED),
+                RowSource.of(TaskRows.classify(data.heldOut()), SHIPPED + ", held out"));
     }
 
     private List<Source> files() {
-        List<String> train = names("--tasks", tasks);
-        List<String> held = eval == null ? List.of() : names("--eval", eval);
+        List<String> train = CommonOptions.names("--tasks", tasks);
+        List<String> held = eval == null ? List.of() : CommonOptions.names("--eval", eval);
         if (eval != null && held.size() != train.size()) {
             throw new InputException(
                     "--eval names %d files and --tasks %d; give one for each task, or leave --eval out to hold out a"
@@ -349,14 +341,6 @@ final class ContinualCommand implements Callable<Integer> {
                             : new Source(name, rowsOf, RowSource.file(Path.of(held.get(i)))));
         }
         return sources;
-    }
-
-    private static List<String> names(String option, String list) {
-        List<String> names = List.of(list.strip().split("\\s*,\\s*", -1));
-        if (names.contains("")) {
-            throw new InputException(option + " \"" + list + "\" has an empty name; part names by one comma each");
-        }
-        return names;
     }
 
     private TaskCard card(OpenModel open, TaskSequence sequence, Examples.Options reading) {
@@ -450,15 +434,12 @@ final class ContinualCommand implements Callable<Integer> {
         boolean several = report.scores().size() > 1;
         report.scores().forEach((scenario, matrix) -> {
             String prefix = several && scenario == Scenario.TASK_INCREMENTAL ? scenario + "_" : "";
-            put(result, prefix + "average_" + matrix.metric().name(), matrix.average());
-            put(result, prefix + "forgetting", matrix.forgetting());
-            put(result, prefix + "backward_transfer", matrix.backwardTransfer());
-            put(result, prefix + "forward_transfer", matrix.forwardTransfer());
+            ObjectNode numbers = matrix.toJson();
+            result.set(prefix + "average_" + matrix.metric().name(), numbers.get("average"));
+            for (String name : List.of("forgetting", "backward_transfer", "forward_transfer")) {
+                result.set(prefix + name, numbers.get(name));
+            }
         });
         return result;
-    }
-
-    private static void put(ObjectNode result, String name, double value) {
-        result.put(name, Double.isNaN(value) ? null : (Double) value);
     }
 }

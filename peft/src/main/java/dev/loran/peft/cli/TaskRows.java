@@ -49,20 +49,28 @@ record TaskRows(Task task, Examples train, @Nullable Examples heldOut) {
     static TaskRows shipped(OpenModel open, Examples.Options reading, int rows) {
         Task task = new ClassifyTask();
         ShippedData data = ShippedData.load();
-        if (rows < 10 || rows > data.train().size()) {
-            throw new InputException(
-                    "--rows " + rows + " must be from 10 to " + data.train().size());
-        }
+        List<ShippedData.Noun> first = first(rows, data);
         if (open.model().task() == TaskType.SEQ_CLS) {
             throw new InputException("the data that comes with Loran needs a head of ten classes, and " + open.name()
                     + " has a head already; use minilm");
         }
-        Examples train = Examples.of(task, classify(data.train().subList(0, rows)), open.tokenizer(), reading, null);
+        Examples train = Examples.of(task, classify(first), open.tokenizer(), reading, null);
         Examples heldOut = Examples.of(task, classify(data.heldOut()), open.tokenizer(), reading, train.labels());
         return new TaskRows(task, train, heldOut);
     }
 
-    private static List<Row.Classify> classify(List<ShippedData.Noun> nouns) {
+    /// The first `rows` of the shipped rows to train on.
+    ///
+    /// @throws InputException if there are not that many, or too few are asked for
+    static List<ShippedData.Noun> first(int rows, ShippedData data) {
+        if (rows < 10 || rows > data.train().size()) {
+            throw new InputException(
+                    "--rows " + rows + " must be from 10 to " + data.train().size());
+        }
+        return data.train().subList(0, rows);
+    }
+
+    static List<Row.Classify> classify(List<ShippedData.Noun> nouns) {
         return nouns.stream().map(ShippedData.Noun::classify).toList();
     }
 

@@ -11,7 +11,6 @@ import dev.loran.peft.train.TrainerConfig.Schedule;
 import dev.loran.peft.tuner.PeftConfig;
 import dev.loran.peft.tuner.PromptEncoderConfig;
 import dev.loran.peft.tuner.Targets;
-import java.util.List;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Option;
 
@@ -190,11 +189,7 @@ final class TrainingOptions {
         if (targets.equals("all-linear")) {
             return Targets.allLinear();
         }
-        List<String> names = List.of(targets.strip().split("\\s*,\\s*", -1));
-        if (names.contains("")) {
-            throw new InputException("--targets \"" + targets + "\" has an empty name; part names by one comma each");
-        }
-        return Targets.of(names);
+        return Targets.of(CommonOptions.names("--targets", targets));
     }
 
     /// The prompt encoder that [#encoder] names.

@@ -129,7 +129,7 @@ public final class ContinualTrainer {
     }
 
     /// What is in training, and the tensors that the strategy compares it with.
-    private record Subject(PeftModel peft, TaskModel learner, List<Tensor> beside) implements AutoCloseable {
+    private record Trainee(PeftModel peft, TaskModel learner, List<Tensor> beside) implements AutoCloseable {
         @Override
         public void close() {
             learner.close();
@@ -200,17 +200,17 @@ public final class ContinualTrainer {
                     .put("task", stage(i).name())
                     .put("rows", stage(i).train().sha256())
                     .put("held_out_rows", stage(i).heldOut().sha256());
-            try (Subject subject = subject(i, rows)) {
-                if (i == 0 && !measure(subject.learner, -1, List.of(), result.putObject(INITIAL), stop)) {
+            try (Trainee trainee = trainee(i, rows)) {
+                if (i == 0 && !measure(trainee.learner, -1, List.of(), result.putObject(INITIAL), stop)) {
                     return null;
                 }
                 TrainingReport report;
-                try (Trainer trainer = new Trainer(subject.learner, config)) {
+                try (Trainer trainer = new Trainer(trainee.learner, config)) {
                     report = trainer.train(rows, null, run, listener);
                 }
                 if (report.stopped()
-                        || !keepFisher(i, subject.learner, run, stop)
-                        || !measure(subject.learner, i, before, result.putObject(SCORES), stop)) {
+                        || !keepFisher(i, trainee.learner, run, stop)
+                        || !measure(trainee.learner, i, before, result.putObject(SCORES), stop)) {
                     return null;
                 }
                 result.put("steps", report.steps())
@@ -243,7 +243,7 @@ public final class ContinualTrainer {
             return strategy instanceof Strategy.Separate ? stage(i).train().labelsOrNull() : tasks.labelsAfter(i + 1);
         }
 
-        private Subject subject(int i, Examples rows) {
+        private Trainee trainee(int i, Examples rows) {
             boolean alone = i == 0 || strategy instanceof Strategy.Separate;
             Anchor before = alone ? null : values(i - 1);
             List<Tensor> beside =
@@ -258,7 +258,7 @@ public final class ContinualTrainer {
                     goOn(i, peft, learner, before, beside);
                 }
                 done = true;
-                return new Subject(peft, learner, beside);
+                return new Trainee(peft, learner, beside);
             } finally {
                 if (!done) {
                     if (learner != null) {

@@ -49,7 +49,7 @@ public final class Methods {
     }
 
     /// Whether an adapter's files may name `peftType`.
-    boolean know(String peftType) {
+    boolean contains(String peftType) {
         return readers.containsKey(peftType);
     }
 

@@ -316,10 +316,9 @@ public class Tuner implements AutoCloseable {
 
     /// Whether step `step` (from 1), including [#afterStep], requests the same work from the backend as the previous
     /// one and reads nothing back, so that it can be recorded once and replayed
-    /// ([dev.loran.engine.backend.Backend#capture]).
-    /// User-defined methods must override this to be recorded.
+    /// ([dev.loran.engine.backend.Backend#capture]). User-defined methods must override this to be recorded.
     public boolean repeats(int step) {
-        return Methods.shipped().know(config.peftType());
+        return Methods.shipped().contains(config.peftType());
     }
 
     /// The number of positions that this method takes from the text: virtual tokens, or a prefix.
