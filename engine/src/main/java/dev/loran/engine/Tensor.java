@@ -22,7 +22,7 @@ import org.jspecify.annotations.Nullable;
 /// A tensor holds one reference to its buffer until it is closed, either by you or by the [Scope] it was made in. A
 /// leaf on which [#requiresGrad(boolean)] was called collects its gradient in [#grad].
 ///
-/// Operations that take options are in [Functional].
+/// Operations that take options are in [dev.loran.engine.functional.Functional].
 public final class Tensor implements AutoCloseable {
     private Shape shape;
     private Buffer buffer;

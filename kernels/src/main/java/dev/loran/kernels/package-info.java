@@ -9,13 +9,13 @@
 ///
 /// There are two ways to add a kernel.
 ///
-/// - **A custom operation**: a record that implements [dev.loran.engine.CustomOp], with forward next to backward.
+/// - **A custom operation**: a record that implements [dev.loran.engine.Op], with forward next to backward.
 ///   Nothing here changes, and it runs wherever the backend methods that it calls do. To do better, it asks the backend
-///   for what it needs ([dev.loran.engine.Backend#capability]): [dev.loran.kernels.simd.vector.Parallel] on the CPU,
-///   together with the helpers of that package, and [dev.loran.kernels.cuda.CudaContext] on a GPU, which launches
+///   for what it needs ([dev.loran.engine.backend.Backend#capability]): [dev.loran.kernels.simd.vector.Parallel] on the
+///   CPU, together with the helpers of that package, and [dev.loran.kernels.cuda.CudaContext] on a GPU, which launches
 ///   kernels supplied as PTX.
-/// - **A faster version of an existing operation**: a [dev.loran.engine.Backend] has a few primitives, and hands out
-///   families of fused operations, which are default methods composed of them. A family has one class in `simd` and one
+/// - **A faster version of an existing operation**: a [dev.loran.engine.backend.Backend] has a few primitives, and
+///   hands out families of fused operations, which are default methods composed of them. A family has one class in `simd` and one
 ///   in `cuda`: override the method you can improve; the default remains its oracle.
 ///
 /// In both cases an [dev.loran.engine.testing.OpCase] describes the operation once: its arguments, the same function

@@ -11,8 +11,9 @@ import org.jspecify.annotations.Nullable;
 /// The operations that are not methods of [Tensor]. Each method checks its arguments and then records the operation.
 /// All are differentiable in every floating-point argument except position tables; none modifies an argument.
 ///
-/// If arguments do not fit, every method throws a [ShapeException], [DTypeException] or [BackendException] that names
-/// the operation, the argument and both shapes.
+/// If arguments do not fit, every method throws a [dev.loran.engine.backend.ShapeException],
+/// [dev.loran.engine.backend.DTypeException] or [dev.loran.engine.backend.BackendException] that names the operation,
+/// the argument and both shapes.
 public final class Functional {
     /// The label that [#crossEntropy] ignores by convention (torch's `ignore_index`).
     public static final int IGNORE_INDEX = -100;

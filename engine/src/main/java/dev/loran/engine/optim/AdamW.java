@@ -7,8 +7,8 @@ import dev.loran.engine.backend.OptimizerKernels.AdamWStep;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/// Adam with decoupled weight decay, in torch's arithmetic ([dev.loran.engine.OptimizerKernels#adamW]). The moments are
-/// named `exp_avg` and `exp_avg_sq`.
+/// Adam with decoupled weight decay, in torch's arithmetic ([dev.loran.engine.backend.OptimizerKernels#adamW]). The
+/// moments are named `exp_avg` and `exp_avg_sq`.
 ///
 /// **Paper**: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019, algorithm 2.
 public final class AdamW extends Optimizer {

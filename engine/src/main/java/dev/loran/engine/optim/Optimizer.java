@@ -163,7 +163,7 @@ public abstract class Optimizer implements AutoCloseable {
     }
 
     /// Takes back the last step, in which nothing was changed because the gradient scale was NaN
-    /// ([dev.loran.engine.OptimizerKernels#adamW]); the next step gets the same number.
+    /// ([dev.loran.engine.backend.OptimizerKernels#adamW]); the next step gets the same number.
     public void retreat() {
         step--;
         advanced = false;

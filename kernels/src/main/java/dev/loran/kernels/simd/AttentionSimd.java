@@ -38,8 +38,8 @@ import org.jspecify.annotations.Nullable;
 /// against one block of keys after another with a running maximum and sum (the online softmax), so that scores exist
 /// only for one pair of blocks at a time.
 ///
-/// Products use the tiles of [GemmTiles] if lanes are queries and those of [AttentionTiles] if they are elements of a
-/// head.
+/// Products use the tiles of [dev.loran.kernels.simd.gemm.GemmTiles] if lanes are queries and those of
+/// [AttentionTiles] if they are elements of a head.
 record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKernels {
     /// The running maximum before any key has been seen: below every real score, and finite, so that nothing becomes
     /// NaN.

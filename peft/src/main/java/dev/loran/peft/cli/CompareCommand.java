@@ -58,8 +58,8 @@ import picocli.CommandLine.Spec;
                     + "most memory that tensors took (planned and measured), and the process with them (what the JVM "
                     + "took for the methods before stays in it; - where the system does not count it), speed of the "
                     + "later half of training, time to answer one text (with the adapter beside the weights, and "
-                    + "merged into them where that can be), loss and accuracy on held-out rows after the epoch with the "
-                    + "lowest loss. A new head learns at one rate for all methods (--head-lr, 5e-3).",
+                    + "merged into them where that can be), loss and accuracy on held-out rows after the epoch with "
+                    + "the lowest loss. A new head learns at one rate for all methods (--head-lr, 5e-3).",
             "The folder gets a page with figures (report.html), the figures (plots/), all numbers "
                     + "(results.json), and the run of each method. A comparison that was stopped goes on by the same "
                     + "command, with its --out; so does one that gets more --methods."

@@ -32,7 +32,7 @@ final class OutOptions {
 
     /// As above, for a run.
     ///
-    /// @throws InputException if it contains something that must not be replaced
+    /// @throws dev.loran.peft.io.InputException if it contains something that must not be replaced
     Path runFolder(String usual) {
         Path place = folder(usual);
         RunFolder.requireFree(place, overwrite);

@@ -156,7 +156,7 @@ final class RankAllocator extends Tuner {
         return (int) ((initial - target) * (left * left * left) + target);
     }
 
-    /// See [OptimizerKernels#importance].
+    /// See [dev.loran.engine.backend.OptimizerKernels#importance].
     private void updateImportance(@Nullable Buffer gradScale) {
         parametersOfLayers().forEach((name, p) -> {
             Tensor grad = p.grad();
