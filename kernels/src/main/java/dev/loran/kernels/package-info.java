@@ -15,8 +15,8 @@
 ///   CPU, together with the helpers of that package, and [dev.loran.kernels.cuda.CudaContext] on a GPU, which launches
 ///   kernels supplied as PTX.
 /// - **A faster version of an existing operation**: a [dev.loran.engine.backend.Backend] has a few primitives, and
-///   hands out families of fused operations, which are default methods composed of them. A family has one class in `simd` and one
-///   in `cuda`: override the method you can improve; the default remains its oracle.
+///   hands out families of fused operations, which are default methods composed of them. A family has one class in
+///   `simd` and one in `cuda`: override the method you can improve; the default remains its oracle.
 ///
 /// In both cases an [dev.loran.engine.testing.OpCase] describes the operation once: its arguments, the same function
 /// composed of other operations, its cost. It answers these questions:

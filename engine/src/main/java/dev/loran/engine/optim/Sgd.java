@@ -7,7 +7,8 @@ import java.util.List;
 import org.jspecify.annotations.Nullable;
 
 /// Stochastic gradient descent with momentum, in torch's arithmetic
-/// ([dev.loran.engine.backend.OptimizerKernels#sgd]); weight decay is added to the gradient. The moment is named `momentum_buffer`; it is absent if momentum is 0.
+/// ([dev.loran.engine.backend.OptimizerKernels#sgd]); weight decay is added to the gradient. The moment is named
+/// `momentum_buffer`; it is absent if momentum is 0.
 ///
 /// **Paper**: Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013, equation 1,
 /// with the learning rate outside the velocity.

@@ -58,8 +58,8 @@ final class Figures {
     static List<Figure> of(ObjectNode results) {
         Figures all = new Figures(results);
         all.parameters();
-        all.sizes("rank", "LoRA: parameters by rank", "rank");
-        all.sizes("bottleneck", "Adapters: parameters by bottleneck", "bottleneck");
+        all.sizes("rank", "LoRA: parameters by rank");
+        all.sizes("bottleneck", "Adapters: parameters by bottleneck");
         all.memory();
         all.tradeoff();
         all.speed();
@@ -94,7 +94,7 @@ final class Figures {
                         + " all parameters, base and adapter.");
     }
 
-    private void sizes(String size, String title, String axis) {
+    private void sizes(String size, String title) {
         JsonNode counted = results.path("parameters_by_" + size);
         if (counted.isEmpty()) {
             return;
@@ -105,8 +105,8 @@ final class Figures {
         add(
                 "parameters-by-" + size,
                 title,
-                Plot.lines(axis, "trainable parameters", List.of(new Line("trainable", 0, line, true))),
-                "Counted in the model itself, once for each " + axis + ", a new head included; the other options are"
+                Plot.lines(size, "trainable parameters", List.of(new Line("trainable", 0, line, true))),
+                "Counted in the model itself, once for each " + size + ", a new head included; the other options are"
                         + " those of the comparison.");
     }
 
