@@ -22,4 +22,12 @@ public record Gradient(Buffer buffer, boolean accumulate) {
     public static boolean accumulates(@Nullable Gradient gradient) {
         return gradient != null && gradient.accumulate;
     }
+
+    /// The part of `gradient`, which has the shape of `of`, that belongs to rows `from` to `from + count`; null for
+    /// null.
+    public static @Nullable Gradient rows(@Nullable Gradient gradient, Matrix of, int from, int count) {
+        return gradient == null
+                ? null
+                : new Gradient(of.in(gradient.buffer).rows(from, count).buffer(), gradient.accumulate);
+    }
 }

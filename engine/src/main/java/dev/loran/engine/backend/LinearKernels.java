@@ -111,6 +111,53 @@ public interface LinearKernels {
         }
     }
 
+    /// Rows that have a low-rank update of their own.
+    ///
+    /// @param rows how many rows of x and y
+    /// @param update null for none
+    record Segment(int rows, @Nullable LowRankUpdate update) {}
+
+    /// As [#loraLinear], for consecutive segments of the rows of x and y. Each segment's result is the same as if it
+    /// were alone.
+    default void loraLinear(Matrix y, Matrix x, Matrix w, @Nullable Buffer bias, List<Segment> segments) {
+        int at = 0;
+        for (Segment s : segments) {
+            Matrix rows = x.rows(at, s.rows);
+            if (s.update == null) {
+                linear(y.rows(at, s.rows), rows, w, bias);
+            } else {
+                loraLinear(y.rows(at, s.rows), rows, w, bias, s.update);
+            }
+            at += s.rows;
+        }
+    }
+
+    /// Gradients of the segmented [#loraLinear], as those of [#loraLinearBackward].
+    ///
+    /// @param da of each segment; null where absent
+    /// @param db of each segment; null where absent
+    default void loraLinearBackward(
+            @Nullable Gradient dx,
+            List<@Nullable Gradient> da,
+            List<@Nullable Gradient> db,
+            Matrix dy,
+            Matrix x,
+            Matrix w,
+            List<Segment> segments) {
+        int at = 0;
+        for (int i = 0; i < segments.size(); i++) {
+            Segment s = segments.get(i);
+            Matrix rows = dy.rows(at, s.rows);
+            Gradient own = Gradient.rows(dx, x, at, s.rows);
+            if (s.update != null) {
+                loraLinearBackward(own, da.get(i), db.get(i), rows, x.rows(at, s.rows), w, s.update);
+            } else if (own != null) {
+                linearBackwardInput(own, rows, w);
+            }
+            at += s.rows;
+        }
+    }
+
     /// Applies several linear layers, such as the query, key and value projections of attention, to one x; each y is
     /// the same as that of [#linear] or [#loraLinear].
     default void projections(List<Projected> layers, Matrix x) {

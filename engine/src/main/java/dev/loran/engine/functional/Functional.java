@@ -79,6 +79,22 @@ public final class Functional {
             double scaling,
             @Nullable DropoutMask mask) {}
 
+    /// Rows of [#segmentedLoraLinear] with a low-rank part of their own.
+    ///
+    /// @param rows how many, counted along the first dimension of x
+    /// @param lora null for none
+    public record LoraSegment(int rows, @Nullable Lora lora) {}
+
+    /// [#loraLinear] with another low-rank part for each of several segments of rows, which follow one another along
+    /// the first dimension of x (B, …, in): the product with the frozen weight is one for all of them. Each segment's
+    /// result is the same as if it were alone; its dropout counts rows from its own first one.
+    ///
+    /// **Saved for backward**: x, weight, and of each segment loraA, loraB and t.
+    public static Tensor segmentedLoraLinear(
+            Tensor x, Tensor weight, @Nullable Tensor bias, List<LoraSegment> segments) {
+        return SegmentedLoraLinearOp.forward(x, weight, bias, segments);
+    }
+
     /// Applies several linear layers to one x (…, in), such as the query, key and value projections of attention, in a
     /// single pass over x if the backend can. Each result (…, out) is the same as that of [#linear] or [#loraLinear].
     ///

@@ -46,6 +46,9 @@ final class LinearCases {
         cases.add(loraLinear(7, 33, 5, 1, Role.CONSTANT, Role.CONSTANT, false, false));
         cases.add(projections(7, 33, Role.CONSTANT));
         cases.add(projections(5, 64, Role.PREPARED));
+        cases.add(segmented(Role.CONSTANT, Role.TRAINABLE));
+        cases.add(segmented(Role.PREPARED, Role.TRAINABLE));
+        cases.add(segmented(Role.PREPARED, Role.CONSTANT));
         cases.addAll(bottlenecks());
         return cases;
     }
@@ -250,5 +253,50 @@ final class LinearCases {
                                         t.get("x"), t.get("w1"), t.get("bias1"), t.get("a1"), t.get("b1"), 0.5, null),
                                 Functional.linear(t.get("x"), t.get("w2"), t.get("bias2"))),
                         1));
+    }
+
+    /// Three segments of rows: with dropout, plain, and of another rank.
+    static OpCase segmented(Role weight, Role x) {
+        int in = 33;
+        int out = 17;
+        return OpCase.of(
+                        "segmentedLoraLinear",
+                        "7x3x33 to 17, weight " + name(weight) + ", x " + name(x),
+                        Shape.of(7, 3, out),
+                        t -> Functional.segmentedLoraLinear(
+                                t.get("x"),
+                                t.get("weight"),
+                                t.get("bias"),
+                                List.of(
+                                        new Functional.LoraSegment(
+                                                3, new Functional.Lora(t.get("a0"), t.get("b0"), 2, OpCases.mask(t))),
+                                        new Functional.LoraSegment(2, null),
+                                        new Functional.LoraSegment(
+                                                2, new Functional.Lora(t.get("a1"), t.get("b1"), 0.5, null)))))
+                .with(new Input("x", Shape.of(7, 3, in), x, trainable("x").draw()))
+                .with(weight("weight", weight, out, in), trainable("bias", out))
+                .with(trainable("a0", 3, in).scaled(1 / Math.sqrt(in)), trainable("b0", out, 3))
+                .with(trainable("a1", 8, in).scaled(1 / Math.sqrt(in)), trainable("b1", out, 8))
+                .with(OpCases.microStep())
+                .composed(t -> Functional.concat(
+                        List.of(
+                                Functional.loraLinear(
+                                        t.get("x").slice(0, 0, 3),
+                                        t.get("weight"),
+                                        t.get("bias"),
+                                        t.get("a0"),
+                                        t.get("b0"),
+                                        2,
+                                        OpCases.mask(t)),
+                                Functional.linear(t.get("x").slice(0, 3, 5), t.get("weight"), t.get("bias")),
+                                Functional.loraLinear(
+                                        t.get("x").slice(0, 5, 7),
+                                        t.get("weight"),
+                                        t.get("bias"),
+                                        t.get("a1"),
+                                        t.get("b1"),
+                                        0.5,
+                                        null)),
+                        0));
     }
 }

@@ -159,4 +159,55 @@ record LinearSimd(Backend backend, Parallel parallel) implements LinearKernels {
             linearBackwardInput(new Gradient(dx.buffer(), true), dy, w);
         }
     }
+
+    // ---- with low-rank parts for segments of rows
+
+    /// The low-rank parts first, each for its own rows, then one product with the weight added to all: the same
+    /// additions in the same order as for each segment alone.
+    @Override
+    public void loraLinear(Matrix y, Matrix x, Matrix w, @Nullable Buffer bias, List<Segment> segments) {
+        int at = 0;
+        for (Segment s : segments) {
+            Matrix own = y.rows(at, s.rows());
+            if (s.update() == null) {
+                backend.fill(own.buffer(), 0);
+            } else {
+                LoraLinearSimd.Layer layer = layer(new Projected(own, w, bias, s.update()), null);
+                LoraLinearSimd.forward(parallel, tiles(), List.of(layer), operand(x.rows(at, s.rows())));
+            }
+            at += s.rows();
+        }
+        linear(y, x, w, bias, true);
+    }
+
+    @Override
+    public void loraLinearBackward(
+            @Nullable Gradient dx,
+            List<@Nullable Gradient> da,
+            List<@Nullable Gradient> db,
+            Matrix dy,
+            Matrix x,
+            Matrix w,
+            List<Segment> segments) {
+        int at = 0;
+        for (int i = 0; i < segments.size(); i++) {
+            Segment s = segments.get(i);
+            Gradient own = Gradient.rows(dx, x, at, s.rows());
+            if (s.update() != null) {
+                new LoraLinearSimd.Backward(
+                                parallel,
+                                tiles(),
+                                operand(dy.rows(at, s.rows())),
+                                operand(x.rows(at, s.rows())),
+                                small(s.update()))
+                        .run(null, own, da.get(i), db.get(i));
+            } else if (own != null && !own.accumulate()) {
+                backend.fill(own.buffer(), 0);
+            }
+            at += s.rows();
+        }
+        if (dx != null) {
+            linearBackwardInput(new Gradient(dx.buffer(), true), dy, w);
+        }
+    }
 }

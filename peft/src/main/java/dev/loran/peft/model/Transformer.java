@@ -6,12 +6,14 @@ import dev.loran.engine.Tensor;
 import dev.loran.engine.backend.Backend;
 import dev.loran.engine.backend.DType;
 import dev.loran.engine.backend.ShapeException;
+import dev.loran.engine.functional.Functional;
 import dev.loran.engine.nn.Embedding;
 import dev.loran.engine.nn.Layer;
 import dev.loran.engine.nn.Linear;
 import dev.loran.engine.nn.Slot;
 import dev.loran.peft.model.Block.Prefix;
 import java.util.ArrayList;
+import java.util.Collections;
 import java.util.List;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
@@ -35,6 +37,8 @@ public abstract class Transformer extends Layer {
     private final Slot<Supplier<Tensor>> virtualTokens = new Slot<>();
     private final Slot<Supplier<List<Prefix>>> prefixes = new Slot<>();
     private final Slot<Runnable> check = new Slot<>();
+    private final Slot<Repeat> repeat = new Slot<>();
+    private final Slot<Tensor> knownHidden = new Slot<>();
     private final Positions positions = new Positions();
     private boolean gradientCheckpointing;
 
@@ -93,6 +97,10 @@ public abstract class Transformer extends Layer {
             Runnable first = check.get();
             if (first != null) {
                 first.run();
+            }
+            Tensor known = knownHidden.get();
+            if (known != null) {
+                return scope.keep(known.reshape(known.shape().dims()));
             }
             Supplier<List<Prefix>> made = prefixes.get();
             List<Prefix> prefix = made == null ? List.of() : made.get();
@@ -166,6 +174,26 @@ public abstract class Transformer extends Layer {
         positions.rows(next);
     }
 
+    /// Rows that are repeated before block `block`.
+    private record Repeat(int times, int block) {
+        Tensor of(Tensor x) {
+            return Functional.concat(Collections.nCopies(times, x), 0);
+        }
+    }
+
+    /// In the next forward passes, runs what precedes block `block` once, and then repeats the rows `times` times, one
+    /// copy of all rows after another: for adapters from that block on, each of which gets a copy. There may be no
+    /// prefix.
+    public final void repeatRows(int times, int block) {
+        repeat.set(new Repeat(times, block));
+    }
+
+    /// Makes [#hidden] return `states` in the next forward passes: the caller has computed them already and now needs
+    /// only what follows.
+    public final void knownHidden(Tensor states) {
+        knownHidden.set(states);
+    }
+
     /// Whether each block stores only its input and is recomputed in the backward pass.
     public final boolean gradientCheckpointing() {
         return gradientCheckpointing;
@@ -214,8 +242,19 @@ public abstract class Transformer extends Layer {
     }
 
     private Tensor runBlocks(Tensor x, @Nullable Tensor mask, List<Prefix> prefix) {
+        Repeat again = repeat.get();
+        if (again == null) {
+            return runBlocks(0, blocks().size(), x, mask, prefix);
+        }
+        try (Tensor once = runBlocks(0, again.block, x, mask, prefix)) {
+            return runBlocks(
+                    again.block, blocks().size(), again.of(once), mask == null ? null : again.of(mask), prefix);
+        }
+    }
+
+    private Tensor runBlocks(int from, int to, Tensor x, @Nullable Tensor mask, List<Prefix> prefix) {
         Tensor h = x;
-        for (int i = 0; i < blocks().size(); i++) {
+        for (int i = from; i < to; i++) {
             Block block = blocks().get(i);
             Prefix p = prefix.isEmpty() ? null : prefix.get(i);
             Tensor next = gradientCheckpointing ? runAgainInBackward(block, h, mask, p) : block.forward(h, mask, p);

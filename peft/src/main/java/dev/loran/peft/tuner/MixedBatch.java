@@ -4,27 +4,35 @@ import dev.loran.engine.Autograd;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.DType;
 import dev.loran.engine.backend.ShapeException;
 import dev.loran.engine.functional.Functional;
+import dev.loran.engine.functional.Functional.LoraSegment;
+import dev.loran.engine.functional.Functional.Projection;
 import dev.loran.engine.nn.Adapter;
 import dev.loran.engine.nn.Layer;
+import dev.loran.engine.nn.Linear;
+import dev.loran.peft.model.Block;
 import dev.loran.peft.model.Block.Prefix;
 import dev.loran.peft.model.Block.SublayerAdapter;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.Rows;
 import java.util.ArrayList;
 import java.util.Comparator;
+import java.util.HashSet;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
+import java.util.Set;
 import java.util.function.BiConsumer;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 
 /// One forward pass whose rows use different adapters of any kind: the rows are sorted by adapter and run once, each
 /// adapter processes its own segment, and the outputs are restored to the original order. If the adapters on a layer
-/// leave its own function unchanged ([AroundLayer]), that function runs once for all of them.
+/// leave its own function unchanged ([AroundLayer]), that function runs once for all of them, and LoRA's part in the
+/// same operation ([Functional#segmentedLoraLinear]).
 ///
 /// It fills the slots of the call ([dev.loran.engine.nn.Slot#callEmpty]), which must be empty.
 ///
@@ -71,6 +79,16 @@ final class MixedBatch {
         slots = new Slots(model, new ArrayList<>(numbers.keySet()));
     }
 
+    /// A batch of the same `rows` rows for each of `tuners`, one segment after another.
+    MixedBatch(Model model, List<Tuner> tuners, int rows) {
+        this.model = model;
+        order = IntStream.range(0, rows * tuners.size()).toArray();
+        for (int i = 0; i < tuners.size(); i++) {
+            segments.add(new Segment(i, i * rows, (i + 1) * rows));
+        }
+        slots = new Slots(model, new ArrayList<>(tuners));
+    }
+
     /// The head's output, row by row in the caller's order: see [Model#logits].
     Tensor logits(Tensor inputIds, @Nullable Tensor attentionMask) {
         try (Scope scope = Scope.open();
@@ -108,7 +126,8 @@ final class MixedBatch {
                 .reshape(sorted.shape().dims());
     }
 
-    private void fill() {
+    /// Fills the slots of this call.
+    void fill() {
         slots.layers().forEach(this::fill);
         for (Slots.OnSublayer slot : slots.sublayers()) {
             slot.fill().accept(new BySegment(segments, slot.adapters()));
@@ -131,6 +150,20 @@ final class MixedBatch {
 
     private <L extends Layer> void fill(Slots.OnLayer<L> slot) {
         slot.layer().adapter(new OnRows<>(slot));
+    }
+
+    /// The first block in which an adapter acts; the number of blocks if there is none. Its input and everything before
+    /// it are the same for all adapters, unless one is on the table of token embeddings.
+    int firstBlock() {
+        for (int i = 0; i < model.blocks().size(); i++) {
+            Block block = model.blocks().get(i);
+            Set<Layer> inside = new HashSet<>(block.namedModules().values());
+            if (slots.layers().stream().anyMatch(slot -> inside.contains(slot.layer()))
+                    || slots.sublayers().stream().anyMatch(slot -> slot.block() == block)) {
+                return i;
+            }
+        }
+        return model.blocks().size();
     }
 
     private static int length(List<Prefix> prefix) {
@@ -207,10 +240,15 @@ final class MixedBatch {
                 throw new ShapeException("logits: layer " + slot.module() + " gets " + x.shape() + " but the batch has "
                         + order.length + " rows; an adapter on it cannot differ from row to row");
             }
+            List<LoraSegment> lora = lora(base, x.dtype());
+            if (lora != null && base instanceof Linear linear) {
+                Projection own = linear.projection(x.dtype());
+                return Functional.segmentedLoraLinear(x, own.weight(), own.bias(), lora);
+            }
             List<Tensor> answers = new ArrayList<>();
             for (int i = 0, end; i < segments.size(); i = end) {
                 end = i;
-                while (end < segments.size() && sharesProduct(end)) {
+                while (end < segments.size() && sharesProduct(base, end)) {
                     end++;
                 }
                 if (end > i) {
@@ -224,9 +262,24 @@ final class MixedBatch {
             return Functional.concat(answers, 0);
         }
 
-        private boolean sharesProduct(int segment) {
+        /// The low-rank part of each segment if that is all that the adapters add to the layer; else null.
+        private @Nullable List<LoraSegment> lora(L base, DType type) {
+            List<LoraSegment> all = new ArrayList<>();
+            for (Segment s : segments) {
+                Adapter<? super L> adapter = slot.adapters().get(s.adapter);
+                Projection p = adapter == null ? null : adapter.projection(base, type);
+                if (adapter != null && (p == null || !(base instanceof Linear l) || p.weight() != l.weight())) {
+                    return null;
+                }
+                all.add(new LoraSegment(s.rows(), p == null ? null : p.lora()));
+            }
+            return all;
+        }
+
+        private boolean sharesProduct(L base, int segment) {
             Adapter<? super L> adapter = slot.adapters().get(segments.get(segment).adapter);
-            return adapter == null || adapter instanceof AroundLayer<?>;
+            return adapter == null
+                    || adapter instanceof AroundLayer<?> around && (around.isTerm() || !base.isTraining());
         }
 
         /// One call of the layer's own function for consecutive segments.

@@ -33,6 +33,7 @@ final class Slots {
 
     /// A sublayer's output: its present adapter, and a function that sets it.
     record OnSublayer(
+            Block block,
             Supplier<@Nullable SublayerAdapter> slot,
             Consumer<@Nullable SublayerAdapter> fill,
             List<@Nullable SublayerAdapter> adapters) {
@@ -54,8 +55,8 @@ final class Slots {
         this.model = model;
         Targets.candidates(model).forEach((module, layer) -> layers.add(OnLayer.of(module, layer)));
         for (Block b : model.blocks()) {
-            sublayers.add(new OnSublayer(b::afterAttention, b::afterAttention, new ArrayList<>()));
-            sublayers.add(new OnSublayer(b::afterFeedForward, b::afterFeedForward, new ArrayList<>()));
+            sublayers.add(new OnSublayer(b, b::afterAttention, b::afterAttention, new ArrayList<>()));
+            sublayers.add(new OnSublayer(b, b::afterFeedForward, b::afterFeedForward, new ArrayList<>()));
         }
         for (Tuner tuner : tuners) {
             read(tuner);
