@@ -4,20 +4,25 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.peft.cli.sweep.EarlyStopping;
+import dev.loran.peft.cli.sweep.SweepSpace;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.JsonFile;
 import dev.loran.peft.task.Metric;
 import dev.loran.peft.task.Task;
+import dev.loran.peft.train.DivergedException;
 import dev.loran.peft.train.RunFolder;
 import java.io.PrintStream;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Comparator;
+import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import java.util.Objects;
 import java.util.concurrent.Callable;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
@@ -34,7 +39,9 @@ import picocli.CommandLine.Unmatched;
                     + "rows: accuracy to classify, else loss.",
             "Each run is in a folder of its own below --out. All other options are those of loran train, and "
                     + "go to every run; --eval is needed. A sweep that was killed goes on by the same command: "
-                    + "finished runs are kept, a half-done one goes on from its checkpoint."
+                    + "finished runs are kept, a half-done one goes on from its checkpoint.",
+            "With --halving or --median-stopping, runs end early that do worse than others; their results say "
+                    + "after which step, and why."
         },
         sortOptions = false,
         footer = {
@@ -71,6 +78,26 @@ final class SweepCommand implements Callable<Integer> {
             description = "draw so many combinations, by --seed, instead of trying all")
     private @Nullable Integer random;
 
+    @Option(
+            names = "--one-pass",
+            paramLabel = "N",
+            description = "train up to N runs at once in one pass over one model in memory, where they differ only in "
+                    + "the method (lora, dora, adalora, adapter, ia3), its sizes and its optimizer; each gets the same "
+                    + "results as alone")
+    private int onePass = 1;
+
+    @Option(
+            names = "--halving",
+            paramLabel = "ETA",
+            description = "successive halving: train all for a part of their steps, the best 1/ETA for ETA times as "
+                    + "many, and so on")
+    private @Nullable Integer halving;
+
+    @Option(
+            names = "--median-stopping",
+            description = "stop a run whose best evaluation is worse than the median of the others so far")
+    private boolean medianStopping;
+
     @Option(names = "--out", paramLabel = "DIR", description = "where the runs' folders go (${DEFAULT-VALUE})")
     private Path out = Path.of("loran-sweep");
 
@@ -86,12 +113,20 @@ final class SweepCommand implements Callable<Integer> {
     @Unmatched
     private List<String> shared = new ArrayList<>();
 
+    private final Map<Run, String> errors = new HashMap<>();
+    /// What runs that are not finished have reached.
+    private final Map<Run, ObjectNode> paused = new HashMap<>();
+
     SweepCommand(Output output) {
         this.output = output;
     }
 
     /// A run: its folder, and the command line that starts it.
     private record Run(Map<String, String> values, Path folder, List<String> arguments) {
+        String name() {
+            return String.valueOf(folder.getFileName());
+        }
+
         boolean isDone() {
             return Files.isRegularFile(folder.resolve(RunFolder.RESULT));
         }
@@ -122,9 +157,29 @@ final class SweepCommand implements Callable<Integer> {
             parse(train(), run.arguments);
             runs.add(run);
         }
+        if (onePass < 1) {
+            throw new InputException("--one-pass " + onePass + " must be at least 1");
+        }
+        Metric headline = Task.named(String.valueOf(options.get("task"))).headline();
+        EarlyStopping stopping = new EarlyStopping(halving, medianStopping, headline, runs.size());
         options.keySet().removeAll(varied.keySet());
+        if (halving != null) {
+            options.put("halving", halving);
+        }
+        if (medianStopping) {
+            options.put("median-stopping", true);
+        }
         CommonOptions.requireSame(out.resolve(SHARED), "sweep", false, options);
-        return report(runs, Task.named(String.valueOf(options.get("task"))).headline());
+        runs.forEach(run -> stopping.read(run.name(), new RunFolder(run.folder).metrics()));
+        runs.stream()
+                .filter(Run::isDone)
+                .forEach(run -> output.say(
+                        "run %d of %d: %s, done already".formatted(runs.indexOf(run) + 1, runs.size(), run.name())));
+        if (!train(runs, stopping)) {
+            output.say("the sweep stopped; it goes on by the same command");
+            return Main.STOPPED;
+        }
+        return report(runs, headline);
     }
 
     /// The options to vary and their values, first from `--space`, then from each `--grid`.
@@ -173,18 +228,139 @@ final class SweepCommand implements Callable<Integer> {
 
     // ---- running
 
-    private int report(List<Run> runs, Metric headline) {
-        List<ObjectNode> results = new ArrayList<>();
-        for (int i = 0; i < runs.size(); i++) {
-            Run run = runs.get(i);
-            output.say("run %d of %d: %s%s"
-                    .formatted(i + 1, runs.size(), run.folder.getFileName(), run.isDone() ? ", done already" : ""));
-            results.add(result(run));
-            if (output.stop().isAsked()) {
-                output.say("the sweep stopped; it goes on by the same command");
-                return Main.STOPPED;
+    /// Trains all runs until each is finished, has failed, or is stopped for those that do better.
+    ///
+    /// @return whether that is so; false if the sweep was asked to stop
+    private boolean train(List<Run> runs, EarlyStopping stopping) {
+        List<Run> left = runs;
+        int keep = runs.size();
+        for (int cut = 0; cut <= stopping.cuts(); cut++) {
+            stopping.begin(cut);
+            List<List<Run>> passes = passes(left.stream().filter(this::isOpen).toList());
+            for (List<Run> pass : passes) {
+                train(pass, stopping, runs);
+                if (output.stop().isAsked()) {
+                    return false;
+                }
+            }
+            left = left.stream().filter(run -> !errors.containsKey(run)).toList();
+            if (cut < stopping.cuts()) {
+                Map<String, String> out =
+                        stopping.cut(left.stream().map(Run::name).toList(), keep);
+                left.stream()
+                        .filter(run -> isOpen(run) && out.containsKey(run.name()))
+                        .forEach(run -> stop(run, stopping, String.valueOf(out.get(run.name()))));
+                left = left.stream().filter(run -> !out.containsKey(run.name())).toList();
+                keep = Math.max(1, keep / Objects.requireNonNull(halving));
             }
         }
+        return true;
+    }
+
+    private boolean isOpen(Run run) {
+        return !run.isDone() && !errors.containsKey(run);
+    }
+
+    /// The runs in groups, each of which trains in one pass.
+    private List<List<Run>> passes(List<Run> runs) {
+        Map<String, List<Run>> byCommon = new LinkedHashMap<>();
+        for (Run run : runs) {
+            CommandLine train = train();
+            parse(train, run.arguments);
+            String common = onePass == 1 ? null : OnePass.common(run.values, train.getCommand());
+            byCommon.computeIfAbsent(common == null ? "alone " + run.name() : common, c -> new ArrayList<>())
+                    .add(run);
+        }
+        List<List<Run>> passes = new ArrayList<>();
+        for (List<Run> some : byCommon.values()) {
+            for (int from = 0; from < some.size(); from += onePass) {
+                passes.add(some.subList(from, Math.min(some.size(), from + onePass)));
+            }
+        }
+        return passes;
+    }
+
+    /// Trains, or resumes, the runs of a pass. A run that fails or diverges does not prevent the others.
+    private void train(List<Run> pass, EarlyStopping stopping, List<Run> all) {
+        List<String> names = pass.stream().map(Run::name).toList();
+        List<TrainCommand> commands = new ArrayList<>();
+        for (Run run : pass) {
+            CommandLine train = train();
+            parse(train, begun(run));
+            commands.add(train.<TrainCommand>getCommand().observedBy(stopping.of(run.name())));
+        }
+        if (pass.size() == 1) {
+            output.say("run %d of %d: %s".formatted(all.indexOf(pass.getFirst()) + 1, all.size(), names.getFirst()));
+            attempt(pass.getFirst(), () -> commands.getFirst().call());
+        } else {
+            output.say("%d of %d runs in one pass: %s".formatted(pass.size(), all.size(), String.join("; ", names)));
+            OnePass together = new OnePass(output);
+            for (int i = 0; i < pass.size(); i++) {
+                together.add(names.get(i), commands.get(i));
+            }
+            try {
+                together.train();
+            } catch (InputException e) {
+                output.say(e.getMessage() + "; these runs train one after the other");
+                pass.forEach(run -> train(List.of(run), stopping, all));
+                return;
+            }
+            for (int i = 0; i < pass.size(); i++) {
+                RuntimeException failure = together.failure(i);
+                if (failure != null) {
+                    fail(pass.get(i), failure);
+                }
+            }
+        }
+        for (int i = 0; i < pass.size(); i++) {
+            ObjectNode reached = commands.get(i).reached();
+            if (reached != null) {
+                paused.put(pass.get(i), reached);
+            }
+            String why = stopping.stopped(names.get(i));
+            if (why != null && isOpen(pass.get(i))) {
+                stop(pass.get(i), stopping, why);
+            }
+        }
+    }
+
+    private void attempt(Run run, Runnable training) {
+        try {
+            training.run();
+        } catch (InputException | DivergedException e) {
+            fail(run, e);
+        }
+    }
+
+    private void fail(Run run, RuntimeException e) {
+        output.say(String.valueOf(e.getMessage()));
+        errors.put(run, String.valueOf(e.getMessage()));
+    }
+
+    /// Ends a run that is not finished: its result is what it has reached.
+    private void stop(Run run, EarlyStopping stopping, String why) {
+        ObjectNode reached = paused.get(run);
+        if (reached == null) {
+            // It paused before the sweep was killed.
+            CommandLine train = train();
+            parse(train, begun(run));
+            TrainCommand command = train.<TrainCommand>getCommand().observedBy(stopping.of(run.name()));
+            attempt(run, command::call);
+            reached = command.reached();
+        }
+        if (reached != null) {
+            output.say("%s is stopped after step %d: %s"
+                    .formatted(run.name(), reached.path("steps").asInt(), why));
+            reached.putObject("stopped")
+                    .put("step", reached.path("steps").asInt())
+                    .put("why", why);
+            new RunFolder(run.folder).result(reached);
+        }
+    }
+
+    private int report(List<Run> runs, Metric headline) {
+        List<ObjectNode> results = new ArrayList<>();
+        runs.forEach(run -> results.add(result(run)));
         results.sort(bestFirst(headline));
         ObjectNode report = JSON.createObjectNode();
         ArrayNode all = report.putArray("runs").addAll(results);
@@ -208,23 +384,14 @@ final class SweepCommand implements Callable<Integer> {
                 .thenComparingDouble(r -> r.path("eval_loss").asDouble(0));
     }
 
-    /// The result of a run, which is trained, or resumed, if it is not finished. A run that fails or diverges does not
-    /// prevent the others.
     private ObjectNode result(Run run) {
         ObjectNode result = JSON.createObjectNode();
         run.values.forEach(result.putObject("options")::put);
         result.put("run", run.folder.toString());
-        try {
-            if (!run.isDone()) {
-                CommandLine train = train();
-                parse(train, begun(run));
-                train.<TrainCommand>getCommand().call();
-            }
-            return result.setAll(JsonFile.read(run.folder.resolve(RunFolder.RESULT)));
-        } catch (InputException e) {
-            output.say(String.valueOf(e.getMessage()));
-            return result.put("error", e.getMessage());
-        }
+        String error = errors.get(run);
+        return error != null
+                ? result.put("error", error)
+                : result.setAll(JsonFile.read(run.folder.resolve(RunFolder.RESULT)));
     }
 
     /// The command line of a run: it resumes a run that has begun, unless the run was killed before its options were
@@ -251,8 +418,10 @@ final class SweepCommand implements Callable<Integer> {
             line.add(rounded(r.path("eval_" + headline), 4));
             line.add(r.has("error") ? "-" : Output.shown(r.path("trainable_parameters")));
             line.add(rounded(r.path("seconds"), 1));
-            line.add(r.path("run").asText()
-                    + (r.has("error") ? ": " + r.path("error").asText() : ""));
+            String note = r.has("stopped")
+                    ? "stopped after step " + r.at("/stopped/step").asInt()
+                    : r.path("error").asText();
+            line.add(r.path("run").asText() + (note.isEmpty() ? "" : ": " + note));
             lines.add(line);
         }
         return lines;

@@ -10,10 +10,12 @@ import dev.loran.peft.task.Task;
 import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.MemoryPlan;
 import dev.loran.peft.train.RunFolder;
+import dev.loran.peft.train.SharedBaseTrainer;
 import dev.loran.peft.train.TaskModel;
 import dev.loran.peft.train.Trainer;
 import dev.loran.peft.train.TrainerConfig;
 import dev.loran.peft.train.TrainerConfig.Checkpoints;
+import dev.loran.peft.train.TrainingListener;
 import dev.loran.peft.train.TrainingReport;
 import dev.loran.peft.tuner.PeftConfig;
 import dev.loran.peft.tuner.PeftModel.ParameterCount;
@@ -144,6 +146,15 @@ class TrainCommand implements Callable<Integer> {
     /// Whether the resumed run gets more steps.
     private boolean prolonged;
 
+    /// What a sweep adds to the run: a listener, and the other runs of the same pass.
+    private TrainingListener beside = new TrainingListener() {};
+
+    private int sharing = 1;
+    /// The run's folder.
+    private Path out = Path.of("loran-run");
+    /// What the run has reached, even if it is not finished; null before.
+    private @Nullable ObjectNode reached;
+
     /// Messages to print before the run, and the action that stores the run's initial files in its folder.
     private final List<String> notices = new ArrayList<>();
 
@@ -153,8 +164,52 @@ class TrainCommand implements Callable<Integer> {
         this.output = output;
     }
 
+    /// Adds `listener` to the run.
+    TrainCommand observedBy(TrainingListener listener) {
+        beside = listener;
+        return this;
+    }
+
+    /// What the run has reached, even if it was stopped; null if it did not train.
+    @Nullable
+    ObjectNode reached() {
+        return reached;
+    }
+
     @Override
     public Integer call() {
+        InitAdapter init = settle();
+        TrainerConfig config = config();
+        Method methodKind = Method.named(method);
+        try (OpenModel open = open()) {
+            open.model().gradientCheckpointing(gradientCheckpointing);
+            if (init != null) {
+                init.prepare(open);
+            }
+            TaskCard before = init == null ? null : init.card();
+            Examples.Options reading = reading(open, before);
+            TaskRows rows =
+                    TaskRows.read(open, Task.named(task), reading, train, eval, init == null ? null : init.labels());
+            if (pooling == null && before != null && before.labels() != null && !before.normalize()) {
+                pooling = before.pooling().toString();
+            }
+            TaskCard card = card(open, reading, rows);
+            if (init != null) {
+                return begunWith(init, open, config, card, rows, out);
+            }
+            PeftConfig adapter = adapter(open, config, rows);
+            MemoryPlan plan = training.plan(open, adapter, card, config, rows);
+            try (Subject subject = Subject.of(open.model(), adapter, card, model.seed)) {
+                return run(open, subject.learner(), config, plan, rows, out);
+            }
+        }
+    }
+
+    /// Fills in the options that follow from others.
+    ///
+    /// @return the adapter to begin with; null for none
+    @Nullable
+    InitAdapter settle() {
         // An option that was typed overrides the alternative option in a file.
         if (isTyped("--epochs") && !isTyped("--steps")) {
             training.steps = null;
@@ -164,40 +219,65 @@ class TrainCommand implements Callable<Integer> {
         if (resume != null) {
             resumed(RunFolder.resume(resume));
         }
-        Path out = resume == null ? place.runFolder("loran-run") : resume;
-        Task taskKind = Task.named(task);
+        out = resume == null ? place.runFolder("loran-run") : resume;
+        Task.named(task);
         InitAdapter init = init();
-        Method methodKind = Method.named(method);
-        training.resolve(methodKind.epochs, methodKind.learningRate);
-        TrainerConfig config = training.config(model, methodKind)
+        Method kind = Method.named(method);
+        training.resolve(kind.epochs, kind.learningRate);
+        return init;
+    }
+
+    TrainerConfig config() {
+        return training.config(model, Method.named(method))
                 .withEvaluation(evalEvery, patience)
                 .withCheckpoints(new Checkpoints(saveSteps, keepCheckpoints));
-        try (OpenModel open = open()) {
-            open.model().gradientCheckpointing(gradientCheckpointing);
-            if (init != null) {
-                init.prepare(open);
-            }
-            TaskCard before = init == null ? null : init.card();
-            int maxLength =
-                    model.maxLength(open, methodKind.virtualTokens(training), before == null ? 0 : before.maxLength());
-            Examples.Options reading = reading(maxLength).withTextPrefix(open.textPrefix());
-            TaskRows rows = TaskRows.read(open, taskKind, reading, train, eval, init == null ? null : init.labels());
-            if (pooling == null && before != null && before.labels() != null && !before.normalize()) {
-                pooling = before.pooling().toString();
-            }
-            TaskCard card = rows.card(open, reading, pooling);
-            if (taskKind.pools() && !card.normalize()) {
-                pooling = card.pooling().toString();
-            }
-            if (init != null) {
-                return begunWith(init, open, config, card, rows, out);
-            }
-            int steps = config.stepsOver(rows.train().size());
-            PeftConfig adapter = methodKind.config(training, open.model().task(), steps);
-            MemoryPlan plan = training.plan(open, adapter, card, config, rows);
-            try (Subject subject = Subject.of(open.model(), adapter, card, model.seed)) {
-                return run(open, subject.learner(), config, plan, rows, out);
-            }
+    }
+
+    Examples.Options reading(OpenModel open, @Nullable TaskCard before) {
+        int virtual = Method.named(method).virtualTokens(training);
+        return reading(model.maxLength(open, virtual, before == null ? 0 : before.maxLength()))
+                .withTextPrefix(open.textPrefix());
+    }
+
+    TaskCard card(OpenModel open, Examples.Options reading, TaskRows rows) {
+        TaskCard card = rows.card(open, reading, pooling);
+        if (Task.named(task).pools() && !card.normalize()) {
+            pooling = card.pooling().toString();
+        }
+        return card;
+    }
+
+    /// The method's configuration; null if the whole model trains.
+    @Nullable
+    PeftConfig adapter(OpenModel open, TrainerConfig config, TaskRows rows) {
+        int steps = config.stepsOver(rows.train().size());
+        return Method.named(method).config(training, open.model().task(), steps);
+    }
+
+    // ---- a pass shared with other runs
+
+    boolean startsFromAdapter() {
+        return initAdapter != null;
+    }
+
+    TaskRows rows(OpenModel open) {
+        open.model().gradientCheckpointing(gradientCheckpointing);
+        return TaskRows.read(open, Task.named(task), reading(open, null), train, eval, null);
+    }
+
+    /// The run as one of `runs` in a pass.
+    SharedBaseTrainer.Run shared(OpenModel open, int runs, TrainingListener progress) {
+        sharing = runs;
+        return new SharedBaseTrainer.Run(folder(open, out), progress.and(beside));
+    }
+
+    /// Writes the result of the run in a pass, unless it was stopped.
+    void ended(TaskModel learner, TrainingReport report, @Nullable MemoryPlan plan, OpenModel open, TaskRows rows) {
+        reached = result(learner.parameterCount(), report, plan, open);
+        RunFolder folder = new RunFolder(out);
+        complete(folder, reached, rows);
+        if (!report.stopped()) {
+            folder.result(reached);
         }
     }
 
@@ -331,27 +411,33 @@ class TrainCommand implements Callable<Integer> {
                     super.begun(step, totalSteps);
                 }
             }) {
-                report = trainer.train(rows, data.heldOut(), folder, progress);
+                report = trainer.train(rows, data.heldOut(), folder, progress.and(beside));
             }
         }
+        reached = result(count, report, plan, open);
+        complete(folder, reached, data);
         if (report.stopped()) {
-            output.say("stopped after %d of its steps; it goes on by: loran %s --resume %s"
-                    .formatted(report.steps(), spec.name(), folder.path()));
+            if (output.stop().isAsked()) {
+                output.say("stopped after %d of its steps; it goes on by: loran %s --resume %s"
+                        .formatted(report.steps(), spec.name(), folder.path()));
+            }
             return Main.STOPPED;
         }
-        finish(folder, result(count, report, plan, open), data);
+        folder.result(reached);
+        output.result(reached, common.json);
         return Main.DONE;
     }
 
-    private void finish(RunFolder folder, ObjectNode result, TaskRows data) {
+    private void complete(RunFolder folder, ObjectNode result, TaskRows data) {
         Examples heldOut = data.heldOut();
         result.put("rows", data.train().size())
                 .put("held_out", heldOut == null ? null : (Integer) heldOut.size())
                 .put("truncated", data.train().truncated() + (heldOut == null ? 0 : heldOut.truncated()))
                 .put("out", folder.path().toString());
+        if (sharing > 1) {
+            result.put("runs_in_pass", sharing);
+        }
         Output.put(result, data.notices());
-        folder.result(result);
-        output.result(result, common.json);
     }
 
     /// The folder of a new run, or that of the resumed run.

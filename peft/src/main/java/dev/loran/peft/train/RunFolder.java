@@ -254,6 +254,11 @@ public record RunFolder(Path path) {
         return path.resolve(OPTIONS);
     }
 
+    /// `metrics.jsonl`.
+    public Path metrics() {
+        return path.resolve(METRICS);
+    }
+
     public Path best() {
         return path.resolve(BEST);
     }

@@ -32,4 +32,45 @@ public interface TrainingListener {
     default boolean wantsStop() {
         return false;
     }
+
+    /// This listener and `other`, which is called after it.
+    default TrainingListener and(TrainingListener other) {
+        TrainingListener first = this;
+        return new TrainingListener() {
+            @Override
+            public void step(StepResult result, int totalSteps, double seconds) {
+                first.step(result, totalSteps, seconds);
+                other.step(result, totalSteps, seconds);
+            }
+
+            @Override
+            public void begun(int step, int totalSteps) {
+                first.begun(step, totalSteps);
+                other.begun(step, totalSteps);
+            }
+
+            @Override
+            public void evaluated(int step, Evaluation evaluation, boolean best) {
+                first.evaluated(step, evaluation, best);
+                other.evaluated(step, evaluation, best);
+            }
+
+            @Override
+            public void saved(int step, Path folder) {
+                first.saved(step, folder);
+                other.saved(step, folder);
+            }
+
+            @Override
+            public void ended(TrainingReport report) {
+                first.ended(report);
+                other.ended(report);
+            }
+
+            @Override
+            public boolean wantsStop() {
+                return first.wantsStop() || other.wantsStop();
+            }
+        };
+    }
 }

@@ -4,7 +4,8 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import com.fasterxml.jackson.databind.JsonNode;
-import dev.loran.peft.cli.SweepSpace.Values;
+import dev.loran.peft.cli.sweep.SweepSpace;
+import dev.loran.peft.cli.sweep.SweepSpace.Values;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;

@@ -1,4 +1,4 @@
-package dev.loran.peft.cli;
+package dev.loran.peft.cli.sweep;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import dev.loran.peft.io.InputException;
@@ -16,16 +16,16 @@ import java.util.SplittableRandom;
 import org.jspecify.annotations.Nullable;
 
 /// The combinations of option values that a sweep tries.
-final class SweepSpace {
+public final class SweepSpace {
     private SweepSpace() {}
 
     /// The possible values of an option: a list, or a range of numbers.
     ///
     /// @param listed the values as they are typed; empty if there is a range
-    record Values(
+    public record Values(
             String option, List<String> listed, @Nullable Range range) {
         /// A single value of the form `low..high` is a range, everything else a list.
-        static Values of(String option, List<String> said) {
+        public static Values of(String option, List<String> said) {
             if (said.isEmpty() || said.contains("")) {
                 throw new InputException(option + ": has an empty value");
             }
@@ -43,7 +43,7 @@ final class SweepSpace {
 
     /// Numbers that are drawn uniformly in their logarithm and rounded to three digits, or to integers if both ends are
     /// integers.
-    record Range(double low, double high, boolean whole) {
+    public record Range(double low, double high, boolean whole) {
         static Range of(String option, String low, String high) {
             try {
                 double from = Double.parseDouble(low);
@@ -69,7 +69,7 @@ final class SweepSpace {
     }
 
     /// The options and values in a JSON file.
-    static Map<String, Values> read(Path file) {
+    public static Map<String, Values> read(Path file) {
         Map<String, Values> space = new LinkedHashMap<>();
         JsonFile.read(file).properties().forEach(e -> {
             List<String> values = new ArrayList<>();
@@ -88,7 +88,7 @@ final class SweepSpace {
     /// Every combination, the last option varying fastest.
     ///
     /// @throws InputException if there is a range
-    static List<Map<String, String>> all(Map<String, Values> space) {
+    public static List<Map<String, String>> all(Map<String, Values> space) {
         List<Map<String, String>> combinations = new ArrayList<>(List.of(Map.of()));
         space.forEach((name, values) -> {
             if (values.range != null) {
@@ -111,7 +111,7 @@ final class SweepSpace {
 
     /// Draws `number` different combinations, or fewer if a hundred times as many draws do not give enough. A larger
     /// number starts with the same ones.
-    static List<Map<String, String>> drawn(Map<String, Values> space, int number, long seed) {
+    public static List<Map<String, String>> drawn(Map<String, Values> space, int number, long seed) {
         if (number < 1) {
             throw new InputException("--random " + number + " must be at least 1");
         }
@@ -126,7 +126,7 @@ final class SweepSpace {
     }
 
     /// The name of a combination's folder.
-    static String name(Map<String, String> values) {
+    public static String name(Map<String, String> values) {
         StringBuilder name = new StringBuilder();
         values.forEach((option, value) -> name.append(name.isEmpty() ? "" : ",")
                 .append(option)
