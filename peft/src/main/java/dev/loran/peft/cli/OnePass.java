@@ -85,7 +85,7 @@ final class OnePass {
 
     /// Trains the runs until each is over or stopped.
     ///
-    /// @throws InputException for what concerns all of them
+    /// @throws dev.loran.peft.io.InputException for what concerns all of them
     void train() {
         List<TrainerConfig> configs = new ArrayList<>();
         for (TrainCommand command : commands) {

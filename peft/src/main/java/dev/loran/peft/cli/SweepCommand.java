@@ -4,6 +4,8 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.peft.cli.report.Report;
+import dev.loran.peft.cli.report.Results;
 import dev.loran.peft.cli.sweep.EarlyStopping;
 import dev.loran.peft.cli.sweep.SweepSpace;
 import dev.loran.peft.io.InputException;
@@ -368,11 +370,28 @@ final class SweepCommand implements Callable<Integer> {
         boolean any = !best.has("error");
         report.set("best", any ? best.get("run") : null);
         JsonFile.write(out.resolve("report.json"), report);
+        page(results);
         output.table(table(runs.getFirst().values.keySet().stream().toList(), headline.name(), all));
         if (json) {
             output.out().println(report);
         }
         return any ? Main.DONE : Main.INPUT_ERROR;
+    }
+
+    /// Writes `report.html` about the runs that have results.
+    private void page(List<ObjectNode> results) {
+        List<ObjectNode> good = results.stream().filter(r -> !r.has("error")).toList();
+        if (good.isEmpty()) {
+            return;
+        }
+        ObjectNode page = Results.of(
+                good.stream().map(r -> Path.of(r.path("run").asText())).toList());
+        for (int i = 0; i < good.size(); i++) {
+            ((ObjectNode) page.path(Results.METHODS).get(i))
+                    .set(Results.OPTIONS, good.get(i).get("options"));
+        }
+        Report.write(out, page);
+        output.say("the report: " + out.resolve(Report.PAGE));
     }
 
     /// Successful runs before failed ones, then by the task's main metric, then by loss.

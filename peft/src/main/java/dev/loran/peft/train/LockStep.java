@@ -35,7 +35,15 @@ final class LockStep implements AutoCloseable {
     }
 
     /// Forward passes that ran together, and whose losses are differentiated together.
-    private record Pass(SharedRows rows, int batchSize) {}
+    private static final class Pass {
+        final SharedRows rows;
+        final int batchSize;
+
+        Pass(SharedRows rows, int batchSize) {
+            this.rows = rows;
+            this.batchSize = batchSize;
+        }
+    }
 
     /// What a run waits for.
     private static final class Request {

@@ -19,10 +19,12 @@ import dev.loran.peft.tuner.PeftModel;
 import dev.loran.peft.tuner.SharedRows;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
+import java.util.concurrent.CountDownLatch;
 import org.jspecify.annotations.Nullable;
 
 /// Trains several configurations in one pass over one frozen base model: each step runs one forward and one backward
@@ -138,22 +140,27 @@ public final class SharedBaseTrainer implements AutoCloseable {
         try (LockStep lockStep =
                 new LockStep(model, learners.stream().map(TaskModel::head).toList(), this::rows)) {
             steps = lockStep;
-            List<Thread> threads = new ArrayList<>();
+            CountDownLatch ended = new CountDownLatch(runs.size());
             for (int i = 0; i < runs.size(); i++) {
                 int which = i;
                 Run run = runs.get(i);
-                threads.add(Thread.ofPlatform()
-                        .name("loran-run-" + i)
-                        .start(() -> lockStep.run(() -> {
-                            try {
-                                outcomes[which] = outcome(trainers.get(which), examples, heldOut, run);
-                            } catch (RuntimeException | Error e) {
-                                errors.add(e);
-                                stop();
-                            }
-                        })));
+                Runnable work = () -> {
+                    try {
+                        outcomes[which] = outcome(trainers.get(which), examples, heldOut, run);
+                    } catch (RuntimeException | Error e) {
+                        errors.add(e);
+                        stop();
+                    }
+                };
+                Thread.ofPlatform().name("loran-run-" + i).start(() -> {
+                    try {
+                        lockStep.run(work);
+                    } finally {
+                        ended.countDown();
+                    }
+                });
             }
-            await(threads);
+            await(ended);
         } finally {
             steps = null;
         }
@@ -163,7 +170,7 @@ public final class SharedBaseTrainer implements AutoCloseable {
             }
             throw (RuntimeException) e;
         }
-        return List.of(outcomes);
+        return Arrays.stream(outcomes).map(Objects::requireNonNull).toList();
     }
 
     private static Outcome outcome(Trainer trainer, Examples examples, @Nullable Examples heldOut, Run run) {
@@ -174,13 +181,12 @@ public final class SharedBaseTrainer implements AutoCloseable {
         }
     }
 
-    /// Waits for the threads to end; an interrupt makes the runs stop.
-    private void await(List<Thread> threads) {
+    /// Waits for the runs to end; an interrupt makes them stop.
+    private void await(CountDownLatch ended) {
         boolean interrupted = false;
-        for (int i = 0; i < threads.size(); ) {
+        while (ended.getCount() > 0) {
             try {
-                threads.get(i).join();
-                i++;
+                ended.await();
             } catch (InterruptedException e) {
                 interrupted = true;
                 stop();

@@ -107,7 +107,12 @@ class OnePassTest extends CommandLineTest {
         assertThat(one.out()).contains(": stopped after step 4");
         // Everything is decided: nothing trains again.
         Result again = sweep("one", args.toArray());
-        assertThat(again.err().lines()).hasSize(4).allMatch(l -> l.endsWith(", done already"));
+        assertThat(again.err().lines().filter(l -> !l.startsWith("the report: ")))
+                .hasSize(4)
+                .allMatch(l -> l.endsWith(", done already"));
+        assertThat(folder.resolve("one/report.html"))
+                .content()
+                .contains("<th>lr</th>", "<td>3e-2</td>", "was stopped after step 4: number 2 of 2", "aria-sort");
         assertThat(byName(again, "steps")).isEqualTo(byName(one, "steps"));
         assertRefused(
                 sweep("one", "--steps", 8, "--eval-every", 2, "--halving", 3, "--grid", "lr=1e-6"),

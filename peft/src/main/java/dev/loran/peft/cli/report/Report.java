@@ -13,6 +13,7 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Locale;
+import java.util.Map;
 import java.util.stream.Collectors;
 
 /// Writes a report into a folder: `report.html`, which needs no other file, `plots/` with each figure as SVG and PNG,
@@ -20,6 +21,32 @@ import java.util.stream.Collectors;
 public final class Report {
     public static final String PAGE = "report.html";
     private static final String PLOTS = "plots";
+
+    /// Sorts the rows of a table by the column whose heading is clicked, or chosen with Enter. Without characters that
+    /// XML reserves.
+    private static final String SORTING = """
+            document.querySelectorAll('table').forEach(function(table){
+              var heads=Array.from(table.querySelectorAll('thead th'));
+              heads.forEach(function(head,i){
+                function key(row){
+                  var cell=row.cells[i],data=cell.querySelector('data'),text=data?data.value:cell.textContent;
+                  return isNaN(Number(text))?text:Number(text);
+                }
+                function sort(){
+                  var up=head.getAttribute('aria-sort')!=='ascending',body=table.tBodies[0];
+                  Array.from(body.rows).sort(function(x,y){
+                    var a=key(x),b=key(y),order=a===b?0:typeof a!==typeof b?(typeof a==='number'?-1:1):a>b?1:-1;
+                    return up?order:-order;
+                  }).forEach(function(row){body.appendChild(row)});
+                  heads.forEach(function(other){other.removeAttribute('aria-sort')});
+                  head.setAttribute('aria-sort',up?'ascending':'descending');
+                }
+                head.tabIndex=0;
+                head.onclick=sort;
+                head.onkeydown=function(e){if(e.key==='Enter')sort()};
+              });
+            });
+            """;
 
     /// A column of the table of results.
     private record Column(String key, String heading, String format) {}
@@ -115,18 +142,20 @@ public final class Report {
                 <ul>
                 %s</ul>
                 </main>
-                </body>
+                %s</body>
                 </html>""".formatted(
-                        Xml.escaped(title),
-                        style(),
-                        Xml.escaped(title),
-                        Xml.escaped(lead()),
-                        figures.stream().map(Report::figure).collect(Collectors.joining()),
-                        methods.stream().map(this::card).collect(Collectors.joining()),
-                        table(),
-                        measured().stream()
-                                .map(m -> "<li>" + Xml.escaped(m) + "</li>\n")
-                                .collect(Collectors.joining()));
+                Xml.escaped(title),
+                style(),
+                Xml.escaped(title),
+                Xml.escaped(lead()),
+                figures.stream().map(Report::figure).collect(Collectors.joining()),
+                methods.stream().map(this::card).collect(Collectors.joining()),
+                table(),
+                measured().stream()
+                        .map(m -> "<li>" + Xml.escaped(m) + "</li>\n")
+                        .collect(Collectors.joining()),
+                // Only a sweep has so many runs that one wants to sort them.
+                methods.stream().anyMatch(m -> m.has(Results.OPTIONS)) ? "<script>" + SORTING + "</script>\n" : "");
     }
 
     private String lead() {
@@ -177,10 +206,19 @@ public final class Report {
         }
         columns.removeIf(c -> methods.stream().allMatch(m -> Results.number(m, c.key) == null));
         StringBuilder table = new StringBuilder("<div class=\"wide\"><table>\n<thead><tr><th>method</th>");
+        List<String> options = methods.stream()
+                .flatMap(m -> m.path(Results.OPTIONS).propertyStream().map(Map.Entry::getKey))
+                .distinct()
+                .toList();
+        options.forEach(o -> table.append("<th>").append(Xml.escaped(o)).append("</th>"));
         columns.forEach(c -> table.append("<th>").append(Xml.escaped(c.heading)).append("</th>"));
         table.append("</tr></thead>\n<tbody>\n");
         for (JsonNode run : methods) {
             table.append("<tr><th>").append(Xml.escaped(Results.name(run))).append("</th>");
+            for (String option : options) {
+                String value = run.path(Results.OPTIONS).path(option).asText("–");
+                table.append("<td>").append(Xml.escaped(value)).append("</td>");
+            }
             for (Column c : columns) {
                 Double value = Results.number(run, c.key);
                 table.append("<td>")
@@ -217,6 +255,13 @@ public final class Report {
         }
         results.path("notices").forEach(n -> lines.add(n.asText()));
         for (JsonNode run : methods) {
+            if (run.has("stopped")) {
+                lines.add("%s was stopped after step %d: %s"
+                        .formatted(
+                                Results.name(run),
+                                run.at("/stopped/step").asInt(),
+                                run.at("/stopped/why").asText()));
+            }
             if (run.has("finished") && !run.get("finished").asBoolean()) {
                 lines.add(Results.name(run) + " is not finished: only its course so far is shown");
             }
@@ -251,6 +296,9 @@ public final class Report {
                 table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nums}
                 th,td{padding:.4rem .6rem;text-align:right;border-bottom:1px solid var(--grid);white-space:nowrap}
                 thead th{vertical-align:bottom;white-space:normal;color:var(--muted);font-weight:500}
+                th[tabindex]{cursor:pointer}
+                th[aria-sort=ascending]::after{content:" \\2191"}
+                th[aria-sort=descending]::after{content:" \\2193"}
                 tbody th{position:sticky;left:0;background:var(--paper);text-align:left}
                 """.formatted(Palette.variables(false), Palette.variables(true));
     }

@@ -32,10 +32,12 @@ import org.jspecify.annotations.Nullable;
 /// | `methods` | one object for each method, or run, with its `name` |
 ///
 /// The object of a method holds its run's `result.json`, without the prefix `eval_` of keys, and what the run's metrics
-/// say: `curve` (`step`, `loss`), `evaluations`, `ranks`.
+/// say: `curve` (`step`, `loss`), `evaluations`, `ranks`; for a run of a sweep, also `options`, those that vary.
 public final class Results {
     public static final String FILE = "results.json";
     public static final String METHODS = "methods";
+    /// The options of a run that vary in its sweep.
+    public static final String OPTIONS = "options";
 
     private static final ObjectMapper JSON = new ObjectMapper();
     private static final String METRICS = "metrics.jsonl";
