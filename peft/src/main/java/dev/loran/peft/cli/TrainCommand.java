@@ -180,7 +180,6 @@ class TrainCommand implements Callable<Integer> {
     public Integer call() {
         InitAdapter init = settle();
         TrainerConfig config = config();
-        Method methodKind = Method.named(method);
         try (OpenModel open = open()) {
             open.model().gradientCheckpointing(gradientCheckpointing);
             if (init != null) {
