@@ -1,24 +1,41 @@
 package dev.loran.peft.cli;
 
 import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.kernels.Backends;
 import dev.loran.peft.data.Catalogue;
+import dev.loran.peft.io.InputException;
+import dev.loran.peft.io.JsonFile;
+import dev.loran.peft.train.RunFolder;
+import dev.loran.peft.watch.Diagnosis;
+import dev.loran.peft.watch.Finding;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.concurrent.Callable;
 import java.util.stream.Stream;
+import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Parameters;
 
 /// `loran doctor`.
 @Command(
         name = "doctor",
-        description = "Says what this machine and this JVM offer, what of it is used, and what to do about the rest.",
+        description = {
+            "Says what this machine and this JVM offer, what of it is used, and what to do about the rest.",
+            "Of a run, says what was wrong with it by its files: memory, results, stability and speed, with the "
+                    + "numbers it follows from and the options to change."
+        },
         sortOptions = false)
 final class DoctorCommand implements Callable<Integer> {
+    private static final ObjectMapper JSON = new ObjectMapper();
+
     private final Output output;
+
+    @Parameters(arity = "0..1", paramLabel = "RUN", description = "the folder of a run, finished or not")
+    private @Nullable Path run;
 
     @Mixin
     private CommonOptions common;
@@ -29,8 +46,80 @@ final class DoctorCommand implements Callable<Integer> {
 
     @Override
     public Integer call() {
+        if (run == null) {
+            machine();
+        } else {
+            examine(new RunFolder(run));
+        }
+        return Main.DONE;
+    }
+
+    private void examine(RunFolder folder) {
+        if (!RunFolder.isRun(folder.path())) {
+            throw new InputException(folder.path() + (Files.exists(folder.path())
+                    ? ": holds no run (run.json)"
+                    : ": no such folder"));
+        }
+        if (Files.isDirectory(folder.task(1).getParent())) {
+            throw new InputException(folder.path() + ": is a run over several tasks; examine one of them, such as "
+                    + folder.task(1));
+        }
+        ObjectNode options = JsonFile.read(folder.optionsFile());
+        String method = options.path("method").asText(Method.LORA.toString());
+        Diagnosis diagnosis = Diagnosis.of(folder, Method.named(method).usualRates());
+        boolean finished = !folder.result().isEmpty();
+        ObjectNode result = JSON.createObjectNode()
+                .put("run", folder.path().toString())
+                .put("method", method)
+                .put("steps", (int) folder.metrics().stream().filter(m -> m.has("loss")).count())
+                .put("finished", finished);
+        if (!finished) {
+            result.put(
+                    "note",
+                    folder.hasCheckpoints()
+                            ? "it goes on by loran train --resume " + folder.path()
+                            : "it has no checkpoint: loran train --resume " + folder.path() + " begins it again");
+        }
+        output.result(result, false);
+        print(diagnosis);
+        if (common.json) {
+            ArrayNode findings = result.putArray("findings");
+            diagnosis
+                    .findings()
+                    .forEach(f -> findings.addObject()
+                            .put("name", f.name())
+                            .put("area", f.area().toString())
+                            .put("serious", f.serious())
+                            .put("evidence", f.evidence())
+                            .put("advice", f.advice()));
+            result.set("not_checked", JSON.valueToTree(diagnosis.notChecked()));
+            output.out().println(result);
+        }
+    }
+
+    private void print(Diagnosis diagnosis) {
+        for (Finding f : diagnosis.findings()) {
+            output.out()
+                    .println("%n%s %s (%s)%n  seen: %s%n  try:  %s"
+                            .formatted(
+                                    f.serious() ? "PROBLEM" : "hint",
+                                    f.name().replace('_', ' '),
+                                    f.area(),
+                                    f.evidence(),
+                                    f.advice()));
+        }
+        if (diagnosis.findings().isEmpty()) {
+            output.out().println("%nnothing is wrong with it, as far as its files show".formatted());
+        }
+        if (!diagnosis.notChecked().isEmpty()) {
+            output.out().println();
+            diagnosis.notChecked().forEach(what -> output.out().println("not checked: " + what));
+        }
+    }
+
+    private void machine() {
         Runtime runtime = Runtime.getRuntime();
-        ObjectNode result = new ObjectMapper().createObjectNode();
+        ObjectNode result = JSON.createObjectNode();
         result.put("jdk", Runtime.version() + ", " + System.getProperty("java.vendor"))
                 .put("vm", System.getProperty("java.vm.name"))
                 .put("system", System.getProperty("os.name") + " on " + System.getProperty("os.arch"))
@@ -55,7 +144,6 @@ final class DoctorCommand implements Callable<Integer> {
             models.put(entry.name(), state(entry));
         }
         output.result(result, common.json);
-        return Main.DONE;
     }
 
     private static String state(Catalogue.Entry entry) {

@@ -13,6 +13,7 @@ import dev.loran.peft.tuner.PeftConfig;
 import dev.loran.peft.tuner.PrefixTuningConfig;
 import dev.loran.peft.tuner.PromptEncoderConfig;
 import dev.loran.peft.tuner.PromptTuningConfig;
+import dev.loran.peft.watch.Diagnosis;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Locale;
@@ -87,6 +88,12 @@ enum Method {
                                         m.usualRates,
                                         m.epochs)))
                 .toArray(String[]::new);
+    }
+
+    /// The rates that are usual for it.
+    Diagnosis.UsualRates usualRates() {
+        String[] ends = usualRates.split(" to ", -1);
+        return new Diagnosis.UsualRates(Double.parseDouble(ends[0]), Double.parseDouble(ends[1]));
     }
 
     /// Whether its changes can be merged into the model's weights.

@@ -1,5 +1,6 @@
 package dev.loran.peft.cli;
 
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Row;
@@ -72,6 +73,24 @@ record TaskRows(Task task, Examples train, @Nullable Examples heldOut) {
 
     static List<Row.Classify> classify(List<ShippedData.Noun> nouns) {
         return nouns.stream().map(ShippedData.Noun::classify).toList();
+    }
+
+    /// The counts of both, for `facts.json`.
+    void describe(ObjectNode facts) {
+        describe(train, facts.putObject("train"));
+        if (heldOut != null) {
+            describe(heldOut, facts.putObject("held_out"));
+        }
+    }
+
+    private static void describe(Examples rows, ObjectNode facts) {
+        facts.put("rows", rows.size())
+                .put("longest", rows.longest())
+                .put("truncated", rows.truncated())
+                .put("unknown_share", rows.unknownShare());
+        if (rows.majority() > 0) {
+            facts.put("majority", rows.majority());
+        }
     }
 
     /// What is unusual about the rows, one line each.

@@ -104,6 +104,14 @@ class TrainCommand implements Callable<Integer> {
     private int keepCheckpoints = Checkpoints.defaults().keep();
 
     @Option(
+            names = "--keep-spikes",
+            paramLabel = "N",
+            description =
+                    "keep the rows of the first N steps whose loss or gradients jump, in spikes/ of the run's folder; 0 "
+                            + "to not watch for such steps (${DEFAULT-VALUE})")
+    private int keepSpikes = TrainerConfig.defaults().spikesToKeep();
+
+    @Option(
             names = "--resume",
             paramLabel = "RUN",
             description =
@@ -229,6 +237,7 @@ class TrainCommand implements Callable<Integer> {
     TrainerConfig config() {
         return training.config(model, Method.named(method))
                 .withEvaluation(evalEvery, patience)
+                .withSpikesToKeep(keepSpikes)
                 .withCheckpoints(new Checkpoints(saveSteps, keepCheckpoints));
     }
 
@@ -391,6 +400,7 @@ class TrainCommand implements Callable<Integer> {
         ParameterCount count = learner.parameterCount();
         TrainingReport report;
         RunFolder folder;
+        List<String> unreached = List.of();
         try (Trainer trainer = new Trainer(learner, config)) {
             String what = "%s on %,d rows, %,d steps; %,d of %,d parameters train (%.3f %%)"
                     .formatted(
@@ -407,10 +417,14 @@ class TrainCommand implements Callable<Integer> {
                     if (prolonged) {
                         keepDuration(folder);
                     }
+                    folder.facts(facts(open, plan, data));
                     super.begun(step, totalSteps);
                 }
             }) {
                 report = trainer.train(rows, data.heldOut(), folder, progress.and(beside));
+            }
+            if (trainer.step() > 2) {
+                unreached = trainer.withoutGradient();
             }
         }
         reached = result(count, report, plan, open);
@@ -421,6 +435,9 @@ class TrainCommand implements Callable<Integer> {
                         .formatted(report.steps(), spec.name(), folder.path()));
             }
             return Main.STOPPED;
+        }
+        if (!unreached.isEmpty()) {
+            unreached.forEach(reached.putArray("without_gradient")::add);
         }
         folder.result(reached);
         output.result(reached, common.json);
@@ -449,6 +466,19 @@ class TrainCommand implements Callable<Integer> {
             begin.accept(begun);
             begun.options(CommonOptions.resolved(spec));
         });
+    }
+
+    /// What is known as the steps begin, for those who look at the run later.
+    private static ObjectNode facts(OpenModel open, @Nullable MemoryPlan plan, TaskRows data) {
+        ObjectNode facts = new ObjectMapper()
+                .createObjectNode()
+                .put("backend", open.backendChoice())
+                .put("device", open.device())
+                .put("memory_mib", open.totalBytes() / (double) (1 << 20))
+                .put("planned_tensor_mib", plan == null ? null : (Double) plan.totalMib())
+                .put("max_positions", open.model().facts().maxPositions());
+        data.describe(facts);
+        return facts;
     }
 
     /// The messages at the start of a run.

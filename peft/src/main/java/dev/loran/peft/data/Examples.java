@@ -7,10 +7,13 @@ import java.nio.file.Path;
 import java.security.MessageDigest;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.HashMap;
 import java.util.HexFormat;
 import java.util.List;
+import java.util.Map;
 import java.util.Objects;
 import java.util.OptionalInt;
+import java.util.function.Function;
 import java.util.function.UnaryOperator;
 import org.jspecify.annotations.Nullable;
 
@@ -24,6 +27,7 @@ public final class Examples {
     private final Kept kept;
     private final @Nullable Labels labels;
     private final RowNotes notes;
+    private final Function<int[], String> decoder;
 
     /// The rows, and their statistics.
     private static final class Kept {
@@ -86,13 +90,21 @@ public final class Examples {
         }
     }
 
-    private Examples(RowForm form, Options options, int padId, Kept kept, @Nullable Labels labels, RowNotes notes) {
+    private Examples(
+            RowForm form,
+            Options options,
+            int padId,
+            Kept kept,
+            @Nullable Labels labels,
+            RowNotes notes,
+            Function<int[], String> decoder) {
         this.form = form;
         this.options = options;
         this.padId = padId;
         this.kept = kept;
         this.labels = labels;
         this.notes = notes;
+        this.decoder = decoder;
     }
 
     /// Reads and tokenizes a file of JSON Lines.
@@ -136,7 +148,7 @@ public final class Examples {
             all.add(row(row));
         }
         more.forEach(all::add);
-        return new Examples(form, options, padId, all, labels, notes);
+        return new Examples(form, options, padId, all, labels, notes, decoder);
     }
 
     /// The same example `rows` times.
@@ -146,7 +158,7 @@ public final class Examples {
             kept.add(example);
         }
         RowNotes none = new RowNotes("copies", form.fields(), OptionalInt.empty());
-        return new Examples(form, Options.of(maxLength), 0, kept, null, none);
+        return new Examples(form, Options.of(maxLength), 0, kept, null, none, ids -> "");
     }
 
     /// The form of the rows.
@@ -167,6 +179,11 @@ public final class Examples {
     /// The ids of a row, or of its first text if it has several.
     public int[] ids(int row) {
         return row(row).texts().getFirst().ids();
+    }
+
+    /// The texts of a row, decoded from their ids: without what was cut off, and as the tokenizer normalizes them.
+    public List<String> texts(int row) {
+        return row(row).texts().stream().map(text -> decoder.apply(text.ids())).toList();
     }
 
     /// The types of the ids of a row; null if all are 0.
@@ -207,6 +224,29 @@ public final class Examples {
     /// The number of rows with a text that was too long and was truncated.
     public int truncated() {
         return kept.truncated;
+    }
+
+    /// The share of the texts' tokens that are not in the tokenizer's vocabulary (`[UNK]`).
+    public double unknownShare() {
+        return notes.unknownShare();
+    }
+
+    /// How many rows the most frequent class has; 0 if the rows do not have one class each.
+    public int majority() {
+        if (labels == null) {
+            return 0;
+        }
+        Map<Integer, Integer> counts = new HashMap<>();
+        for (int row = 0; row < size(); row++) {
+            int[] target = target(row);
+            if (target.length != 1) {
+                return 0;
+            }
+            if (target[0] != Batch.IGNORE) {
+                counts.merge(target[0], 1, Integer::sum);
+            }
+        }
+        return counts.values().stream().mapToInt(Integer::intValue).max().orElse(0);
     }
 
     /// How many of a row's ids a prompt leaves for its target: the value for [Tokenizer#encodePrompt] that truncates as
@@ -299,7 +339,8 @@ public final class Examples {
                 change(change);
             }
             Options as = options.withAnswerRoom(by.answerRoom());
-            return new Examples(form, as, tokenizer.padId().orElse(0), kept, by.labels(), notes);
+            return new Examples(
+                    form, as, tokenizer.padId().orElse(0), kept, by.labels(), notes, tokenizer::decode);
         }
 
         private void change(UnaryOperator<Example> change) {

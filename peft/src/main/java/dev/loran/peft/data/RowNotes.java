@@ -61,6 +61,11 @@ final class RowNotes {
         tokens += own;
     }
 
+    /// The share of the tokens that the tokenizer has no id for; 0 if there are none.
+    double unknownShare() {
+        return unknown / (double) Math.max(1, tokens);
+    }
+
     /// Records a field that is not read.
     void unread(String field) {
         unread.merge(field, 1, Integer::sum);

@@ -10,7 +10,11 @@ import java.io.IOException;
 import java.io.RandomAccessFile;
 import java.nio.channels.OverlappingFileLockException;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import org.jspecify.annotations.Nullable;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
@@ -56,7 +60,9 @@ final class MetricsFile implements TrainingListener, AutoCloseable {
     /// left, are dropped.
     ///
     /// @param evaluated whether the evaluation after the last of these steps is kept as well
-    void keep(int steps, boolean evaluated) {
+    /// @return the lines that are kept
+    List<JsonNode> keep(int steps, boolean evaluated) {
+        List<JsonNode> kept = new ArrayList<>();
         try {
             byte[] bytes = new byte[Math.toIntExact(lines.length())];
             lines.seek(0);
@@ -64,26 +70,65 @@ final class MetricsFile implements TrainingListener, AutoCloseable {
             String text = new String(bytes, StandardCharsets.ISO_8859_1);
             int end = 0;
             for (int next = text.indexOf('\n'); next >= 0; next = text.indexOf('\n', end)) {
-                if (!isUpTo(steps, evaluated, text.substring(end, next))) {
+                JsonNode line = upTo(steps, evaluated, text.substring(end, next));
+                if (line == null) {
                     break;
                 }
+                kept.add(line);
                 end = next + 1;
             }
             lines.setLength(end);
             lines.seek(end);
+            return kept;
         } catch (IOException e) {
             throw InputException.io(file, "cannot be written", e);
         }
     }
 
-    private static boolean isUpTo(int steps, boolean evaluated, String line) {
+    /// The line; null if it is of a later step.
+    private static @Nullable JsonNode upTo(int steps, boolean evaluated, String line) {
         try {
             JsonNode entry = JSON.readTree(line);
             int step = entry.path("step").asInt(Integer.MAX_VALUE);
-            return step < steps || step == steps && (evaluated || !entry.has("eval_loss"));
+            return step < steps || step == steps && (evaluated || !entry.has("eval_loss")) ? entry : null;
         } catch (JsonProcessingException e) {
             // The machine stopped while this line was being written.
-            return false;
+            return null;
+        }
+    }
+
+    /// The lines of a file.
+    ///
+    /// @throws InputException if it is missing or damaged; a partial last line, which a killed run leaves, is left out
+    static List<JsonNode> read(Path file) {
+        List<JsonNode> read = new ArrayList<>();
+        try {
+            String text = Files.readString(file, StandardCharsets.ISO_8859_1);
+            String[] lines = text.split("\n");
+            for (int i = 0; i < lines.length && !text.isEmpty(); i++) {
+                JsonNode line = parsed(lines[i]);
+                if (line != null) {
+                    read.add(line);
+                } else if (i < lines.length - 1 || text.endsWith("\n")) {
+                    throw InputException.at(
+                            file.toString(), i + 1, "is no line of a run's metrics; the file is damaged");
+                }
+            }
+        } catch (IOException e) {
+            throw InputException.io(file, "cannot be read", e);
+        }
+        return read;
+    }
+
+    /// A line of a step or of an evaluation; null if it is neither.
+    private static @Nullable JsonNode parsed(String line) {
+        try {
+            JsonNode json =
+                    JSON.readTree(new String(line.getBytes(StandardCharsets.ISO_8859_1), StandardCharsets.UTF_8));
+            boolean known = json.path("step").isInt() && (json.has("eval_loss") || json.has("loss"));
+            return known ? json : null;
+        } catch (JsonProcessingException e) {
+            return null;
         }
     }
 
@@ -100,7 +145,11 @@ final class MetricsFile implements TrainingListener, AutoCloseable {
         if (!result.ranks().isEmpty()) {
             result.ranks().forEach(line.putObject("ranks")::put);
         }
-        write(line.put("tokens", result.tokens()).put("seconds", seconds));
+        Spike spike = result.spike();
+        if (spike != null) {
+            line.put("spike", spike.toString());
+        }
+        write(line.put("tokens", result.tokens()).put("data_seconds", result.dataSeconds()).put("seconds", seconds));
     }
 
     @Override

@@ -2,6 +2,11 @@ package dev.loran.peft.train;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ArrayNode;
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.peft.data.Batch;
+import dev.loran.peft.data.Examples;
 import dev.loran.peft.io.Checksums;
 import dev.loran.peft.io.Drafts;
 import dev.loran.peft.io.InputException;
@@ -10,13 +15,16 @@ import dev.loran.peft.tuner.AdapterFiles;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.function.Consumer;
 import java.util.stream.Stream;
 
 /// The output folder of a run: `run.json` (its options), `metrics.jsonl` (a line for each step and each evaluation),
-/// `result.json` (the results, once it is over), `best/` (the parameters after the evaluation with the lowest loss),
+/// `result.json` (the results, once it is over), `facts.json` (what was known of the rows, the model and the machine as
+/// it began), `spikes/` (the rows of steps whose loss or gradients jumped), `best/` (the parameters after the evaluation with the lowest loss),
 /// `last/`, and `checkpoints/step-N/` to resume from. A run over several tasks has a folder like this for each task in
 /// `tasks/`.
 public record RunFolder(Path path) {
@@ -28,13 +36,20 @@ public record RunFolder(Path path) {
     /// The results of a run; the file exists only once the run is finished.
     public static final String RESULT = "result.json";
 
+    /// What was known of the rows, the model and the machine when the steps began.
+    private static final String FACTS = "facts.json";
+
+    private static final String SPIKES = "spikes";
+    private static final String EVENTS = "tensorboard";
     private static final String TASKS = "tasks";
     private static final String SCORES = "continual.json";
     private static final String HEAT_MAP = "continual.svg";
 
     /// Everything that belongs to a run. The options come first: a folder without them is not a run's.
     private static final List<String> ALL =
-            List.of(OPTIONS, RESULT, BEST, LAST, "checkpoints", "base", "init", TASKS, SCORES, HEAT_MAP, METRICS);
+            List.of(
+                    OPTIONS, RESULT, FACTS, BEST, LAST, "checkpoints", "base", "init", SPIKES, EVENTS, TASKS, SCORES,
+                    HEAT_MAP, METRICS);
 
     /// Creates the folder of a run without options; see [#create(Path, boolean, Consumer)].
     ///
@@ -197,6 +212,101 @@ public record RunFolder(Path path) {
     /// Writes `result.json`: the run is over.
     public void result(JsonNode values) {
         JsonFile.write(path.resolve(RESULT), values);
+    }
+
+    /// Writes `facts.json`.
+    public void facts(JsonNode values) {
+        JsonFile.write(path.resolve(FACTS), values);
+    }
+
+    /// The contents of `facts.json`; empty if there is none.
+    public ObjectNode facts() {
+        return readIfThere(path.resolve(FACTS));
+    }
+
+    /// The contents of `result.json`; empty if the run is not finished.
+    public ObjectNode result() {
+        return readIfThere(path.resolve(RESULT));
+    }
+
+    private static ObjectNode readIfThere(Path file) {
+        return Files.isRegularFile(file) ? JsonFile.read(file) : JsonNodeFactory.instance.objectNode();
+    }
+
+    /// The lines of `metrics.jsonl`, one object for each step and each evaluation.
+    ///
+    /// @throws InputException if the file is missing or damaged; a partial last line, which a killed run leaves, is
+    ///     left out
+    public List<JsonNode> metrics() {
+        return MetricsFile.read(path.resolve(METRICS));
+    }
+
+    /// The folder of TensorBoard's event files.
+    public Path events() {
+        return path.resolve(EVENTS);
+    }
+
+    /// The rows of steps whose loss or gradients jumped: `step-N.json` each.
+    public Path spikes() {
+        return path.resolve(SPIKES);
+    }
+
+    /// Removes the spikes after step `step`, which a resumed run takes again.
+    void keepSpikes(int step) {
+        try {
+            for (Path file : kept()) {
+                if (Integer.parseInt(file.getFileName().toString().replaceAll("\\D", "")) > step) {
+                    Files.delete(file);
+                }
+            }
+        } catch (IOException e) {
+            throw InputException.io(spikes(), "cannot be written", e);
+        }
+    }
+
+    private List<Path> kept() throws IOException {
+        if (!Files.isDirectory(spikes())) {
+            return List.of();
+        }
+        try (Stream<Path> files = Files.list(spikes())) {
+            return files.filter(f -> f.getFileName().toString().matches("step-\\d{1,9}\\.json"))
+                    .toList();
+        }
+    }
+
+    /// Keeps the rows of a step that is a spike, numbered from 1, with their texts and ids.
+    ///
+    /// @return how many spikes are kept now
+    int keepSpike(StepResult result, List<Batch> batches, Examples examples) {
+        Spike spike = Objects.requireNonNull(result.spike());
+        ObjectNode json = JsonNodeFactory.instance
+                .objectNode()
+                .put("step", result.step())
+                .put("loss", result.loss())
+                .put("grad_norm", result.gradNorm())
+                .put("lr", result.learningRate())
+                .put("of", spike.of().key())
+                .put("median", spike.median())
+                .put("limit", spike.limit());
+        ArrayNode rows = json.putArray("rows");
+        for (Batch batch : batches) {
+            for (int row : batch.rows()) {
+                ObjectNode entry = rows.addObject().put("row", row + 1);
+                examples.texts(row).forEach(entry.putArray("texts")::add);
+                Arrays.stream(examples.target(row)).forEach(entry.putArray("target")::add);
+                ArrayNode ids = entry.putArray("ids");
+                examples.row(row)
+                        .texts()
+                        .forEach(text -> Arrays.stream(text.ids()).forEach(ids.addArray()::add));
+            }
+        }
+        try {
+            Files.createDirectories(spikes());
+            JsonFile.write(spikes().resolve("step-" + result.step() + ".json"), json);
+            return kept().size();
+        } catch (IOException e) {
+            throw InputException.io(spikes(), "cannot be written", e);
+        }
     }
 
     /// Whether `folder` is an empty folder.

@@ -24,6 +24,8 @@ public final class StepResult {
     private double @Nullable [] numbers;
     private @Nullable String problem;
     private Map<String, Integer> ranks = Map.of();
+    private double dataSeconds;
+    private @Nullable Spike spike;
 
     StepResult(int step, double learningRate, int tokens, DType dtype, Supplier<MemorySegment> pending) {
         this.step = step;
@@ -61,6 +63,25 @@ public final class StepResult {
     /// AdaLoRA do; else empty.
     public Map<String, Integer> ranks() {
         return ranks;
+    }
+
+    void read(double seconds) {
+        dataSeconds = seconds;
+    }
+
+    /// The time that [Trainer#train] took to read and pad the rows of this step, in seconds.
+    public double dataSeconds() {
+        return dataSeconds;
+    }
+
+    void jumped(@Nullable Spike what) {
+        spike = what;
+    }
+
+    /// How far the loss or the gradients are above those of the steps before; null if they are not, or if nothing
+    /// watches ([TrainerConfig#spikesToKeep]).
+    public @Nullable Spike spike() {
+        return spike;
     }
 
     /// The number of this optimizer step, from 1.

@@ -7,12 +7,14 @@ import dev.loran.engine.backend.Backend;
 import dev.loran.engine.backend.BinaryFn;
 import dev.loran.engine.backend.Buffer;
 import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.HostBuffer;
 import dev.loran.engine.backend.Scratch;
 import dev.loran.engine.optim.GradClip;
 import dev.loran.engine.optim.GradScaler;
 import dev.loran.engine.optim.Optimizer;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.tuner.Tuner;
+import java.util.HashSet;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -232,6 +234,36 @@ final class Stepper implements AutoCloseable {
     /// Drops the gradients.
     void zeroGrad() {
         optimizer.zeroGrad(parameters);
+    }
+
+    /// The parameters that no gradient has reached, or only zeros: they have no moments, or all of these are zero.
+    List<String> withoutGradient() {
+        try (Scope scope = Scope.open()) {
+            Map<String, Tensor> moments = new LinkedHashMap<>(optimizer.state());
+            moments.keySet().removeIf(key -> key.endsWith(".step"));
+            Set<String> reached = new HashSet<>();
+            moments.forEach((key, moment) -> {
+                String name = key.substring(0, key.lastIndexOf('.'));
+                if (!reached.contains(name) && !isZero(moment)) {
+                    reached.add(name);
+                }
+            });
+            return moments.isEmpty()
+                    ? List.of()
+                    : parameters.keySet().stream()
+                            .filter(name -> !reached.contains(name))
+                            .toList();
+        }
+    }
+
+    private static boolean isZero(Tensor t) {
+        boolean[] zero = {true};
+        t.withElements(s -> {
+            for (long i = 0; i < t.shape().size() && zero[0]; i++) {
+                zero[0] = HostBuffer.get(s, t.dtype(), i) == 0;
+            }
+        });
+        return zero[0];
     }
 
     // ---- taking steps back

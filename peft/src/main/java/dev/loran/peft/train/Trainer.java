@@ -1,5 +1,6 @@
 package dev.loran.peft.train;
 
+import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Autograd;
@@ -375,7 +376,8 @@ public final class Trainer implements AutoCloseable {
         if (folder == null) {
             listener.begun(step(), totalSteps);
             reserve(loader);
-            return new TrainingRun(this, loader, heldOut, null, null, List.of(listener), null).toTheEnd();
+            return new TrainingRun(this, loader, heldOut, null, null, List.of(listener), null, watch())
+                    .toTheEnd();
         }
         Checkpoints checkpoints =
                 new Checkpoints(folder.checkpoints(), config.checkpoints(), identity(examples, heldOut));
@@ -383,10 +385,21 @@ public final class Trainer implements AutoCloseable {
             Standing resumed = checkpoints.resume(backend, this::load);
             listener.begun(step(), totalSteps);
             reserve(loader);
-            metrics.keep(step(), resumed == null || !resumed.evaluationDue());
+            List<JsonNode> before = metrics.keep(step(), resumed == null || !resumed.evaluationDue());
+            SpikeWatch watch = watch();
+            if (watch != null) {
+                before.forEach(line -> watch.next(
+                        line.path("loss").asDouble(Double.NaN),
+                        line.path("grad_norm").asDouble(Double.NaN)));
+                folder.keepSpikes(step());
+            }
             List<TrainingListener> listeners = List.of(metrics, listener);
-            return new TrainingRun(this, loader, heldOut, folder, checkpoints, listeners, resumed).toTheEnd();
+            return new TrainingRun(this, loader, heldOut, folder, checkpoints, listeners, resumed, watch).toTheEnd();
         }
+    }
+
+    private @Nullable SpikeWatch watch() {
+        return config.spikesToKeep() == 0 ? null : new SpikeWatch();
     }
 
     /// What a checkpoint must match to be resumed by this run.
@@ -394,7 +407,7 @@ public final class Trainer implements AutoCloseable {
         ObjectNode run = JSON.createObjectNode();
         ObjectNode trainer = JSON.valueToTree(config);
         // These settings may change. A run may become longer; its state holds the number of steps.
-        trainer.remove(List.of("checkpoints", "skipBadSteps", "epochs", "steps"));
+        trainer.remove(List.of("checkpoints", "skipBadSteps", "spikesToKeep", "epochs", "steps"));
         if (config.optimizer().equals(TrainerConfig.Optimization.adamW())) {
             // Omitted to match checkpoints from before the optimizer could be chosen.
             trainer.remove("optimizer");
@@ -403,6 +416,13 @@ public final class Trainer implements AutoCloseable {
         run.set("learner", learner.identity());
         run.put("rows", examples.sha256());
         return run.put("held_out_rows", heldOut == null ? "none" : heldOut.sha256());
+    }
+
+    /// The parameters that no gradient has reached in the steps so far: the loss does not depend on them. Parameters
+    /// next to ones that start at 0, as the A of LoRA, are reached from the second step on.
+    public List<String> withoutGradient() {
+        settle();
+        return stepper.withoutGradient();
     }
 
     // ---- state

@@ -31,6 +31,8 @@ import org.jspecify.annotations.Nullable;
 /// @param checkpoints how often a run with a folder writes checkpoints to resume from
 /// @param skipBadSteps how many steps with NaN or infinite loss or gradients are skipped before another one ends the
 ///     run
+/// @param spikesToKeep the rows of the first so many steps whose loss or gradients jump ([SpikeWatch]) are kept in the
+///     run's folder; 0 to not watch for such steps
 public record TrainerConfig(
         int epochs,
         int steps,
@@ -45,10 +47,12 @@ public record TrainerConfig(
         int patience,
         long seed,
         Checkpoints checkpoints,
-        int skipBadSteps) {
+        int skipBadSteps,
+        int spikesToKeep) {
 
     public TrainerConfig {
         check(skipBadSteps >= 0, "number of bad steps to leave out", skipBadSteps, "at least 0");
+        check(spikesToKeep >= 0, "number of spikes to keep", spikesToKeep, "at least 1, or 0 to not watch for them");
         check(epochs >= 1, "epochs", epochs, "at least 1");
         check(steps >= 0, "steps", steps, "at least 1, or 0 to go by epochs");
         check(batchSize >= 1, "batch size", batchSize, "at least 1");
@@ -70,7 +74,7 @@ public record TrainerConfig(
     /// evaluation after each epoch, no early stopping, seed 42, [Checkpoints#defaults].
     public static TrainerConfig defaults() {
         return new TrainerConfig(
-                3, 0, 16, 1, Rate.defaults(), Optimization.adamW(), 0.01, 1, 0, 0, 0, 42, Checkpoints.defaults(), 0);
+                3, 0, 16, 1, Rate.defaults(), Optimization.adamW(), 0.01, 1, 0, 0, 0, 42, Checkpoints.defaults(), 0, 10);
     }
 
     /// The number of optimizer steps of a run over `rows` rows.
@@ -138,6 +142,10 @@ public record TrainerConfig(
         return with(c -> c.skipBadSteps = most);
     }
 
+    public TrainerConfig withSpikesToKeep(int most) {
+        return with(c -> c.spikesToKeep = most);
+    }
+
     private TrainerConfig with(Consumer<Draft> change) {
         Draft draft = new Draft(this);
         change.accept(draft);
@@ -160,6 +168,7 @@ public record TrainerConfig(
         long seed;
         Checkpoints checkpoints;
         int skipBadSteps;
+        int spikesToKeep;
 
         Draft(TrainerConfig of) {
             epochs = of.epochs;
@@ -176,6 +185,7 @@ public record TrainerConfig(
             seed = of.seed;
             checkpoints = of.checkpoints;
             skipBadSteps = of.skipBadSteps;
+            spikesToKeep = of.spikesToKeep;
         }
 
         TrainerConfig config() {
@@ -193,7 +203,8 @@ public record TrainerConfig(
                     patience,
                     seed,
                     checkpoints,
-                    skipBadSteps);
+                    skipBadSteps,
+                    spikesToKeep);
         }
     }
 

@@ -23,7 +23,11 @@ final class TrainingRun {
     private final @Nullable Checkpoints checkpoints;
     private final List<TrainingListener> listeners;
     private final int firstStep;
+    private final @Nullable SpikeWatch watch;
+    private int spikesKept;
     private @Nullable StepResult unread;
+    /// The batches of that step.
+    private List<Batch> unreadBatches = List.of();
     private @Nullable Evaluation best;
     private int bestStep;
     private int worse;
@@ -47,7 +51,8 @@ final class TrainingRun {
             @Nullable RunFolder folder,
             @Nullable Checkpoints checkpoints,
             List<TrainingListener> listeners,
-            @Nullable Standing from) {
+            @Nullable Standing from,
+            @Nullable SpikeWatch watch) {
         this.trainer = trainer;
         this.config = trainer.config();
         this.totalSteps = trainer.totalSteps();
@@ -57,6 +62,7 @@ final class TrainingRun {
         this.folder = folder;
         this.checkpoints = checkpoints;
         this.listeners = listeners;
+        this.watch = watch;
         this.finiteStep = trainer.step();
         this.savedStep = from == null ? -1 : from.step();
         Standing standing = from == null ? Standing.at(trainer.step()) : from;
@@ -119,13 +125,18 @@ final class TrainingRun {
             }
             for (; index < stepsPerEpoch && goesOn(); index++) {
                 int from = index * config.accumulation();
-                StepResult result = trainer.tryStep(
-                        batches.subList(from, Math.min(batches.size(), from + config.accumulation())), this::isToStop);
+                long reading = System.nanoTime();
+                List<Batch> ofStep =
+                        List.copyOf(batches.subList(from, Math.min(batches.size(), from + config.accumulation())));
+                double read = (System.nanoTime() - reading) / 1e9;
+                StepResult result = trainer.tryStep(ofStep, this::isToStop);
                 if (result == null) {
                     break;
                 }
+                result.read(read);
                 readLate();
                 unread = result;
+                unreadBatches = ofStep;
                 if (heldOut != null && isDue(index)) {
                     evaluate(heldOut);
                 }
@@ -203,9 +214,19 @@ final class TrainingRun {
             lossOfEpoch += loss;
             stepsOfEpoch++;
         }
+        if (watch != null) {
+            result.jumped(watch.next(loss, result.gradNorm()));
+            keepIfSpike(result);
+        }
         tokens += result.tokens();
         double seconds = (nanos + System.nanoTime() - started) / 1e9;
         listeners.forEach(l -> l.step(result, totalSteps, seconds));
+    }
+
+    private void keepIfSpike(StepResult result) {
+        if (result.spike() != null && folder != null && spikesKept < config.spikesToKeep()) {
+            spikesKept = folder.keepSpike(result, unreadBatches, loader.examples());
+        }
     }
 
     private void pause() {

@@ -44,7 +44,7 @@ class StoppedRunTest {
         all.put(
                 "metrics",
                 Files.readAllLines(run.path().resolve("metrics.jsonl")).stream()
-                        .map(line -> line.replaceAll(",\"seconds\":[^,}]*", ""))
+                        .map(line -> line.replaceAll(",\"(data_)?seconds\":[^,}]*", ""))
                         .collect(Collectors.joining("\n")));
         return all;
     }

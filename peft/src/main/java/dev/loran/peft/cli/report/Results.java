@@ -40,7 +40,6 @@ public final class Results {
     public static final String OPTIONS = "options";
 
     private static final ObjectMapper JSON = new ObjectMapper();
-    private static final String METRICS = "metrics.jsonl";
     private static final String SWEEP = "sweep.json";
     /// What is the same for runs whose numbers can be compared.
     private static final List<String> COMPARABLE = List.of("model", "task", "rows", "held_out");
@@ -153,8 +152,7 @@ public final class Results {
     /// @param shared is given what may be the same for all runs
     private static ObjectNode run(Path folder, ObjectNode shared) {
         ObjectNode options = JsonFile.read(new RunFolder(folder).optionsFile());
-        Path file = folder.resolve(RunFolder.RESULT);
-        ObjectNode result = Files.isRegularFile(file) ? JsonFile.read(file) : JSON.createObjectNode();
+        ObjectNode result = new RunFolder(folder).result();
         ObjectNode run = JSON.createObjectNode()
                 .put("name", folder.toAbsolutePath().normalize().getFileName().toString())
                 .put("method", options.path("method").asText("?"));
@@ -198,7 +196,7 @@ public final class Results {
         List<JsonNode> steps = new ArrayList<>();
         ArrayNode evaluations = JSON.createArrayNode();
         ArrayNode ranks = JSON.createArrayNode();
-        for (JsonNode line : lines(folder.resolve(METRICS))) {
+        for (JsonNode line : new RunFolder(folder).metrics()) {
             if (line.has("eval_loss")) {
                 ObjectNode evaluation =
                         evaluations.addObject().put("step", line.get("step").asInt());
@@ -218,38 +216,6 @@ public final class Results {
         Double speed = speedOfLaterHalf(steps);
         if (speed != null) {
             run.put("tokens_per_second", speed);
-        }
-    }
-
-    private static List<JsonNode> lines(Path file) {
-        List<JsonNode> read = new ArrayList<>();
-        try {
-            String text = Files.readString(file, StandardCharsets.ISO_8859_1);
-            String[] lines = text.split("\n");
-            for (int i = 0; i < lines.length && !text.isEmpty(); i++) {
-                JsonNode line = parsed(lines[i]);
-                if (line != null) {
-                    read.add(line);
-                } else if (i < lines.length - 1 || text.endsWith("\n")) {
-                    throw InputException.at(
-                            file.toString(), i + 1, "is no line of a run's metrics; the file is damaged");
-                }
-            }
-        } catch (IOException e) {
-            throw InputException.io(file, "cannot be read", e);
-        }
-        return read;
-    }
-
-    /// A line of a step or of an evaluation; null if it is neither.
-    private static @Nullable JsonNode parsed(String line) {
-        try {
-            JsonNode json =
-                    JSON.readTree(new String(line.getBytes(StandardCharsets.ISO_8859_1), StandardCharsets.UTF_8));
-            boolean known = json.path("step").isInt() && (json.has("eval_loss") || json.has("loss"));
-            return known ? json : null;
-        } catch (JsonProcessingException e) {
-            return null;
         }
     }
 
