@@ -28,6 +28,7 @@ import dev.loran.peft.tuner.BottleneckConfig;
 import dev.loran.peft.tuner.LoraConfig;
 import dev.loran.peft.tuner.PeftConfig;
 import dev.loran.peft.tuner.PeftModel.ParameterCount;
+import dev.loran.peft.watch.ProcessMemory;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.lang.management.ManagementFactory;

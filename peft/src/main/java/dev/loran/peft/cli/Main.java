@@ -88,6 +88,7 @@ public final class Main implements Runnable {
         loran.addSubcommand(new ReportCommand(output));
         loran.addSubcommand(new MergeCommand(output));
         loran.addSubcommand(new InspectCommand(output));
+        loran.addSubcommand(new TargetsCommand(output));
         loran.addSubcommand(new DoctorCommand(output));
         loran.getSubcommands().forEach((name, command) -> {
             if (name.equals("train") || name.equals("compare")) {

@@ -26,6 +26,7 @@ import dev.loran.peft.train.TrainerConfig;
 import dev.loran.peft.tuner.AdapterFiles;
 import dev.loran.peft.tuner.PeftConfig;
 import dev.loran.peft.tuner.PeftModel;
+import dev.loran.peft.watch.ProcessMemory;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;

@@ -11,6 +11,7 @@ import dev.loran.peft.train.TaskModel;
 import dev.loran.peft.train.Trainer;
 import dev.loran.peft.train.TrainerConfig;
 import dev.loran.peft.tuner.PeftModel;
+import dev.loran.peft.watch.ProcessMemory;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.Locale;

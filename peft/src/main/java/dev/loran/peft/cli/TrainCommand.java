@@ -19,13 +19,17 @@ import dev.loran.peft.train.TrainingListener;
 import dev.loran.peft.train.TrainingReport;
 import dev.loran.peft.tuner.PeftConfig;
 import dev.loran.peft.tuner.PeftModel.ParameterCount;
+import dev.loran.peft.watch.ProcessMemory;
+import dev.loran.peft.watch.TensorBoard;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Locale;
 import java.util.Map;
 import java.util.concurrent.Callable;
 import java.util.function.Consumer;
+import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
@@ -110,6 +114,15 @@ class TrainCommand implements Callable<Integer> {
                     "keep the rows of the first N steps whose loss or gradients jump, in spikes/ of the run's folder; 0 "
                             + "to not watch for such steps (${DEFAULT-VALUE})")
     private int keepSpikes = TrainerConfig.defaults().spikesToKeep();
+
+    @Option(
+            names = "--log-every",
+            paramLabel = "N",
+            description = "steps between lines of progress where there is no bar (a twentieth of the run)")
+    private int logEvery;
+
+    @Option(names = "--tensorboard", description = "write event files for TensorBoard: tensorboard/ in the run's folder")
+    private boolean tensorboard;
 
     @Option(
             names = "--resume",
@@ -217,6 +230,9 @@ class TrainCommand implements Callable<Integer> {
     /// @return the adapter to begin with; null for none
     @Nullable
     InitAdapter settle() {
+        if (logEvery < 0) {
+            throw new InputException("--log-every " + logEvery + " must be at least 1");
+        }
         // An option that was typed overrides the alternative option in a file.
         if (isTyped("--epochs") && !isTyped("--steps")) {
             training.steps = null;
@@ -276,7 +292,13 @@ class TrainCommand implements Callable<Integer> {
     /// The run as one of `runs` in a pass.
     SharedBaseTrainer.Run shared(OpenModel open, int runs, TrainingListener progress) {
         sharing = runs;
-        return new SharedBaseTrainer.Run(folder(open, out), progress.and(beside));
+        RunFolder folder = folder(open, out);
+        return new SharedBaseTrainer.Run(folder, progress.and(listeners(folder)));
+    }
+
+    /// Who listens to the run, besides its progress.
+    private TrainingListener listeners(RunFolder folder) {
+        return tensorboard ? beside.and(new TensorBoard(folder.events())) : beside;
     }
 
     /// Writes the result of the run in a pass, unless it was stopped.
@@ -411,7 +433,8 @@ class TrainCommand implements Callable<Integer> {
                             count.totalParameters(),
                             count.trainablePercentage());
             folder = folder(open, out);
-            try (Progress progress = new Progress(output, opening(open, what, plan, data)) {
+            Progress.Detail detail = new Progress.Detail(logEvery, memory(open, plan));
+            try (Progress progress = new Progress(output, opening(open, what, plan, data), detail) {
                 @Override
                 public void begun(int step, int totalSteps) {
                     if (prolonged) {
@@ -421,7 +444,7 @@ class TrainCommand implements Callable<Integer> {
                     super.begun(step, totalSteps);
                 }
             }) {
-                report = trainer.train(rows, data.heldOut(), folder, progress.and(beside));
+                report = trainer.train(rows, data.heldOut(), folder, progress.and(listeners(folder)));
             }
             if (trainer.step() > 2) {
                 unreached = trainer.withoutGradient();
@@ -466,6 +489,15 @@ class TrainCommand implements Callable<Integer> {
             begin.accept(begun);
             begun.options(CommonOptions.resolved(spec));
         });
+    }
+
+    /// The memory of tensors so far, and what was planned.
+    private static Supplier<String> memory(OpenModel open, @Nullable MemoryPlan plan) {
+        return () -> String.format(
+                Locale.ROOT,
+                plan == null ? "%.0f MiB" : "%.0f of %.0f MiB",
+                open.backend().peakBytes() / (double) (1 << 20),
+                plan == null ? 0 : plan.totalMib());
     }
 
     /// What is known as the steps begin, for those who look at the run later.

@@ -11,6 +11,7 @@ import dev.loran.peft.train.TrainerConfig.Schedule;
 import dev.loran.peft.tuner.PeftConfig;
 import dev.loran.peft.tuner.PromptEncoderConfig;
 import dev.loran.peft.tuner.Targets;
+import dev.loran.peft.watch.ProcessMemory;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Option;
 

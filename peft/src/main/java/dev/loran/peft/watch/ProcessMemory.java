@@ -1,4 +1,4 @@
-package dev.loran.peft.cli;
+package dev.loran.peft.watch;
 
 import com.sun.management.OperatingSystemMXBean;
 import dev.loran.peft.io.InputException;
@@ -11,13 +11,13 @@ import java.nio.file.Path;
 import java.util.Locale;
 
 /// The memory of the machine, and the peak memory use of this process.
-final class ProcessMemory {
+public final class ProcessMemory {
     private static final double MIB = 1 << 20;
 
     private ProcessMemory() {}
 
     /// The memory of this machine, or of this container, in bytes.
-    static long totalBytes() {
+    public static long totalBytes() {
         return ManagementFactory.getPlatformMXBean(OperatingSystemMXBean.class).getTotalMemorySize();
     }
 
@@ -25,7 +25,7 @@ final class ProcessMemory {
     ///
     /// @param available the available memory in bytes
     /// @throws InputException that says what is needed, what is available, and what would reduce the need
-    static void requireRoom(MemoryPlan plan, long available, int batchSize, int maxLength) {
+    public static void requireRoom(MemoryPlan plan, long available, int batchSize, int maxLength) {
         if (plan.total() > available) {
             throw new InputException(String.format(
                     Locale.ROOT,
@@ -43,7 +43,7 @@ final class ProcessMemory {
     /// Resets the high-water mark to the current resident memory, if the kernel supports it (Linux).
     ///
     /// @return whether it was reset
-    static boolean resetPeak() {
+    public static boolean resetPeak() {
         try {
             Files.writeString(Path.of("/proc/self/clear_refs"), "5");
             return true;
@@ -55,20 +55,33 @@ final class ProcessMemory {
     /// The high-water mark of resident memory in MiB, as counted by the kernel (`VmHWM`). If the system has no such
     /// count (not Linux), the sum of the peaks of the JVM's own pools and `tensorBytes`, which excludes code and mapped
     /// files.
-    static double peakMib(long tensorBytes) {
-        try {
-            for (String line : Files.readAllLines(Path.of("/proc/self/status"))) {
-                if (line.startsWith("VmHWM:")) {
-                    return Long.parseLong(line.replaceAll("\\D", "")) / 1024.0;
-                }
-            }
-        } catch (IOException e) {
-            // There is no such file; use the fallback below.
+    public static double peakMib(long tensorBytes) {
+        double counted = counted("VmHWM:");
+        if (counted > 0) {
+            return counted;
         }
         long bytes = tensorBytes;
         for (MemoryPoolMXBean pool : ManagementFactory.getMemoryPoolMXBeans()) {
             bytes += pool.getPeakUsage().getUsed();
         }
         return bytes / MIB;
+    }
+
+    /// The resident memory in MiB; 0 if the system does not count it (not Linux).
+    public static double residentMib() {
+        return counted("VmRSS:");
+    }
+
+    private static double counted(String name) {
+        try {
+            for (String line : Files.readAllLines(Path.of("/proc/self/status"))) {
+                if (line.startsWith(name)) {
+                    return Long.parseLong(line.replaceAll("\\D", "")) / 1024.0;
+                }
+            }
+        } catch (IOException e) {
+            // There is no such file.
+        }
+        return 0;
     }
 }

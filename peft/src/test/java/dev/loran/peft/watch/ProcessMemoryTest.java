@@ -1,4 +1,4 @@
-package dev.loran.peft.cli;
+package dev.loran.peft.watch;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatCode;
