@@ -56,13 +56,12 @@ final class DoctorCommand implements Callable<Integer> {
 
     private void examine(RunFolder folder) {
         if (!RunFolder.isRun(folder.path())) {
-            throw new InputException(folder.path() + (Files.exists(folder.path())
-                    ? ": holds no run (run.json)"
-                    : ": no such folder"));
+            throw new InputException(
+                    folder.path() + (Files.exists(folder.path()) ? ": holds no run (run.json)" : ": no such folder"));
         }
         if (Files.isDirectory(folder.task(1).getParent())) {
-            throw new InputException(folder.path() + ": is a run over several tasks; examine one of them, such as "
-                    + folder.task(1));
+            throw new InputException(
+                    folder.path() + ": is a run over several tasks; examine one of them, such as " + folder.task(1));
         }
         ObjectNode options = JsonFile.read(folder.optionsFile());
         String method = options.path("method").asText(Method.LORA.toString());
@@ -71,7 +70,8 @@ final class DoctorCommand implements Callable<Integer> {
         ObjectNode result = JSON.createObjectNode()
                 .put("run", folder.path().toString())
                 .put("method", method)
-                .put("steps", (int) folder.metrics().stream().filter(m -> m.has("loss")).count())
+                .put("steps", (int)
+                        folder.metrics().stream().filter(m -> m.has("loss")).count())
                 .put("finished", finished);
         if (!finished) {
             result.put(

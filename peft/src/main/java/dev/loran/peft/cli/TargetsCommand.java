@@ -40,7 +40,8 @@ import picocli.CommandLine.Parameters;
 /// `loran targets`.
 @Command(
         name = "targets",
-        description = "Lists the modules of a model that a method can adapt, those that it would, and what it adds there.",
+        description =
+                "Lists the modules of a model that a method can adapt, those that it would, and what it adds there.",
         sortOptions = false,
         footer = {
             "",
@@ -128,19 +129,16 @@ final class TargetsCommand implements Callable<Integer> {
     }
 
     private static String shape(Layer layer) {
-        Tensor weight =
-                switch (layer) {
-                    case Linear l -> l.weight();
-                    case Embedding e -> e.weight();
-                    case LayerNorm n -> n.weight();
-                    case RmsNorm n -> n.weight();
-                    default -> null;
-                };
+        Tensor weight = switch (layer) {
+            case Linear l -> l.weight();
+            case Embedding e -> e.weight();
+            case LayerNorm n -> n.weight();
+            case RmsNorm n -> n.weight();
+            default -> null;
+        };
         return weight == null
                 ? ""
-                : Arrays.stream(weight.shape().dims())
-                        .mapToObj(String::valueOf)
-                        .collect(Collectors.joining("×"));
+                : Arrays.stream(weight.shape().dims()).mapToObj(String::valueOf).collect(Collectors.joining("×"));
     }
 
     private void report(Map<String, String> shapes, PeftModel peft) {
@@ -182,9 +180,10 @@ final class TargetsCommand implements Callable<Integer> {
 
     /// Prints the modules as a tree, the same modules of all layers on one line.
     private void tree(List<Module> modules) {
-        Map<String, List<Module>> kinds = modules.stream()
-                .collect(Collectors.groupingBy(Module::kind, LinkedHashMap::new, Collectors.toList()));
-        int width = kinds.keySet().stream().mapToInt(k -> label(k).length()).max().orElse(0);
+        Map<String, List<Module>> kinds =
+                modules.stream().collect(Collectors.groupingBy(Module::kind, LinkedHashMap::new, Collectors.toList()));
+        int width =
+                kinds.keySet().stream().mapToInt(k -> label(k).length()).max().orElse(0);
         String[] above = {};
         for (Map.Entry<String, List<Module>> e : kinds.entrySet()) {
             String[] parts = e.getKey().replace(".*", "[*]").split("\\.");
@@ -213,7 +212,11 @@ final class TargetsCommand implements Callable<Integer> {
                 ? ""
                 : "  <- %,d parameters%s"
                         .formatted(
-                                same.stream().filter(Module::matches).findFirst().orElseThrow().added,
+                                same.stream()
+                                        .filter(Module::matches)
+                                        .findFirst()
+                                        .orElseThrow()
+                                        .added,
                                 same.size() == 1 ? "" : " in each" + (matching < same.size() ? " of " + matching : ""));
         return (label + " ".repeat(width - label.length() + 2) + first.shape + mark).stripTrailing();
     }

@@ -121,7 +121,9 @@ class TrainCommand implements Callable<Integer> {
             description = "steps between lines of progress where there is no bar (a twentieth of the run)")
     private int logEvery;
 
-    @Option(names = "--tensorboard", description = "write event files for TensorBoard: tensorboard/ in the run's folder")
+    @Option(
+            names = "--tensorboard",
+            description = "write event files for TensorBoard: tensorboard/ in the run's folder")
     private boolean tensorboard;
 
     @Option(

@@ -339,8 +339,7 @@ public final class Examples {
                 change(change);
             }
             Options as = options.withAnswerRoom(by.answerRoom());
-            return new Examples(
-                    form, as, tokenizer.padId().orElse(0), kept, by.labels(), notes, tokenizer::decode);
+            return new Examples(form, as, tokenizer.padId().orElse(0), kept, by.labels(), notes, tokenizer::decode);
         }
 
         private void change(UnaryOperator<Example> change) {

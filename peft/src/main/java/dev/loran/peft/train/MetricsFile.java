@@ -149,7 +149,9 @@ final class MetricsFile implements TrainingListener, AutoCloseable {
         if (spike != null) {
             line.put("spike", spike.toString());
         }
-        write(line.put("tokens", result.tokens()).put("data_seconds", result.dataSeconds()).put("seconds", seconds));
+        write(line.put("tokens", result.tokens())
+                .put("data_seconds", result.dataSeconds())
+                .put("seconds", seconds));
     }
 
     @Override

@@ -46,10 +46,21 @@ public record RunFolder(Path path) {
     private static final String HEAT_MAP = "continual.svg";
 
     /// Everything that belongs to a run. The options come first: a folder without them is not a run's.
-    private static final List<String> ALL =
-            List.of(
-                    OPTIONS, RESULT, FACTS, BEST, LAST, "checkpoints", "base", "init", SPIKES, EVENTS, TASKS, SCORES,
-                    HEAT_MAP, METRICS);
+    private static final List<String> ALL = List.of(
+            OPTIONS,
+            RESULT,
+            FACTS,
+            BEST,
+            LAST,
+            "checkpoints",
+            "base",
+            "init",
+            SPIKES,
+            EVENTS,
+            TASKS,
+            SCORES,
+            HEAT_MAP,
+            METRICS);
 
     /// Creates the folder of a run without options; see [#create(Path, boolean, Consumer)].
     ///

@@ -43,8 +43,9 @@ public final class SpikeWatch {
         }
 
         double limit(double median) {
-            double deviation = median(
-                    Arrays.stream(last, 0, size()).map(v -> Math.abs(v - median)).toArray());
+            double deviation = median(Arrays.stream(last, 0, size())
+                    .map(v -> Math.abs(v - median))
+                    .toArray());
             return Math.max(factor * median, median + DEVIATIONS * deviation);
         }
 

@@ -376,8 +376,7 @@ public final class Trainer implements AutoCloseable {
         if (folder == null) {
             listener.begun(step(), totalSteps);
             reserve(loader);
-            return new TrainingRun(this, loader, heldOut, null, null, List.of(listener), null, watch())
-                    .toTheEnd();
+            return new TrainingRun(this, loader, heldOut, null, null, List.of(listener), null, watch()).toTheEnd();
         }
         Checkpoints checkpoints =
                 new Checkpoints(folder.checkpoints(), config.checkpoints(), identity(examples, heldOut));

@@ -74,7 +74,21 @@ public record TrainerConfig(
     /// evaluation after each epoch, no early stopping, seed 42, [Checkpoints#defaults].
     public static TrainerConfig defaults() {
         return new TrainerConfig(
-                3, 0, 16, 1, Rate.defaults(), Optimization.adamW(), 0.01, 1, 0, 0, 0, 42, Checkpoints.defaults(), 0, 10);
+                3,
+                0,
+                16,
+                1,
+                Rate.defaults(),
+                Optimization.adamW(),
+                0.01,
+                1,
+                0,
+                0,
+                0,
+                42,
+                Checkpoints.defaults(),
+                0,
+                10);
     }
 
     /// The number of optimizer steps of a run over `rows` rows.

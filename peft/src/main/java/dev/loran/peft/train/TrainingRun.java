@@ -28,6 +28,7 @@ final class TrainingRun {
     private @Nullable StepResult unread;
     /// The batches of that step.
     private List<Batch> unreadBatches = List.of();
+    private StepEvent unreadEvent = new StepEvent();
     private @Nullable Evaluation best;
     private int bestStep;
     private int worse;
@@ -129,14 +130,18 @@ final class TrainingRun {
                 List<Batch> ofStep =
                         List.copyOf(batches.subList(from, Math.min(batches.size(), from + config.accumulation())));
                 double read = (System.nanoTime() - reading) / 1e9;
+                StepEvent event = new StepEvent();
+                event.begin();
                 StepResult result = trainer.tryStep(ofStep, this::isToStop);
                 if (result == null) {
                     break;
                 }
+                event.end();
                 result.read(read);
                 readLate();
                 unread = result;
                 unreadBatches = ofStep;
+                unreadEvent = event;
                 if (heldOut != null && isDue(index)) {
                     evaluate(heldOut);
                 }
@@ -218,6 +223,7 @@ final class TrainingRun {
             result.jumped(watch.next(loss, result.gradNorm()));
             keepIfSpike(result);
         }
+        unreadEvent.commit(result, trainer.learner().backend().peakBytes());
         tokens += result.tokens();
         double seconds = (nanos + System.nanoTime() - started) / 1e9;
         listeners.forEach(l -> l.step(result, totalSteps, seconds));

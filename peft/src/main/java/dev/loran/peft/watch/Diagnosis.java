@@ -2,7 +2,6 @@ package dev.loran.peft.watch;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
-import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.JsonFile;
 import dev.loran.peft.train.RunFolder;
 import dev.loran.peft.train.Spike;
@@ -184,17 +183,16 @@ public record Diagnosis(List<Finding> findings, List<String> notChecked) {
 
         private static String some(List<Integer> numbers) {
             int shown = 5;
-            String first =
-                    String.join(", ", numbers.stream().limit(shown).map(String::valueOf).toList());
+            String first = String.join(
+                    ", ", numbers.stream().limit(shown).map(String::valueOf).toList());
             return numbers.size() > shown ? first + ", …" : first;
         }
 
         private void clipping() {
             double limit = options.path("max-grad-norm").asDouble(1);
             double peak = steps.stream().mapToDouble(s -> number(s, "lr")).max().orElse(0);
-            List<JsonNode> warm = steps.stream()
-                    .dropWhile(s -> number(s, "lr") < 0.99 * peak)
-                    .toList();
+            List<JsonNode> warm =
+                    steps.stream().dropWhile(s -> number(s, "lr") < 0.99 * peak).toList();
             double[] norms = warm.stream()
                     .mapToDouble(s -> number(s, "grad_norm"))
                     .filter(Double::isFinite)
@@ -211,8 +209,7 @@ public record Diagnosis(List<Finding> findings, List<String> notChecked) {
                                 100.0 * clipped / norms.length, median(norms), shown(limit)),
                         text(
                                 "--max-grad-norm %s, so that only unusual steps are clipped%s",
-                                shown(2 * median(norms)),
-                                unstable ? "; but first a lower --lr" : ""));
+                                shown(2 * median(norms)), unstable ? "; but first a lower --lr" : ""));
             }
         }
 
@@ -298,7 +295,8 @@ public record Diagnosis(List<Finding> findings, List<String> notChecked) {
         /// The median loss of up to 20 steps that end with `step`.
         private double lossNear(int step) {
             double[] near = steps.stream()
-                    .filter(s -> s.path("step").asInt() <= step && s.path("step").asInt() > step - 20)
+                    .filter(s ->
+                            s.path("step").asInt() <= step && s.path("step").asInt() > step - 20)
                     .mapToDouble(s -> number(s, "loss"))
                     .filter(Double::isFinite)
                     .toArray();
@@ -367,7 +365,8 @@ public record Diagnosis(List<Finding> findings, List<String> notChecked) {
                 notChecked.add("classes, truncation and unknown tokens: the run has no facts.json");
                 return;
             }
-            double cut = rows.path("truncated").asDouble() / Math.max(1, rows.path("rows").asDouble());
+            double cut = rows.path("truncated").asDouble()
+                    / Math.max(1, rows.path("rows").asDouble());
             int length = options.path("max-length").asInt();
             int most = facts.path("max_positions").asInt();
             if (cut > 0.1) {
@@ -491,7 +490,9 @@ public record Diagnosis(List<Finding> findings, List<String> notChecked) {
             String text = String.format(Locale.ROOT, "%.1e", value);
             return value >= 0.01 && value < 1e6
                     ? new java.math.BigDecimal(text).stripTrailingZeros().toPlainString()
-                    : text.replaceFirst("\\.0e", "e").replaceFirst("e([+-])0", "e$1").replace("e+", "e");
+                    : text.replaceFirst("\\.0e", "e")
+                            .replaceFirst("e([+-])0", "e$1")
+                            .replace("e+", "e");
         }
     }
 }

@@ -49,8 +49,7 @@ final class EventFile implements AutoCloseable {
             try (Stream<Path> files = Files.list(folder)) {
                 before = files.count();
             }
-            file = folder.resolve(
-                    String.format(Locale.ROOT, "events.out.tfevents.%010d.loran.%d", (long) now, before));
+            file = folder.resolve(String.format(Locale.ROOT, "events.out.tfevents.%010d.loran.%d", (long) now, before));
             out = Files.newOutputStream(file);
         } catch (IOException e) {
             throw InputException.io(folder, "cannot be written", e);

@@ -57,14 +57,17 @@ class DoctorCommandTest extends CommandLineTest {
         Files.write(
                 rows,
                 IntStream.range(0, 48)
-                        .mapToObj(i -> "{\"text\":\"the same text\",\"label\":\"%s\"}".formatted(i % 12 == 0 ? "b" : "a"))
+                        .mapToObj(
+                                i -> "{\"text\":\"the same text\",\"label\":\"%s\"}".formatted(i % 12 == 0 ? "b" : "a"))
                         .toList());
         train = rows;
         held = rows;
-        assertThat(train("--eval", rows, "--epochs", 8, "--max-length", 4).code()).isZero();
+        assertThat(train("--eval", rows, "--epochs", 8, "--max-length", 4).code())
+                .isZero();
         JsonNode json = doctor();
         assertThat(names(json)).contains("majority_class", "unbalanced", "truncated");
-        assertThat(json.get("findings").get(0).get("evidence").asText()).contains("0.917 ± 0.080 of the 48 held-out rows");
+        assertThat(json.get("findings").get(0).get("evidence").asText())
+                .contains("0.917 ± 0.080 of the 48 held-out rows");
     }
 
     @Test

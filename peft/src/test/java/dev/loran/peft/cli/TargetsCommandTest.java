@@ -43,14 +43,17 @@ class TargetsCommandTest extends CommandLineTest {
 
     @Test
     void targetsByNameAndByExpression() throws IOException {
-        JsonNode all = loran("targets", encoder, "--targets", "all-linear", "--json").json();
+        JsonNode all =
+                loran("targets", encoder, "--targets", "all-linear", "--json").json();
         assertThat(matching(all)).hasSize(12);
         Result one = loran("targets", encoder, "--targets", "/.*\\.1\\..*key/", "--json");
         assertThat(matching(one.json())).containsExactly("encoder.layer.1.attention.self.key");
         assertThat(one.out()).contains("<- 256 parameters in each of 1");
-        JsonNode bias = loran("targets", encoder, "--method", "ln-tuning", "--json").json();
+        JsonNode bias =
+                loran("targets", encoder, "--method", "ln-tuning", "--json").json();
         assertThat(matching(bias)).allMatch(name -> name.endsWith("LayerNorm")).isNotEmpty();
-        JsonNode prefix = loran("targets", causal, "--method", "prompt", "--json").json();
+        JsonNode prefix =
+                loran("targets", causal, "--method", "prompt", "--json").json();
         assertThat(matching(prefix)).isEmpty();
         assertThat(prefix.get("beside_the_modules").intValue()).isPositive();
         assertThat(matching(loran("targets", "seo", "--json").json())).contains("layers.0.attention.w_q");
@@ -61,7 +64,8 @@ class TargetsCommandTest extends CommandLineTest {
         Result wrong = loran("targets", encoder, "--targets", "q_proj");
         assertThat(wrong.code()).isEqualTo(2);
         assertThat(wrong.err())
-                .startsWith("loran: target_modules [q_proj] match no module; did you mean query? (modules: LayerNorm, ");
+                .startsWith(
+                        "loran: target_modules [q_proj] match no module; did you mean query? (modules: LayerNorm, ");
         assertRefused(
                 loran("targets", encoder, "--method", "full"),
                 "loran: --method full has no targets: it trains every parameter");

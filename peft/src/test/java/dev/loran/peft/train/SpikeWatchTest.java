@@ -44,7 +44,8 @@ class SpikeWatchTest {
         assertThat(spike.median()).isBetween(0.9, 1.1);
         // Ten standard deviations of 0.1 over the median, as the median distance from the median estimates them.
         assertThat(spike.limit()).isBetween(1.7, 2.3);
-        assertThat(spike).hasToString("the loss jumped to 5.00, where its median had been %.3g".formatted(spike.median()));
+        assertThat(spike)
+                .hasToString("the loss jumped to 5.00, where its median had been %.3g".formatted(spike.median()));
         assertThat(Objects.requireNonNull(after(500, 1, 20)).of()).isEqualTo(Spike.Of.GRAD_NORM);
         assertThat(after(500, 1.5, 3)).isNull();
         assertThat(after(500, Double.NaN, 3)).isNull();
@@ -147,13 +148,19 @@ class SpikeWatchTest {
         assertThat(lines).hasSize(1);
         assertThat(lines.getFirst()).startsWith("31: the loss jumped to ");
         assertThat(run.spikes()).isDirectoryContaining("glob:**/step-31.json");
-        JsonNode kept = new ObjectMapper().readTree(run.spikes().resolve("step-31.json").toFile());
+        JsonNode kept =
+                new ObjectMapper().readTree(run.spikes().resolve("step-31.json").toFile());
         assertThat(kept.get("of").asText()).isEqualTo("loss");
-        assertThat(kept.get("loss").doubleValue()).isGreaterThan(kept.get("limit").doubleValue());
+        assertThat(kept.get("loss").doubleValue())
+                .isGreaterThan(kept.get("limit").doubleValue());
         assertThat(kept.get("rows")).hasSize(4);
         for (JsonNode entry : kept.get("rows")) {
             int row = entry.get("row").intValue() - 1;
-            assertThat(entry.get("ids").get(0).valueStream().mapToInt(JsonNode::intValue).toArray())
+            assertThat(entry.get("ids")
+                            .get(0)
+                            .valueStream()
+                            .mapToInt(JsonNode::intValue)
+                            .toArray())
                     .isEqualTo(ROWS.ids(row));
             assertThat(entry.get("texts").get(0).asText())
                     .isEqualTo(ROWS.texts(row).getFirst())
@@ -170,7 +177,10 @@ class SpikeWatchTest {
         RunFolder run = RunFolder.create(out.resolve("run"));
         assertThat(train(run, 3, 35)).hasSize(2).last().isEqualTo("killed");
         // It goes on after step 30.
-        assertThat(train(RunFolder.resume(run.path()), 3, 0)).singleElement().asString().startsWith("31: ");
+        assertThat(train(RunFolder.resume(run.path()), 3, 0))
+                .singleElement()
+                .asString()
+                .startsWith("31: ");
         assertThat(Objects.requireNonNull(run.spikes().toFile().list())).containsExactly("step-31.json");
     }
 

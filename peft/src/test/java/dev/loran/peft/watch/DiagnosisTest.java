@@ -47,8 +47,7 @@ class DiagnosisTest {
                 .put("truncated", 10)
                 .put("unknown_share", 0.001)
                 .put("majority", 300);
-        final ObjectNode held =
-                facts.putObject("held_out").put("rows", 100).put("majority", 30);
+        final ObjectNode held = facts.putObject("held_out").put("rows", 100).put("majority", 30);
         final ObjectNode result = JSON.createObjectNode().put("peak_memory_mib", 900);
         final double[][] evaluations = {{100, 0.5, 0.8}, {200, 0.4, 0.85}};
         /// Falls from 2 to 0.3 within the first half, and stays there but for noise.
@@ -85,7 +84,8 @@ class DiagnosisTest {
             Files.writeString(folder.resolve("metrics.jsonl"), lines);
             for (Map.Entry<String, ObjectNode> e :
                     Map.of("run", options, "facts", facts, "result", result).entrySet()) {
-                Files.writeString(folder.resolve(e.getKey() + ".json"), e.getValue().toString());
+                Files.writeString(
+                        folder.resolve(e.getKey() + ".json"), e.getValue().toString());
             }
             return Diagnosis.of(new RunFolder(folder), USUAL);
         }

@@ -29,18 +29,17 @@ class TensorBoardTest {
         ByteBuffer in = ByteBuffer.wrap(message).order(ByteOrder.LITTLE_ENDIAN);
         while (in.hasRemaining()) {
             int key = (int) varint(in);
-            Object value =
-                    switch (key & 7) {
-                        case 0 -> varint(in);
-                        case 1 -> in.getDouble();
-                        case 5 -> in.getFloat();
-                        case 2 -> {
-                            byte[] bytes = new byte[(int) varint(in)];
-                            in.get(bytes);
-                            yield bytes;
-                        }
-                        default -> throw new IllegalArgumentException("wire type " + (key & 7));
-                    };
+            Object value = switch (key & 7) {
+                case 0 -> varint(in);
+                case 1 -> in.getDouble();
+                case 5 -> in.getFloat();
+                case 2 -> {
+                    byte[] bytes = new byte[(int) varint(in)];
+                    in.get(bytes);
+                    yield bytes;
+                }
+                default -> throw new IllegalArgumentException("wire type " + (key & 7));
+            };
             fields.computeIfAbsent(key >> 3, k -> new ArrayList<>()).add(value);
         }
         return fields;
@@ -81,9 +80,10 @@ class TensorBoardTest {
             byte[] length = new byte[8];
             in.get(length);
             assertThat(in.getInt()).isEqualTo(masked(length));
-            byte[] data = new byte[(int) ByteBuffer.wrap(length)
-                    .order(ByteOrder.LITTLE_ENDIAN)
-                    .getLong()];
+            byte[] data = new byte
+                    [(int) ByteBuffer.wrap(length)
+                            .order(ByteOrder.LITTLE_ENDIAN)
+                            .getLong()];
             in.get(data);
             assertThat(in.getInt()).isEqualTo(masked(data));
             events.add(fields(data));
@@ -121,15 +121,12 @@ class TensorBoardTest {
         assertThat(events).hasSize(4);
         assertThat(new String((byte[]) events.get(0).get(3).getFirst(), StandardCharsets.UTF_8))
                 .isEqualTo("brain.Event:2");
-        assertThat((double) events.get(0).get(1).getFirst())
-                .isCloseTo(System.currentTimeMillis() / 1e3, within(100.0));
+        assertThat((double) events.get(0).get(1).getFirst()).isCloseTo(System.currentTimeMillis() / 1e3, within(100.0));
         assertThat(events.get(1).get(2)).containsExactly(1L);
         assertThat(fields((byte[]) events.get(1).get(7).getFirst()).get(1)).containsExactly(1L);
         assertThat(events.get(3).get(2)).containsExactly(300L);
-        Map<Integer, List<Object>> value =
-                fields((byte[]) fields((byte[]) events.get(3).get(5).getFirst())
-                        .get(1)
-                        .getFirst());
+        Map<Integer, List<Object>> value = fields(
+                (byte[]) fields((byte[]) events.get(3).get(5).getFirst()).get(1).getFirst());
         assertThat(new String((byte[]) value.get(1).getFirst(), StandardCharsets.UTF_8))
                 .isEqualTo("eval/accuracy");
         assertThat(value.get(2)).containsExactly(0.5f);
