@@ -1,6 +1,7 @@
 package dev.loran.peft.cli;
 
 import dev.loran.peft.data.Catalogue;
+import dev.loran.peft.io.InputException;
 import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.RunFolder;
 import dev.loran.peft.tuner.AdapterFiles;
@@ -9,7 +10,7 @@ import java.nio.file.Path;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Option;
 
-/// The option that names the adapter, for commands that use a trained one.
+/// The options of the commands that use a trained adapter: which one, and how long a text it may generate.
 final class AdapterOptions {
     @Option(
             names = "--adapter",
@@ -17,6 +18,22 @@ final class AdapterOptions {
             description = "an adapter's folder, or a run's (its best adapter); without it the model as it is")
     @Nullable
     Path adapter;
+
+    @Option(
+            names = "--max-chars",
+            paramLabel = "N",
+            description = "generate: most characters (Unicode code points) of a text, such as 155 for a meta "
+                    + "description; a longer one is not generated to its end, and is cut behind a sentence or a word "
+                    + "(no limit)")
+    private @Nullable Integer maxChars;
+
+    /// The most characters of a generated text; 0 for no limit.
+    int maxChars() {
+        if (maxChars != null && maxChars < 1) {
+            throw new InputException("--max-chars " + maxChars + " must be at least 1");
+        }
+        return maxChars == null ? 0 : maxChars;
+    }
 
     /// The name of the adapter or model for messages.
     String title(ModelOptions model) {

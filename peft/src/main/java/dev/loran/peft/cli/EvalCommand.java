@@ -133,6 +133,7 @@ final class EvalCommand implements Callable<Integer> {
                 Rows.read(data, of),
                 open.model().facts().maxPositions() - virtualTokens,
                 model.batchSize(),
-                maxNewTokens == null ? 0 : maxNewTokens));
+                maxNewTokens == null ? 0 : maxNewTokens,
+                trained.maxChars()));
     }
 }

@@ -111,7 +111,7 @@ final class GenerateCommand implements Callable<Integer> {
             Generation.Answer answer = Generation.answers(
                             open.model(), open.tokenizer(), new int[][] {start.ids()}, config(most))
                     .getFirst();
-            if (most < maxNewTokens && answer.ids().length == most) {
+            if (most < maxNewTokens && answer.end() == Generation.End.TOKENS) {
                 output.say("the answer ends after %d tokens: %s has room for no more".formatted(most, open.name()));
             }
             output.out().println(answer.text());
@@ -121,6 +121,7 @@ final class GenerateCommand implements Callable<Integer> {
                                 .createObjectNode()
                                 .put("text", answer.text())
                                 .put("tokens", answer.ids().length)
+                                .put("ended", answer.end() == Generation.End.TOKEN)
                                 .put("truncated", start.truncated() ? 1 : 0));
             }
             return Main.DONE;
@@ -130,7 +131,8 @@ final class GenerateCommand implements Callable<Integer> {
     private GenerationConfig config(int most) {
         GenerationConfig config = GenerationConfig.greedy(most)
                 .withRepetitionPenalty(repetitionPenalty)
-                .withStopStrings(stop);
+                .withStopStrings(stop)
+                .withMaxChars(trained.maxChars());
         boolean said = temperature != null || topK != null || topP != null;
         if (!said || temperature != null && temperature == 0) {
             return config;

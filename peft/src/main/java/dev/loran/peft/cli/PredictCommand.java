@@ -3,9 +3,13 @@ package dev.loran.peft.cli;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.peft.data.Labels;
+import dev.loran.peft.data.Row;
 import dev.loran.peft.data.Rows;
+import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.task.ClassifyTask;
+import dev.loran.peft.task.Generation;
+import dev.loran.peft.task.GenerationConfig;
 import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.task.TextClassifier;
 import dev.loran.peft.train.Predictor;
@@ -18,8 +22,13 @@ import java.io.Writer;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardCopyOption;
+import java.util.ArrayList;
+import java.util.List;
 import java.util.Objects;
 import java.util.concurrent.Callable;
+import java.util.function.Consumer;
+import java.util.function.Function;
+import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Option;
@@ -28,9 +37,10 @@ import picocli.CommandLine.Option;
 @Command(
         name = "predict",
         description = {
-            "Says the classes of texts that nobody has labelled, by a classifier that was trained.",
+            "Says the classes of texts that nobody has labelled, by a classifier that was trained; or answers "
+                    + "prompts, by a model that was trained to generate.",
             "Writes a JSON object a text, in the order of the texts, with the likeliest class and the "
-                    + "probability of each. Files of any length: what is in memory is 50 batches."
+                    + "probability of each, or with the answer. Files of any length: what is in memory is 50 batches."
         },
         sortOptions = false,
         footer = {
@@ -57,6 +67,12 @@ final class PredictCommand implements Callable<Integer> {
             description = "write each text's vector too: the pooled one that the classifier's head sees")
     private boolean embeddings;
 
+    @Option(
+            names = "--max-new-tokens",
+            paramLabel = "N",
+            description = "generate: most tokens of an answer (as many as there is room for)")
+    private @Nullable Integer maxNewTokens;
+
     @Mixin
     private ModelOptions model;
 
@@ -74,12 +90,18 @@ final class PredictCommand implements Callable<Integer> {
                 PeftModel peft = new PeftModel(open.model(), model.seed)) {
             TaskCard known = folder == null ? null : open.load(peft, folder);
             TaskCard card = known == null ? EvalCommand.untrained(open, trained, new ClassifyTask()) : known;
+            int virtualTokens = peft.activeAdapter() == null ? 0 : peft.active().virtualTokens();
+            card = card.withMaxLength(model.maxLength(open, virtualTokens, card.maxLength()));
+            if (card.task().hasPrompts()) {
+                int positions = open.model().facts().maxPositions() - virtualTokens;
+                open.model().train(false);
+                output.result(answer(open, card, positions), common.json);
+                return Main.DONE;
+            }
             if (card.labels() == null) {
                 throw new InputException(trained.title(model) + ": was trained for task "
                         + card.task().name() + "; loran generate goes on with texts");
             }
-            int virtualTokens = peft.activeAdapter() == null ? 0 : peft.active().virtualTokens();
-            card = card.withMaxLength(model.maxLength(open, virtualTokens, card.maxLength()));
             try (TaskModel classifier =
                     folder == null ? TaskModel.of(peft, card, model.seed) : TaskModel.load(peft, card, folder)) {
                 if (!(classifier.head() instanceof TextClassifier)) {
@@ -92,36 +114,125 @@ final class PredictCommand implements Callable<Integer> {
         }
     }
 
-    /// Writes the answers to a file that gets its name only once it is complete.
+    /// Reads texts one by one, and passes on the line for each of them.
+    private interface Reader {
+        void add(Row.Unlabelled text);
+
+        void finish();
+
+        int truncated();
+    }
+
     private ObjectNode predict(OpenModel open, TaskModel classifier, Labels labels) {
+        return write(classifier.card().maxLength(), each -> {
+            Predictor predictor = new Predictor(
+                    classifier, open.tokenizer(), model.batchSize(), answer -> each.accept(line(answer, labels)));
+            return new Reader() {
+                @Override
+                public void add(Row.Unlabelled text) {
+                    predictor.add(text);
+                }
+
+                @Override
+                public void finish() {
+                    predictor.finish();
+                }
+
+                @Override
+                public int truncated() {
+                    return predictor.truncated();
+                }
+            };
+        });
+    }
+
+    private ObjectNode answer(OpenModel open, TaskCard card, int positions) {
+        int most = maxNewTokens == null ? positions : maxNewTokens;
+        GenerationConfig config = GenerationConfig.greedy(most).withMaxChars(trained.maxChars());
+        return write(card.maxLength(), each -> new Prompts(open, card, config, positions, each));
+    }
+
+    /// The prompts that wait for their answers, up to 50 batches.
+    private final class Prompts implements Reader {
+        private final List<String> texts = new ArrayList<>();
+        private final List<int[]> ids = new ArrayList<>();
+        private final OpenModel open;
+        private final TaskCard card;
+        private final GenerationConfig config;
+        private final int positions;
+        private final Consumer<ObjectNode> each;
+        private int truncated;
+
+        Prompts(OpenModel open, TaskCard card, GenerationConfig config, int positions, Consumer<ObjectNode> each) {
+            this.open = open;
+            this.card = card;
+            this.config = config;
+            this.positions = positions;
+            this.each = each;
+        }
+
+        @Override
+        public void add(Row.Unlabelled text) {
+            int room = card.answerRoom() == 0 ? card.maxLength() / 2 : card.answerRoom();
+            Tokenizer.Encoded prompt = card.task()
+                    .prompt(open.tokenizer(), text.text(), card.maxLength(), Math.min(room, card.maxLength() / 2));
+            texts.add(text.text());
+            ids.add(prompt.ids());
+            truncated += prompt.truncated() ? 1 : 0;
+            if (texts.size() == 50 * model.batchSize()) {
+                finish();
+            }
+        }
+
+        @Override
+        public void finish() {
+            List<Generation.Answer> answers =
+                    Generation.answers(open.model(), open.tokenizer(), ids, config, positions, model.batchSize());
+            for (int i = 0; i < answers.size(); i++) {
+                each.accept(JSON.createObjectNode()
+                        .put("text", texts.get(i))
+                        .put("answer", answers.get(i).text())
+                        .put("ended", answers.get(i).end() == Generation.End.TOKEN));
+            }
+            texts.clear();
+            ids.clear();
+        }
+
+        @Override
+        public int truncated() {
+            return truncated;
+        }
+    }
+
+    /// Writes the answers to a file that gets its name only once it is complete.
+    private ObjectNode write(int maxLength, Function<Consumer<ObjectNode>, Reader> by) {
         long started = System.nanoTime();
         Path draft = out.resolveSibling(out.getFileName() + ".part");
         long[] answered = {0};
         boolean stopped = false;
         output.stop().listen(true);
         try {
-            Predictor predictor;
+            Reader reader;
             try (BufferedWriter lines = Files.newBufferedWriter(draft)) {
-                predictor = new Predictor(classifier, open.tokenizer(), model.batchSize(), answer -> {
+                reader = by.apply(line -> {
                     output.stop().check();
-                    write(lines, line(answer, labels));
+                    write(lines, line);
                     answered[0]++;
                 });
-                Rows.texts(data, predictor::add);
-                predictor.finish();
+                Rows.texts(data, reader::add);
+                reader.finish();
             }
             Files.move(draft, out, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
-            if (predictor.truncated() > 0) {
+            if (reader.truncated() > 0) {
                 output.say("%s: %,d texts are longer than %d tokens and were cut"
-                        .formatted(
-                                data, predictor.truncated(), classifier.card().maxLength()));
+                        .formatted(data, reader.truncated(), maxLength));
             }
             double seconds = (System.nanoTime() - started) / 1e9;
             return JSON.createObjectNode()
                     .put("texts", answered[0])
                     .put("seconds", seconds)
                     .put("texts_per_second", answered[0] / seconds)
-                    .put("truncated", predictor.truncated())
+                    .put("truncated", reader.truncated())
                     .put("out", out.toString());
         } catch (IOException e) {
             throw InputException.io(out, "cannot be written", e);

@@ -8,9 +8,10 @@ import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Row;
 import dev.loran.peft.data.Tokenizer;
 import java.util.Arrays;
-import java.util.Comparator;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.function.Predicate;
 import java.util.function.UnaryOperator;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
@@ -120,38 +121,47 @@ public record GenerateTask() implements CausalTask {
         return tokenizer.encodePrompt(text, maxLength, answerRoom);
     }
 
-    /// `rouge_l`: the mean score over the rows, comparing the answer to the prompt, as the loss saw it, with the whole
-    /// target.
+    /// Of the answers to the prompts, as the loss saw these:
+    ///
+    /// | | |
+    /// |---|---|
+    /// | `rouge_l` | the mean score, compared with the whole targets |
+    /// | `mean_chars` | their mean length in characters |
+    /// | `ended` | the share that an end token ended, rather than a limit |
+    /// | `within_limit` | with a limit of characters: the share that kept it without being cut |
     @Override
     public Map<String, Double> answers(Answering with) {
         Examples rows = with.examples();
-        int wanted = with.maxNewTokens() > 0 ? with.maxNewTokens() : longestTarget(rows);
-        // Prompts of similar length are batched together; otherwise the longest would leave too little room for other
-        // answers.
-        List<Integer> order = IntStream.range(0, rows.size())
-                .boxed()
-                .sorted(Comparator.comparingInt(row -> promptLength(rows, row)))
+        GenerationConfig config = GenerationConfig.greedy(
+                        with.maxNewTokens() > 0 ? with.maxNewTokens() : longestTarget(rows))
+                .withMaxChars(with.maxChars());
+        List<int[]> prompts = IntStream.range(0, rows.size())
+                .mapToObj(row -> Arrays.copyOf(rows.ids(row), promptLength(rows, row)))
                 .toList();
-        double sum = 0;
-        for (int from = 0, to; from < order.size(); from = to) {
-            int most = Math.min(wanted, with.positions() - promptLength(rows, order.get(from)));
-            for (to = from + 1; to < Math.min(order.size(), from + with.batchSize()); to++) {
-                if (promptLength(rows, order.get(to)) + most > with.positions()) {
-                    break;
-                }
-            }
-            List<Integer> batch = order.subList(from, to);
-            int[][] prompts = batch.stream()
-                    .map(row -> Arrays.copyOf(rows.ids(row), promptLength(rows, row)))
-                    .toArray(int[][]::new);
-            List<Generation.Answer> answers =
-                    Generation.answers(with.model(), with.tokenizer(), prompts, GenerationConfig.greedy(most));
-            for (int i = 0; i < batch.size(); i++) {
-                Row.Generate row = (Row.Generate) with.rows().get(batch.get(i));
-                sum += RougeL.score(answers.get(i).text(), row.target());
-            }
+        List<Generation.Answer> answers =
+                Generation.answers(with.model(), with.tokenizer(), prompts, config, with.positions(), with.batchSize());
+        double score = 0;
+        for (int i = 0; i < answers.size(); i++) {
+            Row.Generate row = (Row.Generate) with.rows().get(i);
+            score += RougeL.score(answers.get(i).text(), row.target());
         }
-        return Map.of("rouge_l", sum / rows.size());
+        Map<String, Double> metrics = new LinkedHashMap<>();
+        metrics.put("rouge_l", score / rows.size());
+        metrics.put(
+                "mean_chars",
+                answers.stream()
+                        .mapToInt(answer -> TextLimit.length(answer.text()))
+                        .average()
+                        .orElse(0));
+        metrics.put("ended", share(answers, end -> end == Generation.End.TOKEN));
+        if (with.maxChars() > 0) {
+            metrics.put("within_limit", share(answers, end -> end != Generation.End.CHARACTERS));
+        }
+        return metrics;
+    }
+
+    private static double share(List<Generation.Answer> answers, Predicate<Generation.End> ending) {
+        return answers.stream().filter(answer -> ending.test(answer.end())).count() / (double) answers.size();
     }
 
     private static int promptLength(Examples rows, int row) {

@@ -9,8 +9,11 @@ import dev.loran.peft.model.Model;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.BitSet;
+import java.util.Comparator;
 import java.util.List;
 import java.util.SplittableRandom;
+import java.util.regex.Pattern;
+import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 
 /// Generates text with a causal model, token by token, for several prompts at a time. Each token costs only its own
@@ -22,15 +25,30 @@ import org.jspecify.annotations.Nullable;
 /// **Threads**: both methods are safe from any number of threads on one model, as each call has its own cache; changing
 /// the model fails meanwhile. [dev.loran.peft.tuner.PeftModel#withAdapter] runs a call with an adapter of its own.
 public final class Generation {
+    private static final Pattern INCOMPLETE = Pattern.compile("\ufffd+$");
+
     private final GenerationConfig config;
     private final @Nullable Tokenizer tokenizer;
     private final List<Row> rows = new ArrayList<>();
 
     /// The answer to a prompt.
     ///
-    /// @param ids the generated tokens, without an end token, but including those of a stop string
-    /// @param text the text before the stop string, if there is one
-    public record Answer(int[] ids, String text) {}
+    /// @param ids the generated tokens, without an end token, but including those of a stop string, and the one with
+    ///     which the text became too long
+    /// @param text the text before the stop string, if there is one; with a limit of characters, without white space
+    ///     around it
+    /// @param end what ended it
+    public record Answer(int[] ids, String text, End end) {}
+
+    /// What ended an answer.
+    public enum End {
+        /// An end token or a stop string: the model itself.
+        TOKEN,
+        /// The most characters: the text was cut.
+        CHARACTERS,
+        /// The most new tokens.
+        TOKENS
+    }
 
     private Generation(GenerationConfig config, @Nullable Tokenizer tokenizer, int[][] prompts) {
         this.config = config;
@@ -50,24 +68,66 @@ public final class Generation {
     public static List<Answer> answers(Model model, Tokenizer tokenizer, int[][] prompts, GenerationConfig config) {
         List<Integer> ends = new ArrayList<>(config.eosTokenIds());
         ends.addAll(tokenizer.eosIds());
-        return new Generation(config.withEosTokenIds(ends), tokenizer, prompts)
-                .run(model, prompts).stream()
-                        .map(ids -> new Answer(ids, cut(tokenizer.decode(ids), config.stopStrings())))
-                        .toList();
+        Generation generation = new Generation(config.withEosTokenIds(ends), tokenizer, prompts);
+        generation.run(model, prompts);
+        return generation.rows.stream().map(row -> row.answer(tokenizer)).toList();
+    }
+
+    /// As [#answers], for any number of prompts: those of similar length are batched together, for otherwise the longest
+    /// would leave too little room for the answers to others. An answer has as many new tokens as the config says, or as
+    /// there is room for.
+    ///
+    /// @param prompts each leaves room for a token, at least
+    /// @param positions the number of positions of the model that are available for text
+    /// @param batchSize prompts per batch
+    /// @return the answers in the order of the prompts
+    public static List<Answer> answers(
+            Model model,
+            Tokenizer tokenizer,
+            List<int[]> prompts,
+            GenerationConfig config,
+            int positions,
+            int batchSize) {
+        List<Integer> order = IntStream.range(0, prompts.size())
+                .boxed()
+                .sorted(Comparator.comparingInt(i -> prompts.get(i).length))
+                .toList();
+        Answer[] answers = new Answer[prompts.size()];
+        for (int from = 0, to; from < order.size(); from = to) {
+            int most = Math.min(config.maxNewTokens(), positions - prompts.get(order.get(from)).length);
+            for (to = from + 1; to < Math.min(order.size(), from + batchSize); to++) {
+                if (prompts.get(order.get(to)).length + most > positions) {
+                    break;
+                }
+            }
+            List<Integer> batch = order.subList(from, to);
+            int[][] together = batch.stream().map(prompts::get).toArray(int[][]::new);
+            List<Answer> found = answers(model, tokenizer, together, config.withMaxNewTokens(most));
+            for (int i = 0; i < found.size(); i++) {
+                answers[batch.get(i)] = found.get(i);
+            }
+        }
+        return List.of(answers);
     }
 
     /// As [#answers], without decoding.
     ///
-    /// @throws IllegalArgumentException if the config has stop strings
+    /// @throws IllegalArgumentException if the config has stop strings or a limit of characters
     public static List<int[]> tokens(Model model, int[][] prompts, GenerationConfig config) {
         if (!config.stopStrings().isEmpty()) {
             throw new IllegalArgumentException("generation: stop strings " + config.stopStrings()
                     + " need a tokenizer; call answers(), or give the ids that end a text");
         }
-        return new Generation(config, null, prompts).run(model, prompts);
+        if (config.maxChars() > 0) {
+            throw new IllegalArgumentException("generation: maxChars " + config.maxChars()
+                    + " needs a tokenizer; call answers(), or limit the tokens");
+        }
+        Generation generation = new Generation(config, null, prompts);
+        generation.run(model, prompts);
+        return generation.rows.stream().map(Row::ids).toList();
     }
 
-    private List<int[]> run(Model model, int[][] prompts) {
+    private void run(Model model, int[][] prompts) {
         try (Guard.Use use = model.reading("generate");
                 KvCache cache = new KvCache(model)) {
             int[][] next = prompts;
@@ -84,12 +144,11 @@ public final class Generation {
                 for (int i = 0; i < next.length; i++) {
                     next[i] = rows.get(i).next(Arrays.copyOfRange(logits, i * vocabulary, (i + 1) * vocabulary));
                 }
-                if (rows.stream().allMatch(r -> r.ended)) {
+                if (rows.stream().allMatch(r -> r.end != End.TOKENS)) {
                     break;
                 }
             }
         }
-        return rows.stream().map(r -> Arrays.copyOf(r.ids, r.length)).toList();
     }
 
     private ShapeException tooLong(Model model, int room) {
@@ -114,7 +173,8 @@ public final class Generation {
         private final int[] ids;
         private final SplittableRandom random;
         private int length;
-        private boolean ended;
+        /// The limit of tokens, until something else ends the answer.
+        private End end = End.TOKENS;
 
         Row(int[] prompt, int[] ids, SplittableRandom random) {
             this.ids = ids;
@@ -127,20 +187,44 @@ public final class Generation {
         int[] next(float[] logits) {
             int token = choose(logits, seen, config, random);
             seen.set(token);
-            ended |= config.eosTokenIds().contains(token);
-            if (!ended) {
+            if (end != End.TOKENS) {
+                return new int[] {token};
+            }
+            if (config.eosTokenIds().contains(token)) {
+                end = End.TOKEN;
+            } else {
                 ids[length++] = token;
-                ended = tokenizer != null && stops(tokenizer);
+                if (tokenizer != null
+                        && (config.maxChars() > 0 || !config.stopStrings().isEmpty())) {
+                    end = end(tokenizer.decode(ids()));
+                }
             }
             return new int[] {token};
         }
 
-        private boolean stops(Tokenizer words) {
-            if (config.stopStrings().isEmpty()) {
-                return false;
+        /// What ends an answer with this text.
+        private End end(String text) {
+            // A character of several bytes may still lack some.
+            String whole = INCOMPLETE.matcher(before(text)).replaceFirst("").strip();
+            if (config.maxChars() > 0 && TextLimit.length(whole) > config.maxChars()) {
+                return End.CHARACTERS;
             }
-            String text = words.decode(Arrays.copyOf(ids, length));
-            return config.stopStrings().stream().anyMatch(text::contains);
+            return config.stopStrings().stream().anyMatch(text::contains) ? End.TOKEN : End.TOKENS;
+        }
+
+        /// The text before the first stop string.
+        private String before(String text) {
+            return cut(text, config.stopStrings());
+        }
+
+        int[] ids() {
+            return Arrays.copyOf(ids, length);
+        }
+
+        Answer answer(Tokenizer words) {
+            String text = before(words.decode(ids()));
+            return new Answer(
+                    ids(), config.maxChars() > 0 ? TextLimit.cut(text.strip(), config.maxChars()) : text, end);
         }
     }
 

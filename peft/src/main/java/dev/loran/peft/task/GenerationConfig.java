@@ -17,6 +17,8 @@ import java.util.List;
 ///     section 4.1
 /// @param eosTokenIds tokens that end an answer and are not part of it
 /// @param stopStrings strings that end an answer, which is cut before them
+/// @param maxChars the most characters of an answer, in Unicode code points, without the white space around it; a longer
+///     one ends as soon as it is longer, and is shortened by [TextLimit#cut]; 0 for no limit
 /// @param seed the seed for sampling
 public record GenerationConfig(
         int maxNewTokens,
@@ -27,6 +29,7 @@ public record GenerationConfig(
         double repetitionPenalty,
         List<Integer> eosTokenIds,
         List<String> stopStrings,
+        int maxChars,
         long seed) {
 
     public GenerationConfig {
@@ -39,6 +42,7 @@ public record GenerationConfig(
         check(topK >= 0, "topK", topK, "at least 1, or 0 for all tokens");
         check(topP > 0 && topP <= 1, "topP", topP, "above 0 and at most 1");
         check(repetitionPenalty > 0 && repetitionPenalty < 1e6, "repetitionPenalty", repetitionPenalty, "positive");
+        check(maxChars >= 0, "maxChars", maxChars, "at least 1, or 0 for no limit");
         check(stopStrings.stream().noneMatch(String::isEmpty), "stopStrings", stopStrings, "without empty ones");
         eosTokenIds = List.copyOf(eosTokenIds);
         stopStrings = List.copyOf(stopStrings);
@@ -52,7 +56,7 @@ public record GenerationConfig(
 
     /// Always takes the most likely token.
     public static GenerationConfig greedy(int maxNewTokens) {
-        return new GenerationConfig(maxNewTokens, false, 1, 50, 1, 1, List.of(), List.of(), 42);
+        return new GenerationConfig(maxNewTokens, false, 1, 50, 1, 1, List.of(), List.of(), 0, 42);
     }
 
     /// Samples each token.
@@ -66,21 +70,41 @@ public record GenerationConfig(
                 repetitionPenalty,
                 eosTokenIds,
                 stopStrings,
+                maxChars,
                 newSeed);
+    }
+
+    public GenerationConfig withMaxNewTokens(int tokens) {
+        return new GenerationConfig(
+                tokens, doSample, temperature, topK, topP, repetitionPenalty, eosTokenIds, stopStrings, maxChars, seed);
     }
 
     public GenerationConfig withRepetitionPenalty(double penalty) {
         return new GenerationConfig(
-                maxNewTokens, doSample, temperature, topK, topP, penalty, eosTokenIds, stopStrings, seed);
+                maxNewTokens, doSample, temperature, topK, topP, penalty, eosTokenIds, stopStrings, maxChars, seed);
     }
 
     public GenerationConfig withEosTokenIds(List<Integer> ids) {
         return new GenerationConfig(
-                maxNewTokens, doSample, temperature, topK, topP, repetitionPenalty, ids, stopStrings, seed);
+                maxNewTokens, doSample, temperature, topK, topP, repetitionPenalty, ids, stopStrings, maxChars, seed);
     }
 
     public GenerationConfig withStopStrings(List<String> texts) {
         return new GenerationConfig(
-                maxNewTokens, doSample, temperature, topK, topP, repetitionPenalty, eosTokenIds, texts, seed);
+                maxNewTokens, doSample, temperature, topK, topP, repetitionPenalty, eosTokenIds, texts, maxChars, seed);
+    }
+
+    public GenerationConfig withMaxChars(int characters) {
+        return new GenerationConfig(
+                maxNewTokens,
+                doSample,
+                temperature,
+                topK,
+                topP,
+                repetitionPenalty,
+                eosTokenIds,
+                stopStrings,
+                characters,
+                seed);
     }
 }

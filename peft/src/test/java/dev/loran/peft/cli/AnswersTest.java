@@ -79,6 +79,9 @@ class AnswersTest extends CommandLineTest {
         assertThat(evaluated.code()).as(evaluated.err()).isZero();
         assertThat(evaluated.json().get("perplexity").doubleValue()).isLessThan(1.1);
         assertThat(evaluated.json().get("rouge_l").doubleValue()).isEqualTo(1);
+        assertThat(evaluated.json().get("ended").doubleValue()).isEqualTo(1);
+        assertThat(evaluated.json().get("mean_chars").doubleValue()).isBetween(12.0, 30.0);
+        assertThat(evaluated.json().has("within_limit")).isFalse();
         assertThat(evaluated.json().get("truncated").intValue()).isEqualTo(3);
         assertThat(evaluated.err())
                 .contains("3 rows are longer than 16 tokens, or their prompts than 10, and were cut");
@@ -99,6 +102,69 @@ class AnswersTest extends CommandLineTest {
             assertThat(answer.json().get("text").asText()).isEqualTo("shoes online" + " cheap".repeat(i % 4));
             assertThat(answer.json().get("truncated").intValue()).isEqualTo(i % 2);
         }
+    }
+
+    /// The answers have 12, 18, 24 and 30 characters; two of six are longer than 18.
+    @Test
+    void answersKeepALimitOfCharacters() throws IOException {
+        Path rows = pairs();
+        Path run = folder.resolve("run");
+        assertThat(trained(causal, rows, run).code()).isZero();
+        Result evaluated = eval("--adapter", run, "--data", rows, "--max-chars", 18);
+        assertThat(evaluated.code()).as(evaluated.err()).isZero();
+        assertThat(evaluated.json().get("within_limit").doubleValue()).isEqualTo(4 / 6.0);
+        assertThat(evaluated.json().get("ended").doubleValue()).isEqualTo(4 / 6.0);
+        assertThat(evaluated.json().get("mean_chars").doubleValue()).isEqualTo((12 + 18 + 18 + 18 + 12 + 18) / 6.0);
+
+        Result one = loran(
+                "generate",
+                "--adapter",
+                run,
+                "--prompt",
+                KEYS.get(3) + " red".repeat(40),
+                "--max-new-tokens",
+                12,
+                "--max-chars",
+                17,
+                "--threads",
+                1,
+                "--json");
+        assertThat(one.code()).as(one.err()).isZero();
+        assertThat(one.json().get("text").asText()).isEqualTo("shoes online");
+        assertThat(one.json().get("ended").booleanValue()).isFalse();
+        // The third word passes the limit.
+        assertThat(one.json().get("tokens").intValue()).isEqualTo(3);
+
+        StringBuilder lines = new StringBuilder();
+        KEYS.forEach(key -> lines.append(key).append(" red red\n"));
+        Path prompts = Files.writeString(folder.resolve("prompts.txt"), lines);
+        Path answers = folder.resolve("answers.jsonl");
+        Result all = loran(
+                "predict",
+                "--adapter",
+                run,
+                "--data",
+                prompts,
+                "--out",
+                answers,
+                "--max-chars",
+                18,
+                "--batch-size",
+                4,
+                "--threads",
+                1,
+                "--json");
+        assertThat(all.code()).as(all.err()).isZero();
+        assertThat(all.json().get("texts").intValue()).isEqualTo(6);
+        List<String> written = Files.readAllLines(answers);
+        for (int i = 0; i < KEYS.size(); i += 2) {
+            JsonNode line = JSON.readTree(written.get(i));
+            assertThat(line.get("text").asText()).isEqualTo(KEYS.get(i) + " red red");
+            assertThat(line.get("answer").asText()).isEqualTo("shoes online" + (i == 2 ? " cheap" : ""));
+            assertThat(line.get("ended").booleanValue()).isEqualTo(i != 2);
+        }
+        assertRefused(
+                eval("--adapter", run, "--data", rows, "--max-chars", 0), "loran: --max-chars 0 must be at least 1");
     }
 
     @Test

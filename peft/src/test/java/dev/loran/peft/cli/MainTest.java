@@ -316,7 +316,8 @@ class MainTest extends CommandLineTest {
         Result evaluated = eval("--adapter", run, "--task", "generate", "--data", pairs, "--max-new-tokens", 4);
         assertThat(evaluated.code()).as(evaluated.err()).isZero();
         assertThat(names(evaluated.json()))
-                .containsExactly("rows", "loss", "perplexity", "rouge_l", "truncated", "notices");
+                .containsExactly(
+                        "rows", "loss", "perplexity", "rouge_l", "mean_chars", "ended", "truncated", "notices");
         assertThat(evaluated.json().get("rouge_l").doubleValue()).isGreaterThan(0.7);
         Result answer = loran("generate", "--adapter", run, "--prompt", "query", "--max-new-tokens", 3, "--json");
         assertThat(answer.code()).as(answer.err()).isZero();

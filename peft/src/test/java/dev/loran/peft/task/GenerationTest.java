@@ -324,6 +324,50 @@ class GenerationTest {
         }
     }
 
+    @Test
+    void anAnswerKeepsItsLimitOfCharactersAndEndsAsSoonAsItPassesIt() {
+        try (ReferenceBackend backend = new ReferenceBackend();
+                Tokenizer tokenizer = TinyTokenizers.wordPiece();
+                Model model = Tiny.causal(backend, DType.F32)) {
+            GenerationConfig config = IntStream.range(0, 200)
+                    .mapToObj(seed -> GenerationConfig.greedy(18).withSampling(1, 0, 1, seed))
+                    .filter(c -> answer(model, tokenizer, c).end() == Generation.End.TOKENS)
+                    .findFirst()
+                    .orElseThrow();
+            Answer whole = answer(model, tokenizer, config);
+            int length = TextLimit.length(whole.text());
+            for (int limit = 1; limit < length; limit++) {
+                Answer answer = answer(model, tokenizer, config.withMaxChars(limit));
+                assertThat(answer.end()).isEqualTo(Generation.End.CHARACTERS);
+                int needed = 1;
+                while (TextLimit.length(tokenizer.decode(Arrays.copyOf(whole.ids(), needed))) <= limit) {
+                    needed++;
+                }
+                assertThat(answer.ids()).isEqualTo(Arrays.copyOf(whole.ids(), needed));
+                assertThat(answer.text()).isEqualTo(TextLimit.cut(whole.text(), limit));
+                assertThat(TextLimit.length(answer.text())).isBetween(1, limit);
+            }
+            Answer exact = answer(model, tokenizer, config.withMaxChars(length));
+            assertThat(exact.text()).isEqualTo(whole.text());
+            assertThat(exact.end()).isEqualTo(Generation.End.TOKENS);
+            // The end token still ends an answer that is exactly as long as allowed.
+            int last = whole.ids()[17];
+            int before =
+                    (int) Arrays.stream(whole.ids()).takeWhile(id -> id != last).count();
+            String ended = tokenizer.decode(Arrays.copyOf(whole.ids(), before));
+            Answer byItself = answer(
+                    model,
+                    tokenizer,
+                    config.withEosTokenIds(List.of(last)).withMaxChars(Math.max(1, TextLimit.length(ended))));
+            assertThat(byItself.text()).isEqualTo(ended);
+            assertThat(byItself.end()).isEqualTo(Generation.End.TOKEN);
+            assertThatThrownBy(() -> Generation.tokens(
+                            model, PROMPTS, GenerationConfig.greedy(3).withMaxChars(9)))
+                    .isInstanceOf(IllegalArgumentException.class)
+                    .hasMessage("generation: maxChars 9 needs a tokenizer; call answers(), or limit the tokens");
+        }
+    }
+
     private static Answer answer(Model model, Tokenizer tokenizer, GenerationConfig config) {
         return Generation.answers(model, tokenizer, new int[][] {PROMPTS[0]}, config)
                 .getFirst();
@@ -365,5 +409,7 @@ class GenerationTest {
                 .hasMessage("repetitionPenalty is 0.0, must be positive");
         assertThatThrownBy(() -> config.withStopStrings(List.of("a", "")))
                 .hasMessage("stopStrings is [a, ], must be without empty ones");
+        assertThatThrownBy(() -> config.withMaxChars(-1))
+                .hasMessage("maxChars is -1, must be at least 1, or 0 for no limit");
     }
 }
