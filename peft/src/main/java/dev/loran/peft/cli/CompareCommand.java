@@ -17,6 +17,7 @@ import dev.loran.peft.model.TaskType;
 import dev.loran.peft.task.Evaluation;
 import dev.loran.peft.task.Task;
 import dev.loran.peft.task.TaskCard;
+import dev.loran.peft.train.LinearProbe;
 import dev.loran.peft.train.MemoryPlan;
 import dev.loran.peft.train.RunFolder;
 import dev.loran.peft.train.TaskModel;
@@ -27,6 +28,7 @@ import dev.loran.peft.tuner.AdapterFiles;
 import dev.loran.peft.tuner.BottleneckConfig;
 import dev.loran.peft.tuner.LoraConfig;
 import dev.loran.peft.tuner.PeftConfig;
+import dev.loran.peft.tuner.PeftModel;
 import dev.loran.peft.tuner.PeftModel.ParameterCount;
 import dev.loran.peft.watch.ProcessMemory;
 import java.io.IOException;
@@ -143,10 +145,7 @@ final class CompareCommand implements Callable<Integer> {
 
     @Override
     public Integer call() {
-        List<Method> compared = Arrays.stream(methods.strip().split("\\s*,\\s*"))
-                .map(Method::named)
-                .distinct()
-                .toList();
+        List<Method> compared = methods();
         settle(compared);
         if ((train == null) != (eval == null)) {
             throw new InputException("--train and --eval go together: what is compared is the held-out rows");
@@ -176,6 +175,29 @@ final class CompareCommand implements Callable<Integer> {
             output.out().println(report);
         }
         return Main.DONE;
+    }
+
+    private List<Method> methods() {
+        return Arrays.stream(methods.strip().split("\\s*,\\s*"))
+                .map(Method::named)
+                .distinct()
+                .toList();
+    }
+
+    /// What a head on the frozen model reaches, trained on the same rows for the same number of steps.
+    ObjectNode probed() {
+        List<Method> compared = methods();
+        settle(compared);
+        Data data = data(compared, JSON.createObjectNode());
+        try (OpenModel open = OpenModel.of(model);
+                PeftModel peft = new PeftModel(open.model(), model.seed);
+                TaskModel frozen = TaskModel.of(peft, data.card, model.seed)) {
+            TrainerConfig config = training.config(model, Method.LORA);
+            Evaluation probe = LinearProbe.evaluate(frozen, data.rows.train(), data.heldOut(), config, model.seed);
+            ObjectNode result = JSON.createObjectNode().put("loss", probe.loss());
+            probe.metrics().forEach(result::put);
+            return result;
+        }
     }
 
     /// Fills in the defaults. All methods get the same number of steps.

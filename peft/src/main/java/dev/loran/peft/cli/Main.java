@@ -77,6 +77,7 @@ public final class Main implements Runnable {
     private static int run(Output output, String... args) {
         CommandLine loran = new CommandLine(new Main());
         loran.addSubcommand(new QuickstartCommand(output));
+        loran.addSubcommand(new ExampleCommand(output));
         loran.addSubcommand(new TrainCommand(output));
         loran.addSubcommand(PretrainCommand.spec(output));
         loran.addSubcommand(new SweepCommand(output));
@@ -106,8 +107,10 @@ public final class Main implements Runnable {
         try {
             CommandLine command =
                     args.length == 0 ? null : loran.getSubcommands().get(args[0]);
-            // A sweep does not have these options itself: it passes them on, and each run reads them.
-            if (command != null && !(command.getCommand() instanceof SweepCommand)) {
+            // A sweep or an example does not have these options itself: it passes them on, and each run reads them.
+            boolean passesOn = command != null
+                    && (command.getCommand() instanceof SweepCommand || command.getCommand() instanceof ExampleCommand);
+            if (command != null && !passesOn) {
                 readConfig(command, Arrays.asList(args).subList(1, args.length));
             }
         } catch (InputException e) {
