@@ -13,26 +13,62 @@ import java.net.URLClassLoader;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
 import java.util.Objects;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
+import java.util.stream.Stream;
 import javax.tools.ToolProvider;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
-/// The library example in the README compiles as written and does what the README says.
+/// The library example in the README compiles as written and does what the README says; the tests that `docs/seeds.md`
+/// names exist.
 class ReadmeTest {
     @TempDir
     Path folder;
 
-    private static String example() throws Exception {
+    private static Path root() {
         Path root = Path.of("").toAbsolutePath();
         while (!Files.isRegularFile(root.resolve("README.md"))) {
             root = Objects.requireNonNull(root.getParent(), "the folder of README.md");
         }
-        Matcher block = Pattern.compile("(?s)```java\n(.*?)```").matcher(Files.readString(root.resolve("README.md")));
+        return root;
+    }
+
+    private static String example() throws Exception {
+        Matcher block = Pattern.compile("(?s)```java\n(.*?)```").matcher(Files.readString(root().resolve("README.md")));
         assertThat(block.find()).isTrue();
         return block.group(1);
+    }
+
+    /// `ClassTest#method`, or `#method` of the class named before it.
+    @Test
+    void theTestsThatDocsSeedsNamesExist() throws Exception {
+        Map<String, String> tests = new HashMap<>();
+        for (String module : List.of("engine", "peft")) {
+            try (Stream<Path> files = Files.walk(root().resolve(module).resolve("src/test/java"))) {
+                for (Path file :
+                        files.filter(f -> f.toString().endsWith("Test.java")).toList()) {
+                    tests.put(file.getFileName().toString().replace(".java", ""), Files.readString(file));
+                }
+            }
+        }
+        Matcher name = Pattern.compile("`(?:\\w+/)*([A-Z]\\w+Test)?(?:#(\\w+))?`")
+                .matcher(Files.readString(root().resolve("docs/seeds.md")));
+        String test = "";
+        int found = 0;
+        while (name.find()) {
+            test = name.group(1) == null ? test : name.group(1);
+            assertThat(tests).containsKey(test);
+            if (name.group(2) != null) {
+                assertThat(tests.get(test)).as(test).contains(" " + name.group(2) + "(");
+            }
+            found++;
+        }
+        assertThat(found).isGreaterThan(60);
     }
 
     @Test
