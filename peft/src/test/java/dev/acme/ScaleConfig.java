@@ -1,6 +1,5 @@
 package dev.acme;
 
-import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.backend.DropoutMask;
 import dev.loran.engine.functional.Functional;
@@ -48,15 +47,6 @@ record ScaleConfig(
     @Override
     public boolean inferenceMode() {
         return false;
-    }
-
-    @Override
-    public ObjectNode toJson() {
-        ObjectNode n = ConfigJson.start(this);
-        n.put("dropout", dropout);
-        ConfigJson.put(n, "modules_to_save", modulesToSave);
-        targetModules.write(n, "target_modules");
-        return n;
     }
 
     @Override

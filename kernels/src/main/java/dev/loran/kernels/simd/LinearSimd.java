@@ -6,7 +6,6 @@ import dev.loran.engine.backend.Backend;
 import dev.loran.engine.backend.BinaryFn;
 import dev.loran.engine.backend.Buffer;
 import dev.loran.engine.backend.DType;
-import dev.loran.engine.backend.DropoutMask;
 import dev.loran.engine.backend.Gradient;
 import dev.loran.engine.backend.LinearKernels;
 import dev.loran.engine.backend.LinearKernels.LowRankUpdate;
@@ -125,22 +124,11 @@ record LinearSimd(Backend backend, Parallel parallel) implements LinearKernels {
     }
 
     private static LoraLinearSimd.Layer layer(Projected layer, @Nullable FrozenWeight w) {
-        LowRankUpdate update = layer.update();
         return new LoraLinearSimd.Layer(
                 operand(layer.y()),
                 w == null ? null : w.forward(),
                 w == null ? null : row(layer.bias()),
-                update == null ? null : small(update));
-    }
-
-    private static LoraLinearSimd.Small small(LowRankUpdate update) {
-        DropoutMask mask = update.mask();
-        return new LoraLinearSimd.Small(
-                operand(update.t()),
-                operand(update.a()),
-                operand(update.b()),
-                mask == null ? null : DropoutSimd.Keep.of(mask),
-                (float) update.scaling());
+                layer.update());
     }
 
     @Override
@@ -154,7 +142,7 @@ record LinearSimd(Backend backend, Parallel parallel) implements LinearKernels {
             LowRankUpdate update) {
         FrozenWeight frozen = dx == null ? null : inBlocks(w.buffer(), dy.rows());
         Panels panels = frozen == null ? null : frozen.backward(parallel);
-        new LoraLinearSimd.Backward(parallel, tiles(), operand(dy), operand(x), small(update)).run(panels, dx, da, db);
+        new LoraLinearSimd.Backward(parallel, tiles(), operand(dy), operand(x), update).run(panels, dx, da, db);
         if (dx != null && panels == null) {
             linearBackwardInput(new Gradient(dx.buffer(), true), dy, w);
         }

@@ -1,8 +1,11 @@
 package dev.loran.kernels.simd;
 
 import static dev.loran.kernels.simd.SimdBackend.f32;
+import static dev.loran.kernels.simd.SimdBackend.operand;
 
+import dev.loran.engine.backend.DropoutMask;
 import dev.loran.engine.backend.Gradient;
+import dev.loran.engine.backend.LinearKernels.LowRankUpdate;
 import dev.loran.kernels.simd.DropoutSimd.Keep;
 import dev.loran.kernels.simd.gemm.Bf16Tiles;
 import dev.loran.kernels.simd.gemm.GemmBf16;
@@ -45,13 +48,6 @@ final class LoraLinearSimd {
 
     private LoraLinearSimd() {}
 
-    /// The low-rank part of a layer: t (n, r) is an output, a is (r, in), b is (out, r).
-    record Small(Operand t, Operand a, Operand b, @Nullable Keep keep, float scaling) {
-        int rank() {
-            return a.rows();
-        }
-    }
-
     /// One of several layers with the same input: y (n, out) is an output.
     ///
     /// @param w the panels of its weight, (in, out); null if the product with it is added later
@@ -59,40 +55,41 @@ final class LoraLinearSimd {
             Operand y,
             @Nullable Panels w,
             @Nullable Operand bias,
-            @Nullable Small small) {}
+            @Nullable LowRankUpdate update) {}
 
-    /// The low-rank part of a layer, packed.
-    private record Packed(Small of, Panels down, Panels up) {
+    /// The low-rank part of a layer, packed: t (n, r), which is an output, and the panels of aᵀ and bᵀ.
+    private record Packed(Operand t, @Nullable Keep keep, float scaling, Panels down, Panels up) {
         static long bytes(@Nullable Bf16Tiles tiles, Layer layer, int in) {
-            Small s = layer.small;
+            LowRankUpdate s = layer.update;
             return s == null ? 0 : Panels.bytes(tiles, in, s.rank()) + Panels.bytes(tiles, s.rank(), layer.y.cols());
         }
 
         static @Nullable Packed of(
                 Parallel parallel, @Nullable Bf16Tiles tiles, MemorySegment memory, long at, Layer layer, int in) {
-            Small s = layer.small;
+            LowRankUpdate s = layer.update;
             if (s == null) {
                 return null;
             }
             int r = s.rank();
             long half = at + Panels.bytes(tiles, in, r);
             return new Packed(
-                    s,
-                    Panels.of(tiles, memory, at, in, r).pack(parallel, s.a.t()),
-                    Panels.of(tiles, memory, half, r, layer.y.cols()).pack(parallel, s.b.t()));
+                    operand(s.t()),
+                    dropout(s),
+                    (float) s.scaling(),
+                    Panels.of(tiles, memory, at, in, r).pack(parallel, operand(s.a().t())),
+                    Panels.of(tiles, memory, half, r, layer.y.cols()).pack(parallel, operand(s.b().t())));
         }
 
         /// t ← dropout(x) · aᵀ and y ← scaling · t · bᵀ for the rows of x starting at `first`.
         void apply(Workspace workspace, Operand y, Operand x, int first) {
-            Keep keep = of.keep;
             int rows = y.rows();
             Operand block = x.rows(first, rows);
             if (keep != null) {
                 block = dropped(workspace, block, keepBits(workspace, keep, first, rows, x.cols()), keep);
             }
-            Operand t = of.t.rows(first, rows);
-            down.multiplyRows(workspace, t, block, 0, null);
-            up.multiplyRows(workspace, y, scaled(workspace, t, of.scaling), 0, null);
+            Operand small = t.rows(first, rows);
+            down.multiplyRows(workspace, small, block, 0, null);
+            up.multiplyRows(workspace, y, scaled(workspace, small, scaling), 0, null);
         }
     }
 
@@ -140,6 +137,11 @@ final class LoraLinearSimd {
         });
     }
 
+    private static @Nullable Keep dropout(LowRankUpdate update) {
+        DropoutMask mask = update.mask();
+        return mask == null ? null : Keep.of(mask);
+    }
+
     /// Returns dense rows multiplied by `factor`.
     private static Operand scaled(Workspace workspace, Operand x, float factor) {
         int n = x.rows() * x.cols();
@@ -176,7 +178,9 @@ final class LoraLinearSimd {
         private final @Nullable Bf16Tiles tiles;
         private final Operand dy;
         private final Operand x;
-        private final Small small;
+        private final Operand t;
+        private final @Nullable Keep keep;
+        private final float scaling;
         private final int r;
         private final int in;
         private final int out;
@@ -192,19 +196,21 @@ final class LoraLinearSimd {
         /// not requested are not touched.
         private final MemorySegment partial;
 
-        Backward(Parallel parallel, @Nullable Bf16Tiles tiles, Operand dy, Operand x, Small small) {
+        Backward(Parallel parallel, @Nullable Bf16Tiles tiles, Operand dy, Operand x, LowRankUpdate update) {
             this.parallel = parallel;
             this.tiles = tiles;
             this.dy = dy;
             this.x = x;
-            this.small = small;
-            r = small.rank();
+            t = operand(update.t());
+            keep = dropout(update);
+            scaling = (float) update.scaling();
+            r = update.rank();
             in = x.cols();
             out = dy.cols();
             long downBytes = Panels.bytes(tiles, out, r);
             MemorySegment memory = parallel.workspace().segment(Slot.LOW_RANK, downBytes + Panels.bytes(tiles, r, in));
-            down = Panels.of(tiles, memory, 0, out, r).pack(parallel, small.b);
-            up = Panels.of(tiles, memory, downBytes, r, in).pack(parallel, small.a);
+            down = Panels.of(tiles, memory, 0, out, r).pack(parallel, operand(update.b()));
+            up = Panels.of(tiles, memory, downBytes, r, in).pack(parallel, operand(update.a()));
             int n = dy.rows();
             int tasks = Math.clamp(SUM_FLOATS / Math.max(1, r * ((long) in + out)), FEW_SUMS, SUMS);
             each = Math.ceilDiv(Math.ceilDiv(n, ROWS), tasks) * ROWS;
@@ -251,8 +257,8 @@ final class LoraLinearSimd {
 
         private void addToB(int task, int first, Operand dyBlock) {
             Operand sum = Operand.dense(partial, 4L * r * ((long) sums * in + (long) task * out), r, out);
-            Operand t = scaled(parallel.workspace(), small.t.rows(first, dyBlock.rows()), small.scaling);
-            multiplyTransposed(sum, t, dyBlock, beta(task, first));
+            Operand rows = scaled(parallel.workspace(), t.rows(first, dyBlock.rows()), scaling);
+            multiplyTransposed(sum, rows, dyBlock, beta(task, first));
         }
 
         /// Adds the contribution of a block of rows to da, if requested, and to dx.
@@ -263,8 +269,7 @@ final class LoraLinearSimd {
             MemorySegment memory = workspace.segment(Slot.LOW_RANK_GRADIENT, 4L * ROWS * r);
             Operand dt = Operand.dense(memory, 0, rows, r);
             down.multiplyRows(workspace, dt, dyBlock, 0, null);
-            GemmTiles.scale(memory, 0, rows * r, small.scaling);
-            Keep keep = small.keep;
+            GemmTiles.scale(memory, 0, rows * r, scaling);
             MemorySegment bits = keep == null ? null : keepBits(workspace, keep, first, rows, in);
             if (a) {
                 Operand block = x.rows(first, rows);
@@ -290,7 +295,6 @@ final class LoraLinearSimd {
 
         /// dx ← dropout′(dt · a) (or +=) for a block of rows.
         private void inputGradient(Operand dx, Operand dt, @Nullable MemorySegment bits, boolean accumulate) {
-            Keep keep = small.keep;
             if (bits == null || keep == null) {
                 up.multiplyRows(parallel.workspace(), dx, dt, accumulate ? 1 : 0, null);
                 return;

@@ -16,6 +16,7 @@ import dev.loran.kernels.simd.gemm.Operand;
 import dev.loran.kernels.simd.vector.Parallel;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Random;
@@ -137,10 +138,11 @@ class LoraLinearSimdTest {
         int out = s[2];
         int r = s[3];
         Random random = new Random(23);
-        DropoutSimd.Keep keep = s[4] == 0 ? null : new DropoutSimd.Keep(9, 5, 77, 1, 0x4ccccccdL, 1 / 0.7f);
         try (Parallel parallel = new Parallel(2);
                 SimdBackend backend = new SimdBackend(1);
                 Arena arena = Arena.ofShared()) {
+            Buffer step = backend.wrap(DType.I32, arena.allocateFrom(ValueLayout.JAVA_INT, 9), () -> {});
+            DropoutMask mask = s[4] == 0 ? null : new DropoutMask(0.3, 77, 5, step);
             MemorySegment x = AttentionSimdTest.normal(arena, random, (long) n * in);
             MemorySegment a = AttentionSimdTest.normal(arena, random, (long) r * in);
             MemorySegment b = AttentionSimdTest.normal(arena, random, (long) r * out);
@@ -155,16 +157,20 @@ class LoraLinearSimdTest {
                 MemorySegment da = arena.allocate(4L * r * in, 64);
                 MemorySegment db = arena.allocate(4L * out * r, 64).copyFrom(before.asSlice(0, 4L * out * r));
                 Operand xs = Operand.dense(x, 0, n, in);
-                LoraLinearSimd.Small small = new LoraLinearSimd.Small(
-                        Operand.dense(t, 0, n, r), Operand.dense(a, 0, r, in), Operand.dense(b, 0, out, r), keep, 1.5f);
+                LowRankUpdate update = new LowRankUpdate(
+                        new Matrix(backend.wrap(DType.F32, t, () -> {}), n, r),
+                        new Matrix(backend.wrap(DType.F32, a, () -> {}), r, in),
+                        new Matrix(backend.wrap(DType.F32, b, () -> {}), out, r),
+                        1.5,
+                        mask);
                 FrozenWeight frozen = new FrozenWeight(parallel, w, out, in, bytes -> arena.allocate(bytes, 64), of);
                 LoraLinearSimd.Layer layer =
-                        new LoraLinearSimd.Layer(Operand.dense(y, 0, n, out), frozen.forward(), null, small);
+                        new LoraLinearSimd.Layer(Operand.dense(y, 0, n, out), frozen.forward(), null, update);
                 LoraLinearSimd.forward(parallel, of, List.of(layer), xs);
                 Gradient dX = new Gradient(backend.wrap(DType.F32, dx, () -> {}), true);
                 Gradient dA = new Gradient(backend.wrap(DType.F32, da, () -> {}), false);
                 Gradient dB = new Gradient(backend.wrap(DType.F32, db, () -> {}), true);
-                new LoraLinearSimd.Backward(parallel, of, Operand.dense(dy, 0, n, out), xs, small)
+                new LoraLinearSimd.Backward(parallel, of, Operand.dense(dy, 0, n, out), xs, update)
                         .run(frozen.backward(parallel), dX, dA, dB);
                 List<MemorySegment> results = List.of(y, t, dx, da, db);
                 if (of == null) {

@@ -1,6 +1,7 @@
 package dev.loran.peft.tuner;
 
-import com.fasterxml.jackson.databind.node.ArrayNode;
+import com.fasterxml.jackson.annotation.JsonIgnore;
+import com.fasterxml.jackson.annotation.JsonProperty;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Autograd;
@@ -58,13 +59,13 @@ public record AdaLoraConfig(
         int initR,
         int tinit,
         int tfinal,
-        int deltaT,
+        @JsonProperty("deltaT") int deltaT,
         double beta1,
         double beta2,
         double orthRegWeight,
         @Nullable Integer totalStep,
-        boolean shrink,
-        LoraConfig lora,
+        @JsonIgnore boolean shrink,
+        @JsonIgnore LoraConfig lora,
         @Nullable Map<String, List<Boolean>> rankPattern)
         implements PeftConfig {
     private static final String PATTERN = "rank_pattern";
@@ -140,11 +141,13 @@ public record AdaLoraConfig(
 
     /// The options shared with LoRA: alpha, dropout, targets, modules to save, task.
     public AdaLoraConfig withLora(LoraConfig shared) {
-        return with(n -> n.setAll(own(shared.toJson())));
+        ObjectNode json = shared.toJson();
+        json.remove(List.of("peft_type", PATTERN));
+        return with(n -> n.setAll(json));
     }
 
     AdaLoraConfig withRankPattern(@Nullable Map<String, List<Boolean>> pattern) {
-        return with(n -> writePattern(n, pattern));
+        return with(n -> ConfigJson.put(n, PATTERN, pattern));
     }
 
     @Override
@@ -195,37 +198,9 @@ public record AdaLoraConfig(
         return live.isEmpty() ? null : live;
     }
 
-    private static void writePattern(ObjectNode n, @Nullable Map<String, List<Boolean>> rankPattern) {
-        if (rankPattern == null) {
-            n.putNull(PATTERN);
-            return;
-        }
-        ObjectNode pattern = n.putObject(PATTERN);
-        rankPattern.forEach((name, live) -> {
-            ArrayNode flags = pattern.putArray(name);
-            live.forEach(flags::add);
-        });
-    }
-
     @Override
     public ObjectNode toJson() {
-        return own(lora.toJson());
-    }
-
-    /// The JSON of the options shared with LoRA, with AdaLoRA's own options added.
-    private ObjectNode own(ObjectNode n) {
-        n.put("peft_type", peftType());
-        n.put("target_r", targetR);
-        n.put("init_r", initR);
-        n.put("tinit", tinit);
-        n.put("tfinal", tfinal);
-        n.put("deltaT", deltaT);
-        n.put("beta1", beta1);
-        n.put("beta2", beta2);
-        n.put("orth_reg_weight", orthRegWeight);
-        n.put("total_step", totalStep);
-        writePattern(n, rankPattern);
-        return n;
+        return lora.toJson().setAll(ConfigJson.of(this));
     }
 
     @Override

@@ -60,13 +60,6 @@ public record BitFitConfig(
     }
 
     @Override
-    public ObjectNode toJson() {
-        ObjectNode n = ConfigJson.start(this);
-        ConfigJson.put(n, "modules_to_save", modulesToSave.isEmpty() ? null : modulesToSave);
-        return n;
-    }
-
-    @Override
     public Tuner attach(Attachment to) {
         Heads heads = Heads.of(modulesToSave, taskType);
         Tuner tuner = new Tuner(withModulesToSave(heads.names()), to);

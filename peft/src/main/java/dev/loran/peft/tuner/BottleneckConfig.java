@@ -1,5 +1,6 @@
 package dev.loran.peft.tuner;
 
+import com.fasterxml.jackson.annotation.JsonValue;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Tensor;
@@ -65,7 +66,12 @@ public record BottleneckConfig(
     public enum Placement {
         HOULSBY,
         PFEIFFER,
-        PARALLEL
+        PARALLEL;
+
+        @JsonValue
+        String fileName() {
+            return name().toLowerCase(Locale.ROOT);
+        }
     }
 
     /// The activation between the two layers.
@@ -78,6 +84,11 @@ public record BottleneckConfig(
 
         NonLinearity(UnaryFn fn) {
             this.fn = fn;
+        }
+
+        @JsonValue
+        String fileName() {
+            return name().toLowerCase(Locale.ROOT);
         }
     }
 
@@ -166,21 +177,6 @@ public record BottleneckConfig(
                 json.strings("modules_to_save"),
                 json.bool("inference_mode", false),
                 json.taskType());
-    }
-
-    @Override
-    public ObjectNode toJson() {
-        ObjectNode n = ConfigJson.start(this);
-        n.put("placement", placement.name().toLowerCase(Locale.ROOT));
-        n.put("reduction_factor", reductionFactor);
-        n.put("bottleneck_size", bottleneckSize);
-        n.put("non_linearity", nonLinearity.name().toLowerCase(Locale.ROOT));
-        n.put("residual", residual);
-        n.put("scaling", scaling);
-        n.put("dropout", dropout);
-        n.put("init_std", initStd);
-        ConfigJson.put(n, "modules_to_save", modulesToSave.isEmpty() ? null : modulesToSave);
-        return n;
     }
 
     @Override

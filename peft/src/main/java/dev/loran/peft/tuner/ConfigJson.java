@@ -1,5 +1,12 @@
 package dev.loran.peft.tuner;
 
+import com.fasterxml.jackson.databind.node.NullNode;
+import com.fasterxml.jackson.databind.node.IntNode;
+import com.fasterxml.jackson.databind.json.JsonMapper;
+import com.fasterxml.jackson.databind.PropertyNamingStrategies;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.annotation.JsonAutoDetect.Visibility;
+import com.fasterxml.jackson.annotation.PropertyAccessor;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
@@ -38,6 +45,13 @@ public final class ConfigJson {
             "corda_config",
             "loftq_config",
             "runtime_config");
+
+    private static final ObjectMapper RECORDS = JsonMapper.builder()
+            .propertyNamingStrategy(PropertyNamingStrategies.SNAKE_CASE)
+            .visibility(PropertyAccessor.FIELD, Visibility.ANY)
+            .visibility(PropertyAccessor.GETTER, Visibility.NONE)
+            .visibility(PropertyAccessor.IS_GETTER, Visibility.NONE)
+            .build();
 
     private final String file;
     private final ObjectNode node;
@@ -245,9 +259,11 @@ public final class ConfigJson {
         return reader.apply(new ConfigJson(config.peftType(), json));
     }
 
-    /// The keys that every method's file has.
-    public static ObjectNode start(PeftConfig config) {
-        ObjectNode n = JsonNodeFactory.instance.objectNode();
+    /// Writes the components of a configuration's record as peft does: under their names in snake case, an empty list
+    /// as null, an integral number without a fraction; and the keys that every method's file has.
+    static ObjectNode of(PeftConfig config) {
+        ObjectNode n = RECORDS.valueToTree(config);
+        n.properties().forEach(e -> e.setValue(asPeft(e.getKey(), e.getValue())));
         n.putNull("auto_mapping");
         n.putNull("base_model_name_or_path");
         n.put("inference_mode", config.inferenceMode());
@@ -258,25 +274,23 @@ public final class ConfigJson {
         return n;
     }
 
-    public static void put(ObjectNode n, String key, @Nullable List<?> values) {
-        if (values == null) {
-            n.putNull(key);
-        } else {
-            n.set(
-                    key,
-                    n.arrayNode()
-                            .addAll(values.stream()
-                                    .map(v -> v instanceof Integer i
-                                            ? n.numberNode(i)
-                                            : (JsonNode) n.textNode(v.toString()))
-                                    .toList()));
+    private static JsonNode asPeft(String key, JsonNode value) {
+        if (value instanceof ObjectNode object) {
+            object.properties().forEach(e -> e.setValue(asPeft(e.getKey(), e.getValue())));
         }
+        boolean isWhole = value.isDouble()
+                && value.doubleValue() == Math.rint(value.doubleValue())
+                && Math.abs(value.doubleValue()) < 1e9
+                && !key.toLowerCase(Locale.ROOT).contains("dropout");
+        if (isWhole) {
+            return IntNode.valueOf(value.intValue());
+        }
+        return value.isArray() && value.isEmpty() ? NullNode.instance : value;
     }
 
-    /// Writes numbers by name as an object.
-    static void put(ObjectNode n, String key, Map<String, ? extends Number> numbers) {
-        ObjectNode object = n.putObject(key);
-        numbers.forEach((name, value) -> put(object, name, value.doubleValue()));
+    /// Sets `key` to a list, a map, a record or null.
+    static void put(ObjectNode n, String key, @Nullable Object value) {
+        n.set(key, RECORDS.valueToTree(value));
     }
 
     /// Sets the task that the configuration is for; null for none.
@@ -284,14 +298,4 @@ public final class ConfigJson {
         n.put("task_type", task == null ? null : task.name());
     }
 
-    /// Writes a number as peft does: integral values without a fraction.
-    public static void put(ObjectNode n, String key, double value) {
-        if (value == Math.rint(value)
-                && Math.abs(value) < 1e9
-                && !key.toLowerCase(Locale.ROOT).contains("dropout")) {
-            n.put(key, (int) value);
-        } else {
-            n.put(key, value);
-        }
-    }
 }

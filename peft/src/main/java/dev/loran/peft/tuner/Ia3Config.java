@@ -60,13 +60,13 @@ public record Ia3Config(
     /// @param feedforward those of them whose input is scaled
     public Ia3Config withTargets(Targets targets, Targets feedforward) {
         return with(n -> {
-            targets.write(n, "target_modules");
-            feedforward.write(n, "feedforward_modules");
+            ConfigJson.put(n, "target_modules", targets);
+            ConfigJson.put(n, "feedforward_modules", feedforward);
         });
     }
 
     public Ia3Config withExclude(Targets exclude) {
-        return with(n -> exclude.write(n, "exclude_modules"));
+        return with(n -> ConfigJson.put(n, "exclude_modules", exclude));
     }
 
     public Ia3Config withModulesToSave(List<String> modules) {
@@ -92,18 +92,6 @@ public record Ia3Config(
                 json.bool("init_ia3_weights", true),
                 json.bool("inference_mode", false),
                 json.taskType());
-    }
-
-    @Override
-    public ObjectNode toJson() {
-        ObjectNode n = ConfigJson.start(this);
-        excludeModules.write(n, "exclude_modules");
-        n.put("fan_in_fan_out", fanInFanOut);
-        feedforwardModules.write(n, "feedforward_modules");
-        n.put("init_ia3_weights", initIa3Weights);
-        ConfigJson.put(n, "modules_to_save", modulesToSave.isEmpty() ? null : modulesToSave);
-        targetModules.write(n, "target_modules");
-        return n;
     }
 
     @Override

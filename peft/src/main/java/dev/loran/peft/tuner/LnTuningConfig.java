@@ -45,11 +45,11 @@ public record LnTuningConfig(
     }
 
     public LnTuningConfig withTargets(Targets targets) {
-        return with(n -> targets.write(n, "target_modules"));
+        return with(n -> ConfigJson.put(n, "target_modules", targets));
     }
 
     public LnTuningConfig withExclude(Targets exclude) {
-        return with(n -> exclude.write(n, "exclude_modules"));
+        return with(n -> ConfigJson.put(n, "exclude_modules", exclude));
     }
 
     public LnTuningConfig withModulesToSave(List<String> modules) {
@@ -72,15 +72,6 @@ public record LnTuningConfig(
                 json.strings("modules_to_save"),
                 json.bool("inference_mode", false),
                 json.taskType());
-    }
-
-    @Override
-    public ObjectNode toJson() {
-        ObjectNode n = ConfigJson.start(this);
-        excludeModules.write(n, "exclude_modules");
-        ConfigJson.put(n, "modules_to_save", modulesToSave.isEmpty() ? null : modulesToSave);
-        targetModules.write(n, "target_modules");
-        return n;
     }
 
     @Override

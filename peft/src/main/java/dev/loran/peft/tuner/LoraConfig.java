@@ -1,5 +1,6 @@
 package dev.loran.peft.tuner;
 
+import com.fasterxml.jackson.annotation.JsonValue;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Tensor;
@@ -78,6 +79,7 @@ public record LoraConfig(
         ALL,
         LORA_ONLY;
 
+        @JsonValue
         String fileName() {
             return name().toLowerCase(Locale.ROOT);
         }
@@ -139,11 +141,11 @@ public record LoraConfig(
     }
 
     public LoraConfig withTargets(Targets targets) {
-        return with(n -> targets.write(n, "target_modules"));
+        return with(n -> ConfigJson.put(n, "target_modules", targets));
     }
 
     public LoraConfig withExclude(Targets exclude) {
-        return with(n -> exclude.write(n, "exclude_modules"));
+        return with(n -> ConfigJson.put(n, "exclude_modules", exclude));
     }
 
     public LoraConfig withBias(Bias which) {
@@ -245,33 +247,12 @@ public record LoraConfig(
 
     @Override
     public ObjectNode toJson() {
-        ObjectNode n = ConfigJson.start(this);
-        ConfigJson.put(n, "alpha_pattern", alphaPattern);
-        n.put("bias", bias.fileName());
-        n.put("ensure_weight_tying", ensureWeightTying);
-        excludeModules.write(n, "exclude_modules");
-        n.put("fan_in_fan_out", fanInFanOut);
-        if (initLoraWeights.equals(LoraInit.TRUE) || initLoraWeights.equals(LoraInit.FALSE)) {
-            n.put("init_lora_weights", initLoraWeights.equals(LoraInit.TRUE));
-        } else {
-            n.put("init_lora_weights", initLoraWeights.name());
-        }
-        ConfigJson.put(n, "layers_pattern", layersPattern.isEmpty() ? null : layersPattern);
-        ConfigJson.put(n, "layers_to_transform", layersToTransform);
+        ObjectNode n = PeftConfig.super.toJson();
         n.putObject("loftq_config");
-        ConfigJson.put(n, "lora_alpha", loraAlpha);
-        n.put("lora_bias", loraBias);
-        n.put("lora_dropout", loraDropout);
         n.put("megatron_core", "megatron.core");
-        ConfigJson.put(n, "modules_to_save", modulesToSave.isEmpty() ? null : modulesToSave);
         n.put("qalora_group_size", 16);
-        n.put("r", r);
-        ConfigJson.put(n, "rank_pattern", rankPattern);
-        targetModules.write(n, "target_modules");
-        writeTokens(n, trainableTokenIndices);
-        n.put("use_dora", useDora);
         n.put("use_qalora", false);
-        n.put("use_rslora", useRslora);
+        writeTokens(n, trainableTokenIndices);
         return n;
     }
 

@@ -1,5 +1,6 @@
 package dev.loran.peft.tuner;
 
+import com.fasterxml.jackson.annotation.JsonValue;
 import dev.loran.peft.io.InputException;
 import java.util.List;
 import java.util.Locale;
@@ -49,6 +50,12 @@ public record LoraInit(String name) {
     /// remainder is computed from the approximate factors.
     public static LoraInit pissa(int iterations) {
         return new LoraInit("pissa_niter_" + iterations);
+    }
+
+    /// The value in files: a boolean or a name.
+    @JsonValue
+    Object fileValue() {
+        return equals(TRUE) || equals(FALSE) ? (Object) equals(TRUE) : name;
     }
 
     /// Whether this is accepted from files only.

@@ -35,7 +35,9 @@ public interface PeftConfig {
     boolean inferenceMode();
 
     /// The content of `adapter_config.json`.
-    ObjectNode toJson();
+    default ObjectNode toJson() {
+        return ConfigJson.of(this);
+    }
 
     /// Attaches this method to `model` as the adapter `name`, inactive: see [Tuner].
     Tuner attach(Attachment to);

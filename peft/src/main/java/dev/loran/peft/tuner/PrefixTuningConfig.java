@@ -1,5 +1,6 @@
 package dev.loran.peft.tuner;
 
+import com.fasterxml.jackson.annotation.JsonIgnore;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Shape;
@@ -36,7 +37,7 @@ public record PrefixTuningConfig(
         int numVirtualTokens,
         boolean prefixProjection,
         @Nullable Integer encoderHiddenSize,
-        Init init,
+        @JsonIgnore Init init,
         @Nullable Integer tokenDim,
         @Nullable Integer numLayers,
         List<String> modulesToSave,
@@ -135,18 +136,6 @@ public record PrefixTuningConfig(
                 json.strings("modules_to_save"),
                 json.bool("inference_mode", false),
                 json.taskType());
-    }
-
-    @Override
-    public ObjectNode toJson() {
-        ObjectNode n = ConfigJson.start(this);
-        n.put("encoder_hidden_size", encoderHiddenSize);
-        n.put("num_virtual_tokens", numVirtualTokens);
-        n.put("prefix_projection", prefixProjection);
-        ConfigJson.put(n, "modules_to_save", modulesToSave.isEmpty() ? null : modulesToSave);
-        n.put("num_layers", numLayers);
-        n.put("token_dim", tokenDim);
-        return n;
     }
 
     @Override

@@ -1,5 +1,6 @@
 package dev.loran.peft.tuner;
 
+import com.fasterxml.jackson.annotation.JsonProperty;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Tensor;
@@ -34,7 +35,7 @@ import org.jspecify.annotations.Nullable;
 /// @param taskType see [PeftConfig#taskType]
 public record PromptEncoderConfig(
         int numVirtualTokens,
-        Encoder encoder,
+        @JsonProperty("encoder_reparameterization_type") Encoder encoder,
         @Nullable Integer encoderHiddenSize,
         int encoderNumLayers,
         double encoderDropout,
@@ -125,20 +126,6 @@ public record PromptEncoderConfig(
                 json.strings("modules_to_save"),
                 json.bool("inference_mode", false),
                 json.taskType());
-    }
-
-    @Override
-    public ObjectNode toJson() {
-        ObjectNode n = ConfigJson.start(this);
-        n.put("encoder_dropout", encoderDropout);
-        n.put("encoder_hidden_size", encoderHiddenSize);
-        n.put("encoder_num_layers", encoderNumLayers);
-        n.put("encoder_reparameterization_type", encoder.name());
-        n.put("num_virtual_tokens", numVirtualTokens);
-        ConfigJson.put(n, "modules_to_save", modulesToSave.isEmpty() ? null : modulesToSave);
-        n.put("num_layers", numLayers);
-        n.put("token_dim", tokenDim);
-        return n;
     }
 
     @Override

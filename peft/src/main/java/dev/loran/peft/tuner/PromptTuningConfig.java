@@ -1,5 +1,7 @@
 package dev.loran.peft.tuner;
 
+import com.fasterxml.jackson.annotation.JsonIgnore;
+import com.fasterxml.jackson.annotation.JsonProperty;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Tensor;
@@ -30,9 +32,9 @@ import org.jspecify.annotations.Nullable;
 /// @param taskType see [PeftConfig#taskType]
 public record PromptTuningConfig(
         int numVirtualTokens,
-        Init init,
-        @Nullable List<Integer> initTokens,
-        @Nullable String initText,
+        @JsonProperty("prompt_tuning_init") Init init,
+        @JsonIgnore @Nullable List<Integer> initTokens,
+        @JsonProperty("prompt_tuning_init_text") @Nullable String initText,
         @Nullable Integer tokenDim,
         @Nullable Integer numLayers,
         List<String> modulesToSave,
@@ -129,15 +131,7 @@ public record PromptTuningConfig(
 
     @Override
     public ObjectNode toJson() {
-        ObjectNode n = ConfigJson.start(this);
-        n.put("num_virtual_tokens", numVirtualTokens);
-        n.put("prompt_tuning_init", init.name());
-        n.put("prompt_tuning_init_text", initText);
-        n.put("num_transformer_submodules", 1);
-        ConfigJson.put(n, "modules_to_save", modulesToSave.isEmpty() ? null : modulesToSave);
-        n.put("num_layers", numLayers);
-        n.put("token_dim", tokenDim);
-        return n;
+        return PeftConfig.super.toJson().put("num_transformer_submodules", 1);
     }
 
     @Override

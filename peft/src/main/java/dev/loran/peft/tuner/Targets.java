@@ -1,6 +1,6 @@
 package dev.loran.peft.tuner;
 
-import com.fasterxml.jackson.databind.node.ObjectNode;
+import com.fasterxml.jackson.annotation.JsonValue;
 import dev.loran.engine.nn.AdaptedLayer;
 import dev.loran.engine.nn.Layer;
 import dev.loran.engine.nn.Linear;
@@ -95,13 +95,10 @@ public final class Targets {
         return of(known);
     }
 
-    /// Writes the value in `adapter_config.json`.
-    public void write(ObjectNode json, String key) {
-        if (regex != null) {
-            json.put(key, regex);
-        } else {
-            ConfigJson.put(json, key, names);
-        }
+    /// The value in `adapter_config.json`: a regular expression or a list of names; null for the default.
+    @JsonValue
+    @Nullable Object fileValue() {
+        return regex != null ? regex : names;
     }
 
     /// Which of `names` matches the module `name`, or null.
