@@ -46,6 +46,7 @@ import dev.loran.peft.tuner.PromptEncoderConfig;
 import dev.loran.peft.tuner.PromptTuningConfig;
 import java.io.ByteArrayOutputStream;
 import java.io.IOException;
+import java.io.OutputStream;
 import java.io.PrintStream;
 import java.lang.management.ManagementFactory;
 import java.nio.charset.StandardCharsets;
@@ -61,6 +62,7 @@ import java.util.concurrent.Callable;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
+import java.util.zip.GZIPOutputStream;
 import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -444,6 +446,28 @@ class MutatedInputsTest {
                         Format.JSON_LINES,
                         () -> Examples.read(file, row.getKey(), tokenizer, Examples.Options.of(24), null));
             }
+            String table = "text,label\n\"red, \"\"shoes\"\"\",sport\nbuy,purchase\n";
+            String array =
+                    "[{\"text\": \"red shoes\", \"label\": \"sport\"},\n {\"text\": \"buy\", \"label\": \"purchase\"}]";
+            for (Map.Entry<String, String> rowsOf : Map.of(
+                            "rows.csv", table, "rows.tsv", table.replace(',', '\t'), "rows.json", array)
+                    .entrySet()) {
+                Path file = Files.writeString(folder.resolve(rowsOf.getKey()), rowsOf.getValue());
+                kind(
+                        rowsOf.getKey(),
+                        file,
+                        rowsOf.getKey().endsWith("json") ? Format.JSON : Format.BYTES,
+                        () -> Examples.read(file, new ClassifyTask(), tokenizer, Examples.Options.of(24), null));
+            }
+            Path packed = folder.resolve("rows.csv.gz");
+            try (OutputStream out = new GZIPOutputStream(Files.newOutputStream(packed))) {
+                out.write(table.getBytes(StandardCharsets.UTF_8));
+            }
+            kind(
+                    "rows.csv.gz",
+                    packed,
+                    Format.BYTES,
+                    () -> Examples.read(packed, new ClassifyTask(), tokenizer, Examples.Options.of(24), null));
         }
 
         private void commands() throws IOException {

@@ -109,6 +109,15 @@ final class CompareCommand implements Callable<Integer> {
     private @Nullable Path eval;
 
     @Option(
+            names = "--split",
+            paramLabel = "X",
+            description = "without --eval: hold out this share of the rows, of each class alike, such as 0.1")
+    private @Nullable Double split;
+
+    @Mixin
+    private DataOptions files;
+
+    @Option(
             names = "--rows",
             paramLabel = "N",
             description = "without --train: rows to train on, of 5000 (${DEFAULT-VALUE})")
@@ -147,8 +156,8 @@ final class CompareCommand implements Callable<Integer> {
     public Integer call() {
         List<Method> compared = methods();
         settle(compared);
-        if ((train == null) != (eval == null)) {
-            throw new InputException("--train and --eval go together: what is compared is the held-out rows");
+        if (train == null && (eval != null || split != null)) {
+            throw new InputException("--eval and --split go with --train: what is compared is the held-out rows");
         }
         Path out = place.folder("loran-compare");
         begin(out);
@@ -238,7 +247,12 @@ final class CompareCommand implements Callable<Integer> {
             Task kind = Task.named(task);
             TaskRows read;
             if (train != null) {
-                read = TaskRows.read(open, kind, reading, train, eval, null);
+                DataOptions.Split given = files.split(train, eval, split, model.seed);
+                if (given.heldOut() == null) {
+                    throw new InputException(
+                            "--eval is missing, or --split 0.1: what is compared is the held-out rows");
+                }
+                read = TaskRows.read(open, kind, reading, given, null);
             } else if (kind.hasShippedRows()) {
                 read = TaskRows.shipped(open, reading, rows);
             } else {

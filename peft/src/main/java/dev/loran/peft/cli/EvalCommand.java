@@ -3,7 +3,8 @@ package dev.loran.peft.cli;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.peft.data.Examples;
-import dev.loran.peft.data.Rows;
+import dev.loran.peft.data.RowFiles.Part;
+import dev.loran.peft.data.RowSource;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.TaskType;
 import dev.loran.peft.task.Answering;
@@ -36,8 +37,11 @@ final class EvalCommand implements Callable<Integer> {
     @Option(names = "--task", paramLabel = "T", description = Task.SHIPPED + " (what the adapter was trained for)")
     private @Nullable String task;
 
-    @Option(names = "--data", required = true, paramLabel = "FILE", description = "the rows")
+    @Option(names = "--data", required = true, paramLabel = "FILE", description = "the rows: " + DataOptions.FILES)
     private Path data;
+
+    @Mixin
+    private DataOptions files;
 
     @Option(
             names = "--max-new-tokens",
@@ -71,10 +75,11 @@ final class EvalCommand implements Callable<Integer> {
             Examples.Options reading = Examples.Options.of(maxLength)
                     .withTextPrefix(card.textPrefix())
                     .withAnswerRoom(Math.min(card.answerRoom(), maxLength / 2));
-            Examples rows = Examples.read(data, card.task(), open.tokenizer(), reading, card.labels());
+            RowSource source = files.rows(data, Part.TEST, Part.VALIDATION);
+            Examples rows = Examples.read(source, card.task(), open.tokenizer(), reading, card.labels());
             try (TaskModel learner =
                     folder == null ? TaskModel.of(peft, card, model.seed) : TaskModel.load(peft, card, folder)) {
-                ObjectNode result = evaluate(open, learner, rows, virtualTokens);
+                ObjectNode result = evaluate(open, learner, source, rows, virtualTokens);
                 rows.notices(null).forEach(output::say);
                 output.result(result, common.json);
             }
@@ -105,7 +110,7 @@ final class EvalCommand implements Callable<Integer> {
         return card;
     }
 
-    private ObjectNode evaluate(OpenModel open, TaskModel learner, Examples rows, int virtualTokens) {
+    private ObjectNode evaluate(OpenModel open, TaskModel learner, RowSource source, Examples rows, int virtualTokens) {
         Evaluation e = Evaluation.of(learner, rows, model.batchSize());
         if (Double.isNaN(e.loss())) {
             throw new InputException(trained.title(model)
@@ -114,12 +119,12 @@ final class EvalCommand implements Callable<Integer> {
         ObjectNode result =
                 new ObjectMapper().createObjectNode().put("rows", e.rows()).put("loss", e.loss());
         e.metrics().forEach(result::put);
-        answers(open, learner.task(), rows, virtualTokens).forEach(result::put);
+        answers(open, learner.task(), source, rows, virtualTokens).forEach(result::put);
         Output.put(result.put("truncated", rows.truncated()), rows.notices(null));
         return result;
     }
 
-    private Map<String, Double> answers(OpenModel open, Task of, Examples rows, int virtualTokens) {
+    private Map<String, Double> answers(OpenModel open, Task of, RowSource source, Examples rows, int virtualTokens) {
         if (!of.hasPrompts()) {
             return Map.of();
         }
@@ -130,7 +135,7 @@ final class EvalCommand implements Callable<Integer> {
                 open.model(),
                 open.tokenizer(),
                 rows,
-                Rows.read(data, of),
+                source.toList(of),
                 open.model().facts().maxPositions() - virtualTokens,
                 model.batchSize(),
                 maxNewTokens == null ? 0 : maxNewTokens,

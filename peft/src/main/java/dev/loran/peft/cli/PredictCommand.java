@@ -4,6 +4,7 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Row;
+import dev.loran.peft.data.RowFiles.Part;
 import dev.loran.peft.data.Rows;
 import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.io.InputException;
@@ -45,7 +46,8 @@ import picocli.CommandLine.Option;
         sortOptions = false,
         footer = {
             "",
-            "Texts are lines of a .txt file, or JSON Lines with a field \"text\", and \"text_pair\" for pairs.",
+            "Texts are lines of a .txt file, or rows with a field \"text\", and \"text_pair\" for pairs: JSON Lines, a "
+                    + "JSON array or a table with a header, plain or .gz.",
             "Example: loran predict --model minilm --adapter run --data texts.txt --out predictions.jsonl"
         })
 final class PredictCommand implements Callable<Integer> {
@@ -56,8 +58,11 @@ final class PredictCommand implements Callable<Integer> {
     @Mixin
     private AdapterOptions trained;
 
-    @Option(names = "--data", required = true, paramLabel = "FILE", description = "the texts")
+    @Option(names = "--data", required = true, paramLabel = "FILE", description = "the texts: " + DataOptions.FILES)
     private Path data;
+
+    @Mixin
+    private DataOptions files;
 
     @Option(names = "--out", required = true, paramLabel = "FILE", description = "where the answers go")
     private Path out;
@@ -219,7 +224,7 @@ final class PredictCommand implements Callable<Integer> {
                     write(lines, line);
                     answered[0]++;
                 });
-                Rows.texts(data, reader::add);
+                read(reader);
                 reader.finish();
             }
             Files.move(draft, out, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
@@ -245,6 +250,16 @@ final class PredictCommand implements Callable<Integer> {
             if (!stopped) {
                 discard(draft);
             }
+        }
+    }
+
+    private void read(Reader reader) throws IOException {
+        if (data.equals(DataOptions.STANDARD_INPUT)) {
+            Rows.texts(System.in, "standard input", files.options(), reader::add);
+            return;
+        }
+        for (Path file : DataOptions.files(data, Part.TEST, Part.VALIDATION)) {
+            Rows.texts(file, files.options(), reader::add);
         }
     }
 

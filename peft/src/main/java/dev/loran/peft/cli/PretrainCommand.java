@@ -4,7 +4,7 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import dev.loran.engine.backend.DType;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.Row;
-import dev.loran.peft.data.RowSource;
+import dev.loran.peft.data.RowFiles.Part;
 import dev.loran.peft.io.Drafts;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.JsonFile;
@@ -155,7 +155,7 @@ final class PretrainCommand extends TrainCommand {
     /// Learns a tokenizer from the training texts, and writes it into `folder`.
     private void learn(Path folder) throws IOException {
         BpeTrainer trainer = new BpeTrainer();
-        RowSource.file(train).forEach(new LmTask(), (row, line) -> {
+        files.rows(train, Part.TRAIN, Part.TRAIN).forEach(new LmTask(), (row, line) -> {
             if (row instanceof Row.Text text) {
                 trainer.add(text.text());
             }

@@ -4,6 +4,7 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Row;
+import dev.loran.peft.data.RowSource;
 import dev.loran.peft.data.ShippedData;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.TaskType;
@@ -12,7 +13,6 @@ import dev.loran.peft.task.SentencePooling;
 import dev.loran.peft.task.Task;
 import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.task.TextClassifier.Pooling;
-import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
@@ -21,24 +21,19 @@ import org.jspecify.annotations.Nullable;
 ///
 /// @param task the task that they are for
 record TaskRows(Task task, Examples train, @Nullable Examples heldOut) {
-    /// Reads files. For a model with its own classes, their order is kept if its config names them as the rows do.
+    /// Reads rows. For a model with its own classes, their order is kept if its config names them as the rows do.
     ///
-    /// @param eval null if nothing is held out
     /// @param usual the classes, in order, to use if they include those of all rows; null to use those of the rows
     static TaskRows read(
-            OpenModel open,
-            Task task,
-            Examples.Options reading,
-            Path train,
-            @Nullable Path eval,
-            @Nullable Labels usual) {
+            OpenModel open, Task task, Examples.Options reading, DataOptions.Split split, @Nullable Labels usual) {
         Labels known = task.labels(open.model());
-        Examples rows = Examples.read(train, task, open.tokenizer(), reading, known);
+        Examples rows = Examples.read(split.train(), task, open.tokenizer(), reading, known);
         Labels own = rows.labelsOrNull();
         if (known == null && usual != null && own != null && usual.names().containsAll(own.names())) {
-            rows = Examples.read(train, task, open.tokenizer(), reading, usual);
+            rows = Examples.read(split.train(), task, open.tokenizer(), reading, usual);
         }
         Examples.Options same = reading.withAnswerRoom(rows.answerRoom());
+        RowSource eval = split.heldOut();
         Examples heldOut = eval == null ? null : Examples.read(eval, task, open.tokenizer(), same, rows.labelsOrNull());
         return new TaskRows(task, rows, heldOut);
     }

@@ -3,6 +3,7 @@ package dev.loran.peft.cli;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.peft.data.Examples;
+import dev.loran.peft.data.Labels;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.JsonFile;
 import dev.loran.peft.task.Evaluation;
@@ -44,7 +45,8 @@ import picocli.CommandLine.Spec;
         sortOptions = false,
         footer = {
             "",
-            "Rows are JSON Lines: {\"text\",\"label\"} to classify (pairs: \"text_pair\" too), "
+            "Rows are objects of JSON Lines or of a JSON array, or the rows of a table with a header (.csv, .tsv), plain "
+                    + "or .gz: {\"text\",\"label\"} to classify (pairs: \"text_pair\" too), "
                     + "{\"source\",\"target\"} or {\"instruction\",\"input\",\"output\"} to generate, {\"text\"} for "
                     + "lm.",
             "",
@@ -75,11 +77,27 @@ class TrainCommand implements Callable<Integer> {
                     + "(${DEFAULT-VALUE})")
     String method = "lora";
 
-    @Option(names = "--train", required = true, paramLabel = "FILE", description = "rows to train on")
+    @Option(
+            names = "--train",
+            required = true,
+            paramLabel = "FILE",
+            description = "rows to train on: " + DataOptions.FILES)
     Path train;
 
-    @Option(names = "--eval", paramLabel = "FILE", description = "rows to evaluate on; the best parameters are kept")
+    @Option(
+            names = "--eval",
+            paramLabel = "FILE",
+            description = "rows to evaluate on; the best parameters are kept (those of the folder, if --train is one)")
     private @Nullable Path eval;
+
+    @Option(
+            names = "--split",
+            paramLabel = "X",
+            description = "without --eval: hold out this share of the rows, of each class alike, such as 0.1")
+    private @Nullable Double split;
+
+    @Mixin
+    DataOptions files;
 
     @Mixin
     private OutOptions place;
@@ -210,8 +228,7 @@ class TrainCommand implements Callable<Integer> {
             }
             TaskCard before = init == null ? null : init.card();
             Examples.Options reading = reading(open, before);
-            TaskRows rows =
-                    TaskRows.read(open, Task.named(task), reading, train, eval, init == null ? null : init.labels());
+            TaskRows rows = read(open, reading, init == null ? null : init.labels());
             if (pooling == null && before != null && before.labels() != null && !before.normalize()) {
                 pooling = before.pooling().toString();
             }
@@ -288,7 +305,12 @@ class TrainCommand implements Callable<Integer> {
 
     TaskRows rows(OpenModel open) {
         open.model().gradientCheckpointing(gradientCheckpointing);
-        return TaskRows.read(open, Task.named(task), reading(open, null), train, eval, null);
+        return read(open, reading(open, null), null);
+    }
+
+    private TaskRows read(OpenModel open, Examples.Options reading, @Nullable Labels usual) {
+        return TaskRows.read(
+                open, Task.named(task), reading, files.split(train, eval, split, model.seed), usual);
     }
 
     /// The run as one of `runs` in a pass.

@@ -3,7 +3,6 @@ package dev.loran.peft.continual;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Row;
-import dev.loran.peft.data.RowForm;
 import dev.loran.peft.data.RowSource;
 import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.io.InputException;
@@ -13,7 +12,6 @@ import java.util.ArrayList;
 import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Set;
-import java.util.SplittableRandom;
 import java.util.TreeSet;
 import java.util.function.Predicate;
 import java.util.function.Supplier;
@@ -29,8 +27,8 @@ import org.jspecify.annotations.Nullable;
 /// @param labels the classes of all tasks, for one head; null if there are none, or each task has its own head
 public record TaskSequence(
         Task kind, List<Stage> stages, @Nullable Labels labels) {
-    /// One row in so many is held out where no other rows are given.
-    private static final int HELD_OUT_SHARE = 10;
+    /// The share of rows that is held out where no other rows are given.
+    private static final double HELD_OUT_SHARE = 0.1;
 
     public TaskSequence {
         stages = List.copyOf(stages);
@@ -52,17 +50,7 @@ public record TaskSequence(
     public record Source(String name, RowSource train, RowSource heldOut) {
         /// Holds out a tenth of the rows, chosen at random.
         public static Source heldOutOf(String name, RowSource rows, long seed) {
-            return new Source(
-                    name,
-                    new Some(rows, rows.name(), draw(seed, false)),
-                    new Some(rows, rows.name() + " (held out)", draw(seed, true)));
-        }
-
-        private static Supplier<Predicate<Row>> draw(long seed, boolean heldOut) {
-            return () -> {
-                SplittableRandom random = new SplittableRandom(seed);
-                return row -> (random.nextInt(HELD_OUT_SHARE) == 0) == heldOut;
-            };
+            return new Source(name, rows.besides(HELD_OUT_SHARE, seed), rows.heldOut(HELD_OUT_SHARE, seed));
         }
 
         /// Splits the rows of one task to classify into `parts` tasks, each with the rows of its own classes: the
@@ -83,42 +71,11 @@ public record TaskSequence(
                 Supplier<Predicate<Row>> has = () -> row -> row instanceof Row.Classify c && own.contains(c.label());
                 sources.add(new Source(
                         title,
-                        new Some(train, train.name() + " (" + title + ")", has),
-                        new Some(heldOut, heldOut.name() + " (" + title + ")", has)));
+                        train.only(train.name() + " (" + title + ")", has),
+                        heldOut.only(heldOut.name() + " (" + title + ")", has)));
                 from = to;
             }
             return sources;
-        }
-    }
-
-    /// Some of the rows of another source.
-    ///
-    /// @param chosen creates, for each reading, the test that is asked for every row in order
-    private record Some(RowSource of, String name, Supplier<Predicate<Row>> chosen) implements RowSource {
-        @Override
-        public void forEach(RowForm form, Visitor visitor) {
-            Predicate<Row> test = chosen.get();
-            boolean[] state = {false, false};
-            of.forEach(form, new Visitor() {
-                @Override
-                public void row(Row row, long line) {
-                    state[0] = test.test(row);
-                    if (state[0]) {
-                        state[1] = true;
-                        visitor.row(row, line);
-                    }
-                }
-
-                @Override
-                public void unread(String field) {
-                    if (state[0]) {
-                        visitor.unread(field);
-                    }
-                }
-            });
-            if (!state[1]) {
-                throw new InputException(name + ": there are no rows");
-            }
         }
     }
 

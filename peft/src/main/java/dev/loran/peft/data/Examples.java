@@ -107,7 +107,7 @@ public final class Examples {
         this.decoder = decoder;
     }
 
-    /// Reads and tokenizes a file of JSON Lines.
+    /// Reads and tokenizes a file.
     ///
     /// @param form what a row is, such as a task
     /// @param labels the labels of an existing model, for rows with labels; null to use those in the file, sorted
@@ -260,7 +260,7 @@ public final class Examples {
     ///
     /// @param train the rows that were trained on, if these are held out: rows that are in both are reported too
     public List<String> notices(@Nullable Examples train) {
-        List<String> lines = new ArrayList<>();
+        List<String> lines = new ArrayList<>(notes.formats());
         if (kept.truncated > 0) {
             lines.add("%s: %,d %s".formatted(notes.file(), kept.truncated, form.cut(options)));
         }
@@ -314,7 +314,7 @@ public final class Examples {
         private final RowForm form;
         private final Tokenizer tokenizer;
         private final Options options;
-        private final String source;
+        private String source;
         private final RowNotes notes;
         private Kept kept = new Kept();
         private @Nullable Encoding encoding;
@@ -359,6 +359,16 @@ public final class Examples {
         @Override
         public void unread(String field) {
             notes.unread(field);
+        }
+
+        @Override
+        public void file(String name) {
+            source = name;
+        }
+
+        @Override
+        public void format(String detected) {
+            notes.format(source + ": " + detected);
         }
 
         @Override

@@ -7,16 +7,16 @@ import com.fasterxml.jackson.databind.DeserializationFeature;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.ObjectReader;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.peft.io.InputException;
-import dev.loran.peft.io.JsonFile;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Locale;
 import org.jspecify.annotations.Nullable;
 
-/// The fields of a line of JSON Lines. A problem with a field is an [InputException] that names file, line and field.
+/// The fields of a row. A problem with a field is an [InputException] that names file, line and field.
 public final class Fields {
-    private static final ObjectReader JSON = new ObjectMapper(JsonFactory.builder()
+    static final ObjectReader JSON = new ObjectMapper(JsonFactory.builder()
                     .enable(StreamReadFeature.STRICT_DUPLICATE_DETECTION)
                     .build())
             .enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
@@ -26,29 +26,17 @@ public final class Fields {
     private final long line;
     private final String form;
     private final JsonNode object;
+    private final boolean isText;
 
-    Fields(String name, long line, String form, String text) {
+    /// @param name the source's name in messages
+    /// @param form what a row should look like, for messages
+    /// @param isText whether all values are strings, as in a table: numbers and lists are then read from them
+    Fields(String name, long line, String form, ObjectNode object, boolean isText) {
         this.name = name;
         this.line = line;
         this.form = form;
-        String start = text.strip();
-        if (line == 1 && start.startsWith("[")) {
-            throw bad("a JSON array, not JSON Lines; put each element on a line of its own, without brackets and"
-                    + " commas around it; " + form);
-        }
-        if (line == 1 && !start.startsWith("{") && name.matches("(?i).*\\.(csv|tsv)")) {
-            throw bad("separated values, not JSON Lines; make each record an object on a line of its own; " + form);
-        }
-        try {
-            this.object = JSON.readTree(text);
-        } catch (JsonProcessingException e) {
-            int column = e.getLocation() == null ? 1 : e.getLocation().getColumnNr();
-            throw new InputException(
-                    "%s:%d: not JSON at column %d: %s; %s".formatted(name, line, column, JsonFile.problem(e), form), e);
-        }
-        if (!object.isObject()) {
-            throw bad("a JSON " + kind(object) + ", not an object; " + form);
-        }
+        this.object = object;
+        this.isText = isText;
     }
 
     long line() {
@@ -94,7 +82,7 @@ public final class Fields {
 
     /// A finite number.
     public double number(String field) {
-        JsonNode value = required(field);
+        JsonNode value = parsed(required(field));
         if (!value.isNumber() || !Double.isFinite(value.doubleValue())) {
             throw bad("field \"" + field + "\" must be a number, found " + kind(value));
         }
@@ -103,13 +91,25 @@ public final class Fields {
 
     /// A list of strings.
     public List<String> strings(String field) {
-        JsonNode value = required(field);
+        JsonNode value = parsed(required(field));
         List<String> strings = new ArrayList<>();
         value.forEach(v -> strings.add(v.isTextual() ? v.textValue() : ""));
         if (!value.isArray() || strings.stream().anyMatch(String::isEmpty)) {
             throw bad("field \"" + field + "\" must be a list of strings, none of them empty, found " + kind(value));
         }
         return strings;
+    }
+
+    /// The number or list that a string of a table is; the string itself if it is neither.
+    private JsonNode parsed(JsonNode value) {
+        if (!isText) {
+            return value;
+        }
+        try {
+            return JSON.readTree(value.textValue().strip());
+        } catch (JsonProcessingException e) {
+            return value;
+        }
     }
 
     private JsonNode required(String field) {
@@ -136,7 +136,7 @@ public final class Fields {
         return InputException.at(name, line, problem);
     }
 
-    private static String kind(JsonNode value) {
+    static String kind(JsonNode value) {
         return value.getNodeType().toString().toLowerCase(Locale.ROOT);
     }
 }

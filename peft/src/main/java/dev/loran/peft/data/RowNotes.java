@@ -3,9 +3,11 @@ package dev.loran.peft.data;
 import dev.loran.peft.io.Nearest;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.OptionalInt;
+import java.util.Set;
 import java.util.TreeMap;
 import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
@@ -23,6 +25,7 @@ final class RowNotes {
     private long[] whole = new long[64];
     private int rows;
 
+    private final Set<String> formats = new LinkedHashSet<>();
     private final Map<String, Integer> unread = new TreeMap<>();
     private int empty;
     private int mostlyUnknown;
@@ -64,6 +67,16 @@ final class RowNotes {
     /// The share of the tokens that the tokenizer has no id for; 0 if there are none.
     double unknownShare() {
         return unknown / (double) Math.max(1, tokens);
+    }
+
+    /// Records the format of a file, in words.
+    void format(String detected) {
+        formats.add(detected);
+    }
+
+    /// The formats of the files, a line for each.
+    List<String> formats() {
+        return List.copyOf(formats);
     }
 
     /// Records a field that is not read.

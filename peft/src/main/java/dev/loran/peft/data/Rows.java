@@ -1,29 +1,22 @@
 package dev.loran.peft.data;
 
 import dev.loran.peft.io.InputException;
-import java.io.BufferedInputStream;
-import java.io.ByteArrayOutputStream;
 import java.io.IOException;
 import java.io.InputStream;
-import java.nio.ByteBuffer;
-import java.nio.CharBuffer;
-import java.nio.charset.CharacterCodingException;
-import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.ArrayList;
 import java.util.List;
 import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 
-/// Reads rows from JSON Lines: one JSON object per line, in UTF-8. Fields that the task does not use are skipped
-/// ([Examples#notices] reports them), as are blank lines; labels may be integers. Anything else that is not a valid row
-/// is an [InputException] that names file, line and field.
+/// Reads rows from files: JSON Lines, a JSON array, a table or lines of text ([RowFormat]), in UTF-8, plain or
+/// compressed by gzip. Fields that the task does not use are skipped ([Examples#notices] reports them), as are blank
+/// lines; labels may be integers. Anything else that is not a valid row is an [InputException] that names file, line
+/// and field.
 ///
-/// A file is read as a stream, with one line in memory at a time.
+/// A file is read as a stream, with one row in memory at a time.
 public final class Rows {
-    /// The longest accepted line, in bytes; a file with a longer one is assumed not to be JSON Lines.
-    static final int MAX_LINE_BYTES = 16 << 20;
+    private static final List<String> TEXT = List.of("text", "text_pair");
 
     private Rows() {}
 
@@ -31,18 +24,16 @@ public final class Rows {
     ///
     /// @throws InputException for a file without rows and for the first bad row
     public static List<Row> read(Path file, RowForm form) {
-        List<Row> rows = new ArrayList<>();
-        forEach(file, form, (row, line) -> rows.add(row));
-        return rows;
+        return RowSource.file(file).toList(form);
     }
 
     /// Passes every row of a file to the visitor.
     ///
     /// @throws InputException for a file that is missing or has no rows, and for the first bad row
-    public static void forEach(Path file, RowForm form, RowSource.Visitor visitor) {
+    static void forEach(Path file, RowFormat.Options options, RowForm form, RowSource.Visitor visitor) {
         InputException.requireWhole(file);
         try (InputStream in = Files.newInputStream(file)) {
-            forEach(in, file.toString(), form, visitor);
+            forEach(in, file.toString(), options, form, visitor);
         } catch (IOException e) {
             throw InputException.io(file, "cannot be read", e);
         }
@@ -52,9 +43,12 @@ public final class Rows {
     ///
     /// @param name the name of the stream in error messages
     /// @throws InputException for a stream without rows and for the first bad row
-    public static void forEach(InputStream in, String name, RowForm form, RowSource.Visitor visitor)
+    static void forEach(InputStream in, String name, RowFormat.Options options, RowForm form, RowSource.Visitor visitor)
             throws IOException {
-        forEachObject(in, name, "a row of task " + form.name() + " is " + form.form(), fields -> {
+        String expected = "a row of task " + form.name() + " is " + form.form();
+        RowFormat.Reading reading =
+                new RowFormat.Reading(name, expected, form.fields(), options.columns(), visitor::format);
+        forEachObject(in, options.format(), reading, fields -> {
             visitor.row(form.row(fields), fields.line());
             fields.names().stream()
                     .filter(field -> !form.fields().contains(field))
@@ -62,94 +56,37 @@ public final class Rows {
         });
     }
 
-    /// Passes every text of a file to the visitor: the field `text` and, for a pair, `text_pair` of JSON Lines, or, if
-    /// the file's name ends in `.txt`, each line. Blank lines are skipped.
+    /// Passes every text of a file to the visitor: the field `text` and, for a pair, `text_pair`.
     ///
     /// @throws InputException for a file that is missing or has no texts, and for the first bad line
-    public static void texts(Path file, Consumer<Row.Unlabelled> visitor) {
-        String form = "a text is a line of a .txt file, {\"text\"} or {\"text\",\"text_pair\"}";
-        String name = file.toString();
+    public static void texts(Path file, RowFormat.Options options, Consumer<Row.Unlabelled> visitor) {
         InputException.requireWhole(file);
         try (InputStream in = Files.newInputStream(file)) {
-            if (!name.endsWith(".txt")) {
-                forEachObject(
-                        in,
-                        name,
-                        form,
-                        fields ->
-                                visitor.accept(new Row.Unlabelled(fields.text("text"), fields.optional("text_pair"))));
-                return;
-            }
-            Lines lines = new Lines(in, name);
-            boolean empty = true;
-            for (String text = lines.next(); text != null; text = lines.next()) {
-                if (!text.isBlank()) {
-                    visitor.accept(new Row.Unlabelled(text.strip(), null));
-                    empty = false;
-                }
-            }
-            if (empty) {
-                throw new InputException(name + ": no texts; expected one a line");
-            }
+            texts(in, file.toString(), options, visitor);
         } catch (IOException e) {
             throw InputException.io(file, "cannot be read", e);
         }
     }
 
-    /// Passes the fields of every line to the visitor.
+    /// As above, for a stream.
     ///
-    /// @param form what a row should look like, for error messages
-    static void forEachObject(InputStream in, String name, String form, Consumer<Fields> visitor) throws IOException {
-        Lines lines = new Lines(in, name);
-        boolean empty = true;
-        for (String text = lines.next(); text != null; text = lines.next()) {
-            if (!text.isBlank()) {
-                visitor.accept(new Fields(name, lines.line, form, text));
-                empty = false;
-            }
-        }
-        if (empty) {
-            throw new InputException(name + ": no rows; expected one JSON object a line: " + form);
-        }
+    /// @param name the name of the stream in error messages
+    public static void texts(InputStream in, String name, RowFormat.Options options, Consumer<Row.Unlabelled> visitor)
+            throws IOException {
+        String form = "a text is a line of a .txt file, {\"text\"} or {\"text\",\"text_pair\"}";
+        RowFormat.Reading reading = new RowFormat.Reading(name, form, TEXT, options.columns(), detected -> {});
+        forEachObject(
+                in,
+                options.format(),
+                reading,
+                fields -> visitor.accept(new Row.Unlabelled(fields.text("text"), fields.optional("text_pair"))));
     }
 
-    /// Splits bytes into lines before decoding: a decoder that reads ahead could not tell which line contains a bad
-    /// byte.
-    private static final class Lines {
-        private final InputStream in;
-        private final String name;
-        private final ByteArrayOutputStream bytes = new ByteArrayOutputStream();
-        private long line;
-
-        Lines(InputStream in, String name) {
-            this.in = new BufferedInputStream(in, 1 << 16);
-            this.name = name;
-        }
-
-        @Nullable
-        String next() throws IOException {
-            bytes.reset();
-            line++;
-            int b = in.read();
-            if (b < 0) {
-                return null;
-            }
-            for (; b >= 0 && b != '\n'; b = in.read()) {
-                if (bytes.size() == MAX_LINE_BYTES) {
-                    throw InputException.at(
-                            name, line, "longer than " + (MAX_LINE_BYTES >> 20) + " MiB; is this a JSON Lines file?");
-                }
-                bytes.write(b);
-            }
-            try {
-                CharBuffer text = StandardCharsets.UTF_8.newDecoder().decode(ByteBuffer.wrap(bytes.toByteArray()));
-                // A byte order mark is not part of the first row.
-                return line == 1 && text.hasRemaining() && text.charAt(0) == '\ufeff'
-                        ? text.subSequence(1, text.length()).toString()
-                        : text.toString();
-            } catch (CharacterCodingException e) {
-                throw new InputException(name + ":" + line + ": not UTF-8; save the file as UTF-8", e);
-            }
+    static void forEachObject(
+            InputStream in, @Nullable RowFormat format, RowFormat.Reading reading, Consumer<Fields> visitor)
+            throws IOException {
+        if (!RowFormat.read(in, format, reading, visitor)) {
+            throw new InputException(reading.name() + ": no rows; " + reading.form());
         }
     }
 }

@@ -5,6 +5,7 @@ import java.io.InputStream;
 import java.io.UncheckedIOException;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Map;
 import java.util.zip.GZIPInputStream;
 
 /// The data set that comes with Loran: 6,000 definitions of English nouns from WordNet 3.1 in ten classes of 600 (act,
@@ -54,10 +55,12 @@ public record ShippedData(List<Noun> train, List<Noun> heldOut) {
                 throw new IllegalStateException("ShippedData: the jar of Loran lacks " + RESOURCE);
             }
             try (InputStream in = new GZIPInputStream(packed)) {
+                RowFormat.Reading reading = new RowFormat.Reading(
+                        RESOURCE, "a row is {\"text\",\"label\",\"title\"}", List.of(), Map.of(), format -> {});
                 Rows.forEachObject(
                         in,
-                        RESOURCE,
-                        "a row is {\"text\",\"label\",\"title\"}",
+                        RowFormat.JSONL,
+                        reading,
                         row -> nouns.add(new Noun(row.text("text"), row.text("label"), row.text("title"))));
             }
         } catch (IOException e) {

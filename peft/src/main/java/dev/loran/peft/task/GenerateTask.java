@@ -27,19 +27,22 @@ public record GenerateTask() implements CausalTask {
 
     @Override
     public String form() {
-        return "{\"source\",\"target\"} or {\"instruction\",\"input\",\"output\"}";
+        return "{\"source\",\"target\"}, {\"prompt\",\"completion\"} or {\"instruction\",\"input\",\"output\"}";
     }
 
     @Override
     public List<String> fields() {
-        return List.of("source", "target", "instruction", "input", "output");
+        return List.of("source", "target", "prompt", "completion", "instruction", "input", "output");
     }
 
     @Override
     public Row row(Fields fields) {
-        return fields.has("instruction")
-                ? Row.Generate.instruction(
-                        fields.text("instruction"), fields.stringOrEmpty("input"), fields.text("output"))
+        if (fields.has("instruction")) {
+            return Row.Generate.instruction(
+                    fields.text("instruction"), fields.stringOrEmpty("input"), fields.text("output"));
+        }
+        return fields.has("prompt")
+                ? new Row.Generate(fields.text("prompt"), fields.text("completion"))
                 : new Row.Generate(fields.text("source"), fields.text("target"));
     }
 

@@ -97,7 +97,8 @@ public final class Targets {
 
     /// The value in `adapter_config.json`: a regular expression or a list of names; null for the default.
     @JsonValue
-    @Nullable Object fileValue() {
+    @Nullable
+    Object fileValue() {
         return regex != null ? regex : names;
     }
 

@@ -127,7 +127,7 @@ class RefusalsTest extends CommandLineTest {
         Path other = Files.writeString(folder.resolve("other.jsonl"), "{\"text\": \"red\", \"label\": \"food\"}\n");
         String form = "a row of task classify is {\"text\",\"label\"} or {\"text\",\"text_pair\",\"label\"}";
         Result noRows = loran("train", "--model", encoder, "--task", "classify", "--train", empty);
-        assertRefused(noRows, "loran: " + empty + ": no rows; expected one JSON object a line: " + form);
+        assertRefused(noRows, "loran: " + empty + ": no rows; " + form);
         Result noJson = loran("train", "--model", encoder, "--task", "classify", "--train", words);
         assertThat(noJson.code()).isEqualTo(2);
         assertThat(noJson.err())

@@ -83,8 +83,8 @@ class RowsTest {
     @Test
     void linesAreCountedAsEditorsCountThem() throws IOException {
         List<Long> lines = new ArrayList<>();
-        Rows.forEach(
-                file("\ufeff{\"text\":\"a\"}\n\n\n{\"text\":\"b\"}\n"), new LmTask(), (row, line) -> lines.add(line));
+        RowSource.file(file("\ufeff{\"text\":\"a\"}\n\n\n{\"text\":\"b\"}\n"))
+                .forEach(new LmTask(), (row, line) -> lines.add(line));
         assertThat(lines).containsExactly(1L, 4L);
     }
 
@@ -98,14 +98,14 @@ class RowsTest {
                 "classify | {\"text\":null,\"label\":\"x\"}      | field \"text\" must be a string, found null",
                 "classify | {\"text\":[\"a\"],\"label\":\"x\"}   | field \"text\" must be a string, found array",
                 "classify | {\"text\":\" \",\"label\":\"x\"}     | field \"text\" is empty",
-                "generate | {\"messages\":[]}                    | field \"source\" is missing, found \"messages\"; a row of task generate is {\"source\",\"target\"} or {\"instruction\",\"input\",\"output\"}",
+                "generate | {\"messages\":[]}                    | field \"source\" is missing, found \"messages\"; a row of task generate is {\"source\",\"target\"}, {\"prompt\",\"completion\"} or {\"instruction\",\"input\",\"output\"}",
                 "classify | {\"text\":\"a\",\"text_pair\":7,\"label\":\"x\"} | field \"text_pair\" must be a string, found number",
                 "classify | {\"text\":\"a\",\"text_pair\":\"\",\"label\":\"x\"} | field \"text_pair\" is empty",
                 "lm       | [\"text\"]                           | a JSON array, not an object; a row of task lm is {\"text\"}",
                 "lm       | \"text\"                             | a JSON string, not an object; a row of task lm is {\"text\"}",
-                "generate | {\"source\":\"a\"}                   | field \"target\" is missing, found \"source\"; a row of task generate is {\"source\",\"target\"} or {\"instruction\",\"input\",\"output\"}",
+                "generate | {\"source\":\"a\"}                   | field \"target\" is missing, found \"source\"; a row of task generate is {\"source\",\"target\"}, {\"prompt\",\"completion\"} or {\"instruction\",\"input\",\"output\"}",
                 "generate | {\"instruction\":\"a\",\"input\":2,\"output\":\"b\"} | field \"input\" must be a string, found number",
-                "generate | {\"instruction\":\"a\",\"input\":\"\"} | field \"output\" is missing, found \"instruction\", \"input\"; a row of task generate is {\"source\",\"target\"} or {\"instruction\",\"input\",\"output\"}",
+                "generate | {\"instruction\":\"a\",\"input\":\"\"} | field \"output\" is missing, found \"instruction\", \"input\"; a row of task generate is {\"source\",\"target\"}, {\"prompt\",\"completion\"} or {\"instruction\",\"input\",\"output\"}",
             })
     void aBadRowIsNamedByFileLineAndField(String task, String row, String problem) throws IOException {
         Path file = file("{\"text\":\"a\",\"label\":\"x\",\"source\":\"s\",\"target\":\"t\"}\n" + row + "\n");
@@ -144,25 +144,11 @@ class RowsTest {
     }
 
     @Test
-    void otherFormatsAreNamed() throws IOException {
-        Path array = file("[\n {\"text\": \"a\"}\n]\n");
-        assertThatThrownBy(() -> Rows.read(array, new LmTask()))
-                .isInstanceOf(InputException.class)
-                .hasMessage(array + ":1: a JSON array, not JSON Lines; put each element on a line of its own, without"
-                        + " brackets and commas around it; a row of task lm is {\"text\"}");
-        Path table = Files.writeString(folder.resolve("rows.csv"), "text,label\nred chair,a\n");
-        assertThatThrownBy(() -> Rows.read(table, new ClassifyTask()))
-                .isInstanceOf(InputException.class)
-                .hasMessage(table + ":1: separated values, not JSON Lines; make each record an object on a line of its"
-                        + " own; a row of task classify is {\"text\",\"label\"} or {\"text\",\"text_pair\",\"label\"}");
-    }
-
-    @Test
     void aFileWithoutRowsIsAnError() throws IOException {
         Path empty = file("");
         assertThatThrownBy(() -> Rows.read(empty, new LmTask()))
                 .isInstanceOf(InputException.class)
-                .hasMessage(empty + ": no rows; expected one JSON object a line: a row of task lm is {\"text\"}");
+                .hasMessage(empty + ": no rows; a row of task lm is {\"text\"}");
         Path blank = file("\n  \n");
         assertThatThrownBy(() -> Rows.read(blank, new LmTask())).isInstanceOf(InputException.class);
         Path missing = folder.resolve("missing.jsonl");
@@ -194,7 +180,7 @@ class RowsTest {
                 return '0';
             }
         };
-        assertThatThrownBy(() -> Rows.forEach(zeros, "zeros", new LmTask(), (row, line) -> {}))
+        assertThatThrownBy(() -> RowSource.stream(zeros, "zeros").toList(new LmTask()))
                 .isInstanceOf(InputException.class)
                 .hasMessage("zeros:1: longer than 16 MiB; is this a JSON Lines file?");
     }

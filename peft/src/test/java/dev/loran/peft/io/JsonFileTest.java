@@ -8,6 +8,7 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.io.SafeTensors;
 import dev.loran.engine.io.SafeTensorsException;
 import dev.loran.peft.data.OnnxWeights;
+import dev.loran.peft.data.RowFormat;
 import dev.loran.peft.data.Rows;
 import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.task.LmTask;
@@ -85,7 +86,7 @@ class JsonFileTest {
                             case "tokenizer.json" -> Tokenizer.load(folder).close();
                             case "model.onnx" -> OnnxWeights.open(file).close();
                             case "rows.jsonl" -> Rows.read(file, new LmTask());
-                            default -> Rows.texts(file, text -> {});
+                            default -> Rows.texts(file, RowFormat.Options.DETECT, text -> {});
                         }
                     })
                     .as(name)
