@@ -20,7 +20,26 @@ public interface AttentionKernels {
     /// @param d columns of a head
     record Sizes(int batch, int t, int s, int p, int heads, int kvHeads, int d) {}
 
-    /// The inputs of attention. If causal, query i sees keys j ≤ i + (s − t) and all of the prefix.
+    /// How a query weighs keys: the softmax of the scores scale · q·k of those that it sees.
+    ///
+    /// @param causal whether query i, at position p + i + (s − t) of prefix and keys, sees no key at a later position
+    /// @param window a query sees no key whose position differs from its own by `window` or more; 0 for no such limit.
+    ///     Beltagy et al., "Longformer", 2020, section 3.1
+    /// @param softCap a score x becomes softCap · tanh(x / softCap); 0 for no such limit. Gemma Team, "Gemma 2", 2024,
+    ///     section 2
+    record Scoring(boolean causal, int window, double scale, double softCap) {
+        /// Without window and soft cap.
+        public Scoring(boolean causal, double scale) {
+            this(causal, 0, scale, 0);
+        }
+
+        /// Whether there is neither a window nor a soft cap.
+        public boolean isPlain() {
+            return window == 0 && softCap == 0;
+        }
+    }
+
+    /// The inputs of attention.
     ///
     /// | argument | shape |
     /// |---|---|
@@ -28,8 +47,6 @@ public interface AttentionKernels {
     /// | k, v | (batch, s, kvHeads, d) |
     /// | prefixK, prefixV | (p, kvHeads, d) for all rows of the batch or (batch, p, kvHeads, d); null when p = 0 |
     /// | mask | I32 (batch, p + s), 0 hides a key; null shows all |
-    ///
-    /// @param scale factor applied to the scores
     record Problem(
             Buffer q,
             Buffer k,
@@ -38,8 +55,21 @@ public interface AttentionKernels {
             @Nullable Buffer prefixV,
             @Nullable Buffer mask,
             Sizes sizes,
-            boolean causal,
-            double scale) {
+            Scoring scoring) {
+        /// With plain scores.
+        public Problem(
+                Buffer q,
+                Buffer k,
+                Buffer v,
+                @Nullable Buffer prefixK,
+                @Nullable Buffer prefixV,
+                @Nullable Buffer mask,
+                Sizes sizes,
+                boolean causal,
+                double scale) {
+            this(q, k, v, prefixK, prefixV, mask, sizes, new Scoring(causal, scale));
+        }
+
         /// Whether all rows of the batch share one prefix.
         public boolean sharesPrefix() {
             return prefixK != null && prefixK.size() == (long) sizes.p * sizes.kvHeads * sizes.d;

@@ -7,7 +7,7 @@ import org.jspecify.annotations.Nullable;
 
 /// Attention from primitives, with the scores of all queries and keys in memory: the oracle for every blockwise kernel,
 /// and the fallback. Letters are as in [Problem]; S = p + s is the number of keys including the prefix, which comes
-/// first.
+/// first. Everything between inputs and outputs is in the type that sums use.
 final class ComposedAttention {
     /// Score of a hidden key: exp of this minus any real score is 0, and it is finite in every dtype.
     private static final double HIDDEN = -1e30;
@@ -32,6 +32,9 @@ final class ComposedAttention {
     private final int[] dense;
     private final int[] perRow = {1, 0};
 
+    /// The derivative of each score's soft cap; null if there is none.
+    private @Nullable Buffer capSlopes;
+
     /// @param scratch holds the temporary memory
     ComposedAttention(Backend be, Scratch scratch, Problem a) {
         this.be = be;
@@ -46,7 +49,7 @@ final class ComposedAttention {
         kvHeads = z.kvHeads();
         d = z.d();
         keys = p + s;
-        dtype = a.q().dtype();
+        dtype = a.q().dtype().accumulator();
         rows = batch * heads * t;
         shape = new int[] {rows, keys};
         dense = new int[] {keys, 1};
@@ -73,7 +76,7 @@ final class ComposedAttention {
         be.axpby(sums, max, 1, 1);
         be.cast(lse, sums);
         products(queries(qh), weights(scores), keys(vh), 1);
-        be.permute(out, qh, new int[] {batch, heads, t, d}, new int[] {0, 2, 1, 3});
+        fromQueries(out, qh);
     }
 
     void backward(Slopes to, Buffer dOut, Buffer out, Buffer lse) {
@@ -89,12 +92,12 @@ final class ComposedAttention {
         }
         Buffer dS = scoreSlopes(probs, dOh, byHead(out, t, heads), vh);
         if (to.dk() != null || to.dPrefixK() != null) {
-            products(keys(dKeys), weights(dS).t(), queries(qh), a.scale());
+            products(keys(dKeys), weights(dS).t(), queries(qh), a.scoring().scale());
             fromKeys(to.dk(), to.dPrefixK(), a.prefixK(), dKeys);
         }
         if (to.dq() != null) {
-            products(queries(qh), weights(dS), keys(kh), a.scale());
-            be.permute(to.dq(), qh, new int[] {batch, heads, t, d}, new int[] {0, 2, 1, 3});
+            products(queries(qh), weights(dS), keys(kh), a.scoring().scale());
+            fromQueries(to.dq(), qh);
         }
     }
 
@@ -119,6 +122,9 @@ final class ComposedAttention {
         products(weights(dS), queries(dOh), keys(vh).t(), 1);
         be.binary(BinaryFn.SUB, dS, dS, dRow, shape, dense, perRow);
         be.multiply(dS, dS, probs);
+        if (capSlopes != null) {
+            be.multiply(dS, dS, capSlopes);
+        }
         return dS;
     }
 
@@ -145,8 +151,23 @@ final class ComposedAttention {
 
     /// (batch, n, count, d) to (batch, count, n, d).
     private Buffer byHead(Buffer x, int n, int count) {
-        Buffer y = scratch.like(x);
-        be.permute(y, x, new int[] {batch, n, count, d}, new int[] {0, 2, 1, 3});
+        Buffer wide = as(dtype, x);
+        Buffer y = scratch.like(wide);
+        be.permute(y, wide, new int[] {batch, n, count, d}, new int[] {0, 2, 1, 3});
+        return y;
+    }
+
+    /// The reverse of [#byHead] for what belongs to queries.
+    private void fromQueries(Buffer y, Buffer x) {
+        be.permute(y, as(y.dtype(), x), new int[] {batch, heads, t, d}, new int[] {0, 2, 1, 3});
+    }
+
+    private Buffer as(DType type, Buffer x) {
+        if (x.dtype() == type) {
+            return x;
+        }
+        Buffer y = scratch.allocate(type, x.size());
+        be.cast(y, x);
         return y;
     }
 
@@ -167,7 +188,7 @@ final class ComposedAttention {
             return perHead;
         }
         int one = keys * d;
-        Buffer repeated = scratch.allocate(x.dtype(), (long) batch * heads * one);
+        Buffer repeated = scratch.allocate(dtype, (long) batch * heads * one);
         for (int g = 0; g < group; g++) {
             Buffer to = repeated.slice((long) g * one, repeated.size() - (long) g * one);
             be.copy(to, group * one, perHead, one, batch * kvHeads, one, false);
@@ -182,6 +203,7 @@ final class ComposedAttention {
         be.sum(summed, dKeys, batch * kvHeads, heads / kvHeads, keys * d, false);
         Buffer joined = scratch.allocate(dKeys.dtype(), size);
         be.permute(joined, summed, new int[] {batch, kvHeads, keys, d}, new int[] {0, 2, 1, 3});
+        joined = as(a.k().dtype(), joined);
         for (int b = 0; b < batch; b++) {
             int at = b * keys;
             if (dPrefix != null && prefix != null) {
@@ -206,7 +228,10 @@ final class ComposedAttention {
     /// scale · q · kᵀ of (batch, heads, t, S), HIDDEN where a key is not seen.
     private Buffer scores(Buffer qh, Buffer kh) {
         Buffer scores = scratch.allocate(dtype, (long) rows * keys);
-        products(weights(scores), queries(qh), keys(kh).t(), a.scale());
+        products(weights(scores), queries(qh), keys(kh).t(), a.scoring().scale());
+        if (a.scoring().softCap() != 0) {
+            cap(scores, a.scoring().softCap());
+        }
         Buffer mask = a.mask();
         if (mask != null) {
             Buffer hide = scratch.allocate(dtype, (long) batch * keys);
@@ -216,17 +241,38 @@ final class ComposedAttention {
             be.axpby(hide, hide, -HIDDEN, 0);
             addHidden(scores, hide, new int[] {batch, heads * t, keys}, new int[] {keys, 0, 1});
         }
-        if (a.causal()) {
-            double[] hide = new double[t * keys];
-            for (int i = 0; i < t; i++) {
-                for (int j = p + i + s - t + 1; j < keys; j++) {
-                    hide[i * keys + j] = HIDDEN;
-                }
-            }
-            Buffer all = scratch.hold(be.of(dtype, hide));
+        if (a.scoring().causal() || a.scoring().window() > 0) {
+            Buffer all = scratch.hold(be.of(dtype, hiddenByPosition()));
             addHidden(scores, all, new int[] {batch * heads, t, keys}, new int[] {0, keys, 1});
         }
         return scores;
+    }
+
+    /// What a query does not see because of its position: (t, S).
+    private double[] hiddenByPosition() {
+        double[] hide = new double[t * keys];
+        int window = a.scoring().window() == 0 ? Integer.MAX_VALUE : a.scoring().window();
+        for (int i = 0; i < t; i++) {
+            int at = p + i + s - t;
+            for (int j = 0; j < keys; j++) {
+                if (j > at && a.scoring().causal() || Math.abs(j - at) >= window) {
+                    hide[i * keys + j] = HIDDEN;
+                }
+            }
+        }
+        return hide;
+    }
+
+    /// x ← cap · tanh(x / cap); keeps its derivative, 1 − tanh².
+    private void cap(Buffer scores, double cap) {
+        Buffer one = scratch.hold(be.of(dtype, 1));
+        Buffer slopes = scratch.like(scores);
+        be.axpby(scores, scores, 1 / cap, 0);
+        be.unary(UnaryFn.TANH, scores, scores);
+        be.unary(UnaryFn.SQUARE, slopes, scores);
+        be.binary(BinaryFn.SUB, slopes, one, slopes, shape, new int[] {0, 0}, dense);
+        be.axpby(scores, scores, cap, 0);
+        capSlopes = slopes;
     }
 
     private void addHidden(Buffer scores, Buffer hide, int[] by, int[] strides) {

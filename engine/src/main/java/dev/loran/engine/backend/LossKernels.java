@@ -31,8 +31,10 @@ public interface LossKernels {
     /// rows are never held at once; 0 if no row is valid. The gradients dx (n, c) and dw (v, c) are computed along the
     /// way, each if it is not null, and overwritten. x is (n, c); w is (v, c), row-major or prepared (in which case dw
     /// must be null).
+    ///
+    /// @param softCap a logit y becomes softCap · tanh(y / softCap); 0 for no such limit
     default void linearCrossEntropy(
-            Buffer loss, @Nullable Buffer dx, @Nullable Buffer dw, Matrix x, Matrix w, Labels labels) {
+            Buffer loss, @Nullable Buffer dx, @Nullable Buffer dw, Matrix x, Matrix w, Labels labels, double softCap) {
         Backend be = backend();
         int n = x.rows();
         int v = w.rows();
@@ -43,6 +45,7 @@ public interface LossKernels {
         try (Scratch scratch = new Scratch(be)) {
             Buffer inverseCount = scratch.like(loss);
             Buffer logits = scratch.allocate(x.buffer().dtype(), (long) chunk * v);
+            Buffer slopes = softCap == 0 ? null : scratch.like(logits);
             Buffer losses = scratch.allocate(loss.dtype(), chunk);
             Buffer lse = scratch.like(losses);
             inverseOfValid(inverseCount, labels);
@@ -56,10 +59,16 @@ public interface LossKernels {
                 Labels ls = labels.rows(from, rows);
                 Matrix logit = new Matrix(logits.slice(0, (long) rows * v), rows, v);
                 be.linear().linear(logit, xs, w, null);
+                if (slopes != null) {
+                    softCap(logit.buffer(), slopes.slice(0, (long) rows * v), softCap);
+                }
                 crossEntropy(losses, lse, logit, ls);
                 be.sum(loss, losses, 1, rows, 1, true);
                 if (dx != null || dw != null) {
                     crossEntropyBackward(new Gradient(logit.buffer(), false), inverseCount, logit, lse, ls);
+                    if (slopes != null) {
+                        be.multiply(logit.buffer(), logit.buffer(), slopes.slice(0, (long) rows * v));
+                    }
                 }
                 if (dx != null) {
                     Buffer to = x.in(dx).rows(from, rows).buffer();
@@ -70,6 +79,20 @@ public interface LossKernels {
                 }
             }
             be.scaleBy(loss, inverseCount, 1);
+        }
+    }
+
+    /// y ← cap · tanh(y / cap), and `slopes` ← its derivative, 1 − tanh².
+    default void softCap(Buffer y, Buffer slopes, double cap) {
+        Backend be = backend();
+        int n = Math.toIntExact(y.size());
+        try (Scratch scratch = new Scratch(be)) {
+            Buffer one = scratch.hold(be.of(y.dtype(), 1));
+            be.axpby(y, y, 1 / cap, 0);
+            be.unary(UnaryFn.TANH, y, y);
+            be.unary(UnaryFn.SQUARE, slopes, y);
+            be.binary(BinaryFn.SUB, slopes, one, slopes, new int[] {n}, new int[] {0}, new int[] {1});
+            be.axpby(y, y, cap, 0);
         }
     }
 

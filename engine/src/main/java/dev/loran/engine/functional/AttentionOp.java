@@ -7,6 +7,7 @@ import dev.loran.engine.Op;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.backend.AttentionKernels.Problem;
+import dev.loran.engine.backend.AttentionKernels.Scoring;
 import dev.loran.engine.backend.AttentionKernels.Sizes;
 import dev.loran.engine.backend.AttentionKernels.Slopes;
 import dev.loran.engine.backend.Buffer;
@@ -27,8 +28,7 @@ record AttentionOp(
         @Nullable Tensor mask,
         Tensor out,
         Tensor lse,
-        boolean causal,
-        double scale)
+        Scoring scoring)
         implements Op {
 
     static Tensor forward(
@@ -38,17 +38,15 @@ record AttentionOp(
             @Nullable Tensor prefixK,
             @Nullable Tensor prefixV,
             @Nullable Tensor mask,
-            boolean causal,
-            double scale) {
-        check(q, k, v, prefixK, prefixV, mask, causal);
+            Scoring scoring) {
+        check(q, k, v, prefixK, prefixV, mask, scoring.causal());
         Shape s = q.shape();
         try (Scratch scratch = new Scratch(q.backend())) {
             Buffer y = scratch.like(q.buffer());
             Shape perQuery = Shape.of(s.dim(0), s.dim(2), s.dim(1));
             Buffer lse = scratch.allocate(q.dtype().accumulator(), perQuery.size());
             Tensor out = Tensor.own(s, y);
-            AttentionOp op =
-                    new AttentionOp(q, k, v, prefixK, prefixV, mask, out, Tensor.own(perQuery, lse), causal, scale);
+            AttentionOp op = new AttentionOp(q, k, v, prefixK, prefixV, mask, out, Tensor.own(perQuery, lse), scoring);
             q.backend().attention().attention(y, lse, op.problem());
             return Autograd.record(op, s, y.retain());
         }
@@ -114,15 +112,7 @@ record AttentionOp(
                 k.shape().dim(2),
                 s.dim(3));
         return new Problem(
-                q.buffer(),
-                k.buffer(),
-                v.buffer(),
-                buffer(prefixK),
-                buffer(prefixV),
-                buffer(mask),
-                sizes,
-                causal,
-                scale);
+                q.buffer(), k.buffer(), v.buffer(), buffer(prefixK), buffer(prefixV), buffer(mask), sizes, scoring);
     }
 
     private static int prefixLength(@Nullable Tensor prefix) {

@@ -2,6 +2,7 @@ package dev.loran.engine.functional;
 
 import dev.loran.engine.MatMulOp;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.AttentionKernels.Scoring;
 import dev.loran.engine.backend.DType;
 import dev.loran.engine.backend.DropoutMask;
 import dev.loran.engine.backend.UnaryFn;
@@ -243,7 +244,19 @@ public final class Functional {
             @Nullable Tensor mask,
             boolean causal,
             double scale) {
-        return AttentionOp.forward(q, k, v, prefixK, prefixV, mask, causal, scale);
+        return attention(q, k, v, prefixK, prefixV, mask, new Scoring(causal, scale));
+    }
+
+    /// As above, optionally with a window or a soft cap: see [Scoring].
+    public static Tensor attention(
+            Tensor q,
+            Tensor k,
+            Tensor v,
+            @Nullable Tensor prefixK,
+            @Nullable Tensor prefixV,
+            @Nullable Tensor mask,
+            Scoring scoring) {
+        return AttentionOp.forward(q, k, v, prefixK, prefixV, mask, scoring);
     }
 
     /// x · mask / (1 − p); the rows are all dimensions but the last. **Saved for backward**: nothing.
@@ -267,6 +280,11 @@ public final class Functional {
     /// in memory. x is (…, C); weight is (V, C), row-major, or prepared if it is frozen. Gradients are computed in the
     /// forward pass. **Saved for backward**: the gradients of x and of a trainable weight.
     public static Tensor linearCrossEntropy(Tensor x, Tensor weight, Tensor labels, int ignoreIndex) {
-        return LinearCrossEntropyOp.forward(x, weight, labels, ignoreIndex);
+        return linearCrossEntropy(x, weight, labels, ignoreIndex, 0);
+    }
+
+    /// As above, where a logit y becomes softCap · tanh(y / softCap); 0 for no such limit.
+    public static Tensor linearCrossEntropy(Tensor x, Tensor weight, Tensor labels, int ignoreIndex, double softCap) {
+        return LinearCrossEntropyOp.forward(x, weight, labels, ignoreIndex, softCap);
     }
 }

@@ -22,7 +22,7 @@ record LinearCrossEntropyOp(
         Tensor weight,
         @Nullable Tensor dx,
         @Nullable Tensor dWeight) implements Op {
-    static Tensor forward(Tensor x, Tensor weight, Tensor labels, int ignoreIndex) {
+    static Tensor forward(Tensor x, Tensor weight, Tensor labels, int ignoreIndex, double softCap) {
         LinearOp.check("linearCrossEntropy", x, weight, null);
         Checks.ints("linearCrossEntropy", "labels", labels, x.shape().rows(), "x", x);
         Backend be = x.backend();
@@ -32,7 +32,7 @@ record LinearCrossEntropyOp(
             Buffer dw = recording && weight.requiresGrad() ? scratch.like(weight.buffer()) : null;
             Buffer loss = scratch.allocate(x.dtype().accumulator(), 1);
             LossKernels.Labels valid = new LossKernels.Labels(labels.buffer(), ignoreIndex);
-            be.loss().linearCrossEntropy(loss, dx, dw, x.matrix(), weight.matrix(), valid);
+            be.loss().linearCrossEntropy(loss, dx, dw, x.matrix(), weight.matrix(), valid, softCap);
             LinearCrossEntropyOp op = new LinearCrossEntropyOp(
                     x,
                     weight,

@@ -6,6 +6,7 @@ import static dev.loran.engine.testing.OpCase.Input.trainable;
 
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.AttentionKernels.Scoring;
 import dev.loran.engine.functional.Functional;
 import dev.loran.engine.testing.OpCase.Arguments;
 import dev.loran.engine.testing.OpCase.Input;
@@ -35,6 +36,12 @@ final class AttentionCases {
         cases.add(attention(2, 5, 7, 3, 4, 2, 8, false, true, true));
         cases.add(attention(1, 33, 33, 0, 1, 1, 16, true, false, false));
         cases.add(attention(1, 33, 70, 5, 2, 1, 7, true, false, true));
+        cases.add(attention(2, 9, 9, 0, 4, 2, 5, new Scoring(true, 4, 0.4, 0), false, false));
+        cases.add(attention(2, 5, 7, 3, 2, 1, 8, new Scoring(true, 3, 0.4, 0), true, true));
+        cases.add(attention(2, 9, 9, 0, 2, 2, 5, new Scoring(false, 3, 0.4, 0), false, true));
+        cases.add(attention(1, 1, 7, 5, 2, 1, 8, new Scoring(true, 6, 0.4, 1.5), false, false));
+        cases.add(attention(2, 7, 7, 0, 4, 2, 5, new Scoring(true, 0, 0.4, 1.5), false, true));
+        cases.add(attention(1, 70, 70, 3, 2, 1, 16, new Scoring(true, 33, 0.25, 2), false, false));
         cases.add(rope(1, 1, 1, 2));
         cases.add(rope(2, 7, 3, 8));
         return cases;
@@ -54,10 +61,26 @@ final class AttentionCases {
             boolean causal,
             boolean prefixPerRow,
             boolean mask) {
-        double scale = 1 / Math.sqrt(d);
+        return attention(b, t, s, p, heads, kvHeads, d, new Scoring(causal, 1 / Math.sqrt(d)), prefixPerRow, mask);
+    }
+
+    private static OpCase attention(
+            int b,
+            int t,
+            int s,
+            int p,
+            int heads,
+            int kvHeads,
+            int d,
+            Scoring scoring,
+            boolean prefixPerRow,
+            boolean mask) {
+        boolean causal = scoring.causal();
         int keys = p + s;
         String variant = b + "x" + t + " queries, " + s + " keys, " + heads + "/" + kvHeads + " heads of " + d
-                + (causal ? ", causal" : "") + (mask ? ", mask" : "")
+                + (causal ? ", causal" : "")
+                + (scoring.window() > 0 ? ", window " + scoring.window() : "")
+                + (scoring.softCap() > 0 ? ", soft cap" : "") + (mask ? ", mask" : "")
                 + (p == 0 ? "" : ", prefix " + p + (prefixPerRow ? " per row" : " shared"));
         long pairs = causal ? (long) t * (p + s - t) + (long) t * (t + 1) / 2 : (long) t * keys;
         long product = 2L * b * heads * pairs * d;
@@ -72,11 +95,10 @@ final class AttentionCases {
                                 in.find("prefixK"),
                                 in.find("prefixV"),
                                 in.find("mask"),
-                                causal,
-                                scale))
+                                scoring))
                 .with(trainable("q", b, t, heads, d))
                 .with(trainable("k", b, s, kvHeads, d), trainable("v", b, s, kvHeads, d))
-                .composed(in -> composed(in, causal, scale))
+                .composed(in -> composed(in, scoring))
                 .flops(2 * product, 5 * product);
         if (p > 0) {
             int[] prefix = prefixPerRow ? new int[] {b, p, kvHeads, d} : new int[] {p, kvHeads, d};
@@ -93,7 +115,7 @@ final class AttentionCases {
         return c;
     }
 
-    private static Tensor composed(Arguments in, boolean causal, double scale) {
+    private static Tensor composed(Arguments in, Scoring scoring) {
         Tensor q = in.get("q");
         int b = q.shape().dim(0);
         int t = q.shape().dim(1);
@@ -101,7 +123,6 @@ final class AttentionCases {
         Tensor k = keysByHead(in.get("k"), in.find("prefixK"), heads);
         Tensor v = keysByHead(in.get("v"), in.find("prefixV"), heads);
         int keys = k.shape().dim(2);
-        int s = in.get("k").shape().dim(1);
         Tensor mask = in.find("mask");
         int[] shown = mask == null ? null : mask.toInts();
         double[] sees = new double[b * t * keys];
@@ -109,12 +130,16 @@ final class AttentionCases {
         for (int i = 0; i < sees.length; i++) {
             int key = i % keys;
             int query = i / keys % t;
-            boolean ahead = causal && key - (keys - s) > query + s - t;
+            int ahead = key - (query + keys - t);
+            boolean far = scoring.causal() && ahead > 0 || scoring.window() > 0 && Math.abs(ahead) >= scoring.window();
             boolean hidden = shown != null && shown[i / keys / t * keys + key] == 0;
-            sees[i] = ahead || hidden ? 0 : 1;
-            hide[i] = ahead || hidden ? -1e4 : 0;
+            sees[i] = far || hidden ? 0 : 1;
+            hide[i] = far || hidden ? -1e4 : 0;
         }
-        Tensor scores = Functional.matmul(q.permute(0, 2, 1, 3), k, false, true).scale(scale);
+        Tensor scores = Functional.matmul(q.permute(0, 2, 1, 3), k, false, true).scale(scoring.scale());
+        if (scoring.softCap() > 0) {
+            scores = Functional.tanh(scores.scale(1 / scoring.softCap())).scale(scoring.softCap());
+        }
         Tensor probabilities = Functional.softmax(scores.add(Tensor.of(q.backend(), q.dtype(), hide, b, 1, t, keys)));
         // Affects only the row of a query that sees no key, where softmax is uniform.
         probabilities = probabilities.mul(Tensor.of(q.backend(), q.dtype(), sees, b, 1, t, keys));

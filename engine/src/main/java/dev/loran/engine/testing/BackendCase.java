@@ -279,7 +279,7 @@ public record BackendCase(String name, Function<Memory, List<Buffer>> run) {
                     Buffer dw = m.empty(5 * 3);
                     Matrix none = new Matrix(m.random(0), 0, 3);
                     Matrix w = new Matrix(m.random(15), 5, 3);
-                    m.backend().loss().linearCrossEntropy(loss, m.empty(0), dw, none, w, new Labels(m.ints(), -100));
+                    m.backend().loss().linearCrossEntropy(loss, m.empty(0), dw, none, w, new Labels(m.ints(), -100), 0);
                     return List.of(loss, dw);
                 }),
                 new BackendCase("scaleBy", m -> {

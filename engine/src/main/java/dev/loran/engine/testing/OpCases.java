@@ -327,6 +327,8 @@ public final class OpCases {
         cases.add(linearCrossEntropy(7, 5, 33, Role.TRAINABLE, Role.CONSTANT));
         // 32 rows per chunk at this vocabulary: two chunks, the second of one row.
         cases.add(linearCrossEntropy(33, 1, 1 << 15, Role.TRAINABLE, Role.TRAINABLE));
+        cases.add(linearCrossEntropy(33, 5, 1 << 15, Role.PREPARED, Role.TRAINABLE, 1.5));
+        cases.add(linearCrossEntropy(7, 5, 33, Role.TRAINABLE, Role.TRAINABLE, 1.5));
         return cases;
     }
 
@@ -372,19 +374,29 @@ public final class OpCases {
     }
 
     private static OpCase linearCrossEntropy(int n, int c, int v, Role weight, Role x) {
-        String variant =
-                n + "x" + c + " to " + v + ", weight " + LinearCases.name(weight) + ", x " + LinearCases.name(x);
+        return linearCrossEntropy(n, c, v, weight, x, 0);
+    }
+
+    private static OpCase linearCrossEntropy(int n, int c, int v, Role weight, Role x, double softCap) {
+        String variant = n + "x" + c + " to " + v + ", weight " + LinearCases.name(weight) + ", x "
+                + LinearCases.name(x) + (softCap == 0 ? "" : ", soft cap");
         long product = 2L * n * c * v;
         int products = (weight == Role.TRAINABLE ? 1 : 0) + (x == Role.TRAINABLE ? 1 : 0);
         return OpCase.of(
                         "linearCrossEntropy",
                         variant,
                         Shape.of(),
-                        in -> Functional.linearCrossEntropy(in.get("x"), in.get("weight"), in.get("labels"), IGNORE))
+                        in -> Functional.linearCrossEntropy(
+                                in.get("x"), in.get("weight"), in.get("labels"), IGNORE, softCap))
                 .with(new Input("x", Shape.of(n, c), x, trainable("x").draw()))
                 .with(LinearCases.weight("weight", weight, v, c), labels(n, v))
-                .composed(in -> Functional.crossEntropy(
-                        Functional.linear(in.get("x"), in.get("weight"), null), in.get("labels"), IGNORE))
+                .composed(in -> {
+                    Tensor logits = Functional.linear(in.get("x"), in.get("weight"), null);
+                    Tensor capped = softCap == 0
+                            ? logits
+                            : Functional.tanh(logits.scale(1 / softCap)).scale(softCap);
+                    return Functional.crossEntropy(capped, in.get("labels"), IGNORE);
+                })
                 .flops(product, products * product);
     }
 

@@ -5,7 +5,6 @@ import dev.loran.engine.backend.AttentionKernels.RopeTables;
 import dev.loran.engine.backend.Backend;
 import dev.loran.engine.backend.Buffer;
 import dev.loran.engine.backend.DType;
-import dev.loran.engine.backend.DTypeException;
 import dev.loran.engine.backend.Gradient;
 import dev.loran.engine.backend.Matrix;
 import dev.loran.engine.backend.Scratch;
@@ -49,8 +48,8 @@ record AttentionCuda(Backend backend, CudaContext cuda) implements AttentionKern
                     cuda.optional(a.mask(), DType.I32),
                     a.sharesPrefix(),
                     a.sizes(),
-                    a.causal(),
-                    a.scale());
+                    a.scoring().causal(),
+                    a.scoring().scale());
         }
 
         /// Whether it uses BF16 tensor-core products.
@@ -103,13 +102,7 @@ record AttentionCuda(Backend backend, CudaContext cuda) implements AttentionKern
 
     @Override
     public void attention(Buffer out, Buffer lse, Problem problem) {
-        int d = problem.sizes().d();
-        if (d > MAX_HEAD) {
-            if (problem.q().dtype() == DType.F16) {
-                // The composed implementation marks hidden keys with values that F16 cannot represent.
-                throw new DTypeException(
-                        "attention: heads have " + d + " columns, in F16 at most " + MAX_HEAD + "; use BF16");
-            }
+        if (problem.sizes().d() > MAX_HEAD || !problem.scoring().isPlain()) {
             AttentionKernels.super.attention(out, lse, problem);
             return;
         }
@@ -136,7 +129,7 @@ record AttentionCuda(Backend backend, CudaContext cuda) implements AttentionKern
 
     @Override
     public void attentionBackward(Slopes slopes, Buffer dOut, Buffer out, Buffer lse, Problem problem) {
-        if (problem.sizes().d() > MAX_HEAD) {
+        if (problem.sizes().d() > MAX_HEAD || !problem.scoring().isPlain()) {
             AttentionKernels.super.attentionBackward(slopes, dOut, out, lse, problem);
             return;
         }

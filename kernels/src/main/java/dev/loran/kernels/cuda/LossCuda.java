@@ -59,11 +59,11 @@ record LossCuda(Backend backend, CudaContext cuda) implements LossKernels {
     /// the logits, in the operand type of the second product.
     @Override
     public void linearCrossEntropy(
-            Buffer loss, @Nullable Buffer dx, @Nullable Buffer dw, Matrix x, Matrix w, Labels labels) {
+            Buffer loss, @Nullable Buffer dx, @Nullable Buffer dw, Matrix x, Matrix w, Labels labels, double softCap) {
         int n = x.rows();
         int v = w.rows();
         if (n == 0) {
-            LossKernels.super.linearCrossEntropy(loss, dx, dw, x, w, labels);
+            LossKernels.super.linearCrossEntropy(loss, dx, dw, x, w, labels, softCap);
             return;
         }
         DType t = CudaContext.floating(x.buffer());
@@ -73,6 +73,7 @@ record LossCuda(Backend backend, CudaContext cuda) implements LossKernels {
             Buffer losses = scratch.allocate(DType.F32, n);
             Buffer logits = scratch.allocate(DType.F32, (long) chunk * v);
             Buffer slopes = t == DType.F32 ? logits : scratch.allocate(t, logits.size());
+            Buffer capSlopes = softCap == 0 ? null : scratch.like(logits);
             // A single chunk is rounded once; the rounding errors of several would accumulate.
             Buffer sumOfChunks =
                     dw == null || t == DType.F32 || chunk == n ? dw : scratch.allocate(DType.F32, dw.size());
@@ -83,7 +84,13 @@ record LossCuda(Backend backend, CudaContext cuda) implements LossKernels {
                 Matrix logit = new Matrix(logits.slice(0, (long) rows * v), rows, v);
                 Matrix dLogit = new Matrix(slopes.slice(0, (long) rows * v), rows, v);
                 backend.gemm(logit, xs, w.t(), 1, 0);
+                if (capSlopes != null) {
+                    softCap(logit.buffer(), capSlopes.slice(0, logit.buffer().size()), softCap);
+                }
                 both(dLogit.buffer(), losses.slice(from, rows), inverseCount, logit, labels.rows(from, rows));
+                if (capSlopes != null) {
+                    multiply(dLogit.buffer(), capSlopes.slice(0, dLogit.buffer().size()));
+                }
                 if (dx != null) {
                     Gradient to = new Gradient(x.in(dx).rows(from, rows).buffer(), false);
                     backend.linear().linearBackwardInput(to, dLogit, w);
@@ -97,6 +104,19 @@ record LossCuda(Backend backend, CudaContext cuda) implements LossKernels {
             }
             backend.sum(loss, losses, 1, n, 1, false);
             backend.scaleBy(loss, inverseCount, 1);
+        }
+    }
+
+    /// y ← y · factors, which are in F32.
+    private void multiply(Buffer y, Buffer factors) {
+        if (y.dtype() == DType.F32) {
+            backend.multiply(y, y, factors);
+            return;
+        }
+        try (Scratch own = cuda.scratch()) {
+            Buffer narrow = own.like(y);
+            backend.cast(narrow, factors);
+            backend.multiply(y, y, narrow);
         }
     }
 

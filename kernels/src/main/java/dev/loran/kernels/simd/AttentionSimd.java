@@ -100,8 +100,8 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
                     z.heads(),
                     z.kvHeads(),
                     z.d(),
-                    a.causal(),
-                    (float) a.scale());
+                    a.scoring().causal(),
+                    (float) a.scoring().scale());
         }
 
         /// Columns of scratch matrices, rounded up to whole tiles.
@@ -238,6 +238,10 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
 
     @Override
     public void attention(Buffer out, Buffer lse, Problem problem) {
+        if (!problem.scoring().isPlain()) {
+            AttentionKernels.super.attention(out, lse, problem);
+            return;
+        }
         forward(parallel, f32(out), f32(lse), Inputs.of(problem), tiles());
     }
 
@@ -367,6 +371,10 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
 
     @Override
     public void attentionBackward(Slopes slopes, Buffer dOut, Buffer out, Buffer lse, Problem problem) {
+        if (!problem.scoring().isPlain()) {
+            AttentionKernels.super.attentionBackward(slopes, dOut, out, lse, problem);
+            return;
+        }
         Backward to = new Backward(
                 optional(slopes.dq()),
                 optional(slopes.dk()),
