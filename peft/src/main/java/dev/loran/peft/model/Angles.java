@@ -5,11 +5,13 @@ import dev.loran.engine.Tensor;
 import dev.loran.engine.backend.Backend;
 import dev.loran.engine.backend.DType;
 import dev.loran.engine.functional.Functional;
+import java.util.Arrays;
 import java.util.List;
 import java.util.function.DoubleUnaryOperator;
 import org.jspecify.annotations.Nullable;
 
-/// Cosines and sines of the rotary angles, each (positions, D / 2), for the positions requested so far.
+/// Cosines and sines of the rotary angles, each (positions, D / 2) if D channels of a head rotate, for the positions
+/// requested so far.
 final class Angles implements AutoCloseable {
     private final Rope rope;
     private final int headDim;
@@ -17,6 +19,9 @@ final class Angles implements AutoCloseable {
     private final Positions positions;
     private final Backend backend;
     private final DType dtype;
+    /// The [Rope#kind] of the tables.
+    private int kind;
+
     private @Nullable Tensor cos;
     private @Nullable Tensor sin;
 
@@ -33,51 +38,63 @@ final class Angles implements AutoCloseable {
 
     /// Rotates x (B, T, H, D) by its positions: from, from + 1, …, or each row's own positions where rows differ.
     Tensor turn(Tensor x, int from) {
+        int width = rope.width(headDim);
+        if (width == headDim) {
+            return turnAll(x, from);
+        }
+        return width == 0
+                ? x
+                : Functional.concat(List.of(turnAll(x.slice(3, 0, width), from), x.slice(3, width, headDim)), 3);
+    }
+
+    private Tensor turnAll(Tensor x, int from) {
+        if (!positions.rows().isEmpty()) {
+            return turnRows(x, positions.ofRows(x.shape().dim(1)));
+        }
         int to = from + x.shape().dim(1);
-        boolean alike = positions.rows().isEmpty();
         List<Tensor> both = upTo(to);
-        Tensor cosines = both.getFirst();
-        Tensor sines = both.getLast();
-        return alike
-                ? Functional.rope(x, cosines.slice(0, from, to), sines.slice(0, from, to))
-                : turnRows(x, cosines, sines);
+        return Functional.rope(
+                x, both.getFirst().slice(0, from, to), both.getLast().slice(0, from, to));
     }
 
     /// Both tables up to position `to`: views that remain valid if the tables grow meanwhile.
     private synchronized List<Tensor> upTo(int to) {
-        if (cos == null || sin == null || cos.shape().dim(0) < to) {
+        int wanted = rope.kind(to);
+        if (cos == null || sin == null || cos.shape().dim(0) < to || wanted != kind) {
             int rows = cos == null ? 512 : 2 * cos.shape().dim(0);
             close();
+            kind = wanted;
             rows = Math.max(to, Math.min(maxPositions, rows));
-            cos = table(rows, Math::cos);
-            sin = table(rows, Math::sin);
+            cos = table(rows, to, Math::cos);
+            sin = table(rows, to, Math::sin);
         }
         int rows = cos.shape().dim(0);
         return List.of(cos.slice(0, 0, rows), sin.slice(0, 0, rows));
     }
 
-    private Tensor turnRows(Tensor x, Tensor cosines, Tensor sines) {
+    private Tensor turnRows(Tensor x, int[] ids) {
         Shape s = x.shape();
-        int[] ids = positions.ofRows(s.dim(1));
+        List<Tensor> both = upTo(1 + Arrays.stream(ids).max().orElse(0));
         Tensor at = Tensor.ofInts(backend, ids, ids.length);
         // Treated as a single text whose tokens have the positions of all rows. Positions before a row's first become
         // zero and are never visible.
         Tensor turned = Functional.rope(
                 x.reshape(1, ids.length, s.dim(2), s.dim(3)),
-                Functional.embedding(cosines, at),
-                Functional.embedding(sines, at));
+                Functional.embedding(both.getFirst(), at),
+                Functional.embedding(both.getLast(), at));
         return turned.reshape(s.dims());
     }
 
-    private Tensor table(int rows, DoubleUnaryOperator fn) {
+    /// @param length of the longest text
+    private Tensor table(int rows, int length, DoubleUnaryOperator fn) {
         // Computed this late because loading the files has then confirmed the head width of the config.
-        float[] frequencies = rope.frequencies(headDim);
+        float[] frequencies = rope.frequencies(rope.width(headDim), length);
         int half = frequencies.length;
         double[] values = new double[rows * half];
         for (int position = 0; position < rows; position++) {
             for (int i = 0; i < half; i++) {
                 // The product is in F32, like the frequencies.
-                values[position * half + i] = fn.applyAsDouble((float) position * frequencies[i]);
+                values[position * half + i] = rope.magnitude() * fn.applyAsDouble((float) position * frequencies[i]);
             }
         }
         return Tensor.of(backend, dtype, values, rows, half).detachFromScope();

@@ -2,6 +2,7 @@ package dev.loran.peft.model;
 
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.AttentionKernels.Scoring;
 import dev.loran.engine.functional.Functional;
 import dev.loran.engine.nn.Layer;
 import dev.loran.engine.nn.Slot;
@@ -81,6 +82,18 @@ public abstract class Block extends Layer {
     /// (B, T, H · D). See [Functional#attention].
     protected final Tensor attend(
             Tensor q, Tensor k, Tensor v, @Nullable Tensor mask, @Nullable Prefix prefix, boolean causal) {
+        return attend(
+                q,
+                k,
+                v,
+                mask,
+                prefix,
+                new Scoring(causal, 1 / Math.sqrt(q.shape().dim(3))));
+    }
+
+    /// As above, for any scores.
+    protected final Tensor attend(
+            Tensor q, Tensor k, Tensor v, @Nullable Tensor mask, @Nullable Prefix prefix, Scoring scoring) {
         Consumer<Prefix> shown = observer.get();
         if (shown != null) {
             shown.accept(new Prefix(k, v));
@@ -88,7 +101,7 @@ public abstract class Block extends Layer {
         Shape s = q.shape();
         Tensor prefixKeys = prefix == null ? null : prefix.keys;
         Tensor prefixValues = prefix == null ? null : prefix.values;
-        return Functional.attention(q, k, v, prefixKeys, prefixValues, mask, causal, 1 / Math.sqrt(s.dim(3)))
+        return Functional.attention(q, k, v, prefixKeys, prefixValues, mask, scoring)
                 .reshape(s.dim(0), s.dim(1), s.dim(2) * s.dim(3));
     }
 }

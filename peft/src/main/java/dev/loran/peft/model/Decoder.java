@@ -6,76 +6,110 @@ import dev.loran.engine.nn.Embedding;
 import dev.loran.engine.nn.Linear;
 import java.util.ArrayList;
 import java.util.Collections;
+import java.util.HashMap;
 import java.util.List;
+import java.util.Map;
 import java.util.function.Function;
 import org.jspecify.annotations.Nullable;
 
 /// The common part of causal models: a token table, learned positions if any, blocks, a final norm, and a head for the
-/// next token or for classes. A family supplies its sizes, names and block as a [Plan].
-abstract class Decoder extends Model {
+/// next token or for classes. A family supplies its sizes, names and blocks as a [Plan].
+class Decoder extends Model {
     private final Plan plan;
+    private final ObjectNode sizes;
     private final Embedding tokens;
     private final @Nullable Embedding learned;
-    private final @Nullable Angles angles;
+    private final Map<Rope, Angles> angles = new HashMap<>();
     private final List<Block> blocks = new ArrayList<>();
     private final Norm norm;
     private final @Nullable Linear lmHead;
+    private boolean hasWindows;
 
     /// The components of a family's decoder.
     ///
     /// @param facts its sizes before any tokens are added
     /// @param std standard deviation of random weights
-    /// @param tokens name of the token table
-    /// @param positions name of the table of learned positions; null for none
-    /// @param blocks name of the list of blocks
+    /// @param isTied whether the head shares the token table
     /// @param norm creates the final norm
-    /// @param rope rotates queries and keys; null for none
     /// @param block creates one block
     record Plan(
             Facts facts,
             double std,
-            String tokens,
-            @Nullable String positions,
-            String blocks,
+            Names names,
+            boolean isTied,
+            Scales scales,
             Function<Parts, Norm> norm,
-            @Nullable Rope rope,
             BlockMaker block) {}
 
-    /// Creates one block from the weights below its name.
+    /// The names of a decoder's modules.
+    ///
+    /// @param positions the table of learned positions; null for none
+    /// @param blocks the list of blocks
+    record Names(String tokens, @Nullable String positions, String blocks, String head) {
+        Names(String tokens, @Nullable String positions, String blocks) {
+            this(tokens, positions, blocks, HEAD);
+        }
+    }
+
+    /// Factors and bounds around the blocks.
+    ///
+    /// @param tokens factor of the embeddings of tokens
+    /// @param words factor of all embeddings, those of virtual tokens among them
+    /// @param logits factor of the logits
+    /// @param logitCap bound of the logits ([Model#logitCap]); 0 for none
+    record Scales(double tokens, double words, double logits, double logitCap) {
+        static final Scales NONE = new Scales(1, 1, 1, 0);
+    }
+
+    /// Creates block `layer` from the weights below its name.
     interface BlockMaker {
-        Block make(Weights weights, @Nullable Angles angles);
+        Block make(Weights weights, int layer, Turning turning);
+    }
+
+    /// What the blocks of a model share.
+    interface Turning {
+        /// The angles by which `rope` rotates queries and keys.
+        Angles by(Rope rope);
+
+        /// The positions of the tokens, for attention that sees the last `window` only.
+        @Nullable
+        Positions within(int window);
     }
 
     /// The model's head.
     ///
     /// @param isBare whether there is no head at all; module names then have no prefix
-    /// @param isTied whether the head shares the token table
     /// @param labels number of classes of a classification head, which replaces the other head; 0 for none
-    record Top(boolean isBare, boolean isTied, int labels) {
-        /// The head that the folder's config and files specify.
-        static Top read(Family family, HfConfig config, Weights weights, boolean isTied, int labels) {
-            return new Top(family.isBare(config, weights, isTied), isTied, labels);
-        }
+    record Top(boolean isBare, int labels) {
+        /// A head for the next token.
+        static final Top TOKENS = new Top(false, 0);
     }
 
-    Decoder(Family family, Plan plan, Top top, Weights all) {
+    /// The decoder that a folder's config and files describe.
+    static Decoder of(Family family, Plan plan, HfConfig config, Weights weights, int labels) {
+        boolean isBare = family.isBare(config, weights, plan.names.head + ".weight", plan.isTied);
+        return new Decoder(family, plan, new Top(isBare, labels), weights, config.json());
+    }
+
+    /// @param sizes what the config holds
+    Decoder(Family family, Plan plan, Top top, Weights all, ObjectNode sizes) {
         super(family);
         this.plan = plan;
+        this.sizes = sizes;
+        Names names = plan.names;
         String prefix = top.isBare ? "" : family.prefix();
         Weights w = all.below(prefix);
         int hidden = plan.facts.hiddenSize();
-        tokens = child(prefix + plan.tokens, w.embedding(plan.tokens, plan.facts.vocabSize(), hidden, plan.std));
-        learned = plan.positions == null
+        tokens = child(prefix + names.tokens, w.embedding(names.tokens, plan.facts.vocabSize(), hidden, plan.std));
+        learned = names.positions == null
                 ? null
                 : child(
-                        prefix + plan.positions,
-                        w.embedding(plan.positions, plan.facts.maxPositions(), hidden, plan.std));
-        angles = plan.rope == null
-                ? null
-                : new Angles(plan.rope, plan.facts.headDim(), plan.facts.maxPositions(), positions(), tokens.weight());
+                        prefix + names.positions,
+                        w.embedding(names.positions, plan.facts.maxPositions(), hidden, plan.std));
+        Turning turning = turning();
         for (int i = 0; i < plan.facts.numLayers(); i++) {
-            String name = plan.blocks + "." + i;
-            blocks.add(child(prefix + name, plan.block.make(w.below(name + "."), angles)));
+            String name = names.blocks + "." + i;
+            blocks.add(child(prefix + name, plan.block.make(w.below(name + "."), i, turning)));
         }
         Parts last = new Parts(w, plan.std);
         norm = plan.norm.apply(last);
@@ -83,13 +117,31 @@ abstract class Decoder extends Model {
         lmHead = top.isBare || top.labels > 0
                 ? null
                 : child(
-                        HEAD,
-                        top.isTied
+                        names.head,
+                        plan.isTied
                                 ? new Linear(tokens.weight(), null, false)
-                                : all.linear(HEAD, hidden, plan.facts.vocabSize(), false, plan.std));
+                                : all.linear(names.head, hidden, plan.facts.vocabSize(), false, plan.std));
         if (top.labels > 0) {
             classifier(all.linear(classifierName(), hidden, top.labels, false, plan.std));
         }
+    }
+
+    private Turning turning() {
+        return new Turning() {
+            @Override
+            public Angles by(Rope rope) {
+                return angles.computeIfAbsent(
+                        rope,
+                        r -> new Angles(
+                                r, plan.facts.headDim(), plan.facts.maxPositions(), positions(), tokens.weight()));
+            }
+
+            @Override
+            public @Nullable Positions within(int window) {
+                hasWindows |= window > 0;
+                return window > 0 ? positions() : null;
+            }
+        };
     }
 
     @Override
@@ -108,8 +160,18 @@ abstract class Decoder extends Model {
     }
 
     @Override
+    protected final Tensor embedded(Tensor inputIds) {
+        return scaled(super.embedded(inputIds), plan.scales.tokens);
+    }
+
+    @Override
     protected final Tensor embed(Tensor words, int from) {
-        return learned == null ? words : words.add(learned.forward(positions(words, from)));
+        Tensor scaled = scaled(words, plan.scales.words);
+        return learned == null ? scaled : scaled.add(learned.forward(positions(words, from)));
+    }
+
+    private static Tensor scaled(Tensor x, double factor) {
+        return factor == 1 ? x : x.scale(factor);
     }
 
     @Override
@@ -122,19 +184,44 @@ abstract class Decoder extends Model {
         return lmHead;
     }
 
-    /// Updates the sizes that may have changed: the number of tokens, and whether the head is tied to the table.
-    final ObjectNode changed(ObjectNode sizes) {
+    @Override
+    public final String headName() {
+        return plan.names.head;
+    }
+
+    @Override
+    protected final double logitScale() {
+        return plan.scales.logits;
+    }
+
+    @Override
+    protected final double logitCap() {
+        return plan.scales.logitCap;
+    }
+
+    @Override
+    final boolean hasWindows() {
+        return hasWindows;
+    }
+
+    @Override
+    final boolean turnsDiffer(int length, int next) {
+        return angles.keySet().stream().anyMatch(rope -> rope.kind(length) != rope.kind(next));
+    }
+
+    /// What the config holds, with the sizes that may have changed: the number of tokens, and whether the head is tied
+    /// to the table.
+    @Override
+    protected final ObjectNode sizes() {
         String tie = "tie_word_embeddings";
-        sizes.put("vocab_size", facts().vocabSize());
+        ObjectNode now = sizes.deepCopy().put("vocab_size", facts().vocabSize());
         boolean isTied = lmHead != null && lmHead.weight() == tokens.weight();
-        return lmHead != null && (!isTied || sizes.has(tie)) ? sizes.put(tie, isTied) : sizes;
+        return lmHead != null && (!isTied || now.has(tie)) ? now.put(tie, isTied) : now;
     }
 
     @Override
     public void close() {
         super.close();
-        if (angles != null) {
-            angles.close();
-        }
+        angles.values().forEach(Angles::close);
     }
 }

@@ -92,9 +92,10 @@ public record Family(
     /// Whether a config describes a model without a head: its class has none, the files hold none, and none is tied to
     /// the table of embeddings.
     ///
+    /// @param head the name of the weight that a head would have
     /// @param isTied whether a head would be tied to the table
-    boolean isBare(HfConfig config, Weights weights, boolean isTied) {
-        return (title + BARE).equals(config.className()) && !isTied && !weights.has(HfModels.HEAD);
+    boolean isBare(HfConfig config, Weights weights, String head, boolean isTied) {
+        return (title + BARE).equals(config.className()) && !isTied && !weights.has(head);
     }
 
     /// The family in `all` with the config's `model_type`.

@@ -103,20 +103,20 @@ public final class Gpt2Model extends Decoder {
     }
 
     private Gpt2Model(Config config, Weights weights, Top top) {
-        super(FAMILY, plan(config), top, weights);
+        super(FAMILY, plan(config), top, weights, config.json());
         this.config = config;
     }
 
     private static Model read(HfConfig c, Weights weights, int labels) {
         Config config = Config.read(c);
-        return new Gpt2Model(config, weights, Top.read(FAMILY, c, weights, config.tieWordEmbeddings, labels));
+        boolean isBare = FAMILY.isBare(c, weights, HEAD + ".weight", config.tieWordEmbeddings);
+        return new Gpt2Model(config, weights, new Top(isBare, labels));
     }
 
     /// A model with random weights: tables and linear layers from N(0, initializerRange²), those that write to the
     /// residual stream divided by √(2 · layers), norms initialized to the identity, biases to zero.
     public static Gpt2Model random(Config config, Backend backend, DType dtype, long seed) {
-        Top top = new Top(false, config.tieWordEmbeddings, 0);
-        return new Gpt2Model(config, Weights.random(backend, dtype, seed), top);
+        return new Gpt2Model(config, Weights.random(backend, dtype, seed), Top.TOKENS);
     }
 
     private static Plan plan(Config c) {
@@ -125,12 +125,11 @@ public final class Gpt2Model extends Decoder {
         return new Plan(
                 facts,
                 c.initializerRange,
-                "wte",
-                "wpe",
-                "h",
+                new Names("wte", "wpe", "h"),
+                c.tieWordEmbeddings,
+                Scales.NONE,
                 parts -> parts.layerNorm("ln_f", c.nEmbd, c.layerNormEpsilon),
-                null,
-                (weights, angles) -> block(c, weights));
+                (weights, layer, turning) -> block(c, weights));
     }
 
     private static Block block(Config c, Weights weights) {
@@ -144,7 +143,7 @@ public final class Gpt2Model extends Decoder {
         Norm feedForwardNorm = p.layerNorm("ln_2", width, c.layerNormEpsilon);
         Linear up = p.conv1d("mlp.c_fc", width, c.nInner, std);
         Linear down = p.conv1d("mlp.c_proj", c.nInner, width, residualStd);
-        return new PreNormBlock(
+        return new ResidualBlock(
                 p,
                 attentionNorm,
                 new Attention(List.of(qkv), out, width / c.nHead, true, null, null),
@@ -154,10 +153,5 @@ public final class Gpt2Model extends Decoder {
 
     public Config config() {
         return config.withVocabSize(facts().vocabSize());
-    }
-
-    @Override
-    protected ObjectNode sizes() {
-        return changed(config.json());
     }
 }

@@ -8,6 +8,7 @@ import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.JsonFile;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.List;
 import java.util.Set;
 import org.jspecify.annotations.Nullable;
@@ -33,7 +34,22 @@ public record HfConfig(String where, ObjectNode json) {
 
     /// This config with `number` for `key` if that is absent.
     HfConfig or(String key, int number) {
-        return has(key) ? this : new HfConfig(where, json.deepCopy().put(key, number));
+        return has(key) ? this : with(key, json.numberNode(number));
+    }
+
+    HfConfig or(String key, double number) {
+        return has(key) ? this : with(key, json.numberNode(number));
+    }
+
+    HfConfig or(String key, boolean value) {
+        return has(key) ? this : with(key, json.booleanNode(value));
+    }
+
+    /// This config with `value` for `key`.
+    HfConfig with(String key, JsonNode value) {
+        ObjectNode changed = json.deepCopy();
+        changed.set(key, value);
+        return new HfConfig(where, changed);
     }
 
     /// The first of `architectures`; empty if absent.
@@ -78,6 +94,29 @@ public record HfConfig(String where, ObjectNode json) {
 
     public double number(String key, double absent) {
         return has(key) ? number(key) : absent;
+    }
+
+    /// The texts of a list; empty if absent.
+    List<String> texts(String key) {
+        List<String> all = new ArrayList<>();
+        JsonNode v = value(key);
+        if (v != null) {
+            v.forEach(each -> all.add(each.asText()));
+        }
+        return all;
+    }
+
+    /// The numbers of a list.
+    List<Double> numbers(String key) {
+        JsonNode v = required(key);
+        List<Double> all = new ArrayList<>();
+        v.forEach(each -> {
+            if (!each.isNumber()) {
+                throw wrong(key, v, "needs a list of numbers");
+            }
+            all.add(each.doubleValue());
+        });
+        return all;
     }
 
     public boolean flag(String key, boolean absent) {

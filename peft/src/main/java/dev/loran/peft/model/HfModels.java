@@ -42,11 +42,21 @@ import org.jspecify.annotations.Nullable;
 /// are preserved and written again, but not applied in training ([Model]).
 public final class HfModels {
     /// The built-in families.
-    public static final List<Family> FAMILIES =
-            List.of(LlamaModel.FAMILY, Qwen3Model.FAMILY, Gpt2Model.FAMILY, BertModel.FAMILY, SeoTransformer.FAMILY);
-
-    /// The weight of a causal model's head that is not tied to the token table.
-    static final String HEAD = Model.HEAD + ".weight";
+    public static final List<Family> FAMILIES = List.of(
+            LlamaModel.FAMILY,
+            Qwen2Model.FAMILY,
+            Qwen3Model.FAMILY,
+            MistralModel.FAMILY,
+            Gemma2Model.FAMILY,
+            Gemma3Model.FAMILY,
+            Phi3Model.FAMILY,
+            SmolLm3Model.FAMILY,
+            Olmo2Model.FAMILY,
+            GraniteModel.FAMILY,
+            GptNeoXModel.FAMILY,
+            Gpt2Model.FAMILY,
+            BertModel.FAMILY,
+            SeoTransformer.FAMILY);
 
     private HfModels() {}
 
@@ -118,6 +128,12 @@ public final class HfModels {
     public static Model random(Path folder, Backend backend, DType dtype, long seed, Family... own) {
         HfConfig config = HfConfig.read(folder);
         return model(family(config, own), config, Weights.random(backend, dtype, seed));
+    }
+
+    /// As above, from a config's content, which names its `model_type`.
+    public static Model random(ObjectNode config, Backend backend, DType dtype, long seed, Family... own) {
+        HfConfig c = HfConfig.of(config);
+        return model(family(c, own), c, Weights.random(backend, dtype, seed));
     }
 
     private static Family family(HfConfig config, Family... own) {
@@ -229,7 +245,7 @@ public final class HfModels {
                 boolean known = taken.contains(name)
                         || family.isBuffer(name)
                         || model.task() == TaskType.FEATURE_EXTRACTION && name.startsWith("cls.")
-                        || name.equals(HEAD) && isTable(name, model);
+                        || name.equals(model.headName() + ".weight") && isTable(name, model);
                 if (!known) {
                     unknown.add(name + " " + files.entry(name).shape());
                 }

@@ -12,7 +12,9 @@ import dev.loran.peft.model.Block.Prefix;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
+import java.util.Objects;
 import java.util.function.Supplier;
+import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 
 /// The keys and values of one or more texts, which let a causal model continue them at the cost of the new tokens
@@ -29,6 +31,9 @@ import org.jspecify.annotations.Nullable;
 /// support. A learned prefix and virtual tokens are cached with the first tokens. Adapters must not change while a
 /// cache is in use, because the cached keys and values depend on them.
 ///
+/// Where rotary frequencies depend on the length of the longest text ([Rope.LongRope]), its growing past the point where
+/// they change recomputes all keys and values, once.
+///
 /// **Threads**: a cache belongs to one thread; any number of threads may have caches of the same model. Operations that
 /// change the model fail while a cache appends; between two appends the caller must prevent them ([Model#reading]).
 public final class KvCache implements AutoCloseable {
@@ -37,13 +42,16 @@ public final class KvCache implements AutoCloseable {
 
     private final Model model;
     /// For each block (B, capacity, kvHeads, D). The order of keys does not matter to attention, as they already
-    /// include their positions: rows are filled from the end, so that a row's own keys are the last ones, as [Rows]
-    /// requires.
+    /// include their positions: rows are filled from the end, the newest key first, so that a row's own keys are the
+    /// last ones, as [Rows] requires.
     private final List<Prefix> blocks = new ArrayList<>();
 
     private int capacity;
     /// The number of keys in each row; empty before the first tokens.
     private int[] lengths = {};
+
+    /// The tokens of each row.
+    private int[][] texts = {};
 
     /// An empty cache.
     ///
@@ -72,6 +80,18 @@ public final class KvCache implements AutoCloseable {
     ///     longer than the model's maximum; the cache is then unchanged
     public Tensor append(int[]... tokens) {
         check(tokens);
+        if (lengths.length > 0) {
+            int now = Arrays.stream(lengths).max().orElseThrow();
+            requireRoom(now + tokens[0].length);
+            if (tokens[0].length > 1 && model.hasWindows()) {
+                return appendOneByOne(tokens);
+            }
+            if (model.turnsDiffer(now, now + tokens[0].length)) {
+                int[][] whole = joined(tokens);
+                close();
+                return append(whole);
+            }
+        }
         try (Guard.Use use = model.reading("append");
                 Autograd.Mode mode = Autograd.noGrad();
                 Scope scope = Scope.open()) {
@@ -80,6 +100,20 @@ public final class KvCache implements AutoCloseable {
                 return scope.keep(run(tokens, before));
             });
         }
+    }
+
+    /// Several new queries would each see other cached keys through a window.
+    private Tensor appendOneByOne(int[][] tokens) {
+        Tensor logits = null;
+        for (int t = 0; t < tokens[0].length; t++) {
+            int at = t;
+            if (logits != null) {
+                logits.close();
+            }
+            logits =
+                    append(Arrays.stream(tokens).map(row -> new int[] {row[at]}).toArray(int[][]::new));
+        }
+        return Objects.requireNonNull(logits);
     }
 
     private void check(int[][] tokens) {
@@ -126,11 +160,12 @@ public final class KvCache implements AutoCloseable {
     /// Prepares further tokens, which follow the cached ones.
     private int[] goOn(int[][] tokens) {
         int most = Arrays.stream(lengths).max().orElseThrow() + tokens[0].length;
-        requireRoom(most);
         reserve(lengths.length, most);
         model.virtualTokens(null);
         model.prefixes(() -> blocks);
-        model.rows(Arrays.stream(lengths).mapToObj(n -> new Rows(1, n, 0)).toList());
+        model.positions()
+                .rowsNewestFirst(
+                        Arrays.stream(lengths).mapToObj(n -> new Rows(1, n, 0)).toList());
         return lengths;
     }
 
@@ -172,9 +207,21 @@ public final class KvCache implements AutoCloseable {
         int[] after = new int[batch];
         Arrays.setAll(after, i -> before[i] + s.dim(1) - padding[i]);
         Tensor ends = Functional.embedding(h.reshape(-1, s.dim(2)), Tensor.ofInts(backend, last, batch));
-        Tensor logits = model.requireHead().forward(ends);
+        Tensor logits = model.tokenLogits(ends);
         lengths = after;
+        texts = joined(tokens);
         return logits;
+    }
+
+    /// Each row's text with `tokens` at its end.
+    private int[][] joined(int[][] tokens) {
+        int[][] all = new int[tokens.length][];
+        for (int i = 0; i < all.length; i++) {
+            int[] before = i < texts.length ? texts[i] : new int[0];
+            all[i] = Arrays.copyOf(before, before.length + tokens[i].length);
+            System.arraycopy(tokens[i], 0, all[i], before.length, tokens[i].length);
+        }
+        return all;
     }
 
     // ---- memory
@@ -228,14 +275,15 @@ public final class KvCache implements AutoCloseable {
     }
 
     /// @param from (S, kvHeads, D) for all rows or (B, S, kvHeads, D)
-    private void put(Tensor to, Tensor from, int[] before, int[] padding) {
+    private void put(Tensor to, Tensor given, int[] before, int[] padding) {
+        Tensor from = newestFirst(given);
         int width = to.shape().dim(2) * to.shape().dim(3);
         int keys = from.shape().dim(-3);
         boolean shared = from.shape().rank() == 3;
         for (int i = 0; i < before.length; i++) {
             int count = (keys - padding[i]) * width;
             long at = ((i + 1L) * capacity - before[i]) * width - count;
-            long source = shared ? 0 : (long) i * keys * width;
+            long source = shared ? 0 : ((long) i * keys + padding[i]) * width;
             model.backend()
                     .copy(
                             to.buffer().slice(at, count),
@@ -246,6 +294,22 @@ public final class KvCache implements AutoCloseable {
                             count,
                             false);
         }
+    }
+
+    /// The rows of `from` in reverse order.
+    private static Tensor newestFirst(Tensor from) {
+        int keys = from.shape().dim(-3);
+        if (keys == 1) {
+            return from;
+        }
+        int all = Math.toIntExact(
+                from.shape().size() / from.shape().dim(-2) / from.shape().dim(-1));
+        int[] ids = IntStream.range(0, all)
+                .map(i -> i - i % keys + keys - 1 - i % keys)
+                .toArray();
+        Tensor rows = from.reshape(all, from.shape().dim(-2) * from.shape().dim(-1));
+        return Functional.embedding(rows, Tensor.ofInts(from.backend(), ids, all))
+                .reshape(from.shape().dims());
     }
 
     private static void close(Prefix block) {
@@ -260,5 +324,6 @@ public final class KvCache implements AutoCloseable {
         blocks.clear();
         capacity = 0;
         lengths = new int[0];
+        texts = new int[0][];
     }
 }

@@ -3,10 +3,8 @@ package dev.loran.peft.model;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.backend.Backend;
 import dev.loran.engine.backend.DType;
-import dev.loran.engine.nn.Linear;
 import java.util.List;
 import java.util.Map;
-import org.jspecify.annotations.Nullable;
 
 /// Llama: a causal model of pre-norm blocks with rotary positions, grouped-query attention and a gated feed-forward
 /// network, without biases by default. **Paper**: Touvron et al., "LLaMA", 2023; grouped-query heads: Ainslie et al.,
@@ -16,9 +14,9 @@ public final class LlamaModel extends Decoder {
     public static final Family FAMILY = new Family(
             "llama",
             "Llama",
-            List.of("ForCausalLM", "Model", "ForSequenceClassification"),
-            "model.",
-            ".*\\.rotary_emb\\.inv_freq",
+            LlamaParts.CLASSES,
+            LlamaParts.PREFIX,
+            LlamaParts.BUFFERS,
             Map.of(
                     "LORA",
                     List.of("q_proj", "v_proj"),
@@ -154,91 +152,33 @@ public final class LlamaModel extends Decoder {
         }
     }
 
-    LlamaModel(Config config, Weights weights, Top top) {
-        super(
-                FAMILY,
-                plan(FAMILY, config, new Biases(config.attentionBias, config.attentionBias), false),
-                top,
-                weights);
+    private LlamaModel(Config config, Weights weights, Top top) {
+        super(FAMILY, plan(config), top, weights, config.json());
         this.config = config;
     }
 
     private static Model read(HfConfig c, Weights weights, int labels) {
         c.only("sliding_window");
         Config config = Config.read(c);
-        return new LlamaModel(config, weights, Top.read(FAMILY, c, weights, config.tieWordEmbeddings, labels));
+        boolean isBare = FAMILY.isBare(c, weights, HEAD + ".weight", config.tieWordEmbeddings);
+        return new LlamaModel(config, weights, new Top(isBare, labels));
     }
 
     /// A model with random weights: linear layers and tables from N(0, initializerRange²), norms initialized to the
     /// identity.
     public static LlamaModel random(Config config, Backend backend, DType dtype, long seed) {
-        Top top = new Top(false, config.tieWordEmbeddings, 0);
-        return new LlamaModel(config, Weights.random(backend, dtype, seed), top);
+        return new LlamaModel(config, Weights.random(backend, dtype, seed), Top.TOKENS);
     }
 
-    /// Which projections of attention have biases.
-    ///
-    /// @param in those to queries, keys and values
-    /// @param out the projection of the heads' outputs
-    record Biases(boolean in, boolean out) {}
-
-    /// The decoder of these sizes, for this family and similar ones.
-    ///
-    /// @param headNorms whether each head's queries and keys are normalized
-    static Plan plan(Family family, Config c, Biases biases, boolean headNorms) {
-        Facts facts = new Facts(
-                family.modelType(),
-                c.hiddenSize,
-                c.numHiddenLayers,
-                c.numAttentionHeads,
-                c.numKeyValueHeads,
-                c.headDim,
-                c.vocabSize,
-                c.maxPositionEmbeddings);
-        return new Plan(
-                facts,
-                c.initializerRange,
-                "embed_tokens",
-                null,
-                "layers",
-                parts -> parts.rmsNorm("norm", c.hiddenSize, c.rmsNormEps),
-                c.rope,
-                (weights, angles) -> block(c, biases, headNorms, angles, weights));
-    }
-
-    private static Block block(Config c, Biases biases, boolean headNorms, @Nullable Angles angles, Weights weights) {
-        Parts p = new Parts(weights, c.initializerRange);
-        int hidden = c.hiddenSize;
-        int width = c.numAttentionHeads * c.headDim;
-        int kvWidth = c.numKeyValueHeads * c.headDim;
-        int inner = c.intermediateSize;
-        List<Linear> qkv = List.of(
-                p.linear("self_attn.q_proj", hidden, width, biases.in),
-                p.linear("self_attn.k_proj", hidden, kvWidth, biases.in),
-                p.linear("self_attn.v_proj", hidden, kvWidth, biases.in));
-        Linear out = p.linear("self_attn.o_proj", width, hidden, biases.out);
-        Attention.HeadNorms norms = !headNorms
-                ? null
-                : new Attention.HeadNorms(
-                        p.rmsNorm("self_attn.q_norm", c.headDim, c.rmsNormEps),
-                        p.rmsNorm("self_attn.k_norm", c.headDim, c.rmsNormEps));
-        List<Linear> gateAndUp = List.of(
-                p.linear("mlp.gate_proj", hidden, inner, c.mlpBias), p.linear("mlp.up_proj", hidden, inner, c.mlpBias));
-        Linear down = p.linear("mlp.down_proj", inner, hidden, c.mlpBias);
-        return new PreNormBlock(
-                p,
-                p.rmsNorm("input_layernorm", hidden, c.rmsNormEps),
-                new Attention(qkv, out, c.headDim, true, angles, norms),
-                p.rmsNorm("post_attention_layernorm", hidden, c.rmsNormEps),
-                new FeedForward(gateAndUp, down, HfConfig.activation(c.hiddenAct)));
+    private static Plan plan(Config c) {
+        return LlamaParts.plan("llama", c, Scales.NONE, (weights, layer, turning) -> {
+            LlamaParts p = new LlamaParts(c, weights);
+            boolean bias = c.attentionBias;
+            return p.block(p.attention(bias, bias, p.scoring(0), turning, c.rope, null), p.feedForward());
+        });
     }
 
     public Config config() {
         return config.withVocabSize(facts().vocabSize());
-    }
-
-    @Override
-    protected ObjectNode sizes() {
-        return changed(config.json());
     }
 }

@@ -163,30 +163,6 @@ public abstract class Model extends Transformer {
         }
     }
 
-    private static void resize(Tensor table, int rows) {
-        try (Scope scope = Scope.open();
-                Autograd.Mode mode = Autograd.noGrad()) {
-            table.restore();
-            int before = table.shape().dim(0);
-            Tensor next;
-            if (rows <= before) {
-                next = table.slice(0, 0, rows);
-            } else {
-                DType type = table.dtype();
-                Tensor mean = Functional.cast(
-                        Functional.cast(table, type.accumulator()).mean(0), type);
-                int cols = table.shape().dim(1);
-                Tensor added =
-                        Tensor.zeros(table.backend(), type, rows - before, cols).add(mean.reshape(1, cols));
-                next = Functional.concat(List.of(table, added), 0);
-            }
-            // A separate tensor, so that removed rows are not kept in memory.
-            Buffer own = table.backend().allocate(table.dtype(), next.shape().size());
-            table.backend().cast(own, next.buffer());
-            table.assign(next.shape(), own);
-        }
-    }
-
     /// The number of rows of the tables that were read, or created with the model: all, unless [#resizeTokenEmbeddings]
     /// added some.
     public final int knownTokenEmbeddings() {
@@ -200,7 +176,7 @@ public abstract class Model extends Transformer {
 
     /// The head that computes token logits; null if there is none.
     public final @Nullable Linear tokenHead() {
-        return namedModules().get(HEAD) instanceof Linear head ? head : null;
+        return namedModules().get(headName()) instanceof Linear head ? head : null;
     }
 
     /// The head's output if all tokens have type 0; see [TaskType] for its shape.
@@ -216,9 +192,7 @@ public abstract class Model extends Transformer {
                 Scope scope = Scope.open()) {
             Tensor h = hidden(inputIds, attentionMask, tokenTypes);
             return scope.keep(
-                    classifier == null
-                            ? requireHead().forward(h)
-                            : classify(classifier, pooled(h, inputIds, attentionMask)));
+                    classifier == null ? tokenLogits(h) : classify(classifier, pooled(h, inputIds, attentionMask)));
         }
     }
 
@@ -239,6 +213,34 @@ public abstract class Model extends Transformer {
     /// Computing a loss only reads, but in training mode it starts a change, and dropout's state is shared.
     final Guard.Use useOfLoss() {
         return isTraining() ? changing("loss") : reading("loss");
+    }
+
+    /// The family's name for the head that computes token logits.
+    public String headName() {
+        return HEAD;
+    }
+
+    /// What a causal model's head computes from hidden states (…, C), the token logits (…, V), with the family's
+    /// [#logitScale] and [#logitCap].
+    final Tensor tokenLogits(Tensor hidden) {
+        Tensor logits = requireHead().forward(scaled(hidden));
+        return logitCap() == 0
+                ? logits
+                : Functional.tanh(logits.scale(1 / logitCap())).scale(logitCap());
+    }
+
+    private Tensor scaled(Tensor hidden) {
+        return logitScale() == 1 ? hidden : hidden.scale(logitScale());
+    }
+
+    /// The factor of a causal model's logits.
+    protected double logitScale() {
+        return 1;
+    }
+
+    /// The bound c of a causal model's logits y, which become c · tanh(y / c); 0 for none.
+    protected double logitCap() {
+        return 0;
     }
 
     /// The layer that computes a causal model's logits from its hidden states; null if the model is not causal.
@@ -299,7 +301,7 @@ public abstract class Model extends Transformer {
         }
         beforeClassifier(brought);
         if (head() != null) {
-            removeChild(HEAD);
+            removeChild(headName());
         }
         boolean bias = !classifierName().equals(SCORE);
         int hidden = facts().hiddenSize();
@@ -351,7 +353,7 @@ public abstract class Model extends Transformer {
             afterClassifier();
             Linear head = head();
             if (head != null) {
-                child(HEAD, head);
+                child(headName(), head);
             }
         }
     }
@@ -466,8 +468,9 @@ public abstract class Model extends Transformer {
         Adapter<? super Linear> adapter = head.adapter();
         Projection plain = adapter == null ? head.projection(hidden.dtype()) : adapter.projection(head, hidden.dtype());
         return plain != null && plain.bias() == null && plain.lora() == null
-                ? Functional.linearCrossEntropy(hidden, plain.weight(), targets, Functional.IGNORE_INDEX)
-                : Functional.crossEntropy(head.forward(hidden), targets, Functional.IGNORE_INDEX);
+                ? Functional.linearCrossEntropy(
+                        scaled(hidden), plain.weight(), targets, Functional.IGNORE_INDEX, logitCap())
+                : Functional.crossEntropy(tokenLogits(hidden), targets, Functional.IGNORE_INDEX);
     }
 
     private Tensor ignored(int rows, int cols) {

@@ -8,6 +8,13 @@ import dev.loran.engine.nn.RmsNorm;
 
 /// A layer norm or an RMS norm.
 record Norm(AdaptedLayer<?> layer) {
+    /// The number of channels over which it normalizes.
+    int width() {
+        return (layer instanceof RmsNorm n ? n.weight() : ((LayerNorm) layer).weight())
+                .shape()
+                .dim(0);
+    }
+
     Tensor forward(Tensor x) {
         return layer.forward(x);
     }

@@ -50,4 +50,10 @@ final class Parts {
         RmsNorm norm = weights.rmsNorm(name, size, eps);
         return new Norm(add(name, norm));
     }
+
+    /// A norm that multiplies by 1 + weight.
+    Norm rmsNormAddingOne(String name, int size, double eps) {
+        RmsNorm norm = weights.rmsNormAddingOne(name, size, eps);
+        return new Norm(add(name, norm));
+    }
 }

@@ -16,8 +16,11 @@ import org.jspecify.annotations.Nullable;
 /// The positions of the tokens of a batch: they follow a prefix of keys and virtual tokens, whose lengths may differ
 /// between rows. See [Transformer#rows].
 final class Positions implements AutoCloseable {
-    private final Slot<List<Rows>> rows = new Slot<>();
+    private final Slot<Layout> layout = new Slot<>();
     private @Nullable Tensor all;
+
+    /// @param isNewestFirst whether the keys of a prefix are in reverse order of their positions
+    private record Layout(List<Rows> rows, boolean isNewestFirst) {}
 
     /// The position ids from, from + 1, … of words (B, S, C): I32 (S), or (B, S) if rows differ, with negative ids
     /// before a row's own first position.
@@ -65,15 +68,53 @@ final class Positions implements AutoCloseable {
         return rows().stream().mapToInt(Rows::virtualTokens).max().orElse(0) - r.virtualTokens();
     }
 
+    /// The mask (B, prefix + 1) by which a single query a row (B, 1, C) sees only the last `window` positions of its
+    /// row, its own among them; null if the places of keys tell their distance.
+    @Nullable
+    Tensor near(Tensor x, int prefix, int window) {
+        if (rows().isEmpty()) {
+            return null;
+        }
+        if (x.shape().dim(1) > 1) {
+            if (rows().stream().anyMatch(r -> r.prefix() > 0 && absent(r) > 0)) {
+                throw new IllegalStateException("attention: through a sliding window, a batch cannot have rows with a"
+                        + " prefix and rows with virtual tokens; run them one after the other");
+            }
+            return null;
+        }
+        int width = prefix + 1;
+        int[] shown = new int[x.shape().dim(0) * width];
+        int row = 0;
+        for (Rows r : rows()) {
+            for (int i = 0; i < r.count(); i++, row++) {
+                int seen = Math.min(r.prefix(), window - 1);
+                int first = row * width + prefix - (isNewestFirst() ? r.prefix() : seen);
+                Arrays.fill(shown, first, first + seen, 1);
+                shown[row * width + prefix] = 1;
+            }
+        }
+        return Tensor.ofInts(x.backend(), shown, x.shape().dim(0), width);
+    }
+
     /// How the rows differ; empty if they do not.
     List<Rows> rows() {
-        List<Rows> now = rows.get();
-        return now == null ? List.of() : now;
+        Layout now = layout.get();
+        return now == null ? List.of() : now.rows;
+    }
+
+    private boolean isNewestFirst() {
+        Layout now = layout.get();
+        return now != null && now.isNewestFirst;
     }
 
     /// As [Transformer#rows].
     void rows(List<Rows> next) {
-        rows.set(List.copyOf(next));
+        layout.set(new Layout(List.copyOf(next), false));
+    }
+
+    /// As above, where the keys of each row's prefix are in reverse order of their positions.
+    void rowsNewestFirst(List<Rows> next) {
+        layout.set(new Layout(List.copyOf(next), true));
     }
 
     /// The state (B, C) of each row's first position in h (B, P + T, C): its first virtual token, if it has any.

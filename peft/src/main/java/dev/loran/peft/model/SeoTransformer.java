@@ -1,6 +1,5 @@
 package dev.loran.peft.model;
 
-import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.backend.Backend;
 import dev.loran.engine.backend.DType;
 import dev.loran.engine.backend.UnaryFn;
@@ -34,25 +33,25 @@ public final class SeoTransformer extends Decoder {
 
     private final TransformerConfig config;
 
-    private SeoTransformer(TransformerConfig config, Weights weights, Top top) {
-        super(FAMILY, plan(config), top, weights);
+    private SeoTransformer(TransformerConfig config, boolean isTied, Weights weights, Top top) {
+        super(FAMILY, plan(config, isTied), top, weights, config.json());
         this.config = config;
         gradientCheckpointing(config.gradientCheckpointing());
     }
 
     private static Model read(HfConfig c, Weights weights, int labels) {
         // The head shares the table unless an adapter was merged into one of the two.
-        Top top = new Top(false, c.flag("tie_word_embeddings", true), labels);
-        return new SeoTransformer(TransformerConfig.read(c), weights, top);
+        boolean isTied = c.flag("tie_word_embeddings", true);
+        return new SeoTransformer(TransformerConfig.read(c), isTied, weights, new Top(false, labels));
     }
 
     /// A model with random weights: tables and linear layers from N(0, 0.02²), those that write to the residual stream
     /// divided by √(2 · layers), norms initialized to the identity, biases to zero.
     public static SeoTransformer random(TransformerConfig config, Backend backend, DType dtype, long seed) {
-        return new SeoTransformer(config, Weights.random(backend, dtype, seed), new Top(false, true, 0));
+        return new SeoTransformer(config, true, Weights.random(backend, dtype, seed), Top.TOKENS);
     }
 
-    private static Plan plan(TransformerConfig c) {
+    private static Plan plan(TransformerConfig c, boolean isTied) {
         int headDim = c.hiddenSize() / c.numHeads();
         Facts facts = new Facts(
                 "seo",
@@ -66,12 +65,11 @@ public final class SeoTransformer extends Decoder {
         return new Plan(
                 facts,
                 STD,
-                "token_embedding",
-                "position_embedding",
-                "layers",
+                new Names("token_embedding", "position_embedding", "layers"),
+                isTied,
+                Scales.NONE,
                 parts -> parts.layerNorm("norm", c.hiddenSize(), EPS),
-                null,
-                (weights, angles) -> block(c, weights));
+                (weights, layer, turning) -> block(c, weights));
     }
 
     private static Block block(TransformerConfig c, Weights weights) {
@@ -87,7 +85,7 @@ public final class SeoTransformer extends Decoder {
         Norm feedForwardNorm = p.layerNorm("mlp_norm", hidden, EPS);
         Linear up = p.linear("mlp.up", hidden, 4 * hidden, true);
         Linear down = p.linear("mlp.down", 4 * hidden, hidden, true, residualStd);
-        return new PreNormBlock(
+        return new ResidualBlock(
                 p,
                 attentionNorm,
                 new Attention(qkv, out, hidden / c.numHeads(), true, null, null),
@@ -97,10 +95,5 @@ public final class SeoTransformer extends Decoder {
 
     public TransformerConfig config() {
         return config.withVocabSize(facts().vocabSize());
-    }
-
-    @Override
-    protected ObjectNode sizes() {
-        return changed(config.json());
     }
 }

@@ -4,6 +4,7 @@ import dev.loran.engine.Autograd;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.Buffer;
 import dev.loran.engine.backend.DType;
 import dev.loran.engine.backend.ShapeException;
 import dev.loran.engine.functional.Functional;
@@ -106,11 +107,16 @@ public abstract class Transformer extends Layer {
             List<Prefix> prefix = made == null ? List.of() : made.get();
             int from = prefixLength(prefix);
             Supplier<Tensor> virtual = virtualTokens.get();
-            Tensor text = tokenEmbedding().forward(inputIds);
+            Tensor text = embedded(inputIds);
             Tensor words = virtual == null ? text : Positions.behind(virtual.get(), text);
             Tensor mask = positions.shown(attentionMask, words, from);
             return scope.keep(finish(runBlocks(embed(typed(words, tokenTypes), from), mask, prefix)));
         }
+    }
+
+    /// The embeddings (B, T, C) of the tokens (B, T), which virtual tokens then precede.
+    protected Tensor embedded(Tensor inputIds) {
+        return tokenEmbedding().forward(inputIds);
     }
 
     /// Adds the family's embeddings for the types (B, T) of the text's tokens to words (B, S, C), which include virtual
@@ -227,6 +233,41 @@ public abstract class Transformer extends Layer {
                     linear.weight().prepare();
                 }
             }
+        }
+    }
+
+    /// Whether some block's queries see only the keys of the last positions.
+    boolean hasWindows() {
+        return false;
+    }
+
+    /// Whether keys of texts of `length` positions differ from those of the same tokens in texts of `next`.
+    boolean turnsDiffer(int length, int next) {
+        return false;
+    }
+
+    /// Makes a table have `rows` rows: those past the end are removed, new ones are the mean of the others.
+    static void resize(Tensor table, int rows) {
+        try (Scope scope = Scope.open();
+                Autograd.Mode mode = Autograd.noGrad()) {
+            table.restore();
+            int before = table.shape().dim(0);
+            Tensor next;
+            if (rows <= before) {
+                next = table.slice(0, 0, rows);
+            } else {
+                DType type = table.dtype();
+                Tensor mean = Functional.cast(
+                        Functional.cast(table, type.accumulator()).mean(0), type);
+                int cols = table.shape().dim(1);
+                Tensor added =
+                        Tensor.zeros(table.backend(), type, rows - before, cols).add(mean.reshape(1, cols));
+                next = Functional.concat(List.of(table, added), 0);
+            }
+            // A separate tensor, so that removed rows are not kept in memory.
+            Buffer own = table.backend().allocate(table.dtype(), next.shape().size());
+            table.backend().cast(own, next.buffer());
+            table.assign(next.shape(), own);
         }
     }
 

@@ -99,4 +99,9 @@ public interface Weights {
     default RmsNorm rmsNorm(String name, int size, double eps) {
         return new RmsNorm(make(name + ".weight", 1, 0, false, size), eps);
     }
+
+    /// A norm that multiplies by 1 + weight, initialized to the identity.
+    default RmsNorm rmsNormAddingOne(String name, int size, double eps) {
+        return new RmsNorm(make(name + ".weight", 0, 0, false, size), eps, true);
+    }
 }

@@ -68,7 +68,7 @@ final class ModulesToSave<L extends AdaptedLayer<L>> implements Mergeable<L> {
             case Embedding e -> put(tuner, module, e, new Embedding(copy(e.weight()), e.dtype()), prefix, Role.TRAINED);
             case LayerNorm n ->
                 put(tuner, module, n, new LayerNorm(copy(n.weight()), copy(n.bias()), n.eps()), prefix, Role.TRAINED);
-            case RmsNorm n -> put(tuner, module, n, new RmsNorm(copy(n.weight()), n.eps()), prefix, Role.TRAINED);
+            case RmsNorm n -> put(tuner, module, n, n.with(copy(n.weight())), prefix, Role.TRAINED);
             default ->
                 throw new InputException(
                         "modules_to_save: " + module + " is a layer of its own kind and cannot be copied");

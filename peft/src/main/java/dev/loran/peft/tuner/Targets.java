@@ -130,7 +130,8 @@ public final class Targets {
     }
 
     private static boolean isHead(String module, Model model) {
-        List<String> heads = model.task() == TaskType.SEQ_CLS ? List.of("score", "classifier") : List.of("lm_head");
+        List<String> heads =
+                model.task() == TaskType.SEQ_CLS ? List.of("score", "classifier") : List.of(model.headName());
         return matching(heads, module) != null;
     }
 

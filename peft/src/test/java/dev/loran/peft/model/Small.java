@@ -36,11 +36,11 @@ final class Small {
     }
 
     /// Heads whose total width exceeds the model's, with a tied head.
-    static Qwen3Model qwen3(Backend backend, DType dtype) {
+    static Model qwen3(Backend backend, DType dtype) {
         Rope rope = new Rope.Default(100);
         LlamaModel.Config config =
                 new LlamaModel.Config(23, 12, 20, 2, 4, 2, 4, 16, "silu", 1e-6, rope, false, false, true, 0.02);
-        return Qwen3Model.random(config, backend, dtype, 1);
+        return HfModels.random(config.json().put("model_type", "qwen3"), backend, dtype, 1);
     }
 
     static SeoTransformer seo(Backend backend, DType dtype) {

@@ -2,6 +2,8 @@ package dev.loran.peft.train;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.backend.Backend;
 import dev.loran.engine.backend.DType;
 import dev.loran.engine.backend.ReferenceBackend;
@@ -12,6 +14,7 @@ import dev.loran.peft.data.TinyTokenizers;
 import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.model.BertModel;
 import dev.loran.peft.model.Gpt2Model;
+import dev.loran.peft.model.HfModels;
 import dev.loran.peft.model.LlamaModel;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.SeoTransformer;
@@ -60,12 +63,21 @@ class MemoryPlanTest {
                 case "gpt2" -> Gpt2Model.random(Gpt2Model.Config.of(VOCAB, POSITIONS, 16, 3, 2), backend, DType.F32, 1);
                 case "bert" ->
                     BertModel.random(BertModel.Config.of(VOCAB, 16, 3, 2, POSITIONS, 0), backend, DType.F32, 1);
+                case "gemma2", "gpt_neox" -> HfModels.random(config(family), backend, DType.F32, 1);
                 default ->
                     SeoTransformer.random(
                             new TransformerConfig(16, 3, 2, VOCAB).withMaxPositions(POSITIONS), backend, DType.F32, 1);
             };
             model.gradientCheckpointing(checkpointing);
             return model;
+        }
+
+        /// Windows shorter than the texts and soft caps, or a parallel block.
+        private static ObjectNode config(String family) {
+            ObjectNode c = JsonNodeFactory.instance.objectNode().put("model_type", family);
+            c.put("vocab_size", VOCAB).put("hidden_size", 16).put("intermediate_size", 36);
+            c.put("num_hidden_layers", 3).put("num_attention_heads", 2).put("max_position_embeddings", POSITIONS);
+            return c.put("head_dim", 8).put("num_key_value_heads", 1).put("sliding_window", 4);
         }
 
         TaskCard card() {
@@ -148,10 +160,10 @@ class MemoryPlanTest {
     Stream<DynamicTest> equalsTheBackendsPeakWhereAllBatchesAreAlike() {
         List<DynamicTest> tests = new ArrayList<>();
         List<String> texts = Collections.nCopies(21, "buy red shoes online cheap query running");
-        for (String family : List.of("llama", "gpt2", "bert", "seo")) {
+        for (String family : List.of("llama", "gpt2", "bert", "seo", "gemma2", "gpt_neox")) {
             methods().forEach((name, method) -> {
-                // BERT and GPT-2 classify, with one of Loran's own heads; Llama has no biases.
-                if (family.equals("llama") && name.equals("bitfit")) {
+                // BERT and GPT-2 classify, with one of Loran's own heads; Llama and Gemma have no biases.
+                if (List.of("llama", "gemma2").contains(family) && name.equals("bitfit")) {
                     return;
                 }
                 for (boolean checkpointing : new boolean[] {false, true}) {

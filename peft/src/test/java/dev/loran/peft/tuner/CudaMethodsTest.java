@@ -105,7 +105,7 @@ class CudaMethodsTest {
 
     @Test
     void aWholeModelTrainsInBf16() {
-        for (String family : List.of("llama", "qwen3", "bert-head", "gpt2")) {
+        for (String family : List.of("llama", "qwen3", "gemma2", "gpt_neox", "bert-head", "gpt2")) {
             List<Double> expected = lossesOfAll(family, new ReferenceBackend());
             compare(expected, lossesOfAll(family, cuda), 1e-4);
             compare(expected, lossesOfAll(family, bf16), 2e-2);

@@ -32,10 +32,14 @@ class KvCacheTest {
     private static final List<String> CAUSAL = List.of("llama", "gpt2", "seo");
 
     static Stream<Arguments> cases() {
-        return CAUSAL.stream()
+        Stream<Arguments> everyMethod = CAUSAL.stream()
                 .flatMap(f -> Stream.concat(
                                 Stream.of("base", "merged", "checkpointed"), Subjects.mixable(f).keySet().stream())
                         .map(method -> Arguments.of(f, method)));
+        Stream<Arguments> everyFamily = Subjects.CONFIGURED.stream()
+                .flatMap(f -> Stream.of("base", "lora everywhere", "prefix", "prompt")
+                        .map(method -> Arguments.of(f, method)));
+        return Stream.concat(everyMethod, everyFamily);
     }
 
     @ParameterizedTest
@@ -58,7 +62,7 @@ class KvCacheTest {
     }
 
     @ParameterizedTest
-    @ValueSource(strings = {"llama", "gpt2", "seo"})
+    @ValueSource(strings = {"llama", "gpt2", "seo", "mistral", "gemma2", "phi3"})
     void soTheyAreOnTheBestBackendWithPackedWeights(String family) {
         try (Backend backend = Backends.best();
                 Model model = Subjects.model(family, backend, DType.F32);

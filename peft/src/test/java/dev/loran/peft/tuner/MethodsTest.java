@@ -30,7 +30,7 @@ import org.junit.jupiter.params.provider.MethodSource;
 
 /// Every method on every family that it supports, in a complete two-layer model in double precision.
 class MethodsTest {
-    static final List<String> FAMILIES = List.of("llama", "qwen3", "gpt2", "bert-head", "seo");
+    static final List<String> FAMILIES = List.of("llama", "gpt2", "bert-head", "seo");
 
     @TempDir
     Path folder;
@@ -88,6 +88,10 @@ class MethodsTest {
         methods()
                 .forEach((name, config) ->
                         FAMILIES.stream().forEach(family -> cases.add(Arguments.of(family, name, config))));
+        for (String name : List.of("lora on all linear layers", "p-tuning by a perceptron", "prefix", "Houlsby")) {
+            Subjects.CONFIGURED.forEach(family -> cases.add(
+                    Arguments.of(family, name, Objects.requireNonNull(methods().get(name)))));
+        }
         return cases.stream();
     }
 

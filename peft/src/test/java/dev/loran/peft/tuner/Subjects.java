@@ -1,5 +1,7 @@
 package dev.loran.peft.tuner;
 
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Autograd;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
@@ -7,9 +9,9 @@ import dev.loran.engine.backend.Backend;
 import dev.loran.engine.backend.DType;
 import dev.loran.peft.model.BertModel;
 import dev.loran.peft.model.Gpt2Model;
+import dev.loran.peft.model.HfModels;
 import dev.loran.peft.model.LlamaModel;
 import dev.loran.peft.model.Model;
-import dev.loran.peft.model.Qwen3Model;
 import dev.loran.peft.model.Rope;
 import dev.loran.peft.model.SeoTransformer;
 import dev.loran.peft.model.TransformerConfig;
@@ -21,12 +23,20 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.SplittableRandom;
+import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 
 /// Small models of every family and adapters of every kind, with random values where new ones have zeros and ones, and
 /// texts for them.
 final class Subjects {
-    static final List<String> FAMILIES = List.of("llama", "qwen3", "gpt2", "bert", "bert-head", "seo");
+    /// Decoders that are told from a config.
+    static final List<String> CONFIGURED = List.of(
+            "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "phi3", "smollm3", "olmo2", "granite", "gpt_neox");
+
+    static final List<String> FAMILIES = Stream.concat(
+                    CONFIGURED.stream(), Stream.of("llama", "gpt2", "bert", "bert-head", "seo"))
+            .toList();
+
     static final int VOCAB = 23;
     static final int LENGTH = 5;
 
@@ -35,16 +45,44 @@ final class Subjects {
     static Model model(String family, Backend backend, DType dtype) {
         Model model = switch (family) {
             case "llama" -> LlamaModel.random(llama(2, 6), backend, dtype, 1);
-            case "qwen3" -> Qwen3Model.random(llama(1, 4), backend, dtype, 1);
             case "gpt2" -> Gpt2Model.random(Gpt2Model.Config.of(VOCAB, 16, 12, 2, 3), backend, dtype, 1);
             case "bert" -> BertModel.random(BertModel.Config.of(VOCAB, 12, 2, 3, 16, 0), backend, dtype, 1);
             case "bert-head" -> BertModel.random(BertModel.Config.of(VOCAB, 12, 2, 3, 16, 4), backend, dtype, 1);
             case "seo" ->
                 SeoTransformer.random(new TransformerConfig(12, 2, 3, VOCAB).withMaxPositions(16), backend, dtype, 1);
-            default -> throw new IllegalArgumentException(family);
+            default -> HfModels.random(config(family), backend, dtype, 1);
         };
         stir(model.namedParameters(), 0.2, 2);
         return model;
+    }
+
+    /// Grouped heads, windows shorter than the texts, and whatever a family has of its own; no loss of precision.
+    static ObjectNode config(String family) {
+        ObjectNode c = JsonNodeFactory.instance.objectNode();
+        c.put("model_type", family).put("vocab_size", VOCAB).put("hidden_size", 12);
+        c.put("intermediate_size", 20).put("num_hidden_layers", 2).put("num_attention_heads", 4);
+        c.put("num_key_value_heads", 2).put("head_dim", family.equals("gpt_neox") ? 3 : 6);
+        c.put("max_position_embeddings", 16).put("rope_theta", 100).put("rms_norm_eps", 1e-5);
+        c.put("initializer_range", 0.02).put("tie_word_embeddings", false);
+        switch (family) {
+            case "qwen2" ->
+                c.put("use_sliding_window", true).put("sliding_window", 3).put("max_window_layers", 1);
+            case "mistral", "phi3" -> c.put("sliding_window", 3);
+            case "gemma2" ->
+                c.put("sliding_window", 3).put("query_pre_attn_scalar", 5).put("attn_logit_softcapping", 2);
+            case "gemma3_text" ->
+                c.put("sliding_window", 3).put("sliding_window_pattern", 2).put("rope_theta", 50);
+            case "smollm3" -> c.put("no_rope_layer_interval", 2);
+            case "granite" ->
+                c.put("attention_multiplier", 0.3)
+                        .put("embedding_multiplier", 3)
+                        .put("residual_multiplier", 0.4)
+                        .put("logits_scaling", 2);
+            case "gpt_neox" ->
+                c.put("num_attention_heads", 2).put("rotary_pct", 0.4).remove("head_dim");
+            default -> c.put("attention_bias", true);
+        }
+        return c;
     }
 
     /// Grouped heads, whose width is independent of the model's, and biases.
@@ -96,10 +134,11 @@ final class Subjects {
     /// Layers of every kind that the family has, except tied tables.
     private static List<String> whole(String family) {
         return switch (family) {
-            case "llama", "qwen3" -> List.of("embed_tokens", "down_proj", "norm");
+            case "gpt_neox" -> List.of("embed_in", "dense_4h_to_h", "final_layer_norm");
             case "gpt2" -> List.of("wpe", "mlp.c_proj", "ln_f");
             case "seo" -> List.of("position_embedding", "mlp.down", "mlp_norm");
-            default -> List.of("word_embeddings", "intermediate", "output.LayerNorm");
+            case "bert", "bert-head" -> List.of("word_embeddings", "intermediate", "output.LayerNorm");
+            default -> List.of("embed_tokens", "down_proj", "norm");
         };
     }
 
