@@ -187,7 +187,7 @@ record LinearSimd(Backend backend, Parallel parallel) implements LinearKernels {
                                 tiles(),
                                 operand(dy.rows(at, s.rows())),
                                 operand(x.rows(at, s.rows())),
-                                small(s.update()))
+                                s.update())
                         .run(null, own, da.get(i), db.get(i));
             } else if (own != null && !own.accumulate()) {
                 backend.fill(own.buffer(), 0);

@@ -10,6 +10,7 @@ import dev.loran.peft.train.StepResult;
 import dev.loran.peft.train.TrainerConfig;
 import dev.loran.peft.train.TrainingReport;
 import dev.loran.peft.tuner.PeftConfig;
+import dev.loran.peft.watch.ProcessMemory;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;

@@ -40,7 +40,7 @@ import picocli.CommandLine.Unmatched;
             "Trains once for each combination of values, and sorts the runs by what they reach on held-out "
                     + "rows: accuracy to classify, else loss.",
             "Each run is in a folder of its own below --out. All other options are those of loran train, and "
-                    + "go to every run; --eval is needed. A sweep that was killed goes on by the same command: "
+                    + "go to every run; --eval or --split is needed. A sweep that was killed goes on by the same command: "
                     + "finished runs are kept, a half-done one goes on from its checkpoint.",
             "With --halving or --median-stopping, runs end early that do worse than others; their results say "
                     + "after which step, and why."
@@ -57,8 +57,19 @@ final class SweepCommand implements Callable<Integer> {
     /// The file with the options that all runs share.
     private static final String SHARED = "sweep.json";
 
-    private static final List<String> NOT_VARIED =
-            List.of("out", "overwrite", "train", "eval", "task", "resume", "config", "json", "help");
+    private static final List<String> NOT_VARIED = List.of(
+            "out",
+            "overwrite",
+            "train",
+            "eval",
+            "split",
+            "format",
+            "columns",
+            "task",
+            "resume",
+            "config",
+            "json",
+            "help");
 
     private final Output output;
 
@@ -148,8 +159,9 @@ final class SweepCommand implements Callable<Integer> {
         CommandLine train = train();
         parse(train, shared);
         Map<String, Object> options = CommonOptions.resolved(train.getCommandSpec());
-        if (!options.containsKey("eval")) {
-            throw new InputException("--eval is missing: runs are compared by what they reach on held-out rows");
+        if (!options.containsKey("eval") && !options.containsKey("split")) {
+            throw new InputException(
+                    "--eval or --split is missing: runs are compared by what they reach on held-out rows");
         }
         long seed = train.getCommandSpec().findOption("--seed").getValue();
         List<Run> runs = new ArrayList<>();
@@ -172,7 +184,12 @@ final class SweepCommand implements Callable<Integer> {
             options.put("median-stopping", true);
         }
         CommonOptions.requireSame(out.resolve(SHARED), "sweep", false, options);
-        runs.forEach(run -> stopping.read(run.name(), new RunFolder(run.folder).metrics()));
+        for (Run run : runs) {
+            RunFolder folder = new RunFolder(run.folder);
+            if (folder.hasMetrics()) {
+                stopping.read(run.name(), folder.metrics());
+            }
+        }
         runs.stream()
                 .filter(Run::isDone)
                 .forEach(run -> output.say(

@@ -309,8 +309,7 @@ class TrainCommand implements Callable<Integer> {
     }
 
     private TaskRows read(OpenModel open, Examples.Options reading, @Nullable Labels usual) {
-        return TaskRows.read(
-                open, Task.named(task), reading, files.split(train, eval, split, model.seed), usual);
+        return TaskRows.read(open, Task.named(task), reading, files.split(train, eval, split, model.seed), usual);
     }
 
     /// The run as one of `runs` in a pass.

@@ -375,9 +375,9 @@ public record RunFolder(Path path) {
         return path.resolve(OPTIONS);
     }
 
-    /// `metrics.jsonl`.
-    public Path metrics() {
-        return path.resolve(METRICS);
+    /// Whether there is a `metrics.jsonl`.
+    public boolean hasMetrics() {
+        return Files.isRegularFile(path.resolve(METRICS));
     }
 
     public Path best() {

@@ -138,7 +138,7 @@ class SweepCommandTest extends CommandLineTest {
                 "loran: nothing varies; say which options do, as --grid lr=1e-4,3e-4 or in a --space file");
         assertRefused(
                 sweep("--grid", "rank=2,4"),
-                "loran: --eval is missing: runs are compared by what they reach on held-out rows");
+                "loran: --eval or --split is missing: runs are compared by what they reach on held-out rows");
         assertRefused(
                 sweep("--eval", held, "--grid", "rank=2,four"),
                 "loran train: Invalid value for option '--rank': 'four' is not an int (see loran train --help)");

@@ -1,6 +1,5 @@
 package dev.loran.peft.cli.sweep;
 
-import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import dev.loran.peft.io.InputException;
@@ -8,9 +7,6 @@ import dev.loran.peft.task.Evaluation;
 import dev.loran.peft.task.Metric;
 import dev.loran.peft.train.StepResult;
 import dev.loran.peft.train.TrainingListener;
-import java.io.IOException;
-import java.nio.file.Files;
-import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Comparator;
 import java.util.HashMap;
@@ -75,30 +71,15 @@ public final class EarlyStopping {
         cut = number;
     }
 
-    /// Reads the evaluations of a run that has begun.
-    public void read(String run, Path metrics) {
-        if (!Files.isRegularFile(metrics)) {
-            return;
-        }
-        try {
-            for (String line : Files.readAllLines(metrics)) {
-                JsonNode json = parsed(line);
-                JsonNode value = json.path("eval_" + headline.name());
-                if (json.path("step").isInt() && value.isNumber()) {
-                    add(run, json.get("step").asInt(), value.asDouble());
-                }
+    /// Takes the evaluations of a run that has begun.
+    ///
+    /// @param metrics the lines of its `metrics.jsonl`
+    public void read(String run, List<JsonNode> metrics) {
+        for (JsonNode line : metrics) {
+            JsonNode value = line.path("eval_" + headline.name());
+            if (line.path("step").isInt() && value.isNumber()) {
+                add(run, line.get("step").asInt(), value.asDouble());
             }
-        } catch (IOException e) {
-            throw InputException.io(metrics, "cannot be read", e);
-        }
-    }
-
-    private static JsonNode parsed(String line) {
-        try {
-            return JSON.readTree(line);
-        } catch (JsonProcessingException e) {
-            // A killed run leaves a partial line.
-            return JSON.createObjectNode();
         }
     }
 

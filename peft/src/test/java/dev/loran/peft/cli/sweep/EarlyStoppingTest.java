@@ -6,6 +6,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.task.Evaluation;
 import dev.loran.peft.task.Metric;
+import dev.loran.peft.train.RunFolder;
 import dev.loran.peft.train.TrainingListener;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -61,13 +62,13 @@ class EarlyStoppingTest {
     void theMedianOfTheOthersMeansStopsARunWhoseBestIsWorse() throws Exception {
         EarlyStopping stopping = new EarlyStopping(null, true, ACCURACY, 4);
         // By step 20, the means of the others are 0.5, 0.6 and 0.8: their median is 0.6.
-        Path metrics = Files.writeString(folder.resolve("metrics.jsonl"), """
+        Files.writeString(folder.resolve("metrics.jsonl"), """
                 {"step":10,"loss":1.0}
                 {"step":10,"eval_loss":1.0,"eval_accuracy":0.4}
                 {"step":20,"eval_loss":1.0,"eval_accuracy":0.6}
                 {"step":30,"eval_loss":1.0,"eval_accuracy":0.99}
                 {"step":40,"eval_lo""");
-        stopping.read("a", metrics);
+        stopping.read("a", new RunFolder(folder).metrics());
         for (String name : List.of("b", "c")) {
             TrainingListener run = stopping.of(name);
             evaluate(run, 10, name.equals("b") ? 0.6 : 0.8);
