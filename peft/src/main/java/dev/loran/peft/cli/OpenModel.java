@@ -326,7 +326,7 @@ record OpenModel(
         if (files != null) {
             return files;
         }
-        boolean lacksPooler = model instanceof WithPooler with && !with.hasPooler();
+        boolean lacksPooler = model instanceof WithPooler with && !with.takesHead();
         return new SentencePooling(lacksPooler ? Pooling.MEAN : family, false);
     }
 

@@ -78,6 +78,14 @@ public abstract class Block extends Layer {
         return x.reshape(x.shape().dim(0), x.shape().dim(1), -1, headDim);
     }
 
+    /// Reports the keys and values (B, T, kvHeads, D) of a forward pass to whom it may concern.
+    protected final void observe(Tensor k, Tensor v) {
+        Consumer<Prefix> shown = observer.get();
+        if (shown != null) {
+            shown.accept(new Prefix(k, v));
+        }
+    }
+
     /// Scaled dot-product attention of q (B, T, H, D) and k, v (B, T, kvHeads, D), with the heads concatenated again:
     /// (B, T, H · D). See [Functional#attention].
     protected final Tensor attend(
@@ -94,10 +102,7 @@ public abstract class Block extends Layer {
     /// As above, for any scores.
     protected final Tensor attend(
             Tensor q, Tensor k, Tensor v, @Nullable Tensor mask, @Nullable Prefix prefix, Scoring scoring) {
-        Consumer<Prefix> shown = observer.get();
-        if (shown != null) {
-            shown.accept(new Prefix(k, v));
-        }
+        observe(k, v);
         Shape s = q.shape();
         Tensor prefixKeys = prefix == null ? null : prefix.keys;
         Tensor prefixValues = prefix == null ? null : prefix.values;

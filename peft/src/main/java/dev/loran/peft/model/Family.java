@@ -14,7 +14,8 @@ import org.jspecify.annotations.Nullable;
 ///     comes first. Empty if there are no such classes
 /// @param prefix what a model with a head puts before the names of all modules below the head, including the dot; files
 ///     may omit it or add it
-/// @param buffers regular expression for the names in files of masks and tables that a model computes itself
+/// @param buffers regular expression for the names in files of what no model of the family uses: masks and tables that
+///     it computes itself, and heads for pretraining
 /// @param targets the modules that a method adapts by default, by the method's `peft_type`; [#FEED_FORWARD] lists those
 ///     whose input IA3 scales; `BOTTLENECK` lists the places below a block that call the adapters after attention and
 ///     after the feed-forward network
@@ -32,6 +33,9 @@ public record Family(
 
     /// The ending of the names of classes with a classification head.
     static final String CLASSIFIER = "ForSequenceClassification";
+
+    /// The ending of the names of classes with a classification head for each token.
+    static final String TOKEN_CLASSIFIER = "ForTokenClassification";
 
     /// The ending of the names of classes without a head.
     static final String BARE = "Model";

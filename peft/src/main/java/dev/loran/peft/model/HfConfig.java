@@ -52,6 +52,11 @@ public record HfConfig(String where, ObjectNode json) {
         return new HfConfig(where, changed);
     }
 
+    /// As above, for a number that need not be whole.
+    HfConfig orNumber(String key, double number) {
+        return has(key) ? this : new HfConfig(where, json.deepCopy().put(key, number));
+    }
+
     /// The first of `architectures`; empty if absent.
     String className() {
         JsonNode classes = value("architectures");

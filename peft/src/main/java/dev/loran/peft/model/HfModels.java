@@ -56,6 +56,13 @@ public final class HfModels {
             GptNeoXModel.FAMILY,
             Gpt2Model.FAMILY,
             BertModel.FAMILY,
+            RobertaModel.FAMILY,
+            XlmRobertaModel.FAMILY,
+            DistilBertModel.FAMILY,
+            ElectraModel.FAMILY,
+            MpNetModel.FAMILY,
+            ModernBertModel.FAMILY,
+            DebertaModel.FAMILY,
             SeoTransformer.FAMILY);
 
     private HfModels() {}
@@ -165,17 +172,15 @@ public final class HfModels {
 
     /// The number of classes of the head in the config's architecture; 0 if it has none.
     private static int labels(HfConfig config) {
-        if (!config.className().endsWith(Family.CLASSIFIER)) {
+        String name = config.className();
+        if (!name.endsWith(Family.CLASSIFIER) && !name.endsWith(Family.TOKEN_CLASSIFIER)) {
             return 0;
         }
-        config.only("problem_type", "\"single_label_classification\"");
+        config.only(
+                Problem.KEY,
+                Stream.of(Problem.values()).map(p -> "\"" + p.value() + "\"").toArray(String[]::new));
         HfConfig names = config.child("id2label");
-        int labels =
-                names == null ? config.integer("num_labels", 2) : names.json().size();
-        if (labels == 1) {
-            throw new InputException(config.where() + ": one label is a regression head, which is not supported");
-        }
-        return labels;
+        return names == null ? config.integer("num_labels", 2) : names.json().size();
     }
 
     /// The parameters in a folder's files, each of which can be taken once.
@@ -336,7 +341,8 @@ public final class HfModels {
             json.setAll(read);
         }
         if (model.classifier() != null) {
-            json.putArray("architectures").add(model.family().title() + Family.CLASSIFIER);
+            json.putArray("architectures")
+                    .add(model.family().title() + (model.ofTokens() ? Family.TOKEN_CLASSIFIER : Family.CLASSIFIER));
             ObjectNode names = json.putObject("id2label");
             ObjectNode ids = json.putObject("label2id");
             for (int i = 0; i < model.labels().size(); i++) {

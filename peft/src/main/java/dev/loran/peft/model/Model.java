@@ -15,6 +15,7 @@ import dev.loran.engine.nn.Adapter;
 import dev.loran.engine.nn.Linear;
 import java.nio.file.Path;
 import java.util.List;
+import java.util.Map;
 import java.util.function.Predicate;
 import java.util.random.RandomGenerator;
 import java.util.stream.IntStream;
@@ -29,6 +30,7 @@ public abstract class Model extends Transformer {
     /// The number of token embeddings before they were resized; 0 if they never were.
     private int rowsBefore;
     private @Nullable Linear classifier;
+    private boolean ofTokens;
     private boolean newClassifier;
     private List<String> labels = List.of();
     private @Nullable ObjectNode configAsRead;
@@ -65,7 +67,7 @@ public abstract class Model extends Transformer {
     /// The model's task: classification if it has a [#classifier].
     public final TaskType task() {
         return classifier != null
-                ? TaskType.SEQ_CLS
+                ? ofTokens ? TaskType.TOKEN_CLS : TaskType.SEQ_CLS
                 : head() == null ? TaskType.FEATURE_EXTRACTION : TaskType.CAUSAL_LM;
     }
 
@@ -191,22 +193,40 @@ public abstract class Model extends Transformer {
                 Scope scope = Scope.open()) {
             Tensor h = hidden(inputIds, attentionMask, tokenTypes);
             return scope.keep(
-                    classifier == null ? tokenLogits(h) : classify(classifier, pooled(h, inputIds, attentionMask)));
+                    classifier == null
+                            ? tokenLogits(h)
+                            : classify(classifier, ofTokens ? tokenStates(h) : pooled(h, inputIds, attentionMask)));
         }
     }
 
-    /// Mean cross-entropy, a scalar. Labels are (B) for [TaskType#SEQ_CLS]. For [TaskType#CAUSAL_LM] they are (B, T),
-    /// aligned with the ids (the logits at t − 1 are compared with the label at t), with −100 at positions to be
-    /// ignored.
+    /// The mean loss, a scalar. For [TaskType#CAUSAL_LM] it is the cross-entropy of labels (B, T), aligned with the ids
+    /// (the logits at t − 1 are compared with the label at t), with −100 at positions to be ignored; for
+    /// [TaskType#TOKEN_CLS] that of labels (B, T), also with −100. For [TaskType#SEQ_CLS] labels (B) in I32 ask for
+    /// cross-entropy, others (B, labels), 1 for each label that applies, for [Losses#binaryCrossEntropy], and numbers
+    /// (B) for [Losses#squaredError], unless the model's config names another `problem_type`.
     public Tensor loss(Tensor inputIds, @Nullable Tensor attentionMask, Tensor labels) {
         try (Guard.Use use = useOfLoss();
                 Scope scope = Scope.open()) {
             return scope.keep(
                     classifier == null
                             ? nextTokenLoss(requireHead(), hidden(inputIds, attentionMask), labels)
-                            : Functional.crossEntropy(
-                                    logits(inputIds, attentionMask), labels, Functional.IGNORE_INDEX));
+                            : classesLoss(logits(inputIds, attentionMask), labels));
         }
+    }
+
+    private Tensor classesLoss(Tensor logits, Tensor labels) {
+        if (ofTokens) {
+            int virtual = logits.shape().dim(1) - labels.shape().dim(1);
+            Tensor all = virtual == 0
+                    ? labels
+                    : Functional.concat(List.of(ignored(labels.shape().dim(0), virtual), labels), 1);
+            return Functional.crossEntropy(logits, all, Functional.IGNORE_INDEX);
+        }
+        return switch (Problem.of(configAsRead, logits.shape().dim(1), labels)) {
+            case SINGLE_LABEL -> Functional.crossEntropy(logits, labels, Functional.IGNORE_INDEX);
+            case MULTI_LABEL -> Losses.binaryCrossEntropy(logits, labels);
+            case REGRESSION -> Losses.squaredError(logits, labels);
+        };
     }
 
     /// Computing a loss only reads, but in training mode it starts a change, and dropout's state is shared.
@@ -266,6 +286,30 @@ public abstract class Model extends Transformer {
         return classifier;
     }
 
+    /// What the outputs of the classification head mean; null without one.
+    public final @Nullable Problem problem() {
+        if (classifier == null) {
+            return null;
+        }
+        Problem named = newClassifier ? null : Problem.named(configAsRead);
+        return named != null ? named : classifier.outFeatures() == 1 ? Problem.REGRESSION : Problem.SINGLE_LABEL;
+    }
+
+    /// Whether the classes are those of tokens, not of texts.
+    public final boolean ofTokens() {
+        return ofTokens;
+    }
+
+    final void ofTokens(boolean value) {
+        ofTokens = value;
+    }
+
+    /// The layers of a new classification head by name: the classifier, and layers before it that are drawn and trained
+    /// with it. Empty for a model without classes.
+    public Map<String, Linear> headLayers() {
+        return classifier == null ? Map.of() : Map.of(classifierName(), classifier);
+    }
+
     /// The names of the classes by id, by default `LABEL_0`, …; empty for a model without classes.
     public final List<String> labels() {
         return labels;
@@ -295,9 +339,17 @@ public abstract class Model extends Transformer {
     ///
     /// @param brought whether there are values for the module of this name
     public final Linear addClassifier(int classes, Predicate<String> brought) {
+        return addClassifier(TaskType.SEQ_CLS, classes, brought);
+    }
+
+    /// As above, for classes of texts or of tokens.
+    ///
+    /// @param kind [TaskType#SEQ_CLS] or [TaskType#TOKEN_CLS]
+    public final Linear addClassifier(TaskType kind, int classes, Predicate<String> brought) {
         if (classifier != null) {
             throw new IllegalStateException("addClassifier: the model has classes already");
         }
+        ofTokens = kind == TaskType.TOKEN_CLS;
         beforeClassifier(brought);
         if (head() != null) {
             removeChild(headName());
@@ -348,6 +400,7 @@ public abstract class Model extends Transformer {
             classifier.close();
             classifier = null;
             newClassifier = false;
+            ofTokens = false;
             labels = List.of();
             afterClassifier();
             Linear head = head();
@@ -374,10 +427,15 @@ public abstract class Model extends Transformer {
     /// The name of a module or parameter in the family's model with a head, where everything but the head has the
     /// family's prefix (`bert.`).
     public final String belowHead(String name) {
-        String prefix = family.prefix();
-        return name.startsWith(prefix) || name.equals(classifierName()) || name.startsWith(classifierName() + ".")
-                ? name
-                : prefix + name;
+        return name.startsWith(family.prefix()) || isAboveBase(name) ? name : family.prefix() + name;
+    }
+
+    /// Whether a module or parameter is a part of the head.
+    protected boolean isAboveBase(String name) {
+        String head = classifierName();
+        int dot = head.indexOf('.');
+        String outermost = dot < 0 ? head : head.substring(0, dot);
+        return name.equals(outermost) || name.startsWith(outermost + ".");
     }
 
     /// The class scores (B, labels) from the classifier's input (B, C).
@@ -413,6 +471,11 @@ public abstract class Model extends Transformer {
             at[row] = row * s.dim(1) + s.dim(1) - length + last;
         }
         return Functional.embedding(hidden.reshape(-1, s.dim(2)), Tensor.ofInts(backend(), at, at.length));
+    }
+
+    /// The classifier's input (B, P + T, C) from hidden states (B, P + T, C), for classes of tokens.
+    protected Tensor tokenStates(Tensor hidden) {
+        return hidden;
     }
 
     /// Whether `id` is the padding token of the model's config (`pad_token_id`), which a head at the last token skips

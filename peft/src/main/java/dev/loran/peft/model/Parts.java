@@ -1,22 +1,31 @@
 package dev.loran.peft.model;
 
+import dev.loran.engine.nn.Embedding;
 import dev.loran.engine.nn.Layer;
 import dev.loran.engine.nn.LayerNorm;
 import dev.loran.engine.nn.Linear;
 import dev.loran.engine.nn.RmsNorm;
 import java.util.LinkedHashMap;
 import java.util.Map;
+import java.util.function.BiConsumer;
 
 /// Creates the layers of a block and records them in the family's order, under the family's names.
 final class Parts {
     private final Weights weights;
     private final double std;
     private final Map<String, Layer> layers = new LinkedHashMap<>();
+    private final BiConsumer<String, Layer> observer;
 
     /// @param std standard deviation of random weights unless another is given
     Parts(Weights weights, double std) {
+        this(weights, std, (name, layer) -> {});
+    }
+
+    /// @param observer is told of each layer when it is made
+    Parts(Weights weights, double std, BiConsumer<String, Layer> observer) {
         this.weights = weights;
         this.std = std;
+        this.observer = observer;
     }
 
     Map<String, Layer> layers() {
@@ -25,6 +34,7 @@ final class Parts {
 
     private <L extends Layer> L add(String name, L layer) {
         layers.put(name, layer);
+        observer.accept(name, layer);
         return layer;
     }
 
@@ -41,8 +51,21 @@ final class Parts {
         return add(name, weights.conv1d(name, in, out, std));
     }
 
+    Embedding embedding(String name, int rows, int cols) {
+        return add(name, weights.embedding(name, rows, cols, std));
+    }
+
+    /// Whether there is a layer that only some models of the family have.
+    boolean has(String name) {
+        return weights.has(name + ".weight");
+    }
+
     Norm layerNorm(String name, int size, double eps) {
-        LayerNorm norm = weights.layerNorm(name, size, eps);
+        return layerNorm(name, size, eps, true);
+    }
+
+    Norm layerNorm(String name, int size, double eps, boolean bias) {
+        LayerNorm norm = weights.layerNorm(name, size, eps, bias);
         return new Norm(add(name, norm));
     }
 

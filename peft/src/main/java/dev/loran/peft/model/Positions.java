@@ -35,6 +35,71 @@ final class Positions implements AutoCloseable {
         return all(words.backend(), facts.maxPositions()).slice(0, from, to);
     }
 
+    /// The position ids of a text whose positions count all tokens but padding and start at `padding` + 1, where padding
+    /// itself has the position `padding`: fairseq's `make_positions`. Where virtual tokens precede the text, every
+    /// position counts.
+    ///
+    /// @param at the position ids that count all tokens: (S), or (B, S) if rows differ
+    /// @param ids of the text, I32 (B, T)
+    Tensor after(int padding, Tensor at, Tensor ids, int from) {
+        Shape s = ids.shape();
+        int length = at.shape().dim(-1);
+        if (!rows().isEmpty()) {
+            return Tensor.ofInts(ids.backend(), ofRows(padding, ids.toInts(), length), s.dim(0), length);
+        }
+        Backend backend = ids.backend();
+        if (length > s.dim(1)) {
+            return shifted(backend, at, padding + 1);
+        }
+        // On the device, so that a recorded step may be replayed with other ids.
+        DType type = DType.F32;
+        Tensor distance = Tensor.empty(backend, type, s.dims()).copyFrom(ids).sub(constant(backend, padding));
+        Tensor one = constant(backend, 1);
+        Tensor counts = one.sub(Functional.relu(one.sub(distance.mul(distance))));
+        Tensor sum = counts;
+        for (int step = 1; step < s.dim(1); step *= 2) {
+            Tensor before = Tensor.zeros(backend, type, s.dim(0), step);
+            sum = sum.add(Functional.concat(List.of(before, sum.slice(1, 0, s.dim(1) - step)), 1));
+        }
+        Tensor place = sum.add(constant(backend, from)).mul(counts).add(constant(backend, padding));
+        return Tensor.empty(backend, DType.I32, s.dims()).copyFrom(place);
+    }
+
+    private static Tensor constant(Backend backend, double value) {
+        return Tensor.full(backend, DType.F32, value, 1);
+    }
+
+    private static Tensor shifted(Backend backend, Tensor ids, int by) {
+        Tensor wide = Tensor.empty(backend, DType.F32, ids.shape().dims()).copyFrom(ids);
+        return Tensor.empty(backend, DType.I32, ids.shape().dims()).copyFrom(wide.add(constant(backend, by)));
+    }
+
+    /// As [#after], of `length` columns of each row, where rows differ.
+    private int[] ofRows(int padding, int[] ids, int length) {
+        int[] at = ofRows(length);
+        int text = rows().isEmpty()
+                ? length
+                : ids.length / rows().stream().mapToInt(Rows::count).sum();
+        int row = 0;
+        for (Rows r : rows()) {
+            for (int i = 0; i < r.count(); i++, row++) {
+                int counted = r.prefix();
+                for (int column = 0; column < length; column++) {
+                    int place = row * length + column;
+                    if (r.virtualTokens() > 0) {
+                        at[place] += at[place] < 0 ? 0 : padding + 1;
+                    } else if (column < length - text) {
+                        at[place] = -1;
+                    } else {
+                        boolean counts = ids[row * text + column - (length - text)] != padding;
+                        at[place] = padding + (counts ? ++counted : 0);
+                    }
+                }
+            }
+        }
+        return at;
+    }
+
     private synchronized Tensor all(Backend backend, int max) {
         if (all == null) {
             all = Tensor.ofInts(backend, IntStream.range(0, max).toArray(), max).detachFromScope();

@@ -6,13 +6,18 @@ import org.jspecify.annotations.Nullable;
 
 /// The block of BERT and later encoders: norm(x + attention(x)), then the same with the feed-forward network.
 final class PostNormBlock extends Block {
-    private final Attention attention;
+    private final Attending attention;
     private final Norm attentionNorm;
     private final FeedForward feedForward;
     private final Norm feedForwardNorm;
 
+    /// The attention sublayer: (B, T, C) from x (B, T, C); see [Block#forward].
+    interface Attending {
+        Tensor forward(Block block, Tensor x, @Nullable Tensor mask, @Nullable Prefix prefix);
+    }
+
     /// @param parts the layers of the sublayers and norms
-    PostNormBlock(Parts parts, Attention attention, Norm attentionNorm, FeedForward feedForward, Norm feedForwardNorm) {
+    PostNormBlock(Parts parts, Attending attention, Norm attentionNorm, FeedForward feedForward, Norm feedForwardNorm) {
         this.attention = attention;
         this.attentionNorm = attentionNorm;
         this.feedForward = feedForward;

@@ -110,7 +110,7 @@ public abstract class Transformer extends Layer {
             Tensor text = embedded(inputIds);
             Tensor words = virtual == null ? text : Positions.behind(virtual.get(), text);
             Tensor mask = positions.shown(attentionMask, words, from);
-            return scope.keep(finish(runBlocks(embed(typed(words, tokenTypes), from), mask, prefix)));
+            return scope.keep(finish(runBlocks(embed(typed(words, tokenTypes), inputIds, from), mask, prefix)));
         }
     }
 
@@ -128,6 +128,11 @@ public abstract class Transformer extends Layer {
     /// The input of the first block: words (B, S, C), including virtual tokens, plus what the family adds to them;
     /// their positions are from, from + 1, …
     protected abstract Tensor embed(Tensor words, int from);
+
+    /// As above, for a family whose positions depend on the ids of the text, (B, T).
+    protected Tensor embed(Tensor words, Tensor inputIds, int from) {
+        return embed(words, from);
+    }
 
     /// Applies the layers after the last block.
     protected abstract Tensor finish(Tensor x);

@@ -91,8 +91,13 @@ public interface Weights {
 
     /// A norm initialized to the identity.
     default LayerNorm layerNorm(String name, int size, double eps) {
+        return layerNorm(name, size, eps, true);
+    }
+
+    /// A norm initialized to the identity, with or without a bias.
+    default LayerNorm layerNorm(String name, int size, double eps, boolean bias) {
         Tensor weight = make(name + ".weight", 1, 0, false, size);
-        return new LayerNorm(weight, make(name + ".bias", 0, 0, false, size), eps);
+        return new LayerNorm(weight, bias ? make(name + ".bias", 0, 0, false, size) : null, eps);
     }
 
     /// A norm initialized to the identity.

@@ -1,15 +1,20 @@
 package dev.loran.peft.model;
 
 import dev.loran.engine.Tensor;
+import org.jspecify.annotations.Nullable;
 
-/// An encoder whose family's own classification head uses the output of a pooler rather than a hidden state, like
-/// BERT's.
+/// An encoder whose family's own classification head computes a vector of the text before the classifier rather than
+/// using a hidden state, like the output of BERT's pooler.
 public interface WithPooler {
-    /// Whether there is a pooler: some folders lack it.
+    /// Whether the layers that compute it are there: some folders lack them.
     boolean hasPooler();
 
-    /// The head's input (B, C) from hidden states (B, P + T, C).
+    /// Whether a new classification head can be added: these layers are there, or a part of what is new.
+    boolean takesHead();
+
+    /// The classifier's input (B, C) from hidden states (B, P + T, C).
     ///
-    /// @throws IllegalStateException if there is no pooler
-    Tensor pooled(Tensor hidden);
+    /// @param attentionMask I32 (B, T), 0 for padding; null if nothing is padded
+    /// @throws IllegalStateException if [#hasPooler] is false
+    Tensor pooled(Tensor hidden, @Nullable Tensor attentionMask);
 }

@@ -11,6 +11,7 @@ import dev.loran.peft.data.RowSource;
 import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Model;
+import dev.loran.peft.model.Problem;
 import dev.loran.peft.model.TaskType;
 import dev.loran.peft.task.TextClassifier.Pooling;
 import java.util.LinkedHashMap;
@@ -165,6 +166,7 @@ public record ClassifyTask() implements Task {
         Model model = site.model();
         TaskCard card = site.card();
         Labels labels = Objects.requireNonNull(card.labels());
+        requireOneLabel(model);
         boolean own;
         if (site.saved() != null) {
             own = model.classifier() != null && !Head.isIn(site.saved());
@@ -175,6 +177,18 @@ public record ClassifyTask() implements Task {
             own = family && site.addClassifier(labels.size());
         }
         return own ? ofModel(model, labels) : TextClassifier.beside(site, labels.size());
+    }
+
+    /// Refuses a model's own head for something else.
+    private static void requireOneLabel(Model model) {
+        Problem problem = model.problem();
+        if (problem != null && (model.ofTokens() || problem != Problem.SINGLE_LABEL)) {
+            throw new InputException("task classify: the head of " + model.title() + " gives "
+                    + (model.ofTokens()
+                            ? "classes of tokens"
+                            : problem == Problem.REGRESSION ? "a number" : "several labels")
+                    + ", not one class for a text; use a model with another head, or without one");
+        }
     }
 
     private static TextClassifier ofModel(Model model, Labels labels) {

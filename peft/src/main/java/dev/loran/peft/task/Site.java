@@ -4,6 +4,7 @@ import dev.loran.engine.nn.Linear;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.tuner.PeftModel;
 import java.nio.file.Path;
+import java.util.List;
 import java.util.SplittableRandom;
 import java.util.random.RandomGenerator;
 import org.jspecify.annotations.Nullable;
@@ -68,9 +69,10 @@ public final class Site {
     /// @return whether it was added: false if nothing of the model trains
     public boolean addClassifier(int classes) {
         if (peft == null) {
-            Linear head = model.addClassifier(classes);
+            model.addClassifier(classes);
+            List<Linear> layers = List.copyOf(model.headLayers().values());
             model.makeWritable();
-            Model.drawHead(head.weight(), random);
+            layers.forEach(layer -> Model.drawHead(layer.weight(), random));
             return true;
         }
         if (peft.activeAdapter() == null) {

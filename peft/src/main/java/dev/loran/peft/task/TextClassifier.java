@@ -47,7 +47,8 @@ public final class TextClassifier extends Head {
         MAX,
         /// The sum over those positions, divided by the square root of their number.
         MEAN_SQRT_LEN,
-        /// The input of BERT's own head: tanh of a linear layer, the pooler, on the first position.
+        /// The input of the classifier in an encoder's own head, such as tanh of a linear layer, the pooler, on the first
+        /// position.
         POOLER;
 
         /// The pooling of the family's own classification head.
@@ -84,7 +85,8 @@ public final class TextClassifier extends Head {
         this.head = head;
         if (pooling == Pooling.POOLER && !(model instanceof WithPooler with && with.hasPooler())) {
             throw new InputException("pooling pooler: " + model.title()
-                    + " has no pooler, which BERT alone has, where its folder holds the weights; choose another one");
+                    + " has no pooler, which only encoders have, where their folder holds the weights; choose another"
+                    + " one");
         }
     }
 
@@ -125,14 +127,14 @@ public final class TextClassifier extends Head {
     public Tensor pooled(Feed batch) {
         Tensor hidden = batch.hidden();
         Shape s = hidden.shape();
-        return pooled(hidden, batch.derived("weights", b -> weights(b, s.dim(1)), s.dim(0), 1, s.dim(1)));
+        return pooled(hidden, batch.derived("weights", b -> weights(b, s.dim(1)), s.dim(0), 1, s.dim(1)), batch.mask());
     }
 
     /// As above, from the hidden states (B, P + T, C) and the weight of each position, (B, 1, P + T).
-    private Tensor pooled(Tensor hidden, Tensor weights) {
+    private Tensor pooled(Tensor hidden, Tensor weights, @Nullable Tensor mask) {
         Shape s = hidden.shape();
         Tensor pooled = switch (pooling) {
-            case POOLER -> ((WithPooler) model).pooled(hidden);
+            case POOLER -> ((WithPooler) model).pooled(hidden, mask);
             case MAX -> max(hidden.add(weights.reshape(s.dim(0), s.dim(1), 1)));
             case MEAN, LAST, CLS, MEAN_SQRT_LEN -> weights.matmul(hidden).reshape(s.dim(0), s.dim(2));
         };

@@ -74,7 +74,7 @@ public record BitFitConfig(
                         l,
                         new TunedBias<Linear>(l.bias(), to.name(), (x, b) -> Functional.linear(x, l.weight(), b)));
                 any = true;
-            } else if (e.getValue() instanceof LayerNorm n) {
+            } else if (e.getValue() instanceof LayerNorm n && n.bias() != null) {
                 tuner.place(
                         e.getKey(),
                         n,

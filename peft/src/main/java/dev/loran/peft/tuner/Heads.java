@@ -29,7 +29,7 @@ public record Heads(List<String> names, Set<String> optional, boolean isTied) {
     /// The modules named by a configuration, plus the classification heads if its task has them.
     public static Heads of(List<String> modulesToSave, @Nullable TaskType task) {
         Set<String> names = new LinkedHashSet<>(modulesToSave);
-        if (task != TaskType.SEQ_CLS) {
+        if (task != TaskType.SEQ_CLS && task != TaskType.TOKEN_CLS) {
             return new Heads(List.copyOf(names), Set.of(), false);
         }
         names.addAll(CLASSIFIERS);
@@ -42,7 +42,7 @@ public record Heads(List<String> names, Set<String> optional, boolean isTied) {
             return 0;
         }
         try (SafeTensors files = SafeTensors.open(weights)) {
-            for (String name : CLASSIFIERS) {
+            for (String name : List.of("classifier", "score", "classifier.out_proj")) {
                 for (String prefix : List.of("base_model.model.", "base_model.")) {
                     String key = prefix + name + ".weight";
                     if (files.names().contains(key) && files.entry(key).shape().rank() == 2) {
@@ -67,7 +67,15 @@ public record Heads(List<String> names, Set<String> optional, boolean isTied) {
 
     /// Whether `key` names a tensor of a classification head in an adapter's file.
     static boolean isClassifier(String key) {
-        return CLASSIFIERS.stream().anyMatch(name -> key.startsWith(AdapterFiles.PREFIX + name + "."));
+        return key.startsWith(AdapterFiles.PREFIX)
+                && CLASSIFIERS.stream()
+                        .anyMatch(name -> outermost(key.substring(AdapterFiles.PREFIX.length()))
+                                .endsWith(name));
+    }
+
+    private static String outermost(String module) {
+        int dot = module.indexOf('.');
+        return dot < 0 ? module : module.substring(0, dot);
     }
 
     /// A copy of a configuration without its task and without the module names that train a classification head.
@@ -137,7 +145,9 @@ public record Heads(List<String> names, Set<String> optional, boolean isTied) {
             if (outer != null) {
                 String below = module.equals(outer) ? "" : module.substring(outer.length() + 1);
                 ModulesToSave<?> copy = ModulesToSave.place(tuner, outer, below, layer);
-                if (layer == to.model().classifier() && to.model().hasNewClassifier()) {
+                if (layer instanceof Linear linear
+                        && to.model().hasNewClassifier()
+                        && to.model().headLayers().containsValue(linear)) {
                     copy.draw(to.random());
                 }
                 if (isTied && layer == to.model().tokenEmbedding()) {

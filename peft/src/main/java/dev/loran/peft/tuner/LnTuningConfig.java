@@ -11,6 +11,7 @@ import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.TaskType;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.function.BiConsumer;
 import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
@@ -95,37 +96,35 @@ public record LnTuningConfig(
 
     private static final class TunedLayerNorm implements Mergeable<LayerNorm> {
         private final String prefix;
-        private final Tensor weight;
-        private final Tensor bias;
+        private final LayerNorm own;
 
         TunedLayerNorm(LayerNorm base, String adapterName) {
             prefix = "ln_tuning_layers." + adapterName + ".";
-            weight = Merge.wide(base.weight()).detachFromScope();
-            bias = Merge.wide(base.bias()).detachFromScope();
+            Tensor bias = base.bias();
+            own = new LayerNorm(Merge.wide(base.weight()), bias == null ? null : Merge.wide(bias), base.eps());
         }
 
         @Override
         public Tensor forward(LayerNorm base, Tensor x) {
-            return Functional.layerNorm(
-                    x, Functional.cast(weight, x.dtype()), Functional.cast(bias, x.dtype()), base.eps());
+            return own.base(x);
         }
 
         @Override
         public void merge(LayerNorm base, Merge merge) {
-            merge.put(base.weight(), Merge.wide(weight));
-            merge.put(base.bias(), Merge.wide(bias));
+            Map<String, Tensor> before = base.namedParameters();
+            own.namedParameters()
+                    .forEach((name, tensor) ->
+                            merge.put(Objects.requireNonNull(before.get(name), name), Merge.wide(tensor)));
         }
 
         @Override
         public void collect(BiConsumer<String, Tensor> visitor) {
-            visitor.accept(prefix + "weight", weight);
-            visitor.accept(prefix + "bias", bias);
+            own.namedParameters().forEach((name, tensor) -> visitor.accept(prefix + name, tensor));
         }
 
         @Override
         public void close() {
-            weight.close();
-            bias.close();
+            own.close();
         }
     }
 

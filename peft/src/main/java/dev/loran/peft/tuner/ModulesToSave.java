@@ -67,7 +67,13 @@ final class ModulesToSave<L extends AdaptedLayer<L>> implements Mergeable<L> {
                         Role.TRAINED);
             case Embedding e -> put(tuner, module, e, new Embedding(copy(e.weight()), e.dtype()), prefix, Role.TRAINED);
             case LayerNorm n ->
-                put(tuner, module, n, new LayerNorm(copy(n.weight()), copy(n.bias()), n.eps()), prefix, Role.TRAINED);
+                put(
+                        tuner,
+                        module,
+                        n,
+                        new LayerNorm(copy(n.weight()), copyOrNull(n.bias()), n.eps()),
+                        prefix,
+                        Role.TRAINED);
             case RmsNorm n -> put(tuner, module, n, n.with(copy(n.weight())), prefix, Role.TRAINED);
             default ->
                 throw new InputException(

@@ -127,7 +127,8 @@ public final class PeftModel extends Adapters {
     /// @return whether a head was added
     /// @throws InputException if the model cannot have one, or has one with another number of classes
     private boolean makeRoomForHead(PeftConfig config, Path folder) {
-        int classes = config.taskType() == TaskType.SEQ_CLS ? Heads.classes(folder.resolve(AdapterFiles.WEIGHTS)) : 0;
+        TaskType kind = config.taskType() == TaskType.TOKEN_CLS ? TaskType.TOKEN_CLS : TaskType.SEQ_CLS;
+        int classes = config.taskType() == kind ? Heads.classes(folder.resolve(AdapterFiles.WEIGHTS)) : 0;
         Linear present = model().classifier();
         if (classes == 0 || present != null && present.outFeatures() == classes) {
             return false;
@@ -145,7 +146,7 @@ public final class PeftModel extends Adapters {
                             : " of its own; the adapter was made for another base model"));
         }
         try {
-            model().addClassifier(classes, module -> Heads.brings(folder.resolve(AdapterFiles.WEIGHTS), module));
+            model().addClassifier(kind, classes, module -> Heads.brings(folder.resolve(AdapterFiles.WEIGHTS), module));
             ownsHead = true;
         } catch (InputException e) {
             throw new InputException(folder + ": " + e.getMessage(), e);

@@ -7,7 +7,6 @@ import dev.loran.engine.nn.Linear;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.Nearest;
 import dev.loran.peft.model.Model;
-import dev.loran.peft.model.TaskType;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -131,7 +130,7 @@ public final class Targets {
 
     private static boolean isHead(String module, Model model) {
         List<String> heads =
-                model.task() == TaskType.SEQ_CLS ? List.of("score", "classifier") : List.of(model.headName());
+                model.classifier() != null ? List.of("score", "classifier") : List.of(model.headName());
         return matching(heads, module) != null;
     }
 

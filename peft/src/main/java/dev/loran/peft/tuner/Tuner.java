@@ -7,7 +7,6 @@ import dev.loran.engine.backend.Buffer;
 import dev.loran.engine.nn.AdaptedLayer;
 import dev.loran.engine.nn.Adapter;
 import dev.loran.engine.nn.Layer;
-import dev.loran.engine.nn.Linear;
 import dev.loran.engine.optim.Optimizer;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.TaskType;
@@ -116,8 +115,11 @@ public class Tuner implements AutoCloseable {
 
     /// Trains the model's new classification head, which was added after this adapter.
     final void trainClassifier(RandomGenerator random) {
-        Linear layer = Objects.requireNonNull(to.model().classifier());
-        ModulesToSave.place(this, to.model().classifierName(), "", layer).draw(random);
+        to.model().headLayers().forEach((name, layer) -> {
+            String module = Objects.requireNonNull(Heads.whole(Heads.CLASSIFIERS, name), name);
+            String below = name.equals(module) ? "" : name.substring(module.length() + 1);
+            ModulesToSave.place(this, module, below, layer).draw(random);
+        });
         headCameLater = true;
     }
 

@@ -48,6 +48,9 @@ class ModelTrainingTest {
         for (int i = 0; i < labels.length; i++) {
             labels[i] = mask[i] == 0 ? Functional.IGNORE_INDEX : labels[i];
         }
+        if (model.task() == TaskType.TOKEN_CLS) {
+            Arrays.setAll(labels, i -> labels[i] < 0 ? labels[i] : labels[i] % 4);
+        }
         Tensor target = model.task() == TaskType.SEQ_CLS
                 ? Tensor.ofInts(backend, new int[] {3, 1}, 2)
                 : Tensor.ofInts(backend, labels, 2, 5);
@@ -63,12 +66,19 @@ class ModelTrainingTest {
         "seo, false",
         "seo, true",
         "bert-head, false",
-        "bert-head, true"
+        "bert-head, true",
+        "roberta-head, false",
+        "distilbert-head, false",
+        "electra-head, true",
+        "mpnet-head, true",
+        "modernbert-head, false",
+        "modernbert-tokens, false",
+        "deberta-v2-head, true"
     })
     void checkpointedGradientsAreTheSameBits(String family, boolean prefixed) {
         Map<String, double[]> plain = gradients(family, prefixed, false);
         Map<String, double[]> again = gradients(family, prefixed, true);
-        assertThat(plain).hasSizeGreaterThan(20);
+        assertThat(plain).hasSizeGreaterThan(15);
         assertThat(again.keySet()).isEqualTo(plain.keySet());
         plain.forEach((name, gradient) ->
                 assertThat(Arrays.equals(gradient, again.get(name))).as(name).isTrue());
@@ -108,7 +118,20 @@ class ModelTrainingTest {
 
     /// Compares the gradient along one random direction through all parameters with finite differences of the loss.
     @ParameterizedTest
-    @ValueSource(strings = {"llama", "gpt2", "seo", "bert-head"})
+    @ValueSource(
+            strings = {
+                "llama",
+                "gpt2",
+                "seo",
+                "bert-head",
+                "roberta-head",
+                "distilbert-head",
+                "electra-head",
+                "mpnet-head",
+                "modernbert-head",
+                "modernbert-tokens",
+                "deberta-v2-head"
+            })
     void gradientsAreTheLossesSlope(String family) {
         try (Scope scope = Scope.open();
                 Model model = Small.model(family, backend, DType.F64)) {

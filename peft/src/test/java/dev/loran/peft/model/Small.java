@@ -1,5 +1,6 @@
 package dev.loran.peft.model;
 
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.backend.Backend;
 import dev.loran.engine.backend.DType;
@@ -21,8 +22,50 @@ final class Small {
             case "bert" -> BertModel.random(BertModel.Config.of(23, 12, 2, 3, 16, 0), backend, dtype, 1);
             case "bert-head" -> BertModel.random(BertModel.Config.of(23, 12, 2, 3, 16, 4), backend, dtype, 1);
             case "seo" -> seo(backend, dtype);
-            default -> throw new IllegalArgumentException(family);
+            default -> encoder(family, backend, dtype);
         };
+    }
+
+    /// The encoders beside BERT, by the model type, with a head of four classes after `-head`, or of tokens after
+    /// `-tokens`.
+    static Model encoder(String name, Backend backend, DType dtype) {
+        String type = name.replaceFirst("-(head|tokens)$", "");
+        Family family = HfModels.FAMILIES.stream()
+                .filter(f -> f.modelType().equals(type))
+                .findFirst()
+                .orElseThrow(() -> new IllegalArgumentException(name));
+        String kind = name.endsWith("-tokens") ? Family.TOKEN_CLASSIFIER : Family.CLASSIFIER;
+        int labels = name.equals(type) ? 0 : 4;
+        Model model = family.maker()
+                .make(config(family, labels == 0 ? Family.BARE : kind), Weights.random(backend, dtype, 1), labels);
+        model.configAsRead(config(family, kind).json());
+        return model;
+    }
+
+    /// The small config of a family's class.
+    static HfConfig config(Family family, String kind) {
+        boolean isDeberta = family.modelType().equals("deberta-v2");
+        ObjectNode json = HfConfig.object()
+                .put("model_type", family.modelType())
+                .put("vocab_size", 23)
+                .put("hidden_size", 12)
+                .put("num_hidden_layers", 2)
+                .put("num_attention_heads", 3 - (family.modelType().equals("modernbert") ? 1 : 0))
+                .put("intermediate_size", 20)
+                .put("max_position_embeddings", 20)
+                .put("pad_token_id", 1)
+                .put("type_vocab_size", isDeberta ? 0 : 1)
+                .put("initializer_range", 0.2);
+        json.putArray("architectures").add(family.title() + kind);
+        json.put("dim", 12).put("n_layers", 2).put("n_heads", 3).put("hidden_dim", 20);
+        json.put("embedding_size", isDeberta ? 12 : 8);
+        json.put("local_attention", 2).put("global_attn_every_n_layers", 2).put("classifier_pooling", "mean");
+        json.put("relative_attention", true).put("share_att_key", true).put("position_biased_input", false);
+        return new HfConfig(
+                "config.json",
+                json.put("norm_rel_ebd", "layer_norm")
+                        .put("position_buckets", 4)
+                        .put("pos_att_type", "p2c|c2p"));
     }
 
     /// Grouped-query heads and biases; tied or not.

@@ -193,8 +193,8 @@ class FamilyHeadTest {
             TaskCard card = TaskCard.classify(LABELS, 6).withPooling(Pooling.POOLER);
             assertThatThrownBy(() -> TaskModel.of(peft, card, 1))
                     .isInstanceOf(InputException.class)
-                    .hasMessage("pooling pooler: no-pooler has no pooler, which BERT alone has, where its folder holds"
-                            + " the weights; choose another one");
+                    .hasMessage("pooling pooler: no-pooler has no pooler, which only encoders have, where their folder"
+                            + " holds the weights; choose another one");
         }
     }
 

@@ -1,0 +1,36 @@
+package dev.loran.peft.model;
+
+import java.util.List;
+import java.util.Map;
+
+/// XLM-RoBERTa: RoBERTa trained on a hundred languages; multilingual E5 and BGE-M3 have its form. **Paper**: Conneau et
+/// al., "Unsupervised Cross-lingual Representation Learning at Scale", 2020.
+public final class XlmRobertaModel extends Encoder {
+    /// The family's metadata.
+    public static final Family FAMILY = new Family(
+            "xlm-roberta",
+            "XLMRoberta",
+            List.of("ForSequenceClassification", "Model", "ForMaskedLM", "ForTokenClassification"),
+            "roberta.",
+            RobertaModel.UNUSED,
+            Map.of(
+                    "LORA",
+                    List.of("query", "value"),
+                    "IA3",
+                    List.of("key", "value", "output.dense"),
+                    Family.FEED_FORWARD,
+                    List.of("output.dense"),
+                    "LN_TUNING",
+                    List.of("LayerNorm"),
+                    "BOTTLENECK",
+                    List.of("attention.output", "output")),
+            XlmRobertaModel::read);
+
+    private XlmRobertaModel(HfConfig config, Weights weights, int labels) {
+        super(FAMILY, RobertaModel.plan(FAMILY, config), weights, labels);
+    }
+
+    private static Model read(HfConfig config, Weights weights, int labels) {
+        return new XlmRobertaModel(config, weights, labels);
+    }
+}
