@@ -1,12 +1,12 @@
 package dev.loran.peft.model;
 
 import dev.loran.engine.backend.AttentionKernels.Scoring;
-/// Granite 3: like Llama, with configured factors of embeddings, attention scores, what each sublayer adds, and logits.
-/// **Paper**: Granite Team, "Granite 3.0 Language Models", 2024; the factors: Yang et al., "Tensor Programs V", 2022.
 import dev.loran.peft.model.Decoder.Plan;
 import dev.loran.peft.model.Decoder.Scales;
 import java.util.Map;
 
+/// Granite 3: like Llama, with configured factors of embeddings, attention scores, what each sublayer adds, and logits.
+/// **Paper**: Granite Team, "Granite 3.0 Language Models", 2024; the factors: Yang et al., "Tensor Programs V", 2022.
 public final class GraniteModel {
     /// The family's metadata.
     public static final Family FAMILY = new Family(

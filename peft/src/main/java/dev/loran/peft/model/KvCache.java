@@ -274,7 +274,7 @@ public final class KvCache implements AutoCloseable {
         put(blocks.get(block).values(), made.values(), before, padding);
     }
 
-    /// @param from (S, kvHeads, D) for all rows or (B, S, kvHeads, D)
+    /// @param given (S, kvHeads, D) for all rows or (B, S, kvHeads, D)
     private void put(Tensor to, Tensor given, int[] before, int[] padding) {
         Tensor from = newestFirst(given);
         int width = to.shape().dim(2) * to.shape().dim(3);

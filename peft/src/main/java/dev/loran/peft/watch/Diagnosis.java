@@ -46,7 +46,7 @@ public record Diagnosis(List<Finding> findings, List<String> notChecked) {
 
     /// Reads a run's folder.
     ///
-    /// @throws InputException if it is no run's folder, or a file there is damaged
+    /// @throws dev.loran.peft.io.InputException if it is no run's folder, or a file there is damaged
     public static Diagnosis of(RunFolder run, UsualRates usual) {
         Examination examination = new Examination(run, usual);
         examination.all();
