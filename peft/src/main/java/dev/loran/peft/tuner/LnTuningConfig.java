@@ -3,7 +3,6 @@ package dev.loran.peft.tuner;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Tensor;
-import dev.loran.engine.functional.Functional;
 import dev.loran.engine.nn.AdaptedLayer;
 import dev.loran.engine.nn.LayerNorm;
 import dev.loran.engine.nn.RmsNorm;

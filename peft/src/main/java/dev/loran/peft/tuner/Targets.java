@@ -129,8 +129,7 @@ public final class Targets {
     }
 
     private static boolean isHead(String module, Model model) {
-        List<String> heads =
-                model.classifier() != null ? List.of("score", "classifier") : List.of(model.headName());
+        List<String> heads = model.classifier() != null ? List.of("score", "classifier") : List.of(model.headName());
         return matching(heads, module) != null;
     }
 

@@ -481,6 +481,7 @@ public record Diagnosis(List<Finding> findings, List<String> notChecked) {
             return sorted.length == 0 ? Double.NaN : sorted[sorted.length / 2];
         }
 
+        @SuppressWarnings("AnnotateFormatMethod")
         private static String text(String format, @Nullable Object... values) {
             return String.format(Locale.ROOT, format, values);
         }

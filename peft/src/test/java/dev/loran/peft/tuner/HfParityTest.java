@@ -289,9 +289,7 @@ class HfParityTest {
             for (JsonNode e : expected) {
                 max = Math.max(max, Math.abs(e.doubleValue()));
             }
-            assertThat(actual)
-                    .as(what)
-                    .isCloseTo(expected.get(at).doubleValue(), within(slack() * relative * max));
+            assertThat(actual).as(what).isCloseTo(expected.get(at).doubleValue(), within(slack() * relative * max));
         }
 
         /// Equal up to `relative` times the largest magnitude of the reference tensor.
