@@ -59,7 +59,7 @@ final class DoctorCommand implements Callable<Integer> {
             throw new InputException(
                     folder.path() + (Files.exists(folder.path()) ? ": holds no run (run.json)" : ": no such folder"));
         }
-        if (Files.isDirectory(folder.task(1).getParent())) {
+        if (Files.isDirectory(folder.task(1))) {
             throw new InputException(
                     folder.path() + ": is a run over several tasks; examine one of them, such as " + folder.task(1));
         }

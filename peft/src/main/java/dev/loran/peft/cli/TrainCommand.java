@@ -516,11 +516,9 @@ class TrainCommand implements Callable<Integer> {
 
     /// The memory of tensors so far, and what was planned.
     private static Supplier<String> memory(OpenModel open, @Nullable MemoryPlan plan) {
+        String planned = plan == null ? "" : String.format(Locale.ROOT, "of %.0f ", plan.totalMib());
         return () -> String.format(
-                Locale.ROOT,
-                plan == null ? "%.0f MiB" : "%.0f of %.0f MiB",
-                open.backend().peakBytes() / (double) (1 << 20),
-                plan == null ? 0 : plan.totalMib());
+                Locale.ROOT, "%.0f %sMiB", open.backend().peakBytes() / (double) (1 << 20), planned);
     }
 
     /// What is known as the steps begin, for those who look at the run later.

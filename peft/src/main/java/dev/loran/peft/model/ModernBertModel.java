@@ -7,6 +7,7 @@ import dev.loran.engine.backend.UnaryFn;
 import dev.loran.engine.functional.Functional;
 import dev.loran.engine.nn.Embedding;
 import dev.loran.engine.nn.Linear;
+import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.RelativeAttention.Window;
 import java.util.ArrayList;
 import java.util.List;
@@ -113,6 +114,10 @@ public final class ModernBertModel extends Encoder {
     /// The rotation of one kind of layer, in the format of transformers 5 or that of earlier versions.
     private static Rope rope(HfConfig c, String kind, String key, double usual) {
         c.only("rope_scaling");
+        if (c.json().path(key).isNull()) {
+            throw new InputException(c.where() + ": " + key + " = null is read differently by versions of transformers;"
+                    + " give the number");
+        }
         double theta = c.number(key, usual);
         HfConfig now = c.child("rope_parameters");
         HfConfig own = now == null ? null : now.child(kind);

@@ -8,7 +8,8 @@
 /// Adding a family takes its file, with a [Family] in it, and a line in [HfModels#FAMILIES]. Decoders share a skeleton
 /// ([Decoder]) and blocks ([ResidualBlock], [ParallelBlock]) made of sublayers ([Attention], [FeedForward]); the many
 /// that descend from Llama put [LlamaParts] together, so that a slightly different one is mostly metadata
-/// ([Qwen2Model]); encoders like BERT use [PostNormBlock].
+/// ([Qwen2Model]). Encoders share [Encoder], most of them [PostNormBlock], and those whose attention depends on
+/// distances [RelativeAttention].
 ///
 /// Adapters interact with a model only through four slots: a linear (or norm, or embedding) layer
 /// ([dev.loran.engine.nn.AdaptedLayer]), the attention's prefix ([Model#prefixes]), a sublayer's output ([Block]), and

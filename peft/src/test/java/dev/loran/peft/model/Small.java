@@ -11,7 +11,7 @@ import java.util.SplittableRandom;
 import org.jspecify.annotations.Nullable;
 
 /// Small random models of every family, two layers each.
-final class Small {
+public final class Small {
     private Small() {}
 
     static Model model(String family, Backend backend, DType dtype) {
@@ -28,7 +28,7 @@ final class Small {
 
     /// The encoders beside BERT, by the model type, with a head of four classes after `-head`, or of tokens after
     /// `-tokens`.
-    static Model encoder(String name, Backend backend, DType dtype) {
+    public static Model encoder(String name, Backend backend, DType dtype) {
         String type = name.replaceFirst("-(head|tokens)$", "");
         Family family = HfModels.FAMILIES.stream()
                 .filter(f -> f.modelType().equals(type))

@@ -18,6 +18,7 @@ import dev.loran.peft.model.HfModels;
 import dev.loran.peft.model.LlamaModel;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.SeoTransformer;
+import dev.loran.peft.model.Small;
 import dev.loran.peft.model.TransformerConfig;
 import dev.loran.peft.task.LmTask;
 import dev.loran.peft.task.TaskCard;
@@ -64,9 +65,10 @@ class MemoryPlanTest {
                 case "bert" ->
                     BertModel.random(BertModel.Config.of(VOCAB, 16, 3, 2, POSITIONS, 0), backend, DType.F32, 1);
                 case "gemma2", "gpt_neox" -> HfModels.random(config(family), backend, DType.F32, 1);
-                default ->
+                case "seo" ->
                     SeoTransformer.random(
                             new TransformerConfig(16, 3, 2, VOCAB).withMaxPositions(POSITIONS), backend, DType.F32, 1);
+                default -> Small.encoder(family, backend, DType.F32);
             };
             model.gradientCheckpointing(checkpointing);
             return model;
@@ -81,10 +83,10 @@ class MemoryPlanTest {
         }
 
         TaskCard card() {
-            return family.equals("bert") || family.equals("gpt2")
-                    ? TaskCard.classify(Tiny.LABELS, 20)
-                            .withPooling(family.equals("bert") ? Pooling.MEAN : Pooling.LAST)
-                    : TaskCard.of(new LmTask(), 20);
+            return List.of("llama", "seo", "gemma2", "gpt_neox").contains(family)
+                    ? TaskCard.of(new LmTask(), 20)
+                    : TaskCard.classify(Tiny.LABELS, 20)
+                            .withPooling(family.equals("gpt2") ? Pooling.LAST : Pooling.MEAN);
         }
 
         Examples examples(List<String> texts) {
@@ -180,6 +182,34 @@ class MemoryPlanTest {
                             }
                         }));
                     }
+                }
+            });
+        }
+        return tests.stream();
+    }
+
+    /// Every method, with the family's own head: for DeBERTa one beside the model.
+    @TestFactory
+    Stream<DynamicTest> equalsTheBackendsPeakWithOtherEncoders() {
+        List<DynamicTest> tests = new ArrayList<>();
+        List<String> texts = Collections.nCopies(21, "buy red shoes online cheap query running");
+        for (String family : List.of("roberta", "distilbert", "electra", "mpnet", "modernbert", "deberta-v2")) {
+            methods().forEach((name, method) -> {
+                // ELECTRA's tables are narrower than its blocks, ModernBERT has no biases.
+                boolean fits = switch (name) {
+                    case "prompt", "p-tuning" -> !family.equals("electra");
+                    case "bitfit" -> !family.equals("modernbert");
+                    default -> true;
+                };
+                Subject subject = new Subject(family, method, name.length() % 2 == 0);
+                if (fits) {
+                    tests.add(DynamicTest.dynamicTest(name + ", " + family, () -> {
+                        Examples rows = subject.examples(texts);
+                        try (Backend backend = new SimdBackend(2)) {
+                            MemoryPlan plan = subject.plan(backend, rows, rows, TRAINER);
+                            assertThat(plan.total()).isEqualTo(subject.peak(backend, rows, rows, TRAINER));
+                        }
+                    }));
                 }
             });
         }

@@ -1,7 +1,6 @@
 package dev.loran.peft.cli.sweep;
 
 import com.fasterxml.jackson.databind.JsonNode;
-import com.fasterxml.jackson.databind.ObjectMapper;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.task.Evaluation;
 import dev.loran.peft.task.Metric;
@@ -29,7 +28,6 @@ import org.jspecify.annotations.Nullable;
 ///
 /// Evaluations are read from the runs' metrics, so decisions are the same after a sweep was killed.
 public final class EarlyStopping {
-    private static final ObjectMapper JSON = new ObjectMapper();
     private static final int FEWEST_OTHERS = 2;
 
     private final @Nullable Integer eta;
