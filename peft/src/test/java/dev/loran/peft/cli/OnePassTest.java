@@ -1,5 +1,6 @@
 package dev.loran.peft.cli;
 
+import static java.util.Objects.requireNonNull;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import com.fasterxml.jackson.databind.JsonNode;
@@ -84,8 +85,8 @@ class OnePassTest extends CommandLineTest {
         assertThat(result.err())
                 .contains("LoraConfig: r is 0, must be at least 1; these runs train one after the other");
         assertThat(byName(result, "error")).containsKeys("rank=0", "rank=2", "rank=4");
-        assertThat(byName(result, "error").get("rank=0").asText()).contains("r is 0");
-        assertThat(byName(result, "eval_loss").get("rank=4").isNumber()).isTrue();
+        assertThat(requireNonNull(byName(result, "error").get("rank=0")).asText()).contains("r is 0");
+        assertThat(requireNonNull(byName(result, "eval_loss").get("rank=4")).isNumber()).isTrue();
     }
 
     @Test
@@ -138,7 +139,7 @@ class OnePassTest extends CommandLineTest {
                     "1e-3");
             assertThat(result.code()).as(result.err()).isZero();
             assertThat(result.json().at("/runs/0/steps").asInt()).isEqualTo(30);
-            JsonNode stopped = byName(result, "stopped").get("lr=1e-7");
+            JsonNode stopped = requireNonNull(byName(result, "stopped").get("lr=1e-7"));
             assertThat(stopped.path("step").asInt()).isBetween(6, 29);
             assertThat(stopped.path("why").asText()).startsWith("its best accuracy by step ");
         }

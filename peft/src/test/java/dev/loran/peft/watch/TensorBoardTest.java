@@ -1,5 +1,6 @@
 package dev.loran.peft.watch;
 
+import static java.util.Objects.requireNonNull;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.within;
 
@@ -111,6 +112,10 @@ class TensorBoardTest {
         assertThat(EventFile.maskedCrc(length)).isEqualTo(0x224b7fa3);
     }
 
+    private static Object first(Map<Integer, List<Object>> message, int field) {
+        return requireNonNull(message.get(field)).getFirst();
+    }
+
     @Test
     void scalarsAreReadBack() throws IOException {
         try (EventFile file = new EventFile(folder, 1)) {
@@ -119,15 +124,15 @@ class TensorBoardTest {
         }
         List<Map<Integer, List<Object>>> events = events(files().getFirst());
         assertThat(events).hasSize(4);
-        assertThat(new String((byte[]) events.get(0).get(3).getFirst(), StandardCharsets.UTF_8))
+        assertThat(new String((byte[]) first(events.get(0), 3), StandardCharsets.UTF_8))
                 .isEqualTo("brain.Event:2");
-        assertThat((double) events.get(0).get(1).getFirst()).isCloseTo(System.currentTimeMillis() / 1e3, within(100.0));
+        assertThat((double) first(events.get(0), 1)).isCloseTo(System.currentTimeMillis() / 1e3, within(100.0));
         assertThat(events.get(1).get(2)).containsExactly(1L);
-        assertThat(fields((byte[]) events.get(1).get(7).getFirst()).get(1)).containsExactly(1L);
+        assertThat(fields((byte[]) first(events.get(1), 7)).get(1)).containsExactly(1L);
         assertThat(events.get(3).get(2)).containsExactly(300L);
-        Map<Integer, List<Object>> value = fields(
-                (byte[]) fields((byte[]) events.get(3).get(5).getFirst()).get(1).getFirst());
-        assertThat(new String((byte[]) value.get(1).getFirst(), StandardCharsets.UTF_8))
+        Map<Integer, List<Object>> value =
+                fields((byte[]) first(fields((byte[]) first(events.get(3), 5)), 1));
+        assertThat(new String((byte[]) first(value, 1), StandardCharsets.UTF_8))
                 .isEqualTo("eval/accuracy");
         assertThat(value.get(2)).containsExactly(0.5f);
     }
