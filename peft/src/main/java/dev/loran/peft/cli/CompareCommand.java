@@ -159,6 +159,9 @@ final class CompareCommand implements Callable<Integer> {
         if (train == null && (eval != null || split != null)) {
             throw new InputException("--eval and --split go with --train: what is compared is the held-out rows");
         }
+        if (train != null && eval == null && split == null && !Files.isDirectory(train)) {
+            throw new InputException("--train needs --eval, or --split 0.1: what is compared is the held-out rows");
+        }
         Path out = place.folder("loran-compare");
         begin(out);
         ObjectNode report = JSON.createObjectNode();

@@ -517,8 +517,7 @@ class TrainCommand implements Callable<Integer> {
     /// The memory of tensors so far, and what was planned.
     private static Supplier<String> memory(OpenModel open, @Nullable MemoryPlan plan) {
         String planned = plan == null ? "" : String.format(Locale.ROOT, "of %.0f ", plan.totalMib());
-        return () -> String.format(
-                Locale.ROOT, "%.0f %sMiB", open.backend().peakBytes() / (double) (1 << 20), planned);
+        return () -> String.format(Locale.ROOT, "%.0f %sMiB", open.backend().peakBytes() / (double) (1 << 20), planned);
     }
 
     /// What is known as the steps begin, for those who look at the run later.

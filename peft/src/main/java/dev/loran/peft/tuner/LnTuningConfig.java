@@ -110,10 +110,11 @@ public record LnTuningConfig(
 
         @Override
         public void merge(LayerNorm base, Merge merge) {
-            Map<String, Tensor> before = base.namedParameters();
-            own.namedParameters()
-                    .forEach((name, tensor) ->
-                            merge.put(Objects.requireNonNull(before.get(name), name), Merge.wide(tensor)));
+            merge.put(base.weight(), Merge.wide(own.weight()));
+            Tensor bias = own.bias();
+            if (bias != null) {
+                merge.put(Objects.requireNonNull(base.bias()), Merge.wide(bias));
+            }
         }
 
         @Override

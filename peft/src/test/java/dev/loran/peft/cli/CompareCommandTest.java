@@ -167,7 +167,7 @@ class CompareCommandTest {
                         + "p-tuning, prompt, prefix, adapter, ia3, ln-tuning, bitfit");
         assertRefused(
                 compare("--train", train),
-                "loran: --train and --eval go together: what is compared is the held-out rows");
+                "loran: --train needs --eval, or --split 0.1: what is compared is the held-out rows");
     }
 
     @Test

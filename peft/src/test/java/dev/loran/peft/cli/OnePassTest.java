@@ -85,8 +85,10 @@ class OnePassTest extends CommandLineTest {
         assertThat(result.err())
                 .contains("LoraConfig: r is 0, must be at least 1; these runs train one after the other");
         assertThat(byName(result, "error")).containsKeys("rank=0", "rank=2", "rank=4");
-        assertThat(requireNonNull(byName(result, "error").get("rank=0")).asText()).contains("r is 0");
-        assertThat(requireNonNull(byName(result, "eval_loss").get("rank=4")).isNumber()).isTrue();
+        assertThat(requireNonNull(byName(result, "error").get("rank=0")).asText())
+                .contains("r is 0");
+        assertThat(requireNonNull(byName(result, "eval_loss").get("rank=4")).isNumber())
+                .isTrue();
     }
 
     @Test

@@ -110,7 +110,8 @@ class PredictCommandTest extends CommandLineTest {
         Path empty = Files.writeString(folder.resolve("empty.txt"), "\n \n");
         assertRefused(
                 predict("--model", encoder, "--adapter", folder.resolve("run"), "--data", empty),
-                "loran: " + empty + ": no texts; expected one a line");
+                "loran: " + empty
+                        + ": no rows; a text is a line of a .txt file, {\"text\"} or {\"text\",\"text_pair\"}");
         assertThat(folder).isDirectoryNotContaining("glob:**answers*");
         Path nowhere = folder.resolve("nowhere/answers.jsonl");
         assertThat(predict("--model", encoder, "--adapter", folder.resolve("run"), "--data", held, "--out", nowhere)

@@ -130,10 +130,8 @@ class TensorBoardTest {
         assertThat(events.get(1).get(2)).containsExactly(1L);
         assertThat(fields((byte[]) first(events.get(1), 7)).get(1)).containsExactly(1L);
         assertThat(events.get(3).get(2)).containsExactly(300L);
-        Map<Integer, List<Object>> value =
-                fields((byte[]) first(fields((byte[]) first(events.get(3), 5)), 1));
-        assertThat(new String((byte[]) first(value, 1), StandardCharsets.UTF_8))
-                .isEqualTo("eval/accuracy");
+        Map<Integer, List<Object>> value = fields((byte[]) first(fields((byte[]) first(events.get(3), 5)), 1));
+        assertThat(new String((byte[]) first(value, 1), StandardCharsets.UTF_8)).isEqualTo("eval/accuracy");
         assertThat(value.get(2)).containsExactly(0.5f);
     }
 
