@@ -4,7 +4,8 @@ import dev.loran.engine.Tensor;
 import dev.loran.engine.functional.Functional;
 import org.jspecify.annotations.Nullable;
 
-/// Layer normalization over the last dimension (C) with weight and bias (C), if any, which are cast to the input's dtype.
+/// Layer normalization over the last dimension (C) with weight and bias (C), if any, which are cast to the input's
+/// dtype.
 public final class LayerNorm extends AdaptedLayer<LayerNorm> {
     private final Tensor weight;
     private final @Nullable Tensor bias;

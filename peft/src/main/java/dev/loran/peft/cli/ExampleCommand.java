@@ -24,8 +24,8 @@ import picocli.CommandLine.Option;
 import picocli.CommandLine.Parameters;
 import picocli.CommandLine.Unmatched;
 
-/// `loran example`: the tasks of search engine optimization whose rows come with Loran. It writes the rows to files, and
-/// then runs `loran compare` on these, and `loran eval` where texts are generated.
+/// `loran example`: the tasks of search engine optimization whose rows come with Loran. It writes the rows to files,
+/// and then runs `loran compare` on these, and `loran eval` where texts are generated.
 @Command(
         name = "example",
         description = {

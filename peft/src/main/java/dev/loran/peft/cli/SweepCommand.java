@@ -40,8 +40,8 @@ import picocli.CommandLine.Unmatched;
             "Trains once for each combination of values, and sorts the runs by what they reach on held-out "
                     + "rows: accuracy to classify, else loss.",
             "Each run is in a folder of its own below --out. All other options are those of loran train, and "
-                    + "go to every run; --eval or --split is needed. A sweep that was killed goes on by the same command: "
-                    + "finished runs are kept, a half-done one goes on from its checkpoint.",
+                    + "go to every run; --eval or --split is needed. A sweep that was killed goes on by the same "
+                    + "command: finished runs are kept, a half-done one goes on from its checkpoint.",
             "With --halving or --median-stopping, runs end early that do worse than others; their results say "
                     + "after which step, and why."
         },

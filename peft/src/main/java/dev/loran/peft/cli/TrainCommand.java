@@ -45,8 +45,8 @@ import picocli.CommandLine.Spec;
         sortOptions = false,
         footer = {
             "",
-            "Rows are objects of JSON Lines or of a JSON array, or the rows of a table with a header (.csv, .tsv), plain "
-                    + "or .gz: {\"text\",\"label\"} to classify (pairs: \"text_pair\" too), "
+            "Rows are objects of JSON Lines or of a JSON array, or the rows of a table with a header (.csv, .tsv), "
+                    + "plain or .gz: {\"text\",\"label\"} to classify (pairs: \"text_pair\" too), "
                     + "{\"source\",\"target\"} or {\"instruction\",\"input\",\"output\"} to generate, {\"text\"} for "
                     + "lm.",
             "",
@@ -129,8 +129,8 @@ class TrainCommand implements Callable<Integer> {
             names = "--keep-spikes",
             paramLabel = "N",
             description =
-                    "keep the rows of the first N steps whose loss or gradients jump, in spikes/ of the run's folder; 0 "
-                            + "to not watch for such steps (${DEFAULT-VALUE})")
+                    "keep the rows of the first N steps whose loss or gradients jump, in spikes/ of the run's folder; "
+                            + "0 to not watch for such steps (${DEFAULT-VALUE})")
     private int keepSpikes = TrainerConfig.defaults().spikesToKeep();
 
     @Option(
@@ -456,17 +456,7 @@ class TrainCommand implements Callable<Integer> {
                             count.totalParameters(),
                             count.trainablePercentage());
             folder = folder(open, out);
-            Progress.Detail detail = new Progress.Detail(logEvery, memory(open, plan));
-            try (Progress progress = new Progress(output, opening(open, what, plan, data), detail) {
-                @Override
-                public void begun(int step, int totalSteps) {
-                    if (prolonged) {
-                        keepDuration(folder);
-                    }
-                    folder.facts(facts(open, plan, data));
-                    super.begun(step, totalSteps);
-                }
-            }) {
+            try (Progress progress = progress(open, folder, what, plan, data)) {
                 report = trainer.train(rows, data.heldOut(), folder, progress.and(listeners(folder)));
             }
             if (trainer.step() > 2) {
@@ -488,6 +478,21 @@ class TrainCommand implements Callable<Integer> {
         folder.result(reached);
         output.result(reached, common.json);
         return Main.DONE;
+    }
+
+    private Progress progress(
+            OpenModel open, RunFolder folder, String what, @Nullable MemoryPlan plan, TaskRows data) {
+        Progress.Detail detail = new Progress.Detail(logEvery, memory(open, plan));
+        return new Progress(output, opening(open, what, plan, data), detail) {
+            @Override
+            public void begun(int step, int totalSteps) {
+                if (prolonged) {
+                    keepDuration(folder);
+                }
+                folder.facts(facts(open, plan, data));
+                super.begun(step, totalSteps);
+            }
+        };
     }
 
     private void complete(RunFolder folder, ObjectNode result, TaskRows data) {

@@ -41,8 +41,8 @@ public enum RowFormat {
     JSONL,
     /// An array of JSON objects.
     JSON,
-    /// Values separated by commas, semicolons, tabs or bars, quoted as in RFC 4180, below a header with the names of the
-    /// columns. A value is a string, a number or, written in JSON, a list; an empty one is missing.
+    /// Values separated by commas, semicolons, tabs or bars, quoted as in RFC 4180, below a header with the names of
+    /// the columns. A value is a string, a number or, written in JSON, a list; an empty one is missing.
     CSV,
     /// [#CSV] separated by tabs.
     TSV,

@@ -72,7 +72,8 @@ public interface RowSource {
         return only(name(), () -> new HeldOut(share, seed).negate());
     }
 
-    /// A share of these rows, held out from the others: of each class, if rows have classes, one row in every 1 / share.
+    /// A share of these rows, held out from the others: of each class, if rows have classes, one row in every 1 /
+    /// share.
     ///
     /// @param share greater than 0 and less than 1
     /// @param seed determines which rows

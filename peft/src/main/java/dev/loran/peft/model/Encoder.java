@@ -220,8 +220,8 @@ abstract class Encoder extends Model implements WithPooler {
         return dot < 0 ? module : module.substring(0, dot);
     }
 
-    /// @param labels number of classes of the head, of a text or, in a model `…ForTokenClassification`, of each token; 0
-    ///     for the encoder alone
+    /// @param labels number of classes of the head, of a text or, in a model `…ForTokenClassification`, of each token;
+    ///     0 for the encoder alone
     @SuppressWarnings("this-escape") // Registering a child does not access a subclass.
     Encoder(Family family, Plan plan, Weights all, int labels) {
         super(family);

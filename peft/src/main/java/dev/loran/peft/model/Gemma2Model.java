@@ -6,8 +6,8 @@ import java.util.List;
 import java.util.Map;
 
 /// Gemma 2: norms that multiply by 1 + weight before and after each sublayer, token embeddings multiplied by √C, soft
-/// caps on attention scores and logits, and alternately layers with a sliding window and without. **Paper**: Gemma Team,
-/// "Gemma 2", 2024, section 2.
+/// caps on attention scores and logits, and alternately layers with a sliding window and without. **Paper**: Gemma
+/// Team, "Gemma 2", 2024, section 2.
 public final class Gemma2Model {
     /// The family's metadata.
     public static final Family FAMILY = new Family(

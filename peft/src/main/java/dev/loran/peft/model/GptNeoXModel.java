@@ -11,7 +11,8 @@ import java.util.List;
 import java.util.Map;
 
 /// GPT-NeoX and Pythia: attention and the feed-forward network read the same input, only a part of each head rotates,
-/// and one layer computes query, key and value head by head. **Paper**: Black et al., "GPT-NeoX-20B", 2022, section 2.1.
+/// and one layer computes query, key and value head by head. **Paper**: Black et al., "GPT-NeoX-20B", 2022, section
+/// 2.1.
 public final class GptNeoXModel {
     /// The family's metadata.
     public static final Family FAMILY = new Family(

@@ -31,8 +31,8 @@ import org.jspecify.annotations.Nullable;
 /// support. A learned prefix and virtual tokens are cached with the first tokens. Adapters must not change while a
 /// cache is in use, because the cached keys and values depend on them.
 ///
-/// Where rotary frequencies depend on the length of the longest text ([Rope.LongRope]), its growing past the point where
-/// they change recomputes all keys and values, once.
+/// Where rotary frequencies depend on the length of the longest text ([Rope.LongRope]), its growing past the point
+/// where they change recomputes all keys and values, once.
 ///
 /// **Threads**: a cache belongs to one thread; any number of threads may have caches of the same model. Operations that
 /// change the model fail while a cache appends; between two appends the caller must prevent them ([Model#reading]).

@@ -12,8 +12,8 @@ public final class Losses {
     private Losses() {}
 
     /// The mean over all elements of −y · log σ(x) − (1 − y) · log σ(−x), for logits x and targets y, both (B, labels);
-    /// torch's `BCEWithLogitsLoss`. It is computed as softplus(x) − x · y, where softplus(x) is the cross-entropy of the
-    /// first of two classes with the logits 0 and x, which does not overflow.
+    /// torch's `BCEWithLogitsLoss`. It is computed as softplus(x) − x · y, where softplus(x) is the cross-entropy of
+    /// the first of two classes with the logits 0 and x, which does not overflow.
     public static Tensor binaryCrossEntropy(Tensor logits, Tensor targets) {
         Shape s = logits.shape();
         requireShape("binaryCrossEntropy", s, targets);

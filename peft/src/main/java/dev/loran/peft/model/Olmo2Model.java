@@ -5,8 +5,8 @@ import dev.loran.peft.model.Decoder.Scales;
 import dev.loran.peft.model.ResidualBlock.Norms;
 import java.util.Map;
 
-/// OLMo 2: like Llama, but with norms after the sublayers instead of before them, and with norms of queries and keys over
-/// all heads together. **Paper**: OLMo Team, "2 OLMo 2 Furious", 2025, section 3.2.
+/// OLMo 2: like Llama, but with norms after the sublayers instead of before them, and with norms of queries and keys
+/// over all heads together. **Paper**: OLMo Team, "2 OLMo 2 Furious", 2025, section 3.2.
 public final class Olmo2Model {
     /// The family's metadata.
     public static final Family FAMILY = new Family(

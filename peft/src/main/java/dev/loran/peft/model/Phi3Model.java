@@ -4,8 +4,8 @@ import dev.loran.peft.model.Decoder.Plan;
 import dev.loran.peft.model.Decoder.Scales;
 import java.util.Map;
 
-/// Phi 3 and Phi 4: like Llama, but with one layer for queries, keys and values and one for gate and up, without biases,
-/// optionally with a sliding window and with LongRoPE. **Paper**: Abdin et al., "Phi-3 Technical Report", 2024.
+/// Phi 3 and Phi 4: like Llama, but with one layer for queries, keys and values and one for gate and up, without
+/// biases, optionally with a sliding window and with LongRoPE. **Paper**: Abdin et al., "Phi-3 Technical Report", 2024.
 public final class Phi3Model {
     /// The family's metadata.
     public static final Family FAMILY = new Family(

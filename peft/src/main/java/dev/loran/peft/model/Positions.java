@@ -35,9 +35,9 @@ final class Positions implements AutoCloseable {
         return all(words.backend(), facts.maxPositions()).slice(0, from, to);
     }
 
-    /// The position ids of a text whose positions count all tokens but padding and start at `padding` + 1, where padding
-    /// itself has the position `padding`: fairseq's `make_positions`. Where virtual tokens precede the text, every
-    /// position counts.
+    /// The position ids of a text whose positions count all tokens but padding and start at `padding` + 1, where
+    /// padding itself has the position `padding`: fairseq's `make_positions`. Where virtual tokens precede the text,
+    /// every position counts.
     ///
     /// @param at the position ids that count all tokens: (S), or (B, S) if rows differ
     /// @param ids of the text, I32 (B, T)

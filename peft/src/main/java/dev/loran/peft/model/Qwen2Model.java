@@ -5,8 +5,8 @@ import dev.loran.peft.model.Decoder.Scales;
 import java.util.List;
 import java.util.Map;
 
-/// Qwen 2 and 2.5: like Llama, but with biases in the projections to queries, keys and values, and, where the config says
-/// so, a sliding window in the upper layers. **Paper**: Yang et al., "Qwen2 Technical Report", 2024, section 2.2.
+/// Qwen 2 and 2.5: like Llama, but with biases in the projections to queries, keys and values, and, where the config
+/// says so, a sliding window in the upper layers. **Paper**: Yang et al., "Qwen2 Technical Report", 2024, section 2.2.
 public final class Qwen2Model {
     /// The family's metadata.
     public static final Family FAMILY = new Family(

@@ -5,8 +5,8 @@ import dev.loran.peft.model.Decoder.Scales;
 import java.util.List;
 import java.util.Map;
 
-/// Qwen 3: like Llama, but with a norm on each head's queries and keys, with an independently configured head width, and
-/// with Qwen 2's sliding window. **Paper**: Yang et al., "Qwen3 Technical Report", 2025, section 2.
+/// Qwen 3: like Llama, but with a norm on each head's queries and keys, with an independently configured head width,
+/// and with Qwen 2's sliding window. **Paper**: Yang et al., "Qwen3 Technical Report", 2025, section 2.
 public final class Qwen3Model {
     /// The family's metadata.
     public static final Family FAMILY = new Family(

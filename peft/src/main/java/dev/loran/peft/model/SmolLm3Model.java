@@ -6,8 +6,8 @@ import java.util.List;
 import java.util.Map;
 
 /// SmolLM 3: like Llama, but only some layers rotate queries and keys, by default three of four; the others know no
-/// positions. **Source**: Bakouche et al., "SmolLM3", 2025; layers without positions: Yang et al., "Rope to Nope and Back
-/// Again", 2025.
+/// positions. **Source**: Bakouche et al., "SmolLM3", 2025; layers without positions: Yang et al., "Rope to Nope and
+/// Back Again", 2025.
 public final class SmolLm3Model {
     /// The family's metadata.
     public static final Family FAMILY = new Family(

@@ -19,15 +19,15 @@ import java.util.Locale;
 import java.util.Objects;
 import java.util.zip.GZIPInputStream;
 
-/// A task of search engine optimization whose rows come with Loran. The split into rows to train on and rows held out is
-/// fixed, and a row's text is in one of them only.
+/// A task of search engine optimization whose rows come with Loran. The split into rows to train on and rows held out
+/// is fixed, and a row's text is in one of them only.
 public enum SeoTask {
     /// Which of seven kinds of page a passage is from.
     PAGE_TYPE(80, 0, "the kind of page that a passage is from, of seven", """
-            Real text: passages of up to 280 characters of the documentation of SQLite, PostgreSQL, Django and the Apache
-            HTTP Server. A page's label is the part of its documentation that it stands in, so that labels are not noise,
-            but some passages of a page could stand in another kind, too. All passages of a page are in the same part:
-            the pages of the rows held out are unseen, their programs are not."""),
+            Real text: passages of up to 280 characters of the documentation of SQLite, PostgreSQL, Django and the
+            Apache HTTP Server. A page's label is the part of its documentation that it stands in, so that labels are
+            not noise, but some passages of a page could stand in another kind, too. All passages of a page are in the
+            same part: the pages of the rows held out are unseen, their programs are not."""),
 
     /// Which of four intents a search query has.
     SEARCH_INTENT(24, 0, "the intent of a search query, of four", """
@@ -39,8 +39,9 @@ public enum SeoTask {
     /// The title of a section.
     TITLE(160, 60, "the title of a section of a page", """
             Real text and real titles: headings of two words or more of the documentation of SQLite, PostgreSQL, Django
-            and the Apache HTTP Server, each with up to 400 characters of the paragraphs below it. All sections of a page
-            are in the same part. loran-tiny was trained on paragraphs of these pages, but not on their headings."""),
+            and the Apache HTTP Server, each with up to 400 characters of the paragraphs below it. All sections of a
+            page are in the same part. loran-tiny was trained on paragraphs of these pages, but not on their
+            headings."""),
 
     /// The description of a page in at most 155 characters.
     DESCRIPTION(160, 155, "a page's meta description, of at most 155 characters", """
@@ -52,9 +53,9 @@ public enum SeoTask {
     /// The response to an instruction.
     INSTRUCTIONS(160, 155, "the response to an instruction about a text", """
             SYNTHETIC instructions: 36 phrasings, each before a row of one of the other four tasks, whose target is the
-            response. Every fourth phrasing is only in the rows held out, together with rows that are held out there. The
-            queries among the inputs are synthetic, too; all other inputs and responses are real text. The loss is that
-            of the response only.""");
+            response. Every fourth phrasing is only in the rows held out, together with rows that are held out there.
+            The queries among the inputs are synthetic, too; all other inputs and responses are real text. The loss is
+            that of the response only.""");
 
     /// The files that [#write] makes, beside the data card.
     public static final String TRAIN = "train.jsonl";

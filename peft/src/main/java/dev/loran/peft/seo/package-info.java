@@ -1,5 +1,5 @@
-/// Five tasks of search engine optimization, with rows that come with Loran: [SeoTask] says what they are and where they
-/// are from, [Baselines] what can be had without a model.
+/// Five tasks of search engine optimization, with rows that come with Loran: [SeoTask] says what they are and where
+/// they are from, [Baselines] what can be had without a model.
 @NullMarked
 package dev.loran.peft.seo;
 

@@ -73,9 +73,9 @@ public final class Generation {
         return generation.rows.stream().map(row -> row.answer(tokenizer)).toList();
     }
 
-    /// As [#answers], for any number of prompts: those of similar length are batched together, for otherwise the longest
-    /// would leave too little room for the answers to others. An answer has as many new tokens as the config says, or as
-    /// there is room for.
+    /// As [#answers], for any number of prompts: those of similar length are batched together, for otherwise the
+    /// longest would leave too little room for the answers to others. An answer has as many new tokens as the config
+    /// says, or as there is room for.
     ///
     /// @param prompts each leaves room for a token, at least
     /// @param positions the number of positions of the model that are available for text

@@ -17,8 +17,8 @@ import java.util.List;
 ///     section 4.1
 /// @param eosTokenIds tokens that end an answer and are not part of it
 /// @param stopStrings strings that end an answer, which is cut before them
-/// @param maxChars the most characters of an answer, in Unicode code points, without the white space around it; a longer
-///     one ends as soon as it is longer, and is shortened by [TextLimit#cut]; 0 for no limit
+/// @param maxChars the most characters of an answer, in Unicode code points, without the white space around it; a
+///     longer one ends as soon as it is longer, and is shortened by [TextLimit#cut]; 0 for no limit
 /// @param seed the seed for sampling
 public record GenerationConfig(
         int maxNewTokens,

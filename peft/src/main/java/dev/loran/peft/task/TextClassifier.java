@@ -47,8 +47,8 @@ public final class TextClassifier extends Head {
         MAX,
         /// The sum over those positions, divided by the square root of their number.
         MEAN_SQRT_LEN,
-        /// The input of the classifier in an encoder's own head, such as tanh of a linear layer, the pooler, on the first
-        /// position.
+        /// The input of the classifier in an encoder's own head, such as tanh of a linear layer, the pooler, on the
+        /// first position.
         POOLER;
 
         /// The pooling of the family's own classification head.

@@ -24,9 +24,9 @@ import java.util.function.Function;
 import org.jspecify.annotations.Nullable;
 
 /// Lets several runs on threads of their own share their forward and backward passes. Only one of the threads runs at a
-/// time. Each stops where it needs a pass; once all have stopped or ended, those that need the same pass as the one that
-/// is furthest behind get it together. Runs that are equally far are thus always together, and one that is behind, such
-/// as after resuming from an older checkpoint, catches up.
+/// time. Each stops where it needs a pass; once all have stopped or ended, those that need the same pass as the one
+/// that is furthest behind get it together. Runs that are equally far are thus always together, and one that is behind,
+/// such as after resuming from an older checkpoint, catches up.
 final class LockStep implements AutoCloseable {
     private enum Kind {
         LOSS,

@@ -24,9 +24,9 @@ import java.util.stream.Stream;
 
 /// The output folder of a run: `run.json` (its options), `metrics.jsonl` (a line for each step and each evaluation),
 /// `result.json` (the results, once it is over), `facts.json` (what was known of the rows, the model and the machine as
-/// it began), `spikes/` (the rows of steps whose loss or gradients jumped), `best/` (the parameters after the evaluation with the lowest loss),
-/// `last/`, and `checkpoints/step-N/` to resume from. A run over several tasks has a folder like this for each task in
-/// `tasks/`.
+/// it began), `spikes/` (the rows of steps whose loss or gradients jumped), `best/` (the parameters after the
+/// evaluation with the lowest loss), `last/`, and `checkpoints/step-N/` to resume from. A run over several tasks has a
+/// folder like this for each task in `tasks/`.
 public record RunFolder(Path path) {
     private static final String OPTIONS = "run.json";
     private static final String METRICS = "metrics.jsonl";

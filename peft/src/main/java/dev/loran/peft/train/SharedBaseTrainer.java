@@ -47,8 +47,8 @@ import org.jspecify.annotations.Nullable;
 /// resumes from another step, takes its passes alone until they are.
 ///
 /// What is shared is the model in memory, everything below the first adapted layer, which runs once for all, and the
-/// products with frozen weights, which are read once and multiplied with the rows of all copies. Above the first adapter
-/// the states differ, so the arithmetic of those products does not become less.
+/// products with frozen weights, which are read once and multiplied with the rows of all copies. Above the first
+/// adapter the states differ, so the arithmetic of those products does not become less.
 ///
 /// **Threads**: each configuration runs on a thread of its own, one at a time; its listener is called there.
 public final class SharedBaseTrainer implements AutoCloseable {

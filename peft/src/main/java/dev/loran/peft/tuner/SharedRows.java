@@ -14,15 +14,15 @@ import org.jspecify.annotations.Nullable;
 /// copy of the rows, and each product with a frozen weight is one product for all copies. Everything below the first
 /// layer that any of them adapts runs only once.
 ///
-/// For each adapter, results and gradients are the same as with that adapter alone; on a linear layer with LoRA, bit for
-/// bit where the backend's products do not depend on the number of rows.
+/// For each adapter, results and gradients are the same as with that adapter alone; on a linear layer with LoRA, bit
+/// for bit where the backend's products do not depend on the number of rows.
 public final class SharedRows {
     private final Model model;
     private final List<Tuner> tuners;
 
     /// @param adapters each with one adapter, all on the same model
-    /// @throws InputException if they adapt the table of token embeddings, take positions from the text (virtual tokens,
-    ///     prefixes), or train tensors of the base
+    /// @throws InputException if they adapt the table of token embeddings, take positions from the text (virtual
+    ///     tokens, prefixes), or train tensors of the base
     public SharedRows(Model model, List<PeftModel> adapters) {
         this.model = model;
         this.tuners = adapters.stream().map(PeftModel::active).toList();
@@ -47,8 +47,8 @@ public final class SharedRows {
     }
 
     /// What `heads` computes for each adapter, from the hidden states of a batch: while it runs for an adapter, that
-    /// adapter is the active one and [Model#hidden(Tensor, Tensor, Tensor)] returns the hidden states that it gives. For
-    /// the other arguments, see there.
+    /// adapter is the active one and [Model#hidden(Tensor, Tensor, Tensor)] returns the hidden states that it gives.
+    /// For the other arguments, see there.
     public List<Tensor> forward(
             Tensor inputIds, @Nullable Tensor attentionMask, @Nullable Tensor tokenTypes, IntFunction<Tensor> heads) {
         int rows = inputIds.shape().dim(0);

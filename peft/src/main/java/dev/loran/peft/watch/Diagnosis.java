@@ -20,11 +20,11 @@ import org.jspecify.annotations.Nullable;
 ///
 /// | finding | rule |
 /// |---|---|
-/// | `rate_too_high` | the loss is 10 % higher at the end than at the start, or was 50 % higher than in the first 5 steps, or a step in a hundred (at least 3) is a spike, or steps were left out |
+/// | `rate_too_high` | the loss rose by 10 %, or once by 50 %, or a step in a hundred spikes, or steps were left out |
 /// | `spikes` | fewer spikes ([SpikeWatch]) |
 /// | `always_clipped` | 9 of 10 steps after the warm-up had gradients above `--max-grad-norm` |
 /// | `rate_too_low` | the rate is below the method's usual ones, and the loss fell by less than 10 % |
-/// | `too_few_parameters` | the loss stayed above half of its start, and fell by less than 3 % from the third quarter to the last |
+/// | `too_few_parameters` | the loss stayed above half of its start, and fell by less than 3 % in the last quarter |
 /// | `not_done` | the loss still fell by 10 % from the third quarter of the steps to the last |
 /// | `overfitting` | the held-out loss rose by 2 % over its lowest value while the training loss fell |
 /// | `majority_class` | the accuracy is at most two standard errors above the share of the most frequent class |
@@ -204,8 +204,8 @@ public record Diagnosis(List<Finding> findings, List<String> notChecked) {
                         Area.STABILITY,
                         false,
                         text(
-                                "%.0f %% of the steps after the warm-up were clipped: the gradients' norm has a median of"
-                                        + " %.3g, and the limit is %s",
+                                "%.0f %% of the steps after the warm-up were clipped: the gradients' norm has a median "
+                                        + "of %.3g, and the limit is %s",
                                 100.0 * clipped / norms.length, median(norms), shown(limit)),
                         text(
                                 "--max-grad-norm %s, so that only unusual steps are clipped%s",
@@ -319,8 +319,8 @@ public record Diagnosis(List<Finding> findings, List<String> notChecked) {
                         Area.RESULTS,
                         true,
                         text(
-                                "the best accuracy, %.3f, is no better than always answering the most frequent class: %.3f"
-                                        + " ± %.3f of the %,.0f held-out rows have it",
+                                "the best accuracy, %.3f, is no better than always answering the most frequent class: "
+                                        + "%.3f ± %.3f of the %,.0f held-out rows have it",
                                 accuracy, share, error, rows),
                         "check that the texts say what the labels mean; then a higher --lr or more --epochs; then as"
                                 + " many rows of each class");

@@ -17,8 +17,8 @@ import java.util.List;
 import java.util.Locale;
 import java.util.stream.Stream;
 
-/// Writes the folder that the catalogue ships as `loran-tiny`, from a run of `loran pretrain`; `benchmarks/loran-tiny.sh`
-/// calls it with Loran's jars on the class path:
+/// Writes the folder that the catalogue ships as `loran-tiny`, from a run of `loran pretrain`;
+/// `benchmarks/loran-tiny.sh` calls it with Loran's jars on the class path:
 ///
 /// ```
 /// java -cp 'peft/target/lib/*' ExportLoranTiny.java weights RUN OUT

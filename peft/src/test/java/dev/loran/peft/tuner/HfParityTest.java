@@ -37,7 +37,8 @@ import org.junit.jupiter.api.TestFactory;
 import org.junit.jupiter.api.io.TempDir;
 
 /// Every case folder of Hugging Face values (`fixtures/hf/README.md`; another folder of the same layout with
-/// `-Dloran.fixtures=DIR`, on the CPU stand-in for CUDA with `-Dloran.test.standin=true`): logits, loss, all gradients, ten optimizer steps, the final tensors and the files.
+/// `-Dloran.fixtures=DIR`, on the CPU stand-in for CUDA with `-Dloran.test.standin=true`): logits, loss, all gradients,
+/// ten optimizer steps, the final tensors and the files.
 class HfParityTest {
     private static final ObjectMapper JSON = new ObjectMapper();
 
