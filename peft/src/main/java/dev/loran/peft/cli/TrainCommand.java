@@ -480,8 +480,7 @@ class TrainCommand implements Callable<Integer> {
         return Main.DONE;
     }
 
-    private Progress progress(
-            OpenModel open, RunFolder folder, String what, @Nullable MemoryPlan plan, TaskRows data) {
+    private Progress progress(OpenModel open, RunFolder folder, String what, @Nullable MemoryPlan plan, TaskRows data) {
         Progress.Detail detail = new Progress.Detail(logEvery, memory(open, plan));
         return new Progress(output, opening(open, what, plan, data), detail) {
             @Override
