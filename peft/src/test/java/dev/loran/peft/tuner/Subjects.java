@@ -111,18 +111,16 @@ final class Subjects {
     static Map<String, PeftConfig> mergeable(String family) {
         Map<String, PeftConfig> all = new LinkedHashMap<>();
         LoraConfig lora = LoraConfig.defaults().withRank(3, 5);
-        all.put("lora everywhere", lora.withRslora(true).withTargets(Targets.allLinear()));
+        LoraConfig everywhere = lora.withTargets(Targets.allLinear());
         if (CONFIGURED.contains(family)) {
             // Some of these have no default targets, or no biases.
-            all.put(
-                    "dora and pissa",
-                    lora.withDora(true).withInit(LoraInit.PISSA).withTargets(Targets.allLinear()));
-            all.put(
-                    "lora and whole modules",
-                    lora.withTargets(Targets.allLinear()).withModulesToSave(whole(family)));
+            all.put("lora everywhere", everywhere.withRslora(true));
+            all.put("dora and pissa", everywhere.withDora(true).withInit(LoraInit.PISSA));
+            all.put("lora and whole modules", everywhere.withModulesToSave(whole(family)));
             return all;
         }
         all.put("lora", lora);
+        all.put("lora everywhere", everywhere.withRslora(true));
         all.put("lora with base biases", lora.withBias(LoraConfig.Bias.ALL));
         all.put("lora with its own bias", lora.withInit(LoraInit.FALSE).withLoraBias(true));
         all.put("pissa", lora.withInit(LoraInit.PISSA));
