@@ -108,14 +108,8 @@ final class CompareCommand implements Callable<Integer> {
     @Option(names = "--eval", paramLabel = "FILE", description = "rows held out; goes with --train")
     private @Nullable Path eval;
 
-    @Option(
-            names = "--split",
-            paramLabel = "X",
-            description = "without --eval: hold out this share of the rows, of each class alike, such as 0.1")
-    private @Nullable Double split;
-
     @Mixin
-    private DataOptions files;
+    private DataOptions.Splitting files;
 
     @Option(
             names = "--rows",
@@ -156,10 +150,10 @@ final class CompareCommand implements Callable<Integer> {
     public Integer call() {
         List<Method> compared = methods();
         settle(compared);
-        if (train == null && (eval != null || split != null)) {
+        if (train == null && (eval != null || files.share != null)) {
             throw new InputException("--eval and --split go with --train: what is compared is the held-out rows");
         }
-        if (train != null && eval == null && split == null && !Files.isDirectory(train)) {
+        if (train != null && eval == null && files.share == null && !Files.isDirectory(train)) {
             throw new InputException("--train needs --eval, or --split 0.1: what is compared is the held-out rows");
         }
         Path out = place.folder("loran-compare");
@@ -250,7 +244,7 @@ final class CompareCommand implements Callable<Integer> {
             Task kind = Task.named(task);
             TaskRows read;
             if (train != null) {
-                DataOptions.Split given = files.split(train, eval, split, model.seed);
+                DataOptions.Split given = files.split(train, eval, model.seed);
                 if (given.heldOut() == null) {
                     throw new InputException(
                             "--eval is missing, or --split 0.1: what is compared is the held-out rows");

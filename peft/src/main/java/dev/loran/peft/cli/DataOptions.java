@@ -19,7 +19,7 @@ import picocli.CommandLine.Option;
 
 /// How rows are read. What an option names may be a file, several with commas between, a folder with files named after
 /// what they are for, or `-` for standard input.
-final class DataOptions {
+class DataOptions {
     /// Standard input.
     static final Path STANDARD_INPUT = Path.of("-");
 
@@ -88,24 +88,30 @@ final class DataOptions {
     /// @param heldOut null if nothing is held out
     record Split(RowSource train, @Nullable RowSource heldOut) {}
 
-    /// @param eval rows to hold out; null for those of the folder `train`, or for `share`
-    /// @param share how much of `train` to hold out; null for nothing
-    Split split(Path train, @Nullable Path eval, @Nullable Double share, long seed) {
-        RowSource rows = rows(train, Part.TRAIN, Part.TRAIN);
-        if (share != null) {
+    /// As above, for a command that also holds out rows.
+    static final class Splitting extends DataOptions {
+        @Option(
+                names = "--split",
+                paramLabel = "X",
+                description = "without --eval: hold out this share of the rows, of each class alike, such as 0.1")
+        @Nullable
+        Double share;
+
+        /// @param eval rows to hold out; null for those of the folder `train`, or for a share of it
+        Split split(Path train, @Nullable Path eval, long seed) {
+            RowSource rows = rows(train, Part.TRAIN, Part.TRAIN);
+            if (share != null) {
+                if (eval != null) {
+                    throw new InputException("--eval names the rows to hold out; leave --split out");
+                }
+                return new Split(rows.besides(share, seed), rows.heldOut(share, seed));
+            }
             if (eval != null) {
-                throw new InputException("--eval names the rows to hold out; leave --split out");
+                return new Split(rows, rows(eval, Part.VALIDATION, Part.TEST));
             }
-            if (!(share > 0 && share < 1)) {
-                throw new InputException("--split " + share + " must be between 0 and 1, such as 0.1");
-            }
-            return new Split(rows.besides(share, seed), rows.heldOut(share, seed));
+            List<Path> own = Files.isDirectory(train) ? RowFiles.in(train, Part.VALIDATION) : List.of();
+            return new Split(rows, own.isEmpty() ? null : new RowFiles(own, options()));
         }
-        if (eval != null) {
-            return new Split(rows, rows(eval, Part.VALIDATION, Part.TEST));
-        }
-        List<Path> own = Files.isDirectory(train) ? RowFiles.in(train, Part.VALIDATION) : List.of();
-        return new Split(rows, own.isEmpty() ? null : new RowFiles(own, options()));
     }
 
     /// Copies standard input into a file, because rows may be read more than once.

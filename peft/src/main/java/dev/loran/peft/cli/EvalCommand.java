@@ -61,6 +61,12 @@ final class EvalCommand implements Callable<Integer> {
 
     @Override
     public Integer call() {
+        output.result(evaluated(), common.json);
+        return Main.DONE;
+    }
+
+    /// Evaluates, and says what is unusual about the rows.
+    ObjectNode evaluated() {
         Path folder = trained.folder(model);
         try (OpenModel open = OpenModel.of(model);
                 PeftModel peft = new PeftModel(open.model(), model.seed)) {
@@ -81,9 +87,8 @@ final class EvalCommand implements Callable<Integer> {
                     folder == null ? TaskModel.of(peft, card, model.seed) : TaskModel.load(peft, card, folder)) {
                 ObjectNode result = evaluate(open, learner, source, rows, virtualTokens);
                 rows.notices(null).forEach(output::say);
-                output.result(result, common.json);
+                return result;
             }
-            return Main.DONE;
         }
     }
 

@@ -1,6 +1,5 @@
 package dev.loran.peft.cli;
 
-import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ArrayNode;
@@ -9,9 +8,6 @@ import dev.loran.peft.cli.report.Results;
 import dev.loran.peft.io.JsonFile;
 import dev.loran.peft.seo.Baselines;
 import dev.loran.peft.seo.SeoTask;
-import java.io.ByteArrayOutputStream;
-import java.io.PrintStream;
-import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
@@ -190,26 +186,14 @@ final class ExampleCommand implements Callable<Integer> {
 
     /// What `loran eval` says of generated texts.
     private ObjectNode evaluated(SeoTask task, Path data, List<String> model, List<String> more) {
-        ByteArrayOutputStream printed = new ByteArrayOutputStream();
-        Output quiet =
-                new Output(new PrintStream(printed, true, StandardCharsets.UTF_8), output.err(), false, output.stop());
-        CommandLine eval = command(new EvalCommand(quiet), "eval");
+        CommandLine eval = command(new EvalCommand(output), "eval");
         List<String> arguments = new ArrayList<>(model);
         arguments.addAll(more);
-        arguments.addAll(
-                List.of("--data=" + data.resolve(SeoTask.HELD_OUT), "--max-chars=" + task.maxChars(), "--json"));
+        arguments.addAll(List.of("--data=" + data.resolve(SeoTask.HELD_OUT), "--max-chars=" + task.maxChars()));
         eval.parseArgs(arguments.toArray(String[]::new));
-        eval.<EvalCommand>getCommand().call();
-        String last = printed.toString(StandardCharsets.UTF_8)
-                .lines()
-                .reduce((a, b) -> b)
-                .orElseThrow();
-        try {
-            ObjectNode result = (ObjectNode) JSON.readTree(last);
-            return result.retain("loss", "perplexity", "rouge_l", "mean_chars", "ended", "within_limit");
-        } catch (JsonProcessingException e) {
-            throw new IllegalStateException("loran eval answered " + last, e);
-        }
+        return eval.<EvalCommand>getCommand()
+                .evaluated()
+                .retain("loss", "perplexity", "rouge_l", "mean_chars", "ended", "within_limit");
     }
 
     private static CommandLine command(Object of, String name) {

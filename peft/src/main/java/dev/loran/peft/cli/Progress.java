@@ -67,7 +67,6 @@ class Progress implements TrainingListener, AutoCloseable {
         int every = detail.every > 0 ? detail.every : Math.max(1, totalSteps / LINES);
         boolean due = result.step() % every == 0 || result.step() == totalSteps;
         measure(result, seconds, due);
-        String memory = detail.memory.get();
         if (output.terminal()) {
             ProgressBar b = bar(totalSteps);
             b.setExtraMessage(String.format(
@@ -76,7 +75,7 @@ class Progress implements TrainingListener, AutoCloseable {
                     result.loss(),
                     result.learningRate(),
                     tokensPerSecond,
-                    memory));
+                    detail.memory.get()));
             b.stepTo(result.step());
         } else if (due) {
             double left = seconds / result.step() * (totalSteps - result.step());
@@ -90,7 +89,7 @@ class Progress implements TrainingListener, AutoCloseable {
                             result.step() / seconds,
                             tokensPerSecond,
                             left,
-                            memory)
+                            detail.memory.get())
                     .stripTrailing());
         }
     }

@@ -90,14 +90,8 @@ class TrainCommand implements Callable<Integer> {
             description = "rows to evaluate on; the best parameters are kept (those of the folder, if --train is one)")
     private @Nullable Path eval;
 
-    @Option(
-            names = "--split",
-            paramLabel = "X",
-            description = "without --eval: hold out this share of the rows, of each class alike, such as 0.1")
-    private @Nullable Double split;
-
     @Mixin
-    DataOptions files;
+    DataOptions.Splitting files;
 
     @Mixin
     private OutOptions place;
@@ -309,7 +303,7 @@ class TrainCommand implements Callable<Integer> {
     }
 
     private TaskRows read(OpenModel open, Examples.Options reading, @Nullable Labels usual) {
-        return TaskRows.read(open, Task.named(task), reading, files.split(train, eval, split, model.seed), usual);
+        return TaskRows.read(open, Task.named(task), reading, files.split(train, eval, model.seed), usual);
     }
 
     /// The run as one of `runs` in a pass.

@@ -17,7 +17,8 @@ final class HeldOut implements Predicate<Row> {
 
     HeldOut(double share, long seed) {
         if (!(share > 0 && share < 1)) {
-            throw new InputException("the share of rows to hold out is " + share + ", must be between 0 and 1");
+            throw new InputException(
+                    "the share of rows to hold out (--split) is " + share + ", must be between 0 and 1, such as 0.1");
         }
         this.share = share;
         this.seed = seed;

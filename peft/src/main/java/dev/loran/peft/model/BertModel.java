@@ -16,6 +16,19 @@ import java.util.Map;
 public final class BertModel extends Encoder {
     private static final String POOLER = "pooler.dense";
 
+    /// What methods adapt by default, as in [Family#targets].
+    static final Map<String, List<String>> TARGETS = Map.of(
+            "LORA",
+            List.of("query", "value"),
+            "IA3",
+            List.of("key", "value", "output.dense"),
+            Family.FEED_FORWARD,
+            List.of("output.dense"),
+            "LN_TUNING",
+            List.of("LayerNorm"),
+            "BOTTLENECK",
+            List.of("attention.output", "output"));
+
     /// The family's metadata.
     public static final Family FAMILY = new Family(
             "bert",
@@ -23,17 +36,7 @@ public final class BertModel extends Encoder {
             List.of("ForSequenceClassification", "Model", "ForMaskedLM", "ForPreTraining", "ForTokenClassification"),
             "bert.",
             "(bert\\.)?embeddings\\.(position_ids|token_type_ids)",
-            Map.of(
-                    "LORA",
-                    List.of("query", "value"),
-                    "IA3",
-                    List.of("key", "value", "output.dense"),
-                    Family.FEED_FORWARD,
-                    List.of("output.dense"),
-                    "LN_TUNING",
-                    List.of("LayerNorm"),
-                    "BOTTLENECK",
-                    List.of("attention.output", "output")),
+            TARGETS,
             BertModel::read);
 
     private final Config config;
@@ -94,22 +97,20 @@ public final class BertModel extends Encoder {
         /// @param pooler whether the files hold a pooler
         /// @param labels number of classes of the head; 0 for the encoder alone
         static Config read(HfConfig c, boolean pooler, int labels) {
-            c.only("position_embedding_type", "\"absolute\"");
-            c.only("is_decoder", "false");
-            c.only("add_cross_attention", "false");
+            Sizes s = Sizes.read(c);
             return new Config(
-                    c.integer("vocab_size"),
-                    c.integer("hidden_size"),
-                    c.integer("num_hidden_layers"),
-                    c.integer("num_attention_heads"),
-                    c.integer("intermediate_size"),
-                    c.integer("max_position_embeddings", 512),
+                    s.vocab(),
+                    s.hidden(),
+                    s.layers(),
+                    s.heads(),
+                    s.inner(),
+                    s.positions(),
                     c.integer("type_vocab_size", 2),
-                    c.activationName("hidden_act", "gelu"),
-                    c.number("layer_norm_eps", 1e-12),
+                    s.activation(),
+                    s.eps(),
                     labels,
                     labels > 0 || pooler,
-                    c.number("initializer_range", 0.02));
+                    s.std());
         }
 
         private Config withVocabSize(int rows) {

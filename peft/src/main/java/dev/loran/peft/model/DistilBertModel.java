@@ -1,7 +1,6 @@
 package dev.loran.peft.model;
 
 import dev.loran.engine.backend.UnaryFn;
-import dev.loran.engine.nn.Embedding;
 import dev.loran.engine.nn.Linear;
 import java.util.List;
 import java.util.Map;
@@ -53,19 +52,12 @@ public final class DistilBertModel extends Encoder {
                 c,
                 sizes.facts(FAMILY, sizes.positions()),
                 sizes.std(),
-                parts -> input(sizes, parts),
+                parts -> sizes.input(parts, 0, -1),
                 "transformer.layer",
                 (weights, input, index) -> block(sizes, weights),
                 null,
                 Form.of("pre_classifier", UnaryFn.RELU, "classifier"),
                 false);
-    }
-
-    private static Input input(Sizes s, Parts p) {
-        Embedding words = p.embedding("embeddings.word_embeddings", s.vocab(), s.hidden());
-        Embedding positions = p.embedding("embeddings.position_embeddings", s.positions(), s.hidden());
-        Norm norm = p.layerNorm("embeddings.LayerNorm", s.hidden(), s.eps());
-        return new Input(words, positions, null, norm, null, -1, null);
     }
 
     private static Block block(Sizes s, Weights weights) {

@@ -4,7 +4,6 @@ import dev.loran.engine.backend.UnaryFn;
 import dev.loran.engine.nn.Embedding;
 import dev.loran.engine.nn.Linear;
 import java.util.List;
-import java.util.Map;
 
 /// ELECTRA: BERT with tables of a width of their own, and a head of two layers. **Paper**: Clark et al., "ELECTRA",
 /// 2020.
@@ -17,17 +16,7 @@ public final class ElectraModel extends Encoder {
             "electra.",
             "(electra\\.)?embeddings\\.(position_ids|token_type_ids)"
                     + "|(discriminator_predictions|generator_predictions|generator_lm_head)\\..*",
-            Map.of(
-                    "LORA",
-                    List.of("query", "value"),
-                    "IA3",
-                    List.of("key", "value", "output.dense"),
-                    Family.FEED_FORWARD,
-                    List.of("output.dense"),
-                    "LN_TUNING",
-                    List.of("LayerNorm"),
-                    "BOTTLENECK",
-                    List.of("attention.output", "output")),
+            BertModel.TARGETS,
             ElectraModel::read);
 
     private ElectraModel(HfConfig config, Weights weights, int labels) {

@@ -117,12 +117,12 @@ abstract class Encoder extends Model implements WithPooler {
 
         /// Tables as BERT names them.
         ///
-        /// @param types rows of the table of token types
+        /// @param types rows of the table of token types; 0 for none
         /// @param padding as in [Input]
         Input input(Parts p, int types, int padding) {
             Embedding words = p.embedding("embeddings.word_embeddings", vocab, hidden);
             Embedding at = p.embedding("embeddings.position_embeddings", positions, hidden);
-            Embedding kinds = p.embedding("embeddings.token_type_embeddings", types, hidden);
+            Embedding kinds = types == 0 ? null : p.embedding("embeddings.token_type_embeddings", types, hidden);
             return new Input(words, at, kinds, p.layerNorm("embeddings.LayerNorm", hidden, eps), null, padding, null);
         }
 

@@ -2,36 +2,15 @@ package dev.loran.peft.model;
 
 import dev.loran.engine.backend.AttentionKernels.Scoring;
 import dev.loran.peft.model.Decoder.Plan;
-import java.util.List;
-import java.util.Map;
 import org.jspecify.annotations.Nullable;
+
 /// Gemma 3, the text model: like Gemma 2, but with norms of queries and keys instead of the soft cap on scores, five of
 /// six layers with a sliding window, and other rotary frequencies in these. **Paper**: Gemma Team, "Gemma 3 Technical
 /// Report", 2025, section 2.
-
 public final class Gemma3Model {
     /// The family's metadata.
-    public static final Family FAMILY = new Family(
-            "gemma3_text",
-            "Gemma3",
-            LlamaParts.CLASSES,
-            LlamaParts.PREFIX,
-            LlamaParts.BUFFERS,
-            Map.of(
-                    "LORA",
-                    List.of("q_proj", "v_proj"),
-                    "IA3",
-                    List.of("q_proj", "v_proj", "down_proj"),
-                    Family.FEED_FORWARD,
-                    List.of("down_proj"),
-                    "LN_TUNING",
-                    List.of(
-                            "input_layernorm",
-                            "post_attention_layernorm",
-                            "pre_feedforward_layernorm",
-                            "post_feedforward_layernorm",
-                            "norm")),
-            (config, weights, labels) -> Decoder.of(Gemma3Model.FAMILY, plan(config), config, weights, labels));
+    public static final Family FAMILY =
+            LlamaParts.family("gemma3_text", "Gemma3", GemmaParts.TARGETS, Gemma3Model::plan);
 
     private Gemma3Model() {}
 

@@ -7,10 +7,28 @@ import dev.loran.peft.model.Decoder.Scales;
 import dev.loran.peft.model.Decoder.Turning;
 import dev.loran.peft.model.LlamaModel.Config;
 import dev.loran.peft.model.ResidualBlock.Norms;
+import java.util.List;
+import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
 /// What Gemma 2 and 3 share: norms that multiply by 1 + weight, before and after each sublayer, and the sizes.
 final class GemmaParts {
+    /// What methods adapt by default, as in [Family#targets].
+    static final Map<String, List<String>> TARGETS = Map.of(
+            "LORA",
+            List.of("q_proj", "v_proj"),
+            "IA3",
+            List.of("q_proj", "v_proj", "down_proj"),
+            Family.FEED_FORWARD,
+            List.of("down_proj"),
+            "LN_TUNING",
+            List.of(
+                    "input_layernorm",
+                    "post_attention_layernorm",
+                    "pre_feedforward_layernorm",
+                    "post_feedforward_layernorm",
+                    "norm"));
+
     private final Config c;
     private final LlamaParts llama;
 
@@ -35,7 +53,7 @@ final class GemmaParts {
             all = all.with("hidden_act", HfConfig.object().textNode(config.activationName("hidden_activation", "")));
         }
         double scale = 1 / Math.sqrt(config.number("query_pre_attn_scalar", 256));
-        int window = config.json().has("sliding_window") ? config.integer("sliding_window", 0) : 4096;
+        int window = config.unlessNull("sliding_window", 4096);
         return new Sizes(Config.read(all), window, scale);
     }
 

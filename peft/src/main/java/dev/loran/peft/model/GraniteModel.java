@@ -9,14 +9,7 @@ import java.util.Map;
 /// **Paper**: Granite Team, "Granite 3.0 Language Models", 2024; the factors: Yang et al., "Tensor Programs V", 2022.
 public final class GraniteModel {
     /// The family's metadata.
-    public static final Family FAMILY = new Family(
-            "granite",
-            "Granite",
-            LlamaParts.CLASSES,
-            LlamaParts.PREFIX,
-            LlamaParts.BUFFERS,
-            Map.of(),
-            (config, weights, labels) -> Decoder.of(GraniteModel.FAMILY, plan(config), config, weights, labels));
+    public static final Family FAMILY = LlamaParts.family("granite", "Granite", Map.of(), GraniteModel::plan);
 
     private GraniteModel() {}
 

@@ -101,6 +101,16 @@ public record HfConfig(String where, ObjectNode json) {
         return has(key) ? number(key) : absent;
     }
 
+    /// A number that may be switched off: 0 if it is null, `absent` if the key is missing.
+    double unlessNull(String key, double absent) {
+        return json.has(key) ? number(key, 0) : absent;
+    }
+
+    /// As above, for a whole number.
+    int unlessNull(String key, int absent) {
+        return json.has(key) ? integer(key, 0) : absent;
+    }
+
     /// The texts of a list; empty if absent.
     List<String> texts(String key) {
         List<String> all = new ArrayList<>();

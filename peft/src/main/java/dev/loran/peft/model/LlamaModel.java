@@ -10,23 +10,20 @@ import java.util.Map;
 /// network, without biases by default. **Paper**: Touvron et al., "LLaMA", 2023; grouped-query heads: Ainslie et al.,
 /// "GQA", 2023.
 public final class LlamaModel extends Decoder {
+    /// What methods adapt by default, as in [Family#targets].
+    static final Map<String, List<String>> TARGETS = Map.of(
+            "LORA",
+            List.of("q_proj", "v_proj"),
+            "IA3",
+            List.of("k_proj", "v_proj", "down_proj"),
+            Family.FEED_FORWARD,
+            List.of("down_proj"),
+            "LN_TUNING",
+            List.of("input_layernorm", "post_attention_layernorm", "norm"));
+
     /// The family's metadata.
     public static final Family FAMILY = new Family(
-            "llama",
-            "Llama",
-            LlamaParts.CLASSES,
-            LlamaParts.PREFIX,
-            LlamaParts.BUFFERS,
-            Map.of(
-                    "LORA",
-                    List.of("q_proj", "v_proj"),
-                    "IA3",
-                    List.of("k_proj", "v_proj", "down_proj"),
-                    Family.FEED_FORWARD,
-                    List.of("down_proj"),
-                    "LN_TUNING",
-                    List.of("input_layernorm", "post_attention_layernorm", "norm")),
-            LlamaModel::read);
+            "llama", "Llama", LlamaParts.CLASSES, LlamaParts.PREFIX, LlamaParts.BUFFERS, TARGETS, LlamaModel::read);
 
     private final Config config;
 

@@ -12,6 +12,7 @@ import dev.loran.peft.model.LlamaModel.Config;
 import dev.loran.peft.model.Model.Facts;
 import dev.loran.peft.model.ResidualBlock.Norms;
 import java.util.List;
+import java.util.Map;
 import java.util.function.Function;
 import java.util.function.IntPredicate;
 import org.jspecify.annotations.Nullable;
@@ -30,6 +31,24 @@ final class LlamaParts {
     LlamaParts(Config c, Weights weights) {
         this.c = c;
         this.parts = new Parts(weights, c.initializerRange());
+    }
+
+    /// The metadata of a family with Llama's classes and names.
+    ///
+    /// @param targets as in [Family#targets]
+    /// @param plan reads a config
+    static Family family(
+            String modelType, String title, Map<String, List<String>> targets, Function<HfConfig, Plan> plan) {
+        Family[] self = new Family[1];
+        self[0] = new Family(
+                modelType,
+                title,
+                CLASSES,
+                PREFIX,
+                BUFFERS,
+                targets,
+                (config, weights, labels) -> Decoder.of(self[0], plan.apply(config), config, weights, labels));
+        return self[0];
     }
 
     /// The decoder of these sizes with Llama's final norm.

@@ -65,11 +65,9 @@ public final class MpNetModel extends Encoder {
     }
 
     private static Input input(Sizes s, Parts p) {
-        Embedding words = p.embedding("embeddings.word_embeddings", s.vocab(), s.hidden());
-        Embedding positions = p.embedding("embeddings.position_embeddings", s.positions(), s.hidden());
-        Norm norm = p.layerNorm("embeddings.LayerNorm", s.hidden(), s.eps());
+        Input t = s.input(p, 0, PADDING);
         Embedding bias = p.embedding("encoder.relative_attention_bias", BUCKETS, s.heads());
-        return new Input(words, positions, null, norm, null, PADDING, new DistanceTable(bias, null));
+        return new Input(t.words(), t.positions(), null, t.norm(), null, PADDING, new DistanceTable(bias, null));
     }
 
     private static Block block(Sizes s, Distances distances, Weights weights) {

@@ -9,14 +9,7 @@ import java.util.Map;
 /// over all heads together. **Paper**: OLMo Team, "2 OLMo 2 Furious", 2025, section 3.2.
 public final class Olmo2Model {
     /// The family's metadata.
-    public static final Family FAMILY = new Family(
-            "olmo2",
-            "Olmo2",
-            LlamaParts.CLASSES,
-            LlamaParts.PREFIX,
-            LlamaParts.BUFFERS,
-            Map.of(),
-            (config, weights, labels) -> Decoder.of(Olmo2Model.FAMILY, plan(config), config, weights, labels));
+    public static final Family FAMILY = LlamaParts.family("olmo2", "Olmo2", Map.of(), Olmo2Model::plan);
 
     private Olmo2Model() {}
 

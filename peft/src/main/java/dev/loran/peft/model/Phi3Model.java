@@ -8,14 +8,7 @@ import java.util.Map;
 /// biases, optionally with a sliding window and with LongRoPE. **Paper**: Abdin et al., "Phi-3 Technical Report", 2024.
 public final class Phi3Model {
     /// The family's metadata.
-    public static final Family FAMILY = new Family(
-            "phi3",
-            "Phi3",
-            LlamaParts.CLASSES,
-            LlamaParts.PREFIX,
-            LlamaParts.BUFFERS,
-            Map.of(),
-            (config, weights, labels) -> Decoder.of(Phi3Model.FAMILY, plan(config), config, weights, labels));
+    public static final Family FAMILY = LlamaParts.family("phi3", "Phi3", Map.of(), Phi3Model::plan);
 
     private Phi3Model() {}
 

@@ -8,23 +8,19 @@ import java.util.Map;
 /// Qwen 2 and 2.5: like Llama, but with biases in the projections to queries, keys and values, and, where the config
 /// says so, a sliding window in the upper layers. **Paper**: Yang et al., "Qwen2 Technical Report", 2024, section 2.2.
 public final class Qwen2Model {
+    /// What methods adapt by default, as in [Family#targets].
+    static final Map<String, List<String>> TARGETS = Map.of(
+            "LORA",
+            List.of("q_proj", "v_proj"),
+            "IA3",
+            List.of("q_proj", "v_proj", "down_proj"),
+            Family.FEED_FORWARD,
+            List.of("down_proj"),
+            "LN_TUNING",
+            List.of("post_attention_layernorm"));
+
     /// The family's metadata.
-    public static final Family FAMILY = new Family(
-            "qwen2",
-            "Qwen2",
-            LlamaParts.CLASSES,
-            LlamaParts.PREFIX,
-            LlamaParts.BUFFERS,
-            Map.of(
-                    "LORA",
-                    List.of("q_proj", "v_proj"),
-                    "IA3",
-                    List.of("q_proj", "v_proj", "down_proj"),
-                    Family.FEED_FORWARD,
-                    List.of("down_proj"),
-                    "LN_TUNING",
-                    List.of("post_attention_layernorm")),
-            (config, weights, labels) -> Decoder.of(Qwen2Model.FAMILY, plan(config), config, weights, labels));
+    public static final Family FAMILY = LlamaParts.family("qwen2", "Qwen2", TARGETS, Qwen2Model::plan);
 
     private Qwen2Model() {}
 

@@ -2,29 +2,12 @@ package dev.loran.peft.model;
 
 import dev.loran.peft.model.Decoder.Plan;
 import dev.loran.peft.model.Decoder.Scales;
-import java.util.List;
-import java.util.Map;
 
 /// Qwen 3: like Llama, but with a norm on each head's queries and keys, with an independently configured head width,
 /// and with Qwen 2's sliding window. **Paper**: Yang et al., "Qwen3 Technical Report", 2025, section 2.
 public final class Qwen3Model {
     /// The family's metadata.
-    public static final Family FAMILY = new Family(
-            "qwen3",
-            "Qwen3",
-            LlamaParts.CLASSES,
-            LlamaParts.PREFIX,
-            LlamaParts.BUFFERS,
-            Map.of(
-                    "LORA",
-                    List.of("q_proj", "v_proj"),
-                    "IA3",
-                    List.of("q_proj", "v_proj", "down_proj"),
-                    Family.FEED_FORWARD,
-                    List.of("down_proj"),
-                    "LN_TUNING",
-                    List.of("post_attention_layernorm")),
-            (config, weights, labels) -> Decoder.of(Qwen3Model.FAMILY, plan(config), config, weights, labels));
+    public static final Family FAMILY = LlamaParts.family("qwen3", "Qwen3", Qwen2Model.TARGETS, Qwen3Model::plan);
 
     private Qwen3Model() {}
 

@@ -10,14 +10,7 @@ import java.util.Map;
 /// Back Again", 2025.
 public final class SmolLm3Model {
     /// The family's metadata.
-    public static final Family FAMILY = new Family(
-            "smollm3",
-            "SmolLM3",
-            LlamaParts.CLASSES,
-            LlamaParts.PREFIX,
-            LlamaParts.BUFFERS,
-            Map.of(),
-            (config, weights, labels) -> Decoder.of(SmolLm3Model.FAMILY, plan(config), config, weights, labels));
+    public static final Family FAMILY = LlamaParts.family("smollm3", "SmolLM3", Map.of(), SmolLm3Model::plan);
 
     private SmolLm3Model() {}
 

@@ -1,7 +1,6 @@
 package dev.loran.peft.model;
 
 import java.util.List;
-import java.util.Map;
 
 /// XLM-RoBERTa: RoBERTa trained on a hundred languages; multilingual E5 and BGE-M3 have its form. **Paper**: Conneau et
 /// al., "Unsupervised Cross-lingual Representation Learning at Scale", 2020.
@@ -13,17 +12,7 @@ public final class XlmRobertaModel extends Encoder {
             List.of("ForSequenceClassification", "Model", "ForMaskedLM", "ForTokenClassification"),
             "roberta.",
             RobertaModel.UNUSED,
-            Map.of(
-                    "LORA",
-                    List.of("query", "value"),
-                    "IA3",
-                    List.of("key", "value", "output.dense"),
-                    Family.FEED_FORWARD,
-                    List.of("output.dense"),
-                    "LN_TUNING",
-                    List.of("LayerNorm"),
-                    "BOTTLENECK",
-                    List.of("attention.output", "output")),
+            BertModel.TARGETS,
             XlmRobertaModel::read);
 
     private XlmRobertaModel(HfConfig config, Weights weights, int labels) {

@@ -133,6 +133,7 @@ public record RunFolder(Path path) {
             throw new InputException(path + ": holds other files; choose a new or empty folder for the run");
         }
     }
+
     /// Whether a new run can begin there: the folder is empty, or holds only what a process left that was killed before
     /// its run began.
     public static boolean isFree(Path path) {

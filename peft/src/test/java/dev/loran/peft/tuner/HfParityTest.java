@@ -97,6 +97,11 @@ class HfParityTest {
         }
     }
 
+    /// Cases whose loss falls by a factor of hundreds in ten steps: what is left is known less exactly, as small
+    /// elements of tensors are.
+    private static final Set<String> VANISHING =
+            Set.of("bert_regression/lora", "modernbert/lora", "modernbert/lora_all_linear");
+
     /// Cases whose steps magnify rounding: in phi3's, torch's own norms in F32 are up to 1e-4 from those in F64.
     private static final Set<String> ROUNDED = Set.of("gemma3/lora", "phi3/lora_all_linear");
 
@@ -283,13 +288,14 @@ class HfParityTest {
             return backend instanceof CudaBackend ? 3 : 1;
         }
 
-        /// As for tensors: a squared error that vanishes in the course of the steps is known less exactly.
         private void closeTo(String what, double actual, JsonNode expected, int at, double relative) {
-            double max = 0;
-            for (JsonNode e : expected) {
-                max = Math.max(max, Math.abs(e.doubleValue()));
+            double size = Math.abs(expected.get(at).doubleValue());
+            if (VANISHING.contains(title(folder))) {
+                for (JsonNode e : expected) {
+                    size = Math.max(size, Math.abs(e.doubleValue()));
+                }
             }
-            assertThat(actual).as(what).isCloseTo(expected.get(at).doubleValue(), within(slack() * relative * max));
+            assertThat(actual).as(what).isCloseTo(expected.get(at).doubleValue(), within(slack() * relative * size));
         }
 
         /// Equal up to `relative` times the largest magnitude of the reference tensor.
