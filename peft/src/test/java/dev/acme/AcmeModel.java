@@ -134,7 +134,7 @@ final class AcmeModel extends Model {
     }
 
     @Override
-    protected ObjectNode sizes() {
+    public ObjectNode sizes() {
         return JsonNodeFactory.instance
                 .objectNode()
                 .put("vocab_size", facts().vocabSize())

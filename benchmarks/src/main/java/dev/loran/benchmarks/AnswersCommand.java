@@ -9,7 +9,7 @@ import dev.loran.engine.io.SafeTensors;
 import dev.loran.engine.optim.AdamW;
 import dev.loran.engine.optim.GradClip;
 import dev.loran.kernels.Backends;
-import dev.loran.peft.model.HfModels;
+import dev.loran.peft.hf.HfModels;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.TaskType;
 import dev.loran.peft.tuner.AdapterFiles;

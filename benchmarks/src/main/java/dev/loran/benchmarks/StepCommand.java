@@ -5,7 +5,7 @@ import dev.loran.engine.backend.DType;
 import dev.loran.kernels.Backends;
 import dev.loran.kernels.cuda.CudaBackend;
 import dev.loran.peft.Peft;
-import dev.loran.peft.model.LlamaModel;
+import dev.loran.peft.model.decoder.LlamaModel;
 import dev.loran.peft.tuner.PeftModel;
 import dev.loran.peft.tuner.Tuner;
 import java.io.IOException;

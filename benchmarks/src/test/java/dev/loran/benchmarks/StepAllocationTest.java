@@ -6,7 +6,7 @@ import com.sun.management.ThreadMXBean;
 import dev.loran.engine.backend.DType;
 import dev.loran.kernels.simd.SimdBackend;
 import dev.loran.peft.Peft;
-import dev.loran.peft.model.LlamaModel;
+import dev.loran.peft.model.decoder.LlamaModel;
 import dev.loran.peft.tuner.PeftModel;
 import dev.loran.peft.tuner.Tuner;
 import java.lang.management.ManagementFactory;

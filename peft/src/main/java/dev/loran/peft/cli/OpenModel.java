@@ -8,15 +8,15 @@ import dev.loran.kernels.Backends;
 import dev.loran.peft.data.Catalogue;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.Tokenizer;
+import dev.loran.peft.hf.HfModels;
 import dev.loran.peft.io.Drafts;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.Nearest;
-import dev.loran.peft.model.HfModels;
 import dev.loran.peft.model.Model;
-import dev.loran.peft.model.SeoTransformer;
 import dev.loran.peft.model.TaskType;
-import dev.loran.peft.model.TransformerConfig;
 import dev.loran.peft.model.WithPooler;
+import dev.loran.peft.model.decoder.SeoTransformer;
+import dev.loran.peft.model.decoder.TransformerConfig;
 import dev.loran.peft.task.SentencePooling;
 import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.task.TextClassifier.Pooling;
@@ -96,7 +96,8 @@ record OpenModel(
         return Objects.requireNonNull(given, "opened without a tokenizer");
     }
 
-    /// Creates a new [SeoTransformer] with random weights and opens it; see [#fresh(ModelOptions, Path, Maker)].
+    /// Creates a new [dev.loran.peft.model.decoder.SeoTransformer] with random weights and opens it; see
+    /// [#fresh(ModelOptions, Path, Maker)].
     static OpenModel fresh(ModelOptions options) {
         Path given = options.tokenizer();
         if (given == null) {

@@ -8,7 +8,7 @@ import dev.loran.peft.data.RowFiles.Part;
 import dev.loran.peft.io.Drafts;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.JsonFile;
-import dev.loran.peft.model.LlamaModel;
+import dev.loran.peft.model.decoder.LlamaModel;
 import dev.loran.peft.task.LmTask;
 import dev.loran.peft.tokenizer.BpeTrainer;
 import dev.loran.peft.train.RunFolder;

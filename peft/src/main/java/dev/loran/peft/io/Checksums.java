@@ -2,6 +2,7 @@ package dev.loran.peft.io;
 
 import java.io.IOException;
 import java.io.InputStream;
+import java.io.OutputStream;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.security.DigestInputStream;
@@ -9,8 +10,10 @@ import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
 import java.util.HexFormat;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Map;
 import java.util.stream.Stream;
+import org.jspecify.annotations.Nullable;
 
 /// `SHA256SUMS`: the checksums of a folder's files as they were written, in the format of `sha256sum -c`.
 public final class Checksums {
@@ -26,7 +29,10 @@ public final class Checksums {
         try (Stream<Path> files = Files.list(folder)) {
             StringBuilder sums = new StringBuilder();
             for (Path file : files.filter(Files::isRegularFile).sorted().toList()) {
-                sums.append(sha256(file)).append(GAP).append(file.getFileName()).append('\n');
+                sums.append(sha256(List.of(file)))
+                        .append(GAP)
+                        .append(file.getFileName())
+                        .append('\n');
             }
             Files.writeString(folder.resolve(FILE), sums);
         } catch (IOException e) {
@@ -41,7 +47,7 @@ public final class Checksums {
             throw new IOException(FILE + " names no file");
         }
         for (Map.Entry<String, String> sum : sums.entrySet()) {
-            if (!sha256(folder.resolve(sum.getKey())).equals(sum.getValue())) {
+            if (!sha256(List.of(folder.resolve(sum.getKey()))).equals(sum.getValue())) {
                 throw new IOException(sum.getKey() + " is not what was written: its SHA-256 is not that of " + FILE);
             }
         }
@@ -72,14 +78,39 @@ public final class Checksums {
         }
     }
 
-    private static String sha256(Path file) throws IOException {
-        try (InputStream in = Files.newInputStream(file);
-                DigestInputStream bytes = new DigestInputStream(in, sha256())) {
-            byte[] chunk = new byte[1 << 16];
-            while (bytes.read(chunk) >= 0) {
-                // Reading updates the digest; the bytes are not needed.
-            }
-            return HexFormat.of().formatHex(bytes.getMessageDigest().digest());
+    /// The SHA-256 of a model folder's weights: of `model.safetensors`, or of the files `model-*.safetensors`
+    /// concatenated in name order. Null if it holds no such files.
+    ///
+    /// @throws InputException if they cannot be read
+    public static @Nullable String ofWeights(Path folder) {
+        try {
+            List<Path> files = weightFiles(folder);
+            return files.isEmpty() ? null : sha256(files);
+        } catch (IOException e) {
+            throw InputException.io(folder, "its weights cannot be read", e);
         }
+    }
+
+    private static List<Path> weightFiles(Path folder) throws IOException {
+        Path single = folder.resolve("model.safetensors");
+        if (Files.exists(single)) {
+            return List.of(single);
+        }
+        try (Stream<Path> files = Files.list(folder)) {
+            return files.filter(f -> f.getFileName().toString().matches("model-.*\\.safetensors"))
+                    .sorted()
+                    .toList();
+        }
+    }
+
+    /// The SHA-256 of the files' contents, one after the other.
+    private static String sha256(List<Path> files) throws IOException {
+        MessageDigest sha256 = sha256();
+        for (Path file : files) {
+            try (InputStream in = new DigestInputStream(Files.newInputStream(file), sha256)) {
+                in.transferTo(OutputStream.nullOutputStream());
+            }
+        }
+        return HexFormat.of().formatHex(sha256.digest());
     }
 }

@@ -12,7 +12,7 @@ import org.jspecify.annotations.Nullable;
 
 /// Cosines and sines of the rotary angles, each (positions, D / 2) if D channels of a head rotate, for the positions
 /// requested so far.
-final class Angles implements AutoCloseable {
+public final class Angles implements AutoCloseable {
     private final Rope rope;
     private final int headDim;
     private final int maxPositions;
@@ -27,7 +27,7 @@ final class Angles implements AutoCloseable {
 
     /// @param positions of the tokens that are rotated
     /// @param like determines the backend and the type of the tables
-    Angles(Rope rope, int headDim, int maxPositions, Positions positions, Tensor like) {
+    public Angles(Rope rope, int headDim, int maxPositions, Positions positions, Tensor like) {
         this.rope = rope;
         this.headDim = headDim;
         this.maxPositions = maxPositions;
@@ -37,7 +37,7 @@ final class Angles implements AutoCloseable {
     }
 
     /// Rotates x (B, T, H, D) by its positions: from, from + 1, …, or each row's own positions where rows differ.
-    Tensor turn(Tensor x, int from) {
+    public Tensor turn(Tensor x, int from) {
         int width = rope.width(headDim);
         if (width == headDim) {
             return turnAll(x, from);

@@ -18,7 +18,7 @@ import org.jspecify.annotations.Nullable;
 /// @param positions of the tokens; only a window needs them
 /// @param angles rotates queries and keys by their positions; null without rotary embeddings
 /// @param norms applied to queries and keys before rotation; null for none
-record Attention(
+public record Attention(
         Function<Tensor, List<Tensor>> in,
         Linear out,
         int headDim,
@@ -27,12 +27,12 @@ record Attention(
         @Nullable Angles angles,
         @Nullable Norms norms) {
     /// Norms of queries and keys, over the width of a head or of all heads.
-    record Norms(Norm queries, Norm keys) {}
+    public record Norms(Norm queries, Norm keys) {}
 
     /// Attention with scores scaled by 1 / √headDim.
     ///
     /// @param in the projections to queries, keys and values, or one layer that computes all three side by side
-    Attention(
+    public Attention(
             List<Linear> in,
             Linear out,
             int headDim,
@@ -50,7 +50,7 @@ record Attention(
     }
 
     /// One layer that computes queries, `width` wide, then keys and values of equal width.
-    static Function<Tensor, List<Tensor>> sideBySide(Linear layer, int width) {
+    public static Function<Tensor, List<Tensor>> sideBySide(Linear layer, int width) {
         return x -> {
             Tensor qkv = layer.forward(x);
             int end = qkv.shape().dim(2);
@@ -60,7 +60,7 @@ record Attention(
     }
 
     /// One layer that computes query, key and value of the first head, then those of the next.
-    static Function<Tensor, List<Tensor>> headByHead(Linear layer, int headDim) {
+    public static Function<Tensor, List<Tensor>> headByHead(Linear layer, int headDim) {
         return x -> {
             Tensor qkv = Block.heads(layer.forward(x), 3 * headDim);
             return List.of(
@@ -71,7 +71,7 @@ record Attention(
     }
 
     /// The sublayer's output (B, T, C) from x (B, T, C); see [Block#forward].
-    Tensor forward(Block block, Tensor x, @Nullable Tensor mask, @Nullable Prefix prefix) {
+    public Tensor forward(Block block, Tensor x, @Nullable Tensor mask, @Nullable Prefix prefix) {
         List<Tensor> qkv = in.apply(x);
         Tensor queries = heads(qkv.get(0), norms == null ? null : norms.queries);
         Tensor keys = heads(qkv.get(1), norms == null ? null : norms.keys);

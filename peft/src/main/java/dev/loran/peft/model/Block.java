@@ -74,12 +74,12 @@ public abstract class Block extends Layer {
     protected abstract Tensor forward(Tensor x, @Nullable Tensor mask, @Nullable Prefix prefix);
 
     /// A view of (B, T, H · D) as (B, T, H, D).
-    protected static Tensor heads(Tensor x, int headDim) {
+    public static Tensor heads(Tensor x, int headDim) {
         return x.reshape(x.shape().dim(0), x.shape().dim(1), -1, headDim);
     }
 
     /// Reports the keys and values (B, T, kvHeads, D) of a forward pass to whom it may concern.
-    protected final void observe(Tensor k, Tensor v) {
+    public final void observe(Tensor k, Tensor v) {
         Consumer<Prefix> shown = observer.get();
         if (shown != null) {
             shown.accept(new Prefix(k, v));

@@ -5,8 +5,9 @@ import java.util.Map;
 import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 
-/// Metadata of a model family, defined in the family's own file ([LlamaModel#FAMILY]). [HfModels#FAMILIES] lists the
-/// built-in ones; [HfModels#load] also accepts user-defined families.
+/// Metadata of a model family, defined in the family's own file ([dev.loran.peft.model.decoder.LlamaModel#FAMILY]).
+/// [dev.loran.peft.hf.HfModels#FAMILIES] lists the
+/// built-in ones; [dev.loran.peft.hf.HfModels#load] also accepts user-defined families.
 ///
 /// @param modelType Hugging Face's `model_type`
 /// @param title the beginning of its class names in transformers, such as `Llama`
@@ -32,13 +33,13 @@ public record Family(
     public static final String FEED_FORWARD = "IA3 feedforward_modules";
 
     /// The ending of the names of classes with a classification head.
-    static final String CLASSIFIER = "ForSequenceClassification";
+    public static final String CLASSIFIER = "ForSequenceClassification";
 
     /// The ending of the names of classes with a classification head for each token.
-    static final String TOKEN_CLASSIFIER = "ForTokenClassification";
+    public static final String TOKEN_CLASSIFIER = "ForTokenClassification";
 
     /// The ending of the names of classes without a head.
-    static final String BARE = "Model";
+    public static final String BARE = "Model";
 
     /// Creates a model of a family.
     public interface Maker {
@@ -66,7 +67,7 @@ public record Family(
     }
 
     /// The names that the model's parameter `name` may have in a file.
-    List<String> fileNames(String name) {
+    public List<String> fileNames(String name) {
         String other = name.startsWith(prefix) ? name.substring(prefix.length()) : prefix + name;
         if (!name.contains("LayerNorm.")) {
             return List.of(name, other);
@@ -80,12 +81,12 @@ public record Family(
     }
 
     /// Whether a file may hold tensor `name` although no model of the family uses it.
-    boolean isBuffer(String name) {
+    public boolean isBuffer(String name) {
         return name.matches(buffers);
     }
 
     /// Rejects a class that is not supported.
-    void check(HfConfig config) {
+    public void check(HfConfig config) {
         if (!classes.isEmpty()) {
             config.only(
                     "architectures",
@@ -98,12 +99,12 @@ public record Family(
     ///
     /// @param head the name of the weight that a head would have
     /// @param isTied whether a head would be tied to the table
-    boolean isBare(HfConfig config, Weights weights, String head, boolean isTied) {
+    public boolean isBare(HfConfig config, Weights weights, String head, boolean isTied) {
         return (title + BARE).equals(config.className()) && !isTied && !weights.has(head);
     }
 
     /// The family in `all` with the config's `model_type`.
-    static Family of(HfConfig config, List<Family> all) {
+    public static Family of(HfConfig config, List<Family> all) {
         config.only(
                 "model_type", all.stream().map(f -> "\"" + f.modelType + "\"").toArray(String[]::new));
         String type = config.text("model_type");

@@ -11,9 +11,9 @@ import java.util.List;
 /// @param in the layer to the inner width; or gate and up, as two layers or as one that computes both side by side
 /// @param out the layer back to the hidden size
 /// @param activation f
-record FeedForward(List<Linear> in, Linear out, UnaryFn activation) {
+public record FeedForward(List<Linear> in, Linear out, UnaryFn activation) {
     /// (B, T, C) from x (B, T, C).
-    Tensor forward(Tensor x) {
+    public Tensor forward(Tensor x) {
         int inner = out.inFeatures();
         if (in.size() == 1 && in.getFirst().outFeatures() == inner) {
             return out.forward(Functional.unary(activation, in.getFirst().forward(x)));

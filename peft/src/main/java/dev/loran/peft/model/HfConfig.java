@@ -19,7 +19,7 @@ import org.jspecify.annotations.Nullable;
 /// @param where its name in messages
 public record HfConfig(String where, ObjectNode json) {
     /// Reads `folder/config.json`.
-    static HfConfig read(Path folder) {
+    public static HfConfig read(Path folder) {
         Path file = folder.resolve("config.json");
         if (!Files.exists(file)) {
             throw new InputException(file + ": no such file; a Hugging Face model folder holds one");
@@ -28,42 +28,42 @@ public record HfConfig(String where, ObjectNode json) {
     }
 
     /// A config made from a model's sizes rather than from a file.
-    static HfConfig of(ObjectNode json) {
+    public static HfConfig of(ObjectNode json) {
         return new HfConfig("config", json);
     }
 
     /// This config with `number` for `key` if that is absent.
-    HfConfig or(String key, int number) {
+    public HfConfig or(String key, int number) {
         return has(key) ? this : with(key, json.numberNode(number));
     }
 
-    HfConfig or(String key, double number) {
+    public HfConfig or(String key, double number) {
         return has(key) ? this : with(key, json.numberNode(number));
     }
 
-    HfConfig or(String key, boolean value) {
+    public HfConfig or(String key, boolean value) {
         return has(key) ? this : with(key, json.booleanNode(value));
     }
 
     /// This config with `value` for `key`.
-    HfConfig with(String key, JsonNode value) {
+    public HfConfig with(String key, JsonNode value) {
         ObjectNode changed = json.deepCopy();
         changed.set(key, value);
         return new HfConfig(where, changed);
     }
 
     /// As above, for a number that need not be whole.
-    HfConfig orNumber(String key, double number) {
+    public HfConfig orNumber(String key, double number) {
         return has(key) ? this : new HfConfig(where, json.deepCopy().put(key, number));
     }
 
     /// The first of `architectures`; empty if absent.
-    String className() {
+    public String className() {
         JsonNode classes = value("architectures");
         return classes == null ? "" : classes.path(0).asText();
     }
 
-    static ObjectNode object() {
+    public static ObjectNode object() {
         return JsonNodeFactory.instance.objectNode();
     }
 
@@ -102,17 +102,17 @@ public record HfConfig(String where, ObjectNode json) {
     }
 
     /// A number that may be switched off: 0 if it is null, `absent` if the key is missing.
-    double unlessNull(String key, double absent) {
+    public double unlessNull(String key, double absent) {
         return json.has(key) ? number(key, 0) : absent;
     }
 
     /// As above, for a whole number.
-    int unlessNull(String key, int absent) {
+    public int unlessNull(String key, int absent) {
         return json.has(key) ? integer(key, 0) : absent;
     }
 
     /// The texts of a list; empty if absent.
-    List<String> texts(String key) {
+    public List<String> texts(String key) {
         List<String> all = new ArrayList<>();
         JsonNode v = value(key);
         if (v != null) {
@@ -122,7 +122,7 @@ public record HfConfig(String where, ObjectNode json) {
     }
 
     /// The numbers of a list.
-    List<Double> numbers(String key) {
+    public List<Double> numbers(String key) {
         JsonNode v = required(key);
         List<Double> all = new ArrayList<>();
         v.forEach(each -> {
@@ -205,7 +205,7 @@ public record HfConfig(String where, ObjectNode json) {
         return name;
     }
 
-    InputException wrong(String key, JsonNode value, String problem) {
+    public InputException wrong(String key, JsonNode value, String problem) {
         return new InputException(where + ": " + key + " = " + value + " " + problem);
     }
 

@@ -1,13 +1,18 @@
 package dev.loran.peft.model;
 
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.backend.DType;
 import dev.loran.engine.backend.ShapeException;
 import dev.loran.engine.functional.Functional;
+import dev.loran.engine.functional.Functional.Projection;
+import dev.loran.engine.nn.Adapter;
+import dev.loran.engine.nn.Linear;
 import java.util.List;
+import org.jspecify.annotations.Nullable;
 
-/// Losses of numbers and of labels that do not exclude each other; each is a scalar.
+/// The losses of a model's heads; each is a scalar.
 public final class Losses {
     private Losses() {}
 
@@ -33,6 +38,54 @@ public final class Losses {
         requireShape("squaredError", s, y);
         Tensor error = outputs.sub(Functional.cast(y, outputs.dtype()));
         return error.mul(error).mean();
+    }
+
+    /// The loss of class scores as [Model#loss] describes it.
+    ///
+    /// @param logits (B, labels), or (B, P + T, labels) for classes of tokens
+    /// @param config the model's config, which may name a `problem_type`
+    static Tensor classes(Tensor logits, Tensor labels, boolean ofTokens, @Nullable ObjectNode config) {
+        if (ofTokens) {
+            int virtual = logits.shape().dim(1) - labels.shape().dim(1);
+            Tensor all = virtual == 0
+                    ? labels
+                    : Functional.concat(List.of(ignored(labels, labels.shape().dim(0), virtual), labels), 1);
+            return Functional.crossEntropy(logits, all, Functional.IGNORE_INDEX);
+        }
+        return switch (Problem.of(config, logits.shape().dim(1), labels)) {
+            case SINGLE_LABEL -> Functional.crossEntropy(logits, labels, Functional.IGNORE_INDEX);
+            case MULTI_LABEL -> binaryCrossEntropy(logits, labels);
+            case REGRESSION -> squaredError(logits, labels);
+        };
+    }
+
+    /// Mean cross-entropy of the next token: hidden (B, P + T, C), labels (B, T) aligned with the text. The logits of
+    /// all positions never exist at once, unless the head has an adapter that does more than replace its weight.
+    static Tensor nextToken(Model model, Tensor hidden, Tensor labels) {
+        Linear head = model.requireHead();
+        Shape s = hidden.shape();
+        int virtual = s.dim(1) - labels.shape().dim(-1);
+        if (labels.shape().rank() != 2 || labels.shape().dim(0) != s.dim(0) || virtual < 0) {
+            throw new ShapeException("loss: labels are " + labels.shape() + " but the hidden states are " + s
+                    + " as (B, P + T, C); needs (B, T)");
+        }
+        // Position j predicts the token at j + 1.
+        Tensor last = ignored(labels, s.dim(0), 1);
+        Tensor targets = Functional.concat(
+                virtual == 0
+                        ? List.of(labels.slice(1, 1, s.dim(1)), last)
+                        : List.of(ignored(labels, s.dim(0), virtual - 1), labels, last),
+                1);
+        Adapter<? super Linear> adapter = head.adapter();
+        Projection plain = adapter == null ? head.projection(hidden.dtype()) : adapter.projection(head, hidden.dtype());
+        return plain != null && plain.bias() == null && plain.lora() == null
+                ? Functional.linearCrossEntropy(
+                        model.scaled(hidden), plain.weight(), targets, Functional.IGNORE_INDEX, model.logitCap())
+                : Functional.crossEntropy(model.tokenLogits(hidden), targets, Functional.IGNORE_INDEX);
+    }
+
+    private static Tensor ignored(Tensor like, int rows, int cols) {
+        return Tensor.full(like.backend(), DType.I32, Functional.IGNORE_INDEX, rows, cols);
     }
 
     private static void requireShape(String what, Shape needed, Tensor found) {

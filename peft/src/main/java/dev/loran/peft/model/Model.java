@@ -8,11 +8,9 @@ import dev.loran.engine.Tensor;
 import dev.loran.engine.backend.Buffer;
 import dev.loran.engine.backend.DType;
 import dev.loran.engine.backend.HostBuffer;
-import dev.loran.engine.backend.ShapeException;
 import dev.loran.engine.functional.Functional;
-import dev.loran.engine.functional.Functional.Projection;
-import dev.loran.engine.nn.Adapter;
 import dev.loran.engine.nn.Linear;
+import dev.loran.peft.io.Checksums;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.Map;
@@ -23,7 +21,7 @@ import org.jspecify.annotations.Nullable;
 
 /// A transformer with its head: its outputs, and the origin of its weights.
 public abstract class Model extends Transformer {
-    static final String HEAD = "lm_head";
+    protected static final String HEAD = "lm_head";
     private static final String SCORE = "score";
 
     private final Family family;
@@ -51,7 +49,7 @@ public abstract class Model extends Transformer {
             int headDim,
             int vocabSize,
             int maxPositions) {
-        Facts withVocabSize(int rows) {
+        public Facts withVocabSize(int rows) {
             return new Facts(modelType, hiddenSize, numLayers, numHeads, numKvHeads, headDim, rows, maxPositions);
         }
     }
@@ -73,14 +71,14 @@ public abstract class Model extends Transformer {
 
     /// The values in the model's `config.json` that determine its computation, except `model_type` and `architectures`;
     /// with the present `vocab_size`.
-    protected abstract ObjectNode sizes();
+    public abstract ObjectNode sizes();
 
     /// The `config.json` that the model was made from; null if it was made from sizes.
-    final @Nullable ObjectNode configAsRead() {
+    public final @Nullable ObjectNode configAsRead() {
         return configAsRead;
     }
 
-    final void configAsRead(ObjectNode json) {
+    public final void configAsRead(ObjectNode json) {
         configAsRead = json;
     }
 
@@ -95,12 +93,12 @@ public abstract class Model extends Transformer {
     /// since. The files are read on the first call.
     public final @Nullable String sha256() {
         if (sha256 == null && folder != null) {
-            sha256 = HfModels.sha256(folder);
+            sha256 = Checksums.ofWeights(folder);
         }
         return sha256;
     }
 
-    final void readFrom(Path weights) {
+    public final void readFrom(Path weights) {
         folder = weights;
         nameOrPath = weights.toString();
     }
@@ -209,24 +207,9 @@ public abstract class Model extends Transformer {
                 Scope scope = Scope.open()) {
             return scope.keep(
                     classifier == null
-                            ? nextTokenLoss(requireHead(), hidden(inputIds, attentionMask), labels)
-                            : classesLoss(logits(inputIds, attentionMask), labels));
+                            ? Losses.nextToken(this, hidden(inputIds, attentionMask), labels)
+                            : Losses.classes(logits(inputIds, attentionMask), labels, ofTokens, configAsRead));
         }
-    }
-
-    private Tensor classesLoss(Tensor logits, Tensor labels) {
-        if (ofTokens) {
-            int virtual = logits.shape().dim(1) - labels.shape().dim(1);
-            Tensor all = virtual == 0
-                    ? labels
-                    : Functional.concat(List.of(ignored(labels.shape().dim(0), virtual), labels), 1);
-            return Functional.crossEntropy(logits, all, Functional.IGNORE_INDEX);
-        }
-        return switch (Problem.of(configAsRead, logits.shape().dim(1), labels)) {
-            case SINGLE_LABEL -> Functional.crossEntropy(logits, labels, Functional.IGNORE_INDEX);
-            case MULTI_LABEL -> Losses.binaryCrossEntropy(logits, labels);
-            case REGRESSION -> Losses.squaredError(logits, labels);
-        };
     }
 
     /// Computing a loss only reads, but in training mode it starts a change, and dropout's state is shared.
@@ -248,7 +231,7 @@ public abstract class Model extends Transformer {
                 : Functional.tanh(logits.scale(1 / logitCap())).scale(logitCap());
     }
 
-    private Tensor scaled(Tensor hidden) {
+    final Tensor scaled(Tensor hidden) {
         return logitScale() == 1 ? hidden : hidden.scale(logitScale());
     }
 
@@ -300,7 +283,7 @@ public abstract class Model extends Transformer {
         return ofTokens;
     }
 
-    final void ofTokens(boolean value) {
+    protected final void ofTokens(boolean value) {
         ofTokens = value;
     }
 
@@ -509,34 +492,6 @@ public abstract class Model extends Transformer {
                 p.assign(p.shape(), own);
             }
         }
-    }
-
-    /// Mean cross-entropy of the next token: hidden (B, P + T, C), labels (B, T) aligned with the text. The logits of
-    /// all positions never exist at once, unless the head has an adapter that does more than replace its weight.
-    private Tensor nextTokenLoss(Linear head, Tensor hidden, Tensor labels) {
-        Shape s = hidden.shape();
-        int virtual = s.dim(1) - labels.shape().dim(-1);
-        if (labels.shape().rank() != 2 || labels.shape().dim(0) != s.dim(0) || virtual < 0) {
-            throw new ShapeException("loss: labels are " + labels.shape() + " but the hidden states are " + s
-                    + " as (B, P + T, C); needs (B, T)");
-        }
-        // Position j predicts the token at j + 1.
-        Tensor last = ignored(s.dim(0), 1);
-        Tensor targets = Functional.concat(
-                virtual == 0
-                        ? List.of(labels.slice(1, 1, s.dim(1)), last)
-                        : List.of(ignored(s.dim(0), virtual - 1), labels, last),
-                1);
-        Adapter<? super Linear> adapter = head.adapter();
-        Projection plain = adapter == null ? head.projection(hidden.dtype()) : adapter.projection(head, hidden.dtype());
-        return plain != null && plain.bias() == null && plain.lora() == null
-                ? Functional.linearCrossEntropy(
-                        scaled(hidden), plain.weight(), targets, Functional.IGNORE_INDEX, logitCap())
-                : Functional.crossEntropy(tokenLogits(hidden), targets, Functional.IGNORE_INDEX);
-    }
-
-    private Tensor ignored(int rows, int cols) {
-        return Tensor.full(backend(), DType.I32, Functional.IGNORE_INDEX, rows, cols);
     }
 
     @Override

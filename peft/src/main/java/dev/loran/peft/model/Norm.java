@@ -7,20 +7,20 @@ import dev.loran.engine.nn.LayerNorm;
 import dev.loran.engine.nn.RmsNorm;
 
 /// A layer norm or an RMS norm.
-record Norm(AdaptedLayer<?> layer) {
+public record Norm(AdaptedLayer<?> layer) {
     /// The number of channels over which it normalizes.
-    int width() {
+    public int width() {
         return (layer instanceof RmsNorm n ? n.weight() : ((LayerNorm) layer).weight())
                 .shape()
                 .dim(0);
     }
 
-    Tensor forward(Tensor x) {
+    public Tensor forward(Tensor x) {
         return layer.forward(x);
     }
 
     /// x + residual, and its normalized value.
-    NormedSum forward(Tensor x, Tensor residual) {
+    public NormedSum forward(Tensor x, Tensor residual) {
         return switch (layer) {
             case RmsNorm n -> n.forward(x, residual);
             case LayerNorm n -> n.forward(x, residual);

@@ -15,7 +15,7 @@ import org.jspecify.annotations.Nullable;
 
 /// The positions of the tokens of a batch: they follow a prefix of keys and virtual tokens, whose lengths may differ
 /// between rows. See [Transformer#rows].
-final class Positions implements AutoCloseable {
+public final class Positions implements AutoCloseable {
     private final Slot<Layout> layout = new Slot<>();
     private @Nullable Tensor all;
 
@@ -41,7 +41,7 @@ final class Positions implements AutoCloseable {
     ///
     /// @param at the position ids that count all tokens: (S), or (B, S) if rows differ
     /// @param ids of the text, I32 (B, T)
-    Tensor after(int padding, Tensor at, Tensor ids, int from) {
+    public Tensor after(int padding, Tensor at, Tensor ids, int from) {
         Shape s = ids.shape();
         int length = at.shape().dim(-1);
         if (!rows().isEmpty()) {
@@ -183,7 +183,7 @@ final class Positions implements AutoCloseable {
     }
 
     /// The state (B, C) of each row's first position in h (B, P + T, C): its first virtual token, if it has any.
-    Tensor first(Tensor h) {
+    public Tensor first(Tensor h) {
         Shape s = h.shape();
         if (rows().isEmpty()) {
             return h.slice(1, 0, 1).reshape(s.dim(0), s.dim(2));
@@ -199,7 +199,7 @@ final class Positions implements AutoCloseable {
     }
 
     /// Puts virtual tokens, (P, C) or (B, P, C), before the embedded text x (B, T, C): (B, P + T, C).
-    static Tensor behind(Tensor tokens, Tensor x) {
+    public static Tensor behind(Tensor tokens, Tensor x) {
         Shape s = x.shape();
         Shape p = tokens.shape();
         boolean perRow = p.rank() == 3 && p.dim(0) == s.dim(0);
@@ -217,7 +217,7 @@ final class Positions implements AutoCloseable {
     /// The mask (B, T) of the text, preceded by that of `prefix` keys and of the virtual tokens included in words (B,
     /// S, C): (B, prefix + S). Null hides nothing.
     @Nullable
-    Tensor shown(@Nullable Tensor mask, Tensor words, int prefix) {
+    public Tensor shown(@Nullable Tensor mask, Tensor words, int prefix) {
         if (mask == null && rows().isEmpty()) {
             return null;
         }

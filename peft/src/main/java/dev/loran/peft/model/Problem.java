@@ -14,7 +14,7 @@ public enum Problem {
     /// One number, or several.
     REGRESSION;
 
-    static final String KEY = "problem_type";
+    public static final String KEY = "problem_type";
 
     /// The value in a config.
     public String value() {

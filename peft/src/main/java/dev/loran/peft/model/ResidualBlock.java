@@ -7,7 +7,7 @@ import org.jspecify.annotations.Nullable;
 
 /// The block of decoders: x + attention(norm(x)), then the same with the feed-forward network. Families differ in where
 /// the norms are, before a sublayer, after it or both, and in whether a sublayer's result is scaled.
-final class ResidualBlock extends Block {
+public final class ResidualBlock extends Block {
     private final Attention attention;
     private final FeedForward feedForward;
     private final Norms aroundAttention;
@@ -15,18 +15,19 @@ final class ResidualBlock extends Block {
     private final double scale;
 
     /// The norms of a sublayer f, which contributes after(f(before(x))); null for none.
-    record Norms(@Nullable Norm before, @Nullable Norm after) {}
+    public record Norms(@Nullable Norm before, @Nullable Norm after) {}
 
     /// A block with norms before its sublayers.
     ///
     /// @param parts the layers of the sublayers and norms
-    ResidualBlock(Parts parts, Norm attentionNorm, Attention attention, Norm feedForwardNorm, FeedForward feedForward) {
+    public ResidualBlock(
+            Parts parts, Norm attentionNorm, Attention attention, Norm feedForwardNorm, FeedForward feedForward) {
         this(parts, new Norms(attentionNorm, null), attention, new Norms(feedForwardNorm, null), feedForward, 1);
     }
 
     /// @param parts the layers of the sublayers and norms
     /// @param scale factor of what each sublayer adds
-    ResidualBlock(
+    public ResidualBlock(
             Parts parts,
             Norms aroundAttention,
             Attention attention,

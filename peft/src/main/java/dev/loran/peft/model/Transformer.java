@@ -147,7 +147,7 @@ public abstract class Transformer extends Layer {
     }
 
     /// The positions of the tokens in the next forward passes.
-    final Positions positions() {
+    protected final Positions positions() {
         return positions;
     }
 
@@ -242,12 +242,12 @@ public abstract class Transformer extends Layer {
     }
 
     /// Whether some block's queries see only the keys of the last positions.
-    boolean hasWindows() {
+    protected boolean hasWindows() {
         return false;
     }
 
     /// Whether keys of texts of `length` positions differ from those of the same tokens in texts of `next`.
-    boolean turnsDiffer(int length, int next) {
+    protected boolean turnsDiffer(int length, int next) {
         return false;
     }
 

@@ -14,8 +14,8 @@ import java.lang.foreign.MemorySegment;
 import java.util.SplittableRandom;
 import org.jspecify.annotations.Nullable;
 
-/// The source of a model's parameters during its construction: a seeded generator, or files ([HfModels]). A model
-/// requests each of its parameters once, by name, in reading order.
+/// The source of a model's parameters during its construction: a seeded generator, or files
+/// ([dev.loran.peft.hf.HfModels]). A model requests each of its parameters once, by name, in reading order.
 @FunctionalInterface
 public interface Weights {
     /// Parameter `name` of shape `dims`, in the model's layout.

@@ -10,7 +10,7 @@ import dev.loran.engine.backend.ReferenceBackend;
 import dev.loran.peft.cli.CommandLineTest.Result;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.DataLoader;
-import dev.loran.peft.model.HfModels;
+import dev.loran.peft.hf.HfModels;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.TaskModel;

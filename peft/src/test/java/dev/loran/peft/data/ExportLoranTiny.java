@@ -5,7 +5,7 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import dev.loran.engine.backend.Backend;
 import dev.loran.engine.backend.DType;
 import dev.loran.engine.backend.ReferenceBackend;
-import dev.loran.peft.model.HfModels;
+import dev.loran.peft.hf.HfModels;
 import dev.loran.peft.model.Model;
 import java.io.IOException;
 import java.nio.file.Files;

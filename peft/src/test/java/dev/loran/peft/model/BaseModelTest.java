@@ -8,6 +8,7 @@ import dev.loran.engine.backend.DType;
 import dev.loran.engine.backend.ReferenceBackend;
 import dev.loran.engine.io.SafeTensors;
 import dev.loran.peft.Fixtures;
+import dev.loran.peft.hf.HfModels;
 import java.io.IOException;
 import java.nio.file.Path;
 import java.util.Arrays;

@@ -7,6 +7,8 @@ import dev.loran.engine.Scope;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.backend.ReferenceBackend;
 import dev.loran.peft.data.Catalogue;
+import dev.loran.peft.hf.HfModels;
+import dev.loran.peft.model.encoder.BertModel;
 import java.nio.file.Files;
 import org.junit.jupiter.api.Test;
 

@@ -12,6 +12,7 @@ import dev.loran.engine.backend.ReferenceBackend;
 import dev.loran.engine.io.SafeTensors;
 import dev.loran.kernels.Backends;
 import dev.loran.peft.Fixtures;
+import dev.loran.peft.hf.HfModels;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;

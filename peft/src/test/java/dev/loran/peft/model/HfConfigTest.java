@@ -8,6 +8,7 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import dev.loran.engine.backend.ReferenceBackend;
 import dev.loran.engine.backend.UnaryFn;
 import dev.loran.peft.Fixtures;
+import dev.loran.peft.hf.HfModels;
 import dev.loran.peft.io.InputException;
 import java.io.IOException;
 import java.nio.file.Path;

@@ -17,6 +17,7 @@ import dev.loran.engine.io.SafeTensors.Part;
 import dev.loran.engine.nn.Adapter;
 import dev.loran.engine.nn.Linear;
 import dev.loran.peft.Fixtures;
+import dev.loran.peft.hf.HfModels;
 import dev.loran.peft.io.InputException;
 import java.io.IOException;
 import java.lang.foreign.MemorySegment;

@@ -12,6 +12,7 @@ import dev.loran.engine.backend.ShapeException;
 import dev.loran.engine.io.SafeTensors;
 import dev.loran.engine.nn.AdaptedLayer;
 import dev.loran.peft.Fixtures;
+import dev.loran.peft.hf.HfModels;
 import dev.loran.peft.model.Block.Prefix;
 import dev.loran.peft.model.Block.SublayerAdapter;
 import java.nio.file.Path;

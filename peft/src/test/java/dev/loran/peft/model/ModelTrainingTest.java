@@ -14,6 +14,8 @@ import dev.loran.engine.functional.Functional;
 import dev.loran.engine.nn.Adapter;
 import dev.loran.engine.nn.Linear;
 import dev.loran.peft.model.Block.Prefix;
+import dev.loran.peft.model.decoder.LlamaModel;
+import dev.loran.peft.model.encoder.BertModel;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.LinkedHashMap;

@@ -26,7 +26,8 @@ import java.util.zip.GZIPOutputStream;
 /// those that `benchmarks/loran-tiny.sh FOLDER packages` unpacks.
 ///
 /// ```
-/// java peft/src/test/java/dev/loran/peft/seo/MakeSeoPages.java FOLDER/packages peft/src/main/resources/dev/loran/peft/seo
+/// java peft/src/test/java/dev/loran/peft/seo/MakeSeoPages.java FOLDER/packages
+/// peft/src/main/resources/dev/loran/peft/seo
 /// ```
 ///
 /// - `page-type`: a passage of a page, and the kind of page, which follows from its place in its documentation.

@@ -17,7 +17,7 @@ import dev.loran.engine.optim.AdamW;
 import dev.loran.engine.optim.GradClip;
 import dev.loran.kernels.Backends;
 import dev.loran.kernels.cuda.CudaBackend;
-import dev.loran.peft.model.HfModels;
+import dev.loran.peft.hf.HfModels;
 import dev.loran.peft.model.Model;
 import java.io.IOException;
 import java.net.URISyntaxException;

@@ -12,11 +12,11 @@ import dev.loran.engine.backend.DType;
 import dev.loran.engine.backend.ReferenceBackend;
 import dev.loran.engine.io.SafeTensors;
 import dev.loran.peft.Fixtures;
+import dev.loran.peft.hf.HfModels;
 import dev.loran.peft.io.InputException;
-import dev.loran.peft.model.BertModel;
-import dev.loran.peft.model.HfModels;
-import dev.loran.peft.model.MaskedLmHead;
 import dev.loran.peft.model.TaskType;
+import dev.loran.peft.model.encoder.BertModel;
+import dev.loran.peft.model.encoder.MaskedLmHead;
 import java.nio.file.Path;
 import org.junit.jupiter.api.Test;
 

@@ -11,7 +11,7 @@ import dev.loran.engine.io.SafeTensors;
 import dev.loran.engine.nn.Embedding;
 import dev.loran.engine.nn.Linear;
 import dev.loran.peft.Fixtures;
-import dev.loran.peft.model.HfModels;
+import dev.loran.peft.hf.HfModels;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.TaskType;
 import java.nio.file.Path;
