@@ -1,5 +1,9 @@
 package dev.loran.peft.train;
 
+import com.fasterxml.jackson.core.JsonProcessingException;
+import com.fasterxml.jackson.databind.DeserializationFeature;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.backend.Backend;
 import dev.loran.engine.backend.DType;
 import dev.loran.engine.optim.AdamW;
@@ -49,6 +53,8 @@ public record TrainerConfig(
         Checkpoints checkpoints,
         int skipBadSteps,
         int spikesToKeep) {
+    private static final ObjectMapper JSON =
+            new ObjectMapper().enable(DeserializationFeature.FAIL_ON_MISSING_CREATOR_PROPERTIES);
 
     public TrainerConfig {
         check(skipBadSteps >= 0, "number of bad steps to leave out", skipBadSteps, "at least 0");
@@ -99,126 +105,66 @@ public record TrainerConfig(
 
     /// Trains for a number of epochs.
     public TrainerConfig withEpochs(int number) {
-        return with(c -> {
-            c.epochs = number;
-            c.steps = 0;
-        });
+        return with(n -> n.put("epochs", number).put("steps", 0));
     }
 
     public TrainerConfig withSteps(int number) {
-        return with(c -> c.steps = number);
+        return with(n -> n.put("steps", number));
     }
 
     /// Sets the batch: each step takes `microBatches` batches of `rows` rows.
     public TrainerConfig withBatch(int rows, int microBatches) {
-        return with(c -> {
-            c.batchSize = rows;
-            c.accumulation = microBatches;
-        });
+        return with(n -> n.put("batchSize", rows).put("accumulation", microBatches));
     }
 
     public TrainerConfig withRate(Rate next) {
-        return with(c -> c.rate = next);
+        return with(n -> n.putPOJO("rate", next));
     }
 
     public TrainerConfig withOptimizer(Optimization next) {
-        return with(c -> c.optimizer = next);
+        return with(n -> n.putPOJO("optimizer", next));
     }
 
     public TrainerConfig withWeightDecay(double decay) {
-        return with(c -> c.weightDecay = decay);
+        return with(n -> n.put("weightDecay", decay));
     }
 
     public TrainerConfig withMaxGradNorm(double norm) {
-        return with(c -> c.maxGradNorm = norm);
+        return with(n -> n.put("maxGradNorm", norm));
     }
 
     public TrainerConfig withLossScale(double first) {
-        return with(c -> c.lossScale = first);
+        return with(n -> n.put("lossScale", first));
     }
 
     public TrainerConfig withEvaluation(int everySteps, int evaluationsToWait) {
-        return with(c -> {
-            c.evalEvery = everySteps;
-            c.patience = evaluationsToWait;
-        });
+        return with(n -> n.put("evalEvery", everySteps).put("patience", evaluationsToWait));
     }
 
     public TrainerConfig withSeed(long number) {
-        return with(c -> c.seed = number);
+        return with(n -> n.put("seed", number));
     }
 
     public TrainerConfig withCheckpoints(Checkpoints next) {
-        return with(c -> c.checkpoints = next);
+        return with(n -> n.putPOJO("checkpoints", next));
     }
 
     public TrainerConfig withSkippedBadSteps(int most) {
-        return with(c -> c.skipBadSteps = most);
+        return with(n -> n.put("skipBadSteps", most));
     }
 
     public TrainerConfig withSpikesToKeep(int most) {
-        return with(c -> c.spikesToKeep = most);
+        return with(n -> n.put("spikesToKeep", most));
     }
 
-    private TrainerConfig with(Consumer<Draft> change) {
-        Draft draft = new Draft(this);
-        change.accept(draft);
-        return draft.config();
-    }
-
-    /// A mutable copy of the components.
-    private static final class Draft {
-        int epochs;
-        int steps;
-        int batchSize;
-        int accumulation;
-        Rate rate;
-        Optimization optimizer;
-        double weightDecay;
-        double maxGradNorm;
-        double lossScale;
-        int evalEvery;
-        int patience;
-        long seed;
-        Checkpoints checkpoints;
-        int skipBadSteps;
-        int spikesToKeep;
-
-        Draft(TrainerConfig of) {
-            epochs = of.epochs;
-            steps = of.steps;
-            batchSize = of.batchSize;
-            accumulation = of.accumulation;
-            rate = of.rate;
-            optimizer = of.optimizer;
-            weightDecay = of.weightDecay;
-            maxGradNorm = of.maxGradNorm;
-            lossScale = of.lossScale;
-            evalEvery = of.evalEvery;
-            patience = of.patience;
-            seed = of.seed;
-            checkpoints = of.checkpoints;
-            skipBadSteps = of.skipBadSteps;
-            spikesToKeep = of.spikesToKeep;
-        }
-
-        TrainerConfig config() {
-            return new TrainerConfig(
-                    epochs,
-                    steps,
-                    batchSize,
-                    accumulation,
-                    rate,
-                    optimizer,
-                    weightDecay,
-                    maxGradNorm,
-                    lossScale,
-                    evalEvery,
-                    patience,
-                    seed,
-                    checkpoints,
-                    skipBadSteps,
-                    spikesToKeep);
+    /// A copy with some components changed, by their names.
+    private TrainerConfig with(Consumer<ObjectNode> change) {
+        ObjectNode components = JSON.valueToTree(this);
+        change.accept(components);
+        try {
+            return JSON.treeToValue(components, TrainerConfig.class);
+        } catch (JsonProcessingException e) {
+            throw e.getCause() instanceof InputException wrong ? wrong : new IllegalStateException(e);
         }
     }
 
