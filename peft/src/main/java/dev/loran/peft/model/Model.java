@@ -15,7 +15,6 @@ import java.nio.file.Path;
 import java.util.List;
 import java.util.Map;
 import java.util.function.Predicate;
-import java.util.random.RandomGenerator;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 
@@ -361,14 +360,6 @@ public abstract class Model extends Transformer {
 
     /// Removes what [#beforeClassifier] created.
     protected void afterClassifier() {}
-
-    /// Initializes the weight of a new head as transformers does: from N(0, 0.02²).
-    public static void drawHead(Tensor weight, RandomGenerator random) {
-        try (Tensor drawn = Tensor.randn(
-                weight.backend(), weight.dtype(), random, 0.02, weight.shape().dims())) {
-            weight.copyFrom(drawn);
-        }
-    }
 
     /// Whether [#addClassifier] created the classification head and it has not become part of changed weights
     /// ([#weightsChanged]).

@@ -12,6 +12,7 @@ import dev.loran.engine.nn.RmsNorm;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.util.SplittableRandom;
+import java.util.random.RandomGenerator;
 import org.jspecify.annotations.Nullable;
 
 /// The source of a model's parameters during its construction: a seeded generator, or files
@@ -45,6 +46,14 @@ public interface Weights {
             }
             return tensor;
         };
+    }
+
+    /// Initializes the weight of a new head as transformers does: from N(0, 0.02²).
+    static void drawHead(Tensor weight, RandomGenerator random) {
+        try (Tensor drawn = Tensor.randn(
+                weight.backend(), weight.dtype(), random, 0.02, weight.shape().dims())) {
+            weight.copyFrom(drawn);
+        }
     }
 
     /// Whether there is a parameter that only some models of a family have.

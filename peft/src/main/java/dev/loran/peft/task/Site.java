@@ -2,6 +2,7 @@ package dev.loran.peft.task;
 
 import dev.loran.engine.nn.Linear;
 import dev.loran.peft.model.Model;
+import dev.loran.peft.model.Weights;
 import dev.loran.peft.tuner.PeftModel;
 import java.nio.file.Path;
 import java.util.List;
@@ -72,7 +73,7 @@ public final class Site {
             model.addClassifier(classes);
             List<Linear> layers = List.copyOf(model.headLayers().values());
             model.makeWritable();
-            layers.forEach(layer -> Model.drawHead(layer.weight(), random));
+            layers.forEach(layer -> Weights.drawHead(layer.weight(), random));
             return true;
         }
         if (peft.activeAdapter() == null) {

@@ -9,7 +9,7 @@ import dev.loran.engine.nn.LayerNorm;
 import dev.loran.engine.nn.Linear;
 import dev.loran.engine.nn.RmsNorm;
 import dev.loran.peft.io.InputException;
-import dev.loran.peft.model.Model;
+import dev.loran.peft.model.Weights;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
@@ -45,9 +45,9 @@ final class ModulesToSave<L extends AdaptedLayer<L>> implements Mergeable<L> {
         this.role = role;
     }
 
-    /// Initializes the parameters like those of a new head: [Model#drawHead].
+    /// Initializes the parameters like those of a new head: [Weights#drawHead].
     void draw(RandomGenerator random) {
-        Model.drawHead(parameters().getFirst(), random);
+        Weights.drawHead(parameters().getFirst(), random);
     }
 
     /// Adds a trained copy of `layer` to `tuner`. `module` is the module trained in full, and `below` is the layer's
