@@ -12,6 +12,10 @@ import org.jspecify.annotations.Nullable;
 public final class Autograd {
     private static final ThreadLocal<Integer> NO_GRAD_DEPTH = ThreadLocal.withInitial(() -> 0);
 
+    /// Some Java runtimes are made without it.
+    private static final boolean HAS_JFR =
+            ModuleLayer.boot().findModule("jdk.jfr").isPresent();
+
     private static final ThreadLocal<@Nullable BiConsumer<Op, Tensor>> WATCHER = new ThreadLocal<>();
 
     private Autograd() {}
@@ -74,6 +78,9 @@ public final class Autograd {
     }
 
     private static Tensor watched(Op op, Tensor output) {
+        if (HAS_JFR) {
+            OperationEvent.forward(op, output);
+        }
         BiConsumer<Op, Tensor> watcher = WATCHER.get();
         if (watcher != null) {
             watcher.accept(op, output);
@@ -128,7 +135,11 @@ public final class Autograd {
         try (Tensor gradOut = Objects.requireNonNull(node.grad)) {
             node.grad = null;
             node.checkVersions();
-            node.op.backward(gradOut, gradients);
+            if (HAS_JFR) {
+                OperationEvent.backward(node.op, gradOut, gradients);
+            } else {
+                node.op.backward(gradOut, gradients);
+            }
             gradients.next();
         }
         node.release();
