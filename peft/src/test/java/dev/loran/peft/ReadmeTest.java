@@ -6,21 +6,14 @@ import dev.loran.engine.backend.DType;
 import dev.loran.engine.backend.ReferenceBackend;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.train.Tiny;
-import java.io.ByteArrayOutputStream;
-import java.io.PrintStream;
-import java.net.URL;
-import java.net.URLClassLoader;
-import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.Objects;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import java.util.stream.Stream;
-import javax.tools.ToolProvider;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
@@ -30,16 +23,9 @@ class ReadmeTest {
     @TempDir
     Path folder;
 
-    private static Path root() {
-        Path root = Path.of("").toAbsolutePath();
-        while (!Files.isRegularFile(root.resolve("README.md"))) {
-            root = Objects.requireNonNull(root.getParent(), "the folder of README.md");
-        }
-        return root;
-    }
-
     private static String example() throws Exception {
-        Matcher block = Pattern.compile("(?s)```java\n(.*?)```").matcher(Files.readString(root().resolve("README.md")));
+        Matcher block = Pattern.compile("(?s)```java\n(.*?)```")
+                .matcher(Files.readString(Compiled.root().resolve("README.md")));
         assertThat(block.find()).isTrue();
         return block.group(1);
     }
@@ -49,7 +35,7 @@ class ReadmeTest {
     void theTestsThatDocsSeedsNamesExist() throws Exception {
         Map<String, String> tests = new HashMap<>();
         for (String module : List.of("engine", "peft")) {
-            try (Stream<Path> files = Files.walk(root().resolve(module).resolve("src/test/java"))) {
+            try (Stream<Path> files = Files.walk(Compiled.root().resolve(module).resolve("src/test/java"))) {
                 for (Path file :
                         files.filter(f -> f.toString().endsWith("Test.java")).toList()) {
                     tests.put(file.getFileName().toString().replace(".java", ""), Files.readString(file));
@@ -57,7 +43,7 @@ class ReadmeTest {
             }
         }
         Matcher name = Pattern.compile("`(?:\\w+/)*([A-Z]\\w+Test)?(?:#(\\w+))?`")
-                .matcher(Files.readString(root().resolve("docs/seeds.md")));
+                .matcher(Files.readString(Compiled.root().resolve("docs/seeds.md")));
         String test = "";
         int found = 0;
         while (name.find()) {
@@ -77,44 +63,17 @@ class ReadmeTest {
         assertThat(source.substring(source.indexOf("public class")).lines().count())
                 .isLessThanOrEqualTo(22);
         Path file = Files.writeString(folder.resolve("Example.java"), source);
-        ByteArrayOutputStream errors = new ByteArrayOutputStream();
-        int compiled = ToolProvider.getSystemJavaCompiler()
-                .run(
-                        null,
-                        null,
-                        errors,
-                        "-Xlint:all",
-                        "-proc:none",
-                        "-cp",
-                        System.getProperty("java.class.path"),
-                        file.toString());
-        assertThat(compiled).as(errors.toString(StandardCharsets.UTF_8)).isZero();
+        Compiled program = Compiled.of(folder.resolve("classes"), List.of(file));
         try (ReferenceBackend backend = new ReferenceBackend();
                 Model model = Tiny.encoder(backend, DType.F32)) {
             // The example allows 128 tokens per text; these texts have far fewer.
             Tiny.save(model, folder.resolve("model"));
         }
         Path rows = Tiny.write(folder.resolve("rows.jsonl"), Tiny.rows(32, 1));
-        assertThat(run(folder.resolve("model"), rows, folder.resolve("out"))).startsWith("Evaluation[rows=32, loss=");
+        assertThat(program.run("Example", folder.resolve("model"), rows, folder.resolve("out")))
+                .startsWith("Evaluation[rows=32, loss=");
         assertThat(folder.resolve("out")).isDirectoryContaining("glob:**adapter_config.json");
         assertThat(folder.resolve("out")).isDirectoryContaining("glob:**adapter_model.safetensors");
         assertThat(folder.resolve("out")).isDirectoryContaining("glob:**head.safetensors");
-    }
-
-    private String run(Path... arguments) throws Exception {
-        String[] args = new String[arguments.length];
-        for (int i = 0; i < args.length; i++) {
-            args[i] = arguments[i].toString();
-        }
-        PrintStream before = System.out;
-        ByteArrayOutputStream out = new ByteArrayOutputStream();
-        try (URLClassLoader loader =
-                new URLClassLoader(new URL[] {folder.toUri().toURL()})) {
-            System.setOut(new PrintStream(out, true, StandardCharsets.UTF_8));
-            loader.loadClass("Example").getMethod("main", String[].class).invoke(null, (Object) args);
-        } finally {
-            System.setOut(before);
-        }
-        return out.toString(StandardCharsets.UTF_8);
     }
 }
