@@ -24,10 +24,12 @@ import dev.loran.peft.train.TrainingListener;
 import dev.loran.peft.tuner.LoraConfig;
 import dev.loran.peft.tuner.PeftModel;
 import java.io.IOException;
+import java.io.UncheckedIOException;
 import java.net.URL;
 import java.net.URLClassLoader;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.List;
 import java.util.stream.IntStream;
 import java.util.stream.Stream;
@@ -37,6 +39,8 @@ import org.junit.jupiter.api.io.TempDir;
 
 /// Every program in `examples/` compiles without a warning and does what it says, on tiny models.
 class ExamplesTest {
+    private static final Path FINE_TUNE = Compiled.root().resolve("examples/FineTune.java");
+
     @TempDir
     static Path folder;
 
@@ -60,16 +64,64 @@ class ExamplesTest {
         rows = Tiny.write(folder.resolve("rows.jsonl"), Tiny.rows(320, 1));
     }
 
+    /// As `java FineTune.java` runs it, with the options that its header gives JBang.
     @Test
     void fineTune() throws Exception {
         Path out = folder.resolve("fine-tuned");
-        assertThat(examples.run("FineTune", model, rows, out, "cheap running").lines())
+        Path printed = folder.resolve("fine-tuned.txt");
+        List<String> command = new ArrayList<>(List.of(System.getProperty("java.home") + "/bin/java"));
+        command.addAll(header("RUNTIME_OPTIONS"));
+        command.addAll(List.of("-cp", System.getProperty("java.class.path"), FINE_TUNE.toString()));
+        command.addAll(List.of(model.toString(), rows.toString(), out.toString(), "cheap running"));
+        Process process = new ProcessBuilder(command)
+                .redirectOutput(printed.toFile())
+                .redirectError(folder.resolve("errors.txt").toFile())
+                .start();
+        assertThat(process.waitFor())
+                .as(() -> read(folder.resolve("errors.txt")))
+                .isZero();
+        assertThat(read(printed).lines())
                 .satisfiesExactly(
                         line -> assertThat(line).matches("\\d+ of \\d+ parameters train"),
                         line -> assertThat(line).startsWith("step 50 of 54: loss "),
                         line -> assertThat(line).startsWith("Evaluation[rows=32, loss="),
                         line -> assertThat(line).matches("cheap running: (sport|purchase) \\(\\d\\.\\d+\\)"));
         assertThat(out).isDirectoryContaining("glob:**adapter_model.safetensors");
+    }
+
+    /// JBang is told the same as Maven.
+    @Test
+    void theHeaderForJBangIsThatOfThePom() {
+        String pom = read(Compiled.root().resolve("pom.xml"));
+        assertThat(read(FINE_TUNE)).startsWith("///usr/bin/env jbang ");
+        assertThat(pom).contains("<maven.compiler.release>" + header("JAVA").getFirst() + "<");
+        assertThat(pom)
+                .contains("<slf4j.version>"
+                        + header("DEPS org.slf4j:slf4j-simple:").getFirst() + "<");
+        // Its version: PublishingTest.
+        assertThat(header("DEPS dev.loran:loran-peft:")).hasSize(1);
+        String flags = pom.substring(pom.indexOf("<loran.jvmFlags>"), pom.indexOf("</loran.jvmFlags>"));
+        assertThat(header("RUNTIME_OPTIONS"))
+                .hasSize(3)
+                .allSatisfy(flag -> assertThat(flags).contains(flag));
+    }
+
+    /// The words behind `//` and `name` in the header of the example.
+    private static List<String> header(String name) {
+        return read(FINE_TUNE)
+                .lines()
+                .filter(line -> line.startsWith("//" + name))
+                .flatMap(line ->
+                        Stream.of(line.substring(2 + name.length()).strip().split(" ")))
+                .toList();
+    }
+
+    private static String read(Path file) {
+        try {
+            return Files.readString(file);
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
     }
 
     @Test

@@ -63,7 +63,7 @@ class GuidesTest {
             import java.util.*;
             import java.util.concurrent.*;
 
-            public class %s {
+            public class NAME {
                 public Backend backend;
                 Model model;
                 PeftModel peft;
@@ -74,7 +74,7 @@ class GuidesTest {
                 Path folder;
 
                 public void block() throws Exception {
-                    %s
+                    BODY
                 }
             }
             """;
@@ -109,7 +109,9 @@ class GuidesTest {
                 if (!block.contains("public class")) { // a whole program: ReadmeTest
                     String name = "Block" + sources.size();
                     operation = block.contains("OpCase.of") ? name : operation;
-                    sources.add(Files.writeString(folder.resolve(name + ".java"), BLOCK.formatted(name, block)));
+                    sources.add(Files.writeString(
+                            folder.resolve(name + ".java"),
+                            BLOCK.replace("NAME", name).replace("BODY", block)));
                 }
             }
         }
