@@ -35,6 +35,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
+import java.util.TreeMap;
 import java.util.regex.MatchResult;
 import java.util.regex.Pattern;
 import java.util.stream.Stream;
@@ -178,6 +179,26 @@ class GuidesTest {
         }
         words.add("--help");
         run(words.toArray(String[]::new));
+    }
+
+    /// The rates and epochs of the guide's table are those that the command line takes.
+    @Test
+    void theMethodsHaveTheDefaultsThatTheGuideSays() throws IOException {
+        Map<String, List<String>> guide = rows(
+                "(?m)^\\| `([a-z0-9-]+)` \\| ([\\d.e-]+) \\| (\\d+) \\|",
+                Files.readString(Compiled.root().resolve("docs/methods.md")));
+        Map<String, List<String>> help =
+                rows("(?m)^ +([a-z0-9-]+) +--lr (\\S+) \\(.*\\) +--epochs (\\d+)", run("train", "--help"));
+        assertThat(guide).isEqualTo(help).hasSize(11);
+    }
+
+    /// Learning rate and epochs by method.
+    private static Map<String, List<String>> rows(String pattern, String text) {
+        Map<String, List<String>> rows = new TreeMap<>();
+        for (MatchResult m : Pattern.compile(pattern).matcher(text).results().toList()) {
+            rows.put(m.group(1), List.of(Double.toString(Double.parseDouble(m.group(2))), m.group(3)));
+        }
+        return rows;
     }
 
     private static String run(String... words) {
