@@ -7,8 +7,12 @@ import dev.loran.engine.backend.DType;
 import dev.loran.engine.backend.ReferenceBackend;
 import dev.loran.kernels.Backends;
 import dev.loran.peft.cli.Main;
+import dev.loran.peft.data.RowSource;
 import dev.loran.peft.model.BertModel;
 import dev.loran.peft.model.Model;
+import dev.loran.peft.task.ClassifyTask;
+import dev.loran.peft.task.GenerateTask;
+import dev.loran.peft.task.Task;
 import dev.loran.peft.tuner.AdaLoraConfig;
 import dev.loran.peft.tuner.BitFitConfig;
 import dev.loran.peft.tuner.BottleneckConfig;
@@ -21,6 +25,7 @@ import dev.loran.peft.tuner.PrefixTuningConfig;
 import dev.loran.peft.tuner.PromptEncoderConfig;
 import dev.loran.peft.tuner.PromptTuningConfig;
 import dev.loran.peft.tuner.Targets;
+import java.io.ByteArrayInputStream;
 import java.io.ByteArrayOutputStream;
 import java.io.IOException;
 import java.io.PrintStream;
@@ -179,6 +184,19 @@ class GuidesTest {
         }
         words.add("--help");
         run(words.toArray(String[]::new));
+    }
+
+    @Test
+    void theTasksReadTheRowsOfTheirGuide() throws IOException {
+        List<String> rows = blocks(Compiled.root().resolve("docs/tasks.md"), "json");
+        List<Task> tasks = List.of(new ClassifyTask(), new GenerateTask());
+        assertThat(rows).hasSameSizeAs(tasks);
+        for (int i = 0; i < rows.size(); i++) {
+            byte[] file = rows.get(i).getBytes(StandardCharsets.UTF_8);
+            assertThat(RowSource.stream(new ByteArrayInputStream(file), "docs/tasks.md")
+                            .toList(tasks.get(i)))
+                    .hasSize((int) rows.get(i).lines().count());
+        }
     }
 
     /// The rates and epochs of the guide's table are those that the command line takes.
