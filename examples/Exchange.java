@@ -1,6 +1,6 @@
 import dev.loran.engine.backend.Backend;
 import dev.loran.kernels.Backends;
-import dev.loran.peft.model.HfModels;
+import dev.loran.peft.hf.HfModels;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.tuner.MergeReport;
 import dev.loran.peft.tuner.PeftModel;

@@ -1,7 +1,7 @@
 import dev.loran.engine.backend.Backend;
 import dev.loran.kernels.Backends;
 import dev.loran.peft.data.Tokenizer;
-import dev.loran.peft.model.HfModels;
+import dev.loran.peft.hf.HfModels;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.train.Predictor;
 import dev.loran.peft.train.TaskModel;

@@ -10,7 +10,7 @@ import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.RowSource;
 import dev.loran.peft.data.TinyTokenizers;
 import dev.loran.peft.data.Tokenizer;
-import dev.loran.peft.model.HfModels;
+import dev.loran.peft.hf.HfModels;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.task.ClassifyTask;
 import dev.loran.peft.task.Evaluation;

@@ -8,7 +8,7 @@ import dev.loran.engine.backend.ReferenceBackend;
 import dev.loran.kernels.Backends;
 import dev.loran.peft.cli.Main;
 import dev.loran.peft.data.RowSource;
-import dev.loran.peft.model.BertModel;
+import dev.loran.peft.model.encoder.BertModel;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.task.ClassifyTask;
 import dev.loran.peft.task.GenerateTask;
@@ -61,6 +61,7 @@ class GuidesTest {
             import dev.loran.engine.testing.OpCase;
             import dev.loran.kernels.Backends;
             import dev.loran.peft.data.*;
+            import dev.loran.peft.hf.HfModels;
             import dev.loran.peft.model.*;
             import dev.loran.peft.task.*;
             import dev.loran.peft.train.*;
