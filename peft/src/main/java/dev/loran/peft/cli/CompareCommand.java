@@ -6,6 +6,11 @@ import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Autograd;
 import dev.loran.engine.Scope;
+import dev.loran.peft.cli.console.Output;
+import dev.loran.peft.cli.console.Progress;
+import dev.loran.peft.cli.options.CommonOptions;
+import dev.loran.peft.cli.options.DataOptions;
+import dev.loran.peft.cli.options.OutOptions;
 import dev.loran.peft.cli.report.Report;
 import dev.loran.peft.cli.report.Results;
 import dev.loran.peft.data.Batch;
@@ -150,6 +155,7 @@ final class CompareCommand implements Callable<Integer> {
     public Integer call() {
         List<Method> compared = methods();
         settle(compared);
+        Method.requireSettings(training, compared);
         if (train == null && (eval != null || files.share != null)) {
             throw new InputException("--eval and --split go with --train: what is compared is the held-out rows");
         }
@@ -240,6 +246,7 @@ final class CompareCommand implements Callable<Integer> {
                     .orElse(0);
             int maxLength = model.maxLength(open, virtualTokens, 0);
             Examples.Options reading = Examples.Options.of(maxLength).withTextPrefix(open.textPrefix());
+            output.detail(open.describe());
             output.say(open.backendChoice());
             Task kind = Task.named(task);
             TaskRows read;
@@ -280,7 +287,7 @@ final class CompareCommand implements Callable<Integer> {
     private void sizes(List<Method> compared, OpenModel open, TaskCard card, ObjectNode report) {
         TaskType type = open.model().task();
         if (compared.stream().anyMatch(Method::hasLora)) {
-            LoraConfig lora = Method.lora(training, type);
+            LoraConfig lora = (LoraConfig) Objects.requireNonNull(Method.LORA.config(training, type, 1));
             count(open, card, report.putArray("parameters_by_rank"), "rank", RANKS, r -> lora.withRank(r, r));
         }
         if (compared.contains(Method.ADAPTER)) {

@@ -2,6 +2,10 @@ package dev.loran.peft.cli;
 
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.peft.cli.console.Output;
+import dev.loran.peft.cli.console.Progress;
+import dev.loran.peft.cli.options.CommonOptions;
+import dev.loran.peft.cli.options.OutOptions;
 import dev.loran.peft.continual.ContinualTrainer;
 import dev.loran.peft.continual.ContinualTrainer.Report;
 import dev.loran.peft.continual.Scenario;
@@ -182,12 +186,14 @@ final class ContinualCommand implements Callable<Integer> {
         if (methodKind == Method.FULL) {
             throw new InputException("--method full would keep a whole model for each task; choose an adapter");
         }
+        Method.requireSettings(training, List.of(methodKind));
         training.resolve(methodKind.epochs, methodKind.learningRate);
         TrainerConfig config =
                 training.config(model, methodKind).withCheckpoints(new Checkpoints(saveSteps, keepCheckpoints));
         List<Source> sources = sources(kind);
         Path out = resume == null ? place.runFolder("loran-continual") : resume;
         try (OpenModel open = open()) {
+            output.detail(open.describe());
             open.model().gradientCheckpointing(gradientCheckpointing);
             int maxLength = model.maxLength(open, methodKind.virtualTokens(training), 0);
             Examples.Options reading = Examples.Options.of(maxLength).withTextPrefix(open.textPrefix());

@@ -4,6 +4,8 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.kernels.Backends;
+import dev.loran.peft.cli.console.Output;
+import dev.loran.peft.cli.options.CommonOptions;
 import dev.loran.peft.data.Catalogue;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.JsonFile;
@@ -120,7 +122,8 @@ final class DoctorCommand implements Callable<Integer> {
     private void machine() {
         Runtime runtime = Runtime.getRuntime();
         ObjectNode result = JSON.createObjectNode();
-        result.put("jdk", Runtime.version() + ", " + System.getProperty("java.vendor"))
+        result.put("loran", Version.ofLoran())
+                .put("jdk", Version.ofJdk())
                 .put("vm", System.getProperty("java.vm.name"))
                 .put("system", System.getProperty("os.name") + " on " + System.getProperty("os.arch"))
                 .put("processors", runtime.availableProcessors())

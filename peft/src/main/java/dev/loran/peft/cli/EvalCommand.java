@@ -2,6 +2,9 @@ package dev.loran.peft.cli;
 
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.peft.cli.console.Output;
+import dev.loran.peft.cli.options.CommonOptions;
+import dev.loran.peft.cli.options.DataOptions;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.RowFiles.Part;
 import dev.loran.peft.data.RowSource;
@@ -70,6 +73,8 @@ final class EvalCommand implements Callable<Integer> {
         Path folder = trained.folder(model);
         try (OpenModel open = OpenModel.of(model);
                 PeftModel peft = new PeftModel(open.model(), model.seed)) {
+            output.detail(open.describe());
+            output.detail(open.backendChoice());
             TaskCard known = folder == null ? null : open.load(peft, folder);
             TaskCard card = known == null ? card(open) : known;
             if (task != null && !card.task().name().equals(Task.named(task).name())) {

@@ -4,6 +4,7 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.peft.cli.console.Output;
 import dev.loran.peft.cli.report.Results;
 import dev.loran.peft.io.JsonFile;
 import dev.loran.peft.seo.Baselines;
@@ -93,8 +94,7 @@ final class ExampleCommand implements Callable<Integer> {
         Path data = folder.resolve("data");
         List<String> arguments = arguments(task, data, folder.resolve("compare"));
         CommandLine compare = command(new CompareCommand(output), "compare");
-        Main.readConfig(compare, arguments);
-        compare.parseArgs(arguments.toArray(String[]::new));
+        compare.parseArgs(Main.readConfig(compare, arguments).toArray(String[]::new));
         task.write(data);
         output.say(task.origin().replaceAll("\\s+", " ").strip());
         if (dataOnly) {

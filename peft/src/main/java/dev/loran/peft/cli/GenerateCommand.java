@@ -1,6 +1,8 @@
 package dev.loran.peft.cli;
 
 import com.fasterxml.jackson.databind.ObjectMapper;
+import dev.loran.peft.cli.console.Output;
+import dev.loran.peft.cli.options.CommonOptions;
 import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.TaskType;
@@ -81,6 +83,8 @@ final class GenerateCommand implements Callable<Integer> {
         Path folder = trained.folder(model);
         try (OpenModel open = OpenModel.of(model);
                 PeftModel peft = new PeftModel(open.model(), model.seed)) {
+            output.detail(open.describe());
+            output.detail(open.backendChoice());
             TaskCard card = folder == null ? null : open.load(peft, folder);
             if (open.model().task() != TaskType.CAUSAL_LM) {
                 throw new InputException(

@@ -71,6 +71,13 @@ record InitAdapter(Path folder, PeftConfig config, @Nullable TaskCard card) {
         if (isTyped.test("--encoder") && !encoder.isEmpty() && !encoder.equalsIgnoreCase(options.encoder)) {
             throw conflict("--encoder", options.encoder, encoder);
         }
+        if (!options.set.isEmpty()) {
+            String field = options.set.keySet().iterator().next();
+            throw conflict(
+                    "--set",
+                    field + "=" + options.set.get(field),
+                    json.path(field).toString());
+        }
         if (isTyped.test("--targets")) {
             JsonNode targets = json.path("target_modules");
             throw conflict(

@@ -8,6 +8,8 @@ import dev.loran.engine.backend.Backend;
 import dev.loran.engine.io.SafeTensors;
 import dev.loran.engine.io.SafeTensorsException;
 import dev.loran.kernels.Backends;
+import dev.loran.peft.cli.console.Output;
+import dev.loran.peft.cli.options.CommonOptions;
 import dev.loran.peft.data.Catalogue;
 import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.hf.HfModels;

@@ -1,6 +1,9 @@
 package dev.loran.peft.cli;
 
 import dev.loran.engine.io.SafeTensorsException;
+import dev.loran.peft.cli.console.Output;
+import dev.loran.peft.cli.console.Stop;
+import dev.loran.peft.cli.options.CommonOptions;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.Nearest;
 import dev.loran.peft.train.DivergedException;
@@ -12,6 +15,7 @@ import java.io.UncheckedIOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.InvalidPathException;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Objects;
@@ -19,9 +23,12 @@ import java.util.Optional;
 import java.util.stream.Stream;
 import picocli.CommandLine;
 import picocli.CommandLine.Command;
+import picocli.CommandLine.Help.Ansi;
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Model.UsageMessageSpec;
+import picocli.CommandLine.Option;
 import picocli.CommandLine.ParameterException;
+import picocli.CommandLine.ScopeType;
 import picocli.CommandLine.Spec;
 import picocli.CommandLine.UnmatchedArgumentException;
 
@@ -31,6 +38,7 @@ import picocli.CommandLine.UnmatchedArgumentException;
 /// SIGTERM; 1 anything else.
 @Command(
         name = "loran",
+        versionProvider = Version.class,
         description = "Fine-tunes transformers on the JVM. Start with: loran quickstart",
         synopsisSubcommandLabel = "COMMAND",
         optionListHeading = "%nOptions:%n",
@@ -43,29 +51,73 @@ public final class Main implements Runnable {
     /// The same code as after Ctrl-C.
     static final int STOPPED = 130;
 
+    private static final String LOG_LEVEL = "org.slf4j.simpleLogger.defaultLogLevel";
+    private static final String USUAL_LOG = "warn";
+
     @Spec
     private CommandSpec spec;
 
-    @CommandLine.Option(
+    private final Output output;
+
+    @Option(
             names = {"-h", "--help"},
             usageHelp = true,
             description = "show this help")
     boolean help;
 
+    @Option(
+            names = {"-V", "--version"},
+            versionHelp = true,
+            description = "print the versions of Loran and the JDK, and what computes")
+    boolean version;
+
+    private Main(Output output) {
+        this.output = output;
+    }
+
+    @Option(
+            names = {"-q", "--quiet"},
+            scope = ScopeType.INHERIT,
+            description = "print errors and the result only")
+    void quiet(boolean asked) {
+        if (asked) {
+            output.level(Output.Level.QUIET);
+            logLevel("error");
+        }
+    }
+
+    @Option(
+            names = {"-v", "--verbose"},
+            scope = ScopeType.INHERIT,
+            description = "print details, times, and what the libraries log")
+    void verbose(boolean asked) {
+        if (asked) {
+            output.level(Output.Level.VERBOSE);
+            logLevel("debug");
+        }
+    }
+
     public static void main(String[] args) {
+        Output.takeStandardError();
         // Commands report their own choices; libraries log only problems.
-        defaultProperty("org.slf4j.simpleLogger.defaultLogLevel", "warn");
-        boolean terminal =
-                Optional.ofNullable(System.console()).map(Console::isTerminal).orElse(false);
+        if (System.getProperty(LOG_LEVEL) == null) {
+            System.setProperty(LOG_LEVEL, USUAL_LOG);
+        }
+        boolean terminal = Boolean.parseBoolean(System.getProperty(
+                "loran.terminal",
+                String.valueOf(Optional.ofNullable(System.console())
+                        .map(Console::isTerminal)
+                        .orElse(false))));
         Stop stop = Stop.onSignals();
         int code = run(new Output(System.out, System.err, terminal, stop), args);
         stop.end();
         System.exit(code);
     }
 
-    private static void defaultProperty(String key, String value) {
-        if (System.getProperty(key) == null) {
-            System.setProperty(key, value);
+    /// Replaces the usual level of what libraries log, unless the user has chosen one.
+    private static void logLevel(String level) {
+        if (USUAL_LOG.equals(System.getProperty(LOG_LEVEL))) {
+            System.setProperty(LOG_LEVEL, level);
         }
     }
 
@@ -74,9 +126,10 @@ public final class Main implements Runnable {
         return run(new Output(out, err, false, new Stop()), args);
     }
 
-    private static int run(Output output, String... args) {
-        CommandLine loran = new CommandLine(new Main());
-        loran.addSubcommand(new QuickstartCommand(output));
+    /// The command line with all commands.
+    static CommandLine commandLine(Output output) {
+        CommandLine loran = new CommandLine(new Main(output));
+        loran.addSubcommand(QuickstartCommand.spec(output));
         loran.addSubcommand(new ExampleCommand(output));
         loran.addSubcommand(new TrainCommand(output));
         loran.addSubcommand(PretrainCommand.spec(output));
@@ -91,6 +144,7 @@ public final class Main implements Runnable {
         loran.addSubcommand(new InspectCommand(output));
         loran.addSubcommand(new TargetsCommand(output));
         loran.addSubcommand(new DoctorCommand(output));
+        loran.addSubcommand(new CompletionCommand(output));
         loran.getSubcommands().forEach((name, command) -> {
             if (name.equals("train") || name.equals("compare")) {
                 UsageMessageSpec usage = command.getCommandSpec().usageMessage();
@@ -100,10 +154,18 @@ public final class Main implements Runnable {
         });
         loran.setOut(new PrintWriter(output.out(), true, StandardCharsets.UTF_8));
         loran.setErr(new PrintWriter(output.err(), true, StandardCharsets.UTF_8));
+        boolean colour = output.terminal() && System.getenv("NO_COLOR") == null;
+        loran.setColorScheme(CommandLine.Help.defaultColorScheme(colour ? Ansi.AUTO : Ansi.OFF));
         loran.setUsageHelpAutoWidth(true);
         loran.setOverwrittenOptionsAllowed(true);
         loran.setParameterExceptionHandler((e, arguments) -> usageError(e, output));
         loran.setExecutionExceptionHandler((e, command, parsed) -> failure(e, output));
+        return loran;
+    }
+
+    private static int run(Output output, String... args) {
+        CommandLine loran = commandLine(output);
+        List<String> arguments = List.of(args);
         try {
             CommandLine command =
                     args.length == 0 ? null : loran.getSubcommands().get(args[0]);
@@ -111,13 +173,14 @@ public final class Main implements Runnable {
             boolean passesOn = command != null
                     && (command.getCommand() instanceof SweepCommand || command.getCommand() instanceof ExampleCommand);
             if (command != null && !passesOn) {
-                readConfig(command, Arrays.asList(args).subList(1, args.length));
+                arguments = new ArrayList<>(List.of(args[0]));
+                arguments.addAll(readConfig(command, List.of(args).subList(1, args.length)));
             }
         } catch (InputException e) {
             return failure(e, output);
         }
         try {
-            return loran.execute(args);
+            return loran.execute(arguments.toArray(String[]::new));
         } catch (OutOfMemoryError e) {
             output.problem("loran: %s; the heap may take %,d MiB: JAVA_OPTS=-Xmx4g gives it 4 GiB"
                     .formatted(e.getMessage(), Runtime.getRuntime().maxMemory() >> 20));
@@ -127,12 +190,15 @@ public final class Main implements Runnable {
 
     /// The file given by `--config`, or the options of the run given by `--resume`, must be read before the rest is
     /// parsed.
-    static void readConfig(CommandLine command, List<String> args) {
+    ///
+    /// @return the arguments to parse: with what these files set before what was typed
+    static List<String> readConfig(CommandLine command, List<String> args) {
+        List<String> all = new ArrayList<>();
         for (int i = 0; i < args.size(); i++) {
             String[] option = args.get(i).split("=", 2);
             String value = option.length == 2 ? option[1] : i + 1 < args.size() ? args.get(i + 1) : null;
             if (value != null && option[0].equals("--config")) {
-                CommonOptions.readConfig(command.getCommandSpec(), Path.of(value));
+                all.addAll(CommonOptions.readConfig(command.getCommandSpec(), Path.of(value)));
             } else if (value != null && option[0].equals("--resume")) {
                 RunFolder run = RunFolder.resume(Path.of(value));
                 if (!run.hasOptions()) {
@@ -140,9 +206,11 @@ public final class Main implements Runnable {
                             run.optionsFile() + ": names no options: the run was killed as it began, or"
                                     + " was not begun by loran train; begin it anew (--overwrite)");
                 }
-                CommonOptions.readConfig(command.getCommandSpec(), run.optionsFile());
+                all.addAll(CommonOptions.readConfig(command.getCommandSpec(), run.optionsFile()));
             }
         }
+        all.addAll(args);
+        return all;
     }
 
     @Override
@@ -183,6 +251,9 @@ public final class Main implements Runnable {
         }
         if (e instanceof InputException || e instanceof SafeTensorsException) {
             output.problem("loran: " + oneLine(e));
+            if (output.level() == Output.Level.VERBOSE) {
+                e.printStackTrace(output.err());
+            }
             return INPUT_ERROR;
         }
         if (e instanceof DivergedException) {

@@ -3,6 +3,8 @@ package dev.loran.peft.cli;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.backend.DType;
+import dev.loran.peft.cli.console.Output;
+import dev.loran.peft.cli.options.CommonOptions;
 import dev.loran.peft.hf.HfModels;
 import dev.loran.peft.io.Drafts;
 import dev.loran.peft.io.InputException;

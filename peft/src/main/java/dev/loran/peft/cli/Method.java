@@ -1,11 +1,18 @@
 package dev.loran.peft.cli;
 
+import com.fasterxml.jackson.core.JacksonException;
+import com.fasterxml.jackson.databind.DeserializationFeature;
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import com.fasterxml.jackson.databind.node.TextNode;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.Nearest;
 import dev.loran.peft.model.TaskType;
 import dev.loran.peft.tuner.AdaLoraConfig;
 import dev.loran.peft.tuner.BitFitConfig;
 import dev.loran.peft.tuner.BottleneckConfig;
+import dev.loran.peft.tuner.ConfigJson;
 import dev.loran.peft.tuner.Ia3Config;
 import dev.loran.peft.tuner.LnTuningConfig;
 import dev.loran.peft.tuner.LoraConfig;
@@ -18,6 +25,9 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import java.util.Set;
+import java.util.TreeSet;
+import java.util.stream.Collectors;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 
@@ -50,6 +60,8 @@ enum Method {
     IA3(5e-3, "1e-3 to 1e-2", 3, "few examples; free once merged"),
     LN_TUNING(1e-3, "5e-4 to 5e-3", 3, "texts of another kind; free once merged"),
     BITFIT(1e-3, "5e-4 to 5e-3", 3, "few examples; free once merged");
+
+    private static final ObjectMapper JSON = new ObjectMapper().enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS);
 
     /// Names used elsewhere.
     private static final Map<String, String> ALIASES = Map.of(
@@ -137,12 +149,82 @@ enum Method {
         return name().toLowerCase(Locale.ROOT).replace('_', '-');
     }
 
-    /// The method's configuration for a model of `task`; null for [#FULL], which needs none.
+    /// Fields that `--set` cannot change: what a file says of itself, and what other parts of a command have to know.
+    private static final Map<String, String> NOT_SET = Map.of(
+            "peft_type", "say --method",
+            "task_type", "it follows from the model",
+            "num_virtual_tokens", "say --virtual-tokens",
+            "use_dora", "say --method dora",
+            "inference_mode", "it is false while training");
+
+    private static final Set<String> ORIGIN =
+            Set.of("auto_mapping", "base_model_name_or_path", "peft_version", "revision");
+
+    /// Checks that `--set` names only fields that at least one of `methods` has, with values that they can have.
+    static void requireSettings(TrainingOptions o, List<Method> methods) {
+        if (o.set.isEmpty()) {
+            return;
+        }
+        Set<String> known = new TreeSet<>();
+        for (Method m : methods) {
+            PeftConfig config = m.config(o, TaskType.SEQ_CLS, 100);
+            if (config != null) {
+                known.addAll(fields(config));
+            }
+        }
+        String of = methods.stream().map(Method::toString).collect(Collectors.joining(", "));
+        o.set.forEach((name, value) -> {
+            if (NOT_SET.containsKey(name)) {
+                throw new InputException("--set " + name + "=" + value + ": cannot be set; " + NOT_SET.get(name));
+            }
+            if (!known.contains(name)) {
+                throw new InputException("--set " + name + "=" + value + ": " + of + " has no such field"
+                        + Nearest.hint(List.of(name), known)
+                        + (known.isEmpty() ? "; leave it out" : "; choose one of " + String.join(", ", known)));
+            }
+        });
+    }
+
+    private static Set<String> fields(PeftConfig config) {
+        Set<String> fields = new TreeSet<>();
+        config.toJson().fieldNames().forEachRemaining(fields::add);
+        fields.removeAll(ORIGIN);
+        fields.removeAll(NOT_SET.keySet());
+        return fields;
+    }
+
+    /// `config` with those fields of `--set` that it has, checked as those of a file.
+    private static PeftConfig with(Map<String, String> set, PeftConfig config) {
+        Set<String> fields = fields(config);
+        ObjectNode json = config.toJson();
+        set.forEach((name, value) -> {
+            if (fields.contains(name)) {
+                json.set(name, value(value));
+            }
+        });
+        return set.isEmpty() ? config : PeftConfig.fromJson(new ConfigJson("--set", json));
+    }
+
+    /// What is written as JSON, and any other text as it is.
+    private static JsonNode value(String typed) {
+        try {
+            return JSON.readTree(typed);
+        } catch (JacksonException e) {
+            return TextNode.valueOf(typed);
+        }
+    }
+
+    /// The method's configuration for a model of `task`, with what `--set` says; null for [#FULL], which needs none.
     ///
     /// @param steps of the whole run: AdaLoRA starts to cut ranks after a fifth of them and stops a fifth before the
     ///     end
     @Nullable
     PeftConfig config(TrainingOptions o, TaskType task, int steps) {
+        PeftConfig config = usual(o, task, steps);
+        return config == null ? null : with(o.set, config);
+    }
+
+    private @Nullable PeftConfig usual(TrainingOptions o, TaskType task, int steps) {
         return switch (this) {
             case FULL -> null;
             case LORA -> lora(o, task);
@@ -165,7 +247,7 @@ enum Method {
         };
     }
 
-    static LoraConfig lora(TrainingOptions o, TaskType task) {
+    private static LoraConfig lora(TrainingOptions o, TaskType task) {
         return LoraConfig.defaults()
                 .withRank(o.rank, o.alpha)
                 .withDropout(o.dropout)

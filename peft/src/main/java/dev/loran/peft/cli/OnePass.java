@@ -1,5 +1,7 @@
 package dev.loran.peft.cli;
 
+import dev.loran.peft.cli.console.Output;
+import dev.loran.peft.cli.console.Progress;
 import dev.loran.peft.task.Evaluation;
 import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.MemoryPlan;
@@ -64,7 +66,7 @@ final class OnePass {
         }
         StringBuilder same = new StringBuilder();
         values.forEach((name, value) -> {
-            if (!MAY_DIFFER.contains(name)) {
+            if (!MAY_DIFFER.contains(name) && !name.startsWith("set.")) {
                 same.append(name).append('=').append(value).append(' ');
             }
         });

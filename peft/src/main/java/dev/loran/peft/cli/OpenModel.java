@@ -382,6 +382,15 @@ record OpenModel(
         return isDevice() ? "backend: " + backend.name() + ", " + backend.describe() : Backends.describe(threads);
     }
 
+    /// What was opened, in one line.
+    String describe() {
+        long parameters = model.namedParameters().values().stream()
+                .mapToLong(tensor -> tensor.shape().size())
+                .sum();
+        return "model: %s, %s with %,d parameters, in %s"
+                .formatted(name, model.getClass().getSimpleName(), parameters, folder);
+    }
+
     /// The number of bytes available for tensors.
     long totalBytes() {
         return isDevice() ? backend.totalBytes() : ProcessMemory.totalBytes();

@@ -2,6 +2,10 @@ package dev.loran.peft.cli;
 
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.peft.cli.console.Output;
+import dev.loran.peft.cli.console.Stop;
+import dev.loran.peft.cli.options.CommonOptions;
+import dev.loran.peft.cli.options.DataOptions;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Row;
 import dev.loran.peft.data.RowFiles.Part;
@@ -93,6 +97,8 @@ final class PredictCommand implements Callable<Integer> {
         Path folder = trained.folder(model);
         try (OpenModel open = OpenModel.of(model);
                 PeftModel peft = new PeftModel(open.model(), model.seed)) {
+            output.detail(open.describe());
+            output.detail(open.backendChoice());
             TaskCard known = folder == null ? null : open.load(peft, folder);
             TaskCard card = known == null ? EvalCommand.untrained(open, trained, new ClassifyTask()) : known;
             int virtualTokens = peft.activeAdapter() == null ? 0 : peft.active().virtualTokens();

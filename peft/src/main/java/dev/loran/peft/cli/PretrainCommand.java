@@ -2,6 +2,8 @@ package dev.loran.peft.cli;
 
 import com.fasterxml.jackson.databind.ObjectMapper;
 import dev.loran.engine.backend.DType;
+import dev.loran.peft.cli.console.Output;
+import dev.loran.peft.cli.options.CommonOptions;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.Row;
 import dev.loran.peft.data.RowFiles.Part;
@@ -57,7 +59,8 @@ final class PretrainCommand extends TrainCommand {
             "--dropout",
             "--targets",
             "--virtual-tokens",
-            "--encoder");
+            "--encoder",
+            "--set");
 
     /// What `train` says of options whose meaning or default is another one here.
     private static final Map<String, String> OTHER_WORDS = Map.of(
@@ -102,11 +105,7 @@ final class PretrainCommand extends TrainCommand {
             OptionSpec option = spec.findOption(name);
             spec.remove(option);
         }
-        OTHER_WORDS.forEach((name, words) -> {
-            OptionSpec option = spec.findOption(name);
-            spec.remove(option);
-            spec.addOption(option.toBuilder().description(words).build());
-        });
+        CommonOptions.reword(spec, OTHER_WORDS);
         return spec;
     }
 

@@ -2,6 +2,10 @@ package dev.loran.peft.cli;
 
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.peft.cli.console.Output;
+import dev.loran.peft.cli.console.Progress;
+import dev.loran.peft.cli.options.CommonOptions;
+import dev.loran.peft.cli.options.OutOptions;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.task.Evaluation;
 import dev.loran.peft.task.TaskCard;
@@ -15,6 +19,7 @@ import dev.loran.peft.watch.ProcessMemory;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.Locale;
+import java.util.Map;
 import java.util.Objects;
 import java.util.concurrent.Callable;
 import org.jspecify.annotations.Nullable;
@@ -62,6 +67,22 @@ final class QuickstartCommand implements Callable<Integer> {
         this.output = output;
     }
 
+    static CommandSpec spec(Output output) {
+        CommandSpec spec = CommandSpec.forAnnotatedObject(new QuickstartCommand(output));
+        CommonOptions.reword(
+                spec,
+                Map.of(
+                        "--epochs",
+                        "passes over the data (" + EPOCHS + ")",
+                        "--lr",
+                        "highest learning rate (" + LEARNING_RATE + ")",
+                        "--head-lr",
+                        "highest learning rate of the head (2.5e-3; with --lr, 5 times that, at most 2.5e-3)",
+                        "--model",
+                        "as of loran train (minilm)"));
+        return spec;
+    }
+
     @Override
     public Integer call() {
         long started = System.nanoTime();
@@ -76,11 +97,13 @@ final class QuickstartCommand implements Callable<Integer> {
             TaskRows data = TaskRows.shipped(open, reading, rows);
             Examples train = data.train();
             Examples heldOut = Objects.requireNonNull(data.heldOut());
+            Method.requireSettings(training, List.of(Method.LORA));
             training.resolve(EPOCHS, LEARNING_RATE);
             TrainerConfig config = training.config(model, Method.LORA);
             RunFolder folder =
                     RunFolder.create(out, place.overwrite, begun -> begun.options(CommonOptions.resolved(spec)));
             TaskCard card = data.card(open, reading, null);
+            output.detail(open.describe());
             output.say(open.backendChoice());
             data.notices().forEach(output::say);
             Evaluation before = before(peft, card, train, heldOut, config);
@@ -118,7 +141,9 @@ final class QuickstartCommand implements Callable<Integer> {
     private @Nullable Evaluation after(
             PeftModel peft, TaskCard card, Examples train, Examples heldOut, TrainerConfig config, RunFolder folder) {
         peft.addAdapter(
-                PeftModel.DEFAULT_ADAPTER, Method.lora(training, peft.model().task()));
+                PeftModel.DEFAULT_ADAPTER,
+                Objects.requireNonNull(
+                        Method.LORA.config(training, peft.model().task(), config.stepsOver(train.size()))));
         try (TaskModel learner = TaskModel.of(peft, card, model.seed);
                 Trainer trainer = new Trainer(learner, config)) {
             output.say("LoRA: %,d parameters train"

@@ -1,6 +1,8 @@
 package dev.loran.peft.cli;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.peft.cli.console.Output;
+import dev.loran.peft.cli.options.OutOptions;
 import dev.loran.peft.cli.report.Report;
 import dev.loran.peft.cli.report.Results;
 import java.nio.file.Path;

@@ -4,6 +4,8 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.peft.cli.console.Output;
+import dev.loran.peft.cli.options.CommonOptions;
 import dev.loran.peft.cli.report.Report;
 import dev.loran.peft.cli.report.Results;
 import dev.loran.peft.cli.sweep.EarlyStopping;
@@ -14,7 +16,6 @@ import dev.loran.peft.task.Metric;
 import dev.loran.peft.task.Task;
 import dev.loran.peft.train.DivergedException;
 import dev.loran.peft.train.RunFolder;
-import java.io.PrintStream;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -25,6 +26,8 @@ import java.util.List;
 import java.util.Locale;
 import java.util.Map;
 import java.util.Objects;
+import java.util.Set;
+import java.util.TreeSet;
 import java.util.concurrent.Callable;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
@@ -69,6 +72,7 @@ final class SweepCommand implements Callable<Integer> {
             "resume",
             "config",
             "json",
+            "set",
             "help");
 
     private final Output output;
@@ -76,13 +80,15 @@ final class SweepCommand implements Callable<Integer> {
     @Option(
             names = "--grid",
             paramLabel = "NAME=V,…",
-            description = "an option of loran train and its values, or lowest..highest to draw from; may be repeated")
+            description =
+                    "an option of loran train (or set.FIELD) and its values, or lowest..highest to draw from; may be "
+                            + "repeated")
     private List<String> grid = List.of();
 
     @Option(
             names = "--space",
             paramLabel = "FILE",
-            description = "the same as JSON: an object of options' names with lists of values, or \"lowest..highest\"")
+            description = "the same as JSON or YAML: options' names with lists of values, or \"lowest..highest\"")
     private @Nullable Path space;
 
     @Option(
@@ -221,25 +227,27 @@ final class SweepCommand implements Callable<Integer> {
                 .map(CommonOptions::name)
                 .filter(name -> !NOT_VARIED.contains(name))
                 .toList();
-        CommonOptions.requireKnown("", varied.keySet(), known, "options that a sweep can vary");
+        Set<String> options = new TreeSet<>(varied.keySet());
+        // Fields of the method's configuration are checked with the rest of a run's command line.
+        options.removeIf(name -> name.startsWith("set."));
+        CommonOptions.requireKnown("", options, known, "options that a sweep can vary");
         return varied;
     }
 
     private CommandLine train() {
-        CommandLine train = new CommandLine(new TrainCommand(new Output(
-                new PrintStream(PrintStream.nullOutputStream()), output.err(), output.terminal(), output.stop())));
+        CommandLine train = new CommandLine(new TrainCommand(output.withoutResults()));
         train.getCommandSpec().name("loran train");
         return train.setOverwrittenOptionsAllowed(true);
     }
 
     private static void parse(CommandLine train, List<String> arguments) {
-        Main.readConfig(train, arguments);
-        train.parseArgs(arguments.toArray(String[]::new));
+        train.parseArgs(Main.readConfig(train, arguments).toArray(String[]::new));
+        train.<TrainCommand>getCommand().requireSettings();
     }
 
     private Run run(Map<String, String> values) {
         List<String> arguments = new ArrayList<>(shared);
-        values.forEach((name, value) -> arguments.add("--" + name + "=" + value));
+        values.forEach((name, value) -> arguments.add("--" + name.replaceFirst("^set\\.", "set=") + "=" + value));
         Path folder = out.resolve(SweepSpace.name(values));
         arguments.add("--out=" + folder);
         return new Run(values, folder, arguments);

@@ -13,6 +13,8 @@ import dev.loran.engine.nn.LayerNorm;
 import dev.loran.engine.nn.Linear;
 import dev.loran.engine.nn.RmsNorm;
 import dev.loran.kernels.Backends;
+import dev.loran.peft.cli.console.Output;
+import dev.loran.peft.cli.options.CommonOptions;
 import dev.loran.peft.data.Catalogue;
 import dev.loran.peft.hf.HfModels;
 import dev.loran.peft.io.InputException;

@@ -1,6 +1,7 @@
 package dev.loran.peft.cli;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.peft.cli.options.DataOptions;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Row;

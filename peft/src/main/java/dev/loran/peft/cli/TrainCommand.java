@@ -2,6 +2,11 @@ package dev.loran.peft.cli;
 
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.peft.cli.console.Output;
+import dev.loran.peft.cli.console.Progress;
+import dev.loran.peft.cli.options.CommonOptions;
+import dev.loran.peft.cli.options.DataOptions;
+import dev.loran.peft.cli.options.OutOptions;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.io.InputException;
@@ -215,7 +220,9 @@ class TrainCommand implements Callable<Integer> {
     public Integer call() {
         InitAdapter init = settle();
         TrainerConfig config = config();
+        output.detail("options: " + CommonOptions.resolved(spec));
         try (OpenModel open = open()) {
+            output.detail(open.describe());
             open.model().gradientCheckpointing(gradientCheckpointing);
             if (init != null) {
                 init.prepare(open);
@@ -223,6 +230,7 @@ class TrainCommand implements Callable<Integer> {
             TaskCard before = init == null ? null : init.card();
             Examples.Options reading = reading(open, before);
             TaskRows rows = read(open, reading, init == null ? null : init.labels());
+            output.detail("rows: read, %,d to train on".formatted(rows.train().size()));
             if (pooling == null && before != null && before.labels() != null && !before.normalize()) {
                 pooling = before.pooling().toString();
             }
@@ -259,8 +267,14 @@ class TrainCommand implements Callable<Integer> {
         Task.named(task);
         InitAdapter init = init();
         Method kind = Method.named(method);
+        requireSettings();
         training.resolve(kind.epochs, kind.learningRate);
         return init;
+    }
+
+    /// @throws InputException if the method does not have what `--set` names
+    void requireSettings() {
+        Method.requireSettings(training, List.of(Method.named(method)));
     }
 
     TrainerConfig config() {

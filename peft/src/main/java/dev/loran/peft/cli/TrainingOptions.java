@@ -1,5 +1,6 @@
 package dev.loran.peft.cli;
 
+import dev.loran.peft.cli.options.CommonOptions;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.MemoryPlan;
@@ -12,6 +13,8 @@ import dev.loran.peft.tuner.PeftConfig;
 import dev.loran.peft.tuner.PromptEncoderConfig;
 import dev.loran.peft.tuner.Targets;
 import dev.loran.peft.watch.ProcessMemory;
+import java.util.LinkedHashMap;
+import java.util.Map;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Option;
 
@@ -115,6 +118,13 @@ final class TrainingOptions {
             paramLabel = "E",
             description = "what makes p-tuning's virtual tokens: mlp, lstm or transformer (${DEFAULT-VALUE})")
     String encoder = "mlp";
+
+    @Option(
+            names = "--set",
+            paramLabel = "FIELD=VALUE",
+            description = "a field of the method's configuration by its name in peft's files, such as use_rslora=true; "
+                    + "may be repeated")
+    Map<String, String> set = new LinkedHashMap<>();
 
     @Option(
             names = "--ignore-memory",

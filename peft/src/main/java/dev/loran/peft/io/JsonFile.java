@@ -1,6 +1,7 @@
 package dev.loran.peft.io;
 
 import com.fasterxml.jackson.core.JacksonException;
+import com.fasterxml.jackson.core.JsonLocation;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
@@ -26,10 +27,17 @@ public final class JsonFile {
             }
             throw new InputException(file + ": is no JSON object");
         } catch (JacksonException e) {
-            throw new InputException(file + ": is no JSON (" + problem(e) + ")", e);
+            throw damaged(file, "JSON", e);
         } catch (IOException e) {
             throw InputException.io(file, "cannot be read", e);
         }
+    }
+
+    /// The error for a file that is not written in `language`.
+    public static InputException damaged(Path file, String language, JacksonException e) {
+        JsonLocation place = e.getLocation();
+        String line = place == null || place.getLineNr() < 1 ? "" : "line " + place.getLineNr() + ": ";
+        return new InputException(file + ": is no " + language + " (" + line + problem(e) + ")", e);
     }
 
     /// Writes `json` to `file` atomically.

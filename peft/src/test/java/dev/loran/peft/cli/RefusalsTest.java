@@ -5,6 +5,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import dev.loran.engine.backend.DType;
 import dev.loran.engine.backend.ReferenceBackend;
 import dev.loran.engine.io.SafeTensors;
+import dev.loran.peft.cli.options.OutOptions;
 import dev.loran.peft.data.TinyTokenizers;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.train.RunFiles;
@@ -309,7 +310,7 @@ class RefusalsTest extends CommandLineTest {
         Files.writeString(config, "{\"lr\": 1,");
         assertRefused(
                 train("--config", config),
-                "loran: " + config + ": is no JSON (Unexpected end-of-input within/between Object entries)");
+                "loran: " + config + ": is no JSON (line 1: Unexpected end-of-input within/between Object entries)");
         Files.writeString(config, "{\"model\": \"a\\u0000b\"}");
         assertRefused(
                 loran("train", "--config", config, "--train", train, "--task", "classify"),
@@ -341,7 +342,7 @@ class RefusalsTest extends CommandLineTest {
         Files.writeString(config, "{");
         assertThat(evaluated(adapter).err())
                 .isEqualTo("loran: " + config
-                        + ": is no JSON (Unexpected end-of-input: expected close marker for Object)\n");
+                        + ": is no JSON (line 1: Unexpected end-of-input: expected close marker for Object)\n");
         Files.writeString(config, rightConfig);
 
         ByteBuffer longHeader = ByteBuffer.wrap(rightWeights.clone()).order(ByteOrder.LITTLE_ENDIAN);

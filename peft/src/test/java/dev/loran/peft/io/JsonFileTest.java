@@ -47,10 +47,11 @@ class JsonFileTest {
         assertThatThrownBy(() -> JsonFile.read(file)).hasMessage(file + ": no such file");
         refused(file, "[1]", ": is no JSON object");
         refused(file, "", ": is no JSON object");
-        refused(file, "{\"a\": ", ": is no JSON (Unexpected end-of-input within/between Object entries)");
-        refused(file, "{", ": is no JSON (Unexpected end-of-input: expected close marker for Object)");
+        refused(file, "{\"a\": ", ": is no JSON (line 1: Unexpected end-of-input within/between Object entries)");
+        refused(file, "{", ": is no JSON (line 1: Unexpected end-of-input: expected close marker for Object)");
         Files.write(file, new byte[] {'{', '"', (byte) 0xff, '"', ':', '1', '}'});
-        assertThatThrownBy(() -> JsonFile.read(file)).hasMessage(file + ": is no JSON (Invalid UTF-8 start byte 0xff)");
+        assertThatThrownBy(() -> JsonFile.read(file))
+                .hasMessage(file + ": is no JSON (line 1: Invalid UTF-8 start byte 0xff)");
         Files.write(file, "\ufeff{\"a\": 1}".getBytes(StandardCharsets.UTF_8));
         assertThat(JsonFile.read(file).path("a").intValue()).isEqualTo(1);
     }

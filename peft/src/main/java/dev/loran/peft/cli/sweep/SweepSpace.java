@@ -1,8 +1,8 @@
 package dev.loran.peft.cli.sweep;
 
 import com.fasterxml.jackson.databind.JsonNode;
+import dev.loran.peft.cli.options.ConfigFile;
 import dev.loran.peft.io.InputException;
-import dev.loran.peft.io.JsonFile;
 import java.math.BigDecimal;
 import java.math.MathContext;
 import java.nio.file.Path;
@@ -68,10 +68,10 @@ public final class SweepSpace {
         }
     }
 
-    /// The options and values in a JSON file.
+    /// The options and values in a file, in JSON or YAML.
     public static Map<String, Values> read(Path file) {
         Map<String, Values> space = new LinkedHashMap<>();
-        JsonFile.read(file).properties().forEach(e -> {
+        ConfigFile.read(file).properties().forEach(e -> {
             List<String> values = new ArrayList<>();
             JsonNode v = e.getValue();
             (v.isArray() ? v : List.of(v)).forEach(one -> {

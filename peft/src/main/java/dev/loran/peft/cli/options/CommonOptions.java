@@ -1,4 +1,4 @@
-package dev.loran.peft.cli;
+package dev.loran.peft.cli.options;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
@@ -16,6 +16,7 @@ import java.util.Map;
 import java.util.Objects;
 import java.util.Set;
 import java.util.TreeSet;
+import java.util.stream.Collectors;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Model.CommandSpec;
@@ -23,36 +24,62 @@ import picocli.CommandLine.Model.OptionSpec;
 import picocli.CommandLine.Option;
 
 /// The options of every command.
-final class CommonOptions {
+public final class CommonOptions {
     @Option(
             names = {"-h", "--help"},
             usageHelp = true,
             description = "show this help")
-    boolean help;
+    public boolean help;
 
     @Option(names = "--json", description = "print the result as one JSON object on the last line")
-    boolean json;
+    public boolean json;
 
     @Option(
             names = "--config",
             paramLabel = "FILE",
-            description = "a JSON object of options by name, such as the run.json of another run; what is typed wins")
-    @Nullable
-    Path config;
+            description =
+                    "options by name, in JSON or YAML (.yaml), such as the run.json of another run; what is typed "
+                            + "wins")
+    public @Nullable Path config;
 
-    /// Makes the values in the `--config` file the defaults of options that were not typed.
-    static void readConfig(CommandSpec spec, Path file) {
+    /// The option that sets fields of a method's configuration. It stands in files as an object.
+    private static final String SET = "set";
+
+    /// Makes the values in a `--config` file the defaults of options that were not typed.
+    ///
+    /// @return what must be typed before all else: the file's `--set`
+    public static List<String> readConfig(CommandSpec spec, Path file) {
         Map<String, String> values = read(file);
         List<String> known = spec.options().stream().map(CommonOptions::name).toList();
         requireKnown(file + ": ", values.keySet(), known, "options of " + spec.qualifiedName());
-        spec.defaultValueProvider(argument -> argument instanceof OptionSpec option ? values.get(name(option)) : null);
+        spec.defaultValueProvider(argument ->
+                argument instanceof OptionSpec option && !name(option).equals(SET) ? values.get(name(option)) : null);
+        return settings(file).entrySet().stream()
+                .map(e -> "--" + SET + "=" + e.getKey() + "=" + e.getValue())
+                .toList();
+    }
+
+    /// The fields that a file sets: a text as it is, everything else as JSON.
+    private static Map<String, String> settings(Path file) {
+        JsonNode set = ConfigFile.read(file).path(SET);
+        if (!set.isMissingNode() && !set.isNull() && !set.isObject()) {
+            throw new InputException(file + ": " + SET + " is " + set + ", needs an object of fields and their values");
+        }
+        Map<String, String> settings = new LinkedHashMap<>();
+        set.properties()
+                .forEach(e -> settings.put(
+                        e.getKey(),
+                        e.getValue().isTextual()
+                                ? e.getValue().textValue()
+                                : e.getValue().toString()));
+        return settings;
     }
 
     /// The names in a list with commas between.
     ///
     /// @param option the option that gives it
     /// @throws InputException for an empty name
-    static List<String> names(String option, String list) {
+    public static List<String> names(String option, String list) {
         List<String> names = List.of(list.strip().split("\\s*,\\s*", -1));
         if (names.contains("")) {
             throw new InputException(option + " \"" + list + "\" has an empty name; part names by one comma each");
@@ -61,7 +88,7 @@ final class CommonOptions {
     }
 
     /// @throws InputException for `names` that are not in `known`; it suggests the nearest known ones
-    static void requireKnown(String where, Set<String> names, List<String> known, String what) {
+    public static void requireKnown(String where, Set<String> names, List<String> known, String what) {
         TreeSet<String> unknown = new TreeSet<>(names);
         unknown.removeAll(known);
         if (!unknown.isEmpty()) {
@@ -69,34 +96,53 @@ final class CommonOptions {
         }
     }
 
-    /// The contents of such a file, keyed by option name.
-    static Map<String, String> read(Path file) {
+    /// The contents of such a file, keyed by option name: a list with commas between, and [#SET] as [#resolved] has
+    /// it.
+    public static Map<String, String> read(Path file) {
         Map<String, String> values = new LinkedHashMap<>();
-        JsonFile.read(file).properties().forEach(e -> {
-            if (!e.getValue().isValueNode()) {
-                throw new InputException(file + ": " + e.getKey() + " is " + e.getValue() + ", needs one value");
-            }
-            if (!e.getValue().isNull()) {
-                values.put(e.getKey(), e.getValue().asText());
+        ConfigFile.read(file).properties().forEach(e -> {
+            JsonNode value = e.getValue();
+            if (e.getKey().equals(SET)) {
+                values.put(SET, settings(file).toString());
+            } else if (value.isArray() && value.valueStream().allMatch(one -> one.isValueNode() && !one.isNull())) {
+                values.put(e.getKey(), value.valueStream().map(JsonNode::asText).collect(Collectors.joining(",")));
+            } else if (!value.isValueNode()) {
+                throw new InputException(file + ": " + e.getKey() + " is " + value + ", needs one value");
+            } else if (!value.isNull()) {
+                values.put(e.getKey(), value.asText());
             }
         });
         return values;
     }
 
     /// Options that belong to a single command line: another run with the same options has its own.
-    private static final List<String> NOT_OF_THE_RUN = List.of("json", "config", "out", "overwrite");
+    private static final List<String> NOT_OF_THE_RUN =
+            List.of("json", "config", "out", "overwrite", "quiet", "verbose");
 
     /// All options of a command that have a value, by name: the contents of `run.json`, which `--config` accepts.
-    static Map<String, Object> resolved(CommandSpec spec) {
+    public static Map<String, Object> resolved(CommandSpec spec) {
         Map<String, Object> values = new LinkedHashMap<>();
         for (OptionSpec option : spec.options()) {
             Object value = option.getValue();
-            if (value != null && !option.usageHelp() && !NOT_OF_THE_RUN.contains(name(option))) {
-                values.put(
-                        name(option), value instanceof Number || value instanceof Boolean ? value : value.toString());
+            if (value == null || value instanceof Map<?, ?> map && map.isEmpty()) {
+                continue;
+            }
+            if (!option.usageHelp() && !NOT_OF_THE_RUN.contains(name(option))) {
+                boolean asItIs = value instanceof Number || value instanceof Boolean || value instanceof Map;
+                values.put(name(option), asItIs ? value : value.toString());
             }
         }
         return values;
+    }
+
+    /// Changes what the help says of options that a command shares with others, because their default or their meaning
+    /// is another one there.
+    public static void reword(CommandSpec spec, Map<String, String> words) {
+        words.forEach((name, description) -> {
+            OptionSpec option = spec.findOption(name);
+            spec.remove(option);
+            spec.addOption(option.toBuilder().description(description).build());
+        });
     }
 
     /// Refuses to mix runs with different options in one folder: the options that all of them share are stored there,
@@ -105,7 +151,7 @@ final class CommonOptions {
     /// @param what the runs together, for messages
     /// @param replace whether the runs there are to be replaced, whatever their options
     /// @throws InputException if the folder holds those of others, or anything else
-    static void requireSame(Path file, String what, boolean replace, Map<String, Object> options) {
+    public static void requireSame(Path file, String what, boolean replace, Map<String, Object> options) {
         ObjectNode now = JsonNodeFactory.instance.objectNode();
         options.forEach((name, value) -> {
             if (!name.equals("out") && !name.equals("threads")) {
@@ -146,7 +192,7 @@ final class CommonOptions {
     }
 
     /// The option as it is typed, without the dashes.
-    static String name(OptionSpec option) {
+    public static String name(OptionSpec option) {
         return option.longestName().substring(2);
     }
 }

@@ -1,4 +1,4 @@
-package dev.loran.peft.cli;
+package dev.loran.peft.cli.options;
 
 import dev.loran.peft.train.RunFolder;
 import java.nio.file.Path;
@@ -6,20 +6,19 @@ import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Option;
 
 /// The options for the output folder.
-final class OutOptions {
+public final class OutOptions {
     @Option(
             names = "--out",
             paramLabel = "DIR",
             description = "where the files go (a new folder here, with a number where its name is taken)")
-    @Nullable
-    Path out;
+    public @Nullable Path out;
 
     @Option(names = "--overwrite", description = "replace the run, or the comparison, that is in --out already")
-    boolean overwrite;
+    public boolean overwrite;
 
     /// The folder that the user named; or else `usual`, or if that is taken, the first free one of `usual-2`,
     /// `usual-3`, ….
-    Path folder(String usual) {
+    public Path folder(String usual) {
         if (out != null || overwrite) {
             return out == null ? Path.of(usual) : out;
         }
@@ -33,7 +32,7 @@ final class OutOptions {
     /// As above, for a run.
     ///
     /// @throws dev.loran.peft.io.InputException if it contains something that must not be replaced
-    Path runFolder(String usual) {
+    public Path runFolder(String usual) {
         Path place = folder(usual);
         RunFolder.requireFree(place, overwrite);
         return place;

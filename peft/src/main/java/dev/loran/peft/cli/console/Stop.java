@@ -1,4 +1,4 @@
-package dev.loran.peft.cli;
+package dev.loran.peft.cli.console;
 
 import java.lang.foreign.FunctionDescriptor;
 import java.lang.foreign.Linker;
@@ -14,7 +14,7 @@ import java.util.concurrent.CountDownLatch;
 /// The first signal runs a shutdown hook, which waits for the command. From then on the JVM ignores signals, so the
 /// hook restores their default handlers, which end the process. (`sun.misc.Signal` would receive every signal, but
 /// javac's warning about it cannot be suppressed, and the build allows no warnings.)
-final class Stop {
+public final class Stop {
     private static final int[] SIGNALS = {1, 2, 15};
 
     private final CountDownLatch ended = new CountDownLatch(1);
@@ -22,12 +22,12 @@ final class Stop {
     private volatile boolean heard;
 
     /// Thrown by [#check] to end the command.
-    static final class Ended extends RuntimeException {
+    public static final class Ended extends RuntimeException {
         private static final long serialVersionUID = 1L;
     }
 
     /// Listens to signals until [#end]. Only a program's entry point should call this.
-    static Stop onSignals() {
+    public static Stop onSignals() {
         Stop stop = new Stop();
         Runtime.getRuntime().addShutdownHook(new Thread(stop::signalled, "stop"));
         return stop;
@@ -65,28 +65,28 @@ final class Stop {
     }
 
     /// Requests that the command end.
-    void ask() {
+    public void ask() {
         asked = true;
     }
 
     /// Sets whether the command calls [#isAsked] from time to time.
-    void listen(boolean listens) {
+    public void listen(boolean listens) {
         heard = listens;
     }
 
-    boolean isAsked() {
+    public boolean isAsked() {
         return asked;
     }
 
     /// Ends the command if that was requested.
-    void check() {
+    public void check() {
         if (asked) {
             throw new Ended();
         }
     }
 
     /// The command is over and its results are written.
-    void end() {
+    public void end() {
         ended.countDown();
     }
 }

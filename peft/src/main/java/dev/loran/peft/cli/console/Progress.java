@@ -1,4 +1,4 @@
-package dev.loran.peft.cli;
+package dev.loran.peft.cli.console;
 
 import dev.loran.peft.task.Evaluation;
 import dev.loran.peft.train.StepResult;
@@ -13,8 +13,10 @@ import org.jspecify.annotations.Nullable;
 
 /// Shows the progress of training: loss, learning rate, speed, time left and memory, on a terminal with a bar;
 /// otherwise in about twenty lines per run.
-class Progress implements TrainingListener, AutoCloseable {
+public class Progress implements TrainingListener, AutoCloseable {
     private static final int LINES = 20;
+    private static final int WIDEST_BAR = 24;
+    private static final int NARROWEST_BAR = 5;
 
     private final Output output;
     private final List<String> opening;
@@ -29,14 +31,14 @@ class Progress implements TrainingListener, AutoCloseable {
     ///
     /// @param every steps between lines where there is no bar; 0 for a twentieth of the run
     /// @param memory what tensors take; empty to not show it
-    record Detail(int every, Supplier<String> memory) {}
+    public record Detail(int every, Supplier<String> memory) {}
 
     /// @param opening lines to print once all checks have passed
-    Progress(Output output, List<String> opening) {
+    public Progress(Output output, List<String> opening) {
         this(output, opening, new Detail(0, () -> ""));
     }
 
-    Progress(Output output, List<String> opening, Detail detail) {
+    public Progress(Output output, List<String> opening, Detail detail) {
         this.output = output;
         this.opening = opening;
         this.detail = detail;
@@ -67,18 +69,15 @@ class Progress implements TrainingListener, AutoCloseable {
         int every = detail.every > 0 ? detail.every : Math.max(1, totalSteps / LINES);
         boolean due = result.step() % every == 0 || result.step() == totalSteps;
         measure(result, seconds, due);
+        double left = seconds / result.step() * (totalSteps - result.step());
+        if (output.level() == Output.Level.QUIET) {
+            return;
+        }
         if (output.terminal()) {
             ProgressBar b = bar(totalSteps);
-            b.setExtraMessage(String.format(
-                    Locale.ROOT,
-                    "loss %.4f  lr %.2e  %,.0f tokens/s  %s",
-                    result.loss(),
-                    result.learningRate(),
-                    tokensPerSecond,
-                    detail.memory.get()));
+            b.setExtraMessage(String.join("\n", parts(result, result.step() / seconds, left)));
             b.stepTo(result.step());
         } else if (due) {
-            double left = seconds / result.step() * (totalSteps - result.step());
             output.say(String.format(
                             Locale.ROOT,
                             "step %d/%d  loss %.4f  lr %.2e  %.2f steps/s  %,.0f tokens/s  %.0f s left  %s",
@@ -92,6 +91,23 @@ class Progress implements TrainingListener, AutoCloseable {
                             detail.memory.get())
                     .stripTrailing());
         }
+    }
+
+    /// What stands behind the bar, the most important first: as much of it as there is room for.
+    private List<String> parts(StepResult result, double stepsPerSecond, double left) {
+        long seconds = Math.round(left);
+        return List.of(
+                String.format(Locale.ROOT, "loss %.4f", result.loss()),
+                (seconds < 3600 ? "" : seconds / 3600 + ":")
+                        + String.format(
+                                Locale.ROOT,
+                                seconds < 3600 ? "%d:%02d left" : "%02d:%02d left",
+                                seconds / 60 % 60,
+                                seconds % 60),
+                String.format(Locale.ROOT, "%.2f steps/s", stepsPerSecond),
+                String.format(Locale.ROOT, "lr %.1e", result.learningRate()),
+                String.format(Locale.ROOT, "%,.0f tokens/s", tokensPerSecond),
+                detail.memory.get());
     }
 
     /// The speed since the last line, or on a terminal since at least a second ago.
@@ -109,15 +125,38 @@ class Progress implements TrainingListener, AutoCloseable {
 
     private ProgressBar bar(int totalSteps) {
         if (bar == null) {
+            output.bar(true);
             bar = new ProgressBarBuilder()
-                    .setTaskName("training")
                     .setInitialMax(totalSteps)
-                    .setUnit(" steps", 1)
-                    .showSpeed()
+                    .setUpdateIntervalMillis(200)
+                    .setRenderer((state, width) -> line(
+                            state.getCurrent(),
+                            state.getMax(),
+                            List.of(String.valueOf(state.getExtraMessage()).split("\n")),
+                            width))
                     .setConsumer(new ConsoleProgressBarConsumer(output.err()))
                     .build();
         }
         return bar;
+    }
+
+    /// A line of exactly `width` columns: the steps, as many of `parts` as there is room for, and a bar in the rest.
+    static String line(long step, long steps, List<String> parts, int width) {
+        String count =
+                " ".repeat(String.valueOf(steps).length() - String.valueOf(step).length()) + step + "/" + steps;
+        StringBuilder line = new StringBuilder(String.format(Locale.ROOT, "%s %3d %%", count, 100 * step / steps));
+        for (String part : parts) {
+            if (part.isEmpty() || line.length() + 2 + part.length() > width) {
+                break;
+            }
+            line.append("  ").append(part);
+        }
+        int room = Math.min(WIDEST_BAR, width - line.length() - 1);
+        if (room >= NARROWEST_BAR) {
+            int full = (int) (room * step / steps);
+            line.insert(0, "█".repeat(full) + "░".repeat(room - full) + " ");
+        }
+        return (line + " ".repeat(Math.max(0, width - line.length()))).substring(0, Math.max(0, width));
     }
 
     @Override
@@ -125,14 +164,13 @@ class Progress implements TrainingListener, AutoCloseable {
         // Four decimals for values of at most 1, such as shares; two for others.
         double value = e.headlineValue();
         output.say(String.format(
-                        Locale.ROOT,
-                        "%nafter step %d: loss %.4f, %s %." + (Math.abs(value) <= 1 ? 4 : 2) + "f%s",
-                        step,
-                        e.loss(),
-                        e.headline().name().replace('_', ' '),
-                        value,
-                        best ? " (best so far)" : "")
-                .substring(output.terminal() ? 0 : System.lineSeparator().length()));
+                Locale.ROOT,
+                "after step %d: loss %.4f, %s %." + (Math.abs(value) <= 1 ? 4 : 2) + "f%s",
+                step,
+                e.loss(),
+                e.headline().name().replace('_', ' '),
+                value,
+                best ? " (best so far)" : ""));
     }
 
     @Override
@@ -140,6 +178,7 @@ class Progress implements TrainingListener, AutoCloseable {
         output.stop().listen(false);
         if (bar != null) {
             bar.close();
+            output.bar(false);
         }
     }
 }

@@ -1,4 +1,4 @@
-package dev.loran.peft.cli;
+package dev.loran.peft.cli.options;
 
 import dev.loran.peft.data.RowFiles;
 import dev.loran.peft.data.RowFiles.Part;
@@ -19,12 +19,12 @@ import picocli.CommandLine.Option;
 
 /// How rows are read. What an option names may be a file, several with commas between, a folder with files named after
 /// what they are for, or `-` for standard input.
-class DataOptions {
+public class DataOptions {
     /// Standard input.
-    static final Path STANDARD_INPUT = Path.of("-");
+    public static final Path STANDARD_INPUT = Path.of("-");
 
     /// What [#files] accepts, for the text of options.
-    static final String FILES = "a file, several with commas between, a folder, or - for standard input";
+    public static final String FILES = "a file, several with commas between, a folder, or - for standard input";
 
     @Option(
             names = "--format",
@@ -38,7 +38,7 @@ class DataOptions {
             description = "the names that fields have in the rows: text=body,label=category (their own)")
     private @Nullable String columns;
 
-    RowFormat.Options options() {
+    public RowFormat.Options options() {
         Map<String, String> map = new LinkedHashMap<>();
         for (String pair : columns == null ? List.<String>of() : CommonOptions.names("--columns", columns)) {
             String[] names = pair.split("\\s*=\\s*", 2);
@@ -54,7 +54,7 @@ class DataOptions {
     ///
     /// @param part which files of a folder
     /// @param otherwise which files if the folder has none for `part`; may be the same
-    RowSource rows(Path given, Part part, Part otherwise) {
+    public RowSource rows(Path given, Part part, Part otherwise) {
         if (given.equals(STANDARD_INPUT)) {
             return new Spooled(spool(), options());
         }
@@ -62,7 +62,7 @@ class DataOptions {
     }
 
     /// The files that an option names.
-    static List<Path> files(Path given, Part part, Part otherwise) {
+    public static List<Path> files(Path given, Part part, Part otherwise) {
         if (Files.isDirectory(given)) {
             List<Path> files = RowFiles.in(given, part);
             if (files.isEmpty()) {
@@ -86,19 +86,18 @@ class DataOptions {
     /// The rows to train on and those held out.
     ///
     /// @param heldOut null if nothing is held out
-    record Split(RowSource train, @Nullable RowSource heldOut) {}
+    public record Split(RowSource train, @Nullable RowSource heldOut) {}
 
     /// As above, for a command that also holds out rows.
-    static final class Splitting extends DataOptions {
+    public static final class Splitting extends DataOptions {
         @Option(
                 names = "--split",
                 paramLabel = "X",
                 description = "without --eval: hold out this share of the rows, of each class alike, such as 0.1")
-        @Nullable
-        Double share;
+        public @Nullable Double share;
 
         /// @param eval rows to hold out; null for those of the folder `train`, or for a share of it
-        Split split(Path train, @Nullable Path eval, long seed) {
+        public Split split(Path train, @Nullable Path eval, long seed) {
             RowSource rows = rows(train, Part.TRAIN, Part.TRAIN);
             if (share != null) {
                 if (eval != null) {

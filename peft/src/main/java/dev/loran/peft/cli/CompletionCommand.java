@@ -1,0 +1,122 @@
+package dev.loran.peft.cli;
+
+import dev.loran.peft.cli.console.Output;
+import java.nio.file.Path;
+import java.util.Arrays;
+import java.util.Iterator;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.Callable;
+import picocli.AutoComplete;
+import picocli.CommandLine;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Model.OptionSpec;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.ParameterException;
+import picocli.CommandLine.Parameters;
+import picocli.CommandLine.Spec;
+
+/// `loran completion`: a script for a shell that completes commands, options, their values and files.
+@Command(
+        name = "completion",
+        description = "Prints a script that lets a shell complete Loran's commands, options and values by the Tab key.",
+        footer = {
+            "",
+            "For bash, in this shell:     source <(./loran completion bash)",
+            "in every new one:            ./loran completion bash > "
+                    + "~/.local/share/bash-completion/completions/loran",
+            "For zsh, in ~/.zshrc:        source <(PATH-TO/loran completion zsh)"
+        })
+final class CompletionCommand implements Callable<Integer> {
+    private static final List<String> SHELLS = List.of("bash", "zsh");
+
+    /// Options with paths that are read as texts, because they may also be names, or several paths.
+    private static final List<String> PATHS = List.of("--model", "--tasks", "--eval", "--adapters");
+
+    private final Output output;
+
+    @Spec
+    private CommandSpec spec;
+
+    @Parameters(paramLabel = "SHELL", completionCandidates = Shells.class, description = "bash or zsh")
+    private String shell;
+
+    @Option(
+            names = {"-h", "--help"},
+            usageHelp = true,
+            description = "show this help")
+    boolean help;
+
+    /// The shells for which there is a script.
+    private static final class Shells implements Iterable<String> {
+        @Override
+        public Iterator<String> iterator() {
+            return SHELLS.iterator();
+        }
+    }
+
+    CompletionCommand(Output output) {
+        this.output = output;
+    }
+
+    @Override
+    public Integer call() {
+        if (!SHELLS.contains(shell)) {
+            throw new ParameterException(
+                    spec.commandLine(), "\"" + shell + "\" is not known; choose " + String.join(" or ", SHELLS));
+        }
+        CommandLine loran = Main.commandLine(output);
+        Map<String, CommandLine> commands = loran.getSubcommands();
+        // These pass on the options of another command.
+        adopt(commands.get("sweep").getCommandSpec(), commands.get("train").getCommandSpec());
+        adopt(commands.get("example").getCommandSpec(), commands.get("compare").getCommandSpec());
+        commands.values().forEach(command -> describe(command.getCommandSpec()));
+        loran.addSubcommand("bench", CommandSpec.create());
+        // Both shells understand it: zsh through bashcompinit, which the script loads.
+        output.out().println(AutoComplete.bash("loran", loran));
+        return Main.DONE;
+    }
+
+    private static void adopt(CommandSpec spec, CommandSpec other) {
+        other.options().stream()
+                .filter(option -> spec.findOption(option.longestName()) == null)
+                .forEach(option -> spec.addOption(OptionSpec.builder(option).build()));
+    }
+
+    /// Tells the script which values options take. An option that takes a name or a path completes paths.
+    private static void describe(CommandSpec spec) {
+        for (OptionSpec option : List.copyOf(spec.options())) {
+            String name = option.longestName();
+            List<String> values = values(name);
+            if (!values.isEmpty()) {
+                spec.remove(option);
+                // The script keeps values by label, so no two options may share one.
+                spec.addOption(option.toBuilder()
+                        .paramLabel(name.substring(2))
+                        .completionCandidates(values)
+                        .build());
+            } else if (PATHS.contains(name)) {
+                spec.remove(option);
+                spec.addOption(OptionSpec.builder(name).type(Path.class).build());
+            }
+        }
+    }
+
+    private static List<String> values(String option) {
+        return switch (option) {
+            case "--method", "--methods" ->
+                Arrays.stream(Method.values()).map(Method::toString).toList();
+            case "--task" -> List.of("classify", "generate", "lm");
+            case "--dtype" -> List.of("f32", "bf16");
+            case "--device" -> List.of("auto", "cpu", "cuda");
+            case "--schedule" -> List.of("constant", "linear", "cosine");
+            case "--optimizer" -> List.of("adamw", "sgd");
+            case "--encoder" -> List.of("mlp", "lstm", "transformer");
+            case "--strategy" -> List.of("sequential", "separate", "rehearsal", "l2", "ewc", "olora");
+            case "--format" -> List.of("jsonl", "json", "csv", "tsv", "txt");
+            case "--pooling" -> List.of("mean", "cls", "max", "mean_sqrt_len", "last", "pooler");
+            default -> List.of();
+        };
+    }
+}
