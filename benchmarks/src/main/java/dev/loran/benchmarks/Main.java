@@ -1,6 +1,8 @@
 package dev.loran.benchmarks;
 
 import dev.loran.engine.backend.BackendException;
+import dev.loran.peft.cli.Version;
+import dev.loran.peft.cli.console.Output;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.Callable;
@@ -15,6 +17,7 @@ import picocli.CommandLine.Unmatched;
 @Command(
         name = "loran bench",
         mixinStandardHelpOptions = true,
+        versionProvider = Version.class,
         description = "Measures kernels and whole training steps; answers beside peers.",
         subcommands = {
             GemmCommand.class,
@@ -32,6 +35,7 @@ public final class Main implements Runnable {
     /// Runs one measurement. The exit status is 2 if the command line names nothing to run, or something that cannot
     /// run here.
     public static void main(String[] args) {
+        Output.takeStandardError();
         System.exit(commandLine().execute(args));
     }
 
