@@ -21,26 +21,26 @@ import picocli.CommandLine.Spec;
         mixinStandardHelpOptions = true,
         description = "Times one product of an (m, k) and a transposed (n, k) matrix.")
 final class GemmCommand implements Callable<Integer> {
-    @Option(names = "--m", defaultValue = "1024", description = "rows of the result (default: ${DEFAULT-VALUE})")
+    @Option(names = "--m", defaultValue = "1024", description = "rows of the result (${DEFAULT-VALUE})")
     private int m;
 
-    @Option(names = "--n", defaultValue = "1024", description = "columns of the result (default: ${DEFAULT-VALUE})")
+    @Option(names = "--n", defaultValue = "1024", description = "columns of the result (${DEFAULT-VALUE})")
     private int n;
 
-    @Option(names = "--k", defaultValue = "1024", description = "length of the sums (default: ${DEFAULT-VALUE})")
+    @Option(names = "--k", defaultValue = "1024", description = "length of the sums (${DEFAULT-VALUE})")
     private int k;
 
     @Option(
             names = "--threads",
             defaultValue = "0",
-            description = "threads; 0 for all processors (default: ${DEFAULT-VALUE})")
+            description = "threads; 0 for all processors (${DEFAULT-VALUE})")
     private int threads;
 
     @Option(
             names = "--dtype",
             defaultValue = "f32",
             description = "operands: f32, or bf16, which are rounded in the timed call and summed in F32"
-                    + " (default: ${DEFAULT-VALUE})")
+                    + " (${DEFAULT-VALUE})")
     private String dtype;
 
     @Option(names = "--prepared", description = "w is prepared once, outside the timed call")
@@ -49,10 +49,10 @@ final class GemmCommand implements Callable<Integer> {
     @Option(names = "--openblas", description = "time OpenBLAS in turn, and say the ratio")
     private boolean openBlas;
 
-    @Option(names = "--repeats", defaultValue = "30", description = "timed calls (default: ${DEFAULT-VALUE})")
+    @Option(names = "--repeats", defaultValue = "30", description = "timed calls (${DEFAULT-VALUE})")
     private int repeats;
 
-    @Option(names = "--json", description = "the last line of the output is a JSON object")
+    @Option(names = "--json", description = "print the result as one JSON object on the last line")
     private boolean json;
 
     @Spec

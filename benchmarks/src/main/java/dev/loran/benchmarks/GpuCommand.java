@@ -46,25 +46,25 @@ final class GpuCommand implements Callable<Integer> {
     private static final int ROUNDS = 5;
     private static final int HEAD = 128;
 
-    @Option(names = "--tokens", defaultValue = "8192", description = "tokens (default: ${DEFAULT-VALUE})")
+    @Option(names = "--tokens", defaultValue = "8192", description = "tokens (${DEFAULT-VALUE})")
     private int tokens;
 
-    @Option(names = "--seq", defaultValue = "2048", description = "tokens of a row (default: ${DEFAULT-VALUE})")
+    @Option(names = "--seq", defaultValue = "2048", description = "tokens of a row (${DEFAULT-VALUE})")
     private int seq;
 
-    @Option(names = "--hidden", defaultValue = "4096", description = "hidden size (default: ${DEFAULT-VALUE})")
+    @Option(names = "--hidden", defaultValue = "4096", description = "hidden size (${DEFAULT-VALUE})")
     private int hidden;
 
-    @Option(names = "--vocab", defaultValue = "32000", description = "vocabulary (default: ${DEFAULT-VALUE})")
+    @Option(names = "--vocab", defaultValue = "32000", description = "vocabulary (${DEFAULT-VALUE})")
     private int vocab;
 
-    @Option(names = "--rank", defaultValue = "16", description = "rank of LoRA (default: ${DEFAULT-VALUE})")
+    @Option(names = "--rank", defaultValue = "16", description = "rank of LoRA (${DEFAULT-VALUE})")
     private int rank;
 
-    @Option(names = "--parameters", defaultValue = "41900000", description = "of AdamW (default: ${DEFAULT-VALUE})")
+    @Option(names = "--parameters", defaultValue = "41900000", description = "of AdamW (${DEFAULT-VALUE})")
     private int parameters;
 
-    @Option(names = "--json", description = "the last line of the output is a JSON object")
+    @Option(names = "--json", description = "print the result as one JSON object on the last line")
     private boolean json;
 
     private double gigabytes;

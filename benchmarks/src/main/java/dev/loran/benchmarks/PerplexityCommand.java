@@ -40,18 +40,18 @@ final class PerplexityCommand implements Callable<Integer> {
     @Option(names = "--eval", required = true, description = "JSON Lines of the held-out texts")
     private Path eval;
 
-    @Option(names = "--order", description = "tokens of the longest n-grams (default: ${DEFAULT-VALUE})")
+    @Option(names = "--order", description = "tokens of the longest n-grams (${DEFAULT-VALUE})")
     private int order = 5;
 
     @Option(
             names = "--max-length",
-            description = "tokens of a row; 0 for as many as the model has positions (default: ${DEFAULT-VALUE})")
+            description = "tokens of a row; 0 for as many as the model has positions (${DEFAULT-VALUE})")
     private int maxLength;
 
-    @Option(names = "--threads", description = "threads; 0 for all processors (default: ${DEFAULT-VALUE})")
+    @Option(names = "--threads", description = "threads; 0 for all processors (${DEFAULT-VALUE})")
     private int threads;
 
-    @Option(names = "--json", description = "the last line of the output is a JSON object")
+    @Option(names = "--json", description = "print the result as one JSON object on the last line")
     private boolean json;
 
     @Override

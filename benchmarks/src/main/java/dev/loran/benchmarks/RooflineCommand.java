@@ -51,13 +51,13 @@ final class RooflineCommand implements Callable<Integer> {
     @Option(
             names = "--threads",
             defaultValue = "0",
-            description = "threads; 0 for all processors (default: ${DEFAULT-VALUE})")
+            description = "threads; 0 for all processors (${DEFAULT-VALUE})")
     private int threads;
 
     @Option(names = "--op", description = "one operation only")
     private List<String> ops = new ArrayList<>();
 
-    @Option(names = "--json", description = "the last line of the output is a JSON object")
+    @Option(names = "--json", description = "print the result as one JSON object on the last line")
     private boolean json;
 
     @Override

@@ -45,65 +45,65 @@ final class StepCommand implements Callable<Integer> {
             defaultValue = "lora",
             description =
                     "full, lora, adalora (rank 12, to be cut to 8), p-tuning, prefix, prompt (of 20 virtual tokens) "
-                            + "or ia3 (default: ${DEFAULT-VALUE})")
+                            + "or ia3 (${DEFAULT-VALUE})")
     private String method;
 
     @Option(
             names = "--dtype",
             defaultValue = "f32",
             description =
-                    "operands of the products of linear layers and attention: f32 or bf16 (default: ${DEFAULT-VALUE})")
+                    "operands of the products of linear layers and attention: f32 or bf16 (${DEFAULT-VALUE})")
     private String dtype;
 
-    @Option(names = "--batch", defaultValue = "8", description = "rows (default: ${DEFAULT-VALUE})")
+    @Option(names = "--batch", defaultValue = "8", description = "rows (${DEFAULT-VALUE})")
     private int batch;
 
-    @Option(names = "--seq", defaultValue = "128", description = "tokens of a row (default: ${DEFAULT-VALUE})")
+    @Option(names = "--seq", defaultValue = "128", description = "tokens of a row (${DEFAULT-VALUE})")
     private int seq;
 
-    @Option(names = "--hidden", defaultValue = "512", description = "hidden size (default: ${DEFAULT-VALUE})")
+    @Option(names = "--hidden", defaultValue = "512", description = "hidden size (${DEFAULT-VALUE})")
     private int hidden;
 
-    @Option(names = "--layers", defaultValue = "6", description = "layers (default: ${DEFAULT-VALUE})")
+    @Option(names = "--layers", defaultValue = "6", description = "layers (${DEFAULT-VALUE})")
     private int layers;
 
-    @Option(names = "--heads", defaultValue = "8", description = "heads (default: ${DEFAULT-VALUE})")
+    @Option(names = "--heads", defaultValue = "8", description = "heads (${DEFAULT-VALUE})")
     private int heads;
 
     @Option(
             names = "--kv-heads",
             defaultValue = "0",
-            description = "heads of keys and values; 0 for as many as of queries (default: ${DEFAULT-VALUE})")
+            description = "heads of keys and values; 0 for as many as of queries (${DEFAULT-VALUE})")
     private int kvHeads;
 
     @Option(
             names = "--mlp",
             defaultValue = "2048",
-            description = "inner size of the feed-forward network (default: ${DEFAULT-VALUE})")
+            description = "inner size of the feed-forward network (${DEFAULT-VALUE})")
     private int mlp;
 
-    @Option(names = "--vocab", defaultValue = "10000", description = "vocabulary (default: ${DEFAULT-VALUE})")
+    @Option(names = "--vocab", defaultValue = "10000", description = "vocabulary (${DEFAULT-VALUE})")
     private int vocab;
 
     @Option(
             names = "--rank",
             defaultValue = "16",
-            description = "rank; alpha is twice as much (default: ${DEFAULT-VALUE})")
+            description = "rank; alpha is twice as much (${DEFAULT-VALUE})")
     private int rank;
 
     @Option(
             names = "--threads",
             defaultValue = "0",
-            description = "threads; 0 for all processors (default: ${DEFAULT-VALUE})")
+            description = "threads; 0 for all processors (${DEFAULT-VALUE})")
     private int threads;
 
     @Option(
             names = "--steps",
             defaultValue = "12",
-            description = "timed steps, after as many for warm-up (default: ${DEFAULT-VALUE})")
+            description = "timed steps, after as many for warm-up (${DEFAULT-VALUE})")
     private int steps;
 
-    @Option(names = "--device", defaultValue = "cpu", description = "cpu or cuda (default: ${DEFAULT-VALUE})")
+    @Option(names = "--device", defaultValue = "cpu", description = "cpu or cuda (${DEFAULT-VALUE})")
     private String device;
 
     @Option(
@@ -112,7 +112,7 @@ final class StepCommand implements Callable<Integer> {
                     "where the time of a step goes: by operation of the engine, and by kernel; best with many --steps")
     private boolean profile;
 
-    @Option(names = "--json", description = "the last line of the output is a JSON object")
+    @Option(names = "--json", description = "print the result as one JSON object on the last line")
     private boolean json;
 
     @Spec

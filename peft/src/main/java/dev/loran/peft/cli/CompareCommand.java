@@ -144,6 +144,18 @@ final class CompareCommand implements Callable<Integer> {
         this.output = output;
     }
 
+    static CommandSpec spec(Output output) {
+        return CommonOptions.adapt(
+                CommandSpec.forAnnotatedObject(new CompareCommand(output)),
+                Map.of(
+                        "--model", "a Hugging Face model folder; or minilm, bge-small, e5-small or loran-tiny (minilm)",
+                        "--epochs", "passes over the data, of all methods (the longest of the methods': see below)",
+                        "--head-lr", "highest learning rate of the head, with all methods (" + HEAD_RATE + ")",
+                        "--max-length", "most tokens of a text; longer ones are cut (128)",
+                        "--overwrite", "replace the comparison that is in --out already"),
+                List.of());
+    }
+
     /// The data on which all methods are trained and measured.
     private record Data(TaskRows rows, TaskCard card) {
         Examples heldOut() {
@@ -336,6 +348,7 @@ final class CompareCommand implements Callable<Integer> {
                         method,
                         steps,
                         config.rate().peak()));
+                folder.facts(open.facts(plan, data.rows));
                 TrainingReport report;
                 try (Trainer trainer = new Trainer(learner, config);
                         Progress progress = new Progress(output, List.of())) {

@@ -5,6 +5,7 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.peft.cli.console.Output;
 import dev.loran.peft.cli.console.Progress;
 import dev.loran.peft.cli.options.CommonOptions;
+import dev.loran.peft.cli.options.DataOptions;
 import dev.loran.peft.cli.options.OutOptions;
 import dev.loran.peft.continual.ContinualTrainer;
 import dev.loran.peft.continual.ContinualTrainer.Report;
@@ -14,6 +15,7 @@ import dev.loran.peft.continual.TaskSequence;
 import dev.loran.peft.continual.TaskSequence.Source;
 import dev.loran.peft.continual.TaskSequence.Stage;
 import dev.loran.peft.data.Examples;
+import dev.loran.peft.data.RowFiles.Part;
 import dev.loran.peft.data.RowSource;
 import dev.loran.peft.data.ShippedData;
 import dev.loran.peft.io.InputException;
@@ -84,6 +86,9 @@ final class ContinualCommand implements Callable<Integer> {
             paramLabel = "FILE,…",
             description = "rows to measure on, as many files as --tasks (a tenth of each task's rows, held out)")
     private @Nullable String eval;
+
+    @Mixin
+    private DataOptions files;
 
     @Option(
             names = "--split-classes",
@@ -163,7 +168,7 @@ final class ContinualCommand implements Callable<Integer> {
     private boolean gradientCheckpointing;
 
     @Mixin
-    private ModelOptions model;
+    private ModelOptions.Fresh model;
 
     @Mixin
     private TrainingOptions training;
@@ -339,12 +344,12 @@ final class ContinualCommand implements Callable<Integer> {
         List<Source> sources = new ArrayList<>();
         for (int i = 0; i < train.size(); i++) {
             Path file = Path.of(train.get(i));
-            String name = file.getFileName().toString().replaceFirst("\\.jsonl?$", "");
-            RowSource rowsOf = RowSource.file(file);
+            String name = file.getFileName().toString().replaceFirst("\\.(jsonl?|csv|tsv|txt)(\\.gz)?$", "");
+            RowSource rowsOf = files.rows(file, Part.TRAIN, Part.TRAIN);
             sources.add(
                     eval == null
                             ? Source.heldOutOf(name, rowsOf, model.seed)
-                            : new Source(name, rowsOf, RowSource.file(Path.of(held.get(i)))));
+                            : new Source(name, rowsOf, files.rows(Path.of(held.get(i)), Part.VALIDATION, Part.TEST)));
         }
         return sources;
     }

@@ -75,7 +75,10 @@ final class DoctorCommand implements Callable<Integer> {
                 .put("steps", (int)
                         folder.metrics().stream().filter(m -> m.has("loss")).count())
                 .put("finished", finished);
-        if (!finished) {
+        String diverged = folder.diverged();
+        if (diverged != null) {
+            result.put("diverged", diverged);
+        } else if (!finished && options.has("save-steps")) {
             result.put(
                     "note",
                     folder.hasCheckpoints()

@@ -12,10 +12,12 @@ import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.tuner.PeftModel;
 import java.nio.file.Path;
 import java.util.List;
+import java.util.Map;
 import java.util.concurrent.Callable;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
 
 /// `loran generate`.
@@ -44,7 +46,7 @@ final class GenerateCommand implements Callable<Integer> {
             names = "--temperature",
             paramLabel = "T",
             description =
-                    "draw tokens, the likely ones likelier below 1 (1 where --top-k or --top-p is said; 0: do not)")
+                    "draw tokens, the likely ones likelier below 1 (1 where --top-k or --top-p is given; 0: do not)")
     private @Nullable Double temperature;
 
     @Option(
@@ -76,6 +78,16 @@ final class GenerateCommand implements Callable<Integer> {
 
     GenerateCommand(Output output) {
         this.output = output;
+    }
+
+    static CommandSpec spec(Output output) {
+        return CommonOptions.adapt(
+                CommandSpec.forAnnotatedObject(new GenerateCommand(output)),
+                Map.of(
+                        "--max-length",
+                        "most tokens of the prompt; a longer one is cut (what the adapter was trained with, or as many"
+                                + " as the model has room for)"),
+                List.of("--batch-size"));
     }
 
     @Override

@@ -137,8 +137,8 @@ public final class Main implements Runnable {
         loran.addSubcommand(new ContinualCommand(output));
         loran.addSubcommand(new EvalCommand(output));
         loran.addSubcommand(new PredictCommand(output));
-        loran.addSubcommand(new GenerateCommand(output));
-        loran.addSubcommand(new CompareCommand(output));
+        loran.addSubcommand(GenerateCommand.spec(output));
+        loran.addSubcommand(CompareCommand.spec(output));
         loran.addSubcommand(new ReportCommand(output));
         loran.addSubcommand(new MergeCommand(output));
         loran.addSubcommand(new InspectCommand(output));
@@ -146,7 +146,7 @@ public final class Main implements Runnable {
         loran.addSubcommand(new DoctorCommand(output));
         loran.addSubcommand(new CompletionCommand(output));
         loran.getSubcommands().forEach((name, command) -> {
-            if (name.equals("train") || name.equals("compare")) {
+            if (List.of("train", "compare", "continual").contains(name)) {
                 UsageMessageSpec usage = command.getCommandSpec().usageMessage();
                 usage.footer(Stream.concat(Arrays.stream(usage.footer()), Arrays.stream(Method.help()))
                         .toArray(String[]::new));

@@ -90,7 +90,7 @@ final class MergeCommand implements Callable<Integer> {
             description = "rank of the result of svd and _svd; 0 for the largest of the adapters' (${DEFAULT-VALUE})")
     private int rank;
 
-    @Option(names = "--seed", paramLabel = "N", description = "of what dare drops (${DEFAULT-VALUE})")
+    @Option(names = "--seed", paramLabel = "N", description = "seed of what dare drops (${DEFAULT-VALUE})")
     private long seed = 42;
 
     @Option(names = "--out", required = true, paramLabel = "DIR", description = "a new or empty folder")

@@ -90,7 +90,7 @@ enum Method {
     /// The table above, for `--help`.
     static String[] help() {
         return Stream.concat(
-                        Stream.of("", "Where --lr and --epochs are not said (in brackets the usual rates):"),
+                        Stream.of("", "Where --lr and --epochs are not given (in brackets the usual rates):"),
                         Arrays.stream(values())
                                 .map(m -> String.format(
                                         Locale.ROOT,

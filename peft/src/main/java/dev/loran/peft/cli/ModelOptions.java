@@ -9,15 +9,14 @@ import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Option;
 
 /// The options that choose a model and how it runs.
-final class ModelOptions {
+class ModelOptions {
     /// The default for the most tokens of a text.
     private static final int MAX_LENGTH = 128;
 
     @Option(
             names = "--model",
             paramLabel = "M",
-            description = "a Hugging Face model folder; minilm, bge-small, e5-small or loran-tiny; or seo, a new small "
-                    + "model")
+            description = "a Hugging Face model folder; or minilm, bge-small, e5-small or loran-tiny")
     @Nullable
     String model;
 
@@ -37,16 +36,7 @@ final class ModelOptions {
     @Nullable
     String eosToken;
 
-    @Option(names = "--hidden", paramLabel = "N", description = "seo: width (${DEFAULT-VALUE})")
-    int hidden = 256;
-
-    @Option(names = "--layers", paramLabel = "N", description = "seo: blocks (${DEFAULT-VALUE})")
-    int layers = 4;
-
-    @Option(names = "--heads", paramLabel = "N", description = "seo: attention heads (${DEFAULT-VALUE})")
-    int heads = 4;
-
-    @Option(names = "--batch-size", paramLabel = "N", description = "rows that pass at once (16)")
+    @Option(names = "--batch-size", paramLabel = "N", description = "rows of a batch (16)")
     @Nullable
     Integer batchSize;
 
@@ -74,8 +64,26 @@ final class ModelOptions {
     @Nullable
     Integer threads;
 
-    @Option(names = "--seed", paramLabel = "N", description = "of all that is random (${DEFAULT-VALUE})")
+    @Option(names = "--seed", paramLabel = "N", description = "seed of all that is random (${DEFAULT-VALUE})")
     long seed = 42;
+
+    /// As above, for commands that can also make a new model.
+    static final class Fresh extends ModelOptions {
+        @Option(
+                names = "--hidden",
+                paramLabel = "N",
+                description = "with --model seo, a new small model: its width (${DEFAULT-VALUE})")
+        int hidden = 256;
+
+        @Option(names = "--layers", paramLabel = "N", description = "with --model seo: its blocks (${DEFAULT-VALUE})")
+        int layers = 4;
+
+        @Option(
+                names = "--heads",
+                paramLabel = "N",
+                description = "with --model seo: its attention heads (${DEFAULT-VALUE})")
+        int heads = 4;
+    }
 
     /// The name of the model.
     ///

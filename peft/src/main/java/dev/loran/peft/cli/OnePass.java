@@ -122,6 +122,7 @@ final class OnePass {
 
     private void train(OpenModel open, SharedBaseTrainer trainer, TaskRows rows, @Nullable MemoryPlan plan) {
         Set<Integer> going = new TreeSet<>();
+        List<TrainRun> trained = new ArrayList<>();
         List<SharedBaseTrainer.Run> runs = new ArrayList<>();
         List<Progress> shown = new ArrayList<>();
         try {
@@ -129,13 +130,15 @@ final class OnePass {
                 going.add(i);
                 Progress progress = new Shown(i, going, i == 0 ? opening(open, rows, plan) : List.of());
                 shown.add(progress);
-                runs.add(commands.get(i).shared(open, commands.size(), progress));
+                TrainRun run = new TrainRun(commands.get(i), open, plan, rows);
+                trained.add(run);
+                runs.add(run.shared(progress));
             }
             List<Outcome> outcomes = trainer.train(rows.train(), rows.heldOut(), runs);
             for (int i = 0; i < commands.size(); i++) {
                 TrainingReport report = outcomes.get(i).report();
                 if (report != null) {
-                    commands.get(i).ended(trainer.learner(i), report, plan, open, rows);
+                    trained.get(i).ended(trainer.learner(i), report, commands.size());
                 }
                 failures.set(i, outcomes.get(i).failure());
             }

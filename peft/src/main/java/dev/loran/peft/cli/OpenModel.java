@@ -1,5 +1,7 @@
 package dev.loran.peft.cli;
 
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.backend.Backend;
 import dev.loran.engine.backend.BackendException;
 import dev.loran.engine.backend.DType;
@@ -98,7 +100,7 @@ record OpenModel(
 
     /// Creates a new [dev.loran.peft.model.decoder.SeoTransformer] with random weights and opens it; see
     /// [#fresh(ModelOptions, Path, Maker)].
-    static OpenModel fresh(ModelOptions options) {
+    static OpenModel fresh(ModelOptions.Fresh options) {
         Path given = options.tokenizer();
         if (given == null) {
             throw new InputException(
@@ -200,7 +202,7 @@ record OpenModel(
         }
     }
 
-    private static TransformerConfig sizes(ModelOptions options, Tokenizer tokenizer) {
+    private static TransformerConfig sizes(ModelOptions.Fresh options, Tokenizer tokenizer) {
         try {
             return new TransformerConfig(options.hidden, options.layers, options.heads, tokenizer.vocabSize());
         } catch (IllegalArgumentException e) {
@@ -380,6 +382,19 @@ record OpenModel(
     /// The backend in use, and why no faster one is used, in one line.
     String backendChoice() {
         return isDevice() ? "backend: " + backend.name() + ", " + backend.describe() : Backends.describe(threads);
+    }
+
+    /// What is known as the steps of a run begin, for those who look at it later.
+    ObjectNode facts(@Nullable MemoryPlan plan, TaskRows data) {
+        ObjectNode facts = new ObjectMapper()
+                .createObjectNode()
+                .put("backend", backendChoice())
+                .put("device", device())
+                .put("memory_mib", totalBytes() / (double) (1 << 20))
+                .put("planned_tensor_mib", plan == null ? null : (Double) plan.totalMib())
+                .put("max_positions", model.facts().maxPositions());
+        data.describe(facts);
+        return facts;
     }
 
     /// What was opened, in one line.

@@ -22,7 +22,6 @@ import java.util.Map;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Model.CommandSpec;
-import picocli.CommandLine.Model.OptionSpec;
 import picocli.CommandLine.Option;
 
 /// `loran pretrain`: `loran train` of all parameters of a new Llama-shaped model for next-token prediction, on texts
@@ -100,13 +99,8 @@ final class PretrainCommand extends TrainCommand {
 
     /// The command without the options of `train` that are fixed here.
     static CommandSpec spec(Output output) {
-        CommandSpec spec = CommandSpec.forAnnotatedObject(new PretrainCommand(output));
-        for (String name : FIXED) {
-            OptionSpec option = spec.findOption(name);
-            spec.remove(option);
-        }
-        CommonOptions.reword(spec, OTHER_WORDS);
-        return spec;
+        return CommonOptions.adapt(
+                CommandSpec.forAnnotatedObject(new PretrainCommand(output)), OTHER_WORDS, FIXED);
     }
 
     @Override

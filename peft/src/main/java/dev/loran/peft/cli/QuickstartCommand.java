@@ -68,19 +68,14 @@ final class QuickstartCommand implements Callable<Integer> {
     }
 
     static CommandSpec spec(Output output) {
-        CommandSpec spec = CommandSpec.forAnnotatedObject(new QuickstartCommand(output));
-        CommonOptions.reword(
-                spec,
+        return CommonOptions.adapt(
+                CommandSpec.forAnnotatedObject(new QuickstartCommand(output)),
                 Map.of(
-                        "--epochs",
-                        "passes over the data (" + EPOCHS + ")",
-                        "--lr",
-                        "highest learning rate (" + LEARNING_RATE + ")",
-                        "--head-lr",
-                        "highest learning rate of the head (2.5e-3; with --lr, 5 times that, at most 2.5e-3)",
-                        "--model",
-                        "as of loran train (minilm)"));
-        return spec;
+                        "--model", "the encoder, as of loran train (minilm)",
+                        "--epochs", "passes over the data (" + EPOCHS + ")",
+                        "--lr", "highest learning rate (" + LEARNING_RATE + ")",
+                        "--overwrite", "replace the run that is in --out already"),
+                List.of("--virtual-tokens", "--encoder"));
     }
 
     @Override
@@ -106,6 +101,7 @@ final class QuickstartCommand implements Callable<Integer> {
             output.detail(open.describe());
             output.say(open.backendChoice());
             data.notices().forEach(output::say);
+            folder.facts(open.facts(null, data));
             Evaluation before = before(peft, card, train, heldOut, config);
             Evaluation after = after(peft, card, train, heldOut, config, folder);
             if (after == null) {
@@ -122,6 +118,7 @@ final class QuickstartCommand implements Callable<Integer> {
                     .put("truncated", train.truncated() + heldOut.truncated())
                     .put("peak_memory_mib", ProcessMemory.peakMib(open.backend().peakBytes()))
                     .put("adapter", folder.last().toString());
+            folder.result(result);
             output.result(result, common.json);
             return after.metric("accuracy") > before.metric("accuracy") ? Main.DONE : Main.FAILED;
         }

@@ -118,7 +118,7 @@ final class TargetsCommand implements Callable<Integer> {
 
     private Model open(Backend backend) {
         if (path.toString().equals(OpenModel.FRESH)) {
-            ModelOptions sizes = new ModelOptions();
+            ModelOptions.Fresh sizes = new ModelOptions.Fresh();
             return SeoTransformer.random(
                     new TransformerConfig(sizes.hidden, sizes.layers, sizes.heads, 30522), backend, DType.F32, 0);
         }

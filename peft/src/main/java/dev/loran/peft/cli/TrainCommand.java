@@ -1,9 +1,7 @@
 package dev.loran.peft.cli;
 
-import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.peft.cli.console.Output;
-import dev.loran.peft.cli.console.Progress;
 import dev.loran.peft.cli.options.CommonOptions;
 import dev.loran.peft.cli.options.DataOptions;
 import dev.loran.peft.cli.options.OutOptions;
@@ -11,31 +9,22 @@ import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.JsonFile;
-import dev.loran.peft.task.Evaluation;
 import dev.loran.peft.task.Task;
 import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.MemoryPlan;
 import dev.loran.peft.train.RunFolder;
-import dev.loran.peft.train.SharedBaseTrainer;
-import dev.loran.peft.train.TaskModel;
-import dev.loran.peft.train.Trainer;
 import dev.loran.peft.train.TrainerConfig;
 import dev.loran.peft.train.TrainerConfig.Checkpoints;
 import dev.loran.peft.train.TrainingListener;
-import dev.loran.peft.train.TrainingReport;
 import dev.loran.peft.tuner.PeftConfig;
-import dev.loran.peft.tuner.PeftModel.ParameterCount;
-import dev.loran.peft.watch.ProcessMemory;
 import dev.loran.peft.watch.TensorBoard;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
-import java.util.Locale;
 import java.util.Map;
 import java.util.concurrent.Callable;
 import java.util.function.Consumer;
-import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
@@ -63,10 +52,10 @@ import picocli.CommandLine.Spec;
                     + "constant has no jump there."
         })
 class TrainCommand implements Callable<Integer> {
-    private final Output output;
+    final Output output;
 
     @Spec
-    private CommandSpec spec;
+    CommandSpec spec;
 
     @Option(
             names = "--task",
@@ -99,7 +88,7 @@ class TrainCommand implements Callable<Integer> {
     DataOptions.Splitting files;
 
     @Mixin
-    private OutOptions place;
+    OutOptions place;
 
     @Option(names = "--eval-every", paramLabel = "N", description = "steps between evaluations (an epoch)")
     private int evalEvery;
@@ -136,12 +125,12 @@ class TrainCommand implements Callable<Integer> {
             names = "--log-every",
             paramLabel = "N",
             description = "steps between lines of progress where there is no bar (a twentieth of the run)")
-    private int logEvery;
+    int logEvery;
 
     @Option(
             names = "--tensorboard",
             description = "write event files for TensorBoard: tensorboard/ in the run's folder")
-    private boolean tensorboard;
+    boolean tensorboard;
 
     @Option(
             names = "--resume",
@@ -175,30 +164,30 @@ class TrainCommand implements Callable<Integer> {
     private boolean gradientCheckpointing;
 
     @Mixin
-    ModelOptions model;
+    ModelOptions.Fresh model;
 
     @Mixin
     TrainingOptions training;
 
     @Mixin
-    private CommonOptions common;
+    CommonOptions common;
 
     /// Whether the resumed run gets more steps.
-    private boolean prolonged;
+    boolean prolonged;
 
-    /// What a sweep adds to the run: a listener, and the other runs of the same pass.
-    private TrainingListener beside = new TrainingListener() {};
+    /// The listener that a sweep adds to the run.
+    TrainingListener beside = new TrainingListener() {};
 
-    private int sharing = 1;
     /// The run's folder.
-    private Path out = Path.of("loran-run");
+    Path out = Path.of("loran-run");
     /// What the run has reached, even if it is not finished; null before.
-    private @Nullable ObjectNode reached;
+    @Nullable
+    ObjectNode reached;
 
     /// Messages to print before the run, and the action that stores the run's initial files in its folder.
-    private final List<String> notices = new ArrayList<>();
+    final List<String> notices = new ArrayList<>();
 
-    private Consumer<RunFolder> begin = run -> {};
+    Consumer<RunFolder> begin = run -> {};
 
     TrainCommand(Output output) {
         this.output = output;
@@ -236,12 +225,12 @@ class TrainCommand implements Callable<Integer> {
             }
             TaskCard card = card(open, reading, rows);
             if (init != null) {
-                return begunWith(init, open, config, card, rows, out);
+                return begunWith(init, open, config, card, rows);
             }
             PeftConfig adapter = adapter(open, config, rows);
             MemoryPlan plan = training.plan(open, adapter, card, config, rows);
             try (Subject subject = Subject.of(open.model(), adapter, card, model.seed)) {
-                return run(open, subject.learner(), config, plan, rows, out);
+                return new TrainRun(this, open, plan, rows).train(subject.learner(), config);
             }
         }
     }
@@ -320,28 +309,6 @@ class TrainCommand implements Callable<Integer> {
         return TaskRows.read(open, Task.named(task), reading, files.split(train, eval, model.seed), usual);
     }
 
-    /// The run as one of `runs` in a pass.
-    SharedBaseTrainer.Run shared(OpenModel open, int runs, TrainingListener progress) {
-        sharing = runs;
-        RunFolder folder = folder(open, out);
-        return new SharedBaseTrainer.Run(folder, progress.and(listeners(folder)));
-    }
-
-    /// Who listens to the run, besides its progress.
-    private TrainingListener listeners(RunFolder folder) {
-        return tensorboard ? beside.and(new TensorBoard(folder.events())) : beside;
-    }
-
-    /// Writes the result of the run in a pass, unless it was stopped.
-    void ended(TaskModel learner, TrainingReport report, @Nullable MemoryPlan plan, OpenModel open, TaskRows rows) {
-        reached = result(learner.parameterCount(), report, plan, open);
-        RunFolder folder = new RunFolder(out);
-        complete(folder, reached, rows);
-        if (!report.stopped()) {
-            folder.result(reached);
-        }
-    }
-
     /// The adapter to begin with, which also determines the method and the options of the run; null if there is none. A
     /// resumed run has its own copy.
     private @Nullable InitAdapter init() {
@@ -364,8 +331,7 @@ class TrainCommand implements Callable<Integer> {
         return init;
     }
 
-    private int begunWith(
-            InitAdapter init, OpenModel open, TrainerConfig config, TaskCard card, TaskRows rows, Path out) {
+    private int begunWith(InitAdapter init, OpenModel open, TrainerConfig config, TaskCard card, TaskRows rows) {
         String headless = init.headlessFor(card, open);
         MemoryPlan plan = training.plan(open, init.config(headless == null), card, config, rows);
         notices.add("begins with the adapter in %s%s"
@@ -374,7 +340,7 @@ class TrainCommand implements Callable<Integer> {
                         headless == null ? "" : ", but with a new head: " + headless));
         begin = begun -> init.keep(begun.init());
         try (Subject subject = Subject.of(open.model(), init, headless == null, card, model.seed)) {
-            return run(open, subject.learner(), config, plan, rows, out);
+            return new TrainRun(this, open, plan, rows).train(subject.learner(), config);
         }
     }
 
@@ -415,7 +381,7 @@ class TrainCommand implements Callable<Integer> {
     }
 
     /// Stores the new number of epochs or steps in the options of a run that is extended.
-    private void keepDuration(RunFolder run) {
+    void keepDuration(RunFolder run) {
         ObjectNode options = JsonFile.read(run.optionsFile());
         options.remove(List.of("epochs", "steps"));
         options.put("epochs", training.epochs);
@@ -436,148 +402,4 @@ class TrainCommand implements Callable<Integer> {
         return resume == null ? OpenModel.fresh(model) : OpenModel.kept(model, new RunFolder(resume).base());
     }
 
-    private int run(
-            OpenModel open,
-            TaskModel learner,
-            TrainerConfig config,
-            @Nullable MemoryPlan plan,
-            TaskRows data,
-            Path out) {
-        Examples rows = data.train();
-        if (Method.FULL.toString().equals(method)) {
-            // A whole model is only useful together with its tokenizer.
-            Path given = model.tokenizer();
-            Path tokenizer = given == null ? open.folder() : given;
-            learner.alsoSave(saved -> OpenModel.copyTokenizer(tokenizer, saved));
-        }
-        ParameterCount count = learner.parameterCount();
-        TrainingReport report;
-        RunFolder folder;
-        List<String> unreached = List.of();
-        try (Trainer trainer = new Trainer(learner, config)) {
-            String what = "%s on %,d rows, %,d steps; %,d of %,d parameters train (%.3f %%)"
-                    .formatted(
-                            method,
-                            rows.size(),
-                            trainer.plan(rows),
-                            count.trainableParameters(),
-                            count.totalParameters(),
-                            count.trainablePercentage());
-            folder = folder(open, out);
-            try (Progress progress = progress(open, folder, what, plan, data)) {
-                report = trainer.train(rows, data.heldOut(), folder, progress.and(listeners(folder)));
-            }
-            if (trainer.step() > 2) {
-                unreached = trainer.withoutGradient();
-            }
-        }
-        reached = result(count, report, plan, open);
-        complete(folder, reached, data);
-        if (report.stopped()) {
-            if (output.stop().isAsked()) {
-                output.say("stopped after %d of its steps; it goes on by: loran %s --resume %s"
-                        .formatted(report.steps(), spec.name(), folder.path()));
-            }
-            return Main.STOPPED;
-        }
-        if (!unreached.isEmpty()) {
-            unreached.forEach(reached.putArray("without_gradient")::add);
-        }
-        folder.result(reached);
-        output.result(reached, common.json);
-        return Main.DONE;
-    }
-
-    private Progress progress(OpenModel open, RunFolder folder, String what, @Nullable MemoryPlan plan, TaskRows data) {
-        Progress.Detail detail = new Progress.Detail(logEvery, memory(open, plan));
-        return new Progress(output, opening(open, what, plan, data), detail) {
-            @Override
-            public void begun(int step, int totalSteps) {
-                if (prolonged) {
-                    keepDuration(folder);
-                }
-                folder.facts(facts(open, plan, data));
-                super.begun(step, totalSteps);
-            }
-        };
-    }
-
-    private void complete(RunFolder folder, ObjectNode result, TaskRows data) {
-        Examples heldOut = data.heldOut();
-        result.put("rows", data.train().size())
-                .put("held_out", heldOut == null ? null : (Integer) heldOut.size())
-                .put("truncated", data.train().truncated() + (heldOut == null ? 0 : heldOut.truncated()))
-                .put("out", folder.path().toString());
-        if (sharing > 1) {
-            result.put("runs_in_pass", sharing);
-        }
-        Output.put(result, data.notices());
-    }
-
-    /// The folder of a new run, or that of the resumed run.
-    private RunFolder folder(OpenModel open, Path out) {
-        if (resume != null) {
-            return RunFolder.resume(out);
-        }
-        return RunFolder.create(out, place.overwrite, begun -> {
-            open.keep(begun.base());
-            begin.accept(begun);
-            begun.options(CommonOptions.resolved(spec));
-        });
-    }
-
-    /// The memory of tensors so far, and what was planned.
-    private static Supplier<String> memory(OpenModel open, @Nullable MemoryPlan plan) {
-        String planned = plan == null ? "" : String.format(Locale.ROOT, "of %.0f ", plan.totalMib());
-        return () -> String.format(Locale.ROOT, "%.0f %sMiB", open.backend().peakBytes() / (double) (1 << 20), planned);
-    }
-
-    /// What is known as the steps begin, for those who look at the run later.
-    private static ObjectNode facts(OpenModel open, @Nullable MemoryPlan plan, TaskRows data) {
-        ObjectNode facts = new ObjectMapper()
-                .createObjectNode()
-                .put("backend", open.backendChoice())
-                .put("device", open.device())
-                .put("memory_mib", open.totalBytes() / (double) (1 << 20))
-                .put("planned_tensor_mib", plan == null ? null : (Double) plan.totalMib())
-                .put("max_positions", open.model().facts().maxPositions());
-        data.describe(facts);
-        return facts;
-    }
-
-    /// The messages at the start of a run.
-    private List<String> opening(OpenModel open, String what, @Nullable MemoryPlan plan, TaskRows data) {
-        List<String> opening = new ArrayList<>(List.of(open.backendChoice(), what));
-        opening.addAll(notices);
-        if (plan != null) {
-            opening.add("tensors: %s; at most %,.1f MiB at once".formatted(plan, plan.totalMib()));
-        }
-        opening.addAll(data.notices());
-        return opening;
-    }
-
-    private ObjectNode result(ParameterCount count, TrainingReport report, @Nullable MemoryPlan plan, OpenModel open) {
-        ObjectNode result = new ObjectMapper()
-                .createObjectNode()
-                .put("method", method)
-                .put("dtype", model.dtype)
-                .put("device", open.device())
-                .put("steps", report.steps())
-                .put("seconds", report.seconds())
-                .put("steps_per_second", report.stepsPerSecond())
-                .put("tokens_per_second", report.tokensPerSecond())
-                .put("trainable_parameters", count.trainableParameters())
-                .put("trainable_percentage", count.trainablePercentage())
-                .put("peak_memory_mib", ProcessMemory.peakMib(open.backend().peakBytes()))
-                .put("peak_tensor_mib", open.backend().peakBytes() / (double) (1 << 20))
-                .put("planned_tensor_mib", plan == null ? null : (Double) plan.totalMib())
-                .put("train_loss", report.trainLoss());
-        Evaluation best = report.best();
-        result.put("eval_loss", best == null ? null : (Double) best.loss());
-        result.put("eval_accuracy", best == null ? null : best.metrics().get("accuracy"));
-        if (best != null) {
-            result.put("eval_" + best.headline().name(), best.headlineValue());
-        }
-        return result;
-    }
 }

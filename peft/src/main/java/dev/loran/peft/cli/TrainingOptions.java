@@ -22,7 +22,7 @@ import picocli.CommandLine.Option;
 final class TrainingOptions {
     private static final double HIGHEST_HEAD_RATE = 2.5e-3;
 
-    @Option(names = "--epochs", paramLabel = "N", description = "passes over the data (the method's)")
+    @Option(names = "--epochs", paramLabel = "N", description = "passes over the data (the method's: see below)")
     @Nullable
     Integer epochs;
 
@@ -33,7 +33,7 @@ final class TrainingOptions {
     @Option(names = "--accumulation", paramLabel = "N", description = "batches that make one step (${DEFAULT-VALUE})")
     int accumulation = 1;
 
-    @Option(names = "--lr", paramLabel = "X", description = "highest learning rate (the method's)")
+    @Option(names = "--lr", paramLabel = "X", description = "highest learning rate (the method's: see below)")
     @Nullable
     Double lr;
 
@@ -89,13 +89,13 @@ final class TrainingOptions {
             description = "leave out up to N steps whose loss or gradients are NaN or infinite (${DEFAULT-VALUE})")
     int skipBadSteps;
 
-    @Option(names = "--rank", paramLabel = "N", description = "rank of lora and adalora (${DEFAULT-VALUE})")
+    @Option(names = "--rank", paramLabel = "N", description = "rank of lora, dora and adalora (${DEFAULT-VALUE})")
     int rank = 8;
 
-    @Option(names = "--alpha", paramLabel = "X", description = "numerator of their scaling (${DEFAULT-VALUE})")
+    @Option(names = "--alpha", paramLabel = "X", description = "alpha of lora, dora and adalora: the rank divides it (${DEFAULT-VALUE})")
     double alpha = 16;
 
-    @Option(names = "--dropout", paramLabel = "X", description = "dropout of the method (${DEFAULT-VALUE})")
+    @Option(names = "--dropout", paramLabel = "X", description = "dropout of lora, dora, adalora and adapter (${DEFAULT-VALUE})")
     double dropout = 0.05;
 
     @Option(
@@ -110,7 +110,7 @@ final class TrainingOptions {
     @Option(
             names = "--virtual-tokens",
             paramLabel = "N",
-            description = "of p-tuning, prompt and prefix (${DEFAULT-VALUE})")
+            description = "virtual tokens of p-tuning, prompt and prefix (${DEFAULT-VALUE})")
     int virtualTokens = 20;
 
     @Option(

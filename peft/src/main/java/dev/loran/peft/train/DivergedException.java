@@ -6,7 +6,15 @@ package dev.loran.peft.train;
 public final class DivergedException extends RuntimeException {
     private static final long serialVersionUID = 1L;
 
-    DivergedException(String message) {
+    private final int step;
+
+    /// @param step the last step that was tried, numbered from 1
+    DivergedException(String message, int step) {
         super(message);
+        this.step = step;
+    }
+
+    int step() {
+        return step;
     }
 }

@@ -24,6 +24,8 @@ import org.slf4j.LoggerFactory;
 final class MetricsFile implements TrainingListener, AutoCloseable {
     private static final Logger LOG = LoggerFactory.getLogger(MetricsFile.class);
     private static final ObjectMapper JSON = new ObjectMapper();
+    /// The field of the last line of a run that diverged, which is no line of a step or an evaluation.
+    static final String DIVERGED = "diverged";
 
     private final Path file;
     /// Not used through its channel: an interrupt would close the channel and release the lock.
@@ -90,7 +92,8 @@ final class MetricsFile implements TrainingListener, AutoCloseable {
         try {
             JsonNode entry = JSON.readTree(line);
             int step = entry.path("step").asInt(Integer.MAX_VALUE);
-            return step < steps || step == steps && (evaluated || !entry.has("eval_loss")) ? entry : null;
+            boolean isKept = step < steps || step == steps && (evaluated || !entry.has("eval_loss"));
+            return isKept && !entry.has(DIVERGED) ? entry : null;
         } catch (JsonProcessingException e) {
             // The machine stopped while this line was being written.
             return null;
@@ -120,12 +123,13 @@ final class MetricsFile implements TrainingListener, AutoCloseable {
         return read;
     }
 
-    /// A line of a step or of an evaluation; null if it is neither.
+    /// A line of a step, of an evaluation, or of the end of a run that diverged; null if it is none of these.
     private static @Nullable JsonNode parsed(String line) {
         try {
             JsonNode json =
                     JSON.readTree(new String(line.getBytes(StandardCharsets.ISO_8859_1), StandardCharsets.UTF_8));
-            boolean known = json.path("step").isInt() && (json.has("eval_loss") || json.has("loss"));
+            boolean known = json.path("step").isInt()
+                    && (json.has("eval_loss") || json.has("loss") || json.has(DIVERGED));
             return known ? json : null;
         } catch (JsonProcessingException e) {
             return null;
@@ -159,6 +163,11 @@ final class MetricsFile implements TrainingListener, AutoCloseable {
         ObjectNode line = JSON.createObjectNode().put("step", step).put("eval_loss", e.loss());
         e.metrics().forEach((name, value) -> line.put("eval_" + name, value));
         write(line.put("best", best));
+    }
+
+    @Override
+    public void diverged(int step, String why) {
+        write(JSON.createObjectNode().put("step", step).put(DIVERGED, why));
     }
 
     private void write(ObjectNode line) {

@@ -21,6 +21,7 @@ import java.util.Map;
 import java.util.Objects;
 import java.util.function.Consumer;
 import java.util.stream.Stream;
+import org.jspecify.annotations.Nullable;
 
 /// The output folder of a run: `run.json` (its options), `metrics.jsonl` (a line for each step and each evaluation),
 /// `result.json` (the results, once it is over), `facts.json` (what was known of the rows, the model and the machine as
@@ -250,7 +251,18 @@ public record RunFolder(Path path) {
     /// @throws InputException if the file is missing or damaged; a partial last line, which a killed run leaves, is
     ///     left out
     public List<JsonNode> metrics() {
-        return MetricsFile.read(path.resolve(METRICS));
+        return MetricsFile.read(path.resolve(METRICS)).stream()
+                .filter(line -> !line.has(MetricsFile.DIVERGED))
+                .toList();
+    }
+
+    /// Why the run ended, if it diverged, with its last step; null if it did not.
+    public @Nullable String diverged() {
+        return MetricsFile.read(path.resolve(METRICS)).stream()
+                .filter(line -> line.has(MetricsFile.DIVERGED))
+                .map(line -> line.path(MetricsFile.DIVERGED).asText())
+                .findFirst()
+                .orElse(null);
     }
 
     /// The folder of TensorBoard's event files.

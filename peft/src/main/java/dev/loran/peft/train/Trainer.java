@@ -268,8 +268,9 @@ public final class Trainer implements AutoCloseable {
                 .formatted(number, result.step(), Divergence.of(learner, taken.batches(), taken.microStep()));
         if (skipped == config.skipBadSteps()) {
             stepper.back(taken);
-            throw new DivergedException(why + "; lower the learning rate ("
-                    + config.rate().peak() + "), or leave such steps out (skipBadSteps)");
+            throw new DivergedException(
+                    why + "; lower the learning rate (" + config.rate().peak() + "), or leave such steps out (skipBadSteps)",
+                    result.step());
         }
         skipped++;
         result.leftOut(why);
@@ -295,13 +296,14 @@ public final class Trainer implements AutoCloseable {
 
     /// The exception for parameters that the last step has ruined.
     DivergedException diverged(String what, double loss, List<Batch> batches) {
-        return new DivergedException("%s is %s after step %d, in %s; lower the learning rate (%s)"
+        String why = "%s is %s after step %d, in %s; lower the learning rate (%s)"
                 .formatted(
                         what,
                         loss,
                         step(),
                         Divergence.of(learner, batches, stepper.microStep()),
-                        config.rate().peak()));
+                        config.rate().peak());
+        return new DivergedException(why, step());
     }
 
     /// Runs the longest possible batch once and discards the result. The backend then holds all the memory a step

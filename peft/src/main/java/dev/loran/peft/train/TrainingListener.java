@@ -25,6 +25,11 @@ public interface TrainingListener {
     /// @param step optimizer steps done
     default void saved(int step, Path folder) {}
 
+    /// Called if a loss or the gradients are no longer finite, which ends the run.
+    ///
+    /// @param step the last step that was tried, numbered from 1
+    default void diverged(int step, String why) {}
+
     /// Called once, after everything else, even if the run ends with an exception.
     default void ended(TrainingReport report) {}
 
@@ -59,6 +64,12 @@ public interface TrainingListener {
             public void saved(int step, Path folder) {
                 first.saved(step, folder);
                 other.saved(step, folder);
+            }
+
+            @Override
+            public void diverged(int step, String why) {
+                first.diverged(step, why);
+                other.diverged(step, why);
             }
 
             @Override

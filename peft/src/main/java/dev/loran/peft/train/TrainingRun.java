@@ -98,6 +98,12 @@ final class TrainingRun {
                 saved(folder.last());
             }
             return report(end);
+        } catch (DivergedException e) {
+            if (unread != null && unread.step() < e.step()) {
+                readLate();
+            }
+            listeners.forEach(l -> l.diverged(e.step(), String.valueOf(e.getMessage())));
+            throw e;
         } finally {
             TrainingReport report = report(end);
             listeners.forEach(l -> l.ended(report));

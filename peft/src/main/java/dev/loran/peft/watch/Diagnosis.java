@@ -20,6 +20,7 @@ import org.jspecify.annotations.Nullable;
 ///
 /// | finding | rule |
 /// |---|---|
+/// | `diverged` | the run ended because its loss or its gradients were no longer finite |
 /// | `rate_too_high` | the loss rose by 10 %, or once by 50 %, or a step in a hundred spikes, or steps were left out |
 /// | `spikes` | fewer spikes ([SpikeWatch]) |
 /// | `always_clipped` | 9 of 10 steps after the warm-up had gradients above `--max-grad-norm` |
@@ -69,6 +70,7 @@ public record Diagnosis(List<Finding> findings, List<String> notChecked) {
         private final ObjectNode result;
         private final List<JsonNode> steps = new ArrayList<>();
         private final List<JsonNode> evaluations = new ArrayList<>();
+        private final @Nullable String diverged;
         private final double[] losses;
         private final double start;
         private final double end;
@@ -80,6 +82,7 @@ public record Diagnosis(List<Finding> findings, List<String> notChecked) {
             this.options = JsonFile.read(run.optionsFile());
             this.facts = run.facts();
             this.result = run.result();
+            this.diverged = run.diverged();
             run.metrics().forEach(line -> (line.has("eval_loss") ? evaluations : steps).add(line));
             this.losses = steps.stream()
                     .map(s -> s.path("loss"))
@@ -92,6 +95,16 @@ public record Diagnosis(List<Finding> findings, List<String> notChecked) {
         }
 
         void all() {
+            if (diverged != null) {
+                found(
+                        "diverged",
+                        Area.STABILITY,
+                        true,
+                        diverged,
+                        text(
+                                "--lr %s; if it is a single batch: a lower --max-grad-norm, or --skip-bad-steps 3",
+                                shown(Math.min(rate() / 3, usual.high))));
+            }
             overfitting();
             if (losses.length < LEAST_STEPS) {
                 notChecked.add("the course of the loss: %d steps are too few, %d are enough"

@@ -58,6 +58,9 @@ class CompareCommandTest {
         String all = Arrays.stream(Method.values()).map(Method::toString).collect(Collectors.joining(","));
         Result result = compare("--methods", all, "--train", train, "--eval", held, "--batch-size", 8, "--epochs", 2);
         assertThat(result.code()).as(result.err()).isZero();
+        Result doctor = loran("doctor", out.resolve("lora"), "--json");
+        assertThat(doctor.code()).as(doctor.err()).isZero();
+        assertThat(doctor.json().get("not_checked").toString()).doesNotContain("facts.json", "memory");
         JsonNode report = result.json();
         assertThat(report.get("rows").intValue()).isEqualTo(32);
         assertThat(report.get("held_out").intValue()).isEqualTo(20);

@@ -52,6 +52,28 @@ class DoctorCommandTest extends CommandLineTest {
     }
 
     @Test
+    void aRunThatDiverged() throws IOException {
+        Result trained = train("--optimizer", "sgd", "--steps", 20, "--lr", 1e38, "--max-grad-norm", 1e38);
+        assertThat(trained.code()).as(trained.err()).isEqualTo(1);
+        JsonNode json = doctor();
+        assertThat(names(json)).startsWith("diverged");
+        assertThat(json.get("diverged").asText()).contains(" step ", ", in row").doesNotContain("\n");
+        assertThat(trained.err()).contains(json.get("diverged").asText());
+        assertThat(json.get("finished").booleanValue()).isFalse();
+    }
+
+    @Test
+    void aRunOfQuickstart() throws IOException {
+        Result trained = loran(
+                "quickstart", "--model", encoder, "--rows", 40, "--epochs", 1, "--out", folder.resolve("run"));
+        assertThat(trained.code()).as(trained.err()).isIn(0, 1);
+        JsonNode json = doctor();
+        assertThat(json.get("finished").booleanValue()).isTrue();
+        assertThat(json.get("not_checked").toString()).doesNotContain("facts.json", "memory");
+        assertThat(names(json)).contains("unknown_tokens");
+    }
+
+    @Test
     void textsThatDoNotSayWhatTheLabelsMean() throws IOException {
         Path rows = folder.resolve("same.jsonl");
         Files.write(

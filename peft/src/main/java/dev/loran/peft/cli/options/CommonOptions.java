@@ -135,14 +135,23 @@ public final class CommonOptions {
         return values;
     }
 
-    /// Changes what the help says of options that a command shares with others, because their default or their meaning
-    /// is another one there.
-    public static void reword(CommandSpec spec, Map<String, String> words) {
-        words.forEach((name, description) -> {
-            OptionSpec option = spec.findOption(name);
+    /// Adapts options that a command shares with others: what the help says of them, because their default or their
+    /// meaning is another one there, and which of them it does not have.
+    ///
+    /// @param words what to say of an option, by its name with dashes
+    public static CommandSpec adapt(CommandSpec spec, Map<String, String> words, List<String> without) {
+        // All are taken out and added again, so that they stay in order.
+        for (OptionSpec option : List.copyOf(spec.options())) {
             spec.remove(option);
-            spec.addOption(option.toBuilder().description(description).build());
-        });
+            String description = words.get(option.longestName());
+            if (!without.contains(option.longestName())) {
+                spec.addOption(
+                        description == null
+                                ? option
+                                : option.toBuilder().description(description).build());
+            }
+        }
+        return spec;
     }
 
     /// Refuses to mix runs with different options in one folder: the options that all of them share are stored there,
