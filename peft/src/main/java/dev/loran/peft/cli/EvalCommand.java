@@ -79,7 +79,7 @@ final class EvalCommand implements Callable<Integer> {
             TaskCard card = known == null ? card(open) : known;
             if (task != null && !card.task().name().equals(Task.named(task).name())) {
                 throw new InputException(trained.title(model) + ": was trained for task "
-                        + card.task().name() + ", not " + task);
+                        + card.task().name() + ", not " + task + "; leave --task out");
             }
             int virtualTokens = peft.activeAdapter() == null ? 0 : peft.active().virtualTokens();
             int maxLength = model.maxLength(open, virtualTokens, card.maxLength());
@@ -101,7 +101,7 @@ final class EvalCommand implements Callable<Integer> {
     private TaskCard card(OpenModel open) {
         boolean hasClasses = open.model().task() == TaskType.SEQ_CLS;
         if (task == null && !hasClasses) {
-            throw new InputException("--task is missing: " + Task.SHIPPED);
+            throw new InputException("--task is missing; choose " + Task.SHIPPED);
         }
         return untrained(open, trained, task == null ? new ClassifyTask() : Task.named(task));
     }
@@ -124,7 +124,8 @@ final class EvalCommand implements Callable<Integer> {
         Evaluation e = Evaluation.of(learner, rows, model.batchSize());
         if (Double.isNaN(e.loss())) {
             throw new InputException(trained.title(model)
-                    + ": answers with what is no number (NaN); its weights are damaged, or its training diverged");
+                    + ": answers with what is no number (NaN); its weights are damaged, or its training "
+                    + "diverged; train again, with a lower --lr");
         }
         ObjectNode result =
                 new ObjectMapper().createObjectNode().put("rows", e.rows()).put("loss", e.loss());

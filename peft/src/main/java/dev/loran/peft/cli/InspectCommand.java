@@ -80,7 +80,7 @@ final class InspectCommand implements Callable<Integer> {
             throw new InputException(what + ": "
                     + (Files.exists(what)
                             ? "holds neither a model (config.json), nor an adapter (" + AdapterFiles.CONFIG
-                                    + "), nor a run (run.json)"
+                                    + "), nor a run (run.json); name one of these"
                             : "no such file or folder"));
         }
         output.result(result, common.json);

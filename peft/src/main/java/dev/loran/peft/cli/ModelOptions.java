@@ -43,7 +43,8 @@ class ModelOptions {
     @Option(
             names = "--max-length",
             paramLabel = "N",
-            description = "most tokens of a text; longer ones are cut (128, or what the adapter was trained with)")
+            description = "most tokens of a text; longer ones are cut (what the adapter was trained with; else 128, or as "
+                    + "many as the model has room for)")
     @Nullable
     Integer maxLength;
 
@@ -141,7 +142,7 @@ class ModelOptions {
         int room = positions - virtualTokens;
         if (room < 1) {
             throw new InputException("--virtual-tokens " + virtualTokens + " leave no room for a text: " + open.name()
-                    + " has " + positions + " positions");
+                    + " has " + positions + " positions; choose fewer");
         }
         if (maxLength == null) {
             maxLength = Math.min(room, usual > 0 ? usual : MAX_LENGTH);

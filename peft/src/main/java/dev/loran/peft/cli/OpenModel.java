@@ -249,7 +249,7 @@ record OpenModel(
         int rows = model.facts().vocabSize();
         if (tokenizer.vocabSize() > rows) {
             throw new InputException("the tokenizer has ids up to " + (tokenizer.vocabSize() - 1) + " but " + folder
-                    + " has " + rows + " token embeddings; they do not belong together");
+                    + " has " + rows + " token embeddings; give the model's own tokenizer (--tokenizer)");
         }
     }
 
@@ -316,7 +316,8 @@ record OpenModel(
         boolean hasClasses = model.task() == TaskType.SEQ_CLS;
         if (hasClasses && asked != null && Pooling.named(asked) != family) {
             throw new InputException(
-                    "--pooling " + asked + ": " + name + " has a head of its own, whose pooling is " + family);
+                    "--pooling " + asked + ": " + name + " has a head of its own, whose pooling is " + family
+                            + "; leave --pooling out");
         }
         if (hasClasses || asked != null) {
             return new SentencePooling(asked == null ? family : Pooling.named(asked), false);
@@ -358,7 +359,7 @@ record OpenModel(
         try {
             return Backends.cuda(dtype);
         } catch (BackendException e) {
-            throw new InputException("--device cuda is not possible here: " + e.getMessage(), e);
+            throw new InputException("--device cuda is not possible here: " + e.getMessage() + "; leave --device out", e);
         }
     }
 

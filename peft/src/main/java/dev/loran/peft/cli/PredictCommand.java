@@ -117,7 +117,7 @@ final class PredictCommand implements Callable<Integer> {
                     folder == null ? TaskModel.of(peft, card, model.seed) : TaskModel.load(peft, card, folder)) {
                 if (!(classifier.head() instanceof TextClassifier)) {
                     throw new InputException(trained.title(model) + ": was trained for task "
-                            + card.task().name() + ", which does not say the class of a text");
+                            + card.task().name() + ", which does not say the class of a text; measure it with loran eval");
                 }
                 output.result(predict(open, classifier, Objects.requireNonNull(card.labels())), common.json);
             }
@@ -272,7 +272,8 @@ final class PredictCommand implements Callable<Integer> {
     private ObjectNode line(Predictor.Answer answer, Labels labels) {
         if (Double.isNaN(answer.probability())) {
             throw new InputException(trained.title(model)
-                    + ": answers with what is no number (NaN); its weights are damaged, or its training diverged");
+                    + ": answers with what is no number (NaN); its weights are damaged, or its training "
+                    + "diverged; train again, with a lower --lr");
         }
         ObjectNode line = JSON.createObjectNode().put("text", answer.text());
         if (answer.textPair() != null) {

@@ -155,7 +155,7 @@ final class SweepCommand implements Callable<Integer> {
     public Integer call() {
         Map<String, SweepSpace.Values> varied = varied();
         if (shared.stream().anyMatch(a -> a.startsWith("--resume"))) {
-            throw new InputException("--resume is for one run; a sweep goes on by itself");
+            throw new InputException("--resume is for one run; a sweep goes on by the same command: leave it out");
         }
         if (shared.contains("--overwrite")) {
             throw new InputException(

@@ -172,7 +172,7 @@ final class TrainingOptions {
             throw new InputException("--steps " + steps + " must be at least 1");
         }
         if (loraPlusRatio != 1 && !method.hasLora()) {
-            throw new InputException("--loraplus-ratio is for lora, dora and adalora; " + method + " has no A and B");
+            throw new InputException("--loraplus-ratio is for lora, dora and adalora; " + method + " has no A and B: leave it out");
         }
         TrainerConfig config = TrainerConfig.defaults()
                 .withRate(new Rate(peak, head, Schedule.named(schedule), warmup))

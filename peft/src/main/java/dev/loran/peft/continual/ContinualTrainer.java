@@ -90,7 +90,7 @@ public final class ContinualTrainer {
         this.strategy = strategy;
         PeftConfig any = method.apply(1000);
         if (strategy instanceof Strategy.OrthogonalLora && !(any instanceof LoraConfig lora && !lora.useDora())) {
-            throw new InputException("strategy olora adds up LoRAs; the method must be lora");
+            throw new InputException("strategy olora adds up LoRAs; choose method lora");
         }
         if (any instanceof AdaLoraConfig && !(strategy instanceof Strategy.Separate)) {
             throw new InputException(

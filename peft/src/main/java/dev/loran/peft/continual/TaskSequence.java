@@ -33,7 +33,7 @@ public record TaskSequence(
     public TaskSequence {
         stages = List.copyOf(stages);
         if (stages.size() < 2) {
-            throw new InputException("continual learning needs two tasks or more, not " + stages.size());
+            throw new InputException("continual learning needs two tasks or more, not " + stages.size() + "; name more of them (--tasks)");
         }
     }
 
@@ -117,7 +117,7 @@ public record TaskSequence(
             if (all.isEmpty() && own.size() < 2) {
                 throw new InputException(source.train.name()
                         + ": the first task has one class, \"" + own.getFirst()
-                        + "\"; it needs two, since a classifier does");
+                        + "\"; it needs two, since a classifier does; put another class, or another task, first");
             }
             classes.add(own);
             all.addAll(own);

@@ -41,7 +41,7 @@ public final class DataLoader {
             int batchSize, boolean shuffle, long seed, boolean bucketByLength, boolean dropLast, int padToMultipleOf) {
         public Options {
             if (batchSize < 1) {
-                throw new InputException("batch size " + batchSize + " is not positive");
+                throw new InputException("batch size " + batchSize + " must be at least 1");
             }
             if (padToMultipleOf < 1) {
                 throw new InputException("padToMultipleOf " + padToMultipleOf + " is not positive");

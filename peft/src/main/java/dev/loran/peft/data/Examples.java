@@ -62,7 +62,7 @@ public final class Examples {
     public record Options(int maxLength, String textPrefix, boolean pack, int answerRoom) {
         public Options {
             if (maxLength < 1) {
-                throw new InputException("max length " + maxLength + " is not positive");
+                throw new InputException("max length " + maxLength + " must be at least 1");
             }
             if (pack && maxLength < 2) {
                 throw new InputException("max length 1 leaves nothing to predict in a packed row");
@@ -333,7 +333,7 @@ public final class Examples {
             rows.forEach(form, this);
             UnaryOperator<Example> change = by.end(this);
             if (kept.rows.size() == 0) {
-                throw new InputException(source + ": the texts give fewer than two tokens: nothing to predict");
+                throw new InputException(source + ": the texts give fewer than two tokens, which leaves nothing to predict; add texts");
             }
             if (change != null) {
                 change(change);

@@ -24,7 +24,7 @@ public final class Labels {
         this.names = List.copyOf(names);
         for (String name : this.names) {
             if (ids.putIfAbsent(name, ids.size()) != null) {
-                throw new InputException("labels: \"" + name + "\" appears twice");
+                throw new InputException("labels: \"" + name + "\" appears twice; name each once");
             }
         }
         if (ids.size() < 2) {

@@ -134,7 +134,7 @@ public interface RowSource {
                     visitor.row(row, ++place);
                 }
                 if (place == 0) {
-                    throw new InputException(name + ": there are none");
+                    throw new InputException(name + ": there are no rows");
                 }
             }
         };

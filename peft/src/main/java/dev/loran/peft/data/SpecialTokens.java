@@ -51,7 +51,7 @@ final class SpecialTokens {
         }
         readEnds(modelFolder);
         if (eosToken != null && tokenizer.id(eosToken).isEmpty()) {
-            throw new InputException("end token \"" + eosToken + "\" is no token of " + name);
+            throw new InputException("end token \"" + eosToken + "\" is no token of " + name + "; name one of its vocabulary (--eos-token)");
         }
         this.said = eosToken;
     }

@@ -195,7 +195,8 @@ public record ClassifyTask() implements Task {
         int classes = model.labels().size();
         if (classes != labels.size()) {
             throw new InputException("the model's classifier has " + classes + " classes but the data has "
-                    + labels.size() + " labels: " + labels);
+                    + labels.size() + " labels: " + labels
+                        + "; use rows of the model's classes, or a model without a head");
         }
         model.labels(labels.names());
         return TextClassifier.of(model);

@@ -76,7 +76,7 @@ public record SentencePooling(Pooling pooling, boolean normalize) {
         try {
             file = folder.resolve(path).resolve("config.json").normalize();
         } catch (InvalidPathException e) {
-            throw new InputException(folder.resolve(MODULES) + ": path " + path + " is none", e);
+            throw new InputException(folder.resolve(MODULES) + ": path " + path + " is none; correct it", e);
         }
         if (!file.startsWith(folder.normalize())) {
             throw new InputException(folder.resolve(MODULES) + ": path " + path + " leaves the folder");

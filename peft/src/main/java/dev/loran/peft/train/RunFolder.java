@@ -151,7 +151,7 @@ public record RunFolder(Path path) {
     /// @throws InputException if it is not a run's folder
     public static RunFolder resume(Path path) {
         if (!isRun(path)) {
-            throw new InputException(path + ": holds no run that could go on (" + OPTIONS + ")");
+            throw new InputException(path + ": holds no run that could go on (" + OPTIONS + "); name the --out of one");
         }
         return new RunFolder(path);
     }
@@ -366,7 +366,7 @@ public record RunFolder(Path path) {
         }
         throw new InputException(given
                 + (Files.exists(given)
-                        ? ": holds neither an adapter (" + AdapterFiles.CONFIG + ") nor a finished run"
+                        ? ": holds neither an adapter (" + AdapterFiles.CONFIG + ") nor a finished run; name one of these"
                         : ": no such folder"));
     }
 

@@ -186,6 +186,7 @@ class AnswersTest extends CommandLineTest {
         assertThat(evaluated.json().get("rouge_l").doubleValue()).isEqualTo(1);
         assertRefused(
                 loran("eval", "--adapter", run, "--data", rows, "--eos-token", "stop"),
-                "loran: end token \"stop\" is no token of " + run.resolve("best/tokenizer.json"));
+                "loran: end token \"stop\" is no token of " + run.resolve("best/tokenizer.json")
+                        + "; name one of its vocabulary (--eos-token)");
     }
 }

@@ -178,7 +178,7 @@ class ContinualCommandTest extends CommandLineTest {
                 "loran: strategy \"replay\" is not known; choose sequential, separate, rehearsal, l2, ewc or olora");
         assertRefused(
                 continual("--strategy", "olora", "--method", "ia3"),
-                "loran: strategy olora adds up LoRAs; the method must be lora");
+                "loran: strategy olora adds up LoRAs; choose method lora");
         assertRefused(
                 continual("--method", "full"),
                 "loran: --method full would keep a whole model for each task; choose an adapter");
@@ -197,7 +197,7 @@ class ContinualCommandTest extends CommandLineTest {
                 "loran: --eval names 1 files and --tasks 3; give one for each task, or leave --eval out to hold out a"
                         + " tenth of the rows");
         assertRefused(continual("--memory", 0), "loran: strategy rehearsal: memory is 0, must be at least 1");
-        assertRefused(continual("--tasks", task(0)), "loran: continual learning needs two tasks or more, not 1");
+        assertRefused(continual("--tasks", task(0)), "loran: continual learning needs two tasks or more, not 1; name more of them (--tasks)");
         assertThat(folder.resolve("run")).doesNotExist();
         assertThat(continual("--steps", 1).code()).isZero();
         assertRefused(

@@ -53,7 +53,7 @@ class DoctorCommandTest extends CommandLineTest {
 
     @Test
     void aRunThatDiverged() throws IOException {
-        Result trained = train("--optimizer", "sgd", "--steps", 20, "--lr", 1e38, "--max-grad-norm", 1e38);
+        Result trained = train("--optimizer", "sgd", "--steps", 60, "--lr", 9e5, "--max-grad-norm", 1e9);
         assertThat(trained.code()).as(trained.err()).isEqualTo(1);
         JsonNode json = doctor();
         assertThat(names(json)).startsWith("diverged");
@@ -103,7 +103,7 @@ class DoctorCommandTest extends CommandLineTest {
     @Test
     void whatIsNoRunIsRefused() throws IOException {
         assertRefused(loran("doctor", folder.resolve("none")), "loran: " + folder.resolve("none") + ": no such folder");
-        assertRefused(loran("doctor", folder), "loran: " + folder + ": holds no run (run.json)");
+        assertRefused(loran("doctor", folder), "loran: " + folder + ": holds no run (run.json); name the --out of one");
     }
 
     @Test

@@ -41,11 +41,11 @@ class HelpTest extends CommandLineTest {
     @Test
     void theDefaultsShownAreThoseUsed() throws IOException {
         Path out = folder.resolve("out");
-        used("train", 12, out, "--model", encoder, "--task", "classify", "--train", train);
+        used("train", 12, out, "--model", encoder, "--task", "classify", "--train", train, "--steps", 1);
         used("quickstart", 12, out, "--model", encoder, "--rows", 10);
-        used("compare", 10, out, "--methods", "lora", "--model", encoder, "--train", train, "--eval", held);
-        used("continual", 14, out, "--model", encoder, "--tasks", train + "," + held);
-        used("pretrain", 10, out, "--train", train);
+        used("compare", 10, out, "--methods", "lora", "--model", encoder, "--train", train, "--eval", held, "--steps", 1);
+        used("continual", 14, out, "--model", encoder, "--tasks", train + "," + held, "--steps", 1);
+        used("pretrain", 8, out, "--train", train, "--hidden", 16, "--heads", 2, "--layers", 1);
     }
 
     private void used(String command, int least, Path out, Object... needed) throws IOException {

@@ -116,7 +116,7 @@ class MainTest extends CommandLineTest {
         assertRefused(train("--optimizer", "lion"), "loran: optimizer \"lion\" is not known; choose adamw or sgd");
         assertRefused(
                 train("--method", "bitfit", "--loraplus-ratio", 4),
-                "loran: --loraplus-ratio is for lora, dora and adalora; bitfit has no A and B");
+                "loran: --loraplus-ratio is for lora, dora and adalora; bitfit has no A and B: leave it out");
         assertRefused(
                 train("--loraplus-ratio", 0.5), "loran: LoRA+ ratio is 0.5, must be at least 1 and less than 1e6");
     }
@@ -177,7 +177,7 @@ class MainTest extends CommandLineTest {
                 "loran: " + run + ": is of a run with dtype f32, not bf16" + advice);
         assertRefused(
                 loran("train", "--resume=" + folder, "--epochs", 1),
-                "loran: " + folder + ": holds no run that could go on (run.json)");
+                "loran: " + folder + ": holds no run that could go on (run.json); name the --out of one");
         assertRefused(
                 loran("train", "--resume", run, "--config", run.resolve("run.json")),
                 "loran: --resume takes the options that the run was begun with; leave --config out");
@@ -353,7 +353,8 @@ class MainTest extends CommandLineTest {
                 "loran: --max-new-tokens 24 must be from 1 to 23: text and answer together have 24 positions");
         assertRefused(
                 loran("generate", "--model", encoder, "--prompt", "query"),
-                "loran: generate needs a causal language model, and " + encoder + " is none");
+                "loran: generate needs a causal language model, and " + encoder
+                        + " is none; choose another --model, or classify with loran predict");
     }
 
     @Test

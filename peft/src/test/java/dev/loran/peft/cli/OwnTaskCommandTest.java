@@ -79,10 +79,11 @@ class OwnTaskCommandTest extends CommandLineTest {
                 .isEqualTo(result.get("eval_loss").doubleValue());
         assertRefused(
                 loran("eval", "--model", encoder, "--adapter", run, "--task", "classify", "--data", held),
-                "loran: " + run + ": was trained for task " + TAGGING + ", not classify");
+                "loran: " + run + ": was trained for task " + TAGGING + ", not classify; leave --task out");
         assertRefused(
                 loran("predict", "--model", encoder, "--adapter", run, "--data", train, "--out", folder.resolve("p")),
-                "loran: " + run + ": was trained for task " + TAGGING + ", which does not say the class of a text");
+                "loran: " + run + ": was trained for task " + TAGGING + ", which does not say the class of a text;"
+                        + " measure it with loran eval");
 
         Result longer = loran("train", "--resume", run, "--steps", 30, "--json");
         assertThat(longer.code()).as(longer.err()).isZero();

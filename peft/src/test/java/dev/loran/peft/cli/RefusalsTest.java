@@ -193,10 +193,10 @@ class RefusalsTest extends CommandLineTest {
                 .contains("not on " + folder.resolve("other"));
         assertRefused(
                 eval("--model", encoder, "--adapter", adapter, "--task", "lm", "--data", held),
-                "loran: " + adapter + ": was trained for task classify, not lm");
+                "loran: " + adapter + ": was trained for task classify, not lm; leave --task out");
         assertRefused(
                 eval("--model", encoder, "--adapter", folder, "--data", held),
-                "loran: " + folder + ": holds neither an adapter (adapter_config.json) nor a finished run");
+                "loran: " + folder + ": holds neither an adapter (adapter_config.json) nor a finished run; name one of these");
         Result noHead = eval("--model", encoder, "--task", "classify", "--data", held);
         assertThat(noHead.err())
                 .startsWith("loran: --task classify: nothing says which classes ")
@@ -303,10 +303,10 @@ class RefusalsTest extends CommandLineTest {
         assertRefused(train("--targets", ""), "loran: --targets \"\"" + empty);
         assertRefused(
                 train("--method", "prefix", "--virtual-tokens", 30),
-                "loran: --virtual-tokens 30 leave no room for a text: " + encoder + " has 24 positions");
+                "loran: --virtual-tokens 30 leave no room for a text: " + encoder + " has 24 positions; choose fewer");
         assertRefused(train("--lr", 1e9), "loran: learning rate is 1.0E9, must be positive and less than 1e6");
-        Path config = Files.writeString(folder.resolve("config.json"), "{\"lr\": [1]}");
-        assertRefused(train("--config", config), "loran: " + config + ": lr is [1], needs one value");
+        Path config = Files.writeString(folder.resolve("config.json"), "{\"lr\": {\"a\": 1}}");
+        assertRefused(train("--config", config), "loran: " + config + ": lr is {\"a\":1}, needs one value");
         Files.writeString(config, "{\"lr\": 1,");
         assertRefused(
                 train("--config", config),
@@ -361,7 +361,7 @@ class RefusalsTest extends CommandLineTest {
         assertRefused(
                 evaluated(adapter),
                 "loran: " + adapter
-                        + ": answers with what is no number (NaN); its weights are damaged, or its training diverged");
+                        + ": answers with what is no number (NaN); its weights are damaged, or its training diverged; train again, with a lower --lr");
         assertRefused(evaluated(folder.resolve("nowhere")), "loran: " + folder.resolve("nowhere") + ": no such folder");
     }
 

@@ -133,7 +133,7 @@ class ReportCommandTest extends CommandLineTest {
         assertRefused(missing + ": no such folder", missing);
         assertRefused(
                 encoder + ": holds neither a run (run.json), nor a sweep with runs (sweep.json), nor a comparison"
-                        + " (results.json)",
+                        + " (results.json); name one of these",
                 encoder);
         Path damaged = Files.createDirectories(folder.resolve("damaged"));
         Files.writeString(damaged.resolve("results.json"), "{\"methods\": [");

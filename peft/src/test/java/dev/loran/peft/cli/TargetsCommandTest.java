@@ -68,7 +68,7 @@ class TargetsCommandTest extends CommandLineTest {
                         "loran: target_modules [q_proj] match no module; did you mean query? (modules: LayerNorm, ");
         assertRefused(
                 loran("targets", encoder, "--method", "full"),
-                "loran: --method full has no targets: it trains every parameter");
-        assertRefused(loran("targets", folder), "loran: " + folder + ": holds no model (config.json)");
+                "loran: --method full has no targets: it trains every parameter; choose another method");
+        assertRefused(loran("targets", folder), "loran: " + folder + ": holds no model (config.json); name a model's folder");
     }
 }

@@ -273,9 +273,10 @@ class ContinualTrainerTest {
                 .isInstanceOf(InputException.class)
                 .hasMessage("rows: 6 classes cannot be split into 6 tasks; from 2 to 5 are possible");
         assertThatThrownBy(() -> read(List.of(source("one", 0, 1), source("two", 1, 3)), true))
-                .hasMessage("rows: the first task has one class, \"shoes\"; it needs two, since a classifier does");
+                .hasMessage("rows: the first task has one class, \"shoes\"; it needs two, since a classifier does;"
+                        + " put another class, or another task, first");
         assertThatThrownBy(() -> read(List.of(all), true))
-                .hasMessage("continual learning needs two tasks or more, not 1");
+                .hasMessage("continual learning needs two tasks or more, not 1; name more of them (--tasks)");
         Source other = new Source("one", RowSource.of(rows(8, 0, 2, 1)), RowSource.of(rows(8, 2, 4, 1)));
         assertThatThrownBy(() -> read(List.of(other, source("two", 2, 4)), true))
                 .hasMessage("rows: a row has label \"query\", which the training rows of task one lack: [red, shoes]");
@@ -300,7 +301,7 @@ class ContinualTrainerTest {
                             CONFIG,
                             new Strategy.OrthogonalLora(1)))
                     .isInstanceOf(InputException.class)
-                    .hasMessage("strategy olora adds up LoRAs; the method must be lora");
+                    .hasMessage("strategy olora adds up LoRAs; choose method lora");
             assertThatThrownBy(() -> new ContinualTrainer(
                             model, steps -> AdaLoraConfig.defaults(), card(), CONFIG, new Strategy.L2(1)))
                     .hasMessage("adalora cuts ranks by a schedule over one run and cannot be trained on, as strategy l2"

@@ -221,7 +221,7 @@ class DataLoaderTest {
     void optionsAreChecked() {
         assertThatThrownBy(() -> DataLoader.Options.training(0, 1))
                 .isInstanceOf(InputException.class)
-                .hasMessage("batch size 0 is not positive");
+                .hasMessage("batch size 0 must be at least 1");
         assertThatThrownBy(() -> new DataLoader.Options(1, true, 1, true, true, 0))
                 .isInstanceOf(InputException.class)
                 .hasMessage("padToMultipleOf 0 is not positive");

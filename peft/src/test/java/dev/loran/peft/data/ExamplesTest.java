@@ -69,7 +69,7 @@ class ExamplesTest {
                 .hasMessage(file + ": field \"label\": labels: a classifier needs two labels or more, not [a]");
         assertThatThrownBy(() -> new Labels(List.of("a", "b", "a")))
                 .isInstanceOf(InputException.class)
-                .hasMessage("labels: \"a\" appears twice");
+                .hasMessage("labels: \"a\" appears twice; name each once");
         Labels many = Labels.of(List.of("n m l k j i h g f e d c b a".split(" ")));
         assertThatThrownBy(() -> many.id("x"))
                 .hasMessage("label \"x\" is not one of the 14 labels of the model: "
@@ -221,7 +221,7 @@ class ExamplesTest {
                     .hasMessage("rows:1: the text gives fewer than two tokens: nothing to predict");
             assertThatThrownBy(() -> Examples.of(new LmTask(), List.of(), bytes, Examples.Options.of(4), null))
                     .isInstanceOf(InputException.class)
-                    .hasMessage("rows: there are none");
+                    .hasMessage("rows: there are no rows");
             assertThatThrownBy(() -> Examples.of(
                             new LmTask(),
                             List.of(new Row.Text("ab"), new Row.Generate("a", "b")),
@@ -232,7 +232,7 @@ class ExamplesTest {
                     .hasMessage("rows:2: a row of another form, Generate, among rows of task lm");
             assertThatThrownBy(() -> Examples.Options.of(0))
                     .isInstanceOf(InputException.class)
-                    .hasMessage("max length 0 is not positive");
+                    .hasMessage("max length 0 must be at least 1");
             assertThatThrownBy(() -> Examples.Options.of(1).withPack(true))
                     .isInstanceOf(InputException.class)
                     .hasMessage("max length 1 leaves nothing to predict in a packed row");

@@ -167,7 +167,8 @@ class TokenizerTest {
         }
         assertThatThrownBy(() -> Tokenizer.load(folder, folder, "</s>"))
                 .isInstanceOf(InputException.class)
-                .hasMessage("end token \"</s>\" is no token of " + folder.resolve("tokenizer.json"));
+                .hasMessage("end token \"</s>\" is no token of " + folder.resolve("tokenizer.json")
+                        + "; name one of its vocabulary (--eos-token)");
     }
 
     private void assertEnds(

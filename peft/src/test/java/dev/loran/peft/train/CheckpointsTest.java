@@ -414,6 +414,6 @@ class CheckpointsTest {
                 .isEqualTo(last);
         assertThatThrownBy(() -> RunFolder.resume(folder))
                 .isInstanceOf(InputException.class)
-                .hasMessage(folder + ": holds no run that could go on (run.json)");
+                .hasMessage(folder + ": holds no run that could go on (run.json); name the --out of one");
     }
 }

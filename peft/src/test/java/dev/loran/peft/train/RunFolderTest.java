@@ -62,7 +62,7 @@ class RunFolderTest {
         killedAtTheStart(path);
         assertThat(RunFolder.isFree(path)).isTrue();
         assertThatThrownBy(() -> RunFolder.resume(path))
-                .hasMessage(path + ": holds no run that could go on (run.json)");
+                .hasMessage(path + ": holds no run that could go on (run.json); name the --out of one");
         RunFolder.create(path, false, RunFolderTest::begin);
         assertThat(names(path)).containsExactly("base", "metrics.jsonl", "run.json");
     }

@@ -175,7 +175,8 @@ class TaskModelTest {
             TaskCard three = TaskCard.classify(new Labels(List.of("a", "b", "c")), 8);
             assertThatThrownBy(() -> TaskModel.of(peft, three, 1))
                     .isInstanceOf(InputException.class)
-                    .hasMessage("the model's classifier has 2 classes but the data has 3 labels: [a, b, c]");
+                    .hasMessage("the model's classifier has 2 classes but the data has 3 labels: [a, b, c]; use rows"
+                            + " of the model's classes, or a model without a head");
         }
     }
 

@@ -162,7 +162,8 @@ class TrainingRunTest {
                 .hasMessage(folder + ": holds other files; choose a new or empty folder for the run");
         assertThatThrownBy(() -> RunFolder.adapter(folder))
                 .isInstanceOf(InputException.class)
-                .hasMessage(folder + ": holds neither an adapter (adapter_config.json) nor a finished run");
+                .hasMessage(folder + ": holds neither an adapter (adapter_config.json) nor a finished run;"
+                        + " name one of these");
         RunFolder run = RunFolder.create(folder.resolve("run"));
         Files.createDirectories(run.best());
         Files.writeString(run.best().resolve("loran.json"), "{}");

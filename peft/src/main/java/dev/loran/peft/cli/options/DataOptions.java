@@ -71,7 +71,7 @@ public class DataOptions {
             if (files.isEmpty()) {
                 throw new InputException(
                         given + ": a folder without a file named train, validation or test with the ending .jsonl,"
-                                + " .json, .csv, .tsv or .txt, as it needs for this");
+                                + " .json, .csv, .tsv or .txt, as it needs for this; name the file itself");
             }
             return files;
         }

@@ -137,7 +137,7 @@ public final class Results {
             }
         }
         throw new InputException(folder + ": holds neither a run (run.json), nor a sweep with runs (" + SWEEP
-                + "), nor a comparison (" + FILE + ")");
+                + "), nor a comparison (" + FILE + "); name one of these");
     }
 
     /// The results of the run in `folder`; only its course so far if it is not finished.
