@@ -151,7 +151,9 @@ final class CompareCommand implements Callable<Integer> {
                         "--model", "a Hugging Face model folder; or minilm, bge-small, e5-small or loran-tiny (minilm)",
                         "--epochs", "passes over the data, of all methods (the longest of the methods': see below)",
                         "--head-lr", "highest learning rate of the head, with all methods (" + HEAD_RATE + ")",
-                        "--max-length", "most tokens of a text; longer ones are cut (128, or as many as the model has room for)",
+                        "--max-length",
+                                "most tokens of a text; longer ones are cut (128, or as many as the model has room "
+                                        + "for)",
                         "--overwrite", "replace the comparison that is in --out already"),
                 List.of());
     }

@@ -6,6 +6,7 @@ import java.util.Arrays;
 import java.util.Iterator;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.concurrent.Callable;
 import picocli.AutoComplete;
 import picocli.CommandLine;
@@ -69,8 +70,8 @@ final class CompletionCommand implements Callable<Integer> {
         CommandLine loran = Main.commandLine(output);
         Map<String, CommandLine> commands = loran.getSubcommands();
         // These pass on the options of another command.
-        adopt(commands.get("sweep").getCommandSpec(), commands.get("train").getCommandSpec());
-        adopt(commands.get("example").getCommandSpec(), commands.get("compare").getCommandSpec());
+        adopt(commands, "sweep", "train");
+        adopt(commands, "example", "compare");
         commands.values().forEach(command -> describe(command.getCommandSpec()));
         loran.addSubcommand("bench", CommandSpec.create());
         // Both shells understand it: zsh through bashcompinit, which the script loads.
@@ -78,8 +79,10 @@ final class CompletionCommand implements Callable<Integer> {
         return Main.DONE;
     }
 
-    private static void adopt(CommandSpec spec, CommandSpec other) {
-        other.options().stream()
+    private static void adopt(Map<String, CommandLine> commands, String name, String other) {
+        CommandSpec spec = Objects.requireNonNull(commands.get(name)).getCommandSpec();
+        CommandSpec from = Objects.requireNonNull(commands.get(other)).getCommandSpec();
+        from.options().stream()
                 .filter(option -> spec.findOption(option.longestName()) == null)
                 .forEach(option -> spec.addOption(OptionSpec.builder(option).build()));
     }

@@ -58,8 +58,10 @@ final class DoctorCommand implements Callable<Integer> {
 
     private void examine(RunFolder folder) {
         if (!RunFolder.isRun(folder.path())) {
-            throw new InputException(
-                    folder.path() + (Files.exists(folder.path()) ? ": holds no run (run.json); name the --out of one" : ": no such folder"));
+            throw new InputException(folder.path()
+                    + (Files.exists(folder.path())
+                            ? ": holds no run (run.json); name the --out of one"
+                            : ": no such folder"));
         }
         if (Files.isDirectory(folder.task(1))) {
             throw new InputException(

@@ -99,9 +99,8 @@ final class GenerateCommand implements Callable<Integer> {
             output.detail(open.backendChoice());
             TaskCard card = folder == null ? null : open.load(peft, folder);
             if (open.model().task() != TaskType.CAUSAL_LM) {
-                throw new InputException(
-                        "generate needs a causal language model, and " + trained.title(model)
-                                + " is none; choose another --model, or classify with loran predict");
+                throw new InputException("generate needs a causal language model, and " + trained.title(model)
+                        + " is none; choose another --model, or classify with loran predict");
             }
             int virtualTokens = peft.activeAdapter() == null ? 0 : peft.active().virtualTokens();
             int room = open.model().facts().maxPositions() - virtualTokens;

@@ -50,8 +50,9 @@ record InitAdapter(Path folder, PeftConfig config, @Nullable TaskCard card) {
             case "IA3" -> Method.IA3;
             case "LN_TUNING" -> Method.LN_TUNING;
             case "BITFIT" -> Method.BITFIT;
-            default -> throw new InputException(folder + ": --init-adapter cannot train " + config.peftType()
-                                + "; leave it out, and begin with a new adapter");
+            default ->
+                throw new InputException(folder + ": --init-adapter cannot train " + config.peftType()
+                        + "; leave it out, and begin with a new adapter");
         };
     }
 

@@ -43,8 +43,9 @@ class ModelOptions {
     @Option(
             names = "--max-length",
             paramLabel = "N",
-            description = "most tokens of a text; longer ones are cut (what the adapter was trained with; else 128, or as "
-                    + "many as the model has room for)")
+            description =
+                    "most tokens of a text; longer ones are cut (what the adapter was trained with; else 128, or as "
+                            + "many as the model has room for)")
     @Nullable
     Integer maxLength;
 

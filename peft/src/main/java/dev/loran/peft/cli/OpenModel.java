@@ -315,9 +315,8 @@ record OpenModel(
         Pooling family = Pooling.of(model);
         boolean hasClasses = model.task() == TaskType.SEQ_CLS;
         if (hasClasses && asked != null && Pooling.named(asked) != family) {
-            throw new InputException(
-                    "--pooling " + asked + ": " + name + " has a head of its own, whose pooling is " + family
-                            + "; leave --pooling out");
+            throw new InputException("--pooling " + asked + ": " + name + " has a head of its own, whose pooling is "
+                    + family + "; leave --pooling out");
         }
         if (hasClasses || asked != null) {
             return new SentencePooling(asked == null ? family : Pooling.named(asked), false);
@@ -359,7 +358,8 @@ record OpenModel(
         try {
             return Backends.cuda(dtype);
         } catch (BackendException e) {
-            throw new InputException("--device cuda is not possible here: " + e.getMessage() + "; leave --device out", e);
+            throw new InputException(
+                    "--device cuda is not possible here: " + e.getMessage() + "; leave --device out", e);
         }
     }
 

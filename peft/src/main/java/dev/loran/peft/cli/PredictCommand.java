@@ -117,7 +117,8 @@ final class PredictCommand implements Callable<Integer> {
                     folder == null ? TaskModel.of(peft, card, model.seed) : TaskModel.load(peft, card, folder)) {
                 if (!(classifier.head() instanceof TextClassifier)) {
                     throw new InputException(trained.title(model) + ": was trained for task "
-                            + card.task().name() + ", which does not say the class of a text; measure it with loran eval");
+                            + card.task().name()
+                            + ", which does not say the class of a text; measure it with loran eval");
                 }
                 output.result(predict(open, classifier, Objects.requireNonNull(card.labels())), common.json);
             }

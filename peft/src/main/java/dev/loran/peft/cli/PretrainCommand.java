@@ -99,8 +99,7 @@ final class PretrainCommand extends TrainCommand {
 
     /// The command without the options of `train` that are fixed here.
     static CommandSpec spec(Output output) {
-        return CommonOptions.adapt(
-                CommandSpec.forAnnotatedObject(new PretrainCommand(output)), OTHER_WORDS, FIXED);
+        return CommonOptions.adapt(CommandSpec.forAnnotatedObject(new PretrainCommand(output)), OTHER_WORDS, FIXED);
     }
 
     @Override

@@ -71,10 +71,14 @@ final class QuickstartCommand implements Callable<Integer> {
         return CommonOptions.adapt(
                 CommandSpec.forAnnotatedObject(new QuickstartCommand(output)),
                 Map.of(
-                        "--model", "the encoder, as of loran train (minilm)",
-                        "--epochs", "passes over the data (" + EPOCHS + ")",
-                        "--lr", "highest learning rate (" + LEARNING_RATE + ")",
-                        "--overwrite", "replace the run that is in --out already"),
+                        "--model",
+                        "the encoder, as of loran train (minilm)",
+                        "--epochs",
+                        "passes over the data (" + EPOCHS + ")",
+                        "--lr",
+                        "highest learning rate (" + LEARNING_RATE + ")",
+                        "--overwrite",
+                        "replace the run that is in --out already"),
                 List.of("--virtual-tokens", "--encoder"));
     }
 

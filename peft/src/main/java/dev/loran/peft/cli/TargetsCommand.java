@@ -102,7 +102,8 @@ final class TargetsCommand implements Callable<Integer> {
                 PeftModel peft = new PeftModel(model, 0)) {
             PeftConfig config = Method.named(method).config(training, model.task(), 100);
             if (config == null) {
-                throw new InputException("--method full has no targets: it trains every parameter; choose another method");
+                throw new InputException(
+                        "--method full has no targets: it trains every parameter; choose another method");
             }
             Map<String, String> shapes = new LinkedHashMap<>();
             model.namedModules().forEach((name, layer) -> {
@@ -124,8 +125,10 @@ final class TargetsCommand implements Callable<Integer> {
         }
         Path folder = Catalogue.folder(path.toString()).orElse(path);
         if (!Files.isRegularFile(folder.resolve("config.json"))) {
-            throw new InputException(
-                    folder + (Files.exists(folder) ? ": holds no model (config.json); name a model's folder" : ": no such folder"));
+            throw new InputException(folder
+                    + (Files.exists(folder)
+                            ? ": holds no model (config.json); name a model's folder"
+                            : ": no such folder"));
         }
         return HfModels.load(folder, backend);
     }

@@ -17,7 +17,6 @@ import dev.loran.peft.train.TrainerConfig;
 import dev.loran.peft.train.TrainerConfig.Checkpoints;
 import dev.loran.peft.train.TrainingListener;
 import dev.loran.peft.tuner.PeftConfig;
-import dev.loran.peft.watch.TensorBoard;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -401,5 +400,4 @@ class TrainCommand implements Callable<Integer> {
         }
         return resume == null ? OpenModel.fresh(model) : OpenModel.kept(model, new RunFolder(resume).base());
     }
-
 }

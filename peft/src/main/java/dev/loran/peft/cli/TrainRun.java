@@ -28,7 +28,8 @@ import org.jspecify.annotations.Nullable;
 /// The run of a `loran train` whose options are settled: its folder, what it shows, and its result.
 ///
 /// @param plan null if the memory cannot be predicted
-record TrainRun(TrainCommand command, OpenModel open, @Nullable MemoryPlan plan, TaskRows rows) {
+record TrainRun(
+        TrainCommand command, OpenModel open, @Nullable MemoryPlan plan, TaskRows rows) {
     /// Trains in this process alone, and prints the result.
     ///
     /// @return the exit code

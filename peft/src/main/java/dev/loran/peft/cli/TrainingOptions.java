@@ -92,10 +92,16 @@ final class TrainingOptions {
     @Option(names = "--rank", paramLabel = "N", description = "rank of lora, dora and adalora (${DEFAULT-VALUE})")
     int rank = 8;
 
-    @Option(names = "--alpha", paramLabel = "X", description = "alpha of lora, dora and adalora: the rank divides it (${DEFAULT-VALUE})")
+    @Option(
+            names = "--alpha",
+            paramLabel = "X",
+            description = "alpha of lora, dora and adalora: the rank divides it (${DEFAULT-VALUE})")
     double alpha = 16;
 
-    @Option(names = "--dropout", paramLabel = "X", description = "dropout of lora, dora, adalora and adapter (${DEFAULT-VALUE})")
+    @Option(
+            names = "--dropout",
+            paramLabel = "X",
+            description = "dropout of lora, dora, adalora and adapter (${DEFAULT-VALUE})")
     double dropout = 0.05;
 
     @Option(
@@ -172,7 +178,8 @@ final class TrainingOptions {
             throw new InputException("--steps " + steps + " must be at least 1");
         }
         if (loraPlusRatio != 1 && !method.hasLora()) {
-            throw new InputException("--loraplus-ratio is for lora, dora and adalora; " + method + " has no A and B: leave it out");
+            throw new InputException(
+                    "--loraplus-ratio is for lora, dora and adalora; " + method + " has no A and B: leave it out");
         }
         TrainerConfig config = TrainerConfig.defaults()
                 .withRate(new Rate(peak, head, Schedule.named(schedule), warmup))

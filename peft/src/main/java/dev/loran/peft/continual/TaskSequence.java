@@ -33,7 +33,8 @@ public record TaskSequence(
     public TaskSequence {
         stages = List.copyOf(stages);
         if (stages.size() < 2) {
-            throw new InputException("continual learning needs two tasks or more, not " + stages.size() + "; name more of them (--tasks)");
+            throw new InputException("continual learning needs two tasks or more, not " + stages.size()
+                    + "; name more of them (--tasks)");
         }
     }
 

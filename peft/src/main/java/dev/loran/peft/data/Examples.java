@@ -333,7 +333,8 @@ public final class Examples {
             rows.forEach(form, this);
             UnaryOperator<Example> change = by.end(this);
             if (kept.rows.size() == 0) {
-                throw new InputException(source + ": the texts give fewer than two tokens, which leaves nothing to predict; add texts");
+                throw new InputException(
+                        source + ": the texts give fewer than two tokens, which leaves nothing to predict; add texts");
             }
             if (change != null) {
                 change(change);

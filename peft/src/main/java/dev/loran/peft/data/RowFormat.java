@@ -292,7 +292,9 @@ public enum RowFormat {
             }
             if (parser.nextToken() != null) {
                 throw InputException.at(
-                        reading.name, parser.currentTokenLocation().getLineNr(), "something follows the array; remove it, or write JSON Lines");
+                        reading.name,
+                        parser.currentTokenLocation().getLineNr(),
+                        "something follows the array; remove it, or write JSON Lines");
             }
             return any;
         } catch (JsonProcessingException e) {
@@ -346,7 +348,8 @@ public enum RowFormat {
         Set<String> seen = new HashSet<>();
         for (String name : names) {
             if (!name.isEmpty() && !seen.add(name)) {
-                throw InputException.at(reading.name, 1, "the header has the column \"" + name + "\" twice; rename one of them");
+                throw InputException.at(
+                        reading.name, 1, "the header has the column \"" + name + "\" twice; rename one of them");
             }
         }
         if (reading.wanted().stream().noneMatch(seen::contains)) {

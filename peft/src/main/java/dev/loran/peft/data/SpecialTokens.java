@@ -51,7 +51,8 @@ final class SpecialTokens {
         }
         readEnds(modelFolder);
         if (eosToken != null && tokenizer.id(eosToken).isEmpty()) {
-            throw new InputException("end token \"" + eosToken + "\" is no token of " + name + "; name one of its vocabulary (--eos-token)");
+            throw new InputException("end token \"" + eosToken + "\" is no token of " + name
+                    + "; name one of its vocabulary (--eos-token)");
         }
         this.said = eosToken;
     }

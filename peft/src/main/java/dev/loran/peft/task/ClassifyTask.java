@@ -196,7 +196,7 @@ public record ClassifyTask() implements Task {
         if (classes != labels.size()) {
             throw new InputException("the model's classifier has " + classes + " classes but the data has "
                     + labels.size() + " labels: " + labels
-                        + "; use rows of the model's classes, or a model without a head");
+                    + "; use rows of the model's classes, or a model without a head");
         }
         model.labels(labels.names());
         return TextClassifier.of(model);

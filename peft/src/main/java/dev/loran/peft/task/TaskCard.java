@@ -110,7 +110,9 @@ public record TaskCard(
     public static TaskCard read(Path folder) {
         Path file = folder.resolve(FILE);
         if (!isIn(folder)) {
-            throw new InputException(file + ": no such file; it says what the adapter was trained for; name the folder of a run, or its best/");
+            throw new InputException(file
+                    + ": no such file; it says what the adapter was trained for; "
+                    + "name the folder of a run, or its best/");
         }
         ObjectNode json = JsonFile.read(file);
         JsonNode base = json.path("base");

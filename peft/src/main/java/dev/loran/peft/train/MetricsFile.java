@@ -128,8 +128,8 @@ final class MetricsFile implements TrainingListener, AutoCloseable {
         try {
             JsonNode json =
                     JSON.readTree(new String(line.getBytes(StandardCharsets.ISO_8859_1), StandardCharsets.UTF_8));
-            boolean known = json.path("step").isInt()
-                    && (json.has("eval_loss") || json.has("loss") || json.has(DIVERGED));
+            boolean known =
+                    json.path("step").isInt() && (json.has("eval_loss") || json.has("loss") || json.has(DIVERGED));
             return known ? json : null;
         } catch (JsonProcessingException e) {
             return null;

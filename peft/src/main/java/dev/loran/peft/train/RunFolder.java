@@ -366,7 +366,8 @@ public record RunFolder(Path path) {
         }
         throw new InputException(given
                 + (Files.exists(given)
-                        ? ": holds neither an adapter (" + AdapterFiles.CONFIG + ") nor a finished run; name one of these"
+                        ? ": holds neither an adapter (" + AdapterFiles.CONFIG
+                                + ") nor a finished run; name one of these"
                         : ": no such folder"));
     }
 

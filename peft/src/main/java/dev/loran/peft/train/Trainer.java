@@ -269,7 +269,8 @@ public final class Trainer implements AutoCloseable {
         if (skipped == config.skipBadSteps()) {
             stepper.back(taken);
             throw new DivergedException(
-                    why + "; lower the learning rate (" + config.rate().peak() + "), or leave such steps out (skipBadSteps)",
+                    why + "; lower the learning rate (" + config.rate().peak()
+                            + "), or leave such steps out (skipBadSteps)",
                     result.step());
         }
         skipped++;

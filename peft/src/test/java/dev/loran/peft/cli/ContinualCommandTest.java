@@ -197,7 +197,9 @@ class ContinualCommandTest extends CommandLineTest {
                 "loran: --eval names 1 files and --tasks 3; give one for each task, or leave --eval out to hold out a"
                         + " tenth of the rows");
         assertRefused(continual("--memory", 0), "loran: strategy rehearsal: memory is 0, must be at least 1");
-        assertRefused(continual("--tasks", task(0)), "loran: continual learning needs two tasks or more, not 1; name more of them (--tasks)");
+        assertRefused(
+                continual("--tasks", task(0)),
+                "loran: continual learning needs two tasks or more, not 1; name more of them (--tasks)");
         assertThat(folder.resolve("run")).doesNotExist();
         assertThat(continual("--steps", 1).code()).isZero();
         assertRefused(

@@ -64,8 +64,8 @@ class DoctorCommandTest extends CommandLineTest {
 
     @Test
     void aRunOfQuickstart() throws IOException {
-        Result trained = loran(
-                "quickstart", "--model", encoder, "--rows", 40, "--epochs", 1, "--out", folder.resolve("run"));
+        Result trained =
+                loran("quickstart", "--model", encoder, "--rows", 40, "--epochs", 1, "--out", folder.resolve("run"));
         assertThat(trained.code()).as(trained.err()).isIn(0, 1);
         JsonNode json = doctor();
         assertThat(json.get("finished").booleanValue()).isTrue();

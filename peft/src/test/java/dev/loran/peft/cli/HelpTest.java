@@ -9,7 +9,9 @@ import java.io.IOException;
 import java.io.PrintStream;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.List;
+import java.util.Objects;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import org.junit.jupiter.api.Test;
@@ -31,7 +33,9 @@ class HelpTest extends CommandLineTest {
             assertThat(loran(name, "--help").out().lines()).as(name).allMatch(line -> line.length() <= 80);
             assertThat(command.getCommandSpec().usageMessage().description()).isNotEmpty();
             for (OptionSpec option : command.getCommandSpec().options()) {
-                assertThat(option.description()).as(name + " " + option.longestName()).isNotEmpty();
+                assertThat(option.description())
+                        .as(name + " " + option.longestName())
+                        .isNotEmpty();
             }
             assertThat(command.getCommandSpec().findOption("--quiet")).as(name).isNotNull();
         });
@@ -43,21 +47,36 @@ class HelpTest extends CommandLineTest {
         Path out = folder.resolve("out");
         used("train", 12, out, "--model", encoder, "--task", "classify", "--train", train, "--steps", 1);
         used("quickstart", 12, out, "--model", encoder, "--rows", 10);
-        used("compare", 10, out, "--methods", "lora", "--model", encoder, "--train", train, "--eval", held, "--steps", 1);
+        used(
+                "compare",
+                10,
+                out,
+                "--methods",
+                "lora",
+                "--model",
+                encoder,
+                "--train",
+                train,
+                "--eval",
+                held,
+                "--steps",
+                1);
         used("continual", 14, out, "--model", encoder, "--tasks", train + "," + held, "--steps", 1);
         used("pretrain", 8, out, "--train", train, "--hidden", 16, "--heads", 2, "--layers", 1);
     }
 
     private void used(String command, int least, Path out, Object... needed) throws IOException {
-        List<Object> arguments = new java.util.ArrayList<>(List.of(command, "--out", out.resolve(command)));
+        List<Object> arguments = new ArrayList<>(List.of(command, "--out", out.resolve(command)));
         arguments.addAll(List.of(needed));
         Result result = loran(arguments.toArray());
         assertThat(result.code()).as(result.err()).isIn(0, 1);
         Path run = out.resolve(command.equals("compare") ? "compare/lora/run.json" : command + "/run.json");
         JsonNode options = JSON.readTree(Files.readString(run));
         int compared = 0;
-        for (OptionSpec option :
-                commands().getSubcommands().get(command).getCommandSpec().options()) {
+        for (OptionSpec option : Objects.requireNonNull(
+                        commands().getSubcommands().get(command))
+                .getCommandSpec()
+                .options()) {
             String shown = String.join("", option.description())
                     .replace("${DEFAULT-VALUE}", String.valueOf(option.defaultValueString()));
             Matcher m = DEFAULT.matcher(shown);

@@ -114,7 +114,8 @@ class InitAdapterTest extends CommandLineTest {
         assertThat(other.err()).startsWith("loran: " + run.resolve("last") + ": the adapter was trained on " + encoder);
         assertRefused(
                 next(STANDING_STILL, "--init-adapter", folder),
-                "loran: " + folder + ": holds neither an adapter (adapter_config.json) nor a finished run; name one of these");
+                "loran: " + folder
+                        + ": holds neither an adapter (adapter_config.json) nor a finished run; name one of these");
     }
 
     @Test

@@ -196,7 +196,8 @@ class RefusalsTest extends CommandLineTest {
                 "loran: " + adapter + ": was trained for task classify, not lm; leave --task out");
         assertRefused(
                 eval("--model", encoder, "--adapter", folder, "--data", held),
-                "loran: " + folder + ": holds neither an adapter (adapter_config.json) nor a finished run; name one of these");
+                "loran: " + folder
+                        + ": holds neither an adapter (adapter_config.json) nor a finished run; name one of these");
         Result noHead = eval("--model", encoder, "--task", "classify", "--data", held);
         assertThat(noHead.err())
                 .startsWith("loran: --task classify: nothing says which classes ")
@@ -361,7 +362,8 @@ class RefusalsTest extends CommandLineTest {
         assertRefused(
                 evaluated(adapter),
                 "loran: " + adapter
-                        + ": answers with what is no number (NaN); its weights are damaged, or its training diverged; train again, with a lower --lr");
+                        + ": answers with what is no number (NaN); its weights are damaged, or its training"
+                        + " diverged; train again, with a lower --lr");
         assertRefused(evaluated(folder.resolve("nowhere")), "loran: " + folder.resolve("nowhere") + ": no such folder");
     }
 

@@ -69,6 +69,7 @@ class TargetsCommandTest extends CommandLineTest {
         assertRefused(
                 loran("targets", encoder, "--method", "full"),
                 "loran: --method full has no targets: it trains every parameter; choose another method");
-        assertRefused(loran("targets", folder), "loran: " + folder + ": holds no model (config.json); name a model's folder");
+        assertRefused(
+                loran("targets", folder), "loran: " + folder + ": holds no model (config.json); name a model's folder");
     }
 }

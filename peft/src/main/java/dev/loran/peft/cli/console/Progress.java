@@ -15,6 +15,10 @@ import org.jspecify.annotations.Nullable;
 /// otherwise in about twenty lines per run.
 public class Progress implements TrainingListener, AutoCloseable {
     private static final int LINES = 20;
+    /// The last two steps are read at once, so that almost no time is between them.
+    private static final double SHORTEST = 0.2;
+
+    private static final int WIDE_TERMINAL = 60;
     private static final int WIDEST_BAR = 24;
     private static final int NARROWEST_BAR = 5;
 
@@ -116,7 +120,7 @@ public class Progress implements TrainingListener, AutoCloseable {
             lastSeconds = result.step() == 1 ? 0 : seconds;
         }
         tokens += seconds > lastSeconds ? result.tokens() : 0;
-        if (seconds > lastSeconds && (tokensPerSecond == 0 || due || seconds > lastSeconds + 1)) {
+        if (seconds > lastSeconds && (tokensPerSecond == 0 || seconds > lastSeconds + (due ? SHORTEST : 1))) {
             tokensPerSecond = tokens / (seconds - lastSeconds);
             lastSeconds = seconds;
             tokens = 0;
@@ -145,8 +149,9 @@ public class Progress implements TrainingListener, AutoCloseable {
         String count =
                 " ".repeat(String.valueOf(steps).length() - String.valueOf(step).length()) + step + "/" + steps;
         StringBuilder line = new StringBuilder(String.format(Locale.ROOT, "%s %3d %%", count, 100 * step / steps));
+        int forParts = width < WIDE_TERMINAL ? width : width - 1 - WIDEST_BAR / 2;
         for (String part : parts) {
-            if (part.isEmpty() || line.length() + 2 + part.length() > width) {
+            if (part.isEmpty() || line.length() + 2 + part.length() > forParts) {
                 break;
             }
             line.append("  ").append(part);
