@@ -350,7 +350,9 @@ final class CompareCommand implements Callable<Integer> {
                         method,
                         steps,
                         config.rate().peak()));
-                folder.facts(open.facts(plan, data.rows));
+                folder.facts(open.facts(plan, data.rows)
+                        .put("steps", steps)
+                        .put("trainable_parameters", count.trainableParameters()));
                 TrainingReport report;
                 try (Trainer trainer = new Trainer(learner, config);
                         Progress progress = new Progress(output, List.of())) {

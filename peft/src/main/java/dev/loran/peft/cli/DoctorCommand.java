@@ -1,7 +1,6 @@
 package dev.loran.peft.cli;
 
 import com.fasterxml.jackson.databind.ObjectMapper;
-import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.kernels.Backends;
 import dev.loran.peft.cli.console.Output;
@@ -90,15 +89,8 @@ final class DoctorCommand implements Callable<Integer> {
         output.result(result, false);
         print(diagnosis);
         if (common.json) {
-            ArrayNode findings = result.putArray("findings");
-            diagnosis
-                    .findings()
-                    .forEach(f -> findings.addObject()
-                            .put("name", f.name())
-                            .put("area", f.area().toString())
-                            .put("serious", f.serious())
-                            .put("evidence", f.evidence())
-                            .put("advice", f.advice()));
+            result.putArray("findings")
+                    .addAll(diagnosis.findings().stream().map(Finding::toJson).toList());
             result.set("not_checked", JSON.valueToTree(diagnosis.notChecked()));
             output.out().println(result);
         }

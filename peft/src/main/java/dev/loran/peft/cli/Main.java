@@ -140,6 +140,7 @@ public final class Main implements Runnable {
         loran.addSubcommand(GenerateCommand.spec(output));
         loran.addSubcommand(CompareCommand.spec(output));
         loran.addSubcommand(new ReportCommand(output));
+        loran.addSubcommand(new UiCommand(output));
         loran.addSubcommand(new MergeCommand(output));
         loran.addSubcommand(new InspectCommand(output));
         loran.addSubcommand(new TargetsCommand(output));

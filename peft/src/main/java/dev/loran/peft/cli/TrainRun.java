@@ -55,7 +55,7 @@ record TrainRun(
                             count.totalParameters(),
                             count.trainablePercentage());
             folder = folder();
-            try (Progress progress = progress(folder, what)) {
+            try (Progress progress = progress(folder, what, count)) {
                 report = trainer.train(examples, rows.heldOut(), folder, progress.and(listeners(folder)));
             }
             if (trainer.step() > 2) {
@@ -101,7 +101,7 @@ record TrainRun(
         return command.tensorboard ? command.beside.and(new TensorBoard(folder.events())) : command.beside;
     }
 
-    private Progress progress(RunFolder folder, String what) {
+    private Progress progress(RunFolder folder, String what, ParameterCount count) {
         Progress.Detail detail = new Progress.Detail(command.logEvery, memory());
         return new Progress(command.output, opening(what), detail) {
             @Override
@@ -109,7 +109,9 @@ record TrainRun(
                 if (command.prolonged) {
                     command.keepDuration(folder);
                 }
-                folder.facts(open.facts(plan, rows));
+                folder.facts(open.facts(plan, rows)
+                        .put("steps", totalSteps)
+                        .put("trainable_parameters", count.trainableParameters()));
                 super.begun(step, totalSteps);
             }
         };

@@ -10,7 +10,6 @@ import java.io.IOException;
 import java.io.RandomAccessFile;
 import java.nio.channels.OverlappingFileLockException;
 import java.nio.charset.StandardCharsets;
-import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
@@ -26,6 +25,10 @@ final class MetricsFile implements TrainingListener, AutoCloseable {
     private static final ObjectMapper JSON = new ObjectMapper();
     /// The field of the last line of a run that diverged, which is no line of a step or an evaluation.
     static final String DIVERGED = "diverged";
+
+    /// The byte that is locked. It lies beyond all lines: where locks prevent reading, the lines stay readable for
+    /// others.
+    static final long LOCKED = Long.MAX_VALUE - 1;
 
     private final Path file;
     /// Not used through its channel: an interrupt would close the channel and release the lock.
@@ -48,8 +51,7 @@ final class MetricsFile implements TrainingListener, AutoCloseable {
 
     private boolean isLocked() {
         try {
-            // The locked byte lies beyond all lines: where locks prevent reading, the lines stay readable for others.
-            return lines.getChannel().tryLock(Long.MAX_VALUE - 1, 1, false) != null;
+            return lines.getChannel().tryLock(LOCKED, 1, false) != null;
         } catch (OverlappingFileLockException e) {
             return false;
         } catch (IOException e) {
@@ -96,42 +98,6 @@ final class MetricsFile implements TrainingListener, AutoCloseable {
             return isKept && !entry.has(DIVERGED) ? entry : null;
         } catch (JsonProcessingException e) {
             // The machine stopped while this line was being written.
-            return null;
-        }
-    }
-
-    /// The lines of a file.
-    ///
-    /// @throws InputException if it is missing or damaged; a partial last line, which a killed run leaves, is left out
-    static List<JsonNode> read(Path file) {
-        List<JsonNode> read = new ArrayList<>();
-        try {
-            String text = Files.readString(file, StandardCharsets.ISO_8859_1);
-            String[] lines = text.split("\n");
-            for (int i = 0; i < lines.length && !text.isEmpty(); i++) {
-                JsonNode line = parsed(lines[i]);
-                if (line != null) {
-                    read.add(line);
-                } else if (i < lines.length - 1 || text.endsWith("\n")) {
-                    throw InputException.at(
-                            file.toString(), i + 1, "is no line of a run's metrics; the file is damaged");
-                }
-            }
-        } catch (IOException e) {
-            throw InputException.io(file, "cannot be read", e);
-        }
-        return read;
-    }
-
-    /// A line of a step, of an evaluation, or of the end of a run that diverged; null if it is none of these.
-    private static @Nullable JsonNode parsed(String line) {
-        try {
-            JsonNode json =
-                    JSON.readTree(new String(line.getBytes(StandardCharsets.ISO_8859_1), StandardCharsets.UTF_8));
-            boolean known =
-                    json.path("step").isInt() && (json.has("eval_loss") || json.has("loss") || json.has(DIVERGED));
-            return known ? json : null;
-        } catch (JsonProcessingException e) {
             return null;
         }
     }

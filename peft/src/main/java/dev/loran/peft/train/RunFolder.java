@@ -15,10 +15,12 @@ import dev.loran.peft.tuner.AdapterFiles;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
+import java.util.Optional;
 import java.util.function.Consumer;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
@@ -251,18 +253,36 @@ public record RunFolder(Path path) {
     /// @throws InputException if the file is missing or damaged; a partial last line, which a killed run leaves, is
     ///     left out
     public List<JsonNode> metrics() {
-        return MetricsFile.read(path.resolve(METRICS)).stream()
-                .filter(line -> !line.has(MetricsFile.DIVERGED))
-                .toList();
+        List<JsonNode> lines = new ArrayList<>();
+        metricsReader().next(lines::clear, lines::add);
+        return lines.stream().filter(line -> !line.has(MetricsFile.DIVERGED)).toList();
     }
 
     /// Why the run ended, if it diverged, with its last step; null if it did not.
     public @Nullable String diverged() {
-        return MetricsFile.read(path.resolve(METRICS)).stream()
-                .filter(line -> line.has(MetricsFile.DIVERGED))
-                .map(line -> line.path(MetricsFile.DIVERGED).asText())
-                .findFirst()
-                .orElse(null);
+        List<String> whys = new ArrayList<>();
+        metricsReader().next(whys::clear, line -> {
+            if (line.has(MetricsFile.DIVERGED)) {
+                whys.add(line.path(MetricsFile.DIVERGED).asText());
+            }
+        });
+        return whys.isEmpty() ? null : whys.getFirst();
+    }
+
+    /// Reads `metrics.jsonl` while it grows.
+    public MetricsReader metricsReader() {
+        return new MetricsReader(path.resolve(METRICS));
+    }
+
+    /// Whether a process trains there now, by the system's list of locks, so that nothing is disturbed. Empty where
+    /// there is no such list: only Linux has one.
+    public Optional<Boolean> isTraining() {
+        try {
+            String lock = ":%s %d %<d".formatted(Files.getAttribute(path.resolve(METRICS), "unix:ino"), MetricsFile.LOCKED);
+            return Optional.of(Files.readString(Path.of("/proc/locks")).lines().anyMatch(l -> l.endsWith(lock)));
+        } catch (IOException | UnsupportedOperationException | IllegalArgumentException e) {
+            return Optional.empty();
+        }
     }
 
     /// The folder of TensorBoard's event files.

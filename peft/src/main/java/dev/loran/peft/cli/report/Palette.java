@@ -8,7 +8,7 @@ import java.util.stream.Collectors;
 
 /// The colours of the report, each for a light and for a dark page. Figures are drawn with the light ones; on the page
 /// they become variables of its style.
-enum Palette {
+public enum Palette {
     PAPER(0xfdfdfd, 0x12161c),
     INK(0x1c2129, 0xe4e8ee),
     MUTED(0x5a6472, 0x9aa5b4),
@@ -28,7 +28,7 @@ enum Palette {
     GOLD(0x9a7400, 0xe3bb3f);
 
     /// The colours that tell methods apart, in order.
-    private static final List<Palette> SERIES =
+    public static final List<Palette> SERIES =
             List.of(BLUE, ORANGE, GREEN, RED, PURPLE, TEAL, BROWN, PINK, OLIVE, SLATE, GOLD);
 
     /// The colours of a heat map, from the lowest value: they differ in lightness, on light and dark pages alike.
@@ -43,16 +43,17 @@ enum Palette {
     }
 
     /// The colour of the method at `index`; repeats after eleven.
-    static Palette series(int index) {
+    public static Palette series(int index) {
         return SERIES.get(index % SERIES.size());
     }
 
-    private String variable() {
+    /// The name of its variable, as `--blue`.
+    public String variable() {
         return "--" + name().toLowerCase(Locale.ROOT);
     }
 
     /// The declarations of all variables.
-    static String variables(boolean dark) {
+    public static String variables(boolean dark) {
         return Arrays.stream(values())
                 .map(p -> String.format(
                         Locale.ROOT, "%s:#%06x", p.variable(), dark ? p.dark : p.light.getRGB() & 0xffffff))

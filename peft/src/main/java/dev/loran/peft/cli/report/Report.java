@@ -20,7 +20,7 @@ import java.util.stream.Collectors;
 /// and `results.json`.
 public final class Report {
     public static final String PAGE = "report.html";
-    private static final String PLOTS = "plots";
+    public static final String PLOTS = "plots";
 
     /// Sorts the rows of a table by the column whose heading is clicked, or chosen with Enter. Without characters that
     /// XML reserves.

@@ -149,10 +149,20 @@ public final class Results {
 
     /// @param shared is given what may be the same for all runs
     private static ObjectNode run(Path folder, ObjectNode shared) {
-        ObjectNode options = JsonFile.read(new RunFolder(folder).optionsFile());
-        ObjectNode result = new RunFolder(folder).result();
+        ObjectNode run = outcome(new RunFolder(folder), JsonFile.read(new RunFolder(folder).optionsFile()), shared);
+        addMetrics(run, folder);
+        return run;
+    }
+
+    /// What a run with these options has reached, without its course: as in the table above.
+    ///
+    /// @param shared is given what may be the same for all runs: the first keys of the table above
+    /// @throws InputException if its `result.json` is damaged
+    public static ObjectNode outcome(RunFolder folder, ObjectNode options, ObjectNode shared) {
+        ObjectNode result = folder.result();
+        Path path = folder.path().toAbsolutePath().normalize();
         ObjectNode run = JSON.createObjectNode()
-                .put("name", folder.toAbsolutePath().normalize().getFileName().toString())
+                .put("name", String.valueOf(path.getFileName()))
                 .put("method", options.path("method").asText("?"));
         for (Map.Entry<String, JsonNode> e : result.properties()) {
             String key = e.getKey();
@@ -172,7 +182,6 @@ public final class Results {
         }
         Metric headline = headline(options.path("task").asText(""));
         shared.put("headline", headline.name()).put("higher_is_better", headline.higherIsBetter());
-        addMetrics(run, folder);
         return run;
     }
 
