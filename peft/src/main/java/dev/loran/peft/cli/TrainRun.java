@@ -66,7 +66,7 @@ record TrainRun(
         if (report.stopped()) {
             if (command.output.stop().isAsked()) {
                 command.output.say("stopped after %d of its steps; it goes on by: loran %s --resume %s"
-                        .formatted(report.steps(), command.spec.name(), folder.path()));
+                        .formatted(report.steps(), command.spec.name().replace("loran ", ""), folder.path()));
             }
             return Main.STOPPED;
         }

@@ -44,6 +44,8 @@ final class Run {
     private static final int LONGEST_LINE = 1 << 16;
     private static final String METRICS = "metrics.jsonl";
     private static final String METRIC = "eval_";
+    private static final List<String> READ =
+            List.of("run.json", "result.json", "facts.json", METRICS, "spikes");
 
     private final RunFolder files;
     /// The run over several tasks that this one is a part of.
@@ -57,6 +59,9 @@ final class Run {
     private List<String> metrics = List.of();
     private final Map<String, Double> best = new LinkedHashMap<>();
     private boolean finite = true;
+    /// Why it diverged; empty if it did not.
+    private String diverged = "";
+
     /// How often the metrics were read from their first line.
     private int version;
 
@@ -88,7 +93,7 @@ final class Run {
     synchronized ObjectNode summary() {
         ObjectNode run = title.deepCopy();
         try {
-            requireOwn("run.json", "result.json", "facts.json", METRICS, "spikes");
+            requireOwn();
             ObjectNode options = options();
             ObjectNode outcome = Results.outcome(files, options, run);
             outcome.remove("name");
@@ -125,8 +130,8 @@ final class Run {
         return own.isEmpty() && outer != null ? outer.options() : own;
     }
 
-    private void requireOwn(String... names) {
-        for (String name : names) {
+    private void requireOwn() {
+        for (String name : READ) {
             Path file = files.path().resolve(name);
             if (Files.isSymbolicLink(file)) {
                 throw new InputException(file + ": is a link; links in a run's folder are not followed");
@@ -186,7 +191,10 @@ final class Run {
         } else if (isTraining(run.path("step_seconds").asDouble())) {
             run.put("state", steps.rows() == 0 ? "starting" : "training");
         } else {
-            run.put("state", finite ? "stopped" : "diverged");
+            run.put("state", finite && diverged.isEmpty() ? "stopped" : "diverged");
+            if (!diverged.isEmpty()) {
+                run.put("note", diverged);
+            }
         }
         run.remove("stopped");
     }
@@ -216,11 +224,16 @@ final class Run {
         metrics = List.of();
         best.clear();
         finite = true;
+        diverged = "";
     }
 
     private void line(JsonNode line) {
+        diverged = line.path("diverged").asText();
         if (line.has("eval_loss")) {
             evaluated(line);
+            return;
+        }
+        if (!diverged.isEmpty()) {
             return;
         }
         double loss = number(line, "loss");
@@ -284,7 +297,7 @@ final class Run {
     synchronized ObjectNode details() {
         ObjectNode details = JSON.createObjectNode();
         try {
-            requireOwn("run.json", "result.json", "facts.json", "spikes");
+            requireOwn();
             details.set("options", options());
             details.set("facts", files.facts());
             details.set("result", files.result());
@@ -354,17 +367,13 @@ final class Run {
     ///
     /// @param usual the learning rates that are usual for a method
     synchronized ObjectNode diagnosis(Function<String, UsualRates> usual) {
-        String now = String.join(
-                " ",
-                Stream.of("run.json", "result.json", "facts.json", METRICS)
-                        .map(this::stamp)
-                        .toList());
+        String now = String.join(" ", READ.stream().map(this::stamp).toList());
         if (now.equals(diagnosed)) {
             return diagnosis;
         }
         ObjectNode json = JSON.createObjectNode();
         try {
-            requireOwn("run.json", "result.json", "facts.json", METRICS);
+            requireOwn();
             String method = JsonFile.read(files.optionsFile()).path("method").asText("");
             if (outer != null || Files.isDirectory(files.task(1))) {
                 json.putArray("findings");

@@ -36,8 +36,8 @@ export class Chart {
   /**
    * @param lines each with the run's name, color and dash, its points x and y, and maybe low and high of each and the
    *     smoothed values
-   * @param scale log: whether the y axis is logarithmic; over: what the x axis shows, 'step' or 'seconds'; zero:
-   *     whether the y axis contains 0
+   * @param scale log: whether the y axis is logarithmic; over: what the x axis shows, 'step' or 'seconds', from 0
+   *     to end; zero: whether the y axis contains 0
    */
   show(lines, scale) {
     this.lines = lines;
@@ -61,29 +61,17 @@ export class Chart {
     this.marks = shape('g');
     this.svg.replaceChildren(
         shape('defs', {}, shape('clipPath', {id: clip},
-            shape('rect', {x: LEFT, y: TOP - 4, width: width - LEFT - RIGHT, height: HEIGHT - TOP - BOTTOM + 8}))),
+            shape('rect', {x: LEFT - 4, y: TOP - 4, width: width - LEFT - RIGHT + 8, height: HEIGHT - TOP - BOTTOM + 8}))),
         this.grid(), curves, this.marks);
     this.mark(this.at, this.isHere);
   }
 
   across(width) {
-    let low = Infinity;
-    let high = -Infinity;
-    for (const line of this.lines) {
-      for (const v of line.x) {
-        low = Math.min(low, v);
-        high = Math.max(high, v);
-      }
-    }
-    if (this.scale.over === 'seconds' || low < 20) {
-      low = 0;
-    }
-    high = high > low ? high : low + 1;
-    const axis = v => LEFT + (v - low) / (high - low) * (width - LEFT - RIGHT);
-    axis.value = px => low + (px - LEFT) / (width - LEFT - RIGHT) * (high - low);
-    axis.ticks = this.scale.over === 'seconds'
-      ? clock(low, high, Math.max(2, Math.floor(width / 90)))
-      : linear(low, high, Math.max(2, Math.floor(width / 90))).filter(Number.isInteger);
+    const end = this.scale.end || 1;
+    const axis = v => LEFT + v / end * (width - LEFT - RIGHT);
+    axis.value = px => (px - LEFT) / (width - LEFT - RIGHT) * end;
+    const count = Math.max(2, Math.floor(width / 90));
+    axis.ticks = this.scale.over === 'seconds' ? clock(end, count) : linear(0, end, count).filter(Number.isInteger);
     return axis;
   }
 
@@ -298,10 +286,10 @@ function powers(low, high) {
 
 const CLOCK = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 172800];
 
-function clock(low, high, count) {
-  const size = CLOCK.find(s => (high - low) / s <= count) ?? 604800;
+function clock(high, count) {
+  const size = CLOCK.find(s => high / s <= count) ?? 604800;
   const ticks = [];
-  for (let i = Math.ceil(low / size); i * size <= high; i++) {
+  for (let i = 0; i * size <= high; i++) {
     ticks.push(i * size);
   }
   return ticks;

@@ -12,7 +12,7 @@ export function details(place, run, {files, diagnosis, stamp: now}, close) {
   stamp = now;
   const open = new Set([...place.querySelectorAll('details[open]')].map(node => node.dataset.key));
   place.tabIndex = -1;
-  place.replaceChildren(
+  place.replaceChildren(...[
       element('div', {class: 'bar'},
           element('h2', {}, element('i', {class: `swatch dash-${run.dash % 4}`, color: run.color}), run.name),
           run.report ? element('a', {
@@ -26,7 +26,8 @@ export function details(place, run, {files, diagnosis, stamp: now}, close) {
       ...findings(run, diagnosis),
       ...answers(files.answers ?? [], open),
       ...spikes(files.spikes ?? [], open),
-      fold('options', 'All options', pairs(files.options ?? {}, key => `--${key}`), open));
+      fold('options', 'All options', pairs(files.options ?? {}, key => `--${key}`), open),
+  ].filter(part => part !== null));
 }
 
 function fold(key, title, content, open) {
@@ -48,7 +49,8 @@ function facts(run, {facts: known = {}, result = {}}) {
     'held out': rows(known.held_out),
     'trainable parameters': run.trainable_parameters && shown(run.trainable_parameters)
       + (run.trainable_percentage ? ` (${run.trainable_percentage.toFixed(3)} % of all)` : ''),
-    'learning rate': run.learning_rate && shown(run.learning_rate),
+    'learning rate': run.learning_rate && (run.learning_rate < 1e-3 ? shown(run.learning_rate)
+      : String(Number(run.learning_rate.toPrecision(3)))),
     'time of a step': run.step_seconds && (run.step_seconds < 1
       ? `${Math.round(1000 * run.step_seconds)} ms` : duration(run.step_seconds)),
     'tensors': result.peak_tensor_mib
@@ -56,7 +58,7 @@ function facts(run, {facts: known = {}, result = {}}) {
         ? `, ${result.planned_tensor_mib.toFixed(1)} planned` : '')
       : known.planned_tensor_mib && `${known.planned_tensor_mib.toFixed(1)} MiB planned`,
     'process': result.peak_memory_mib && `${shown(Math.round(result.peak_memory_mib))} MiB`,
-    'machine': known.backend,
+    'machine': known.backend?.replace(/^backend: /, ''),
   };
   return element('dl', {class: 'facts'}, ...Object.entries(all).filter(([, v]) => v).map(([key, v]) =>
     element('div', {}, element('dt', {}, key), element('dd', {}, v))));
@@ -70,9 +72,15 @@ function findings(run, {findings: found = [], not_checked: open = [], problem}) 
       : element('ul', {class: 'findings'}, ...found.map(f => element('li', {class: f.serious ? 'serious' : 'hint'},
           element('h4', {}, words(f.name), element('small', {}, f.serious ? `problem · ${f.area}` : `hint · ${f.area}`)),
           element('p', {}, f.evidence),
-          element('p', {class: 'advice'}, element('b', {}, 'try '), f.advice)))),
+          element('p', {class: 'advice'}, element('b', {}, 'try '), ...options(f.advice))))),
     open.length > 0 ? element('p', {class: 'empty'}, `Not checked: ${open.join('; ')}.`) : null,
   ];
+}
+
+/** A text whose options, as `--lr 1e-4`, are not broken across lines. */
+function options(text) {
+  return text.split(/(--[a-z][a-z-]*(?: [A-Z0-9.][\w.+-]*)?)/).map(part =>
+    part.startsWith('--') ? element('code', {}, part) : part);
 }
 
 function answers(all, open) {

@@ -244,8 +244,8 @@ function runItem(run) {
             : element('div', {class: 'row muted'},
                 element('span', {class: `state ${run.state.replace(' ', '-')}`, title: run.note}, run.state),
                 element('span', {class: 'numbers'},
-                    run.step ? `${run.step.toLocaleString('en')}${run.total && run.total !== run.step
-                      ? ` of ${run.total.toLocaleString('en')}` : ''} steps · ${left}` : '')),
+                    run.step ? `${run.step.toLocaleString('en')} ${run.total && run.total !== run.step
+                      ? `of ${run.total.toLocaleString('en')}` : 'steps'} · ${left}` : '')),
           isLive && run.total
             ? element('progress', {max: run.total, value: run.step ?? 0, color: run.color,
               'aria-label': `Steps of ${run.name}`}) : null));
@@ -308,6 +308,7 @@ function renderCharts() {
       .filter(line => line.x.length > 0 && line.y.some(v => v !== null));
   const over = byId('over').value;
   const log = byId('log').checked;
+  const end = Math.max(0, ...runs.map(run => courses.get(run.id).steps[over].at(-1) ?? 0));
   const stamp = JSON.stringify([over, log, byId('smoothing').value,
     runs.map(run => [run.id, courses.get(run.id).version, courses.get(run.id).lines])]);
   if (drawn === stamp) {
@@ -315,13 +316,13 @@ function renderCharts() {
   }
   const names = [...new Set(runs.map(run => run.headline).filter(name => name && name !== 'loss'))];
   charts.headline.heading.textContent = names.length > 0 ? `Held-out ${names.map(words).join(', ')}` : 'Held-out metric';
-  charts.loss.show(of((run, course) => noisy(run, course.steps, 'loss')), {over, log});
-  charts.heldOut.show(of((run, course) => curve(run, course.evaluations, 'loss', {points: true})), {over, log});
+  charts.loss.show(of((run, course) => noisy(run, course.steps, 'loss')), {over, end, log});
+  charts.heldOut.show(of((run, course) => curve(run, course.evaluations, 'loss', {points: true})), {over, end, log});
   charts.headline.show(names.length === 0 ? []
-    : of((run, course) => curve(run, course.evaluations, run.headline, {points: true})), {over});
-  charts.rate.show(of((run, course) => curve(run, course.steps, 'lr')), {over, zero: true});
-  charts.norm.show(of((run, course) => noisy(run, course.steps, 'grad_norm')), {over, zero: true});
-  charts.speed.show(of((run, course) => speed(run, course.steps)), {over, zero: true});
+    : of((run, course) => curve(run, course.evaluations, run.headline, {points: true})), {over, end});
+  charts.rate.show(of((run, course) => curve(run, course.steps, 'lr')), {over, end, zero: true});
+  charts.norm.show(of((run, course) => noisy(run, course.steps, 'grad_norm')), {over, end, zero: true});
+  charts.speed.show(of((run, course) => speed(run, course.steps)), {over, end, zero: true});
   drawn = stamp;
 }
 

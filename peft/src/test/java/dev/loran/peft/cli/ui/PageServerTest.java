@@ -313,6 +313,11 @@ class PageServerTest {
         RunFolder run = run("run");
         add(run, step(1, 2) + step(2, 2).replace("\"loss\":2.0", "\"loss\":\"NaN\""));
         assertThat(runs().get(0).get("state").asText()).isEqualTo("diverged");
+        RunFolder ended = run("z");
+        add(ended, step(1, 2) + "{\"step\":1,\"diverged\":\"the loss is NaN at step 2\"}\n");
+        JsonNode second = runs().get(1);
+        assertThat(second.get("state").asText()).isEqualTo("diverged");
+        assertThat(second.get("note").asText()).isEqualTo("the loss is NaN at step 2");
     }
 
     // ---- refusals
