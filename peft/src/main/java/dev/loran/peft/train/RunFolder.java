@@ -278,7 +278,8 @@ public record RunFolder(Path path) {
     /// there is no such list: only Linux has one.
     public Optional<Boolean> isTraining() {
         try {
-            String lock = ":%s %d %<d".formatted(Files.getAttribute(path.resolve(METRICS), "unix:ino"), MetricsFile.LOCKED);
+            String lock =
+                    ":%s %d %<d".formatted(Files.getAttribute(path.resolve(METRICS), "unix:ino"), MetricsFile.LOCKED);
             return Optional.of(Files.readString(Path.of("/proc/locks")).lines().anyMatch(l -> l.endsWith(lock)));
         } catch (IOException | UnsupportedOperationException | IllegalArgumentException e) {
             return Optional.empty();

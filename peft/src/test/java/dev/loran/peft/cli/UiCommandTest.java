@@ -36,7 +36,8 @@ class UiCommandTest extends CommandLineTest {
                 out,
                 new PrintStream(PrintStream.nullOutputStream())));
         Thread thread = Thread.ofVirtual().start(command);
-        try (BufferedReader lines = new BufferedReader(new java.io.InputStreamReader(printed, StandardCharsets.UTF_8))) {
+        try (BufferedReader lines =
+                new BufferedReader(new java.io.InputStreamReader(printed, StandardCharsets.UTF_8))) {
             URI page = URI.create(lines.readLine());
             assertThat(page.toString()).matches("http://localhost:\\d+/");
             assertThat(get(page, "/")).contains("<title>Loran</title>");
@@ -68,15 +69,30 @@ class UiCommandTest extends CommandLineTest {
     void aRunOfAnotherProcessIsSeenToTrainAndToStop() throws Exception {
         Path run = folder.resolve("run");
         Process child = started(List.of(
-                "train", "--task", "classify", "--model", encoder.toString(), "--train", train.toString(), "--out",
-                run.toString(), "--threads", "1", "--accumulation", "10000000", "--steps", "2"));
+                "train",
+                "--task",
+                "classify",
+                "--model",
+                encoder.toString(),
+                "--train",
+                train.toString(),
+                "--out",
+                run.toString(),
+                "--threads",
+                "1",
+                "--accumulation",
+                "10000000",
+                "--steps",
+                "2"));
         try (BufferedReader err = child.errorReader(StandardCharsets.UTF_8);
                 PageServer page = PageServer.start(List.of(folder), 0, method -> new UsualRates(1e-4, 5e-4))) {
             // Printed as the steps begin.
             for (String line = err.readLine(); line != null && !line.contains("tensors: "); line = err.readLine()) {
                 assertThat(line).doesNotContain("loran:");
             }
-            assertThat(get(page.address(), "/api/runs")).contains("\"state\":\"starting\"").contains("\"total\":2");
+            assertThat(get(page.address(), "/api/runs"))
+                    .contains("\"state\":\"starting\"")
+                    .contains("\"total\":2");
             child.destroyForcibly().waitFor();
             assertThat(get(page.address(), "/api/runs")).contains("\"state\":\"stopped\"");
         } finally {

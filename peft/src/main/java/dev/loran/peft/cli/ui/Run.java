@@ -394,8 +394,8 @@ final class Run {
 
     private String stamp(String name) {
         try {
-            BasicFileAttributes file =
-                    Files.readAttributes(files.path().resolve(name), BasicFileAttributes.class, LinkOption.NOFOLLOW_LINKS);
+            BasicFileAttributes file = Files.readAttributes(
+                    files.path().resolve(name), BasicFileAttributes.class, LinkOption.NOFOLLOW_LINKS);
             return file.lastModifiedTime() + "/" + file.size();
         } catch (IOException e) {
             return "-";

@@ -65,7 +65,8 @@ final class Runs {
     /// Something found in a folder.
     ///
     /// @param began when the folder was created
-    private record Found(Path folder, Path root, long began, @Nullable Found outer) {}
+    private record Found(
+            Path folder, Path root, long began, @Nullable Found outer) {}
 
     /// Looks again which runs and reports there are.
     synchronized void look() {

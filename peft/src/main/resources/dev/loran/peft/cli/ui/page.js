@@ -24,15 +24,16 @@ let drawn = '';
 const charts = {
   loss: new Chart('Training loss', point),
   heldOut: new Chart('Held-out loss', point),
-  headline: new Chart('Held-out metric', point),
   rate: new Chart('Learning rate', point),
   norm: new Chart('Gradient norm', point),
   speed: new Chart('Tokens per second', point),
 };
 byId('charts').append(...Object.values(charts).map(chart => chart.node));
+/** The main metrics of the runs that are shown, by name. */
+const metrics = new Map();
 
 function point(at, where) {
-  Object.values(charts).forEach(chart => chart.mark(at, chart === where));
+  [...Object.values(charts), ...metrics.values()].forEach(chart => chart.mark(at, chart === where));
 }
 
 function keep() {
@@ -213,6 +214,11 @@ function renderRuns() {
           `report of ${report.name}`))));
 }
 
+/** A count in the little room of the list. */
+function short(count) {
+  return count.toLocaleString('en', count < 1e4 ? {} : {notation: 'compact', maximumSignificantDigits: 4});
+}
+
 function runItem(run) {
   const headline = run.metrics?.[run.headline] ?? run.average_accuracy;
   const unit = words(run.metrics?.[run.headline] === undefined ? 'average_accuracy' : run.headline);
@@ -244,8 +250,8 @@ function runItem(run) {
             : element('div', {class: 'row muted'},
                 element('span', {class: `state ${run.state.replace(' ', '-')}`, title: run.note}, run.state),
                 element('span', {class: 'numbers'},
-                    run.step ? `${run.step.toLocaleString('en')} ${run.total && run.total !== run.step
-                      ? `of ${run.total.toLocaleString('en')}` : 'steps'} · ${left}` : '')),
+                    run.step ? `${short(run.step)} ${run.total && run.total !== run.step
+                      ? `of ${short(run.total)}` : 'steps'} · ${left}` : '')),
           isLive && run.total
             ? element('progress', {max: run.total, value: run.step ?? 0, color: run.color,
               'aria-label': `Steps of ${run.name}`}) : null));
@@ -315,11 +321,14 @@ function renderCharts() {
     return;
   }
   const names = [...new Set(runs.map(run => run.headline).filter(name => name && name !== 'loss'))];
-  charts.headline.heading.textContent = names.length > 0 ? `Held-out ${names.map(words).join(', ')}` : 'Held-out metric';
   charts.loss.show(of((run, course) => noisy(run, course.steps, 'loss')), {over, end, log});
   charts.heldOut.show(of((run, course) => curve(run, course.evaluations, 'loss', {points: true})), {over, end, log});
-  charts.headline.show(names.length === 0 ? []
-    : of((run, course) => curve(run, course.evaluations, run.headline, {points: true})), {over, end});
+  for (const name of names.filter(n => !metrics.has(n))) {
+    metrics.set(name, new Chart(`Held-out ${words(name)}`, point));
+    charts.heldOut.node.after(metrics.get(name).node);
+  }
+  metrics.forEach((chart, name) => chart.show(of((run, course) => run.headline === name
+    ? curve(run, course.evaluations, name, {points: true}) : {x: [], y: []}), {over, end}));
   charts.rate.show(of((run, course) => curve(run, course.steps, 'lr')), {over, end, zero: true});
   charts.norm.show(of((run, course) => noisy(run, course.steps, 'grad_norm')), {over, end, zero: true});
   charts.speed.show(of((run, course) => speed(run, course.steps)), {over, end, zero: true});

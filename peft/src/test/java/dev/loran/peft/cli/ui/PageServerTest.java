@@ -78,7 +78,8 @@ class PageServerTest {
         try (Socket socket =
                 new Socket(InetAddress.getLoopbackAddress(), server.address().getPort())) {
             String request = method + " " + target + " HTTP/1.1\r\n"
-                    + String.join("", List.of(headers).stream().map(h -> h + "\r\n").toList())
+                    + String.join(
+                            "", List.of(headers).stream().map(h -> h + "\r\n").toList())
                     + "Connection: close\r\n\r\n";
             socket.getOutputStream().write(request.getBytes(StandardCharsets.UTF_8));
             String all = new String(socket.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
@@ -97,8 +98,10 @@ class PageServerTest {
 
     /// A run of lora with the rate 1e-3 that is to have 10 steps.
     private RunFolder run(String name) {
-        RunFolder run = RunFolder.create(place.resolve(name), false, begun -> begun.options(
-                Map.of("method", "lora", "task", "classify", "model", "minilm", "lr", 1e-3)));
+        RunFolder run = RunFolder.create(
+                place.resolve(name),
+                false,
+                begun -> begun.options(Map.of("method", "lora", "task", "classify", "model", "minilm", "lr", 1e-3)));
         run.facts(JSON.createObjectNode().put("steps", 10).put("trainable_parameters", 77));
         return run;
     }
@@ -110,7 +113,8 @@ class PageServerTest {
     }
 
     private static String evaluation(int step, double loss, double accuracy, boolean best) {
-        return "{\"step\":%d,\"eval_loss\":%s,\"eval_accuracy\":%s,\"best\":%s}%n".formatted(step, loss, accuracy, best);
+        return "{\"step\":%d,\"eval_loss\":%s,\"eval_accuracy\":%s,\"best\":%s}%n"
+                .formatted(step, loss, accuracy, best);
     }
 
     private static void add(RunFolder run, String lines) throws IOException {
@@ -160,8 +164,7 @@ class PageServerTest {
         assertThat(all.findValuesAsText("name")).containsExactly("b", "a", "rank=4");
         assertThat(all.findValuesAsText("group")).containsExactly("runs", "runs", "runs/sweep");
         assertThat(all.findValuesAsText("color"))
-                .containsExactly(
-                        Palette.BLUE.variable(), Palette.ORANGE.variable(), Palette.GREEN.variable());
+                .containsExactly(Palette.BLUE.variable(), Palette.ORANGE.variable(), Palette.GREEN.variable());
     }
 
     @Test
@@ -248,9 +251,9 @@ class PageServerTest {
         JsonNode details = reply.json();
         // As data: the page only makes texts of it, and nosniff keeps a browser from making it a page.
         assertThat(reply.header("x-content-type-options")).isEqualTo("nosniff");
-        assertThat(details.get("answers")).singleElement().satisfies(a -> assertThat(
-                        a.at("/rows/0/text").asText())
-                .isEqualTo(text));
+        assertThat(details.get("answers"))
+                .singleElement()
+                .satisfies(a -> assertThat(a.at("/rows/0/text").asText()).isEqualTo(text));
         assertThat(details.at("/spikes/0/rows/0/texts/0").asText()).isEqualTo("odd");
         assertThat(details.at("/spikes/0/rows/0").has("ids")).isFalse();
         assertThat(details.at("/options/lr").doubleValue()).isEqualTo(1e-3);
@@ -294,13 +297,13 @@ class PageServerTest {
         add(lines, step(1, 2) + "no json\n" + step(2, 1));
         Files.writeString(run("4").path().resolve("result.json"), "[]");
         JsonNode all = runs();
-        assertThat(all.findValuesAsText("state"))
-                .containsExactly("stopped", "unreadable", "unreadable", "unreadable");
+        assertThat(all.findValuesAsText("state")).containsExactly("stopped", "unreadable", "unreadable", "unreadable");
         assertThat(all.get(1).get("problem").asText()).contains("run.json: is no JSON");
         assertThat(all.get(2).get("problem").asText()).contains("metrics.jsonl:2: is no line of a run's metrics");
         assertThat(all.get(3).get("problem").asText()).contains("result.json: is no JSON object");
         // What came before the damage is still shown.
-        JsonNode course = get("/api/runs/" + all.get(2).get("id").asText() + "/course").json();
+        JsonNode course =
+                get("/api/runs/" + all.get(2).get("id").asText() + "/course").json();
         assertThat(numbers(course.at("/steps/loss"))).containsExactly(2.0);
         assertThat(get("/api/runs/" + all.get(1).get("id").asText()).json().has("problem"))
                 .isTrue();
@@ -337,7 +340,8 @@ class PageServerTest {
         assertThat(send("GET", "/api/runs", "Host: " + host(), "Host: evil.example")
                         .status())
                 .isIn(400, 403);
-        assertThat(send("GET", "http://evil.example/api/runs", "Host: " + host()).status())
+        assertThat(send("GET", "http://evil.example/api/runs", "Host: " + host())
+                        .status())
                 .isIn(400, 403);
         assertThat(InetAddress.getByName(server.address().getHost()).isLoopbackAddress())
                 .isTrue();
@@ -456,7 +460,10 @@ class PageServerTest {
         assertThat(page.header("cache-control")).isEqualTo("no-store");
         assertThat(page.header("access-control-allow-origin")).isEmpty();
         // The policy would block these.
-        assertThat(page.body()).doesNotContain("<style").doesNotContain(" style=").doesNotContainPattern(" on\\w+=");
+        assertThat(page.body())
+                .doesNotContain("<style")
+                .doesNotContain(" style=")
+                .doesNotContainPattern(" on\\w+=");
         assertThat(page.body()).doesNotContainPattern("<script(?![^>]*src=)");
         Matcher named = Pattern.compile("(?:src|href)=\"([^\"]+)\"").matcher(page.body());
         int assets = 0;
@@ -477,7 +484,8 @@ class PageServerTest {
             // Texts of runs never become markup.
             assertThat(asset.body())
                     .as(path)
-                    .doesNotContainPattern("innerHTML|outerHTML|insertAdjacentHTML|document\\.write|eval\\(|Function\\(");
+                    .doesNotContainPattern(
+                            "innerHTML|outerHTML|insertAdjacentHTML|document\\.write|eval\\(|Function\\(");
             Matcher module = Pattern.compile("from '([^']+)'").matcher(asset.body());
             while (module.find()) {
                 requireOwn(module.group(1));
