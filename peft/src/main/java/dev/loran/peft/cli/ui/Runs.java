@@ -25,8 +25,8 @@ import java.util.TreeMap;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 
-/// The runs and the reports in folders: each folder is a run, or holds runs at some depth, such as a sweep, a comparison
-/// or an example. What appears there later is found by the next [#look].
+/// The runs and the reports in folders: each folder is a run, or holds runs at some depth, such as a sweep, a
+/// comparison or an example. What appears there later is found by the next [#look].
 ///
 /// Links below these folders are not followed, so that nothing outside of them is found.
 final class Runs {

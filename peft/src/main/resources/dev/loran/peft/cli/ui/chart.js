@@ -61,7 +61,8 @@ export class Chart {
     this.marks = shape('g');
     this.svg.replaceChildren(
         shape('defs', {}, shape('clipPath', {id: clip},
-            shape('rect', {x: LEFT - 4, y: TOP - 4, width: width - LEFT - RIGHT + 8, height: HEIGHT - TOP - BOTTOM + 8}))),
+            shape('rect', {
+              x: LEFT - 4, y: TOP - 4, width: width - LEFT - RIGHT + 8, height: HEIGHT - TOP - BOTTOM + 8}))),
         this.grid(), curves, this.marks);
     this.mark(this.at, this.isHere);
   }
@@ -122,7 +123,8 @@ export class Chart {
     for (const v of this.x.ticks) {
       const x = this.x(v);
       grid.append(shape('line', {class: 'tick', x1: x, x2: x, y1: HEIGHT - BOTTOM, y2: HEIGHT - BOTTOM + 4}),
-          shape('text', {x, y: HEIGHT - 6, 'text-anchor': x + 3.4 * label(v).length > this.width ? 'end' : 'middle'}, label(v)));
+          shape('text', {
+            x, y: HEIGHT - 6, 'text-anchor': x + 3.4 * label(v).length > this.width ? 'end' : 'middle'}, label(v)));
     }
     grid.append(shape('line', {
       class: 'axis', x1: LEFT, x2: this.width - RIGHT, y1: HEIGHT - BOTTOM, y2: HEIGHT - BOTTOM}));
@@ -212,10 +214,12 @@ export class Chart {
       return;
     }
     const found = [];
+    // A run that ended before says nothing here.
+    const near = 0.03 * this.scale.end;
     for (const line of this.lines) {
       const i = nearest(line.x, at);
       const values = line.smooth ?? line.y;
-      if (i >= 0 && values[i] !== null && values[i] !== undefined) {
+      if (i >= 0 && at < line.x.at(-1) + near && values[i] !== null && values[i] !== undefined) {
         found.push({line, i, value: values[i]});
       }
     }

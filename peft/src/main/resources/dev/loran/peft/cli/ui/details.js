@@ -70,7 +70,7 @@ function findings(run, {findings: found = [], not_checked: open = [], problem}) 
     element('h3', {}, 'What loran doctor finds'),
     found.length === 0 ? element('p', {class: problem ? 'problem' : 'empty'}, empty)
       : element('ul', {class: 'findings'}, ...found.map(f => element('li', {class: f.serious ? 'serious' : 'hint'},
-          element('h4', {}, words(f.name), element('small', {}, f.serious ? `problem · ${f.area}` : `hint · ${f.area}`)),
+          element('h4', {}, words(f.name), element('small', {}, `${f.serious ? 'problem' : 'hint'} · ${f.area}`)),
           element('p', {}, f.evidence),
           element('p', {class: 'advice'}, element('b', {}, 'try '), ...options(f.advice))))),
     open.length > 0 ? element('p', {class: 'empty'}, `Not checked: ${open.join('; ')}.`) : null,

@@ -305,7 +305,8 @@ function speed(run, table) {
   const tokens = smoothed(table.tokens.slice(1), weight, table.per_row);
   const times = smoothed(table.seconds.slice(1).map((s, i) => s - table.seconds[i]), weight, table.per_row);
   // The first step also counts what the JVM has to load and to compile.
-  return {...curve(run, table, 'tokens'), y: [null, ...tokens.map((n, i) => n !== null && times[i] > 0 ? n / times[i] : null)]};
+  const speeds = tokens.map((n, i) => n !== null && times[i] > 0 ? n / times[i] : null);
+  return {...curve(run, table, 'tokens'), y: [null, ...speeds]};
 }
 
 function renderCharts() {
