@@ -30,10 +30,7 @@ final class GemmCommand implements Callable<Integer> {
     @Option(names = "--k", defaultValue = "1024", description = "length of the sums (${DEFAULT-VALUE})")
     private int k;
 
-    @Option(
-            names = "--threads",
-            defaultValue = "0",
-            description = "threads; 0 for all processors (${DEFAULT-VALUE})")
+    @Option(names = "--threads", defaultValue = "0", description = "threads; 0 for all processors (${DEFAULT-VALUE})")
     private int threads;
 
     @Option(

@@ -48,10 +48,7 @@ final class RooflineCommand implements Callable<Integer> {
     /// The best of a few runs: a roof is what is possible, not what is typical.
     private static final int ROOF_REPEATS = 5;
 
-    @Option(
-            names = "--threads",
-            defaultValue = "0",
-            description = "threads; 0 for all processors (${DEFAULT-VALUE})")
+    @Option(names = "--threads", defaultValue = "0", description = "threads; 0 for all processors (${DEFAULT-VALUE})")
     private int threads;
 
     @Option(names = "--op", description = "one operation only")

@@ -51,8 +51,7 @@ final class StepCommand implements Callable<Integer> {
     @Option(
             names = "--dtype",
             defaultValue = "f32",
-            description =
-                    "operands of the products of linear layers and attention: f32 or bf16 (${DEFAULT-VALUE})")
+            description = "operands of the products of linear layers and attention: f32 or bf16 (${DEFAULT-VALUE})")
     private String dtype;
 
     @Option(names = "--batch", defaultValue = "8", description = "rows (${DEFAULT-VALUE})")
@@ -85,16 +84,10 @@ final class StepCommand implements Callable<Integer> {
     @Option(names = "--vocab", defaultValue = "10000", description = "vocabulary (${DEFAULT-VALUE})")
     private int vocab;
 
-    @Option(
-            names = "--rank",
-            defaultValue = "16",
-            description = "rank; alpha is twice as much (${DEFAULT-VALUE})")
+    @Option(names = "--rank", defaultValue = "16", description = "rank; alpha is twice as much (${DEFAULT-VALUE})")
     private int rank;
 
-    @Option(
-            names = "--threads",
-            defaultValue = "0",
-            description = "threads; 0 for all processors (${DEFAULT-VALUE})")
+    @Option(names = "--threads", defaultValue = "0", description = "threads; 0 for all processors (${DEFAULT-VALUE})")
     private int threads;
 
     @Option(

@@ -1,5 +1,6 @@
 package dev.loran.peft.cli;
 
+import dev.loran.peft.cli.console.Output;
 import dev.loran.peft.cli.ui.PageServer;
 import dev.loran.peft.io.InputException;
 import java.nio.file.Path;

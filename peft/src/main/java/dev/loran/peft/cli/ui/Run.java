@@ -44,8 +44,7 @@ final class Run {
     private static final int LONGEST_LINE = 1 << 16;
     private static final String METRICS = "metrics.jsonl";
     private static final String METRIC = "eval_";
-    private static final List<String> READ =
-            List.of("run.json", "result.json", "facts.json", METRICS, "spikes");
+    private static final List<String> READ = List.of("run.json", "result.json", "facts.json", METRICS, "spikes");
 
     private final RunFolder files;
     /// The run over several tasks that this one is a part of.
