@@ -55,6 +55,13 @@ abstract class CommandLineTest {
     /// Starts a command line in a separate process whose temporary files go to `tmp` in [#folder]. Its standard output
     /// is discarded.
     Process started(List<String> arguments) throws IOException {
+        return new ProcessBuilder(command(arguments))
+                .redirectOutput(ProcessBuilder.Redirect.DISCARD)
+                .start();
+    }
+
+    /// The command that starts Loran in a process of its own.
+    List<String> command(List<String> arguments) throws IOException {
         List<String> command = new ArrayList<>(List.of(
                 Path.of(System.getProperty("java.home"), "bin", "java").toString(),
                 "--add-modules=jdk.incubator.vector",
@@ -68,9 +75,7 @@ abstract class CommandLineTest {
                 System.getProperty("java.class.path"),
                 Main.class.getName()));
         command.addAll(arguments);
-        return new ProcessBuilder(command)
-                .redirectOutput(ProcessBuilder.Redirect.DISCARD)
-                .start();
+        return command;
     }
 
     /// Checks for exit code 2, this one line, and no other output.

@@ -1,11 +1,14 @@
 package dev.loran.peft.cli;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import dev.loran.peft.train.RunFiles;
 import dev.loran.peft.train.Tiny;
 import java.io.BufferedReader;
 import java.io.IOException;
+import java.io.Reader;
+import java.io.Writer;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -13,9 +16,11 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.TimeUnit;
+import java.util.stream.Collectors;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.condition.DisabledOnOs;
+import org.junit.jupiter.api.condition.EnabledOnOs;
 import org.junit.jupiter.api.condition.OS;
 import org.junit.jupiter.api.io.TempDir;
 
@@ -78,6 +83,35 @@ class SignalsTest extends CommandLineTest {
         }
         assertThat(child.waitFor()).as("%s", lines).isEqualTo(TERMINATED);
         assertThat(lines).noneMatch(line -> line.startsWith("stopped after"));
+    }
+
+    /// The library that draws the bar could take Ctrl-C for itself. `script` gives the process a terminal.
+    @Test
+    @EnabledOnOs(OS.LINUX)
+    void ctrlCStopsARunThatShowsABar() throws IOException, InterruptedException {
+        Path script = Path.of("/usr/bin/script");
+        assumeTrue(Files.isExecutable(script), "needs script, of util-linux");
+        String typed = command(training(place.resolve("run"), "--steps", "1000000")).stream()
+                .map(argument -> "'" + argument + "'")
+                .collect(Collectors.joining(" "));
+        Process child = new ProcessBuilder(script.toString(), "-qefc", typed, "/dev/null")
+                .redirectErrorStream(true)
+                .start();
+        StringBuilder shown = new StringBuilder();
+        try (Reader out = child.inputReader(StandardCharsets.UTF_8);
+                Writer keys = child.outputWriter(StandardCharsets.UTF_8)) {
+            boolean typedC = false;
+            for (int c = out.read(); c >= 0; c = out.read()) {
+                shown.append((char) c);
+                if (!typedC && shown.indexOf(" left") > 0) {
+                    keys.write(3);
+                    keys.flush();
+                    typedC = true;
+                }
+            }
+        }
+        assertThat(child.waitFor()).as("%s", shown).isEqualTo(Main.STOPPED);
+        assertThat(shown).contains("stopped after");
     }
 
     @Test

@@ -3,12 +3,16 @@ package dev.loran.peft.cli.console;
 import dev.loran.peft.task.Evaluation;
 import dev.loran.peft.train.StepResult;
 import dev.loran.peft.train.TrainingListener;
+import java.io.IOException;
+import java.io.PrintStream;
 import java.util.List;
 import java.util.Locale;
 import java.util.function.Supplier;
-import me.tongfei.progressbar.ConsoleProgressBarConsumer;
 import me.tongfei.progressbar.ProgressBar;
 import me.tongfei.progressbar.ProgressBarBuilder;
+import me.tongfei.progressbar.ProgressBarConsumer;
+import org.jline.terminal.Terminal;
+import org.jline.terminal.TerminalBuilder;
 import org.jspecify.annotations.Nullable;
 
 /// Shows the progress of training: loss, learning rate, speed, time left and memory, on a terminal with a bar;
@@ -138,10 +142,62 @@ public class Progress implements TrainingListener, AutoCloseable {
                             state.getMax(),
                             List.of(String.valueOf(state.getExtraMessage()).split("\n")),
                             width))
-                    .setConsumer(new ConsoleProgressBarConsumer(output.err()))
+                    .setConsumer(new LastLine(output.err()))
                     .build();
         }
         return bar;
+    }
+
+    /// The terminal's last line, which is written again and again. The library's own would take Ctrl-C from [Stop]: it
+    /// opens the terminal with handlers of signals.
+    private static final class LastLine implements ProgressBarConsumer {
+        private static final int USUAL_WIDTH = 80;
+
+        private final PrintStream out;
+        private final @Nullable Terminal terminal;
+
+        LastLine(PrintStream out) {
+            this.out = out;
+            this.terminal = open();
+        }
+
+        private static @Nullable Terminal open() {
+            try {
+                return TerminalBuilder.builder().nativeSignals(false).dumb(true).build();
+            } catch (IOException e) {
+                return null;
+            }
+        }
+
+        /// The terminal may be resized at any time. Its last column stays free: there some would begin a new line.
+        @Override
+        public int getMaxRenderedLength() {
+            int width = terminal == null ? 0 : terminal.getWidth();
+            return (width > 0 ? width : USUAL_WIDTH) - 1;
+        }
+
+        @Override
+        public void accept(String line) {
+            out.print('\r' + line);
+            out.flush();
+        }
+
+        @Override
+        public void clear() {
+            accept(" ".repeat(getMaxRenderedLength()) + '\r');
+        }
+
+        @Override
+        public void close() {
+            out.println();
+            try {
+                if (terminal != null) {
+                    terminal.close();
+                }
+            } catch (IOException e) {
+                // The run is over, and the terminal was only asked for its width.
+            }
+        }
     }
 
     /// A line of exactly `width` columns: the steps, as many of `parts` as there is room for, and a bar in the rest.
