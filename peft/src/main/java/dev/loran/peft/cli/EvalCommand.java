@@ -13,6 +13,7 @@ import dev.loran.peft.model.TaskType;
 import dev.loran.peft.task.Answering;
 import dev.loran.peft.task.ClassifyTask;
 import dev.loran.peft.task.Evaluation;
+import dev.loran.peft.task.SentencePooling;
 import dev.loran.peft.task.Task;
 import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.TaskModel;
@@ -117,7 +118,11 @@ final class EvalCommand implements Callable<Integer> {
                             : "an adapter with its " + TaskCard.FILE)
                     + ", or a model with a head");
         }
-        return card;
+        if (!task.pools() || card.labels() != null) {
+            return card;
+        }
+        SentencePooling how = open.pooling(task, null);
+        return card.withPooling(how.pooling(), how.normalize()).withTextPrefix(open.textPrefix());
     }
 
     private ObjectNode evaluate(OpenModel open, TaskModel learner, RowSource source, Examples rows, int virtualTokens) {

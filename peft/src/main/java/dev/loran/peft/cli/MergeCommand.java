@@ -236,6 +236,9 @@ final class MergeCommand implements Callable<Integer> {
             }
             fill("config.json", draft -> {
                 HfModels.save(merged, draft, written);
+                if (card != null) {
+                    card.task().describe(draft, merged, card);
+                }
                 OpenModel.copyTokenizer(open.folder(), draft);
                 copy(folder, TaskCard.FILE, draft);
                 copy(folder, TextClassifier.FILE, draft);

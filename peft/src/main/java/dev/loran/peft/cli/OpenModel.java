@@ -16,10 +16,10 @@ import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.Nearest;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.TaskType;
-import dev.loran.peft.model.WithPooler;
 import dev.loran.peft.model.decoder.SeoTransformer;
 import dev.loran.peft.model.decoder.TransformerConfig;
 import dev.loran.peft.task.SentencePooling;
+import dev.loran.peft.task.Task;
 import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.task.TextClassifier.Pooling;
 import dev.loran.peft.train.MemoryPlan;
@@ -306,12 +306,12 @@ record OpenModel(
         return new TaskCard.Base(name, Objects.requireNonNull(model.sha256(), "weights of " + folder));
     }
 
-    /// How a text becomes one vector to classify: as the user asked; or else as the model's authors specify; or else as
-    /// for the family's own head, if the model has everything for that; or else the mean.
+    /// How a text becomes one vector: as the user asked; or else as the model's authors specify; or else as is usual for
+    /// the task.
     ///
     /// @throws InputException if that is not possible, or if the model's own classification head requires another
     ///     pooling
-    SentencePooling pooling(@Nullable String asked) {
+    SentencePooling pooling(Task task, @Nullable String asked) {
         Pooling family = Pooling.of(model);
         boolean hasClasses = model.task() == TaskType.SEQ_CLS;
         if (hasClasses && asked != null && Pooling.named(asked) != family) {
@@ -329,8 +329,7 @@ record OpenModel(
         if (files != null) {
             return files;
         }
-        boolean lacksPooler = model instanceof WithPooler with && !with.takesHead();
-        return new SentencePooling(lacksPooler ? Pooling.MEAN : family, false);
+        return new SentencePooling(task.pooling(model), false);
     }
 
     /// The backend that `options` ask for.

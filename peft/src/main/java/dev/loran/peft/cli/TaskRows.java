@@ -102,7 +102,7 @@ record TaskRows(Task task, Examples train, @Nullable Examples heldOut) {
     ///
     /// @param pooling the pooling that the user asked for; null for the model's default
     TaskCard card(OpenModel open, Examples.Options reading, @Nullable String pooling) {
-        SentencePooling how = task.pools() ? open.pooling(pooling) : new SentencePooling(Pooling.LAST, false);
+        SentencePooling how = task.pools() ? open.pooling(task, pooling) : new SentencePooling(Pooling.LAST, false);
         return task.card(train, open.tokenizer(), reading.maxLength())
                 .withPooling(how.pooling(), how.normalize())
                 .withTextPrefix(reading.textPrefix())

@@ -13,6 +13,7 @@ import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.Problem;
 import dev.loran.peft.model.TaskType;
+import dev.loran.peft.model.WithPooler;
 import dev.loran.peft.task.TextClassifier.Pooling;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -220,6 +221,12 @@ public record ClassifyTask() implements Task {
     @Override
     public boolean pools() {
         return true;
+    }
+
+    /// As for the family's own head, if the model has everything for that; or else the mean.
+    @Override
+    public Pooling pooling(Model model) {
+        return model instanceof WithPooler with && !with.takesHead() ? Pooling.MEAN : Pooling.of(model);
     }
 
     // ---- metrics

@@ -2,6 +2,8 @@ package dev.loran.peft.task;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ArrayNode;
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.JsonFile;
@@ -13,9 +15,10 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
+import java.util.TreeMap;
 import org.jspecify.annotations.Nullable;
 
-/// How a text becomes one vector, as specified by the files of sentence-transformers: `modules.json`, which lists what
+/// How a text becomes one vector, as in the files of sentence-transformers: `modules.json`, which lists what
 /// follows the transformer, and the `config.json` of its pooling module, usually in `1_Pooling`.
 ///
 /// @param normalize whether the vector is divided by its Euclidean length
@@ -24,12 +27,12 @@ public record SentencePooling(Pooling pooling, boolean normalize) {
     private static final String USUAL = "1_Pooling";
     private static final String ADVICE = "; say --pooling to choose one of your own";
     private static final String MODE = "pooling_mode_";
-    private static final Map<String, Pooling> MODES = Map.of(
+    private static final Map<String, Pooling> MODES = new TreeMap<>(Map.of(
             "cls_token", Pooling.CLS,
             "mean_tokens", Pooling.MEAN,
             "max_tokens", Pooling.MAX,
             "mean_sqrt_len_tokens", Pooling.MEAN_SQRT_LEN,
-            "lasttoken", Pooling.LAST);
+            "lasttoken", Pooling.LAST));
 
     /// The pooling that the files in `folder` specify; null if there are none.
     ///
@@ -107,6 +110,58 @@ public record SentencePooling(Pooling pooling, boolean normalize) {
                     + ", which is not supported" + ADVICE);
         }
         return found;
+    }
+
+    // ---- written
+
+    /// Writes these files, with which sentence-transformers opens the folder of a model: transformer, pooling, and
+    /// normalization if there is one.
+    ///
+    /// @param width C, the length of a vector
+    /// @param maxLength the most tokens of a text
+    /// @param textPrefix the prefix of every text; empty for none
+    /// @throws InputException for [Pooling#POOLER], which it does not have
+    void write(Path folder, int width, int maxLength, String textPrefix) {
+        if (pooling == Pooling.POOLER) {
+            throw new InputException("pooling " + pooling + ": sentence-transformers has none by this name; train with"
+                    + " --pooling mean, cls, max, mean_sqrt_len or last");
+        }
+        ArrayNode modules = JsonNodeFactory.instance.arrayNode();
+        module(modules, "Transformer", "");
+        module(modules, "Pooling", USUAL);
+        if (normalize) {
+            module(modules, "Normalize", "2_Normalize");
+        }
+        ObjectNode config = JsonNodeFactory.instance.objectNode().put("word_embedding_dimension", width);
+        MODES.forEach((mode, of) -> config.put(MODE + mode, of == pooling));
+        ObjectNode transformer = JsonNodeFactory.instance
+                .objectNode()
+                .put("max_seq_length", maxLength)
+                .put("do_lower_case", false);
+        try {
+            for (JsonNode module : modules) {
+                Files.createDirectories(folder.resolve(module.path("path").asText()));
+            }
+            Files.writeString(folder.resolve(MODULES), modules.toPrettyString() + "\n");
+        } catch (IOException e) {
+            throw InputException.io(folder, MODULES + " and its folders cannot be written", e);
+        }
+        JsonFile.write(folder.resolve(USUAL).resolve("config.json"), config);
+        JsonFile.write(folder.resolve("sentence_bert_config.json"), transformer);
+        if (!textPrefix.isEmpty()) {
+            ObjectNode prompts = JsonNodeFactory.instance.objectNode().put("default_prompt_name", "text");
+            prompts.putObject("prompts").put("text", textPrefix);
+            JsonFile.write(folder.resolve("config_sentence_transformers.json"), prompts);
+        }
+    }
+
+    private static void module(ArrayNode modules, String type, String path) {
+        int index = modules.size();
+        modules.addObject()
+                .put("idx", index)
+                .put("name", String.valueOf(index))
+                .put("path", path)
+                .put("type", "sentence_transformers.models." + type);
     }
 
     /// The pooling with the name that a file gives, which in newer files lacks `_token` or `_tokens`.

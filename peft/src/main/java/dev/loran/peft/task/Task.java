@@ -8,7 +8,9 @@ import dev.loran.peft.data.RowForm;
 import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Model;
+import dev.loran.peft.task.TextClassifier.Pooling;
 import java.lang.reflect.InvocationTargetException;
+import java.nio.file.Path;
 import java.util.List;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
@@ -76,6 +78,14 @@ public interface Task extends RowForm {
         return false;
     }
 
+    /// The pooling if neither the user nor the model's files name one.
+    default Pooling pooling(Model model) {
+        return Pooling.of(model);
+    }
+
+    /// Writes what other programs need to use a model for this task into the model's folder, next to its files.
+    default void describe(Path folder, Model model, TaskCard card) {}
+
     /// Whether texts to be continued are prompts, which [#prompt] encodes as in this task's rows.
     default boolean hasPrompts() {
         return false;
@@ -102,14 +112,14 @@ public interface Task extends RowForm {
     // ---- by name
 
     /// The names of the tasks that come with Loran, for messages.
-    String SHIPPED = "classify, generate or lm";
+    String SHIPPED = "classify, embed, generate or lm";
 
     /// The task for the option `--task`: one that comes with Loran, or a new instance of a class of your own, given by
     /// its name.
     ///
     /// @throws InputException for any other name, and for a class that cannot be used, with the reason
     static Task named(String name) {
-        for (Task task : List.of(new ClassifyTask(), new GenerateTask(), new LmTask())) {
+        for (Task task : List.of(new ClassifyTask(), new EmbedTask(), new GenerateTask(), new LmTask())) {
             if (task.name().equals(name)) {
                 return task;
             }

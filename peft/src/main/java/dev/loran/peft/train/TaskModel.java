@@ -383,6 +383,7 @@ public final class TaskModel implements Learner, AutoCloseable {
     public void save(Path folder) {
         if (peft == null) {
             HfModels.save(model, folder, dtype());
+            task().describe(folder, model, card);
         } else {
             own(peft).savePretrained(folder);
         }

@@ -258,7 +258,9 @@ class OwnTaskTest {
     void isFoundByTheNameOfItsClass() {
         assertThat(Task.named(Tagging.class.getName())).isInstanceOf(Tagging.class);
         assertThat(new Tagging().name()).isEqualTo("dev.loran.peft.task.Tagging");
-        refused("com.acme.Missing", "no such class on the class path; choose classify, generate or lm, or add it");
+        refused(
+                "com.acme.Missing",
+                "no such class on the class path; choose classify, embed, generate or lm, or add it");
         refused(Other.class.getName(), "the class does not implement dev.loran.peft.task.Task");
         refused(Hidden.class.getName(), "the class needs to be public, with a public constructor without parameters");
     }

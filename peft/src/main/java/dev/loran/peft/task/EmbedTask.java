@@ -1,0 +1,353 @@
+package dev.loran.peft.task;
+
+import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.functional.Functional;
+import dev.loran.peft.data.Batch;
+import dev.loran.peft.data.Encoding;
+import dev.loran.peft.data.Example;
+import dev.loran.peft.data.Examples;
+import dev.loran.peft.data.Fields;
+import dev.loran.peft.data.Labels;
+import dev.loran.peft.data.Row;
+import dev.loran.peft.data.RowSource;
+import dev.loran.peft.data.Target;
+import dev.loran.peft.data.Tokenizer;
+import dev.loran.peft.io.InputException;
+import dev.loran.peft.model.Model;
+import dev.loran.peft.model.WithPooler;
+import dev.loran.peft.task.TextClassifier.Pooling;
+import java.nio.IntBuffer;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.HashSet;
+import java.util.List;
+import java.util.Map;
+import java.util.Objects;
+import java.util.Set;
+import java.util.stream.IntStream;
+import org.jspecify.annotations.Nullable;
+
+/// `embed`: vectors of texts such that the cosine of two of them says how well the texts belong together. Nothing is
+/// added to the model; a text's vector is its pooled hidden states. The form of the rows determines the loss; x ranges
+/// over vectors divided by their lengths, s is the [#SCALE]:
+///
+/// - [Pair]s, with hard negatives or without: cross-entropy of each row's positive among the positives and negatives of
+///   all rows of the batch, for the scores s · ⟨anchor, candidate⟩ (in-batch negatives: van den Oord et al. 2018;
+///   Henderson et al. 2017; `MultipleNegativesRankingLoss` of sentence-transformers). A candidate is left out if
+///   it is not wrong: if it is the anchor itself, or the positive of any row with the same anchor.
+/// - [Scored] pairs: log(1 + Σ exp(s · (cos_j − cos_i))) over all pairs of rows of the batch with score_i > score_j
+///   (CoSENT: Su 2022; `CoSENTLoss`).
+///
+/// A batch that is larger is another loss, not only a smoother one; with gradient accumulation, only the rows of the
+/// same part are compared.
+///
+/// @param kind the form of the rows, for which memory is planned
+public record EmbedTask(Kind kind) implements Task {
+    /// The factor of the cosines, the inverse of the temperature.
+    static final double SCALE = 20;
+
+    /// Added to the score of what is left out; exp of it is 0.
+    private static final float MASKED = -1e9f;
+
+    /// What rows are.
+    public enum Kind {
+        PAIRS("pairs of anchor and positive"),
+        TRIPLETS("triplets with a negative"),
+        SCORES("pairs with a score");
+
+        private final String title;
+
+        Kind(String title) {
+            this.title = title;
+        }
+
+        static Kind of(Row row, Encoding.Sink out) {
+            return switch (row) {
+                case Pair pair -> pair.negative == null ? PAIRS : TRIPLETS;
+                case Scored scored -> SCORES;
+                default ->
+                    throw out.bad(
+                            "a row of another form, " + row.getClass().getSimpleName() + ", among rows of task embed");
+            };
+        }
+
+        static Kind of(Example row) {
+            return row.texts().size() == 3 ? TRIPLETS : row.target().length == 1 ? SCORES : PAIRS;
+        }
+
+        /// The number of texts of a row.
+        int texts() {
+            return this == TRIPLETS ? 3 : 2;
+        }
+    }
+
+    /// A text, another that belongs to it, and possibly one that does not, although it may seem so.
+    public record Pair(
+            String anchor, String positive, @Nullable String negative) implements Row {}
+
+    /// Two texts, and a number that is the greater the better they belong together.
+    public record Scored(String text, String textPair, double score) implements Row {}
+
+    /// For rows of any form.
+    public EmbedTask() {
+        this(Kind.TRIPLETS);
+    }
+
+    @Override
+    public String name() {
+        return "embed";
+    }
+
+    @Override
+    public String form() {
+        return "{\"anchor\",\"positive\"}, {\"anchor\",\"positive\",\"negative\"} or {\"text\",\"text_pair\",\"score\"}";
+    }
+
+    @Override
+    public List<String> fields() {
+        return List.of("anchor", "positive", "negative", "text", "text_pair", "score");
+    }
+
+    @Override
+    public Row row(Fields fields) {
+        if (!fields.has("score")) {
+            return new Pair(fields.text("anchor"), fields.text("positive"), fields.optional("negative"));
+        }
+        if (fields.has("anchor")) {
+            throw fields.bad(
+                    "there are both \"anchor\" and \"score\": is this a pair that belongs together, or one with"
+                            + " a score? For the latter, name the texts \"text\" and \"text_pair\"");
+        }
+        return new Scored(fields.text("text"), fields.text("text_pair"), fields.number("score"));
+    }
+
+    @Override
+    public void check(@Nullable Labels labels) {
+        if (labels != null) {
+            throw new InputException("task " + name() + " has no labels");
+        }
+    }
+
+    // ---- examples and batches
+
+    /// Each text of a row is an input of its own; the target of a row is its score, if it has one.
+    @Override
+    public Encoding encoding(Tokenizer tokenizer, Examples.Options options, @Nullable Labels labels) {
+        LmTask.refusePacking(this, options);
+        return new Encoding() {
+            private @Nullable Kind first;
+
+            @Override
+            public void add(Row row, Sink out) {
+                Kind kind = Kind.of(row, out);
+                first = first == null ? kind : first;
+                if (kind != first) {
+                    throw out.bad("the rows are " + first.title + ", but this one is one of the " + kind.title
+                            + "; put them into files of their own");
+                }
+                switch (row) {
+                    case Pair(String anchor, String positive, String negative) ->
+                        add(out, negative == null ? List.of(anchor, positive) : List.of(anchor, positive, negative));
+                    case Scored(String text, String textPair, double score) ->
+                        add(out, List.of(text, textPair), Float.floatToIntBits((float) score));
+                    default -> throw new IllegalStateException(row.toString());
+                }
+            }
+
+            private void add(Sink out, List<String> texts, int... target) {
+                List<Example.Text> encoded = new ArrayList<>();
+                boolean truncated = false;
+                for (String text : texts) {
+                    Tokenizer.Encoded ids = tokenizer.encode(options.textPrefix() + text, options.maxLength());
+                    encoded.add(new Example.Text(ids.ids(), ids.tokenTypes()));
+                    truncated |= ids.truncated();
+                }
+                String others = String.join("\0", texts.subList(1, texts.size()));
+                out.note(texts.getFirst(), others, encoded.getFirst().ids(), tokenizer.aroundText());
+                out.example(new Example(encoded, target, truncated));
+            }
+        };
+    }
+
+    /// Texts without anything to learn, each as the first text of a row.
+    public static Examples texts(List<Row.Unlabelled> texts, Tokenizer tokenizer, Examples.Options options) {
+        Encoding encoding = (row, out) -> {
+            Row.Unlabelled text = (Row.Unlabelled) row;
+            if (text.textPair() != null) {
+                throw out.bad("field \"text_pair\": a vector belongs to one text; leave it out");
+            }
+            out.example(Example.of(tokenizer.encode(options.textPrefix() + text.text(), options.maxLength())));
+        };
+        return Examples.read(RowSource.of(texts), new EmbedTask(), encoding, tokenizer, options);
+    }
+
+    /// For pairs, the index of each row's candidate, (rows), and what is added to the scores, (rows, candidates): 0, or
+    /// a large negative number for a candidate that is left out. For scored pairs, the same for the differences (rows,
+    /// rows) of the CoSENT loss, and the scores, (rows).
+    @Override
+    public Targets targets(Examples examples, int[] rows, int length) {
+        List<Example> of = IntStream.of(rows).mapToObj(examples::row).toList();
+        int n = rows.length;
+        if (of.getFirst().texts().size() == 1) {
+            return new Targets(List.of(), n);
+        }
+        if (Kind.of(of.getFirst()) != Kind.SCORES) {
+            int candidates = n * (of.getFirst().texts().size() - 1);
+            return new Targets(
+                    List.of(
+                            new Target.Ints(IntStream.range(0, n).toArray(), n),
+                            new Target.Floats(besides(of, candidates), n, candidates)),
+                    n);
+        }
+        float[] scores = new float[n];
+        for (int i = 0; i < n; i++) {
+            scores[i] = Float.intBitsToFloat(of.get(i).target()[0]);
+        }
+        float[] mask = new float[n * n];
+        for (int i = 0; i < n; i++) {
+            for (int j = 0; j < n; j++) {
+                mask[i * n + j] = scores[i] > scores[j] ? 0 : MASKED;
+            }
+        }
+        return new Targets(List.of(new Target.Floats(mask, n, n), new Target.Floats(scores, n)), n);
+    }
+
+    /// The candidates are all positives, then all negatives. Left out is what stands beside the same anchor in any row.
+    private static float[] besides(List<Example> rows, int candidates) {
+        int n = rows.size();
+        float[] mask = new float[n * candidates];
+        Map<IntBuffer, Set<IntBuffer>> fitting = new HashMap<>();
+        for (Example row : rows) {
+            IntBuffer anchor = ids(row, 0);
+            fitting.computeIfAbsent(anchor, a -> new HashSet<>(Set.of(a))).add(ids(row, 1));
+        }
+        for (int c = 0; c < candidates; c++) {
+            IntBuffer candidate = ids(rows.get(c % n), 1 + c / n);
+            for (int i = 0; i < n; i++) {
+                boolean fits =
+                        Objects.requireNonNull(fitting.get(ids(rows.get(i), 0))).contains(candidate);
+                mask[i * candidates + c] = c != i && fits ? MASKED : 0;
+            }
+        }
+        return mask;
+    }
+
+    static IntBuffer ids(Example row, int text) {
+        return IntBuffer.wrap(row.texts().get(text).ids());
+    }
+
+    @Override
+    public Example dummy(int length) {
+        List<Example.Text> texts = new ArrayList<>();
+        for (int i = 0; i < kind.texts(); i++) {
+            texts.add(new Example.Text(new int[length], null));
+        }
+        return new Example(texts, new int[kind == Kind.SCORES ? 1 : 0], false);
+    }
+
+    @Override
+    public TaskCard card(Examples train, Tokenizer tokenizer, int maxLength) {
+        return TaskCard.of(new EmbedTask(Kind.of(train.row(0))), null, maxLength);
+    }
+
+    @Override
+    public boolean pools() {
+        return true;
+    }
+
+    @Override
+    public Pooling pooling(Model model) {
+        return model instanceof WithPooler ? Pooling.MEAN : Pooling.LAST;
+    }
+
+    // ---- the vectors and the loss
+
+    @Override
+    public Head head(Site site) {
+        TaskCard card = site.card();
+        if (card.pooling() == Pooling.POOLER) {
+            throw new InputException("task embed: sentence-transformers knows no pooling by a pooler; choose mean, cls,"
+                    + " max, mean_sqrt_len or last");
+        }
+        return new Vectors(new TextPooling(site.model(), card.pooling(), card.normalize(), false));
+    }
+
+    private static final class Vectors extends Head {
+        private final TextPooling pooling;
+
+        Vectors(TextPooling pooling) {
+            super(null);
+            this.pooling = pooling;
+        }
+
+        /// The vectors of all texts, (B, C).
+        @Override
+        public Tensor logits(Feed batch) {
+            return pooling.pooled(batch);
+        }
+
+        @Override
+        public Tensor loss(Feed batch) {
+            return EmbedTask.loss(logits(batch), batch.target(0), batch.target(1));
+        }
+    }
+
+    /// The loss of vectors (B, C) for the [#targets] of their rows.
+    static Tensor loss(Tensor vectors, Tensor first, Tensor second) {
+        Tensor x = TextPooling.normalized(vectors);
+        Tensor texts = x.reshape(first.shape().dim(0), -1, x.shape().dim(1));
+        return first.dtype() == DType.I32
+                ? ranking(texts, first, second)
+                : cosent(text(texts, 0).mul(text(texts, 1)).sum(1), first);
+    }
+
+    private static Tensor text(Tensor texts, int which) {
+        return texts.slice(1, which, which + 1)
+                .reshape(texts.shape().dim(0), texts.shape().dim(2));
+    }
+
+    private static Tensor ranking(Tensor texts, Tensor labels, Tensor mask) {
+        Tensor candidates = texts.shape().dim(1) == 2
+                ? text(texts, 1)
+                : Functional.concat(List.of(text(texts, 1), text(texts, 2)), 0);
+        Tensor scores = Functional.matmul(text(texts, 0), candidates, false, true);
+        return Functional.crossEntropy(scores.scale(SCALE).add(mask), labels, Batch.IGNORE);
+    }
+
+    /// log(1 + Σ exp(x)) is the cross-entropy of the first class for the logits 0, x.
+    private static Tensor cosent(Tensor cosines, Tensor mask) {
+        int n = mask.shape().dim(0);
+        Tensor scores = cosines.scale(SCALE);
+        Tensor over = scores.reshape(1, n).sub(scores.reshape(n, 1)).add(mask);
+        Tensor zero = Tensor.zeros(scores.backend(), scores.dtype(), 1, 1);
+        Tensor logits = Functional.concat(List.of(zero, over.reshape(1, n * n)), 1);
+        return Functional.crossEntropy(logits, Tensor.full(scores.backend(), DType.I32, 0, 1), Batch.IGNORE);
+    }
+
+    // ---- metrics and files
+
+    /// For pairs; that of scored pairs is `spearman`.
+    @Override
+    public Metric headline() {
+        return VectorMeter.NDCG;
+    }
+
+    @Override
+    public Meter meter(Examples rows) {
+        return new VectorMeter(rows);
+    }
+
+    /// Writes what sentence-transformers needs to open the folder of a model.
+    @Override
+    public void describe(Path folder, Model model, TaskCard card) {
+        new SentencePooling(card.pooling(), card.normalize())
+                .write(folder, model.facts().hiddenSize(), card.maxLength(), card.textPrefix());
+    }
+
+    @Override
+    public String toString() {
+        return name();
+    }
+}
