@@ -11,6 +11,7 @@ import dev.loran.peft.data.RowSource;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.encoder.BertModel;
 import dev.loran.peft.task.ClassifyTask;
+import dev.loran.peft.task.EmbedTask;
 import dev.loran.peft.task.GenerateTask;
 import dev.loran.peft.task.Task;
 import dev.loran.peft.tuner.AdaLoraConfig;
@@ -190,7 +191,7 @@ class GuidesTest {
     @Test
     void theTasksReadTheRowsOfTheirGuide() throws IOException {
         List<String> rows = blocks(Compiled.root().resolve("docs/tasks.md"), "json");
-        List<Task> tasks = List.of(new ClassifyTask(), new GenerateTask());
+        List<Task> tasks = List.of(new ClassifyTask(), new EmbedTask(), new GenerateTask());
         assertThat(rows).hasSameSizeAs(tasks);
         for (int i = 0; i < rows.size(); i++) {
             byte[] file = rows.get(i).getBytes(StandardCharsets.UTF_8);

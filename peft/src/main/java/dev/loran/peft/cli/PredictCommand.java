@@ -12,11 +12,16 @@ import dev.loran.peft.data.RowFiles.Part;
 import dev.loran.peft.data.Rows;
 import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.io.InputException;
+import dev.loran.peft.model.Model;
+import dev.loran.peft.model.TaskType;
 import dev.loran.peft.task.ClassifyTask;
+import dev.loran.peft.task.EmbedTask;
 import dev.loran.peft.task.Generation;
 import dev.loran.peft.task.GenerationConfig;
+import dev.loran.peft.task.Task;
 import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.task.TextClassifier;
+import dev.loran.peft.train.Embedder;
 import dev.loran.peft.train.Predictor;
 import dev.loran.peft.train.TaskModel;
 import dev.loran.peft.tuner.PeftModel;
@@ -42,10 +47,11 @@ import picocli.CommandLine.Option;
 @Command(
         name = "predict",
         description = {
-            "Says the classes of texts that nobody has labelled, by a classifier that was trained; or answers "
-                    + "prompts, by a model that was trained to generate.",
+            "Says the classes of texts that nobody has labelled, by a classifier that was trained; answers "
+                    + "prompts, by a model that was trained to generate; or writes vectors, by one that was trained "
+                    + "to embed.",
             "Writes a JSON object a text, in the order of the texts, with the likeliest class and the "
-                    + "probability of each, or with the answer. Files of any length: what is in memory is 50 batches."
+                    + "probability of each, with the answer, or with the vector. Files of any length: what is in memory is 50 batches."
         },
         sortOptions = false,
         footer = {
@@ -73,7 +79,9 @@ final class PredictCommand implements Callable<Integer> {
 
     @Option(
             names = "--embeddings",
-            description = "write each text's vector too: the pooled one that the classifier's head sees")
+            description =
+                    "write each text's vector too: the pooled one that the classifier's head sees; for a model without "
+                            + "classes, only the vectors")
     private boolean embeddings;
 
     @Option(
@@ -100,7 +108,7 @@ final class PredictCommand implements Callable<Integer> {
             output.detail(open.describe());
             output.detail(open.backendChoice());
             TaskCard known = folder == null ? null : open.load(peft, folder);
-            TaskCard card = known == null ? EvalCommand.untrained(open, trained, new ClassifyTask()) : known;
+            TaskCard card = known == null ? EvalCommand.untrained(open, trained, untrained(open.model())) : known;
             int virtualTokens = peft.activeAdapter() == null ? 0 : peft.active().virtualTokens();
             card = card.withMaxLength(model.maxLength(open, virtualTokens, card.maxLength()));
             if (card.task().hasPrompts()) {
@@ -109,12 +117,16 @@ final class PredictCommand implements Callable<Integer> {
                 output.result(answer(open, card, positions), common.json);
                 return Main.DONE;
             }
-            if (card.labels() == null) {
+            if (card.labels() == null && !(card.task() instanceof EmbedTask)) {
                 throw new InputException(trained.title(model) + ": was trained for task "
                         + card.task().name() + "; loran generate goes on with texts");
             }
             try (TaskModel classifier =
                     folder == null ? TaskModel.of(peft, card, model.seed) : TaskModel.load(peft, card, folder)) {
+                if (card.task() instanceof EmbedTask) {
+                    output.result(embed(open, classifier), common.json);
+                    return Main.DONE;
+                }
                 if (!(classifier.head() instanceof TextClassifier)) {
                     throw new InputException(trained.title(model) + ": was trained for task "
                             + card.task().name()
@@ -153,6 +165,37 @@ final class PredictCommand implements Callable<Integer> {
                 @Override
                 public int truncated() {
                     return predictor.truncated();
+                }
+            };
+        });
+    }
+
+    /// The task of a model that does not say one: with --embeddings and without classes, only vectors are asked for.
+    private Task untrained(Model of) {
+        return embeddings && of.task() != TaskType.SEQ_CLS ? new EmbedTask() : new ClassifyTask();
+    }
+
+    private ObjectNode embed(OpenModel open, TaskModel learner) {
+        return write(learner.card().maxLength(), each -> {
+            Embedder embedder = new Embedder(learner, open.tokenizer(), model.batchSize(), (text, vector) -> {
+                ObjectNode line = JSON.createObjectNode().put("text", text);
+                line.set("embedding", JSON.valueToTree(vector));
+                each.accept(line);
+            });
+            return new Reader() {
+                @Override
+                public void add(Row.Unlabelled text) {
+                    embedder.add(text);
+                }
+
+                @Override
+                public void finish() {
+                    embedder.finish();
+                }
+
+                @Override
+                public int truncated() {
+                    return embedder.truncated();
                 }
             };
         });

@@ -1,0 +1,269 @@
+package dev.loran.peft.train;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.assertj.core.api.Assertions.within;
+
+import dev.loran.engine.Scope;
+import dev.loran.engine.Tensor;
+import dev.loran.engine.backend.Backend;
+import dev.loran.engine.backend.DType;
+import dev.loran.engine.backend.ReferenceBackend;
+import dev.loran.engine.testing.GradCheck;
+import dev.loran.kernels.simd.SimdBackend;
+import dev.loran.peft.data.Batch;
+import dev.loran.peft.data.DataLoader;
+import dev.loran.peft.data.Examples;
+import dev.loran.peft.data.Row;
+import dev.loran.peft.data.TinyTokenizers;
+import dev.loran.peft.data.Tokenizer;
+import dev.loran.peft.io.InputException;
+import dev.loran.peft.model.Model;
+import dev.loran.peft.task.EmbedTask;
+import dev.loran.peft.task.EmbedTask.Pair;
+import dev.loran.peft.task.EmbedTask.Scored;
+import dev.loran.peft.task.Evaluation;
+import dev.loran.peft.task.TaskCard;
+import dev.loran.peft.task.TextClassifier.Pooling;
+import dev.loran.peft.train.MemoryPlan.Largest;
+import dev.loran.peft.tuner.LoraConfig;
+import dev.loran.peft.tuner.PeftConfig;
+import dev.loran.peft.tuner.PeftModel;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.List;
+import java.util.Map;
+import java.util.Objects;
+import java.util.Random;
+import java.util.stream.Stream;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.MethodSource;
+
+/// Task `embed` is trained, resumed, planned, and used.
+class EmbeddingsTest {
+    private static final TrainerConfig CONFIG =
+            TrainerConfig.defaults().withEpochs(8).withBatch(8, 1).withRate(TrainerConfig.Rate.of(1e-2));
+    private static final List<String> WORDS = List.of("buy", "cheap", "shoes", "run", "online", "red");
+
+    @TempDir
+    Path folder;
+
+    /// @param form 2: the positive is about the last word of the anchor; 3: a negative is not; 0: scores for that
+    private static Examples examples(int n, int form, long seed) {
+        Random random = new Random(seed);
+        List<Row> rows = new ArrayList<>();
+        for (int i = 0; i < n; i++) {
+            String last = WORDS.get(random.nextInt(6));
+            String other = WORDS.get((WORDS.indexOf(last) + 1 + random.nextInt(5)) % 6);
+            String anchor = "query ".repeat(random.nextInt(3)) + other + " : " + last;
+            boolean fits = random.nextBoolean();
+            rows.add(
+                    form == 0
+                            ? new Scored(anchor, fits ? last : other, fits ? 1 : random.nextInt(3) / 4.0)
+                            : new Pair(anchor, last, form == 3 ? other : null));
+        }
+        return examples(rows);
+    }
+
+    private static Examples examples(List<? extends Row> rows) {
+        try (Tokenizer tokenizer = TinyTokenizers.wordPiece()) {
+            return Examples.of(new EmbedTask(), rows, tokenizer, Examples.Options.of(Tiny.POSITIONS), null);
+        }
+    }
+
+    record Case(PeftConfig method, Pooling pooling, Examples rows, Examples heldOut) {
+        Case(PeftConfig method, Pooling pooling, int form) {
+            this(method, pooling, examples(48, form, 1), examples(20, form, 2));
+        }
+
+        TaskCard card() {
+            try (Tokenizer tokenizer = TinyTokenizers.wordPiece()) {
+                return new EmbedTask().card(rows, tokenizer, Tiny.POSITIONS).withPooling(pooling, true);
+            }
+        }
+
+        @Override
+        public String toString() {
+            return method.peftType() + ", " + pooling + ", " + ((EmbedTask) card().task()).kind();
+        }
+    }
+
+    static Stream<Case> cases() {
+        return Stream.of(
+                new Case(LoraConfig.defaults(), Pooling.MEAN, 2),
+                new Case(LoraConfig.defaults(), Pooling.MAX, 3),
+                new Case(LoraConfig.defaults(), Pooling.LAST, 0));
+    }
+
+    private interface Work<T> {
+        T with(TaskModel learner) throws Exception;
+    }
+
+    private static <T> T learner(Backend backend, DType dtype, Case c, Work<T> work) throws Exception {
+        try (Model model = Tiny.encoder(backend, dtype);
+                PeftModel peft = new PeftModel(model, 3)) {
+            peft.addAdapter("default", c.method);
+            try (TaskModel learner = TaskModel.of(peft, c.card(), 3)) {
+                return work.with(learner);
+            }
+        }
+    }
+
+    @ParameterizedTest
+    @MethodSource("cases")
+    void isTrainedSavedLoadedAndUsed(Case c) throws Exception {
+        RunFolder run = RunFolder.create(folder.resolve("run"));
+        try (Backend backend = new SimdBackend(2)) {
+            Evaluation after = learner(backend, DType.F32, c, learner -> {
+                Evaluation before = Evaluation.of(learner, c.heldOut, 8);
+                try (Trainer trainer = new Trainer(learner, CONFIG.withEpochs(30))) {
+                    trainer.train(c.rows, c.heldOut, run, new TrainingListener() {});
+                }
+                Evaluation then = Evaluation.of(learner, c.heldOut, 8);
+                assertThat(then.loss()).isLessThan(before.loss());
+                assertThat(then.headlineValue()).isGreaterThan(before.headlineValue());
+                return then;
+            });
+            assertThat(run.last().resolve("head.safetensors")).doesNotExist();
+            try (Model model = Tiny.encoder(backend, DType.F32);
+                    PeftModel peft = new PeftModel(model, 3);
+                    TaskModel again = TaskModel.load(peft, run.last());
+                    Tokenizer tokenizer = TinyTokenizers.wordPiece()) {
+                assertThat(again.card().task()).isInstanceOf(EmbedTask.class);
+                assertThat(Evaluation.of(again, c.heldOut, 8)).isEqualTo(after);
+                List<float[]> vectors = Embedder.vectors(again, tokenizer, List.of("red", "buy shoes", "run"), 2);
+                assertThat(vectors).hasSize(3);
+                for (float[] vector : vectors) {
+                    double squares = 0;
+                    for (float v : vector) {
+                        squares += v * v;
+                    }
+                    assertThat(vector).hasSize(16);
+                    assertThat(squares).isCloseTo(1, within(1e-5));
+                }
+                // Whatever else is in the batch.
+                assertThat(Embedder.vectors(again, tokenizer, List.of("red"), 2).getFirst())
+                        .containsExactly(vectors.getFirst(), within(1e-6f));
+                assertThatThrownBy(() -> Predictor.answers(again, tokenizer, List.of("red"), 1))
+                        .isInstanceOf(IllegalArgumentException.class)
+                        .hasMessageContaining("embed, not classify");
+            }
+        }
+    }
+
+    @ParameterizedTest
+    @MethodSource("cases")
+    void goesOnFromACheckpointToTheSameBits(Case c) throws Exception {
+        TrainerConfig config = CONFIG.withSteps(12).withCheckpoints(new TrainerConfig.Checkpoints(5, 2));
+        RunFolder whole = RunFolder.create(folder.resolve("whole"));
+        RunFolder stopped = RunFolder.create(folder.resolve("stopped"));
+        train(c, config, whole, 0);
+        train(c, config, stopped, 7);
+        train(c, config, stopped, 0);
+        for (String file : List.of("adapter_model.safetensors", "loran.json")) {
+            assertThat(Files.readAllBytes(stopped.last().resolve(file)))
+                    .as(file)
+                    .isEqualTo(Files.readAllBytes(whole.last().resolve(file)));
+        }
+    }
+
+    private static void train(Case c, TrainerConfig config, RunFolder run, int stopAfter) throws Exception {
+        try (Backend backend = new SimdBackend(2)) {
+            learner(backend, DType.F32, c, learner -> {
+                try (Trainer trainer = new Trainer(learner, config)) {
+                    return trainer.train(c.rows, c.heldOut, run, new TrainingListener() {
+                        @Override
+                        public void step(StepResult result, int totalSteps, double seconds) {
+                            if (result.step() == stopAfter) {
+                                trainer.stop();
+                            }
+                        }
+                    });
+                }
+            });
+        }
+    }
+
+    /// With rows of one length, every batch has the same shape.
+    @ParameterizedTest
+    @MethodSource("cases")
+    void theMemoryPlanIsTheBackendsPeak(Case c) throws Exception {
+        Row row = switch (((EmbedTask) c.card().task()).kind()) {
+            case PAIRS -> new Pair("red shoes", "buy shoes", null);
+            case TRIPLETS -> new Pair("red shoes", "buy shoes", "red online");
+            case SCORES -> new Scored("red shoes", "buy shoes", 0.5);
+        };
+        Examples rows = examples(Collections.nCopies(24, row));
+        TrainerConfig config = CONFIG.withSteps(5);
+        try (Backend backend = new SimdBackend(2)) {
+            MemoryPlan plan = Objects.requireNonNull(MemoryPlan.of(
+                    backend,
+                    b -> Tiny.encoder(b, DType.F32),
+                    c.method,
+                    c.card(),
+                    config,
+                    5,
+                    Largest.of(rows, 8),
+                    Largest.of(rows, 8)));
+            learner(backend, DType.F32, c, learner -> {
+                try (Trainer trainer = new Trainer(learner, config)) {
+                    return trainer.train(rows, rows, null, new TrainingListener() {});
+                }
+            });
+            assertThat(plan.total()).isEqualTo(backend.peakBytes());
+        }
+    }
+
+    @ParameterizedTest
+    @MethodSource("cases")
+    void theGradientIsThatOfTheLoss(Case c) throws Exception {
+        try (Backend backend = new ReferenceBackend()) {
+            learner(backend, DType.F64, c, learner -> {
+                Batch batch = new DataLoader(c.rows, new DataLoader.Options(5, false, 0, false, false, 1))
+                        .epoch(0)
+                        .getFirst();
+                learner.train(false);
+                Map<String, Tensor> parameters = learner.parameters();
+                return GradCheck.check("embed", parameters, () -> learner.loss(batch));
+            });
+        }
+    }
+
+    /// How a recorded step is replayed: another batch written into the same memory gives that batch's loss.
+    @ParameterizedTest
+    @MethodSource("cases")
+    void anotherBatchIsWrittenOverTheFirst(Case c) throws Exception {
+        try (Backend backend = new ReferenceBackend()) {
+            learner(backend, DType.F64, c, learner -> {
+                learner.train(false);
+                List<Batch> batches =
+                        new DataLoader(c.rows, new DataLoader.Options(4, false, 0, true, false, 20)).epoch(0);
+                try (Scope scope = Scope.open();
+                        Learner.Inputs inputs = Objects.requireNonNull(learner.inputs(batches.get(0)))) {
+                    for (int i : new int[] {0, 3, 1}) {
+                        inputs.write(batches.get(i));
+                        assertThat(inputs.loss().item())
+                                .isEqualTo(learner.loss(batches.get(i)).item());
+                    }
+                }
+                return c;
+            });
+        }
+    }
+
+    @Test
+    void aPoolerIsRefused() {
+        assertThatThrownBy(() -> {
+                    try (Backend backend = new ReferenceBackend()) {
+                        learner(backend, DType.F32, new Case(LoraConfig.defaults(), Pooling.POOLER, 2), l -> l);
+                    }
+                })
+                .isInstanceOf(InputException.class)
+                .hasMessage("task embed: sentence-transformers knows no pooling by a pooler; choose mean, cls, max,"
+                        + " mean_sqrt_len or last");
+    }
+}
