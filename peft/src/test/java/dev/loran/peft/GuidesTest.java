@@ -13,6 +13,8 @@ import dev.loran.peft.model.encoder.BertModel;
 import dev.loran.peft.task.ClassifyTask;
 import dev.loran.peft.task.EmbedTask;
 import dev.loran.peft.task.GenerateTask;
+import dev.loran.peft.task.RegressTask;
+import dev.loran.peft.task.TagTask;
 import dev.loran.peft.task.Task;
 import dev.loran.peft.tuner.AdaLoraConfig;
 import dev.loran.peft.tuner.BitFitConfig;
@@ -191,7 +193,13 @@ class GuidesTest {
     @Test
     void theTasksReadTheRowsOfTheirGuide() throws IOException {
         List<String> rows = blocks(Compiled.root().resolve("docs/tasks.md"), "json");
-        List<Task> tasks = List.of(new ClassifyTask(), new EmbedTask(), new GenerateTask());
+        List<Task> tasks = List.of(
+                new ClassifyTask(),
+                new ClassifyTask(),
+                new RegressTask(),
+                new TagTask(),
+                new EmbedTask(),
+                new GenerateTask());
         assertThat(rows).hasSameSizeAs(tasks);
         for (int i = 0; i < rows.size(); i++) {
             byte[] file = rows.get(i).getBytes(StandardCharsets.UTF_8);

@@ -110,7 +110,7 @@ final class CompletionCommand implements Callable<Integer> {
         return switch (option) {
             case "--method", "--methods" ->
                 Arrays.stream(Method.values()).map(Method::toString).toList();
-            case "--task" -> List.of("classify", "embed", "generate", "lm");
+            case "--task" -> List.of("classify", "regress", "tag", "embed", "generate", "lm");
             case "--dtype" -> List.of("f32", "bf16");
             case "--device" -> List.of("auto", "cpu", "cuda");
             case "--schedule" -> List.of("constant", "linear", "cosine");

@@ -9,9 +9,7 @@ import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.RowFiles.Part;
 import dev.loran.peft.data.RowSource;
 import dev.loran.peft.io.InputException;
-import dev.loran.peft.model.TaskType;
 import dev.loran.peft.task.Answering;
-import dev.loran.peft.task.ClassifyTask;
 import dev.loran.peft.task.Evaluation;
 import dev.loran.peft.task.SentencePooling;
 import dev.loran.peft.task.Task;
@@ -19,6 +17,8 @@ import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.TaskModel;
 import dev.loran.peft.tuner.PeftModel;
 import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
 import java.util.Map;
 import java.util.concurrent.Callable;
 import org.jspecify.annotations.Nullable;
@@ -33,7 +33,15 @@ import picocli.CommandLine.Option;
         sortOptions = false,
         footer = {"", "Example: loran eval --model minilm --adapter run --task classify --data held-out.jsonl"})
 final class EvalCommand implements Callable<Integer> {
+    private static final ObjectMapper JSON = new ObjectMapper();
+
+    /// The most classes whose confusion is printed.
+    private static final int SHOWN = 20;
+
     private final Output output;
+
+    /// The details of the evaluation.
+    private List<Evaluation.Table> tables = List.of();
 
     @Mixin
     private AdapterOptions trained;
@@ -65,8 +73,42 @@ final class EvalCommand implements Callable<Integer> {
 
     @Override
     public Integer call() {
-        output.result(evaluated(), common.json);
+        ObjectNode result = evaluated();
+        tables.forEach(this::print);
+        output.result(result, tables(), common.json);
         return Main.DONE;
+    }
+
+    private void print(Evaluation.Table table) {
+        boolean confusion = table.name().equals("confusion");
+        if (confusion && table.rows().size() > SHOWN) {
+            output.say("the confusion of more than %d classes is shown by --json only".formatted(SHOWN));
+            return;
+        }
+        List<List<String>> lines = new ArrayList<>();
+        List<String> head = new ArrayList<>(table.columns());
+        head.addFirst(confusion ? "there \\ answered" : table.name());
+        lines.add(head);
+        table.rows().forEach((name, numbers) -> {
+            List<String> line = new ArrayList<>(List.of(name));
+            numbers.forEach(n -> line.add(Output.shown(JSON.valueToTree(n))));
+            lines.add(line);
+        });
+        output.table(lines);
+    }
+
+    private ObjectNode tables() {
+        ObjectNode all = JSON.createObjectNode();
+        for (Evaluation.Table table : tables) {
+            ObjectNode json = all.putObject(table.name());
+            table.rows().forEach((name, numbers) -> {
+                ObjectNode row = json.putObject(name);
+                for (int c = 0; c < numbers.size(); c++) {
+                    row.set(table.columns().get(c), JSON.valueToTree(numbers.get(c)));
+                }
+            });
+        }
+        return all;
     }
 
     /// Evaluates, and says what is unusual about the rows.
@@ -100,11 +142,10 @@ final class EvalCommand implements Callable<Integer> {
 
     /// The card for a model without `loran.json`: for the task that was given, if the model has a head for it.
     private TaskCard card(OpenModel open) {
-        boolean hasClasses = open.model().task() == TaskType.SEQ_CLS;
-        if (task == null && !hasClasses) {
+        if (task == null && open.model().classifier() == null) {
             throw new InputException("--task is missing; choose " + Task.SHIPPED);
         }
-        return untrained(open, trained, task == null ? new ClassifyTask() : Task.named(task));
+        return untrained(open, trained, task == null ? Task.of(open.model()) : Task.named(task));
     }
 
     /// The card for a task that a model without `loran.json` can do without training.
@@ -132,9 +173,9 @@ final class EvalCommand implements Callable<Integer> {
                     + ": answers with what is no number (NaN); its weights are damaged, or its training "
                     + "diverged; train again, with a lower --lr");
         }
-        ObjectNode result =
-                new ObjectMapper().createObjectNode().put("rows", e.rows()).put("loss", e.loss());
+        ObjectNode result = JSON.createObjectNode().put("rows", e.rows()).put("loss", e.loss());
         e.metrics().forEach(result::put);
+        tables = e.tables();
         answers(open, learner.task(), source, rows, virtualTokens).forEach(result::put);
         Output.put(result.put("truncated", rows.truncated()), rows.notices(null));
         return result;

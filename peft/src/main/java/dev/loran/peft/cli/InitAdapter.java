@@ -136,12 +136,25 @@ record InitAdapter(Path folder, PeftConfig config, @Nullable TaskCard card) {
         }
         Labels labels = next.labels();
         Labels own = labels();
-        if (labels == null) {
+        boolean sameTask = card != null && card.task().name().equals(next.task().name());
+        if (!sameTask && (labels == null || card != null)) {
             return "the task is " + next.task().name();
+        }
+        if (labels == null) {
+            return samePooling(next, open);
+        }
+        if (own != null && own.several() != labels.several()) {
+            return own.several()
+                    ? "it gives several labels, the rows have one class"
+                    : "it gives one class, the rows lists";
         }
         if (own != null ? !own.names().equals(labels.names()) : !beside && classes != labels.size()) {
             return "it tells %s apart, the rows %s".formatted(own == null ? classes + " classes" : own, labels);
         }
+        return samePooling(next, open);
+    }
+
+    private @Nullable String samePooling(TaskCard next, OpenModel open) {
         Pooling pooling = card == null ? Pooling.of(open.model()) : card.pooling();
         boolean normalize = card != null && card.normalize();
         return pooling == next.pooling() && normalize == next.normalize()

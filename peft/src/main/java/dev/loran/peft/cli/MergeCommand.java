@@ -229,10 +229,8 @@ final class MergeCommand implements Callable<Integer> {
             MergeReport report = peft.mergeReport(written);
             output.say(report.toString().strip());
             Model merged = peft.mergeAndUnload();
-            if (card != null
-                    && card.labels() != null
-                    && merged.labels().size() == card.labels().size()) {
-                merged.labels(card.labels().names());
+            if (card != null) {
+                card.describe(merged);
             }
             fill("config.json", draft -> {
                 HfModels.save(merged, draft, written);

@@ -13,16 +13,16 @@ import dev.loran.peft.data.Rows;
 import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Model;
-import dev.loran.peft.model.TaskType;
-import dev.loran.peft.task.ClassifyTask;
 import dev.loran.peft.task.EmbedTask;
 import dev.loran.peft.task.Generation;
 import dev.loran.peft.task.GenerationConfig;
+import dev.loran.peft.task.Predicts;
 import dev.loran.peft.task.Task;
 import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.task.TextClassifier;
 import dev.loran.peft.train.Embedder;
 import dev.loran.peft.train.Predictor;
+import dev.loran.peft.train.RowPredictor;
 import dev.loran.peft.train.TaskModel;
 import dev.loran.peft.tuner.PeftModel;
 import java.io.BufferedWriter;
@@ -47,17 +47,18 @@ import picocli.CommandLine.Option;
 @Command(
         name = "predict",
         description = {
-            "Says the classes of texts that nobody has labelled, by a classifier that was trained; answers "
-                    + "prompts, by a model that was trained to generate; or writes vectors, by one that was trained "
-                    + "to embed.",
-            "Writes a JSON object a text, in the order of the texts, with the likeliest class and the "
-                    + "probability of each, with the answer, or with the vector. Files of any length: what is in memory is 50 batches."
+            "Says the classes of texts that nobody has labelled, their score or the tags of their words, by a model that "
+                    + "was trained for that; answers prompts, by one that was trained to generate; or writes "
+                    + "vectors, by one that was trained to embed.",
+            "Writes a JSON object a text, in the order of the texts, with the likeliest class (or a list of labels) and "
+                    + "the probability of each, with the answer, or with the vector. Files of any length: what is in "
+                    + "memory is 50 batches."
         },
         sortOptions = false,
         footer = {
             "",
             "Texts are lines of a .txt file, or rows with a field \"text\", and \"text_pair\" for pairs: JSON Lines, a "
-                    + "JSON array or a table with a header, plain or .gz.",
+                    + "JSON array or a table with a header, plain or .gz; to tag, rows with \"tokens\" too.",
             "Example: loran predict --model minilm --adapter run --data texts.txt --out predictions.jsonl"
         })
 final class PredictCommand implements Callable<Integer> {
@@ -117,6 +118,13 @@ final class PredictCommand implements Callable<Integer> {
                 output.result(answer(open, card, positions), common.json);
                 return Main.DONE;
             }
+            if (card.task() instanceof Predicts task) {
+                try (TaskModel learner =
+                        folder == null ? TaskModel.of(peft, card, model.seed) : TaskModel.load(peft, card, folder)) {
+                    output.result(predict(open, learner, task), common.json);
+                }
+                return Main.DONE;
+            }
             if (card.labels() == null && !(card.task() instanceof EmbedTask)) {
                 throw new InputException(trained.title(model) + ": was trained for task "
                         + card.task().name() + "; loran generate goes on with texts");
@@ -141,6 +149,13 @@ final class PredictCommand implements Callable<Integer> {
     /// Reads texts one by one, and passes on the line for each of them.
     private interface Reader {
         void add(Row.Unlabelled text);
+
+        /// Reads the rows itself, if they are no texts.
+        ///
+        /// @return whether it did
+        default boolean readsRows() {
+            return false;
+        }
 
         void finish();
 
@@ -172,7 +187,7 @@ final class PredictCommand implements Callable<Integer> {
 
     /// The task of a model that does not say one: with --embeddings and without classes, only vectors are asked for.
     private Task untrained(Model of) {
-        return embeddings && of.task() != TaskType.SEQ_CLS ? new EmbedTask() : new ClassifyTask();
+        return embeddings && of.classifier() == null ? new EmbedTask() : Task.of(of);
     }
 
     private ObjectNode embed(OpenModel open, TaskModel learner) {
@@ -196,6 +211,38 @@ final class PredictCommand implements Callable<Integer> {
                 @Override
                 public int truncated() {
                     return embedder.truncated();
+                }
+            };
+        });
+    }
+
+    private ObjectNode predict(OpenModel open, TaskModel learner, Predicts task) {
+        if (embeddings) {
+            throw new InputException("--embeddings is for classifiers; leave it out for task " + task.name());
+        }
+        return write(learner.card().maxLength(), each -> {
+            RowPredictor predictor = new RowPredictor(learner, open.tokenizer(), model.batchSize(), each);
+            return new Reader() {
+                @Override
+                public void add(Row.Unlabelled text) {
+                    predictor.add(text);
+                }
+
+                @Override
+                public boolean readsRows() {
+                    files.rows(data, Part.TEST, Part.VALIDATION)
+                            .forEach(task.unlabelled(), (row, line) -> predictor.add(row));
+                    return true;
+                }
+
+                @Override
+                public void finish() {
+                    predictor.finish();
+                }
+
+                @Override
+                public int truncated() {
+                    return predictor.truncated();
                 }
             };
         });
@@ -304,6 +351,9 @@ final class PredictCommand implements Callable<Integer> {
     }
 
     private void read(Reader reader) throws IOException {
+        if (reader.readsRows()) {
+            return;
+        }
         if (data.equals(DataOptions.STANDARD_INPUT)) {
             Rows.texts(System.in, "standard input", files.options(), reader::add);
             return;
@@ -323,7 +373,11 @@ final class PredictCommand implements Callable<Integer> {
         if (answer.textPair() != null) {
             line.put("text_pair", answer.textPair());
         }
-        line.put("label", answer.label()).put("probability", answer.probability());
+        if (labels.several()) {
+            answer.labels().forEach(line.putArray("label")::add);
+        } else {
+            line.put("label", answer.label()).put("probability", answer.probability());
+        }
         ObjectNode all = line.putObject("probabilities");
         for (int c = 0; c < labels.size(); c++) {
             all.put(labels.names().get(c), answer.probabilities()[c]);

@@ -30,7 +30,11 @@ record TaskRows(Task task, Examples train, @Nullable Examples heldOut) {
         Labels known = task.labels(open.model());
         Examples rows = Examples.read(split.train(), task, open.tokenizer(), reading, known);
         Labels own = rows.labelsOrNull();
-        if (known == null && usual != null && own != null && usual.names().containsAll(own.names())) {
+        if (known == null
+                && usual != null
+                && own != null
+                && usual.several() == own.several()
+                && usual.names().containsAll(own.names())) {
             rows = Examples.read(split.train(), task, open.tokenizer(), reading, usual);
         }
         Examples.Options same = reading.withAnswerRoom(rows.answerRoom());

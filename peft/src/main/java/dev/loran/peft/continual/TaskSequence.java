@@ -132,6 +132,11 @@ public record TaskSequence(
         rows.forEach(new ClassifyTask(), (row, line) -> {
             if (row instanceof Row.Classify c) {
                 names.add(c.label());
+            } else if (row instanceof Row.Labelled) {
+                throw InputException.at(
+                        rows.name(),
+                        line,
+                        "field \"label\" is a list; tasks that follow one another need one class a text");
             }
         });
         return names.size() < 2 ? List.copyOf(names) : Labels.of(names).names();

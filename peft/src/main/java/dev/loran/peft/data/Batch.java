@@ -95,9 +95,10 @@ public record Batch(
 
     /// A batch that needs as much memory as any `rows` rows of `length` ids can: every position counts.
     ///
+    /// @param labels the classes; null if rows have none
     /// @param typed whether tokens have types
-    public static Batch dummy(RowForm form, int rows, int length, boolean typed) {
-        Examples copies = Examples.copies(form, form.dummy(length), rows, length);
+    public static Batch dummy(RowForm form, @Nullable Labels labels, int rows, int length, boolean typed) {
+        Examples copies = Examples.copies(form, labels, form.dummy(length), rows, length);
         Batch b = of(copies, IntStream.range(0, rows).toArray(), 1);
         int[] types = typed ? new int[b.inputIds.length] : b.tokenTypes;
         return new Batch(

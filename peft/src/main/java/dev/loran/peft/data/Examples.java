@@ -152,13 +152,13 @@ public final class Examples {
     }
 
     /// The same example `rows` times.
-    static Examples copies(RowForm form, Example example, int rows, int maxLength) {
+    static Examples copies(RowForm form, @Nullable Labels labels, Example example, int rows, int maxLength) {
         Kept kept = new Kept();
         for (int i = 0; i < rows; i++) {
             kept.add(example);
         }
         RowNotes none = new RowNotes("copies", form.fields(), OptionalInt.empty());
-        return new Examples(form, Options.of(maxLength), 0, kept, null, none, ids -> "");
+        return new Examples(form, Options.of(maxLength), 0, kept, labels, none, ids -> "");
     }
 
     /// The form of the rows.

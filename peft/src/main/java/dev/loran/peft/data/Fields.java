@@ -75,6 +75,27 @@ public final class Fields {
         return value.isIntegralNumber() ? value.asText() : text(field);
     }
 
+    /// Whether a field is a list; in a table, one written in JSON.
+    public boolean isList(String field) {
+        JsonNode value = object.path(field);
+        return value.isArray()
+                || isText && value.asText().startsWith("[") && parsed(value).isArray();
+    }
+
+    /// A list of names, which may be empty: non-blank strings, or integers, which are used as names like any other.
+    public List<String> names(String field) {
+        JsonNode value = parsed(required(field));
+        List<String> names = new ArrayList<>();
+        for (JsonNode v : value) {
+            names.add(v.isTextual() || v.isIntegralNumber() ? v.asText() : "");
+        }
+        if (!value.isArray() || names.stream().anyMatch(String::isBlank)) {
+            throw bad("field \"" + field + "\" must be a list of strings or integers, none of them empty, found "
+                    + kind(value));
+        }
+        return names;
+    }
+
     /// A string, which may be blank; empty if the field is missing or null.
     public String stringOrEmpty(String field) {
         return object.hasNonNull(field) ? string(field) : "";
@@ -84,7 +105,9 @@ public final class Fields {
     public double number(String field) {
         JsonNode value = parsed(required(field));
         if (!value.isNumber() || !Double.isFinite(value.doubleValue())) {
-            throw bad("field \"" + field + "\" must be a number, found " + kind(value));
+            throw bad("field \"" + field + "\" must be a number"
+                    + (value.isNumber() ? " that is finite, found " : ", found ")
+                    + (value.isNumber() ? value.asText() : kind(value)));
         }
         return value.doubleValue();
     }

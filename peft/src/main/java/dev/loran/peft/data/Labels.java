@@ -15,13 +15,22 @@ public final class Labels {
     private static final int SHOWN = 12;
 
     private final List<String> names;
+    private final boolean several;
     private final Map<String, Integer> ids = new HashMap<>();
 
     /// Labels in the given order, which is the order of their ids: for an existing head.
     ///
     /// @throws InputException for fewer than two names or one that appears twice
     public Labels(List<String> names) {
+        this(names, false);
+    }
+
+    /// As above.
+    ///
+    /// @param several whether a text may have any number of the labels, or none, rather than exactly one
+    public Labels(List<String> names, boolean several) {
         this.names = List.copyOf(names);
+        this.several = several;
         for (String name : this.names) {
             if (ids.putIfAbsent(name, ids.size()) != null) {
                 throw new InputException("labels: \"" + name + "\" appears twice; name each once");
@@ -37,15 +46,25 @@ public final class Labels {
     ///
     /// @throws InputException for fewer than two distinct names
     public static Labels of(Collection<String> names) {
+        return of(names, false);
+    }
+
+    /// As above, for texts that have any number of them.
+    public static Labels of(Collection<String> names, boolean several) {
         List<String> sorted = new ArrayList<>(new TreeSet<>(names));
         if (sorted.stream().allMatch(name -> name.matches("-?[0-9]{1,18}"))) {
             sorted.sort(Comparator.comparingLong(Long::parseLong));
         }
-        return new Labels(sorted);
+        return new Labels(sorted, several);
     }
 
     public int size() {
         return names.size();
+    }
+
+    /// Whether a text may have any number of the labels, or none.
+    public boolean several() {
+        return several;
     }
 
     /// All names; a name's index is its id.

@@ -1,5 +1,6 @@
 package dev.loran.peft.data;
 
+import java.util.List;
 import org.jspecify.annotations.Nullable;
 
 /// One row of data, before tokenization. The records here are the rows of the shipped tasks; a task of your own may
@@ -11,6 +12,28 @@ public interface Row {
     record Classify(String text, @Nullable String textPair, String label) implements Row {
         public Classify(String text, String label) {
             this(text, null, label);
+        }
+    }
+
+    /// A text, or a pair of texts, and the names of all labels that it has, maybe none.
+    ///
+    /// @param textPair the second text; null for a single text
+    record Labelled(String text, @Nullable String textPair, List<String> labels) implements Row {
+        public Labelled {
+            labels = List.copyOf(labels);
+        }
+    }
+
+    /// A text, or a pair of texts, and a number.
+    ///
+    /// @param textPair the second text; null for a single text
+    record Scored(String text, @Nullable String textPair, double score) implements Row {}
+
+    /// The words of a text, and a tag for each.
+    record Tagged(List<String> tokens, List<String> tags) implements Row {
+        public Tagged {
+            tokens = List.copyOf(tokens);
+            tags = List.copyOf(tags);
         }
     }
 

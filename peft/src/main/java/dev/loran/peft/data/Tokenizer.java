@@ -140,6 +140,45 @@ public final class Tokenizer implements AutoCloseable {
         return assemble(body(text), suffix, maxLength);
     }
 
+    /// The ids of a text whose words are given, with the special tokens of the template around it.
+    ///
+    /// @param encoded the ids
+    /// @param starts for each word the index of its first id; −1 for a word that was cut
+    public record Words(Encoded encoded, int[] starts) {}
+
+    /// The ids of words, each encoded for itself, as [#encode] puts them into a text. A word without any ids of its own
+    /// gets the unknown token, if there is one. Excess ids are cut from the end.
+    ///
+    /// @param maxLength the most ids to return, including special tokens
+    /// @throws InputException if `maxLength` leaves no room for the words
+    public Words encodeWords(List<String> words, int maxLength) {
+        int room = maxLength - aroundText();
+        requireRoom(room, 1, maxLength);
+        boolean blanks = hasBlanks();
+        int[] starts = new int[words.size()];
+        int[] ids = prefix;
+        boolean cut = false;
+        for (int w = 0; w < starts.length; w++) {
+            int[] pieces = body(blanks && w > 0 ? " " + words.get(w) : words.get(w));
+            if (pieces.length == 0 && unknownId().isPresent()) {
+                pieces = new int[] {unknownId().getAsInt()};
+            }
+            int kept = Math.min(pieces.length, room - (ids.length - prefix.length));
+            starts[w] = kept > 0 ? ids.length : -1;
+            cut |= kept < pieces.length;
+            ids = concat(ids, Arrays.copyOf(pieces, kept));
+        }
+        return new Words(new Encoded(concat(ids, suffix), 0, cut), starts);
+    }
+
+    /// Whether a blank before a word is a part of the word's first token in a text, but is not put there if the word is
+    /// encoded alone: in byte-level tokenizers, except those that add the blank themselves.
+    private boolean hasBlanks() {
+        int[] alone = body("a");
+        int[] text = body("a a");
+        return !Arrays.equals(text, concat(alone, alone)) && Arrays.equals(text, concat(alone, body(" a")));
+    }
+
     /// The ids of a pair of texts, arranged by the tokenizer's template for pairs, `[CLS] A [SEP] B [SEP]` for BERT.
     /// Excess ids are cut from the end of the longer text, or from both if neither fits in half of the room: Hugging
     /// Face's `longest_first`.

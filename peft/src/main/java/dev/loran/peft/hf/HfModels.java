@@ -20,6 +20,7 @@ import dev.loran.peft.model.Model;
 import dev.loran.peft.model.Problem;
 import dev.loran.peft.model.TaskType;
 import dev.loran.peft.model.Weights;
+import dev.loran.peft.model.WithPooler;
 import dev.loran.peft.model.decoder.Gemma2Model;
 import dev.loran.peft.model.decoder.Gemma3Model;
 import dev.loran.peft.model.decoder.Gpt2Model;
@@ -289,6 +290,9 @@ public final class HfModels {
         });
         Map<String, Part> parts = new LinkedHashMap<>();
         model.namedParameters().forEach((name, tensor) -> {
+            if (model instanceof WithPooler encoder && encoder.isUnused(name)) {
+                return;
+            }
             Shape s = tensor.shape();
             parts.put(
                     model.classifier() == null ? name : model.belowHead(name),
@@ -341,6 +345,10 @@ public final class HfModels {
             for (int i = 0; i < model.labels().size(); i++) {
                 names.put(String.valueOf(i), model.labels().get(i));
                 ids.put(model.labels().get(i), i);
+            }
+            Problem problem = model.problem();
+            if (problem != null && (problem != Problem.SINGLE_LABEL || json.has(Problem.KEY))) {
+                json.put(Problem.KEY, problem.value());
             }
             json.remove("num_labels");
         } else if (name != null) {

@@ -29,6 +29,7 @@ public abstract class Model extends Transformer {
     private @Nullable Linear classifier;
     private boolean ofTokens;
     private boolean newClassifier;
+    private @Nullable Problem problem;
     private List<String> labels = List.of();
     private @Nullable ObjectNode configAsRead;
     private @Nullable Path folder;
@@ -273,8 +274,13 @@ public abstract class Model extends Transformer {
         if (classifier == null) {
             return null;
         }
-        Problem named = newClassifier ? null : Problem.named(configAsRead);
+        Problem named = problem != null || newClassifier ? problem : Problem.named(configAsRead);
         return named != null ? named : classifier.outFeatures() == 1 ? Problem.REGRESSION : Problem.SINGLE_LABEL;
+    }
+
+    /// Sets what the outputs of the classification head mean, whatever the config says.
+    public final void problem(Problem value) {
+        problem = value;
     }
 
     /// Whether the classes are those of tokens, not of texts.
@@ -313,20 +319,14 @@ public abstract class Model extends Transformer {
     /// @throws dev.loran.peft.io.InputException if the model lacks a layer that the head needs
     /// @throws IllegalStateException if there is a classification head
     public final Linear addClassifier(int classes) {
-        return addClassifier(classes, module -> false);
+        return addClassifier(TaskType.SEQ_CLS, classes, module -> false);
     }
 
-    /// As above, if the caller has values for modules that the model may lack, as an adapter's file does: such modules
-    /// are created with zeros.
-    ///
-    /// @param brought whether there are values for the module of this name
-    public final Linear addClassifier(int classes, Predicate<String> brought) {
-        return addClassifier(TaskType.SEQ_CLS, classes, brought);
-    }
-
-    /// As above, for classes of texts or of tokens.
+    /// As above, for classes of texts or of tokens. Modules that the model may lack are created with zeros if the caller
+    /// has values for them, as an adapter's file does.
     ///
     /// @param kind [TaskType#SEQ_CLS] or [TaskType#TOKEN_CLS]
+    /// @param brought whether there are values for the module of this name
     public final Linear addClassifier(TaskType kind, int classes, Predicate<String> brought) {
         if (classifier != null) {
             throw new IllegalStateException("addClassifier: the model has classes already");
@@ -354,7 +354,7 @@ public abstract class Model extends Transformer {
 
     /// Prepares the layers that precede a new classification head.
     ///
-    /// @param brought as in [#addClassifier(int, Predicate)]
+    /// @param brought as in [#addClassifier(TaskType, int, Predicate)]
     /// @throws dev.loran.peft.io.InputException if one is missing
     protected void beforeClassifier(Predicate<String> brought) {}
 
@@ -374,6 +374,7 @@ public abstract class Model extends Transformer {
             classifier.close();
             classifier = null;
             newClassifier = false;
+            problem = null;
             ofTokens = false;
             labels = List.of();
             afterClassifier();

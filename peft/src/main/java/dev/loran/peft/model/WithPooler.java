@@ -12,6 +12,12 @@ public interface WithPooler {
     /// Whether a new classification head can be added: these layers are there, or a part of what is new.
     boolean takesHead();
 
+    /// Whether a new head for classes of tokens can be added.
+    boolean takesTokenHead();
+
+    /// Whether transformers' class of a model with this head lacks the parameter `name`: a pooler below a head for tokens.
+    boolean isUnused(String name);
+
     /// The classifier's input (B, C) from hidden states (B, P + T, C).
     ///
     /// @param attentionMask I32 (B, T), 0 for padding; null if nothing is padded

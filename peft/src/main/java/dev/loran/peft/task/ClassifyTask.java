@@ -8,24 +8,31 @@ import dev.loran.peft.data.Fields;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Row;
 import dev.loran.peft.data.RowSource;
+import dev.loran.peft.data.Target;
 import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.Problem;
 import dev.loran.peft.model.TaskType;
-import dev.loran.peft.model.WithPooler;
 import dev.loran.peft.task.TextClassifier.Pooling;
+import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.function.UnaryOperator;
+import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
 
-/// `classify`: one label for a text, or for a pair of texts. Rows are [Row.Classify]s; the target of an example is the
-/// id of its class, or [Batch#IGNORE] if the class is unknown.
+/// `classify`: one label for a text, or for a pair of texts; or, where the rows have lists, any number of labels. Rows
+/// are [Row.Classify]s or [Row.Labelled]s. The target of an example is the id of its class, or [Batch#IGNORE] if the
+/// class is unknown; with several labels, the ids of all of them in ascending order.
 public record ClassifyTask() implements Task {
     private static final Metric ACCURACY = new Metric("accuracy", true);
+    private static final Metric MICRO_F1 = new Metric("micro_f1", true);
+
+    /// A label is given if its probability is higher.
+    public static final double THRESHOLD = 0.5;
 
     @Override
     public String name() {
@@ -44,7 +51,16 @@ public record ClassifyTask() implements Task {
 
     @Override
     public Row row(Fields fields) {
-        return new Row.Classify(fields.text("text"), fields.optional("text_pair"), fields.label("label"));
+        String text = fields.text("text");
+        String textPair = fields.optional("text_pair");
+        if (!fields.isList("label")) {
+            return new Row.Classify(text, textPair, fields.label("label"));
+        }
+        List<String> labels = fields.names("label");
+        if (labels.stream().distinct().count() < labels.size()) {
+            throw fields.bad("field \"label\" has a label twice: " + labels);
+        }
+        return new Row.Labelled(text, textPair, labels);
     }
 
     @Override
@@ -62,7 +78,7 @@ public record ClassifyTask() implements Task {
         return new Labelled(tokenizer, options, labels);
     }
 
-    private static Tokenizer.Encoded encode(
+    static Tokenizer.Encoded encode(
             Tokenizer tokenizer, Examples.Options options, String text, @Nullable String textPair) {
         String first = options.textPrefix() + text;
         return textPair == null
@@ -78,6 +94,9 @@ public record ClassifyTask() implements Task {
         /// Classes in order of first appearance; the target of an example is an index here until all classes are known.
         private final Map<String, Integer> places = new LinkedHashMap<>();
 
+        /// Whether rows have lists of labels; null before the first.
+        private @Nullable Boolean lists;
+
         Labelled(Tokenizer tokenizer, Examples.Options options, @Nullable Labels given) {
             this.tokenizer = tokenizer;
             this.options = options;
@@ -86,24 +105,55 @@ public record ClassifyTask() implements Task {
 
         @Override
         public void add(Row row, Sink out) {
-            if (row instanceof Row.Unlabelled) {
-                throw out.bad("a row without a label");
+            switch (row) {
+                case Row.Classify one -> {
+                    requireForm(false, out);
+                    add(one.text(), one.textPair(), one.label(), List.of(one.label()), out);
+                }
+                case Row.Labelled any -> {
+                    requireForm(true, out);
+                    String answer = any.labels().stream().sorted().collect(Collectors.joining("\0"));
+                    add(any.text(), any.textPair(), answer, any.labels(), out);
+                }
+                case Row.Unlabelled none -> throw out.bad("a row without a label");
+                default ->
+                    throw out.bad("a row of another form, " + row.getClass().getSimpleName()
+                            + ", among rows of task classify");
             }
-            if (!(row instanceof Row.Classify(String text, String textPair, String label))) {
-                throw out.bad(
-                        "a row of another form, " + row.getClass().getSimpleName() + ", among rows of task classify");
+        }
+
+        private void add(String text, @Nullable String textPair, String answer, List<String> names, Sink out) {
+            int[] target = new int[names.size()];
+            for (int i = 0; i < target.length; i++) {
+                String name = names.get(i);
+                if (labels != null) {
+                    requireKnown(name, labels, out);
+                }
+                Integer place = places.putIfAbsent(name, places.size());
+                target[i] = place == null ? places.size() - 1 : place;
             }
-            if (labels != null) {
-                requireKnown(label, labels, out);
-            }
-            Integer place = places.putIfAbsent(label, places.size());
             Tokenizer.Encoded encoded = encode(tokenizer, options, text, textPair);
             if (textPair == null) {
-                out.note(text, label, encoded.ids(), tokenizer.aroundText());
+                out.note(text, answer, encoded.ids(), tokenizer.aroundText());
             } else {
-                out.note(text + '\0' + textPair, label, encoded.ids(), tokenizer.aroundPair());
+                out.note(text + '\0' + textPair, answer, encoded.ids(), tokenizer.aroundPair());
             }
-            out.example(Example.of(encoded, place == null ? places.size() - 1 : place));
+            out.example(Example.of(encoded, target));
+        }
+
+        private void requireForm(boolean list, Sink out) {
+            String what = "field \"label\" is " + (list ? "a list" : "one name");
+            if (labels != null && labels.several() != list) {
+                throw out.bad(what
+                        + (list
+                                ? ", but the model gives one class for a text; give one name"
+                                : ", but the model gives any number of labels; write a list: [\"a\"]"));
+            }
+            if (lists != null && lists != list) {
+                throw out.bad(what + ", but " + (lists ? "a list" : "one name")
+                        + " in the rows before; write lists in all rows: [\"a\"]");
+            }
+            lists = list;
         }
 
         private static void requireKnown(String label, Labels given, Sink out) {
@@ -119,14 +169,17 @@ public record ClassifyTask() implements Task {
             Labels all = labels;
             if (all == null) {
                 try {
-                    all = Labels.of(places.keySet());
+                    all = Labels.of(places.keySet(), Boolean.TRUE.equals(lists));
                 } catch (InputException e) {
                     throw new InputException(out.source() + ": field \"label\": " + e.getMessage(), e);
                 }
             }
             labels = all;
             int[] ids = places.keySet().stream().mapToInt(all::id).toArray();
-            return e -> new Example(e.texts(), new int[] {ids[e.target()[0]]}, e.truncated());
+            return e -> new Example(
+                    e.texts(),
+                    Arrays.stream(e.target()).map(place -> ids[place]).sorted().toArray(),
+                    e.truncated());
         }
 
         @Override
@@ -146,6 +199,16 @@ public record ClassifyTask() implements Task {
 
     @Override
     public Targets targets(Examples examples, int[] rows, int length) {
+        Labels classes = examples.labelsOrNull();
+        if (classes != null && classes.several()) {
+            float[] hot = new float[rows.length * classes.size()];
+            for (int b = 0; b < rows.length; b++) {
+                for (int label : examples.target(rows[b])) {
+                    hot[b * classes.size() + label] = 1;
+                }
+            }
+            return new Targets(List.of(new Target.Floats(hot, rows.length, classes.size())), rows.length);
+        }
         int[] labels = new int[rows.length];
         for (int b = 0; b < rows.length; b++) {
             labels[b] = examples.target(rows[b])[0];
@@ -160,62 +223,34 @@ public record ClassifyTask() implements Task {
 
     // ---- the head
 
-    /// The model's own head if it has one; a new one of the family's kind if that pools as the card says; otherwise a
-    /// separate one.
     @Override
     public Head head(Site site) {
-        Model model = site.model();
-        TaskCard card = site.card();
-        Labels labels = Objects.requireNonNull(card.labels());
-        requireOneLabel(model);
-        boolean own;
-        if (site.saved() != null) {
-            own = model.classifier() != null && !Head.isIn(site.saved());
-        } else if (model.classifier() != null && !model.hasNewClassifier()) {
-            own = true;
-        } else {
-            boolean family = card.pooling() == Pooling.of(model) && !card.normalize();
-            own = family && site.addClassifier(labels.size());
-        }
-        return own ? ofModel(model, labels) : TextClassifier.beside(site, labels.size());
+        Labels labels = Objects.requireNonNull(site.card().labels());
+        return TextClassifier.at(site, problem(labels), labels.size());
     }
 
-    /// Refuses a model's own head for something else.
-    private static void requireOneLabel(Model model) {
-        Problem problem = model.problem();
-        if (problem != null && (model.ofTokens() || problem != Problem.SINGLE_LABEL)) {
-            throw new InputException("task classify: the head of " + model.title() + " gives "
-                    + (model.ofTokens()
-                            ? "classes of tokens"
-                            : problem == Problem.REGRESSION ? "a number" : "several labels")
-                    + ", not one class for a text; use a model with another head, or without one");
-        }
-    }
-
-    private static TextClassifier ofModel(Model model, Labels labels) {
-        int classes = model.labels().size();
-        if (classes != labels.size()) {
-            throw new InputException("the model's classifier has " + classes + " classes but the data has "
-                    + labels.size() + " labels: " + labels
-                    + "; use rows of the model's classes, or a model without a head");
-        }
-        model.labels(labels.names());
-        return TextClassifier.of(model);
+    @Override
+    public Problem problem(@Nullable Labels labels) {
+        return labels != null && labels.several() ? Problem.MULTI_LABEL : Problem.SINGLE_LABEL;
     }
 
     @Override
     public @Nullable TaskCard card(Model model) {
-        return model.task() == TaskType.SEQ_CLS ? TaskCard.classify(new Labels(model.labels()), 0) : null;
+        Labels labels = isClassifier(model) ? named(model) : null;
+        return labels == null ? null : TaskCard.classify(labels, 0);
     }
 
     @Override
     public @Nullable Labels labels(Model model) {
-        List<String> names = model.labels();
-        return model.task() != TaskType.SEQ_CLS
-                        || names.isEmpty()
-                        || names.getFirst().equals("LABEL_0")
-                ? null
-                : new Labels(names);
+        return !isClassifier(model) || model.labels().getFirst().equals("LABEL_0") ? null : named(model);
+    }
+
+    private static boolean isClassifier(Model model) {
+        return model.task() == TaskType.SEQ_CLS && model.problem() != Problem.REGRESSION;
+    }
+
+    private static Labels named(Model model) {
+        return new Labels(model.labels(), model.problem() == Problem.MULTI_LABEL);
     }
 
     @Override
@@ -224,13 +259,9 @@ public record ClassifyTask() implements Task {
     }
 
     /// As for the family's own head, if the model has everything for that; or else the mean.
-    @Override
-    public Pooling pooling(Model model) {
-        return model instanceof WithPooler with && !with.takesHead() ? Pooling.MEAN : Pooling.of(model);
-    }
-
     // ---- metrics
 
+    /// The metric of one class a text; with several labels, an [Evaluation]'s is `micro_f1`.
     @Override
     public Metric headline() {
         return ACCURACY;
@@ -238,34 +269,37 @@ public record ClassifyTask() implements Task {
 
     @Override
     public Meter meter(Examples rows) {
-        return new Confusion(rows.labels().size());
+        Labels labels = rows.labels();
+        return labels.several() ? new Several(labels.names()) : new Single(labels.names());
     }
 
     /// `accuracy`: the share of the rows that are classified correctly. `macro_f1`: the mean, over the classes that
     /// appear in the rows or in the answers, of the harmonic mean of precision and recall.
-    private static final class Confusion implements Meter {
-        private final int classes;
-        private final int[] right;
-        private final int[] answered;
-        private final int[] there;
+    private static final class Single implements Meter {
+        private final List<String> names;
+        private final ClassCounts counts;
+        /// How many rows of each class have each answer.
+        private final int[][] confusion;
+
         private double loss;
         private int rows;
 
-        Confusion(int classes) {
-            this.classes = classes;
-            right = new int[classes];
-            answered = new int[classes];
-            there = new int[classes];
+        Single(List<String> names) {
+            this.names = names;
+            counts = new ClassCounts(names);
+            confusion = new int[names.size()][names.size()];
         }
 
         @Override
         public void add(Batch batch, double[] logits) {
+            int classes = names.size();
             for (int row = 0; row < batch.batchSize(); row++) {
                 int label = batch.labels()[row];
                 int answer = largest(logits, row * classes, classes);
-                there[label]++;
-                answered[answer]++;
-                right[label] += answer == label ? 1 : 0;
+                for (int c = 0; c < classes; c++) {
+                    counts.add(c, c == label, c == answer);
+                }
+                confusion[label][answer]++;
                 loss += crossEntropy(logits, row * classes, classes, label);
             }
             rows += batch.batchSize();
@@ -273,21 +307,76 @@ public record ClassifyTask() implements Task {
 
         @Override
         public Evaluation evaluation() {
+            Map<String, List<Number>> table = new LinkedHashMap<>();
             int correct = 0;
-            double f1 = 0;
-            int appearing = 0;
-            for (int c = 0; c < classes; c++) {
-                correct += right[c];
-                if (there[c] + answered[c] > 0) {
-                    f1 += 2.0 * right[c] / (there[c] + answered[c]);
-                    appearing++;
-                }
+            for (int c = 0; c < names.size(); c++) {
+                correct += confusion[c][c];
+                table.put(
+                        names.get(c),
+                        Arrays.stream(confusion[c]).<Number>mapToObj(n -> n).toList());
             }
             Map<String, Double> metrics = new LinkedHashMap<>();
             metrics.put(ACCURACY.name(), (double) correct / rows);
-            metrics.put("macro_f1", f1 / appearing);
-            return new Evaluation(rows, loss / rows, metrics, ACCURACY);
+            metrics.put("macro_f1", counts.macroF1());
+            return new Evaluation(
+                    rows,
+                    loss / rows,
+                    metrics,
+                    ACCURACY,
+                    List.of(counts.table("classes", "rows"), new Evaluation.Table("confusion", names, table)));
         }
+    }
+
+    /// `micro_f1`: the harmonic mean of precision and recall over all labels of all rows. It is the headline, since
+    /// every decision counts the same: the macro mean jumps with the few rows of a rare label. `macro_f1`: the mean of
+    /// the labels' own, over those that appear in the rows or in the answers. `accuracy`: the share of the rows whose
+    /// labels are all right, as in scikit-learn (exact match).
+    private static final class Several implements Meter {
+        private final ClassCounts counts;
+        private final int labels;
+        private double loss;
+        private int exact;
+        private int rows;
+
+        Several(List<String> names) {
+            counts = new ClassCounts(names);
+            labels = names.size();
+        }
+
+        @Override
+        public void add(Batch batch, double[] logits) {
+            float[] there = ((Target.Floats) batch.targets().getFirst()).values();
+            for (int row = 0; row < batch.batchSize(); row++) {
+                boolean same = true;
+                double sum = 0;
+                for (int c = 0; c < labels; c++) {
+                    double x = logits[row * labels + c];
+                    boolean is = there[row * labels + c] > 0;
+                    boolean answered = probability(x) > THRESHOLD;
+                    counts.add(c, is, answered);
+                    same &= is == answered;
+                    // softplus(x) − x · y, without overflow
+                    sum += Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x))) - (is ? x : 0);
+                }
+                exact += same ? 1 : 0;
+                loss += sum / labels;
+            }
+            rows += batch.batchSize();
+        }
+
+        @Override
+        public Evaluation evaluation() {
+            Map<String, Double> metrics = new LinkedHashMap<>();
+            metrics.put(MICRO_F1.name(), counts.microF1());
+            metrics.put("macro_f1", counts.macroF1());
+            metrics.put(ACCURACY.name(), (double) exact / rows);
+            return new Evaluation(rows, loss / rows, metrics, MICRO_F1, List.of(counts.table("classes", "rows")));
+        }
+    }
+
+    /// The probability of one of several labels, from its logit: σ(x).
+    public static double probability(double logit) {
+        return 1 / (1 + Math.exp(-logit));
     }
 
     private static int largest(double[] values, int from, int n) {

@@ -7,6 +7,7 @@ import dev.loran.peft.data.DataLoader;
 import dev.loran.peft.data.Examples;
 import java.util.Collections;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.function.BooleanSupplier;
@@ -18,12 +19,30 @@ import org.jspecify.annotations.Nullable;
 /// @param loss mean over the rows, or over the predicted tokens for a language model
 /// @param metrics by name, in display order
 /// @param headline the most important of them
-public record Evaluation(int rows, double loss, Map<String, Double> metrics, Metric headline) {
+/// @param tables details, such as the metrics of each class
+public record Evaluation(int rows, double loss, Map<String, Double> metrics, Metric headline, List<Table> tables) {
     public Evaluation {
+        tables = List.copyOf(tables);
         metrics = Collections.unmodifiableMap(new LinkedHashMap<>(metrics));
         if (!metrics.containsKey(headline.name())) {
             throw new IllegalArgumentException(
                     "evaluation: no metric " + headline.name() + " among " + metrics.keySet());
+        }
+    }
+
+    /// An evaluation without details.
+    public Evaluation(int rows, double loss, Map<String, Double> metrics, Metric headline) {
+        this(rows, loss, metrics, headline, List.of());
+    }
+
+    /// Numbers in rows and columns.
+    ///
+    /// @param name as in files: `confusion`
+    /// @param rows by name, in display order; a number for each column
+    public record Table(String name, List<String> columns, Map<String, List<Number>> rows) {
+        public Table {
+            columns = List.copyOf(columns);
+            rows = Collections.unmodifiableMap(new LinkedHashMap<>(rows));
         }
     }
 

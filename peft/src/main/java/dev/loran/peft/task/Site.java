@@ -2,6 +2,7 @@ package dev.loran.peft.task;
 
 import dev.loran.engine.nn.Linear;
 import dev.loran.peft.model.Model;
+import dev.loran.peft.model.TaskType;
 import dev.loran.peft.model.Weights;
 import dev.loran.peft.tuner.PeftModel;
 import java.nio.file.Path;
@@ -67,10 +68,11 @@ public final class Site {
     /// Gives the model a new classification head of its family, which is then trained and saved as a part of the model
     /// or of the adapter.
     ///
+    /// @param kind [TaskType#SEQ_CLS] or [TaskType#TOKEN_CLS]
     /// @return whether it was added: false if nothing of the model trains
-    public boolean addClassifier(int classes) {
+    public boolean addClassifier(TaskType kind, int classes) {
         if (peft == null) {
-            model.addClassifier(classes);
+            model.addClassifier(kind, classes, module -> false);
             List<Linear> layers = List.copyOf(model.headLayers().values());
             model.makeWritable();
             layers.forEach(layer -> Weights.drawHead(layer.weight(), random));
@@ -79,7 +81,7 @@ public final class Site {
         if (peft.activeAdapter() == null) {
             return false;
         }
-        peft.addClassifier(classes, random);
+        peft.addClassifier(kind, classes, random);
         return true;
     }
 }

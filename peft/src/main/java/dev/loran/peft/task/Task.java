@@ -8,6 +8,8 @@ import dev.loran.peft.data.RowForm;
 import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Model;
+import dev.loran.peft.model.Problem;
+import dev.loran.peft.model.WithPooler;
 import dev.loran.peft.task.TextClassifier.Pooling;
 import java.lang.reflect.InvocationTargetException;
 import java.nio.file.Path;
@@ -73,6 +75,11 @@ public interface Task extends RowForm {
         return null;
     }
 
+    /// What the outputs of the model's own head mean; null if the task needs none.
+    default @Nullable Problem problem(@Nullable Labels labels) {
+        return null;
+    }
+
     /// Whether a text is pooled into one vector, so that the [TextClassifier.Pooling] matters.
     default boolean pools() {
         return false;
@@ -80,7 +87,7 @@ public interface Task extends RowForm {
 
     /// The pooling if neither the user nor the model's files name one.
     default Pooling pooling(Model model) {
-        return Pooling.of(model);
+        return model instanceof WithPooler with && !with.takesHead() ? Pooling.MEAN : Pooling.of(model);
     }
 
     /// Writes what other programs need to use a model for this task into the model's folder, next to its files.
@@ -112,14 +119,28 @@ public interface Task extends RowForm {
     // ---- by name
 
     /// The names of the tasks that come with Loran, for messages.
-    String SHIPPED = "classify, embed, generate or lm";
+    String SHIPPED = "classify, regress, tag, embed, generate or lm";
+
+    /// The task of a model's own classification head.
+    static Task of(Model model) {
+        if (model.ofTokens()) {
+            return new TagTask();
+        }
+        return model.problem() == Problem.REGRESSION ? new RegressTask() : new ClassifyTask();
+    }
 
     /// The task for the option `--task`: one that comes with Loran, or a new instance of a class of your own, given by
     /// its name.
     ///
     /// @throws InputException for any other name, and for a class that cannot be used, with the reason
     static Task named(String name) {
-        for (Task task : List.of(new ClassifyTask(), new EmbedTask(), new GenerateTask(), new LmTask())) {
+        for (Task task : List.of(
+                new ClassifyTask(),
+                new RegressTask(),
+                new TagTask(),
+                new EmbedTask(),
+                new GenerateTask(),
+                new LmTask())) {
             if (task.name().equals(name)) {
                 return task;
             }

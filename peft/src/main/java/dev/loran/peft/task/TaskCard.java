@@ -6,6 +6,8 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.JsonFile;
+import dev.loran.peft.model.Model;
+import dev.loran.peft.model.Problem;
 import dev.loran.peft.task.TextClassifier.Pooling;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -97,6 +99,18 @@ public record TaskCard(
         }
     }
 
+    /// Records in a model what its own head gives: the names of the classes, and their [Problem].
+    public void describe(Model model) {
+        Problem problem = task.problem(labels);
+        if (model.classifier() == null || problem == null) {
+            return;
+        }
+        if (labels != null && model.labels().size() == labels.size()) {
+            model.labels(labels.names());
+        }
+        model.problem(problem);
+    }
+
     // ---- the file
 
     /// Whether `folder` holds a card.
@@ -118,10 +132,11 @@ public record TaskCard(
         JsonNode base = json.path("base");
         List<String> names = new ArrayList<>();
         json.path("labels").forEach(label -> names.add(label.asText()));
+        boolean several = json.path(Problem.KEY).asText().equals(Problem.MULTI_LABEL.value());
         try {
             return new TaskCard(
                     Task.named(json.path("task").asText()),
-                    names.isEmpty() ? null : new Labels(names),
+                    names.isEmpty() ? null : new Labels(names, several),
                     Pooling.named(json.path("pooling").asText()),
                     json.path("normalize").asBoolean(),
                     json.path("text_prefix").asText(""),
@@ -148,6 +163,9 @@ public record TaskCard(
         ObjectNode json = JsonNodeFactory.instance.objectNode().put("task", task.name());
         if (labels != null) {
             labels.names().forEach(json.putArray("labels")::add);
+            if (labels.several()) {
+                json.put(Problem.KEY, Problem.MULTI_LABEL.value());
+            }
         }
         json.put("pooling", pooling.toString());
         if (normalize) {

@@ -10,8 +10,12 @@ import dev.loran.engine.io.SafeTensors;
 import dev.loran.engine.io.SafeTensorsException;
 import dev.loran.engine.nn.Linear;
 import dev.loran.peft.data.Batch;
+import dev.loran.peft.data.Labels;
 import dev.loran.peft.io.InputException;
+import dev.loran.peft.model.Losses;
 import dev.loran.peft.model.Model;
+import dev.loran.peft.model.Problem;
+import dev.loran.peft.model.TaskType;
 import dev.loran.peft.model.WithPooler;
 import java.nio.file.Path;
 import java.util.Arrays;
@@ -19,6 +23,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 
 /// A head over the pooled hidden states of a model: logits = pool(hidden)·weightᵀ + bias. The head is the model's own
@@ -26,6 +31,7 @@ import org.jspecify.annotations.Nullable;
 public final class TextClassifier extends Head {
     private final Model model;
     private final TextPooling pooling;
+    private final Problem problem;
     /// Null for the model's own head.
     private final @Nullable Linear head;
 
@@ -72,39 +78,106 @@ public final class TextClassifier extends Head {
         }
     }
 
-    private TextClassifier(Model model, Pooling pooling, boolean normalize, @Nullable Linear head) {
+    private TextClassifier(Model model, Pooling pooling, boolean normalize, Problem problem, @Nullable Linear head) {
         super(head);
         this.model = model;
         this.pooling = new TextPooling(model, pooling, normalize, head == null);
+        this.problem = problem;
         this.head = head;
     }
 
-    /// A classifier with a separate head, new or saved, as `site`'s card says.
+    /// The model's own head if it has one; a new one of the family's kind if that pools as the card says; otherwise a
+    /// separate one.
     ///
-    /// @throws InputException if the model cannot be pooled that way, or the saved head does not fit
-    static Head beside(Site site, int labels) {
+    /// @param problem what the outputs mean
+    /// @param outputs how many there are
+    /// @throws InputException if the model has a head for something else, or cannot be pooled that way, or if the saved
+    ///     head does not fit
+    static Head at(Site site, Problem problem, int outputs) {
+        Model model = site.model();
+        TaskCard card = site.card();
+        requireProblem(model, card.task(), problem);
+        boolean own;
+        if (site.saved() != null) {
+            own = model.classifier() != null && !Head.isIn(site.saved());
+        } else if (model.classifier() != null && !model.hasNewClassifier()) {
+            own = true;
+        } else {
+            boolean family = card.pooling() == Pooling.of(model) && !card.normalize();
+            own = family && site.addClassifier(TaskType.SEQ_CLS, outputs);
+        }
+        if (!own) {
+            return beside(site, problem, outputs);
+        }
+        requireOutputs(model, card, outputs);
+        model.problem(problem);
+        return of(model);
+    }
+
+    private static void requireProblem(Model model, Task task, Problem needed) {
+        Problem given = model.hasNewClassifier() ? needed : model.problem();
+        if (given != null && (model.ofTokens() || given != needed)) {
+            throw new InputException("task " + task.name() + ": the head of " + model.title() + " gives "
+                    + (model.ofTokens() ? "classes of tokens" : inWords(given)) + ", not " + inWords(needed)
+                    + " for a text; use a model with another head, or without one");
+        }
+    }
+
+    private static String inWords(Problem problem) {
+        return switch (problem) {
+            case SINGLE_LABEL -> "one class";
+            case MULTI_LABEL -> "several labels";
+            case REGRESSION -> "a number";
+        };
+    }
+
+    /// Gives the model's own head the card's classes.
+    static void requireOutputs(Model model, TaskCard card, int outputs) {
+        int classes = model.labels().size();
+        Labels labels = card.labels();
+        if (classes != outputs) {
+            throw new InputException("the model's classifier has " + classes
+                    + (labels == null
+                            ? " outputs but task " + card.task().name() + " has " + outputs + "; use another model"
+                            : " classes but the data has " + outputs + " labels: " + labels
+                                    + "; use rows of the model's classes, or a model without a head"));
+        }
+        if (labels != null) {
+            model.labels(labels.names());
+        }
+    }
+
+    private static Head beside(Site site, Problem problem, int outputs) {
         Model model = site.model();
         TaskCard card = site.card();
         int width = model.facts().hiddenSize();
-        Linear head = newLinear(model.backend(), model.dtype().accumulator(), width, labels, site.random());
-        return new TextClassifier(model, card.pooling(), card.normalize(), head).from(site);
+        Linear head = newLinear(model.backend(), model.dtype().accumulator(), width, outputs, site.random());
+        return new TextClassifier(model, card.pooling(), card.normalize(), problem, head).from(site);
     }
 
     /// A classifier with the model's own head.
     public static TextClassifier of(Model model) {
-        return new TextClassifier(model, Pooling.of(model), false, null);
+        Problem problem = Objects.requireNonNull(model.problem(), "a model with a head");
+        return new TextClassifier(model, Pooling.of(model), false, problem, null);
     }
 
-    /// The scores of the classes, (B, labels).
+    /// The scores of the classes, (B, labels); for regression the numbers, (B, 1).
     @Override
     public Tensor logits(Feed batch) {
         return logits(pooled(batch));
     }
 
-    /// Cross-entropy of the labels, the batch's target (B).
+    /// Cross-entropy of the classes, the batch's target (B); for several labels binary cross-entropy, with the target
+    /// (B, labels), 1 for each label that applies; for regression the mean squared error, with the target (B).
     @Override
     public Tensor loss(Feed batch) {
-        return Functional.crossEntropy(logits(batch), batch.target(0), Batch.IGNORE);
+        Tensor outputs = logits(batch);
+        Tensor target = batch.target(0);
+        return switch (problem) {
+            case SINGLE_LABEL -> Functional.crossEntropy(outputs, target, Batch.IGNORE);
+            case MULTI_LABEL -> Losses.binaryCrossEntropy(outputs, target);
+            case REGRESSION -> Losses.squaredError(outputs, target);
+        };
     }
 
     /// The scores of the classes, (B, labels), from [#pooled].

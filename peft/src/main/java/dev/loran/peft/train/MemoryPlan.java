@@ -6,7 +6,6 @@ import dev.loran.engine.Tensor;
 import dev.loran.engine.backend.Backend;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.Examples;
-import dev.loran.peft.data.RowForm;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.tuner.PeftConfig;
@@ -52,8 +51,8 @@ public record MemoryPlan(long weights, long activations, long training, long tot
         }
 
         /// A batch of rows that all contribute to the loss, filled with one repeated token.
-        Batch batch(RowForm form) {
-            Batch all = Batch.dummy(form, rows, length, typed);
+        Batch batch(TaskCard card) {
+            Batch all = Batch.dummy(card.task(), card.labels(), rows, length, typed);
             return padded ? all.masked() : all;
         }
     }
@@ -96,7 +95,7 @@ public record MemoryPlan(long weights, long activations, long training, long tot
     private static MemoryPlan of(
             TaskModel learner, TrainerConfig config, int steps, Largest largest, @Nullable Largest heldOut) {
         Backend backend = learner.backend();
-        Batch batch = largest.batch(learner.task());
+        Batch batch = largest.batch(learner.card());
         try (learner) {
             long gradients = 0;
             for (Tensor p : learner.parameters().values()) {
@@ -125,7 +124,7 @@ public record MemoryPlan(long weights, long activations, long training, long tot
                     unrecorded(learner, batch);
                 }
                 if (heldOut != null) {
-                    evaluate(learner, heldOut.batch(learner.task()));
+                    evaluate(learner, heldOut.batch(learner.card()));
                 }
                 return new MemoryPlan(weights, activations, training, Math.max(load, backend.peakBytes()));
             }

@@ -51,13 +51,17 @@ public final class Predictor {
 
     /// @param textPair the second text of a pair; null for a single text
     /// @param label the most probable class
+    /// @param labels where a text may have several: those with a probability over [ClassifyTask#THRESHOLD]; otherwise
+    ///     `label`
     /// @param probability the probability of `label`
-    /// @param probabilities of all classes, in the order of the label ids; they sum to 1
+    /// @param probabilities of all classes, in the order of the label ids; they sum to 1 if a text has one of
+    ///     them
     /// @param embedding the pooled vector that is the head's input, (C)
     public record Answer(
             String text,
             @Nullable String textPair,
             String label,
+            List<String> labels,
             double probability,
             double[] probabilities,
             float[] embedding) {}
@@ -144,7 +148,10 @@ public final class Predictor {
         int classes = labels.size();
         int width = vectors.length / batch.batchSize();
         for (int i = 0; i < batch.batchSize(); i++) {
-            double[] probabilities = softmax(Arrays.copyOfRange(logits, i * classes, (i + 1) * classes));
+            double[] own = Arrays.copyOfRange(logits, i * classes, (i + 1) * classes);
+            double[] probabilities = labels.several()
+                    ? Arrays.stream(own).map(ClassifyTask::probability).toArray()
+                    : softmax(own);
             int best = 0;
             for (int c = 1; c < classes; c++) {
                 best = probabilities[c] > probabilities[best] ? c : best;
@@ -154,10 +161,23 @@ public final class Predictor {
                     waiting.get(row).text(),
                     waiting.get(row).textPair(),
                     labels.names().get(best),
+                    labels.several()
+                            ? over(probabilities)
+                            : List.of(labels.names().get(best)),
                     probabilities[best],
                     probabilities,
                     Arrays.copyOfRange(vectors, i * width, (i + 1) * width));
         }
+    }
+
+    private List<String> over(double[] probabilities) {
+        List<String> over = new ArrayList<>();
+        for (int c = 0; c < probabilities.length; c++) {
+            if (probabilities[c] > ClassifyTask.THRESHOLD) {
+                over.add(labels.names().get(c));
+            }
+        }
+        return over;
     }
 
     private static double[] softmax(double[] logits) {

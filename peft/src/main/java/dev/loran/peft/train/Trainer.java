@@ -313,7 +313,8 @@ public final class Trainer implements AutoCloseable {
         Examples examples = loader.examples();
         int rows = Math.min(config.batchSize(), examples.size());
         try (Scope scope = Scope.open()) {
-            learner.loss(Batch.dummy(learner.task(), rows, loader.longest(), examples.hasTokenTypes()))
+            learner.loss(Batch.dummy(
+                            learner.task(), examples.labelsOrNull(), rows, loader.longest(), examples.hasTokenTypes()))
                     .backward();
         }
         stepper.zeroGrad();

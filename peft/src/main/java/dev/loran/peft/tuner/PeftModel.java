@@ -162,11 +162,18 @@ public final class PeftModel extends Adapters {
     /// @throws InputException if the model cannot have a head
     /// @throws IllegalStateException if no adapter is active, or the model has its own classification head
     public void addClassifier(int classes, RandomGenerator random) {
+        addClassifier(TaskType.SEQ_CLS, classes, random);
+    }
+
+    /// As above, for classes of texts or of tokens.
+    ///
+    /// @param kind [TaskType#SEQ_CLS] or [TaskType#TOKEN_CLS]
+    public void addClassifier(TaskType kind, int classes, RandomGenerator random) {
         try (Guard.Use use = model().changing("addClassifier")) {
             requireUnmerged("addClassifier");
             Tuner tuner = active();
             if (!model().hasNewClassifier()) {
-                model().addClassifier(classes);
+                model().addClassifier(kind, classes, module -> false);
                 ownsHead = true;
             }
             if (!tuner.hasNewClassifier()) {

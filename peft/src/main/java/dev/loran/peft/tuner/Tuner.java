@@ -9,7 +9,6 @@ import dev.loran.engine.nn.Adapter;
 import dev.loran.engine.nn.Layer;
 import dev.loran.engine.optim.Optimizer;
 import dev.loran.peft.io.InputException;
-import dev.loran.peft.model.TaskType;
 import java.util.ArrayList;
 import java.util.HashSet;
 import java.util.LinkedHashMap;
@@ -235,7 +234,7 @@ public class Tuner implements AutoCloseable {
     /// Adds the task and the module names to a configuration if a classification head was added after this adapter.
     final ObjectNode withHead(ObjectNode json) {
         if (headCameLater) {
-            json.put("task_type", TaskType.SEQ_CLS.name());
+            json.put("task_type", to.model().task().name());
             Set<String> names = new LinkedHashSet<>(Heads.CLASSIFIERS);
             json.path("modules_to_save").forEach(name -> names.add(name.asText()));
             ConfigJson.put(json, "modules_to_save", List.copyOf(names));

@@ -89,7 +89,8 @@ class MainTest extends CommandLineTest {
         Result evaluated = eval("--model", encoder, "--adapter", run, "--task", "classify", "--data", held);
         assertThat(evaluated.code()).as(evaluated.err()).isZero();
         assertThat(names(evaluated.json()))
-                .containsExactly("rows", "loss", "accuracy", "macro_f1", "truncated", "notices");
+                .containsExactly(
+                        "rows", "loss", "accuracy", "macro_f1", "truncated", "notices", "classes", "confusion");
         assertThat(evaluated.json().get("rows").intValue()).isEqualTo(20);
         assertThat(evaluated.json().get("accuracy")).isEqualTo(json.get("eval_accuracy"));
         assertThat(evaluated.json().get("macro_f1").doubleValue()).isGreaterThan(0.8);

@@ -248,7 +248,7 @@ class CudaTrainerTest {
         LlamaModel.Config sizes = LlamaModel.Config.of(64, 64, 192, 4, 4, 2, 64);
         LoraConfig lora =
                 LoraConfig.defaults().withRank(4, 8).withDropout(0.1).withTargets(Targets.of("q_proj", "v_proj"));
-        Batch batch = new MemoryPlan.Largest(4, 64, false).batch(new LmTask());
+        Batch batch = new MemoryPlan.Largest(4, 64, false).batch(TaskCard.of(new LmTask(), 64));
         long live = cuda.liveBytes();
         long most;
         try (Model base = LlamaModel.random(sizes, cuda, cuda.storage(), 7);

@@ -121,6 +121,11 @@ public final class Output {
 
     /// Prints the result: one value per line, and with `json` the whole result as the last line.
     public void result(ObjectNode values, boolean json) {
+        result(values, values.objectNode(), json);
+    }
+
+    /// As above, with values that only the line of JSON contains.
+    public void result(ObjectNode values, ObjectNode more, boolean json) {
         int width = values.properties().stream()
                 .mapToInt(e -> e.getKey().length())
                 .max()
@@ -130,7 +135,7 @@ public final class Output {
             out.println(name + " ".repeat(width - name.length() + 2) + shown(e.getValue()));
         }
         if (json) {
-            out.println(values);
+            out.println(values.deepCopy().setAll(more));
         }
         out.flush();
     }

@@ -255,6 +255,16 @@ abstract class Encoder extends Model implements WithPooler {
     }
 
     @Override
+    public final boolean takesTokenHead() {
+        return !plan.form.ofTokens || takesHead();
+    }
+
+    @Override
+    public final boolean isUnused(String name) {
+        return dense != null && ofTokens() && !plan.form.ofTokens && name.startsWith(denseName() + ".");
+    }
+
+    @Override
     public final Tensor pooled(Tensor hidden, @Nullable Tensor attentionMask) {
         return headInput(select(hidden, attentionMask));
     }
