@@ -115,7 +115,7 @@ public record ClassifyTask() implements Task {
                     String answer = any.labels().stream().sorted().collect(Collectors.joining("\0"));
                     add(any.text(), any.textPair(), answer, any.labels(), out);
                 }
-                case Row.Unlabelled none -> throw out.bad("a row without a label");
+                case Row.Unlabelled _ -> throw out.bad("a row without a label");
                 default ->
                     throw out.bad("a row of another form, " + row.getClass().getSimpleName()
                             + ", among rows of task classify");

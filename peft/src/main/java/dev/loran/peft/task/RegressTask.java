@@ -195,7 +195,8 @@ public record RegressTask() implements Predicts {
                 .mapToInt(i -> i)
                 .toArray();
         double[] ranks = new double[x.length];
-        for (int from = 0, to; from < order.length; from = to) {
+        int to;
+        for (int from = 0; from < order.length; from = to) {
             to = from + 1;
             while (to < order.length && x[order[to]] == x[order[from]]) {
                 to++;

@@ -114,6 +114,9 @@ public record TagTask() implements Predicts {
                 int place = place(tags.get(w), out);
                 if (words.starts()[w] >= 0) {
                     target[words.starts()[w]] = place;
+                } else if (!words.encoded().truncated()) {
+                    throw out.bad("field \"tokens\": word %d, \"%s\", is nothing to the tokenizer; leave it out"
+                            .formatted(w + 1, tokens.get(w)));
                 }
             }
             out.note(String.join(" ", tokens), String.join(" ", tags), ids, tokenizer.aroundText());
@@ -370,9 +373,14 @@ public record TagTask() implements Predicts {
 
         @Override
         public Row row(Fields fields) {
-            return fields.has("tokens") || !fields.has("text")
-                    ? new Words(null, TagTask.words(fields), new int[0], new int[0])
-                    : Words.of(fields.text("text"));
+            if (fields.has("tokens") || !fields.has("text")) {
+                return new Words(null, TagTask.words(fields), new int[0], new int[0]);
+            }
+            Words words = Words.of(fields.text("text"));
+            if (words.tokens().isEmpty()) {
+                throw fields.bad("field \"text\" has no words");
+            }
+            return words;
         }
 
         @Override

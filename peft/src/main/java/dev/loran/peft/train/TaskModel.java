@@ -36,11 +36,13 @@ import org.jspecify.annotations.Nullable;
 /// | model | task | head |
 /// |---|---|---|
 /// | causal | lm, generate | the model's own |
-/// | with classes of its own | classify | the model's own |
-/// | without, pooled as the family's own head would be (`Pooling.of`) | classify | the family's own, new |
-/// | without, pooled otherwise | classify | a separate linear layer: [Head#FILE] |
+/// | with outputs of its own | classify, regress, tag | the model's own |
+/// | without, pooled as the family's own head would be (`Pooling.of`) | classify, regress | the family's own, new |
+/// | without, pooled otherwise | classify, regress | a separate linear layer: [Head#FILE] |
+/// | encoder without | tag | the family's own, new |
+/// | causal | tag | a separate linear layer |
 ///
-/// A new head of the family's own kind is saved as peft does it, with the task type SEQ_CLS. A model's own
+/// A new head of the family's own kind is saved as peft does it, with the task type SEQ_CLS or TOKEN_CLS. A model's own
 /// classification head is trained only by an adapter of that task type, other heads always. This class owns a separate
 /// head; the model and the adapter must be closed by their creators.
 ///

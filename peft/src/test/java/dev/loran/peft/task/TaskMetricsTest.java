@@ -16,10 +16,12 @@ import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.io.InputException;
 import java.io.ByteArrayInputStream;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
 
 /// The rows and the metrics of tasks, on cases that were worked out by hand.
 class TaskMetricsTest {
@@ -222,6 +224,16 @@ class TaskMetricsTest {
             assertThat(words.encoded().truncated()).isTrue();
             assertThat(words.encoded().ids()).hasSize(tokenizer.aroundText() + 2);
             assertThat(words.starts()).containsExactly(1, 2, -1);
+        }
+    }
+
+    /// Byte-level tokens begin with the blank before them; a word alone has none.
+    @Test
+    void wordsAreEncodedAsInAText(@TempDir Path folder) {
+        try (Tokenizer bytes = TinyTokenizers.bytes(folder)) {
+            Tokenizer.Words words = bytes.encodeWords(List.of("ab", "c", "de"), 20);
+            assertThat(words.encoded().ids()).isEqualTo(bytes.body("ab c de"));
+            assertThat(words.starts()).containsExactly(0, 2, 4);
         }
     }
 
