@@ -47,12 +47,12 @@ import picocli.CommandLine.Option;
 @Command(
         name = "predict",
         description = {
-            "Says the classes of texts that nobody has labelled, their score or the tags of their words, by a model that "
-                    + "was trained for that; answers prompts, by one that was trained to generate; or writes "
-                    + "vectors, by one that was trained to embed.",
-            "Writes a JSON object a text, in the order of the texts, with the likeliest class (or a list of labels) and "
-                    + "the probability of each, with the answer, or with the vector. Files of any length: what is in "
-                    + "memory is 50 batches."
+            "Says the classes of texts that nobody has labelled, their score or the tags of their words, by a "
+                    + "model that was trained for that; answers prompts, by one that was trained to generate; or "
+                    + "writes vectors, by one that was trained to embed.",
+            "Writes a JSON object a text, in the order of the texts, with the likeliest class (or a list of "
+                    + "labels) and the probability of each, with the answer, or with the vector. Files of any "
+                    + "length: what is in memory is 50 batches."
         },
         sortOptions = false,
         footer = {

@@ -322,8 +322,8 @@ public abstract class Model extends Transformer {
         return addClassifier(TaskType.SEQ_CLS, classes, module -> false);
     }
 
-    /// As above, for classes of texts or of tokens. Modules that the model may lack are created with zeros if the caller
-    /// has values for them, as an adapter's file does.
+    /// As above, for classes of texts or of tokens. Modules that the model may lack are created with zeros if the
+    /// caller has values for them, as an adapter's file does.
     ///
     /// @param kind [TaskType#SEQ_CLS] or [TaskType#TOKEN_CLS]
     /// @param brought whether there are values for the module of this name

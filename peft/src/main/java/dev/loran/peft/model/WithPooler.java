@@ -15,7 +15,8 @@ public interface WithPooler {
     /// Whether a new head for classes of tokens can be added.
     boolean takesTokenHead();
 
-    /// Whether transformers' class of a model with this head lacks the parameter `name`: a pooler below a head for tokens.
+    /// Whether transformers' class of a model with this head lacks the parameter `name`: a pooler below a head for
+    /// tokens.
     boolean isUnused(String name);
 
     /// The classifier's input (B, C) from hidden states (B, P + T, C).

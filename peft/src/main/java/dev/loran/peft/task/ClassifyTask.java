@@ -14,7 +14,6 @@ import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.Problem;
 import dev.loran.peft.model.TaskType;
-import dev.loran.peft.task.TextClassifier.Pooling;
 import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -258,7 +257,6 @@ public record ClassifyTask() implements Task {
         return true;
     }
 
-    /// As for the family's own head, if the model has everything for that; or else the mean.
     // ---- metrics
 
     /// The metric of one class a text; with several labels, an [Evaluation]'s is `micro_f1`.

@@ -5,8 +5,8 @@ import java.util.List;
 import java.util.Set;
 
 /// The entities that the tags of a text's words mark: `B-TYPE` begins one, `I-TYPE` goes on with it, `O` is none; also
-/// `E-TYPE`, which ends one, and `S-TYPE`, which is one. Tags that contradict each other are read as seqeval does in its
-/// default mode, and conlleval before it: an `I-` or `E-` that follows nothing of its type begins an entity.
+/// `E-TYPE`, which ends one, and `S-TYPE`, which is one. Tags that contradict each other are read as seqeval does in
+/// its default mode, and conlleval before it: an `I-` or `E-` that follows nothing of its type begins an entity.
 ///
 /// Where none of a model's tags has such a form, as for parts of speech, each word with a tag but `O` is an entity.
 final class Entities {

@@ -130,8 +130,8 @@ public record RegressTask() implements Predicts {
     }
 
     /// `pearson`: the correlation of answers and numbers, which unlike the error does not depend on their scale;
-    /// `spearman`: that of their ranks, equal values having the mean of theirs; both 0 if all answers or all numbers are
-    /// equal. `rmse`: the root of the mean squared error.
+    /// `spearman`: that of their ranks, equal values having the mean of theirs; both 0 if all answers or all numbers
+    /// are equal. `rmse`: the root of the mean squared error.
     @Override
     public Meter meter(Examples rows) {
         return new Correlation(rows.size());

@@ -321,8 +321,8 @@ public record TagTask() implements Predicts {
         return best;
     }
 
-    /// Texts whose words are to be tagged. The target of an example is, for each word, the index of its first id, or −1 if
-    /// the word was cut.
+    /// Texts whose words are to be tagged. The target of an example is, for each word, the index of its first id, or −1
+    /// if the word was cut.
     private record Untagged() implements RowForm {
         /// @param text null if only the words were given
         /// @param from where each word begins in the text

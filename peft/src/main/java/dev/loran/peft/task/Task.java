@@ -85,7 +85,8 @@ public interface Task extends RowForm {
         return false;
     }
 
-    /// The pooling if neither the user nor the model's files name one.
+    /// The pooling if neither the user nor the model's files name one: as for the family's own head, if the model has
+    /// everything for that; or else the mean.
     default Pooling pooling(Model model) {
         return model instanceof WithPooler with && !with.takesHead() ? Pooling.MEAN : Pooling.of(model);
     }
