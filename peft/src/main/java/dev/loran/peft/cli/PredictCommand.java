@@ -38,6 +38,7 @@ import java.util.Objects;
 import java.util.concurrent.Callable;
 import java.util.function.Consumer;
 import java.util.function.Function;
+import java.util.function.IntSupplier;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
@@ -146,42 +147,17 @@ final class PredictCommand implements Callable<Integer> {
         }
     }
 
-    /// Reads texts one by one, and passes on the line for each of them.
-    private interface Reader {
-        void add(Row.Unlabelled text);
-
-        /// Reads the rows itself, if they are no texts.
-        ///
-        /// @return whether it did
-        default boolean readsRows() {
-            return false;
-        }
-
-        void finish();
-
-        int truncated();
-    }
+    /// Takes texts one by one, and passes on the line for each of them.
+    ///
+    /// @param own what reads the rows instead, if they are no texts; null if they are
+    private record Reader(
+            Consumer<Row.Unlabelled> add, @Nullable Runnable own, Runnable finish, IntSupplier truncated) {}
 
     private ObjectNode predict(OpenModel open, TaskModel classifier, Labels labels) {
         return write(classifier.card().maxLength(), each -> {
             Predictor predictor = new Predictor(
                     classifier, open.tokenizer(), model.batchSize(), answer -> each.accept(line(answer, labels)));
-            return new Reader() {
-                @Override
-                public void add(Row.Unlabelled text) {
-                    predictor.add(text);
-                }
-
-                @Override
-                public void finish() {
-                    predictor.finish();
-                }
-
-                @Override
-                public int truncated() {
-                    return predictor.truncated();
-                }
-            };
+            return new Reader(predictor::add, null, predictor::finish, predictor::truncated);
         });
     }
 
@@ -192,27 +168,12 @@ final class PredictCommand implements Callable<Integer> {
 
     private ObjectNode embed(OpenModel open, TaskModel learner) {
         return write(learner.card().maxLength(), each -> {
-            Embedder embedder = new Embedder(learner, open.tokenizer(), model.batchSize(), (text, vector) -> {
-                ObjectNode line = JSON.createObjectNode().put("text", text);
-                line.set("embedding", JSON.valueToTree(vector));
+            Embedder embedder = new Embedder(learner, open.tokenizer(), model.batchSize(), vector -> {
+                ObjectNode line = JSON.createObjectNode().put("text", vector.text());
+                line.set("embedding", JSON.valueToTree(vector.values()));
                 each.accept(line);
             });
-            return new Reader() {
-                @Override
-                public void add(Row.Unlabelled text) {
-                    embedder.add(text);
-                }
-
-                @Override
-                public void finish() {
-                    embedder.finish();
-                }
-
-                @Override
-                public int truncated() {
-                    return embedder.truncated();
-                }
-            };
+            return new Reader(embedder::add, null, embedder::finish, embedder::truncated);
         });
     }
 
@@ -222,40 +183,23 @@ final class PredictCommand implements Callable<Integer> {
         }
         return write(learner.card().maxLength(), each -> {
             RowPredictor predictor = new RowPredictor(learner, open.tokenizer(), model.batchSize(), each);
-            return new Reader() {
-                @Override
-                public void add(Row.Unlabelled text) {
-                    predictor.add(text);
-                }
-
-                @Override
-                public boolean readsRows() {
-                    files.rows(data, Part.TEST, Part.VALIDATION)
-                            .forEach(task.unlabelled(), (row, line) -> predictor.add(row));
-                    return true;
-                }
-
-                @Override
-                public void finish() {
-                    predictor.finish();
-                }
-
-                @Override
-                public int truncated() {
-                    return predictor.truncated();
-                }
-            };
+            Runnable rows = () -> files.rows(data, Part.TEST, Part.VALIDATION)
+                    .forEach(task.unlabelled(), (row, line) -> predictor.add(row));
+            return new Reader(predictor::add, rows, predictor::finish, predictor::truncated);
         });
     }
 
     private ObjectNode answer(OpenModel open, TaskCard card, int positions) {
         int most = maxNewTokens == null ? positions : maxNewTokens;
         GenerationConfig config = GenerationConfig.greedy(most).withMaxChars(trained.maxChars());
-        return write(card.maxLength(), each -> new Prompts(open, card, config, positions, each));
+        return write(card.maxLength(), each -> {
+            Prompts prompts = new Prompts(open, card, config, positions, each);
+            return new Reader(prompts::add, null, prompts::finish, () -> prompts.truncated);
+        });
     }
 
     /// The prompts that wait for their answers, up to 50 batches.
-    private final class Prompts implements Reader {
+    private final class Prompts {
         private final List<String> texts = new ArrayList<>();
         private final List<int[]> ids = new ArrayList<>();
         private final OpenModel open;
@@ -273,8 +217,7 @@ final class PredictCommand implements Callable<Integer> {
             this.each = each;
         }
 
-        @Override
-        public void add(Row.Unlabelled text) {
+        void add(Row.Unlabelled text) {
             int room = card.answerRoom() == 0 ? card.maxLength() / 2 : card.answerRoom();
             Tokenizer.Encoded prompt = card.task()
                     .prompt(open.tokenizer(), text.text(), card.maxLength(), Math.min(room, card.maxLength() / 2));
@@ -286,8 +229,7 @@ final class PredictCommand implements Callable<Integer> {
             }
         }
 
-        @Override
-        public void finish() {
+        void finish() {
             List<Generation.Answer> answers =
                     Generation.answers(open.model(), open.tokenizer(), ids, config, positions, model.batchSize());
             for (int i = 0; i < answers.size(); i++) {
@@ -298,11 +240,6 @@ final class PredictCommand implements Callable<Integer> {
             }
             texts.clear();
             ids.clear();
-        }
-
-        @Override
-        public int truncated() {
-            return truncated;
         }
     }
 
@@ -322,19 +259,20 @@ final class PredictCommand implements Callable<Integer> {
                     answered[0]++;
                 });
                 read(reader);
-                reader.finish();
+                reader.finish.run();
             }
             Files.move(draft, out, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
-            if (reader.truncated() > 0) {
-                output.say("%s: %,d texts are longer than %d tokens and were cut"
-                        .formatted(data, reader.truncated(), maxLength));
+            int truncated = reader.truncated.getAsInt();
+            if (truncated > 0) {
+                output.say(
+                        "%s: %,d texts are longer than %d tokens and were cut".formatted(data, truncated, maxLength));
             }
             double seconds = (System.nanoTime() - started) / 1e9;
             return JSON.createObjectNode()
                     .put("texts", answered[0])
                     .put("seconds", seconds)
                     .put("texts_per_second", answered[0] / seconds)
-                    .put("truncated", reader.truncated())
+                    .put("truncated", truncated)
                     .put("out", out.toString());
         } catch (IOException e) {
             throw InputException.io(out, "cannot be written", e);
@@ -351,15 +289,16 @@ final class PredictCommand implements Callable<Integer> {
     }
 
     private void read(Reader reader) throws IOException {
-        if (reader.readsRows()) {
+        if (reader.own != null) {
+            reader.own.run();
             return;
         }
         if (data.equals(DataOptions.STANDARD_INPUT)) {
-            Rows.texts(System.in, "standard input", files.options(), reader::add);
+            Rows.texts(System.in, "standard input", files.options(), reader.add);
             return;
         }
         for (Path file : DataOptions.files(data, Part.TEST, Part.VALIDATION)) {
-            Rows.texts(file, files.options(), reader::add);
+            Rows.texts(file, files.options(), reader.add);
         }
     }
 
