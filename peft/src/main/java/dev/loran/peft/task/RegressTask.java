@@ -164,7 +164,7 @@ public record RegressTask() implements Predicts {
             }
             Map<String, Double> metrics = new LinkedHashMap<>();
             metrics.put(PEARSON.name(), pearson(answers, numbers));
-            metrics.put("spearman", pearson(ranks(answers), ranks(numbers)));
+            metrics.put("spearman", spearman(answers, numbers));
             metrics.put("rmse", Math.sqrt(squares / rows));
             return new Evaluation(rows, squares / rows, metrics, PEARSON);
         }
@@ -185,6 +185,11 @@ public record RegressTask() implements Predicts {
             xy += dx * dy;
         }
         return xx == 0 || yy == 0 ? 0 : Math.clamp(xy / Math.sqrt(xx) / Math.sqrt(yy), -1, 1);
+    }
+
+    /// Spearman's correlation of x and y: [#pearson] of their [#ranks].
+    static double spearman(double[] x, double[] y) {
+        return pearson(ranks(x), ranks(y));
     }
 
     /// The ranks of the values, from 1; equal ones have the mean of theirs.

@@ -29,8 +29,8 @@ import java.util.stream.IntStream;
 ///
 /// Of equal cosines, those of other texts come first, so that vectors that are all the same find nothing.
 ///
-/// For scored pairs: the correlation of the cosines with the scores, `spearman` (of ranks, equal values sharing the mean
-/// of theirs) and `pearson`; 0 if either is constant.
+/// For scored pairs: the correlations of the cosines with the scores, `spearman` and `pearson`, as [RegressTask] has
+/// them.
 ///
 /// In memory are the vectors of all texts once, and the cosines of a block of anchors.
 final class VectorMeter implements Meter {
@@ -241,46 +241,14 @@ final class VectorMeter implements Meter {
         loss += own.length * logSumExp(logits);
     }
 
-    /// Pearson's correlation.
-    static double correlation(double[] x, double[] y) {
-        double meanX = Arrays.stream(x).average().orElse(0);
-        double meanY = Arrays.stream(y).average().orElse(0);
-        double[] a = Arrays.stream(x).map(v -> v - meanX).toArray();
-        double[] b = Arrays.stream(y).map(v -> v - meanY).toArray();
-        double lengths = Math.sqrt(dot(a, a) * dot(b, b));
-        return lengths == 0 ? 0 : dot(a, b) / lengths;
-    }
-
-    /// The rank of each value, counted from 1; equal values share the mean of their ranks.
-    static double[] ranks(double[] x) {
-        int[] order = IntStream.range(0, x.length)
-                .boxed()
-                .sorted(Comparator.comparingDouble(i -> x[i]))
-                .mapToInt(Integer::intValue)
-                .toArray();
-        double[] ranks = new double[x.length];
-        for (int from = 0; from < order.length; ) {
-            int to = from;
-            while (to < order.length && x[order[to]] == x[order[from]]) {
-                to++;
-            }
-            to = Math.max(to, from + 1);
-            for (int i = from; i < to; i++) {
-                ranks[order[i]] = (from + 1 + to) / 2.0;
-            }
-            from = to;
-        }
-        return ranks;
-    }
-
     @Override
     public Evaluation evaluation() {
         if (kind != Kind.SCORES) {
             return new Evaluation(rows, loss / rows, retrieval(), NDCG);
         }
         Map<String, Double> metrics = new LinkedHashMap<>();
-        metrics.put(SPEARMAN.name(), correlation(ranks(cosines), ranks(scores)));
-        metrics.put("pearson", correlation(cosines, scores));
+        metrics.put(SPEARMAN.name(), RegressTask.spearman(cosines, scores));
+        metrics.put("pearson", RegressTask.pearson(cosines, scores));
         return new Evaluation(rows, loss / rows, metrics, SPEARMAN);
     }
 }

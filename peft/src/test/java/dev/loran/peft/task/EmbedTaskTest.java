@@ -270,7 +270,7 @@ class EmbedTaskTest {
         assertThat(e.metric("pearson")).isCloseTo(xy / Math.sqrt(xx * 0.32), within(1e-6));
         assertThat(evaluation(SCORED, at(0, 5, 0, 5, 0, 5, 0, 5)).headlineValue())
                 .isZero();
-        assertThat(VectorMeter.ranks(new double[] {3, Double.NaN, 1})).contains(1, 2, 3);
+        assertThat(RegressTask.ranks(new double[] {3, Double.NaN, 1})).contains(1, 2, 3);
     }
 
     // ---- rows
