@@ -1,6 +1,10 @@
 package dev.loran.peft.cli;
 
 import dev.loran.peft.cli.console.Output;
+import dev.loran.peft.task.Task;
+import dev.loran.peft.task.TextClassifier.Pooling;
+import dev.loran.peft.train.TrainerConfig.Optimization;
+import dev.loran.peft.train.TrainerConfig.Schedule;
 import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.Iterator;
@@ -25,8 +29,8 @@ import picocli.CommandLine.Spec;
         footer = {
             "",
             "For bash, in this shell:     source <(./loran completion bash)",
-            "in every new one:            ./loran completion bash > "
-                    + "~/.local/share/bash-completion/completions/loran",
+            "in every new one, once:      ./loran completion bash > ~/.loran.bash",
+            "and in ~/.bashrc:            source ~/.loran.bash",
             "For zsh, in ~/.zshrc:        source <(PATH-TO/loran completion zsh)"
         })
 final class CompletionCommand implements Callable<Integer> {
@@ -108,18 +112,21 @@ final class CompletionCommand implements Callable<Integer> {
 
     private static List<String> values(String option) {
         return switch (option) {
-            case "--method", "--methods" ->
-                Arrays.stream(Method.values()).map(Method::toString).toList();
-            case "--task" -> List.of("classify", "regress", "tag", "embed", "generate", "lm");
+            case "--method", "--methods" -> names(Method.values());
+            case "--task" -> Task.shipped().stream().map(Task::name).toList();
             case "--dtype" -> List.of("f32", "bf16");
             case "--device" -> List.of("auto", "cpu", "cuda");
-            case "--schedule" -> List.of("constant", "linear", "cosine");
-            case "--optimizer" -> List.of("adamw", "sgd");
+            case "--schedule" -> names(Schedule.values());
+            case "--optimizer" -> names(Optimization.Kind.values());
             case "--encoder" -> List.of("mlp", "lstm", "transformer");
             case "--strategy" -> List.of("sequential", "separate", "rehearsal", "l2", "ewc", "olora");
             case "--format" -> List.of("jsonl", "json", "csv", "tsv", "txt");
-            case "--pooling" -> List.of("mean", "cls", "max", "mean_sqrt_len", "last", "pooler");
+            case "--pooling" -> names(Pooling.values());
             default -> List.of();
         };
+    }
+
+    private static List<String> names(Object[] values) {
+        return Arrays.stream(values).map(String::valueOf).toList();
     }
 }

@@ -306,8 +306,8 @@ record OpenModel(
         return new TaskCard.Base(name, Objects.requireNonNull(model.sha256(), "weights of " + folder));
     }
 
-    /// How a text becomes one vector: as the user asked; or else as the model's authors specify; or else as is usual for
-    /// the task.
+    /// How a text becomes one vector: as the user asked; or else as the model's authors specify; or else as is usual
+    /// for the task.
     ///
     /// @throws InputException if that is not possible, or if the model's own classification head requires another
     ///     pooling

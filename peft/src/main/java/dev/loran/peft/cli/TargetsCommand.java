@@ -67,7 +67,7 @@ final class TargetsCommand implements Callable<Integer> {
     @Option(names = "--method", paramLabel = "M", description = "as in loran train (${DEFAULT-VALUE})")
     private String method = "lora";
 
-    @Option(names = "--rank", paramLabel = "N", description = "rank of lora and adalora (${DEFAULT-VALUE})")
+    @Option(names = "--rank", paramLabel = "N", description = "rank of lora, dora and adalora (${DEFAULT-VALUE})")
     private int rank = 8;
 
     @Mixin

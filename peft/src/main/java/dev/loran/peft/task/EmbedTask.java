@@ -102,7 +102,8 @@ public record EmbedTask(Kind kind) implements Task {
 
     @Override
     public String form() {
-        return "{\"anchor\",\"positive\"}, {\"anchor\",\"positive\",\"negative\"} or {\"text\",\"text_pair\",\"score\"}";
+        return "{\"anchor\",\"positive\"}, {\"anchor\",\"positive\",\"negative\"} or"
+                + " {\"text\",\"text_pair\",\"score\"}";
     }
 
     @Override

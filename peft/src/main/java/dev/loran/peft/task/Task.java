@@ -122,6 +122,17 @@ public interface Task extends RowForm {
     /// The names of the tasks that come with Loran, for messages.
     String SHIPPED = "classify, regress, tag, embed, generate or lm";
 
+    /// The tasks that come with Loran.
+    static List<Task> shipped() {
+        return List.of(
+                new ClassifyTask(),
+                new RegressTask(),
+                new TagTask(),
+                new EmbedTask(),
+                new GenerateTask(),
+                new LmTask());
+    }
+
     /// The task of a model's own classification head.
     static Task of(Model model) {
         if (model.ofTokens()) {
@@ -135,13 +146,7 @@ public interface Task extends RowForm {
     ///
     /// @throws InputException for any other name, and for a class that cannot be used, with the reason
     static Task named(String name) {
-        for (Task task : List.of(
-                new ClassifyTask(),
-                new RegressTask(),
-                new TagTask(),
-                new EmbedTask(),
-                new GenerateTask(),
-                new LmTask())) {
+        for (Task task : shipped()) {
             if (task.name().equals(name)) {
                 return task;
             }

@@ -43,7 +43,8 @@ public final class MetricsReader {
     /// a checkpoint or replaced, it reads again from the first line.
     ///
     /// @param again called before the first line in that case
-    /// @param each called with the object of each line: of a step, of an evaluation, or of the end of a run that diverged
+    /// @param each called with the object of each line: of a step, of an evaluation, or of the end of a run that
+    ///     diverged
     /// @throws InputException if the file is missing or damaged; the lines before the damage have been read
     public void next(Runnable again, Consumer<JsonNode> each) {
         try (SeekableByteChannel in = Files.newByteChannel(file)) {

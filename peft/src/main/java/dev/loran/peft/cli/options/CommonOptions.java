@@ -49,19 +49,20 @@ public final class CommonOptions {
     ///
     /// @return what must be typed before all else: the file's `--set`
     public static List<String> readConfig(CommandSpec spec, Path file) {
-        Map<String, String> values = read(file);
+        ObjectNode json = ConfigFile.read(file);
+        Map<String, String> values = values(file, json);
         List<String> known = spec.options().stream().map(CommonOptions::name).toList();
         requireKnown(file + ": ", values.keySet(), known, "options of " + spec.qualifiedName());
         spec.defaultValueProvider(argument ->
                 argument instanceof OptionSpec option && !name(option).equals(SET) ? values.get(name(option)) : null);
-        return settings(file).entrySet().stream()
+        return settings(file, json).entrySet().stream()
                 .map(e -> "--" + SET + "=" + e.getKey() + "=" + e.getValue())
                 .toList();
     }
 
     /// The fields that a file sets: a text as it is, everything else as JSON.
-    private static Map<String, String> settings(Path file) {
-        JsonNode set = ConfigFile.read(file).path(SET);
+    private static Map<String, String> settings(Path file, ObjectNode json) {
+        JsonNode set = json.path(SET);
         if (!set.isMissingNode() && !set.isNull() && !set.isObject()) {
             throw new InputException(file + ": " + SET + " is " + set + ", needs an object of fields and their values");
         }
@@ -99,11 +100,15 @@ public final class CommonOptions {
     /// The contents of such a file, keyed by option name: a list with commas between, and [#SET] as [#resolved] has
     /// it.
     public static Map<String, String> read(Path file) {
+        return values(file, ConfigFile.read(file));
+    }
+
+    private static Map<String, String> values(Path file, ObjectNode json) {
         Map<String, String> values = new LinkedHashMap<>();
-        ConfigFile.read(file).properties().forEach(e -> {
+        json.properties().forEach(e -> {
             JsonNode value = e.getValue();
             if (e.getKey().equals(SET)) {
-                values.put(SET, settings(file).toString());
+                values.put(SET, settings(file, json).toString());
             } else if (value.isArray() && value.valueStream().allMatch(one -> one.isValueNode() && !one.isNull())) {
                 values.put(e.getKey(), value.valueStream().map(JsonNode::asText).collect(Collectors.joining(",")));
             } else if (!value.isValueNode()) {

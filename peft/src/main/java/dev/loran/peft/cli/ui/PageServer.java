@@ -41,8 +41,8 @@ import org.slf4j.LoggerFactory;
 /// | `/api/runs/ID`, `/api/runs/ID/diagnosis` | its options, facts and results; what `loran doctor` finds in it |
 /// | `/reports/ID/report.html`, `/reports/ID/plots/NAME` | a report in one of the folders |
 ///
-/// Nothing else is served, and a path cannot lead elsewhere: ids are looked up, and the name of a plot has only letters,
-/// digits and hyphens. Other methods than GET and HEAD get 405. A request must name this machine
+/// Nothing else is served, and a path cannot lead elsewhere: ids are looked up, and the name of a plot has only
+/// letters, digits and hyphens. Other methods than GET and HEAD get 405. A request must name this machine
 /// (`localhost`, `127.0.0.1` or `[::1]`, with the port) as its host, or gets 403: a page from elsewhere whose name was
 /// made to point here (DNS rebinding) names its own. No other origin may read an answer.
 public final class PageServer implements AutoCloseable {
