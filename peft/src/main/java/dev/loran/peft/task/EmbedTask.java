@@ -37,8 +37,8 @@ import org.jspecify.annotations.Nullable;
 ///   all rows of the batch, for the scores s · ⟨anchor, candidate⟩ (in-batch negatives: van den Oord et al. 2018;
 ///   Henderson et al. 2017; `MultipleNegativesRankingLoss` of sentence-transformers). A candidate is left out if
 ///   it is not wrong: if it is the anchor itself, or the positive of any row with the same anchor.
-/// - [Scored] pairs: log(1 + Σ exp(s · (cos_j − cos_i))) over all pairs of rows of the batch with score_i > score_j
-///   (CoSENT: Su 2022; `CoSENTLoss`).
+/// - Pairs with a score, [Row.Scored], the greater the better they belong together: log(1 + Σ exp(s · (cos_j − cos_i)))
+///   over all pairs of rows of the batch with score_i > score_j (CoSENT: Su 2022; `CoSENTLoss`).
 ///
 /// A batch that is larger is another loss, not only a smoother one; with gradient accumulation, only the rows of the
 /// same part are compared.
@@ -66,7 +66,7 @@ public record EmbedTask(Kind kind) implements Task {
         static Kind of(Row row, Encoding.Sink out) {
             return switch (row) {
                 case Pair pair -> pair.negative == null ? PAIRS : TRIPLETS;
-                case Scored scored -> SCORES;
+                case Row.Scored scored -> SCORES;
                 default ->
                     throw out.bad(
                             "a row of another form, " + row.getClass().getSimpleName() + ", among rows of task embed");
@@ -86,9 +86,6 @@ public record EmbedTask(Kind kind) implements Task {
     /// A text, another that belongs to it, and possibly one that does not, although it may seem so.
     public record Pair(
             String anchor, String positive, @Nullable String negative) implements Row {}
-
-    /// Two texts, and a number that is the greater the better they belong together.
-    public record Scored(String text, String textPair, double score) implements Row {}
 
     /// For rows of any form.
     public EmbedTask() {
@@ -121,7 +118,7 @@ public record EmbedTask(Kind kind) implements Task {
                     "there are both \"anchor\" and \"score\": is this a pair that belongs together, or one with"
                             + " a score? For the latter, name the texts \"text\" and \"text_pair\"");
         }
-        return new Scored(fields.text("text"), fields.text("text_pair"), fields.number("score"));
+        return new Row.Scored(fields.text("text"), fields.text("text_pair"), fields.number("score"));
     }
 
     @Override
@@ -151,9 +148,9 @@ public record EmbedTask(Kind kind) implements Task {
                 switch (row) {
                     case Pair(String anchor, String positive, String negative) ->
                         add(out, negative == null ? List.of(anchor, positive) : List.of(anchor, positive, negative));
-                    case Scored(String text, String textPair, double score) ->
-                        add(out, List.of(text, textPair), Float.floatToIntBits((float) score));
-                    default -> throw new IllegalStateException(row.toString());
+                    case Row.Scored(String text, String textPair, double score)
+                    when textPair != null -> add(out, List.of(text, textPair), Float.floatToIntBits((float) score));
+                    default -> throw out.bad("a score without a second text");
                 }
             }
 
