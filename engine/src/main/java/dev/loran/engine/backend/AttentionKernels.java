@@ -27,15 +27,31 @@ public interface AttentionKernels {
     ///     Beltagy et al., "Longformer", 2020, section 3.1
     /// @param softCap a score x becomes softCap · tanh(x / softCap); 0 for no such limit. Gemma Team, "Gemma 2", 2024,
     ///     section 2
-    record Scoring(boolean causal, int window, double scale, double softCap) {
-        /// Without window and soft cap.
+    /// @param packed whether a row of the batch holds several texts, each of which attends to itself only: the mask then
+    ///     numbers the texts, and a query sees the prefix and those other keys that have its own number. Krell et al.,
+    ///     "Efficient Sequence Packing without Cross-contamination", 2021, section 3.2
+    record Scoring(boolean causal, int window, double scale, double softCap, boolean packed) {
+        /// For rows of one text each.
+        public Scoring(boolean causal, int window, double scale, double softCap) {
+            this(causal, window, scale, softCap, false);
+        }
+
+        /// Also without window and soft cap.
         public Scoring(boolean causal, double scale) {
             this(causal, 0, scale, 0);
         }
 
-        /// Whether there is neither a window nor a soft cap.
+        public Scoring withWindow(int value) {
+            return new Scoring(causal, value, scale, softCap, packed);
+        }
+
+        public Scoring withPacked(boolean value) {
+            return new Scoring(causal, window, scale, softCap, value);
+        }
+
+        /// Whether a query sees all keys that the mask shows and that causality allows, with their scores unchanged.
         public boolean isPlain() {
-            return window == 0 && softCap == 0;
+            return window == 0 && softCap == 0 && !packed;
         }
     }
 
@@ -46,7 +62,7 @@ public interface AttentionKernels {
     /// | q | (batch, t, heads, d) |
     /// | k, v | (batch, s, kvHeads, d) |
     /// | prefixK, prefixV | (p, kvHeads, d) for all rows of the batch or (batch, p, kvHeads, d); null when p = 0 |
-    /// | mask | I32 (batch, p + s), 0 hides a key; null shows all |
+    /// | mask | I32 (batch, p + s), 0 hides a key; null shows all. If packed, with s = t, the number of a key's text |
     record Problem(
             Buffer q,
             Buffer k,

@@ -237,15 +237,41 @@ final class ComposedAttention {
             Buffer hide = scratch.allocate(dtype, (long) batch * keys);
             Buffer one = scratch.hold(be.of(dtype, 1));
             be.cast(hide, mask);
-            be.binary(BinaryFn.SUB, hide, hide, one, new int[] {batch * keys}, new int[] {1}, new int[] {0});
-            be.axpby(hide, hide, -HIDDEN, 0);
+            be.binary(BinaryFn.SUB, hide, one, hide, new int[] {batch * keys}, new int[] {0}, new int[] {1});
+            be.unary(UnaryFn.RELU, hide, hide);
+            be.axpby(hide, hide, HIDDEN, 0);
             addHidden(scores, hide, new int[] {batch, heads * t, keys}, new int[] {keys, 0, 1});
+            if (a.scoring().packed()) {
+                hideOtherTexts(scores, mask);
+            }
         }
         if (a.scoring().causal() || a.scoring().window() > 0) {
             Buffer all = scratch.hold(be.of(dtype, hiddenByPosition()));
             addHidden(scores, all, new int[] {batch * heads, t, keys}, new int[] {0, keys, 1});
         }
         return scores;
+    }
+
+    /// Hides the keys of texts other than the query's own, except those of the prefix. For whole numbers, the square of
+    /// the difference is 0 or at least 1.
+    private void hideOtherTexts(Buffer scores, Buffer mask) {
+        Buffer text = scratch.allocate(dtype, (long) batch * keys);
+        Buffer apart = scratch.allocate(dtype, (long) batch * t * keys);
+        be.cast(text, mask);
+        Buffer own = text.slice(keys - t, text.size() - (keys - t));
+        be.binary(BinaryFn.SUB, apart, own, text, new int[] {batch, t, keys}, new int[] {keys, 1, 0}, new int[] {
+            keys, 0, 1
+        });
+        be.unary(UnaryFn.SQUARE, apart, apart);
+        be.axpby(apart, apart, HIDDEN, 0);
+        if (p > 0) {
+            Buffer shown = scratch.allocate(dtype, (long) batch * t * p);
+            be.fill(shown, 0);
+            be.copy(apart, keys, shown, p, batch * t, p, false);
+        }
+        int[] by = {batch, heads, t, keys};
+        int[] all = {heads * t * keys, t * keys, keys, 1};
+        be.binary(BinaryFn.ADD, scores, scores, apart, by, all, new int[] {t * keys, 0, keys, 1});
     }
 
     /// What a query does not see because of its position: (t, S).

@@ -39,7 +39,7 @@ record AttentionOp(
             @Nullable Tensor prefixV,
             @Nullable Tensor mask,
             Scoring scoring) {
-        check(q, k, v, prefixK, prefixV, mask, scoring.causal());
+        check(q, k, v, prefixK, prefixV, mask, scoring);
         Shape s = q.shape();
         try (Scratch scratch = new Scratch(q.backend())) {
             Buffer y = scratch.like(q.buffer());
@@ -59,7 +59,8 @@ record AttentionOp(
             @Nullable Tensor prefixK,
             @Nullable Tensor prefixV,
             @Nullable Tensor mask,
-            boolean causal) {
+            Scoring scoring) {
+        boolean causal = scoring.causal();
         Checks.operand("attention", "q", q);
         Checks.operand("attention", "k", k, "q", q);
         Checks.operand("attention", "v", v, "q", q);
@@ -94,6 +95,11 @@ record AttentionOp(
                 throw new ShapeException("attention: prefixK is " + sp + ", prefixV is " + prefixV.shape()
                         + " but k is " + sk + "; needs (P, kvHeads, D) or (B, P, kvHeads, D)");
             }
+        }
+        if (scoring.packed() && (mask == null || sk.dim(1) != sq.dim(1))) {
+            throw new ShapeException("attention: of packed rows, q is " + sq + " and k is " + sk
+                    + (mask == null ? ", without a mask" : "")
+                    + "; needs equal T and S, and the texts' numbers as mask");
         }
         if (mask != null) {
             Checks.ints("attention", "mask", mask, (long) sq.dim(0) * (prefixLength(prefixK) + sk.dim(1)), "k", k);

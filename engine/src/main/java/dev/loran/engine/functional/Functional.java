@@ -247,7 +247,7 @@ public final class Functional {
         return attention(q, k, v, prefixK, prefixV, mask, new Scoring(causal, scale));
     }
 
-    /// As above, optionally with a window or a soft cap: see [Scoring].
+    /// As above, optionally with a window, a soft cap or packed rows: see [Scoring].
     public static Tensor attention(
             Tensor q,
             Tensor k,

@@ -43,14 +43,17 @@ final class AttentionCases {
         cases.add(attention(1, 1, 7, 5, 2, 1, 8, new Scoring(true, 6, 0.4, 1.5), false, false));
         cases.add(attention(2, 7, 7, 0, 4, 2, 5, new Scoring(true, 0, 0.4, 1.5), false, true));
         cases.add(attention(1, 70, 70, 3, 2, 1, 16, new Scoring(true, 33, 0.25, 2), false, false));
+        cases.add(attention(2, 9, 9, 0, 4, 2, 5, new Scoring(true, 0, 0.4, 0, true), false, true));
+        cases.add(attention(2, 7, 7, 3, 4, 2, 5, new Scoring(false, 0, 0.4, 0, true), true, true));
+        cases.add(attention(1, 70, 70, 3, 2, 1, 16, new Scoring(true, 33, 0.25, 2, true), false, true));
         cases.add(rope(1, 1, 1, 2));
         cases.add(rope(2, 7, 3, 8));
         return cases;
     }
 
-    /// The mask shows about two keys out of three. In the last row of the batch it hides all but the last key, so a
-    /// causal query sees nothing until it reaches that key; in the first row it hides the first key, which is the only
-    /// one that the first causal query could see.
+    /// Unless rows are packed, the mask shows about two keys out of three. In the last row of the batch it hides all
+    /// but the last key, so a causal query sees nothing until it reaches that key; in the first row it hides the first
+    /// key, which is the only one that the first causal query could see.
     static OpCase attention(
             int b,
             int t,
@@ -81,7 +84,8 @@ final class AttentionCases {
         String variant = b + "x" + t + " queries, " + s + " keys, " + heads + "/" + kvHeads + " heads of " + d
                 + (causal ? ", causal" : "")
                 + (scoring.window() > 0 ? ", window " + scoring.window() : "")
-                + (scoring.softCap() > 0 ? ", soft cap" : "") + (mask ? ", mask" : "")
+                + (scoring.softCap() > 0 ? ", soft cap" : "") + (scoring.packed() ? ", packed" : "")
+                + (mask ? ", mask" : "")
                 + (p == 0 ? "" : ", prefix " + p + (prefixPerRow ? " per row" : " shared"));
         long pairs = causal ? (long) t * (p + s - t) + (long) t * (t + 1) / 2 : (long) t * keys;
         long product = 2L * b * heads * pairs * d;
@@ -110,14 +114,26 @@ final class AttentionCases {
             c = c.with(trainable("prefixK", prefix), trainable("prefixV", prefix));
         }
         if (mask) {
-            c = c.with(integers("mask", 0, 2, b, keys).drawn((random, i) -> {
-                int row = i / keys;
-                int key = i % keys;
-                boolean hidden = b > 1 && row == b - 1 ? key < keys - 1 : key == 0 || random.nextInt(3) == 0;
-                return hidden ? 0 : 1;
-            }));
+            c = c.with(scoring.packed() ? texts(b, p, keys) : mask(b, keys));
         }
         return c;
+    }
+
+    private static Input mask(int b, int keys) {
+        return integers("mask", 0, 2, b, keys).drawn((random, i) -> {
+            int row = i / keys;
+            int key = i % keys;
+            boolean hidden = b > 1 && row == b - 1 ? key < keys - 1 : key == 0 || random.nextInt(3) == 0;
+            return hidden ? 0 : 1;
+        });
+    }
+
+    /// The numbers of texts of four keys each, which need not ascend; some keys are hidden.
+    private static Input texts(int b, int p, int keys) {
+        return integers("mask", 0, keys, b, keys).drawn((random, i) -> {
+            int key = i % keys;
+            return key < p || random.nextInt(5) > 0 ? 1 + key / 4 * 3 % 5 : 0;
+        });
     }
 
     private static Tensor composed(Arguments in, Scoring scoring) {
@@ -137,7 +153,12 @@ final class AttentionCases {
             int query = i / keys % t;
             int ahead = key - (query + keys - t);
             boolean far = scoring.causal() && ahead > 0 || scoring.window() > 0 && Math.abs(ahead) >= scoring.window();
-            boolean hidden = shown != null && shown[i / keys / t * keys + key] == 0;
+            int row = i / keys / t * keys;
+            boolean hidden = shown != null && shown[row + key] == 0
+                    || shown != null
+                            && scoring.packed()
+                            && key >= keys - t
+                            && shown[row + key] != shown[row + keys - t + query];
             sees[i] = far || hidden ? 0 : 1;
             hide[i] = far || hidden ? -1e4 : 0;
         }

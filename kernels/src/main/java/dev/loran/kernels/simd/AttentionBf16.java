@@ -147,7 +147,7 @@ record AttentionBf16(Bf16Tiles tiles, Workspace workspace, Inputs a, MemorySegme
             int queries = Math.min(group(), wholeQueries(pair.n()) - first);
             int met = met(pair, first);
             Operand weights = new Operand(m, x + 4L * first, QUERIES, true, queries, met);
-            multiply(m, sum + first * a.wide(), weights, right, 0, pair.from() > 0);
+            multiply(m, sum + first * a.wide(), weights, right, 0, pair.onto());
         }
     }
 

@@ -46,7 +46,8 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
     private static final FloatVector LANE = FloatVector.zero(Vectors.F).addIndex(1);
 
     /// Byte offsets into the scratch memory of a thread: queries and their gradients, both as rows and transposed; the
-    /// sum over keys; packed keys and values; scores and their gradients; and three statistics per query. With BF16
+    /// sum over keys; packed keys and values; scores and their gradients; and, per query, three statistics and the
+    /// number of its text. With BF16
     /// operands, the rows of queries are right-hand sides, keys and values are stored in two forms, as [AttentionBf16]
     /// packs them, and a prefix and the real rows after it are joined first.
     record Scratch(
@@ -65,6 +66,7 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
             long max,
             long total,
             long factor,
+            long text,
             long joined) {
         /// @param tiles for BF16 operands, else null
         static Scratch of(Parallel parallel, Inputs a, @Nullable Bf16Tiles tiles) {
@@ -78,7 +80,7 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
             long k = qt + 2 * turned;
             long scores = k + 2 * keys;
             long max = scores + 2 * pair;
-            long left = max + 3 * HIGH;
+            long left = max + 4 * HIGH;
             long joined = left + (tiles == null ? 0 : AttentionBf16.leftBytes(tiles));
             Workspace workspace = parallel.workspace();
             MemorySegment m =
@@ -99,6 +101,7 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
                     max,
                     max + HIGH,
                     max + 2 * HIGH,
+                    max + 3 * HIGH,
                     joined);
         }
     }
@@ -119,6 +122,49 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
         block.packKeys(w.k, kvHead, a.prefixK(), a.k(), true, backward);
         block.packKeys(w.v, kvHead, a.prefixV(), a.v(), backward, true);
         return block;
+    }
+
+    /// Prepares the sum over keys and the numbers of the texts of the queries starting at `first`, which are packed, for
+    /// blocks of keys of which some may be skipped.
+    static void prepare(Inputs a, Scratch w, int b, int first, int n) {
+        if (a.isSparse()) {
+            CopySimd.fill(w.m, w.sum, Math.toIntExact(QUERIES * a.wide() / 4), 0f);
+        }
+        for (int i = 0; a.scoring().packed() && i < n; i++) {
+            set(w.m, w.text + 4L * i, a.text(b, a.place() + first + i));
+        }
+    }
+
+    /// Whether any of the `n` queries starting at `first` may see any key of the block starting at `from`.
+    static boolean meet(Inputs a, int b, int first, int n, int from) {
+        int end = Math.min(a.keys(), from + keysOf(a));
+        int window = a.scoring().window();
+        int place = a.place() + first;
+        if (window > 0 && (end <= place - window + 1 || from >= place + n + window - 1)) {
+            return false;
+        }
+        return !a.scoring().packed() || from < a.p() || shareTexts(a, b, place, n, from, end);
+    }
+
+    /// Whether a key from `from` to `end` belongs to a text between the lowest and the highest of the queries' texts.
+    private static boolean shareTexts(Inputs a, int b, int place, int n, int from, int end) {
+        int lowest = Integer.MAX_VALUE;
+        int highest = 0;
+        for (int i = place; i < place + n; i++) {
+            lowest = Math.min(lowest, a.text(b, i));
+            highest = Math.max(highest, a.text(b, i));
+        }
+        for (int j = from; j < end; j++) {
+            if (a.text(b, j) >= lowest && a.text(b, j) <= highest) {
+                return true;
+            }
+        }
+        return false;
+    }
+
+    /// Whether the sum over keys already holds something.
+    boolean onto() {
+        return from > 0 || a.isSparse();
     }
 
     /// The number of queries per block; all blocks have about the same number.
@@ -232,11 +278,17 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
     }
 
     /// x (keys, queries) ← `value` for the vector of queries starting at `lane`, wherever the query comes before the
-    /// key, the mask hides the key, or the key is only padding.
+    /// key, the key is outside its window or belongs to another text, the mask hides the key, or the key is only padding.
     void hide(long x, int lane, float value) {
         int scored = scored(lane);
         int seen = Math.min(count, scored);
         hideAhead(w.m, x + 4L * lane, seen, lane - gap(), value);
+        if (a.scoring().window() > 0) {
+            hideFar(x, lane, seen, value);
+        }
+        if (a.scoring().packed()) {
+            hideOtherTexts(x, lane, seen, value);
+        }
         if (a.mask() != null) {
             for (int i = 0; i < seen; i++) {
                 if (a.hides(b, from + i)) {
@@ -257,6 +309,31 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
         }
     }
 
+    private void hideFar(long x, int lane, int seen, float value) {
+        // The distance of the block's first key from the place of the first of these queries.
+        int ahead = from - (a.place() + first + lane);
+        int window = a.scoring().window();
+        for (int j = 0; j < seen; j++) {
+            long at = x + j * HIGH + 4L * lane;
+            FloatVector all = load(w.m, at);
+            int distance = ahead + j;
+            store(
+                    w.m,
+                    at,
+                    all.blend(value, LANE.compare(VectorOperators.GE, distance + window))
+                            .blend(value, LANE.compare(VectorOperators.LE, distance - window)));
+        }
+    }
+
+    private void hideOtherTexts(long x, int lane, int seen, float value) {
+        FloatVector own = load(w.m, w.text + 4L * lane);
+        for (int j = Math.clamp((long) a.p() - from, 0, seen); j < seen; j++) {
+            long at = x + j * HIGH + 4L * lane;
+            FloatVector all = load(w.m, at);
+            store(w.m, at, all.blend(value, own.compare(VectorOperators.NE, a.text(b, from + j))));
+        }
+    }
+
     /// sum (queries, d) ← xᵀ · rows, or += from the second block of keys on, with x (keys, queries) and rows (keys, d).
     void timesKeys(long x, long rows) {
         if (w.bf16 != null) {
@@ -269,7 +346,7 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
                 int seen = seenBefore(i + AttentionTiles.ROWS);
                 AttentionTiles.multiply(w.tile, w.m, x + 4L * i, rows + 4L * j, a.wide(), columns, seen);
                 long to = w.sum + i * a.wide() + 4L * j;
-                GemmTiles.put(w.m, to, a.wide(), w.tile, 0, columns, AttentionTiles.ROWS, columns, from > 0);
+                GemmTiles.put(w.m, to, a.wide(), w.tile, 0, columns, AttentionTiles.ROWS, columns, onto());
             }
         }
     }

@@ -10,9 +10,11 @@ import static dev.loran.kernels.simd.vector.Vectors.store;
 
 import dev.loran.kernels.simd.AttentionSimd.Inputs;
 import dev.loran.kernels.simd.vector.Parallel;
+import dev.loran.kernels.simd.vector.VectorMath;
 import dev.loran.kernels.simd.vector.Workspace.Slot;
 import java.lang.foreign.MemorySegment;
 import jdk.incubator.vector.FloatVector;
+import jdk.incubator.vector.VectorOperators;
 
 /// Attention with one query per head, as in generation: every key and value is used once, so the work consists in
 /// reading them. Lanes are elements of a head, nothing is packed, and a key is used by all query heads that share it
@@ -41,7 +43,7 @@ final class AttentionDecode {
     private static void scores(
             MemorySegment m, MemorySegment k, long at, Inputs a, int b, int kvHead, int from, int count) {
         for (int j = 0; j < count; j++) {
-            boolean hidden = a.hides(b, from + j);
+            boolean hidden = hides(a, b, from + j);
             for (int i = 0; i < a.group(); i++) {
                 long q = a.query(b, 0, kvHead * a.group() + i);
                 float score = hidden
@@ -52,14 +54,39 @@ final class AttentionDecode {
         }
     }
 
+    /// Whether the mask, the window or the text of the query, which stands at the last key, hides a key.
+    private static boolean hides(Inputs a, int b, int key) {
+        int last = a.keys() - 1;
+        return a.hides(b, key)
+                || a.scoring().window() > 0 && last - key >= a.scoring().window()
+                || a.scoring().packed() && key >= a.p() && a.text(b, key) != a.text(b, last);
+    }
+
+    /// x ← c · tanh(x / c) for a row of scores, of which −∞ remains.
+    private static void cap(MemorySegment m, long row, int count, float c) {
+        int j = 0;
+        for (; j < bound(count); j += V) {
+            FloatVector x = load(m, row + 4L * j);
+            FloatVector y = VectorMath.tanh(x.mul(1 / c)).mul(c);
+            store(m, row + 4L * j, y.blend(x, x.compare(VectorOperators.EQ, Float.NEGATIVE_INFINITY)));
+        }
+        for (; j < count; j++) {
+            float x = get(m, row + 4L * j);
+            set(m, row + 4L * j, x == Float.NEGATIVE_INFINITY ? x : (float) (c * Math.tanh(x / c)));
+        }
+    }
+
     /// Computes the weighted sum of the values for one query head, and its lse; zeros if it sees no key.
     private static void finish(
             MemorySegment out, MemorySegment lse, MemorySegment m, long row, Inputs a, int b, int kvHead, int h) {
         long to = a.query(b, 0, h);
+        if (a.scoring().softCap() > 0) {
+            cap(m, row, a.keys(), (float) a.scoring().softCap());
+        }
         float max = ReductionSimd.max(m, row, a.keys());
         if (max == Float.NEGATIVE_INFINITY) {
             CopySimd.fill(out, to, a.d(), 0f);
-            set(lse, a.statistics(b, 0, h), AttentionSimd.NONE);
+            set(lse, a.statistics(b, 0, h), AttentionSoftmax.NONE);
             return;
         }
         float sum = SoftmaxSimd.expInto(m, m, row, a.keys(), max);

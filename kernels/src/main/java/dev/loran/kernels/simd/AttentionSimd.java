@@ -1,37 +1,28 @@
 package dev.loran.kernels.simd;
 
-import static dev.loran.kernels.simd.AttentionBlock.HIGH;
 import static dev.loran.kernels.simd.AttentionBlock.QUERIES;
 import static dev.loran.kernels.simd.SimdBackend.f32;
 import static dev.loran.kernels.simd.SimdBackend.i32;
 import static dev.loran.kernels.simd.SimdBackend.optional;
-import static dev.loran.kernels.simd.vector.Vectors.V;
 import static dev.loran.kernels.simd.vector.Vectors.get;
 import static dev.loran.kernels.simd.vector.Vectors.getInt;
-import static dev.loran.kernels.simd.vector.Vectors.load;
 import static dev.loran.kernels.simd.vector.Vectors.set;
-import static dev.loran.kernels.simd.vector.Vectors.splat;
-import static dev.loran.kernels.simd.vector.Vectors.store;
 
 import dev.loran.engine.backend.AttentionKernels;
 import dev.loran.engine.backend.AttentionKernels.Problem;
 import dev.loran.engine.backend.AttentionKernels.RopeTables;
+import dev.loran.engine.backend.AttentionKernels.Scoring;
 import dev.loran.engine.backend.AttentionKernels.Sizes;
 import dev.loran.engine.backend.AttentionKernels.Slopes;
 import dev.loran.engine.backend.Backend;
 import dev.loran.engine.backend.Buffer;
 import dev.loran.engine.backend.Gradient;
 import dev.loran.engine.backend.Matrix;
-import dev.loran.kernels.simd.AttentionBlock.Pass;
 import dev.loran.kernels.simd.AttentionBlock.Scratch;
 import dev.loran.kernels.simd.gemm.Bf16Tiles;
 import dev.loran.kernels.simd.vector.Parallel;
-import dev.loran.kernels.simd.vector.VectorMath;
 import dev.loran.kernels.simd.vector.Workspace.Slot;
 import java.lang.foreign.MemorySegment;
-import java.nio.ByteOrder;
-import jdk.incubator.vector.FloatVector;
-import jdk.incubator.vector.VectorOperators;
 import org.jspecify.annotations.Nullable;
 
 /// Scaled dot-product attention, blockwise (Dao et al., "FlashAttention", 2022): a block of queries is processed
@@ -41,30 +32,11 @@ import org.jspecify.annotations.Nullable;
 /// Products use the tiles of [dev.loran.kernels.simd.gemm.GemmTiles] if lanes are queries and those of
 /// [AttentionTiles] if they are elements of a head.
 record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKernels {
-    /// The running maximum before any key has been seen: below every real score, and finite, so that nothing becomes
-    /// NaN.
-    static final float NONE = -1e30f;
-
     /// Tasks per thread: enough that one slow task does not leave the other threads idle.
     private static final int TASKS = 4;
 
     /// Bytes of a cache line.
     private static final long LINE = 64;
-
-    /// Turns scores into the weights of the values.
-    private static final Pass[] FORWARD = {
-        (pair, lane) -> pair.hide(pair.w().scores(), lane, Float.NEGATIVE_INFINITY),
-        AttentionSimd::highest,
-        AttentionSimd::weights
-    };
-
-    /// Turns scores and the gradients of weights into weights and the gradients of scores. Hidden gradients are set to
-    /// 0: what was not computed may be anything, and NaN times a weight of 0 is NaN.
-    private static final Pass[] BACKWARD = {
-        (pair, lane) -> pair.hide(pair.w().scores(), lane, Float.NEGATIVE_INFINITY),
-        (pair, lane) -> pair.hide(pair.w().slopes(), lane, 0f),
-        AttentionSimd::slopes
-    };
 
     /// The inputs of forward and backward, in the letters and layouts of [AttentionKernels.Problem].
     record Inputs(
@@ -81,8 +53,7 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
             int heads,
             int kvHeads,
             int d,
-            boolean causal,
-            float scale) {
+            Scoring scoring) {
         static Inputs of(Problem a) {
             Sizes z = a.sizes();
             Buffer mask = a.mask();
@@ -100,8 +71,7 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
                     z.heads(),
                     z.kvHeads(),
                     z.d(),
-                    a.scoring().causal(),
-                    (float) a.scoring().scale());
+                    a.scoring());
         }
 
         /// Columns of scratch matrices, rounded up to whole tiles.
@@ -121,7 +91,21 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
 
         /// Query i sees the keys up to and including i + lead.
         int lead() {
-            return causal ? keys() - t : keys();
+            return scoring.causal() ? keys() - t : keys();
+        }
+
+        /// The place among the keys of what query 0 stands at.
+        int place() {
+            return keys() - t;
+        }
+
+        /// Whether a query may see few of the keys before it.
+        boolean isSparse() {
+            return scoring.window() > 0 || scoring.packed();
+        }
+
+        float scale() {
+            return (float) scoring.scale();
         }
 
         /// The number of query heads that share one key head.
@@ -158,7 +142,12 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
         }
 
         boolean hides(int b, int key) {
-            return mask != null && getInt(mask, 4 * ((long) b * keys() + key)) == 0;
+            return mask != null && text(b, key) == 0;
+        }
+
+        /// The number of the text that a key belongs to, if rows are packed; 0 for a hidden key.
+        int text(int b, int key) {
+            return mask == null ? 1 : getInt(mask, 4 * ((long) b * keys() + key));
         }
     }
 
@@ -238,10 +227,6 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
 
     @Override
     public void attention(Buffer out, Buffer lse, Problem problem) {
-        if (!problem.scoring().isPlain()) {
-            AttentionKernels.super.attention(out, lse, problem);
-            return;
-        }
         forward(parallel, f32(out), f32(lse), Inputs.of(problem), tiles());
     }
 
@@ -267,14 +252,17 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
             MemorySegment out, MemorySegment lse, Inputs a, Scratch w, int b, int h, int first, int n) {
         MemorySegment m = w.m();
         long at = a.query(b, first, h);
-        AttentionBlock.packQueries(a, w, w.qt(), a.q, at, n, a.scale);
-        CopySimd.fill(m, w.max(), QUERIES, NONE);
+        AttentionBlock.packQueries(a, w, w.qt(), a.q, at, n, a.scale());
+        CopySimd.fill(m, w.max(), QUERIES, AttentionSoftmax.NONE);
         CopySimd.fill(m, w.total(), QUERIES, 0f);
+        AttentionBlock.prepare(a, w, b, first, n);
         int end = Math.min(a.keys(), first + n + a.lead());
         for (int from = 0; from < end; from += AttentionBlock.keysOf(a)) {
-            forwardKeys(AttentionBlock.of(a, w, b, h / a.group(), first, n, from, false));
+            if (AttentionBlock.meet(a, b, first, n, from)) {
+                forwardKeys(AttentionBlock.of(a, w, b, h / a.group(), first, n, from, false));
+            }
         }
-        finish(m, w.factor(), w.max(), w.total());
+        AttentionSoftmax.finish(m, w.factor(), w.max(), w.total());
         MemorySegment.copy(m, w.max(), lse, a.statistics(b, first, h), 4L * n);
         scaleRows(a, w, n);
         AttentionBlock.keepRows(a, out, at, a.queryStride(), m, w.sum(), n, 1f);
@@ -283,8 +271,8 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
     private static void forwardKeys(AttentionBlock pair) {
         Scratch w = pair.w();
         pair.scores(w.scores(), w.k(), w.qt());
-        pair.forLanes(FORWARD);
-        if (pair.from() > 0) {
+        AttentionSoftmax.forward(pair);
+        if (pair.onto()) {
             scaleRows(pair.a(), w, pair.n());
         }
         pair.timesKeys(w.scores(), w.v());
@@ -295,64 +283,6 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
         for (int i = 0; i < n; i++) {
             long row = w.sum() + i * a.wide();
             BinarySimd.mulScalar(w.m(), row, w.m(), row, get(w.m(), w.factor() + 4L * i), a.columns());
-        }
-    }
-
-    /// max ← the maximum of max and the scores of one vector of queries; factor ← exp(old max − new max), which
-    /// rescales what was summed before.
-    private static void highest(AttentionBlock pair, int lane) {
-        Scratch w = pair.w();
-        MemorySegment m = w.m();
-        int count = pair.scored(lane);
-        long scores = w.scores() + 4L * lane;
-        long max = w.max() + 4L * lane;
-        FloatVector before = load(m, max);
-        FloatVector even = before;
-        FloatVector odd = before;
-        // Two maxima, because a single one would have to wait for its own previous result.
-        for (int j = 0; j < count - 1; j += 2) {
-            FloatVector x = load(m, scores + HIGH * j);
-            FloatVector y = load(m, scores + HIGH * j + HIGH);
-            even = even.blend(x, x.compare(VectorOperators.GT, even));
-            odd = odd.blend(y, y.compare(VectorOperators.GT, odd));
-        }
-        if (count % 2 == 1) {
-            FloatVector x = load(m, scores + HIGH * (count - 1));
-            even = even.blend(x, x.compare(VectorOperators.GT, even));
-        }
-        FloatVector now = even.blend(odd, odd.compare(VectorOperators.GT, even));
-        store(m, max, now);
-        store(m, w.factor() + 4L * lane, VectorMath.expOfNegative(before.sub(now)));
-    }
-
-    /// Replaces scores by exp(score − max) for the queries of one vector, and adds their sum to `total`, which is first
-    /// rescaled by the factor.
-    private static void weights(AttentionBlock pair, int lane) {
-        Scratch w = pair.w();
-        MemorySegment m = w.m();
-        int count = pair.scored(lane);
-        long scores = w.scores() + 4L * lane;
-        long total = w.total() + 4L * lane;
-        FloatVector now = load(m, w.max() + 4L * lane);
-        FloatVector sum = load(m, total).mul(load(m, w.factor() + 4L * lane));
-        for (int j = 0; j < count; j++) {
-            FloatVector e = VectorMath.expOfNegative(load(m, scores + HIGH * j).sub(now));
-            store(m, scores + HIGH * j, e);
-            sum = sum.add(e);
-        }
-        store(m, total, sum);
-    }
-
-    /// factor ← 1 / total, max ← max + log(total), which is the lse; 0 and NONE for a query that saw no key.
-    private static void finish(MemorySegment m, long factor, long max, long total) {
-        for (int lane = 0; lane < QUERIES; lane += V) {
-            FloatVector sum = load(m, total + 4L * lane);
-            var nothing = sum.compare(VectorOperators.EQ, 0f);
-            store(m, factor + 4L * lane, splat(1f).div(sum).blend(0f, nothing));
-            FloatVector lse = load(m, max + 4L * lane).add(VectorMath.log(sum));
-            // Not through one of our own methods: with the logarithm, this method has become too large for C2 to inline
-            // another.
-            lse.blend(NONE, nothing).intoMemorySegment(m, max + 4L * lane, ByteOrder.nativeOrder());
         }
     }
 
@@ -371,10 +301,6 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
 
     @Override
     public void attentionBackward(Slopes slopes, Buffer dOut, Buffer out, Buffer lse, Problem problem) {
-        if (!problem.scoring().isPlain()) {
-            AttentionKernels.super.attentionBackward(slopes, dOut, out, lse, problem);
-            return;
-        }
         Backward to = new Backward(
                 optional(slopes.dq()),
                 optional(slopes.dk()),
@@ -406,10 +332,10 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
             for (int kvHead = firstHead; kvHead < firstHead + heads; kvHead++) {
                 backwardHead(to, a, w, keySums, b, kvHead);
                 long real = a.p * a.wide();
-                keepKeys(a, to.dk, a.key(b, 0, kvHead), keySums, real, a.s, a.scale);
+                keepKeys(a, to.dk, a.key(b, 0, kvHead), keySums, real, a.s, a.scale());
                 keepKeys(a, to.dv, a.key(b, 0, kvHead), keySums, values + real, a.s, 1f);
                 long at = partial ? b * prefixBytes + 4L * kvHead * a.d : a.prefixKey(b, 0, kvHead);
-                keepKeys(a, partial ? sums : to.dPrefixK, at, keySums, 0, a.p, a.scale);
+                keepKeys(a, partial ? sums : to.dPrefixK, at, keySums, 0, a.p, a.scale());
                 long atValues = partial ? at + a.batch * prefixBytes : at;
                 keepKeys(a, partial ? sums : to.dPrefixV, atValues, keySums, values, a.p, 1f);
             }
@@ -432,13 +358,16 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
                 loadGradients(a, w, to, b, h, first, n);
                 int end = Math.min(a.keys(), first + n + a.lead());
                 boolean onto = first > 0 || h % a.group() > 0;
+                AttentionBlock.prepare(a, w, b, first, n);
                 for (int from = 0; from < end; from += AttentionBlock.keysOf(a)) {
-                    AttentionBlock pair = AttentionBlock.of(a, w, b, kvHead, first, n, from, true);
-                    backwardKeys(pair, keySums, from * a.wide(), values, onto);
+                    if (AttentionBlock.meet(a, b, first, n, from)) {
+                        AttentionBlock pair = AttentionBlock.of(a, w, b, kvHead, first, n, from, true);
+                        backwardKeys(pair, keySums, from * a.wide(), values, onto);
+                    }
                 }
                 if (to.dq != null) {
                     long at = a.query(b, first, h);
-                    AttentionBlock.keepRows(a, to.dq, at, a.queryStride(), w.m(), w.sum(), n, a.scale);
+                    AttentionBlock.keepRows(a, to.dq, at, a.queryStride(), w.m(), w.sum(), n, a.scale());
                 }
             }
         }
@@ -452,7 +381,7 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
         MemorySegment out = from.out;
         MemorySegment lse = from.lse;
         long at = a.query(b, first, h);
-        AttentionBlock.packQueries(a, w, w.qt(), a.q, at, n, a.scale);
+        AttentionBlock.packQueries(a, w, w.qt(), a.q, at, n, a.scale());
         AttentionBlock.packQueries(a, w, w.gt(), dOut, at, n, 1f);
         AttentionBlock.packRows(a, w, w.q(), a.q, at, n);
         AttentionBlock.packRows(a, w, w.g(), dOut, at, n);
@@ -471,26 +400,10 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
         Scratch w = pair.w();
         pair.scores(w.scores(), w.k(), w.qt());
         pair.scores(w.slopes(), w.v(), w.gt());
-        pair.forLanes(BACKWARD);
+        AttentionSoftmax.backward(pair);
         pair.timesQueries(keySums, to + values, w.scores(), w.g(), onto);
         pair.timesQueries(keySums, to, w.slopes(), w.q(), onto);
         pair.timesKeys(w.slopes(), w.k());
-    }
-
-    /// scores ← P = exp(scores − lse) and dP ← dS = P · (dP − D), for the queries of one vector.
-    private static void slopes(AttentionBlock pair, int lane) {
-        Scratch w = pair.w();
-        MemorySegment m = w.m();
-        int count = pair.scored(lane);
-        long scores = w.scores() + 4L * lane;
-        long dP = w.slopes() + 4L * lane;
-        FloatVector norm = load(m, w.max() + 4L * lane);
-        FloatVector mean = load(m, w.total() + 4L * lane);
-        for (int j = 0; j < count; j++) {
-            FloatVector p = VectorMath.expOfNegative(load(m, scores + HIGH * j).sub(norm));
-            store(m, scores + HIGH * j, p);
-            store(m, dP + HIGH * j, load(m, dP + HIGH * j).sub(mean).mul(p));
-        }
     }
 
     /// Copies rows of scratch memory, scaled, to rows of a gradient if that is wanted.

@@ -327,7 +327,7 @@ final class UnarySimd {
         return of.blend(ofMinus, negative).mul(ofMinus.blend(of, negative).fma(x, VectorMath.ONE));
     }
 
-    private static void tanh(MemorySegment y, MemorySegment x, long at, int n) {
+    static void tanh(MemorySegment y, MemorySegment x, long at, int n) {
         for (int i = 0; i < bound(n); i += V) {
             store(y, at + 4L * i, VectorMath.tanh(load(x, at + 4L * i)));
         }

@@ -45,12 +45,12 @@ class CudaOpCasesTest {
     }
 
     /// The cases with a composed form, except division, which is not a fused operation, checkpointing, which computes
-    /// twice on purpose, and attention with windows or soft caps, which has no kernel here.
+    /// twice on purpose, and attention with windows, soft caps or packed rows, which has no kernel here.
     static Stream<OpCase> fused() {
         Set<String> others = Set.of("div", "checkpoint");
         return OpCases.all().stream()
                 .filter(c -> c.composed() != null && !others.contains(c.op()))
-                .filter(c -> !c.variant().contains("window") && !c.variant().contains("soft cap"));
+                .filter(c -> Stream.of("window", "soft cap", "packed").noneMatch(c.variant()::contains));
     }
 
     /// The purpose of a fused operation.

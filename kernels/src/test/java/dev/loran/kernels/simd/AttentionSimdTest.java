@@ -4,6 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.within;
 
 import dev.loran.engine.backend.AttentionKernels.Problem;
+import dev.loran.engine.backend.AttentionKernels.Scoring;
 import dev.loran.engine.backend.AttentionKernels.Sizes;
 import dev.loran.engine.backend.AttentionKernels.Slopes;
 import dev.loran.engine.backend.Buffer;
@@ -21,6 +22,7 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.Random;
 import java.util.stream.Stream;
+import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Named;
@@ -80,10 +82,6 @@ class AttentionSimdTest {
             boolean causal,
             boolean perRow,
             boolean masked) {
-        long queries = (long) batch * t * heads * d;
-        long keys = (long) batch * s * kvHeads * d;
-        long prefix = (long) (perRow ? batch : 1) * p * kvHeads * d;
-        double scale = 1 / Math.sqrt(d);
         int[] shown = new Random(4)
                 .ints((long) batch * (p + s), 0, 4)
                 .map(i -> Math.min(i, 1))
@@ -92,17 +90,67 @@ class AttentionSimdTest {
         for (int i = 0; i < Math.min(5, p + s - 1); i++) {
             shown[i] = 0;
         }
+        Sizes sizes = new Sizes(batch, t, s, p, heads, kvHeads, d);
+        agree(sizes, new Scoring(causal, 1 / Math.sqrt(d)), perRow, masked ? shown : null);
+    }
+
+    @ParameterizedTest
+    @CsvSource({
+        // batch, t, s, p, heads, kvHeads, d, causal, window, soft cap, packed
+        "2, 9, 9, 0, 2, 2, 5, true, 3, 0, false",
+        "2, 300, 300, 20, 2, 1, 8, true, 50, 0, false",
+        "1, 290, 290, 0, 1, 1, 33, false, 40, 0, false",
+        "2, 70, 90, 3, 2, 1, 16, true, 33, 2, false",
+        "2, 1, 70, 5, 4, 2, 80, true, 20, 1.5, false",
+        "2, 65, 65, 5, 2, 2, 24, false, 0, 1.5, false",
+        "2, 300, 300, 0, 2, 1, 16, true, 0, 0, true",
+        "1, 417, 417, 20, 2, 2, 8, true, 100, 2, true",
+        "2, 150, 150, 3, 1, 1, 33, false, 0, 0, true",
+        "2, 1, 1, 7, 2, 1, 8, true, 0, 0, true",
+    })
+    void agreesWithComposedForOtherScores(
+            int batch,
+            int t,
+            int s,
+            int p,
+            int heads,
+            int kvHeads,
+            int d,
+            boolean causal,
+            int window,
+            double softCap,
+            boolean packed) {
+        Random random = new Random(5);
+        int[] mask = new int[batch * (p + s)];
+        for (int i = 0, text = 1; i < mask.length; i++) {
+            // Padding at the end of each row, longer than a block of queries.
+            boolean padded = i % (p + s) > 0.6 * (p + s);
+            text += random.nextInt(30) / 29;
+            mask[i] = padded || random.nextInt(9) == 0 ? 0 : packed ? text : 1;
+        }
+        agree(
+                new Sizes(batch, t, s, p, heads, kvHeads, d),
+                new Scoring(causal, window, 0.4, softCap, packed),
+                true,
+                mask);
+    }
+
+    private void agree(Sizes sizes, Scoring scoring, boolean perRow, int @Nullable [] shown) {
+        long queries = (long) sizes.batch() * sizes.t() * sizes.heads() * sizes.d();
+        long keys = (long) sizes.batch() * sizes.s() * sizes.kvHeads() * sizes.d();
+        int p = sizes.p();
+        long prefix = (long) (perRow ? sizes.batch() : 1) * p * sizes.kvHeads() * sizes.d();
+        long statistics = (long) sizes.batch() * sizes.heads() * sizes.t();
         check.agree("attention", m -> {
             Buffer q = m.in(queries);
             Buffer k = m.in(keys);
             Buffer v = m.in(keys);
             Buffer prefixK = p == 0 ? null : m.in(prefix);
             Buffer prefixV = p == 0 ? null : m.in(prefix);
-            Buffer mask = masked ? m.ints(shown) : null;
+            Buffer mask = shown == null ? null : m.ints(shown);
             Buffer out = m.out("out", queries);
-            Buffer lse = masked ? m.in((long) batch * heads * t) : m.out("lse", (long) batch * heads * t);
-            Sizes sizes = new Sizes(batch, t, s, p, heads, kvHeads, d);
-            Problem problem = new Problem(q, k, v, prefixK, prefixV, mask, sizes, causal, scale);
+            Buffer lse = shown == null ? m.out("lse", statistics) : m.in(statistics);
+            Problem problem = new Problem(q, k, v, prefixK, prefixV, mask, sizes, scoring);
             m.backend().attention().attention(out, lse, problem);
             Buffer dOut = m.in(queries);
             Slopes slopes = new Slopes(
@@ -116,12 +164,14 @@ class AttentionSimdTest {
     }
 
     static List<Arguments> roundedProblems() {
-        // t, s, p, heads, kvHeads, d, causal, prefix per row, mask
+        // t, s, p, heads, kvHeads, d, causal, prefix per row, mask; for others than plain scores also window, tenths of
+        // the soft cap, packed
         int[][] small = {
             {7, 7, 0, 2, 2, 7, 0, 0, 0},
             {33, 33, 0, 2, 1, 33, 1, 0, 1},
             {15, 15, 3, 2, 2, 32, 0, 1, 1},
-            {50, 65, 5, 1, 1, 16, 1, 0, 0}
+            {50, 65, 5, 1, 1, 16, 1, 0, 0},
+            {50, 50, 5, 2, 1, 16, 1, 0, 1, 20, 15, 1}
         };
         int[][] large = {
             {64, 65, 0, 2, 1, 16, 1, 0, 0},
@@ -129,7 +179,11 @@ class AttentionSimdTest {
             {130, 150, 49, 2, 2, 64, 1, 1, 1},
             {160, 417, 0, 1, 1, 80, 1, 0, 1},
             {289, 289, 0, 2, 2, 24, 0, 0, 1},
-            {17, 17, 0, 1, 1, 600, 1, 0, 0}
+            {17, 17, 0, 1, 1, 600, 1, 0, 0},
+            {300, 333, 20, 2, 1, 24, 1, 0, 0, 60, 0, 0},
+            {160, 160, 0, 2, 2, 64, 1, 0, 0, 0, 20, 0},
+            {289, 289, 9, 2, 2, 24, 0, 0, 1, 0, 0, 1},
+            {417, 417, 0, 1, 1, 80, 1, 0, 1, 0, 0, 1}
         };
         List<Arguments> all = new ArrayList<>();
         for (Named<Bf16Tiles> tiles : FrozenWeightTest.tiles()) {
@@ -160,7 +214,9 @@ class AttentionSimdTest {
             long prefixes = (long) (s[7] == 1 ? batch : 1) * p * kvHeads * d;
             MemorySegment mask = arena.allocate(4L * batch * (p + keys));
             for (int i = 0; i < batch * (p + keys); i++) {
-                mask.setAtIndex(ValueLayout.JAVA_INT, i, i % (p + keys) > 0 && random.nextInt(4) == 0 ? 0 : 1);
+                boolean hidden = i % (p + keys) > 0 && random.nextInt(4) == 0;
+                int text = s.length > 9 && s[11] == 1 ? 1 + i % (p + keys) / 37 : 1;
+                mask.setAtIndex(ValueLayout.JAVA_INT, i, hidden ? 0 : text);
             }
             MemorySegment prefixK = p == 0 ? null : normal(arena, random, prefixes);
             MemorySegment prefixV = p == 0 ? null : normal(arena, random, prefixes);
@@ -178,8 +234,9 @@ class AttentionSimdTest {
                     heads,
                     kvHeads,
                     d,
-                    s[6] == 1,
-                    (float) (1 / Math.sqrt(d)));
+                    s.length > 9
+                            ? new Scoring(s[6] == 1, s[9], 1 / Math.sqrt(d), s[10] / 10.0, s[11] == 1)
+                            : new Scoring(s[6] == 1, 1 / Math.sqrt(d)));
             MemorySegment dOut = normal(arena, random, queries);
             List<MemorySegment> exact = new ArrayList<>();
             for (Bf16Tiles of : new Bf16Tiles[] {null, tiles}) {
@@ -229,8 +286,8 @@ class AttentionSimdTest {
         double errors = 0;
         for (int i = 0; i < is.length; i++) {
             // A query that sees no key.
-            boolean none = should[i] == AttentionSimd.NONE;
-            assertThat(is[i] == AttentionSimd.NONE).as(name).isEqualTo(none);
+            boolean none = should[i] == AttentionSoftmax.NONE;
+            assertThat(is[i] == AttentionSoftmax.NONE).as(name).isEqualTo(none);
             largest = Math.max(largest, none ? 0 : Math.abs(should[i]));
             squares += none ? 0 : should[i] * should[i];
             errors += Math.pow(is[i] - should[i], 2);

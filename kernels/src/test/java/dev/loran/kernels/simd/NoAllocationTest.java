@@ -8,6 +8,7 @@ import com.sun.management.ThreadMXBean;
 import dev.loran.engine.backend.AttentionKernels;
 import dev.loran.engine.backend.AttentionKernels.Problem;
 import dev.loran.engine.backend.AttentionKernels.RopeTables;
+import dev.loran.engine.backend.AttentionKernels.Scoring;
 import dev.loran.engine.backend.AttentionKernels.Sizes;
 import dev.loran.engine.backend.AttentionKernels.Slopes;
 import dev.loran.engine.backend.BinaryFn;
@@ -345,11 +346,22 @@ final class NoAllocationTest {
             all.put("attention" + operands, () -> attention.attention(out, lse, plain));
             Problem masked = new Problem(q, k, v, null, null, seen, sizes, false, 0.1);
             all.put("attention with a mask" + operands, () -> attention.attention(out, lse, masked));
+            Scoring capped = new Scoring(true, KEYS / 2, 0.1, 2);
+            Problem other = new Problem(q, k, v, null, null, seen, sizes, capped);
+            all.put("attention with window and soft cap" + operands, () -> attention.attention(out, lse, other));
+            Problem packed = new Problem(q, k, v, null, null, seen, sizes, new Scoring(true, 0.1).withPacked(true));
+            all.put("attention of packed rows" + operands, () -> attention.attention(out, lse, packed));
             Sizes one = new Sizes(1, 1, KEYS, 0, HEADS, HEADS, D);
             Problem single = new Problem(q, k, v, null, null, null, one, false, 0.1);
             all.put("attention of one query" + operands, () -> attention.attention(out, lse, single));
             Slopes slopes = new Slopes(dq, dk, dv, null, null);
             all.put("attentionBackward" + operands, () -> attention.attentionBackward(slopes, dOut, out, lse, plain));
+            all.put(
+                    "attentionBackward with window and soft cap" + operands,
+                    () -> attention.attentionBackward(slopes, dOut, out, lse, other));
+            all.put(
+                    "attentionBackward of packed rows" + operands,
+                    () -> attention.attentionBackward(slopes, dOut, out, lse, packed));
         }
 
         private void optimizers() {
