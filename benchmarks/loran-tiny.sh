@@ -56,7 +56,7 @@ train() {
     else
         "$root/loran" pretrain --train corpus/train.jsonl --eval corpus/heldout.jsonl --out run \
             --vocab-size 8192 --hidden 256 --layers 4 --heads 4 --mlp 704 --max-length 256 \
-            --batch-size 8 --steps 12000 --lr 1.5e-3 --warmup 300 --weight-decay 0.05 \
+            --batch-size 8 --steps 5000 --lr 1.5e-3 --warmup 300 --weight-decay 0.05 \
             --eval-every 500 --save-steps 250 --device cpu --seed 42
     fi
 }

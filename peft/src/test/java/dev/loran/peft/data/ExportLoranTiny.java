@@ -27,7 +27,7 @@ import java.util.stream.Stream;
 ///
 /// The first form writes the run's best weights in BF16, with the configuration and the tokenizer; the second one, once
 /// `./loran bench perplexity --json` has written its result for that folder to the file `MEASURED`, the model card
-/// `README.md` and `SHA256SUMS`.
+/// `README.md`, into which `notes.md` of the run's folder goes if there is one, and `SHA256SUMS`.
 final class ExportLoranTiny {
     private static final ObjectMapper JSON = new ObjectMapper();
     private static final List<String> TOKENIZER = List.of("tokenizer.json", "tokenizer_config.json");
@@ -65,6 +65,7 @@ final class ExportLoranTiny {
         JsonNode config = JSON.readTree(Files.readString(out.resolve("config.json")));
         JsonNode figures = JSON.readTree(lastLine(measured));
         Progress progress = Progress.of(run.resolve("metrics.jsonl"));
+        Path notes = run.resolve("notes.md");
         String text = String.format(
                 Locale.ROOT,
                 CARD,
@@ -86,6 +87,7 @@ final class ExportLoranTiny {
                 options.get("seed").asInt(),
                 options.get("dtype").asText(),
                 progress.seconds / 3600,
+                Files.exists(notes) ? Files.readString(notes) : "",
                 figures.get("tokens").asInt(),
                 figures.get("perplexity").asDouble(),
                 figures.get("ngram_order").asInt(),
@@ -173,7 +175,7 @@ final class ExportLoranTiny {
             %d tokens (%.1f million tokens until then); learning rate %s, %s schedule with %d steps of warm-up, weight decay %s,
             seed %d, operands %s, on a CPU with 2 cores in %.1f hours. All texts are joined, with an end token after each, and
             cut into rows; rows come in a new order in each epoch.
-
+            %s
             ## Evaluation
 
             Perplexity of %,d held-out tokens, which are about 1 %% of the texts, chosen by a hash of their names:
@@ -204,7 +206,7 @@ final class ExportLoranTiny {
             ```
 
             fetches the packages, makes the corpus, trains, exports and measures; `benchmarks/loran-tiny.sh FOLDER ship` puts
-            the result into Loran's sources. With the same versions of the packages, on a CPU with vectors of the same width,
-            the weights are the same bit for bit.
+            the result into Loran's sources. Runs with the same plan and the same versions of the packages, on CPUs with
+            vectors of the same width, give the same weights bit for bit.
             """;
 }
