@@ -63,7 +63,7 @@ final class PerplexityCommand implements Callable<Integer> {
                 Model loaded = HfModels.load(folder, backend);
                 PeftModel peft = new PeftModel(loaded, 0)) {
             int length = maxLength == 0 ? loaded.facts().maxPositions() : maxLength;
-            Examples.Options packed = Examples.Options.of(length).withPack(true);
+            Examples.Options packed = Examples.Options.of(length).withConcatenate(true);
             Examples heldOut = Examples.read(eval, new LmTask(), tokenizer, packed, null);
             double own;
             try (TaskModel learner = TaskModel.of(peft, TaskCard.of(new LmTask(), length), 0)) {

@@ -51,6 +51,7 @@ final class PretrainCommand extends TrainCommand {
             "--method",
             "--init-adapter",
             "--pooling",
+            "--pack",
             "--head-lr",
             "--loraplus-ratio",
             "--rank",
@@ -119,7 +120,7 @@ final class PretrainCommand extends TrainCommand {
 
     @Override
     Examples.Options reading(int maxLength) {
-        return Examples.Options.of(maxLength).withPack(true);
+        return Examples.Options.of(maxLength).withConcatenate(true);
     }
 
     @Override

@@ -87,6 +87,12 @@ class TrainCommand implements Callable<Integer> {
     @Mixin
     DataOptions.Splitting files;
 
+    @Option(
+            names = "--pack",
+            description = "put several rows to train on into one of at most --max-length tokens; each attends to itself"
+                    + " only (generate and lm)")
+    private boolean pack;
+
     @Mixin
     OutOptions place;
 
@@ -306,7 +312,12 @@ class TrainCommand implements Callable<Integer> {
     }
 
     private TaskRows read(OpenModel open, Examples.Options reading, @Nullable Labels usual) {
-        return TaskRows.read(open, Task.named(task), reading, files.split(train, eval, model.seed), usual);
+        TaskRows rows = TaskRows.read(open, Task.named(task), reading, files.split(train, eval, model.seed), usual);
+        if (pack && Method.named(method).virtualTokens(training) > 0 && !method.equals(Method.PREFIX.toString())) {
+            throw new InputException("--pack: the virtual tokens of " + method
+                    + " precede a row, not each of its texts; leave --pack out, or choose another method");
+        }
+        return pack ? new TaskRows(rows.task(), rows.train().packed(), rows.heldOut()) : rows;
     }
 
     /// The adapter to begin with, which also determines the method and the options of the run; null if there is none. A

@@ -9,7 +9,8 @@ import org.jspecify.annotations.Nullable;
 /// Rows padded to a common length, as plain arrays in row-major order. The batch owns the arrays; they are not copied.
 ///
 /// @param inputIds (B, T) token ids; the padding token after the end of a row
-/// @param attentionMask (B, T) 1 for a token, 0 for padding
+/// @param attentionMask (B, T) 0 for padding, 1 for any other token, or the number of its text in a row that holds
+///     several that do not attend to each other
 /// @param tokenTypes (B, T) the types of the tokens, by which a model distinguishes the texts of a pair
 ///     (`token_type_ids`); null if all are 0
 /// @param targets the targets of the loss; their meaning depends on the task
@@ -105,6 +106,27 @@ public record Batch(
                 b.inputIds, b.attentionMask, types, b.targets, b.rows, b.batchSize, b.length, b.tokens, b.lossTerms);
     }
 
+    /// The same batch, treated as if each row held two texts.
+    public Batch packed() {
+        int[] texts = new int[attentionMask.length];
+        Arrays.setAll(texts, i -> i % length < length / 2 ? 1 : 2);
+        return new Batch(inputIds, texts, tokenTypes, targets, rows, batchSize, length, tokens, lossTerms);
+    }
+
+    /// Whether a row holds several texts that do not attend to each other.
+    public boolean isPacked() {
+        return Arrays.stream(attentionMask).anyMatch(text -> text > 1);
+    }
+
+    /// (B, T) the position of each token in its text, counted from 0.
+    public int[] positions() {
+        int[] at = new int[attentionMask.length];
+        for (int i = 0; i < at.length; i++) {
+            at[i] = i % length > 0 && attentionMask[i] == attentionMask[i - 1] ? at[i - 1] + 1 : 0;
+        }
+        return at;
+    }
+
     /// The same batch, treated as if one of its ids were padding, so that the mask is used.
     public Batch masked() {
         return new Batch(
@@ -128,9 +150,10 @@ public record Batch(
                 System.arraycopy(types, 0, tokenTypes, b * length, types.length);
             }
         }
+        int[] numbered = targets.texts();
         return new Batch(
                 inputIds,
-                attentionMask,
+                numbered == null ? attentionMask : numbered,
                 tokenTypes,
                 targets.values(),
                 rows,

@@ -5,16 +5,21 @@ import dev.loran.peft.io.InputException;
 import java.nio.ByteBuffer;
 import java.nio.file.Path;
 import java.security.MessageDigest;
+import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Comparator;
+import java.util.Deque;
 import java.util.HashMap;
 import java.util.HexFormat;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.OptionalInt;
+import java.util.TreeMap;
 import java.util.function.Function;
 import java.util.function.UnaryOperator;
+import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 
 /// Rows as token ids. When a file is read, only the ids are kept, and if there are many, they are kept in
@@ -34,6 +39,7 @@ public final class Examples {
         private final ExampleStore rows = new ExampleStore();
         private int truncated;
         private boolean typed;
+        private boolean packed;
         private int longest;
         private int shortest = Integer.MAX_VALUE;
 
@@ -53,40 +59,41 @@ public final class Examples {
     /// @param maxLength the most ids per row, including special tokens; longer texts are truncated and counted
     /// @param textPrefix put before every text to classify (for a pair, before the first one) if the encoder was
     ///     trained with a prefix (`"query: "` for `e5-small`); otherwise empty
-    /// @param pack for a language model: concatenate all texts, each followed by the end token, and cut the result into
+    /// @param concatenate for a language model: join all texts, each followed by the end token, and cut the result into
     ///     rows of `maxLength` ids, so that nothing is padded or truncated. A row may then contain parts of several
-    ///     texts, which attend to each other, as in Hugging Face's language-model examples
+    ///     texts, which attend to each other, as in Hugging Face's language-model examples; see [#packed] for rows whose
+    ///     texts do not
     /// @param answerRoom for rows with prompts: how many of the `maxLength` ids a prompt leaves for its target; longer
     ///     prompts are truncated accordingly, whatever the target. 0: as many as the longest target of these rows has,
     ///     but at most half of all
-    public record Options(int maxLength, String textPrefix, boolean pack, int answerRoom) {
+    public record Options(int maxLength, String textPrefix, boolean concatenate, int answerRoom) {
         public Options {
             if (maxLength < 1) {
                 throw new InputException("max length " + maxLength + " must be at least 1");
             }
-            if (pack && maxLength < 2) {
-                throw new InputException("max length 1 leaves nothing to predict in a packed row");
+            if (concatenate && maxLength < 2) {
+                throw new InputException("max length 1 leaves nothing to predict in a row of joined texts");
             }
             if (answerRoom < 0) {
                 throw new InputException("answer room " + answerRoom + " is negative");
             }
         }
 
-        /// No prefix, no packing.
+        /// No prefix, no concatenation.
         public static Options of(int maxLength) {
             return new Options(maxLength, "", false, 0);
         }
 
         public Options withTextPrefix(String prefix) {
-            return new Options(maxLength, prefix, pack, answerRoom);
+            return new Options(maxLength, prefix, concatenate, answerRoom);
         }
 
-        public Options withPack(boolean packed) {
-            return new Options(maxLength, textPrefix, packed, answerRoom);
+        public Options withConcatenate(boolean joined) {
+            return new Options(maxLength, textPrefix, joined, answerRoom);
         }
 
         public Options withAnswerRoom(int tokens) {
-            return new Options(maxLength, textPrefix, pack, tokens);
+            return new Options(maxLength, textPrefix, concatenate, tokens);
         }
     }
 
@@ -151,6 +158,45 @@ public final class Examples {
         return new Examples(form, options, padId, all, labels, notes, decoder);
     }
 
+    /// These rows, as many as fit in one of at most [Options#maxLength] ids: a text attends to itself only, its positions
+    /// are counted from its own first token, and the loss is the same as in a row of its own. Rows are put, the longest
+    /// first, where they leave the least room (best-fit decreasing: Johnson, 1973; for language models: Ding et al.,
+    /// "Fewer Truncations Improve Language Modeling", 2024).
+    ///
+    /// @throws InputException if rows of this form cannot be packed
+    public Examples packed() {
+        Integer[] order = IntStream.range(0, size()).boxed().toArray(Integer[]::new);
+        Arrays.sort(order, Comparator.comparingInt((Integer row) -> -length(row)));
+        List<List<Integer>> all = new ArrayList<>();
+        TreeMap<Integer, Deque<List<Integer>>> byRoom = new TreeMap<>();
+        for (int row : order) {
+            Map.Entry<Integer, Deque<List<Integer>>> fitting = byRoom.ceilingEntry(length(row));
+            List<Integer> bin =
+                    fitting == null ? new ArrayList<>() : fitting.getValue().pop();
+            int room = fitting == null ? options.maxLength : fitting.getKey();
+            if (fitting == null) {
+                all.add(bin);
+            } else if (fitting.getValue().isEmpty()) {
+                byRoom.remove(room);
+            }
+            bin.add(row);
+            byRoom.computeIfAbsent(room - length(row), r -> new ArrayDeque<>()).push(bin);
+        }
+        Kept joined = new Kept();
+        for (List<Integer> bin : all) {
+            List<Example> rows = bin.stream().map(this::row).toList();
+            joined.add(rows.size() == 1 ? rows.getFirst() : form.join(rows));
+            joined.packed |= rows.size() > 1;
+        }
+        joined.truncated = kept.truncated;
+        return new Examples(form, options, padId, joined, labels, notes, decoder);
+    }
+
+    /// Whether a row may hold several texts that do not attend to each other: see [#packed].
+    public boolean isPacked() {
+        return kept.packed;
+    }
+
     /// The same example `rows` times.
     static Examples copies(RowForm form, @Nullable Labels labels, Example example, int rows, int maxLength) {
         Kept kept = new Kept();
@@ -166,7 +212,7 @@ public final class Examples {
         return form;
     }
 
-    /// The number of rows; with packing, the number of packed rows.
+    /// The number of rows, into which texts may have been joined.
     public int size() {
         return kept.rows.size();
     }

@@ -1,5 +1,6 @@
 package dev.loran.peft.data;
 
+import dev.loran.peft.io.InputException;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
@@ -35,6 +36,15 @@ public interface RowForm {
         return Example.of(new int[length], null, 0);
     }
 
+    /// One example of several, each of which is to attend to itself only, for [Examples#packed]. [#targets] then numbers
+    /// the texts of a row.
+    ///
+    /// @throws InputException if rows of this form cannot be packed
+    default Example join(List<Example> rows) {
+        throw new InputException(
+                "rows of task " + name() + " cannot be packed, only those that a causal model is to continue");
+    }
+
     /// The text of the notice about truncated texts, which follows their number.
     default String cut(Examples.Options options) {
         return "texts are longer than %d tokens and were cut".formatted(options.maxLength());
@@ -45,9 +55,15 @@ public interface RowForm {
     /// @param values in the order in which the task's loss uses them
     /// @param lossTerms the number of terms that the loss averages: the weight of this batch when gradients are
     ///     accumulated over several
-    record Targets(List<Target> values, int lossTerms) {
+    /// @param texts (B, T), if rows hold several texts that do not attend to each other: the number of each token's text
+    ///     in its row, from 1; 0 for padding. Null if a row is one text
+    record Targets(List<Target> values, int lossTerms, int @Nullable [] texts) {
         public Targets {
             values = List.copyOf(values);
+        }
+
+        public Targets(List<Target> values, int lossTerms) {
+            this(values, lossTerms, null);
         }
 
         /// A single integer target.

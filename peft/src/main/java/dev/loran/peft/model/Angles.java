@@ -5,6 +5,7 @@ import dev.loran.engine.Tensor;
 import dev.loran.engine.backend.Backend;
 import dev.loran.engine.backend.DType;
 import dev.loran.engine.functional.Functional;
+import dev.loran.peft.io.InputException;
 import java.util.Arrays;
 import java.util.List;
 import java.util.function.DoubleUnaryOperator;
@@ -37,17 +38,29 @@ public final class Angles implements AutoCloseable {
     }
 
     /// Rotates x (B, T, H, D) by its positions: from, from + 1, …, or each row's own positions where rows differ.
-    public Tensor turn(Tensor x, int from) {
+    ///
+    /// @param inTexts (B, T) the positions where rows hold several texts; else null
+    public Tensor turn(Tensor x, int from, @Nullable Tensor inTexts) {
         int width = rope.width(headDim);
         if (width == headDim) {
-            return turnAll(x, from);
+            return turnAll(x, from, inTexts);
         }
         return width == 0
                 ? x
-                : Functional.concat(List.of(turnAll(x.slice(3, 0, width), from), x.slice(3, width, headDim)), 3);
+                : Functional.concat(
+                        List.of(turnAll(x.slice(3, 0, width), from, inTexts), x.slice(3, width, headDim)), 3);
     }
 
-    private Tensor turnAll(Tensor x, int from) {
+    private Tensor turnAll(Tensor x, int from, @Nullable Tensor inTexts) {
+        if (inTexts != null) {
+            int to = from + x.shape().dim(1);
+            if (rope.kind(to) != rope.kind(1)) {
+                throw new InputException(
+                        "rows of several texts, " + to + " positions long: this model's rotary angles"
+                                + " depend on the length of a text where it is that long; make rows shorter, or do not pack them");
+            }
+            return turnEach(x, upTo(to), inTexts.reshape(-1));
+        }
         if (!positions.rows().isEmpty()) {
             return turnRows(x, positions.ofRows(x.shape().dim(1)));
         }
@@ -73,13 +86,16 @@ public final class Angles implements AutoCloseable {
     }
 
     private Tensor turnRows(Tensor x, int[] ids) {
-        Shape s = x.shape();
+        // Positions before a row's first become zero and are never visible.
         List<Tensor> both = upTo(1 + Arrays.stream(ids).max().orElse(0));
-        Tensor at = Tensor.ofInts(backend, ids, ids.length);
-        // Treated as a single text whose tokens have the positions of all rows. Positions before a row's first become
-        // zero and are never visible.
+        return turnEach(x, both, Tensor.ofInts(backend, ids, ids.length));
+    }
+
+    /// Treats x as a single text whose tokens have the positions of all rows.
+    private static Tensor turnEach(Tensor x, List<Tensor> both, Tensor at) {
+        Shape s = x.shape();
         Tensor turned = Functional.rope(
-                x.reshape(1, ids.length, s.dim(2), s.dim(3)),
+                x.reshape(1, at.shape().dim(0), s.dim(2), s.dim(3)),
                 Functional.embedding(both.getFirst(), at),
                 Functional.embedding(both.getLast(), at));
         return turned.reshape(s.dims());

@@ -77,13 +77,22 @@ public record Attention(
         Tensor keys = heads(qkv.get(1), norms == null ? null : norms.keys);
         Tensor values = heads(qkv.get(2), null);
         int from = prefix == null ? 0 : prefix.length();
+        Tensor inTexts = Positions.inTexts(mask, x.shape().dim(1), from);
         if (angles != null) {
-            queries = angles.turn(queries, from);
-            keys = angles.turn(keys, from);
+            queries = angles.turn(queries, from, inTexts);
+            keys = angles.turn(keys, from, inTexts);
         }
-        if (positions == null
-                || scoring.window() == 0
-                || scoring.window() >= from + x.shape().dim(1)) {
+        boolean isNear =
+                scoring.window() == 0 || scoring.window() >= from + x.shape().dim(1);
+        if (mask != null && inTexts != null) {
+            if (!isNear && from > 0) {
+                throw new IllegalArgumentException("attention: through a sliding window, rows of several texts cannot"
+                        + " have a prefix, whose distance differs between texts");
+            }
+            Scoring packed = withWindow(isNear ? 0 : scoring.window()).withPacked(true);
+            return out.forward(block.attend(queries, keys, values, Positions.part(mask, 0), prefix, packed));
+        }
+        if (isNear || positions == null) {
             return out.forward(block.attend(queries, keys, values, mask, prefix, withWindow(0)));
         }
         Tensor near = positions.near(x, from, scoring.window());
@@ -100,8 +109,6 @@ public record Attention(
     }
 
     private Scoring withWindow(int window) {
-        return window == scoring.window()
-                ? scoring
-                : new Scoring(scoring.causal(), window, scoring.scale(), scoring.softCap());
+        return window == scoring.window() ? scoring : scoring.withWindow(window);
     }
 }

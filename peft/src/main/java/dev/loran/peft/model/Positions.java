@@ -214,12 +214,49 @@ public final class Positions implements AutoCloseable {
         return Functional.concat(List.of(each, x), 1);
     }
 
+    /// Whether a mask is for rows of several texts: (B, 2, S), their numbers and their positions.
+    static boolean isPacked(Tensor mask) {
+        return mask.shape().rank() == 3;
+    }
+
+    /// One of the two parts of such a mask: (B, S).
+    static Tensor part(Tensor mask, int which) {
+        return mask.slice(1, which, which + 1)
+                .reshape(mask.shape().dim(0), mask.shape().dim(2));
+    }
+
+    /// The positions (B, T) of the last `length` tokens of such a mask, counted in their texts from `from` on; null for
+    /// another mask.
+    public static @Nullable Tensor inTexts(@Nullable Tensor mask, int length, int from) {
+        if (mask == null || !isPacked(mask)) {
+            return null;
+        }
+        int end = mask.shape().dim(2);
+        Tensor at = part(mask.slice(2, end - length, end), 1);
+        return from == 0 ? at : shifted(mask.backend(), at, from);
+    }
+
     /// The mask (B, T) of the text, preceded by that of `prefix` keys and of the virtual tokens included in words (B,
     /// S, C): (B, prefix + S). Null hides nothing.
     @Nullable
     public Tensor shown(@Nullable Tensor mask, Tensor words, int prefix) {
         if (mask == null && rows().isEmpty()) {
             return null;
+        }
+        if (mask != null && isPacked(mask)) {
+            return prefix == 0
+                    ? mask
+                    : Functional.concat(
+                            List.of(
+                                    Tensor.full(
+                                            words.backend(),
+                                            DType.I32,
+                                            1,
+                                            mask.shape().dim(0),
+                                            2,
+                                            prefix),
+                                    mask),
+                            2);
         }
         Shape s = words.shape();
         int virtual = mask != null

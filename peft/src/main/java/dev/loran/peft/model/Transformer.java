@@ -21,7 +21,9 @@ import org.jspecify.annotations.Nullable;
 
 /// A model without its head: embedded tokens, blocks and the final layers, with the slots that adapters can fill.
 ///
-/// Token ids and masks are I32 (B, T); a null mask hides nothing. Virtual tokens (P of them, when set) precede the
+/// Token ids and masks are I32 (B, T); a null mask hides nothing. A mask (B, 2, T) is for rows that hold several texts,
+/// which do not attend to each other: it has the number of each token's text in its row, 0 for padding, and the token's
+/// position in its text. Such rows go through causal models, without virtual tokens. Virtual tokens (P of them, when set) precede the
 /// embedded text: hidden states and a causal model's logits then have P + T positions. A prefix of P keys and values
 /// shifts the text to positions P, P + 1, …; both are visible regardless of the mask. Positions are counted from the
 /// first column, including padding.
@@ -109,8 +111,15 @@ public abstract class Transformer extends Layer {
             Supplier<Tensor> virtual = virtualTokens.get();
             Tensor text = embedded(inputIds);
             Tensor words = virtual == null ? text : Positions.behind(virtual.get(), text);
+            if (attentionMask != null
+                    && Positions.isPacked(attentionMask)
+                    && (!packs() || virtual != null || !positions.rows().isEmpty())) {
+                throw new IllegalArgumentException("hidden: rows of several texts, whose mask is "
+                        + attentionMask.shape() + ", go through causal models only, without virtual tokens");
+            }
             Tensor mask = positions.shown(attentionMask, words, from);
-            return scope.keep(finish(runBlocks(embed(typed(words, tokenTypes), inputIds, from), mask, prefix)));
+            Tensor x = embed(typed(words, tokenTypes), inputIds, attentionMask, from);
+            return scope.keep(finish(runBlocks(x, mask, prefix)));
         }
     }
 
@@ -132,6 +141,16 @@ public abstract class Transformer extends Layer {
     /// As above, for a family whose positions depend on the ids of the text, (B, T).
     protected Tensor embed(Tensor words, Tensor inputIds, int from) {
         return embed(words, from);
+    }
+
+    /// As above, for a family whose positions depend on the mask.
+    protected Tensor embed(Tensor words, Tensor inputIds, @Nullable Tensor mask, int from) {
+        return embed(words, inputIds, from);
+    }
+
+    /// Whether rows may hold several texts that do not attend to each other.
+    protected boolean packs() {
+        return false;
     }
 
     /// Applies the layers after the last block.

@@ -73,7 +73,7 @@ public record ClassifyTask() implements Task {
 
     @Override
     public Encoding encoding(Tokenizer tokenizer, Examples.Options options, @Nullable Labels labels) {
-        LmTask.refusePacking(this, options);
+        LmTask.refuseConcatenation(this, options);
         return new Labelled(tokenizer, options, labels);
     }
 

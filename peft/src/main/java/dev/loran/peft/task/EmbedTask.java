@@ -133,7 +133,7 @@ public record EmbedTask(Kind kind) implements Task {
     /// Each text of a row is an input of its own; the target of a row is its score, if it has one.
     @Override
     public Encoding encoding(Tokenizer tokenizer, Examples.Options options, @Nullable Labels labels) {
-        LmTask.refusePacking(this, options);
+        LmTask.refuseConcatenation(this, options);
         return new Encoding() {
             private @Nullable Kind first;
 

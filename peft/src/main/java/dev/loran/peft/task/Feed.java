@@ -40,7 +40,7 @@ public final class Feed implements AutoCloseable {
         int b = batch.batchSize();
         int t = batch.length();
         ids = Tensor.ofInts(backend(), batch.inputIds(), b, t);
-        mask = batch.tokens() == batch.inputIds().length ? null : Tensor.ofInts(backend(), batch.attentionMask(), b, t);
+        mask = mask(batch);
         tokenTypes = batch.tokenTypes() == null || model.tokenTypes() == 1
                 ? null
                 : Tensor.ofInts(backend(), known(batch.tokenTypes()), b, t);
@@ -53,6 +53,27 @@ public final class Feed implements AutoCloseable {
             case Target.Floats(float[] values, int[] dims) ->
                 Tensor.of(backend(), model.dtype().accumulator(), doubles(values), dims);
         };
+    }
+
+    private @Nullable Tensor mask(Batch of) {
+        if (of.isPacked()) {
+            return Tensor.ofInts(backend(), packed(of), of.batchSize(), 2, of.length());
+        }
+        return of.tokens() == of.inputIds().length
+                ? null
+                : Tensor.ofInts(backend(), of.attentionMask(), of.batchSize(), of.length());
+    }
+
+    /// (B, 2, T) the numbers of the texts, and the positions in them.
+    private static int[] packed(Batch of) {
+        int t = of.length();
+        int[] positions = of.positions();
+        int[] both = new int[2 * positions.length];
+        for (int b = 0; b < of.batchSize(); b++) {
+            System.arraycopy(of.attentionMask(), b * t, both, 2 * b * t, t);
+            System.arraycopy(positions, b * t, both, (2 * b + 1) * t, t);
+        }
+        return both;
     }
 
     private static double[] doubles(float[] values) {
@@ -87,7 +108,8 @@ public final class Feed implements AutoCloseable {
         return ids;
     }
 
-    /// (B, T) 1 for a token, 0 for padding; null if nothing is padded.
+    /// (B, T) 1 for a token, 0 for padding, or (B, 2, T) for packed rows, as in
+    /// [dev.loran.peft.model.Transformer#hidden]; null if nothing is padded.
     public @Nullable Tensor mask() {
         return mask;
     }
@@ -144,7 +166,7 @@ public final class Feed implements AutoCloseable {
             }
         }
         if (mask != null) {
-            overwrite(mask, next.attentionMask());
+            overwrite(mask, next.isPacked() ? packed(next) : next.attentionMask());
         }
         if (tokenTypes != null && next.tokenTypes() != null) {
             overwrite(tokenTypes, known(next.tokenTypes()));

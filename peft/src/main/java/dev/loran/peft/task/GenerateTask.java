@@ -48,7 +48,7 @@ public record GenerateTask() implements CausalTask {
 
     @Override
     public Encoding encoding(Tokenizer tokenizer, Examples.Options options, @Nullable Labels labels) {
-        LmTask.refusePacking(this, options);
+        LmTask.refuseConcatenation(this, options);
         return new Pairs(tokenizer, options);
     }
 

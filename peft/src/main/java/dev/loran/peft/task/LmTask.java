@@ -35,15 +35,17 @@ public record LmTask() implements CausalTask {
         return new Row.Text(fields.text("text"));
     }
 
-    static void refusePacking(Task task, Examples.Options options) {
-        if (options.pack()) {
-            throw new InputException("packing joins texts of task lm, not rows of task " + task.name());
+    static void refuseConcatenation(Task task, Examples.Options options) {
+        if (options.concatenate()) {
+            throw new InputException("only texts of task lm can be joined, not rows of task " + task.name());
         }
     }
 
     @Override
     public Encoding encoding(Tokenizer tokenizer, Examples.Options options, @Nullable Labels labels) {
-        return options.pack() ? new Packed(tokenizer, options.maxLength()) : new Apart(tokenizer, options.maxLength());
+        return options.concatenate()
+                ? new Joined(tokenizer, options.maxLength())
+                : new Apart(tokenizer, options.maxLength());
     }
 
     private static Row.Text text(Row row, Encoding.Sink out) {
@@ -68,13 +70,13 @@ public record LmTask() implements CausalTask {
     }
 
     /// All texts are concatenated and cut into examples of equal length.
-    private static final class Packed implements Encoding {
+    private static final class Joined implements Encoding {
         private final Tokenizer tokenizer;
         private final int maxLength;
         private int[] waiting = new int[0];
         private int length;
 
-        Packed(Tokenizer tokenizer, int maxLength) {
+        Joined(Tokenizer tokenizer, int maxLength) {
             this.tokenizer = tokenizer;
             this.maxLength = maxLength;
         }

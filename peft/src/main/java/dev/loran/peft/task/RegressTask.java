@@ -58,7 +58,7 @@ public record RegressTask() implements Predicts {
 
     @Override
     public Encoding encoding(Tokenizer tokenizer, Examples.Options options, @Nullable Labels labels) {
-        LmTask.refusePacking(this, options);
+        LmTask.refuseConcatenation(this, options);
         return (row, out) -> {
             if (!(row instanceof Row.Scored(String text, String textPair, double score))) {
                 throw out.bad("a row without a number");

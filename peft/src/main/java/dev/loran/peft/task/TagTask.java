@@ -83,7 +83,7 @@ public record TagTask() implements Predicts {
 
     @Override
     public Encoding encoding(Tokenizer tokenizer, Examples.Options options, @Nullable Labels labels) {
-        LmTask.refusePacking(this, options);
+        LmTask.refuseConcatenation(this, options);
         return new Tagged(tokenizer, options, labels);
     }
 

@@ -37,23 +37,29 @@ public record MemoryPlan(long weights, long activations, long training, long tot
     ///
     /// @param padded whether the rows differ in length
     /// @param typed whether there are token types, that is, rows are pairs of texts
-    public record Largest(int rows, int length, boolean padded, boolean typed) {
+    /// @param packed whether rows hold several texts that do not attend to each other
+    public record Largest(int rows, int length, boolean padded, boolean typed, boolean packed) {
         /// Rows of single texts.
         public Largest(int rows, int length, boolean padded) {
-            this(rows, length, padded, false);
+            this(rows, length, padded, false, false);
         }
 
         /// The largest batch when `examples` are read in batches of up to `batchSize`.
         public static Largest of(Examples examples, int batchSize) {
             int longest = examples.longest();
             boolean padded = examples.shortest() < longest;
-            return new Largest(Math.min(batchSize, examples.size()), longest, padded, examples.hasTokenTypes());
+            return new Largest(
+                    Math.min(batchSize, examples.size()),
+                    longest,
+                    padded,
+                    examples.hasTokenTypes(),
+                    examples.isPacked());
         }
 
         /// A batch of rows that all contribute to the loss, filled with one repeated token.
         Batch batch(TaskCard card) {
             Batch all = Batch.dummy(card.task(), card.labels(), rows, length, typed);
-            return padded ? all.masked() : all;
+            return packed ? all.packed() : padded ? all.masked() : all;
         }
     }
 

@@ -18,13 +18,14 @@ final class RecordedSteps implements AutoCloseable {
     private static final int SHAPES = 16;
 
     /// What the work of a step depends on.
-    private record Key(int texts, int length, List<List<Integer>> targets, boolean padded, boolean typed) {
+    private record Key(
+            int texts, int length, List<List<Integer>> targets, boolean padded, boolean typed, boolean packed) {
         static Key of(Batch b) {
             boolean padded = b.tokens() != b.inputIds().length;
             List<List<Integer>> targets = b.targets().stream()
                     .map(t -> Arrays.stream(t.dims()).boxed().toList())
                     .toList();
-            return new Key(b.batchSize(), b.length(), targets, padded, b.tokenTypes() != null);
+            return new Key(b.batchSize(), b.length(), targets, padded, b.tokenTypes() != null, b.isPacked());
         }
     }
 

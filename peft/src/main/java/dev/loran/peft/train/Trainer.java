@@ -313,9 +313,9 @@ public final class Trainer implements AutoCloseable {
         Examples examples = loader.examples();
         int rows = Math.min(config.batchSize(), examples.size());
         try (Scope scope = Scope.open()) {
-            learner.loss(Batch.dummy(
-                            learner.task(), examples.labelsOrNull(), rows, loader.longest(), examples.hasTokenTypes()))
-                    .backward();
+            Batch longest = Batch.dummy(
+                    learner.task(), examples.labelsOrNull(), rows, loader.longest(), examples.hasTokenTypes());
+            learner.loss(examples.isPacked() ? longest.packed() : longest).backward();
         }
         stepper.zeroGrad();
     }

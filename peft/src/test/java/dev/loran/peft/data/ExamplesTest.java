@@ -11,6 +11,7 @@ import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
+import java.util.stream.IntStream;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -182,11 +183,11 @@ class ExamplesTest {
     }
 
     @Test
-    void packingJoinsTextsAndLosesNothing() {
+    void concatenationLosesNothing() {
         try (Tokenizer bytes = TinyTokenizers.bytes(folder)) {
             List<Row.Text> rows = List.of(new Row.Text("abcde"), new Row.Text("f"), new Row.Text("gh"));
             Examples packed = Examples.of(
-                    new LmTask(), rows, bytes, Examples.Options.of(4).withPack(true), null);
+                    new LmTask(), rows, bytes, Examples.Options.of(4).withConcatenate(true), null);
             assertThat(packed.size()).isEqualTo(3);
             assertThat(packed.ids(0)).containsExactly(64, 65, 66, 67);
             assertThat(packed.ids(1)).containsExactly(68, 256, 69, 256);
@@ -201,11 +202,68 @@ class ExamplesTest {
                             new GenerateTask(),
                             List.of(new Row.Generate("a", "b")),
                             bytes,
-                            Examples.Options.of(4).withPack(true),
+                            Examples.Options.of(4).withConcatenate(true),
                             null))
                     .isInstanceOf(InputException.class)
-                    .hasMessage("packing joins texts of task lm, not rows of task generate");
+                    .hasMessage("only texts of task lm can be joined, not rows of task generate");
         }
+    }
+
+    @Test
+    void packedRowsHoldSeveralTexts() {
+        try (Tokenizer bytes = TinyTokenizers.bytes(folder)) {
+            List<Row.Generate> rows = List.of(
+                    new Row.Generate("abc", "d"),
+                    new Row.Generate("a", "b"),
+                    new Row.Generate("c", "de"),
+                    new Row.Generate("e", "f"));
+            Examples apart = Examples.of(new GenerateTask(), rows, bytes, Examples.Options.of(12), null);
+            Examples packed = apart.packed();
+            assertThat(apart.isPacked()).isFalse();
+            assertThat(packed.isPacked()).isTrue();
+            // Rows of 6, 4, 5 and 4 ids: 6 + 5, and 4 + 4.
+            assertThat(packed.size()).isEqualTo(2);
+            assertThat(packed.ids(0)).containsExactly(concat(apart.ids(0), apart.ids(2)));
+            assertThat(packed.target(0)).containsExactly(6, apart.target(0)[0], 5, apart.target(2)[0]);
+            Batch batch = new DataLoader(packed, new DataLoader.Options(2, false, 0, false, false, 1))
+                    .epoch(0)
+                    .getFirst();
+            assertThat(batch.isPacked()).isTrue();
+            assertThat(batch.attentionMask())
+                    .containsExactly(1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 1, 1, 1, 1, 2, 2, 2, 2, 0, 0, 0);
+            assertThat(batch.positions())
+                    .containsExactly(0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2);
+            assertThat(batch.lossTerms())
+                    .isEqualTo(new DataLoader(apart, DataLoader.Options.evaluation(4))
+                            .epoch(0)
+                            .getFirst()
+                            .lossTerms());
+            for (int i = 0; i < batch.labels().length; i++) {
+                assertThat(batch.labels()[i]).isIn(Batch.IGNORE, batch.inputIds()[i]);
+            }
+            assertThat(Examples.of(
+                                    new LmTask(),
+                                    List.of(new Row.Text("abc"), new Row.Text("de")),
+                                    bytes,
+                                    Examples.Options.of(3),
+                                    null)
+                            .packed()
+                            .isPacked())
+                    .isFalse();
+        }
+        assertThatThrownBy(() -> Examples.of(
+                                new ClassifyTask(),
+                                List.of(new Row.Classify("buy", "x"), new Row.Classify("run", "y")),
+                                words,
+                                Examples.Options.of(8),
+                                null)
+                        .packed())
+                .isInstanceOf(InputException.class)
+                .hasMessage("rows of task classify cannot be packed, only those that a causal model is to continue");
+    }
+
+    private static int[] concat(int[] first, int[] second) {
+        return IntStream.concat(IntStream.of(first), IntStream.of(second)).toArray();
     }
 
     @Test
@@ -233,9 +291,9 @@ class ExamplesTest {
             assertThatThrownBy(() -> Examples.Options.of(0))
                     .isInstanceOf(InputException.class)
                     .hasMessage("max length 0 must be at least 1");
-            assertThatThrownBy(() -> Examples.Options.of(1).withPack(true))
+            assertThatThrownBy(() -> Examples.Options.of(1).withConcatenate(true))
                     .isInstanceOf(InputException.class)
-                    .hasMessage("max length 1 leaves nothing to predict in a packed row");
+                    .hasMessage("max length 1 leaves nothing to predict in a row of joined texts");
         }
     }
 }

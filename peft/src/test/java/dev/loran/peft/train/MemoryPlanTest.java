@@ -253,7 +253,7 @@ class MemoryPlanTest {
                         tokenizer,
                         Examples.Options.of(20),
                         subject.card().labels());
-                assertThat(Largest.of(rows, 7)).isEqualTo(new Largest(7, 8, false, true));
+                assertThat(Largest.of(rows, 7)).isEqualTo(new Largest(7, 8, false, true, false));
                 assertThat(subject.plan(backend, rows, rows, TRAINER).total())
                         .isEqualTo(subject.peak(backend, rows, rows, TRAINER));
             }

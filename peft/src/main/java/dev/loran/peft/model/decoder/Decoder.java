@@ -176,8 +176,22 @@ class Decoder extends Model {
 
     @Override
     protected final Tensor embed(Tensor words, int from) {
+        return embed(words, words, null, from);
+    }
+
+    @Override
+    protected final Tensor embed(Tensor words, Tensor inputIds, @Nullable Tensor mask, int from) {
         Tensor scaled = scaled(words, plan.scales.words);
-        return learned == null ? scaled : scaled.add(learned.forward(positions(words, from)));
+        if (learned == null) {
+            return scaled;
+        }
+        Tensor at = Positions.inTexts(mask, words.shape().dim(1), from);
+        return scaled.add(learned.forward(at == null ? positions(words, from) : at));
+    }
+
+    @Override
+    protected final boolean packs() {
+        return classifier() == null;
     }
 
     private static Tensor scaled(Tensor x, double factor) {

@@ -75,7 +75,7 @@ public final class ModernBertModel extends Encoder {
             if (angles == null) {
                 throw new IllegalStateException("the model is not complete");
             }
-            return angles.turn(x, from);
+            return angles.turn(x, from, null);
         }
 
         void close() {
