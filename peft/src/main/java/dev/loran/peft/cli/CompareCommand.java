@@ -20,6 +20,7 @@ import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.JsonFile;
 import dev.loran.peft.model.TaskType;
 import dev.loran.peft.task.Evaluation;
+import dev.loran.peft.task.Metric;
 import dev.loran.peft.task.Task;
 import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.LinearProbe;
@@ -191,11 +192,13 @@ final class CompareCommand implements Callable<Integer> {
                 return Main.STOPPED;
             }
             results.add(Results.ofRun(run.path()).put("best_for", method.bestFor));
+            Metric headline = data.card.task().headline(results.path(0)::has);
+            report.put("headline", headline.name()).put("higher_is_better", headline.higherIsBetter());
             // The results so far are kept even if a later method fails.
             JsonFile.write(out.resolve(Results.FILE), report);
         }
         Report.write(out, report);
-        output.table(table(results, data.card.task().headline().name()));
+        output.table(table(results, report.path("headline").asText()));
         output.say("the report: " + out.resolve(Report.PAGE));
         if (common.json) {
             output.out().println(report);
@@ -282,9 +285,7 @@ final class CompareCommand implements Callable<Integer> {
             report.put("model", model.requireModel())
                     .put("task", kind.name())
                     .put("rows", read.train().size())
-                    .put("held_out", data.heldOut().size())
-                    .put("headline", kind.headline().name())
-                    .put("higher_is_better", kind.headline().higherIsBetter());
+                    .put("held_out", data.heldOut().size());
             report.putObject("measured")
                     .put("backend", open.backendChoice())
                     .put("dtype", model.dtype)

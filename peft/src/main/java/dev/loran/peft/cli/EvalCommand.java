@@ -168,11 +168,7 @@ final class EvalCommand implements Callable<Integer> {
 
     private ObjectNode evaluate(OpenModel open, TaskModel learner, RowSource source, Examples rows, int virtualTokens) {
         Evaluation e = Evaluation.of(learner, rows, model.batchSize());
-        if (Double.isNaN(e.loss())) {
-            throw new InputException(trained.title(model)
-                    + ": answers with what is no number (NaN); its weights are damaged, or its training "
-                    + "diverged; train again, with a lower --lr");
-        }
+        learner.requireFinite(e.loss());
         ObjectNode result = JSON.createObjectNode().put("rows", e.rows()).put("loss", e.loss());
         e.metrics().forEach(result::put);
         tables = e.tables();

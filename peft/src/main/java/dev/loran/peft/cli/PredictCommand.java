@@ -20,7 +20,6 @@ import dev.loran.peft.task.Predicts;
 import dev.loran.peft.task.Task;
 import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.task.TextClassifier;
-import dev.loran.peft.train.Embedder;
 import dev.loran.peft.train.Predictor;
 import dev.loran.peft.train.RowPredictor;
 import dev.loran.peft.train.TaskModel;
@@ -126,16 +125,12 @@ final class PredictCommand implements Callable<Integer> {
                 }
                 return Main.DONE;
             }
-            if (card.labels() == null && !(card.task() instanceof EmbedTask)) {
+            if (card.labels() == null) {
                 throw new InputException(trained.title(model) + ": was trained for task "
                         + card.task().name() + "; loran generate goes on with texts");
             }
             try (TaskModel classifier =
                     folder == null ? TaskModel.of(peft, card, model.seed) : TaskModel.load(peft, card, folder)) {
-                if (card.task() instanceof EmbedTask) {
-                    output.result(embed(open, classifier), common.json);
-                    return Main.DONE;
-                }
                 if (!(classifier.head() instanceof TextClassifier)) {
                     throw new InputException(trained.title(model) + ": was trained for task "
                             + card.task().name()
@@ -166,19 +161,8 @@ final class PredictCommand implements Callable<Integer> {
         return embeddings && of.classifier() == null ? new EmbedTask() : Task.of(of);
     }
 
-    private ObjectNode embed(OpenModel open, TaskModel learner) {
-        return write(learner.card().maxLength(), each -> {
-            Embedder embedder = new Embedder(learner, open.tokenizer(), model.batchSize(), vector -> {
-                ObjectNode line = JSON.createObjectNode().put("text", vector.text());
-                line.set("embedding", JSON.valueToTree(vector.values()));
-                each.accept(line);
-            });
-            return new Reader(embedder::add, null, embedder::finish, embedder::truncated);
-        });
-    }
-
     private ObjectNode predict(OpenModel open, TaskModel learner, Predicts task) {
-        if (embeddings) {
+        if (embeddings && !(task instanceof EmbedTask)) {
             throw new InputException("--embeddings is for classifiers; leave it out for task " + task.name());
         }
         return write(learner.card().maxLength(), each -> {
@@ -303,11 +287,6 @@ final class PredictCommand implements Callable<Integer> {
     }
 
     private ObjectNode line(Predictor.Answer answer, Labels labels) {
-        if (Double.isNaN(answer.probability())) {
-            throw new InputException(trained.title(model)
-                    + ": answers with what is no number (NaN); its weights are damaged, or its training "
-                    + "diverged; train again, with a lower --lr");
-        }
         ObjectNode line = JSON.createObjectNode().put("text", answer.text());
         if (answer.textPair() != null) {
             line.put("text_pair", answer.textPair());

@@ -180,8 +180,8 @@ final class SweepCommand implements Callable<Integer> {
         if (onePass < 1) {
             throw new InputException("--one-pass " + onePass + " must be at least 1");
         }
-        Metric headline = Task.named(String.valueOf(options.get("task"))).headline();
-        EarlyStopping stopping = new EarlyStopping(halving, medianStopping, headline, runs.size());
+        Task task = Task.named(String.valueOf(options.get("task")));
+        EarlyStopping stopping = new EarlyStopping(halving, medianStopping, task, runs.size());
         options.keySet().removeAll(varied.keySet());
         if (halving != null) {
             options.put("halving", halving);
@@ -204,7 +204,7 @@ final class SweepCommand implements Callable<Integer> {
             output.say("the sweep stopped; it goes on by the same command");
             return Main.STOPPED;
         }
-        return report(runs, headline);
+        return report(runs, task);
     }
 
     /// The options to vary and their values, first from `--space`, then from each `--grid`.
@@ -385,9 +385,10 @@ final class SweepCommand implements Callable<Integer> {
         }
     }
 
-    private int report(List<Run> runs, Metric headline) {
+    private int report(List<Run> runs, Task task) {
         List<ObjectNode> results = new ArrayList<>();
         runs.forEach(run -> results.add(result(run)));
+        Metric headline = task.headline(name -> results.stream().anyMatch(r -> r.has("eval_" + name)));
         results.sort(bestFirst(headline));
         ObjectNode report = JSON.createObjectNode();
         ArrayNode all = report.putArray("runs").addAll(results);

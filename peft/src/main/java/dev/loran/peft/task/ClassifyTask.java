@@ -19,6 +19,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
+import java.util.function.Predicate;
 import java.util.function.UnaryOperator;
 import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
@@ -259,7 +260,7 @@ public record ClassifyTask() implements Task {
 
     // ---- metrics
 
-    /// The metric of one class a text; with several labels, an [Evaluation]'s is `micro_f1`.
+    /// The metric of one class a text; with several labels, it is `micro_f1`.
     @Override
     public Metric headline() {
         return ACCURACY;
@@ -267,6 +268,11 @@ public record ClassifyTask() implements Task {
 
     @Override
     public Meter meter(Examples rows) {
+    @Override
+    public Metric headline(Predicate<String> measured) {
+        return measured.test(MICRO_F1.name()) ? MICRO_F1 : ACCURACY;
+    }
+
         Labels labels = rows.labels();
         return labels.several() ? new Several(labels.names()) : new Single(labels.names());
     }

@@ -1,5 +1,7 @@
 package dev.loran.peft.task;
 
+import com.fasterxml.jackson.databind.node.ArrayNode;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.backend.DType;
 import dev.loran.engine.functional.Functional;
@@ -10,7 +12,7 @@ import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.Fields;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Row;
-import dev.loran.peft.data.RowSource;
+import dev.loran.peft.data.RowForm;
 import dev.loran.peft.data.Target;
 import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.io.InputException;
@@ -26,6 +28,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.Set;
+import java.util.function.Predicate;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 
@@ -44,7 +47,7 @@ import org.jspecify.annotations.Nullable;
 /// same part are compared.
 ///
 /// @param kind the form of the rows, for which memory is planned
-public record EmbedTask(Kind kind) implements Task {
+public record EmbedTask(Kind kind) implements Predicts {
     /// The factor of the cosines, the inverse of the temperature.
     static final double SCALE = 20;
 
@@ -169,18 +172,6 @@ public record EmbedTask(Kind kind) implements Task {
         };
     }
 
-    /// Texts without anything to learn, each as the first text of a row.
-    public static Examples texts(List<Row.Unlabelled> texts, Tokenizer tokenizer, Examples.Options options) {
-        Encoding encoding = (row, out) -> {
-            Row.Unlabelled text = (Row.Unlabelled) row;
-            if (text.textPair() != null) {
-                throw out.bad("field \"text_pair\": a vector belongs to one text; leave it out");
-            }
-            out.example(Example.of(tokenizer.encode(options.textPrefix() + text.text(), options.maxLength())));
-        };
-        return Examples.read(RowSource.of(texts), new EmbedTask(), encoding, tokenizer, options);
-    }
-
     /// For pairs, the index of each row's candidate, (rows), and what is added to the scores, (rows, candidates): 0, or
     /// a large negative number for a candidate that is left out. For scored pairs, the same for the differences (rows,
     /// rows) of the CoSENT loss, and the scores, (rows).
@@ -188,9 +179,6 @@ public record EmbedTask(Kind kind) implements Task {
     public Targets targets(Examples examples, int[] rows, int length) {
         List<Example> of = IntStream.of(rows).mapToObj(examples::row).toList();
         int n = rows.length;
-        if (of.getFirst().texts().size() == 1) {
-            return new Targets(List.of(), n);
-        }
         if (Kind.of(of.getFirst()) != Kind.SCORES) {
             int candidates = n * (of.getFirst().texts().size() - 1);
             return new Targets(
@@ -324,12 +312,33 @@ public record EmbedTask(Kind kind) implements Task {
         return Functional.crossEntropy(logits, Tensor.full(scores.backend(), DType.I32, 0, 1), Batch.IGNORE);
     }
 
+    // ---- answers
+
+    @Override
+    public RowForm unlabelled() {
+        return new Texts(name(), false);
+    }
+
+    @Override
+    public void answer(TaskCard card, Row row, Example example, double[] outputs, ObjectNode line) {
+        line.put("text", ((Row.Unlabelled) row).text());
+        ArrayNode vector = line.putArray("embedding");
+        for (double x : outputs) {
+            vector.add((float) x);
+        }
+    }
+
     // ---- metrics and files
 
-    /// For pairs; that of scored pairs is `spearman`.
     @Override
     public Metric headline() {
         return VectorMeter.NDCG;
+    }
+
+    /// That of scored pairs is `spearman`.
+    @Override
+    public Metric headline(Predicate<String> measured) {
+        return measured.test(VectorMeter.SPEARMAN.name()) ? VectorMeter.SPEARMAN : VectorMeter.NDCG;
     }
 
     @Override

@@ -24,11 +24,13 @@ public interface Predicts extends Task {
     /// @param outputs of the head, for this row
     void answer(TaskCard card, Row row, Example example, double[] outputs, ObjectNode line);
 
-    /// Texts, or pairs of texts, without targets: [Row.Unlabelled].
-    record Texts(String name) implements RowForm {
+    /// Texts without targets: [Row.Unlabelled].
+    ///
+    /// @param pairs whether there may be pairs of texts
+    record Texts(String name, boolean pairs) implements RowForm {
         @Override
         public String form() {
-            return "{\"text\"} or {\"text\",\"text_pair\"}";
+            return pairs ? "{\"text\"} or {\"text\",\"text_pair\"}" : "{\"text\"}";
         }
 
         @Override
@@ -45,6 +47,9 @@ public interface Predicts extends Task {
         public Encoding encoding(Tokenizer tokenizer, Examples.Options options, @Nullable Labels labels) {
             return (row, out) -> {
                 Row.Unlabelled text = (Row.Unlabelled) row;
+                if (text.textPair() != null && !pairs) {
+                    throw out.bad("field \"text_pair\": task " + name + " takes one text; leave it out");
+                }
                 out.example(Example.of(ClassifyTask.encode(tokenizer, options, text.text(), text.textPair())));
             };
         }

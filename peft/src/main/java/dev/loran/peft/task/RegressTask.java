@@ -109,7 +109,7 @@ public record RegressTask() implements Predicts {
 
     @Override
     public RowForm unlabelled() {
-        return new Texts(name());
+        return new Texts(name(), true);
     }
 
     @Override

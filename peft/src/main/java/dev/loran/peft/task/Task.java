@@ -15,6 +15,7 @@ import java.lang.reflect.InvocationTargetException;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.Map;
+import java.util.function.Predicate;
 import org.jspecify.annotations.Nullable;
 
 /// What a model is trained to do. A task defines the format of the data rows, the head, the loss, and the metrics.
@@ -51,6 +52,13 @@ public interface Task extends RowForm {
 
     /// The metric that best shows how well a model does, apart from the loss.
     Metric headline();
+
+    /// As above, where it depends on the rows: of the metrics that an evaluation had.
+    ///
+    /// @param measured whether it had the metric of a name
+    default Metric headline(Predicate<String> measured) {
+        return headline();
+    }
 
     /// Refuses classes that this task cannot have, or the lack of classes that it needs.
     ///

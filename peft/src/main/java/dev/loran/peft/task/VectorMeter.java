@@ -35,7 +35,7 @@ import java.util.stream.IntStream;
 /// In memory are the vectors of all texts once, and the cosines of a block of anchors.
 final class VectorMeter implements Meter {
     static final Metric NDCG = new Metric("ndcg@10", true);
-    private static final Metric SPEARMAN = new Metric("spearman", true);
+    static final Metric SPEARMAN = new Metric("spearman", true);
 
     private static final int DEPTH = 10;
     /// Anchors, and positives, whose cosines are computed together: their vectors fit into a core's cache.

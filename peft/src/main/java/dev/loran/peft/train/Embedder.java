@@ -7,7 +7,6 @@ import dev.loran.peft.data.Row;
 import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.task.EmbedTask;
 import java.util.ArrayList;
-import java.util.Arrays;
 import java.util.List;
 import java.util.function.Consumer;
 
@@ -44,20 +43,25 @@ public final class Embedder extends BufferedAnswers<Row.Unlabelled, Embedder.Vec
 
     @Override
     Examples encoded(List<Row.Unlabelled> rows, Tokenizer tokenizer, Examples.Options reading) {
-        return EmbedTask.texts(rows, tokenizer, reading);
+        return Examples.of(new EmbedTask().unlabelled(), rows, tokenizer, reading, null);
     }
 
     @Override
     List<Vector> answers(Batch batch, List<Row.Unlabelled> rows, Examples examples) {
-        float[] all;
+        double[] all;
         try (Scope scope = Scope.open()) {
-            all = model().logits(batch).toFloats();
+            all = model().logits(batch).toDoubles();
         }
+        model().requireFinite(all);
         int width = all.length / batch.batchSize();
         List<Vector> vectors = new ArrayList<>();
         for (int i = 0; i < batch.batchSize(); i++) {
             String text = rows.get(batch.rows()[i]).text();
-            vectors.add(new Vector(text, Arrays.copyOfRange(all, i * width, (i + 1) * width)));
+            float[] values = new float[width];
+            for (int c = 0; c < width; c++) {
+                values[c] = (float) all[i * width + c];
+            }
+            vectors.add(new Vector(text, values));
         }
         return vectors;
     }

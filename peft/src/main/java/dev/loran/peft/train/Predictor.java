@@ -89,6 +89,7 @@ public final class Predictor extends BufferedAnswers<Row.Unlabelled, Predictor.A
             vectors = pooled.toFloats();
             logits = classifier.logits(pooled).toDoubles();
         }
+        model().requireFinite(logits);
         int classes = labels.size();
         int width = vectors.length / batch.batchSize();
         List<Answer> answers = new ArrayList<>();

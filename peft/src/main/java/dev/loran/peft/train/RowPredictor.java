@@ -7,7 +7,6 @@ import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.Row;
 import dev.loran.peft.data.Tokenizer;
-import dev.loran.peft.io.InputException;
 import dev.loran.peft.task.Predicts;
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -42,15 +41,11 @@ public final class RowPredictor extends BufferedAnswers<Row, ObjectNode> {
         try (Scope scope = Scope.open()) {
             outputs = model().logits(batch).toDoubles();
         }
+        model().requireFinite(outputs);
         int width = outputs.length / batch.batchSize();
         List<ObjectNode> lines = new ArrayList<>();
         for (int i = 0; i < batch.batchSize(); i++) {
             double[] own = Arrays.copyOfRange(outputs, i * width, (i + 1) * width);
-            if (Double.isNaN(own[0])) {
-                throw new InputException(
-                        "the model answers with what is no number (NaN); its weights are damaged, or its"
-                                + " training diverged; train again, with a lower --lr");
-            }
             int row = batch.rows()[i];
             ObjectNode line = json.createObjectNode();
             task.answer(model().card(), rows.get(row), examples.row(row), own, line);

@@ -10,6 +10,7 @@ import dev.loran.engine.backend.DType;
 import dev.loran.engine.optim.Optimizer;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.hf.HfModels;
+import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Guard;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.task.Feed;
@@ -22,6 +23,7 @@ import dev.loran.peft.tuner.PeftModel;
 import dev.loran.peft.tuner.PeftModel.ParameterCount;
 import dev.loran.peft.tuner.Tuner;
 import java.nio.file.Path;
+import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -58,18 +60,22 @@ public final class TaskModel implements Learner, AutoCloseable {
 
     private final TaskCard card;
     private final Head head;
+    /// Names this in messages: the folder that was loaded, or the model.
+    private final String title;
     private Consumer<Path> beside = folder -> {};
     private @Nullable Penalty penalty;
 
     /// A term of the training loss that [#penalize] adds.
     private record Penalty(String name, Supplier<Tensor> term) {}
 
-    private TaskModel(Model model, @Nullable PeftModel peft, @Nullable String adapter, TaskCard card, Head head) {
+    private TaskModel(
+            Model model, @Nullable PeftModel peft, @Nullable String adapter, TaskCard card, Head head, String title) {
         this.model = model;
         this.peft = peft;
         this.adapter = adapter;
         this.card = card;
         this.head = head;
+        this.title = title;
         head.requiresGrad(true);
         model.prepare();
     }
@@ -84,24 +90,25 @@ public final class TaskModel implements Learner, AutoCloseable {
     /// continues too: one of the family's own kind is loaded with the adapter, a separate one by [#loadHead]. For other
     /// classes, load the adapter without its head.
     ///
-    /// @throws dev.loran.peft.io.InputException if the model cannot do the task
+    /// @throws InputException if the model cannot do the task
     public static TaskModel of(PeftModel peft, TaskCard card, long seed) {
-        return new TaskModel(peft.model(), peft, null, card, card.task().head(Site.of(peft, card, seed)));
+        Model model = peft.model();
+        return new TaskModel(model, peft, null, card, card.task().head(Site.of(peft, card, seed)), model.title());
     }
 
     /// All parameters of `model` train, and a new head, if one is needed, initialized from `seed`.
     ///
-    /// @throws dev.loran.peft.io.InputException if the model cannot do the task
+    /// @throws InputException if the model cannot do the task
     public static TaskModel full(Model model, TaskCard card, long seed) {
         Head head = card.task().head(Site.whole(model, card, seed));
         model.makeWritable();
         model.requiresGrad(true);
-        return new TaskModel(model, null, null, card, head);
+        return new TaskModel(model, null, null, card, head, model.title());
     }
 
     /// Loads what [#save] wrote: adds the adapter to `peft` as `default`, with its head.
     ///
-    /// @throws dev.loran.peft.io.InputException if files are missing, damaged, or do not fit the model
+    /// @throws InputException if files are missing, damaged, or do not fit the model
     public static TaskModel load(PeftModel peft, Path folder) {
         return loadWhole(peft, PeftModel.DEFAULT_ADAPTER, null, folder);
     }
@@ -110,7 +117,7 @@ public final class TaskModel implements Learner, AutoCloseable {
     /// adapter is active. One base model can thus serve many adapters, each through its own TaskModel with its own
     /// labels, and any number of threads can use them concurrently. It trains only while its adapter is the active one.
     ///
-    /// @throws dev.loran.peft.io.InputException as above, or if the name is taken
+    /// @throws InputException as above, or if the name is taken
     public static TaskModel load(PeftModel peft, String name, Path folder) {
         return loadWhole(peft, name, name, folder);
     }
@@ -139,12 +146,13 @@ public final class TaskModel implements Learner, AutoCloseable {
     }
 
     private static TaskModel load(PeftModel peft, @Nullable String adapter, TaskCard card, Path folder) {
-        return new TaskModel(peft.model(), peft, adapter, card, card.task().head(Site.saved(peft, card, folder)));
+        Head head = card.task().head(Site.saved(peft, card, folder));
+        return new TaskModel(peft.model(), peft, adapter, card, head, folder.toString());
     }
 
     /// Loads the head in `folder`; does nothing if the head is the model's own.
     ///
-    /// @throws dev.loran.peft.io.InputException if the file is missing, damaged, or does not fit
+    /// @throws InputException if the file is missing, damaged, or does not fit
     public void loadHead(Path folder) {
         try (Guard.Use use = model.changing("loadHead")) {
             head.load(folder);
@@ -249,6 +257,16 @@ public final class TaskModel implements Learner, AutoCloseable {
             throw new IllegalStateException("pooled: task " + card.task().name() + " makes no vector of a text");
         }
         return reading(() -> inScope(() -> classifier.pooled(new Feed(model, batch))));
+    }
+
+    /// Refuses outputs that are no numbers, as damaged weights give them, or training that diverged.
+    ///
+    /// @throws InputException if any is NaN or infinite
+    public void requireFinite(double... outputs) {
+        if (!Arrays.stream(outputs).allMatch(Double::isFinite)) {
+            throw new InputException(title + ": answers with what is no number (NaN or infinity); its weights are"
+                    + " damaged, or its training diverged; train again, with a lower --lr");
+        }
     }
 
     /// Returns what `work` creates and frees everything else that it created.

@@ -10,7 +10,9 @@ import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
+import java.util.stream.Stream;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 
@@ -104,6 +106,69 @@ class EmbedCommandTest extends CommandLineTest {
             squares += x.doubleValue() * x.doubleValue();
         }
         assertThat(squares).isCloseTo(1, within(1e-5));
+    }
+
+    @Test
+    void vectorsThatAreNoNumbersAreRefused() throws IOException {
+        Path weights = encoder.resolve("model.safetensors");
+        byte[] bytes = Files.readAllBytes(weights);
+        Arrays.fill(bytes, bytes.length - 4 * 16, bytes.length, (byte) 0xff);
+        Files.write(weights, bytes);
+        Path texts = Files.writeString(folder.resolve("texts.txt"), "red shoes\nbuy\n");
+        Path out = folder.resolve("vectors.jsonl");
+        assertRefused(
+                loran("predict", "--model", encoder, "--embeddings", "--data", texts, "--out", out, "--threads", 1),
+                "loran: encoder: answers with what is no number (NaN or infinity); its weights are damaged, or its"
+                        + " training diverged; train again, with a lower --lr");
+        assertThat(out).doesNotExist();
+    }
+
+    /// Scored pairs are ranked by another metric than pairs.
+    @Test
+    void scoredPairsAreComparedBySpearman() throws IOException {
+        List<String> lines = new ArrayList<>();
+        for (int i = 0; i < 36; i++) {
+            lines.add("{\"text\":\"%s\",\"text_pair\":\"query %s\",\"score\":%s}"
+                    .formatted(WORDS.get(i / 6), WORDS.get(i % 6), i / 6 == i % 6));
+        }
+        lines.replaceAll(line -> line.replace("true", "1").replace("false", "0"));
+        Path scored = Files.write(folder.resolve("scored.jsonl"), lines);
+        Object[] shared = {
+            "--model",
+            encoder,
+            "--task",
+            "embed",
+            "--train",
+            scored,
+            "--eval",
+            scored,
+            "--threads",
+            1,
+            "--steps",
+            45,
+            "--batch-size",
+            12,
+            "--max-length",
+            12,
+            "--json"
+        };
+        Result sweep = loran(Stream.concat(
+                        Stream.of("sweep", "--out", folder.resolve("sweep"), "--grid", "lr=1e-6,1e-2"),
+                        Arrays.stream(shared))
+                .toArray());
+        assertThat(sweep.code()).as(sweep.err()).isZero();
+        assertThat(sweep.out().lines().findFirst().orElseThrow())
+                .matches("lr +loss +spearman +trainable +seconds +run");
+        JsonNode runs = sweep.json().get("runs");
+        assertThat(runs.get(0).get("eval_spearman").doubleValue())
+                .isGreaterThanOrEqualTo(runs.get(1).get("eval_spearman").doubleValue());
+        Result compare = loran(Stream.concat(
+                        Stream.of("compare", "--out", folder.resolve("compare"), "--methods", "lora"),
+                        Arrays.stream(shared))
+                .toArray());
+        assertThat(compare.code()).as(compare.err()).isZero();
+        assertThat(compare.json().get("headline").asText()).isEqualTo("spearman");
+        assertThat(compare.out()).contains("spearman");
     }
 
     @Test

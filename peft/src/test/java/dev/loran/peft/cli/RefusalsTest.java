@@ -362,8 +362,8 @@ class RefusalsTest extends CommandLineTest {
         assertRefused(
                 evaluated(adapter),
                 "loran: " + adapter
-                        + ": answers with what is no number (NaN); its weights are damaged, or its training"
-                        + " diverged; train again, with a lower --lr");
+                        + ": answers with what is no number (NaN or infinity); its weights are damaged, or its"
+                        + " training diverged; train again, with a lower --lr");
         assertRefused(evaluated(folder.resolve("nowhere")), "loran: " + folder.resolve("nowhere") + ": no such folder");
     }
 

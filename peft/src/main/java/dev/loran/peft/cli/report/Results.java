@@ -180,14 +180,14 @@ public final class Results {
                 shared.set(key, result.get(key));
             }
         }
-        Metric headline = headline(options.path("task").asText(""));
+        Metric headline = headline(options.path("task").asText(""), result);
         shared.put("headline", headline.name()).put("higher_is_better", headline.higherIsBetter());
         return run;
     }
 
-    private static Metric headline(String task) {
+    private static Metric headline(String task, ObjectNode result) {
         try {
-            return Task.named(task).headline();
+            return Task.named(task).headline(name -> result.has("eval_" + name));
         } catch (InputException e) {
             // A task of the user's own that is not on the class path now.
             return new Metric("loss", false);

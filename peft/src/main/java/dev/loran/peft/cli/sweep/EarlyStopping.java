@@ -4,6 +4,7 @@ import com.fasterxml.jackson.databind.JsonNode;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.task.Evaluation;
 import dev.loran.peft.task.Metric;
+import dev.loran.peft.task.Task;
 import dev.loran.peft.train.StepResult;
 import dev.loran.peft.train.TrainingListener;
 import java.util.ArrayList;
@@ -32,7 +33,8 @@ public final class EarlyStopping {
 
     private final @Nullable Integer eta;
     private final boolean median;
-    private final Metric headline;
+    private final Task task;
+    private Metric headline;
     private final int cuts;
     /// Of each run: its values by step, negative if higher ones are better.
     private final Map<String, TreeMap<Integer, Double>> values = new HashMap<>();
@@ -42,14 +44,16 @@ public final class EarlyStopping {
 
     /// @param eta η of successive halving; null for none
     /// @param median whether runs are stopped by the median
+    /// @param task whose main metric decides
     /// @param runs their number at the start
-    public EarlyStopping(@Nullable Integer eta, boolean median, Metric headline, int runs) {
+    public EarlyStopping(@Nullable Integer eta, boolean median, Task task, int runs) {
         if (eta != null && eta < 2) {
             throw new InputException("--halving " + eta + " must be at least 2: the best 1/" + eta + " would go on");
         }
         this.eta = eta;
         this.median = median;
-        this.headline = headline;
+        this.task = task;
+        this.headline = task.headline();
         int number = 0;
         if (eta != null) {
             for (int left = runs / eta; left >= 1; left /= eta) {
@@ -74,14 +78,16 @@ public final class EarlyStopping {
     /// @param metrics the lines of its `metrics.jsonl`
     public void read(String run, List<JsonNode> metrics) {
         for (JsonNode line : metrics) {
-            JsonNode value = line.path("eval_" + headline.name());
+            Metric metric = task.headline(name -> line.has("eval_" + name));
+            JsonNode value = line.path("eval_" + metric.name());
             if (line.path("step").isInt() && value.isNumber()) {
-                add(run, line.get("step").asInt(), value.asDouble());
+                add(run, line.get("step").asInt(), metric, value.asDouble());
             }
         }
     }
 
-    private void add(String run, int step, double value) {
+    private void add(String run, int step, Metric metric, double value) {
+        headline = metric;
         values.computeIfAbsent(run, r -> new TreeMap<>()).put(step, headline.higherIsBetter() ? -value : value);
     }
 
@@ -105,7 +111,7 @@ public final class EarlyStopping {
 
             @Override
             public void evaluated(int at, Evaluation e, boolean best) {
-                add(run, at, e.headlineValue());
+                add(run, at, e.headline(), e.headlineValue());
             }
 
             @Override

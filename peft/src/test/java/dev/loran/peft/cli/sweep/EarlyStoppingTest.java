@@ -4,8 +4,9 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import dev.loran.peft.io.InputException;
+import dev.loran.peft.task.ClassifyTask;
 import dev.loran.peft.task.Evaluation;
-import dev.loran.peft.task.Metric;
+import dev.loran.peft.task.Task;
 import dev.loran.peft.train.RunFolder;
 import dev.loran.peft.train.TrainingListener;
 import java.nio.file.Files;
@@ -17,18 +18,18 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
 class EarlyStoppingTest {
-    private static final Metric ACCURACY = new Metric("accuracy", true);
+    private static final Task TASK = new ClassifyTask();
 
     @TempDir
     Path folder;
 
     private static void evaluate(TrainingListener run, int step, double accuracy) {
-        run.evaluated(step, new Evaluation(10, 1, Map.of("accuracy", accuracy), ACCURACY), true);
+        run.evaluated(step, new Evaluation(10, 1, Map.of("accuracy", accuracy), TASK.headline()), true);
     }
 
     @Test
     void halvingPausesRunsAtTheirShareAndKeepsTheBest() {
-        EarlyStopping stopping = new EarlyStopping(2, false, ACCURACY, 5);
+        EarlyStopping stopping = new EarlyStopping(2, false, TASK, 5);
         assertThat(stopping.cuts()).isEqualTo(2);
         Map<String, TrainingListener> runs = new LinkedHashMap<>();
         for (String name : List.of("a", "b", "c", "d", "e")) {
@@ -60,7 +61,7 @@ class EarlyStoppingTest {
 
     @Test
     void theMedianOfTheOthersMeansStopsARunWhoseBestIsWorse() throws Exception {
-        EarlyStopping stopping = new EarlyStopping(null, true, ACCURACY, 4);
+        EarlyStopping stopping = new EarlyStopping(null, true, TASK, 4);
         // By step 20, the means of the others are 0.5, 0.6 and 0.8: their median is 0.6.
         Files.writeString(folder.resolve("metrics.jsonl"), """
                 {"step":10,"loss":1.0}
@@ -94,9 +95,24 @@ class EarlyStoppingTest {
         assertThat(stopping.stopped("d")).isNull();
     }
 
+    /// Several labels have both metrics.
+    @Test
+    void whatDecidesIsTheMainMetricOfTheRows() throws Exception {
+        EarlyStopping stopping = new EarlyStopping(2, false, TASK, 2);
+        Files.writeString(folder.resolve("metrics.jsonl"), """
+                {"step":10,"eval_loss":1.0,"eval_micro_f1":0.9,"eval_accuracy":0.1}
+                """);
+        stopping.read("a", new RunFolder(folder).metrics());
+        Files.writeString(folder.resolve("metrics.jsonl"), """
+                {"step":10,"eval_loss":1.0,"eval_micro_f1":0.8,"eval_accuracy":0.2}
+                """);
+        stopping.read("b", new RunFolder(folder).metrics());
+        assertThat(stopping.cut(List.of("a", "b"), 2)).containsOnlyKeys("b");
+    }
+
     @Test
     void anEtaBelowTwoIsRefused() {
-        assertThatThrownBy(() -> new EarlyStopping(1, false, ACCURACY, 5))
+        assertThatThrownBy(() -> new EarlyStopping(1, false, TASK, 5))
                 .isInstanceOf(InputException.class)
                 .hasMessage("--halving 1 must be at least 2: the best 1/1 would go on");
     }
