@@ -14,6 +14,7 @@ import dev.loran.peft.task.ClassifyTask;
 import dev.loran.peft.task.EmbedTask;
 import dev.loran.peft.task.GenerateTask;
 import dev.loran.peft.task.RegressTask;
+import dev.loran.peft.task.RerankTask;
 import dev.loran.peft.task.TagTask;
 import dev.loran.peft.task.Task;
 import dev.loran.peft.tuner.AdaLoraConfig;
@@ -199,6 +200,7 @@ class GuidesTest {
                 new RegressTask(),
                 new TagTask(),
                 new EmbedTask(),
+                new RerankTask(),
                 new GenerateTask());
         assertThat(rows).hasSameSizeAs(tasks);
         for (int i = 0; i < rows.size(); i++) {

@@ -58,7 +58,8 @@ import picocli.CommandLine.Option;
         footer = {
             "",
             "Texts are lines of a .txt file, or rows with a field \"text\", and \"text_pair\" for pairs: JSON Lines, a "
-                    + "JSON array or a table with a header, plain or .gz; to tag, rows with \"tokens\" too.",
+                    + "JSON array or a table with a header, plain or .gz; to tag, rows with \"tokens\" too; to rerank, "
+                    + "rows with \"query\" and \"passage\".",
             "Example: loran predict --model minilm --adapter run --data texts.txt --out predictions.jsonl"
         })
 final class PredictCommand implements Callable<Integer> {

@@ -41,6 +41,7 @@ import picocli.CommandLine.Spec;
             "Rows are objects of JSON Lines or of a JSON array, or the rows of a table with a header (.csv, .tsv), "
                     + "plain or .gz: {\"text\",\"label\"} to classify (pairs: \"text_pair\" too; several "
                     + "labels: a list), {\"text\",\"score\"} to regress, {\"tokens\",\"tags\"} to tag, "
+                    + "{\"query\",\"passage\",\"label\"} to rerank, "
                     + "{\"source\",\"target\"} or {\"instruction\",\"input\",\"output\"} to generate, {\"text\"} for "
                     + "lm.",
             "",

@@ -6,6 +6,11 @@ import org.jspecify.annotations.Nullable;
 /// One row of data, before tokenization. The records here are the rows of the shipped tasks; a task of your own may
 /// define its own records that implement this interface.
 public interface Row {
+    /// What rows have in common that are held out together; null for a row that stands alone.
+    default @Nullable String group() {
+        return null;
+    }
+
     /// A text, or a pair of texts, and the name of its class.
     ///
     /// @param textPair the second text; null for a single text

@@ -246,7 +246,9 @@ public record ClassifyTask() implements Task {
     }
 
     private static boolean isClassifier(Model model) {
-        return model.task() == TaskType.SEQ_CLS && model.problem() != Problem.REGRESSION;
+        return model.task() == TaskType.SEQ_CLS
+                && model.problem() != Problem.REGRESSION
+                && model.labels().size() > 1;
     }
 
     private static Labels named(Model model) {
@@ -267,12 +269,12 @@ public record ClassifyTask() implements Task {
     }
 
     @Override
-    public Meter meter(Examples rows) {
-    @Override
     public Metric headline(Predicate<String> measured) {
         return measured.test(MICRO_F1.name()) ? MICRO_F1 : ACCURACY;
     }
 
+    @Override
+    public Meter meter(Examples rows) {
         Labels labels = rows.labels();
         return labels.several() ? new Several(labels.names()) : new Single(labels.names());
     }
@@ -359,8 +361,7 @@ public record ClassifyTask() implements Task {
                     boolean answered = probability(x) > THRESHOLD;
                     counts.add(c, is, answered);
                     same &= is == answered;
-                    // softplus(x) − x · y, without overflow
-                    sum += Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x))) - (is ? x : 0);
+                    sum += binaryCrossEntropy(x, is ? 1 : 0);
                 }
                 exact += same ? 1 : 0;
                 loss += sum / labels;
@@ -381,6 +382,11 @@ public record ClassifyTask() implements Task {
     /// The probability of one of several labels, from its logit: σ(x).
     public static double probability(double logit) {
         return 1 / (1 + Math.exp(-logit));
+    }
+
+    /// −y · log σ(x) − (1 − y) · log σ(−x), as softplus(x) − x · y, without overflow.
+    static double binaryCrossEntropy(double x, double y) {
+        return Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x))) - x * y;
     }
 
     private static int largest(double[] values, int from, int n) {

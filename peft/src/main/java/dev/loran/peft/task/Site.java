@@ -42,6 +42,11 @@ public final class Site {
         return new Site(peft.model(), peft, card, new SplittableRandom(0), folder);
     }
 
+    /// The same with another card.
+    Site with(TaskCard other) {
+        return new Site(model, peft, other, random, saved);
+    }
+
     public Model model() {
         return model;
     }

@@ -128,7 +128,7 @@ public interface Task extends RowForm {
     // ---- by name
 
     /// The names of the tasks that come with Loran, for messages.
-    String SHIPPED = "classify, regress, tag, embed, generate or lm";
+    String SHIPPED = "classify, regress, tag, embed, rerank, generate or lm";
 
     /// The tasks that come with Loran.
     static List<Task> shipped() {
@@ -137,6 +137,7 @@ public interface Task extends RowForm {
                 new RegressTask(),
                 new TagTask(),
                 new EmbedTask(),
+                new RerankTask(),
                 new GenerateTask(),
                 new LmTask());
     }
@@ -146,7 +147,10 @@ public interface Task extends RowForm {
         if (model.ofTokens()) {
             return new TagTask();
         }
-        return model.problem() == Problem.REGRESSION ? new RegressTask() : new ClassifyTask();
+        if (model.problem() == Problem.REGRESSION) {
+            return new RegressTask();
+        }
+        return model.classifier() != null && model.labels().size() == 1 ? new RerankTask() : new ClassifyTask();
     }
 
     /// The task for the option `--task`: one that comes with Loran, or a new instance of a class of your own, given by

@@ -96,7 +96,7 @@ public final class TextClassifier extends Head {
     static Head at(Site site, Problem problem, int outputs) {
         Model model = site.model();
         TaskCard card = site.card();
-        requireProblem(model, card.task(), problem);
+        requireProblem(model, card.task(), problem, outputs);
         boolean own;
         if (site.saved() != null) {
             own = model.classifier() != null && !Head.isIn(site.saved());
@@ -114,9 +114,11 @@ public final class TextClassifier extends Head {
         return of(model);
     }
 
-    private static void requireProblem(Model model, Task task, Problem needed) {
+    /// One output is a number, or the logit of one label: the weights do not say which.
+    private static void requireProblem(Model model, Task task, Problem needed, int outputs) {
         Problem given = model.hasNewClassifier() ? needed : model.problem();
-        if (given != null && (model.ofTokens() || given != needed)) {
+        boolean one = outputs == 1 && model.labels().size() == 1;
+        if (given != null && (model.ofTokens() || given != needed && !one)) {
             throw new InputException("task " + task.name() + ": the head of " + model.title() + " gives "
                     + (model.ofTokens() ? "classes of tokens" : inWords(given)) + ", not " + inWords(needed)
                     + " for a text; use a model with another head, or without one");

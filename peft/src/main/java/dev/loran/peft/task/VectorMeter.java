@@ -215,7 +215,7 @@ final class VectorMeter implements Meter {
         sums[3] += within(ranks, DEPTH);
     }
 
-    private static double log2(double x) {
+    static double log2(double x) {
         return Math.log(x) / Math.log(2);
     }
 

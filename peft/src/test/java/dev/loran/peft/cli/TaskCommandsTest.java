@@ -8,9 +8,13 @@ import dev.loran.engine.backend.DType;
 import dev.loran.engine.backend.ReferenceBackend;
 import dev.loran.peft.data.Row;
 import dev.loran.peft.data.TinyTokenizers;
+import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.decoder.LlamaModel;
+import dev.loran.peft.train.Reranker;
+import dev.loran.peft.train.TaskModel;
 import dev.loran.peft.train.Tiny;
+import dev.loran.peft.tuner.PeftModel;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -118,6 +122,47 @@ class TaskCommandsTest extends CommandLineTest {
         assertThat(eval("--model", causal, "--adapter", folder.resolve("run"), "--data", single)
                         .err())
                 .contains("single.jsonl:1: field \"label\" is one name, but the model gives any number of labels");
+    }
+
+    @Test
+    void passages() throws IOException {
+        rows(row -> "{\"query\":\"%s\",\"passage\":\"%s\",\"label\":%s}"
+                .formatted(
+                        row.text().contains("red") ? "red" : "online",
+                        row.text(),
+                        row.label().equals("sport") ? "1" : "0"));
+        JsonNode trained = trained(causal, "rerank", "--epochs", 16);
+        assertThat(trained.get("eval_ndcg@10").doubleValue()).isGreaterThan(0.8);
+        Path run = folder.resolve("run");
+        Result evaluated = eval("--model", causal, "--adapter", run, "--data", held);
+        assertThat(evaluated.json().get("ndcg@10")).isEqualTo(trained.get("eval_ndcg@10"));
+        List<JsonNode> answers = predicted(causal, held);
+        assertThat(answers).hasSize(20);
+        double sum = 0;
+        List<String> lines = Files.readAllLines(held);
+        for (int i = 0; i < 20; i++) {
+            JsonNode row = JSON.readTree(lines.get(i));
+            assertThat(answers.get(i).get("query")).isEqualTo(row.get("query"));
+            assertThat(answers.get(i).get("passage")).isEqualTo(row.get("passage"));
+            double score = answers.get(i).get("score").doubleValue();
+            sum -= Math.log(row.get("label").intValue() == 1 ? score : 1 - score);
+        }
+        assertThat(sum / 20).isCloseTo(evaluated.json().get("loss").doubleValue(), within(1e-5));
+        JsonNode config = merged(causal, evaluated.json().get("loss").doubleValue());
+        assertThat(config.get("id2label")).hasSize(1);
+        assertThat(config.get("problem_type").asText()).isEqualTo("multi_label_classification");
+        try (ReferenceBackend backend = new ReferenceBackend();
+                Model model = Tiny.causal(backend, DType.F32);
+                PeftModel peft = new PeftModel(model, 3);
+                TaskModel reranker = TaskModel.load(peft, run.resolve("best"));
+                Tokenizer tokenizer = TinyTokenizers.wordPiece()) {
+            List<Reranker.Ranked> ranked =
+                    Reranker.rank(reranker, tokenizer, "red", List.of("shoes red", "running red", "cheap shoes"), 2);
+            assertThat(ranked.getFirst().index()).isEqualTo(1);
+            assertThat(ranked.getFirst().passage()).isEqualTo("running red");
+            assertThat(ranked.get(1).score())
+                    .isGreaterThanOrEqualTo(ranked.get(2).score());
+        }
     }
 
     @Test

@@ -13,6 +13,7 @@ import dev.loran.peft.model.Model;
 import dev.loran.peft.task.ClassifyTask;
 import dev.loran.peft.task.Evaluation;
 import dev.loran.peft.task.RegressTask;
+import dev.loran.peft.task.RerankTask;
 import dev.loran.peft.task.TagTask;
 import dev.loran.peft.task.Task;
 import dev.loran.peft.task.TaskCard;
@@ -44,6 +45,11 @@ class HeadTasksTest {
                     case "classify" -> labelled(row);
                     case "regress" ->
                         new Row.Scored(row.text(), null, row.label().equals("sport") ? 0.75 : -0.5);
+                    case "rerank" ->
+                        new RerankTask.Passage(
+                                row.text().contains("red") ? "red" : "online",
+                                row.text(),
+                                row.label().equals("sport") ? 0.9 : 0);
                     default -> tagged(row.text());
                 })
                 .toList();
@@ -101,6 +107,8 @@ class HeadTasksTest {
                 Case.of(new ClassifyTask(), false, Pooling.MEAN),
                 Case.of(new RegressTask(), true, Pooling.LAST),
                 Case.of(new RegressTask(), false, Pooling.MEAN),
+                Case.of(new RerankTask(), true, Pooling.LAST),
+                Case.of(new RerankTask(), false, Pooling.MEAN),
                 Case.of(new TagTask(), true, Pooling.LAST),
                 Case.of(new TagTask(), false, Pooling.LAST));
     }
