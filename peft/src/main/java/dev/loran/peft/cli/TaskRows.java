@@ -9,6 +9,7 @@ import dev.loran.peft.data.RowSource;
 import dev.loran.peft.data.ShippedData;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.TaskType;
+import dev.loran.peft.task.ClassWeights;
 import dev.loran.peft.task.ClassifyTask;
 import dev.loran.peft.task.SentencePooling;
 import dev.loran.peft.task.Task;
@@ -73,6 +74,13 @@ record TaskRows(Task task, Examples train, @Nullable Examples heldOut) {
 
     static List<Row.Classify> classify(List<ShippedData.Noun> nouns) {
         return nouns.stream().map(ShippedData.Noun::classify).toList();
+    }
+
+    /// The same, to be trained on with weights of the classes.
+    ///
+    /// @param weights as in [ClassWeights#of]; null for none
+    TaskRows weighted(@Nullable String weights) {
+        return weights == null ? this : new TaskRows(task, ClassWeights.of(weights, train), heldOut);
     }
 
     /// The counts of both, for `facts.json`.

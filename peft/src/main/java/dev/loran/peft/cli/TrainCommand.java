@@ -166,6 +166,13 @@ class TrainCommand implements Callable<Integer> {
     private @Nullable String pooling;
 
     @Option(
+            names = "--class-weights",
+            paramLabel = "W",
+            description = "classify: how much the classes count in the loss: balanced, by how rare they are, or "
+                    + "label=2,other=0.5 (all the same)")
+    private @Nullable String classWeights;
+
+    @Option(
             names = "--gradient-checkpointing",
             description = "keep only each block's input and compute the rest again in backward: less memory, more time")
     private boolean gradientCheckpointing;
@@ -313,7 +320,8 @@ class TrainCommand implements Callable<Integer> {
     }
 
     private TaskRows read(OpenModel open, Examples.Options reading, @Nullable Labels usual) {
-        TaskRows rows = TaskRows.read(open, Task.named(task), reading, files.split(train, eval, model.seed), usual);
+        TaskRows rows = TaskRows.read(open, Task.named(task), reading, files.split(train, eval, model.seed), usual)
+                .weighted(classWeights);
         if (pack && Method.named(method).virtualTokens(training) > 0 && !method.equals(Method.PREFIX.toString())) {
             throw new InputException("--pack: the virtual tokens of " + method
                     + " precede a row, not each of its texts; leave --pack out, or choose another method");

@@ -31,7 +31,7 @@ public record Batch(
         int batchSize,
         int length,
         int tokens,
-        int lossTerms) {
+        double lossTerms) {
     /// The label of a position that does not contribute to the loss, like torch's `ignore_index`.
     public static final int IGNORE = -100;
 
@@ -48,7 +48,7 @@ public record Batch(
             int batchSize,
             int length,
             int tokens,
-            int lossTerms) {
+            double lossTerms) {
         this(
                 inputIds,
                 attentionMask,

@@ -197,6 +197,11 @@ public final class Examples {
         return kept.packed;
     }
 
+    /// The same rows, with other weights of their labels.
+    public Examples with(Labels weighted) {
+        return new Examples(form, options, padId, kept, weighted, notes, decoder);
+    }
+
     /// The same example `rows` times.
     static Examples copies(RowForm form, @Nullable Labels labels, Example example, int rows, int maxLength) {
         Kept kept = new Kept();

@@ -8,6 +8,7 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.TreeSet;
+import org.jspecify.annotations.Nullable;
 
 /// The classes of a classifier: names, and their ids in the order of the head's rows.
 public final class Labels {
@@ -17,6 +18,7 @@ public final class Labels {
     private final List<String> names;
     private final boolean several;
     private final Map<String, Integer> ids = new HashMap<>();
+    private final double @Nullable [] weights;
 
     /// Labels in the given order, which is the order of their ids: for an existing head.
     ///
@@ -29,6 +31,11 @@ public final class Labels {
     ///
     /// @param several whether a text may have any number of the labels, or none, rather than exactly one
     public Labels(List<String> names, boolean several) {
+        this(names, several, null);
+    }
+
+    private Labels(List<String> names, boolean several, double @Nullable [] weights) {
+        this.weights = weights;
         this.names = List.copyOf(names);
         this.several = several;
         for (String name : this.names) {
@@ -56,6 +63,17 @@ public final class Labels {
             sorted.sort(Comparator.comparingLong(Long::parseLong));
         }
         return new Labels(sorted, several);
+    }
+
+    /// The same labels, with a positive weight for each in the loss of training.
+    public Labels withWeights(double[] weights) {
+        return new Labels(names, several, weights.clone());
+    }
+
+    /// The weight of each label in the loss of training; null if all count the same. A row counts as much as its class;
+    /// where a text has any number of labels, one that it has counts so many times as much as one that it has not.
+    public double @Nullable [] weights() {
+        return weights == null ? null : weights.clone();
     }
 
     public int size() {

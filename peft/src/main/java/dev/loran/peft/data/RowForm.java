@@ -53,21 +53,21 @@ public interface RowForm {
     /// The targets of the loss for a batch.
     ///
     /// @param values in the order in which the task's loss uses them
-    /// @param lossTerms the number of terms that the loss averages: the weight of this batch when gradients are
-    ///     accumulated over several
+    /// @param lossTerms the number of terms that the loss averages, or the sum of their weights: the weight of this batch
+    ///     when gradients are accumulated over several
     /// @param texts (B, T), if rows hold several texts that do not attend to each other: the number of each token's text
     ///     in its row, from 1; 0 for padding. Null if a row is one text
-    record Targets(List<Target> values, int lossTerms, int @Nullable [] texts) {
+    record Targets(List<Target> values, double lossTerms, int @Nullable [] texts) {
         public Targets {
             values = List.copyOf(values);
         }
 
-        public Targets(List<Target> values, int lossTerms) {
+        public Targets(List<Target> values, double lossTerms) {
             this(values, lossTerms, null);
         }
 
         /// A single integer target.
-        public static Targets of(int[] values, int lossTerms, int... dims) {
+        public static Targets of(int[] values, double lossTerms, int... dims) {
             return new Targets(List.of(new Target.Ints(values, dims)), lossTerms);
         }
     }

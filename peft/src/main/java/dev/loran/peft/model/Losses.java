@@ -5,6 +5,7 @@ import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.backend.DType;
 import dev.loran.engine.backend.ShapeException;
+import dev.loran.engine.backend.UnaryFn;
 import dev.loran.engine.functional.Functional;
 import dev.loran.engine.functional.Functional.Projection;
 import dev.loran.engine.nn.Adapter;
@@ -29,6 +30,50 @@ public final class Losses {
         Tensor softplus =
                 Functional.crossEntropy(Functional.concat(List.of(zero, x), 1), first, Functional.IGNORE_INDEX);
         return softplus.sub(logits.mul(Functional.cast(targets, x.dtype())).mean());
+    }
+
+    /// Σ wᵢⱼ · −log softmax(logits)ᵢⱼ. If w has one entry in each row, at its class, and they sum to 1, it is torch's
+    /// `CrossEntropyLoss(weight)`: the weighted mean.
+    ///
+    /// @param logits (B, labels)
+    /// @param weights (B, labels)
+    public static Tensor weightedCrossEntropy(Tensor logits, Tensor weights) {
+        requireShape("weightedCrossEntropy", logits.shape(), weights);
+        int n = logits.shape().dim(0);
+        Tensor largest = max(logits).reshape(n, 1);
+        Tensor sums = Functional.unary(UnaryFn.EXP, logits.sub(largest)).sum(1).reshape(n, 1);
+        Tensor logSums = largest.add(Functional.unary(UnaryFn.LOG, sums));
+        return logSums.sub(logits).mul(Functional.cast(weights, logits.dtype())).sum();
+    }
+
+    /// The largest of each row of x (B, n): (B, 1).
+    private static Tensor max(Tensor x) {
+        Tensor rest = x;
+        for (int n = x.shape().dim(1); n > 1; n = rest.shape().dim(1)) {
+            int half = n / 2;
+            Tensor low = rest.slice(1, 0, half);
+            Tensor larger =
+                    low.add(Functional.relu(rest.slice(1, half, 2 * half).sub(low)));
+            rest = n % 2 == 0 ? larger : Functional.concat(List.of(larger, rest.slice(1, n - 1, n)), 1);
+        }
+        return rest;
+    }
+
+    /// The mean over all elements of −p · y · log σ(x) − (1 − y) · log σ(−x), for logits x and targets y, both (B,
+    /// labels), and weights p of what applies: torch's `BCEWithLogitsLoss(pos_weight)`.
+    ///
+    /// @param factors 1 + (p − 1) · y, (B, labels)
+    public static Tensor weightedBinaryCrossEntropy(Tensor logits, Tensor targets, Tensor factors) {
+        requireShape("weightedBinaryCrossEntropy", logits.shape(), targets);
+        requireShape("weightedBinaryCrossEntropy", logits.shape(), factors);
+        // (1 − y) · x + factor · softplus(−x), and softplus(−x) = (|x| − x) / 2 + log(1 + exp(−|x|)), whose gradient at
+        // 0 is right with that of |x| being 0 there.
+        Tensor size = Functional.unary(UnaryFn.ABS, logits);
+        Tensor small = Functional.unary(UnaryFn.EXP, size.scale(-1));
+        Tensor one = Tensor.full(logits.backend(), logits.dtype(), 1, 1);
+        Tensor softplus = size.sub(logits).scale(0.5).add(Functional.unary(UnaryFn.LOG, small.add(one)));
+        Tensor left = logits.sub(logits.mul(Functional.cast(targets, logits.dtype())));
+        return left.add(softplus.mul(Functional.cast(factors, logits.dtype()))).mean();
     }
 
     /// The mean over all elements of (x − y)², for outputs x (B, n) and numbers y (B, n), or (B) for n = 1.

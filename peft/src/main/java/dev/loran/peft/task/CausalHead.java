@@ -40,7 +40,7 @@ final class CausalHead extends Head {
     static Meter meter(int rows) {
         return new Meter() {
             private double sum;
-            private long terms;
+            private double terms;
 
             @Override
             public void add(Batch batch, double[] answer) {

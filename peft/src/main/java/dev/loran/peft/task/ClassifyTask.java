@@ -197,23 +197,48 @@ public record ClassifyTask() implements Task {
         return Examples.read(RowSource.of(texts), new ClassifyTask(), encoding, tokenizer, options);
     }
 
+    /// With [Labels#weights], there is a second target: for one class, the weight of each row's class at its place in
+    /// (rows, labels), all together 1; for several labels, the factors of [dev.loran.peft.model.Losses#weightedBinaryCrossEntropy].
     @Override
     public Targets targets(Examples examples, int[] rows, int length) {
         Labels classes = examples.labelsOrNull();
+        double[] weights = classes == null ? null : classes.weights();
         if (classes != null && classes.several()) {
-            float[] hot = new float[rows.length * classes.size()];
-            for (int b = 0; b < rows.length; b++) {
-                for (int label : examples.target(rows[b])) {
-                    hot[b * classes.size() + label] = 1;
-                }
-            }
-            return new Targets(List.of(new Target.Floats(hot, rows.length, classes.size())), rows.length);
+            return several(examples, rows, classes.size(), weights);
         }
         int[] labels = new int[rows.length];
+        double sum = 0;
         for (int b = 0; b < rows.length; b++) {
             labels[b] = examples.target(rows[b])[0];
+            sum += weights == null || labels[b] == Batch.IGNORE ? 0 : weights[labels[b]];
         }
-        return Targets.of(labels, rows.length, rows.length);
+        if (weights == null) {
+            return Targets.of(labels, rows.length, rows.length);
+        }
+        float[] shares = new float[rows.length * weights.length];
+        for (int b = 0; b < rows.length; b++) {
+            if (labels[b] != Batch.IGNORE) {
+                shares[b * weights.length + labels[b]] = (float) (weights[labels[b]] / sum);
+            }
+        }
+        return new Targets(
+                List.of(new Target.Ints(labels, rows.length), new Target.Floats(shares, rows.length, weights.length)),
+                sum);
+    }
+
+    private static Targets several(Examples examples, int[] rows, int classes, double @Nullable [] weights) {
+        float[] hot = new float[rows.length * classes];
+        float[] factors = new float[hot.length];
+        Arrays.fill(factors, 1);
+        for (int b = 0; b < rows.length; b++) {
+            for (int label : examples.target(rows[b])) {
+                hot[b * classes + label] = 1;
+                factors[b * classes + label] = weights == null ? 1 : (float) weights[label];
+            }
+        }
+        Target there = new Target.Floats(hot, rows.length, classes);
+        Target factor = new Target.Floats(factors, rows.length, classes);
+        return new Targets(weights == null ? List.of(there) : List.of(there, factor), rows.length);
     }
 
     @Override

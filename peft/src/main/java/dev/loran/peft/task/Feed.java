@@ -124,6 +124,11 @@ public final class Feed implements AutoCloseable {
         return targets.get(which);
     }
 
+    /// The number of targets.
+    public int targets() {
+        return targets.size();
+    }
+
     /// The model's hidden states, (B, P + T, C), after P virtual tokens.
     public Tensor hidden() {
         return model.hidden(ids, mask, tokenTypes);

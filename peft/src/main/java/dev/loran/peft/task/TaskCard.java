@@ -12,6 +12,7 @@ import dev.loran.peft.task.TextClassifier.Pooling;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
@@ -165,6 +166,10 @@ public record TaskCard(
             labels.names().forEach(json.putArray("labels")::add);
             if (labels.several()) {
                 json.put(Problem.KEY, Problem.MULTI_LABEL.value());
+            }
+            double[] weights = labels.weights();
+            if (weights != null) {
+                Arrays.stream(weights).forEach(json.putArray("class_weights")::add);
             }
         }
         json.put("pooling", pooling.toString());

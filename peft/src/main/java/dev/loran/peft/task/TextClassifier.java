@@ -170,14 +170,22 @@ public final class TextClassifier extends Head {
     }
 
     /// Cross-entropy of the classes, the batch's target (B); for several labels binary cross-entropy, with the target
-    /// (B, labels), 1 for each label that applies; for regression the mean squared error, with the target (B).
+    /// (B, labels), 1 for each label that applies; for regression the mean squared error, with the target (B). With a
+    /// second target, the weights, the losses of [Losses] that use them.
     @Override
     public Tensor loss(Feed batch) {
         Tensor outputs = logits(batch);
         Tensor target = batch.target(0);
+        boolean weighted = batch.targets() > 1;
         return switch (problem) {
-            case SINGLE_LABEL -> Functional.crossEntropy(outputs, target, Batch.IGNORE);
-            case MULTI_LABEL -> Losses.binaryCrossEntropy(outputs, target);
+            case SINGLE_LABEL ->
+                weighted
+                        ? Losses.weightedCrossEntropy(outputs, batch.target(1))
+                        : Functional.crossEntropy(outputs, target, Batch.IGNORE);
+            case MULTI_LABEL ->
+                weighted
+                        ? Losses.weightedBinaryCrossEntropy(outputs, target, batch.target(1))
+                        : Losses.binaryCrossEntropy(outputs, target);
             case REGRESSION -> Losses.squaredError(outputs, target);
         };
     }

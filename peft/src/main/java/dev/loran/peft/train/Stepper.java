@@ -163,7 +163,7 @@ final class Stepper implements AutoCloseable {
 
     /// @return whether all micro-batches were processed
     private boolean accumulate(List<Batch> microBatches, BooleanSupplier stop) {
-        int terms = microBatches.stream().mapToInt(Batch::lossTerms).sum();
+        double terms = microBatches.stream().mapToDouble(Batch::lossTerms).sum();
         for (int i = 0; i < microBatches.size(); i++) {
             if (i > 0 && stop.getAsBoolean()) {
                 return false;
@@ -171,7 +171,7 @@ final class Stepper implements AutoCloseable {
             Batch b = microBatches.get(i);
             learner.microStep(microStep++);
             // Rows without anything to predict have a loss of 0, whatever their weight.
-            double weight = b.lossTerms() == terms ? 1 : (double) b.lossTerms() / terms;
+            double weight = b.lossTerms() == terms ? 1 : b.lossTerms() / terms;
             forwardBackward(() -> learner.loss(b), weight, i == 0);
         }
         return true;

@@ -166,6 +166,30 @@ class TaskCommandsTest extends CommandLineTest {
     }
 
     @Test
+    void weightsOfClassesStayInTheRun() throws IOException {
+        Result result = train("--class-weights", "balanced", "--eval", held, "--steps", 4, "--save-steps", 2);
+        assertThat(result.code()).as(result.err()).isZero();
+        Path run = folder.resolve("run");
+        assertThat(JSON.readTree(Files.readString(run.resolve("run.json")))
+                        .get("class-weights")
+                        .asText())
+                .isEqualTo("balanced");
+        assertThat(result.json().get("planned_tensor_mib").doubleValue())
+                .isGreaterThanOrEqualTo(result.json().get("peak_tensor_mib").doubleValue());
+        assertThat(JSON.readTree(Files.readString(run.resolve("last/loran.json")))
+                        .get("class_weights"))
+                .hasSize(2);
+        Result longer = loran("train", "--resume", run, "--steps", 6, "--json");
+        assertThat(longer.code()).as(longer.err()).isZero();
+        assertThat(eval("--model", encoder, "--adapter", run, "--data", held).code())
+                .isZero();
+        assertRefused(
+                train("--class-weights", "sport=0"),
+                "loran: class weights: \"sport=0\" is no label with a positive number; write balanced, or"
+                        + " label=2,other=0.5");
+    }
+
+    @Test
     void numbers() throws IOException {
         rows(row -> "{\"text\":\"%s\",\"score\":%s}"
                 .formatted(row.text(), row.label().equals("sport") ? "0.75" : "-0.5"));
