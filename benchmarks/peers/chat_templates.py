@@ -1,5 +1,5 @@
 """Renders small templates, written with the constructs of well-known models' chat templates, by transformers, and writes
-what it renders to the test resources: python benchmarks/peers/chat_templates.py > peft/src/test/resources/fixtures/chat.json"""
+what it renders to the test resources: python benchmarks/peers/chat_templates.py > peft/src/test/resources/fixtures/chat/rendered.json"""
 import json
 import sys
 

@@ -10,6 +10,7 @@ import dev.loran.peft.cli.Main;
 import dev.loran.peft.data.RowSource;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.encoder.BertModel;
+import dev.loran.peft.task.ChatTask;
 import dev.loran.peft.task.ClassifyTask;
 import dev.loran.peft.task.EmbedTask;
 import dev.loran.peft.task.GenerateTask;
@@ -64,6 +65,7 @@ class GuidesTest {
             import dev.loran.engine.optim.*;
             import dev.loran.engine.testing.OpCase;
             import dev.loran.kernels.Backends;
+            import dev.loran.peft.chat.*;
             import dev.loran.peft.data.*;
             import dev.loran.peft.hf.HfModels;
             import dev.loran.peft.model.*;
@@ -201,7 +203,8 @@ class GuidesTest {
                 new TagTask(),
                 new EmbedTask(),
                 new RerankTask(),
-                new GenerateTask());
+                new GenerateTask(),
+                new ChatTask());
         assertThat(rows).hasSameSizeAs(tasks);
         for (int i = 0; i < rows.size(); i++) {
             byte[] file = rows.get(i).getBytes(StandardCharsets.UTF_8);

@@ -42,9 +42,12 @@ record Arguments(String of, List<Object> positional, Map<String, Object> named) 
         if (positional.size() > count) {
             throw new Problem(of + ": more than " + count + " arguments");
         }
-        named.keySet().stream().filter(n -> !List.of(names).contains(n)).findFirst().ifPresent(n -> {
-            throw new Problem(of + ": the argument " + n + " is not known");
-        });
+        named.keySet().stream()
+                .filter(n -> !List.of(names).contains(n))
+                .findFirst()
+                .ifPresent(n -> {
+                    throw new Problem(of + ": the argument " + n + " is not known");
+                });
         return this;
     }
 

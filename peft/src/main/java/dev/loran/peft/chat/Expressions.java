@@ -11,11 +11,12 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 
 /// Reads expressions. Precedence, from the loosest: `x if y else z`, `or`, `and`, `not`, comparisons, `+ -`, `~`,
 /// `* / // %`, `**`, signs, filters and tests, parts and calls.
-final class Expressions {
+final class Expressions extends Cursor {
     private static final int MAX_DEPTH = 100;
     private static final Set<String> COMPARISONS = Set.of("==", "!=", "<", "<=", ">", ">=");
     private static final Set<String> NO_ARGUMENT = Set.of("else", "or", "and", "is", "if", "in", "not", "recursive");
@@ -25,61 +26,10 @@ final class Expressions {
         Object value(Frame frame);
     }
 
-    private final String name;
-    private final List<Token> tokens;
-    private int at;
     private int depth;
 
     Expressions(String name, List<Token> tokens) {
-        this.name = name;
-        this.tokens = tokens;
-    }
-
-    // ---- tokens
-
-    Token peek() {
-        return tokens.get(at);
-    }
-
-    Token next() {
-        return tokens.get(at < tokens.size() - 1 ? at++ : at);
-    }
-
-    boolean isName(String word) {
-        return peek().is(Kind.NAME, word);
-    }
-
-    boolean isOperator(String operator) {
-        return peek().is(Kind.OPERATOR, operator);
-    }
-
-    boolean skipName(String word) {
-        boolean found = isName(word);
-        at += found ? 1 : 0;
-        return found;
-    }
-
-    boolean skip(String operator) {
-        boolean found = isOperator(operator);
-        at += found ? 1 : 0;
-        return found;
-    }
-
-    void expect(String operator) {
-        if (!skip(operator)) {
-            throw bad("\"" + operator + "\" is expected, found " + peek().shown());
-        }
-    }
-
-    Token expect(Kind kind, String what) {
-        if (peek().kind() != kind) {
-            throw bad(what + " is expected, found " + peek().shown());
-        }
-        return next();
-    }
-
-    TemplateException bad(String problem) {
-        return new TemplateException(name, peek().line(), problem);
+        super(name, tokens);
     }
 
     /// The expression with its line added to problems.
@@ -241,7 +191,7 @@ final class Expressions {
         return chain(Set.of("*", "/", "//", "%"), () -> chain(Set.of("**"), () -> signed(true)));
     }
 
-    private Expression chain(Set<String> operators, java.util.function.Supplier<Expression> operand) {
+    private Expression chain(Set<String> operators, Supplier<Expression> operand) {
         int line = peek().line();
         Expression left = operand.get();
         while (peek().kind() == Kind.OPERATOR && operators.contains(peek().text())) {
@@ -261,9 +211,11 @@ final class Expressions {
         Expression value;
         if (skip("-")) {
             Expression of = signed(false);
-            value = placed(line, f -> Values.number(of.value(f)) instanceof Double d
-                    ? (Object) (-d)
-                    : Values.binary("-", 0L, of.value(f), f));
+            value = placed(
+                    line,
+                    f -> Values.number(of.value(f)) instanceof Double d
+                            ? (Object) (-d)
+                            : Values.binary("-", 0L, of.value(f), f));
         } else if (skip("+")) {
             Expression of = signed(false);
             value = placed(line, f -> Values.binary("+", 0L, of.value(f), f));
@@ -333,8 +285,7 @@ final class Expressions {
             rest = new Actual(token.text(), List.of(parts(primary())), Map.of());
         }
         Actual given = rest;
-        return placed(
-                line, f -> Values.truth(test.call(Filters.with(of.value(f), given.values(f)), f)) != negated);
+        return placed(line, f -> Values.truth(test.call(Filters.with(of.value(f), given.values(f)), f)) != negated);
     }
 
     // ---- parts and calls
@@ -384,7 +335,8 @@ final class Expressions {
             if (value instanceof Function function) {
                 return function.call(given.values(f), f);
             }
-            throw new Problem(called + " is called, but is " + Values.kind(value).replace(",", ""));
+            throw new Problem(
+                    called + " is called, but is " + Values.kind(value).replace(",", ""));
         });
     }
 

@@ -1,11 +1,9 @@
 package dev.loran.peft.chat;
 
 import dev.loran.peft.chat.TemplateException.Problem;
-import dev.loran.peft.chat.Values.Attributes;
 import dev.loran.peft.chat.Values.Function;
 import dev.loran.peft.chat.Values.Namespace;
 import dev.loran.peft.chat.Values.None;
-import dev.loran.peft.chat.Values.Tuple;
 import dev.loran.peft.chat.Values.Undefined;
 import java.math.BigDecimal;
 import java.math.RoundingMode;
@@ -17,6 +15,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import org.jspecify.annotations.Nullable;
 
 /// Jinja's filters and tests, each a function of the value and further arguments, and the functions that templates
 /// know by name.
@@ -79,22 +78,30 @@ final class Filters {
         texts(all);
         lists(all);
         all.put("tojson", (a, f) -> f.made(json(a)));
-        all.put("default", (a, f) -> a.get(0, "") instanceof Undefined || a.flag(2, "boolean") && !Values.truth(a.get(0, ""))
-                ? a.get(1, "default_value", "")
-                : a.get(0, ""));
+        all.put(
+                "default",
+                (a, f) -> a.get(0, "") instanceof Undefined || a.flag(2, "boolean") && !Values.truth(a.get(0, ""))
+                        ? a.get(1, "default_value", "")
+                        : a.get(0, ""));
         all.put("d", all.get("default"));
         all.put("length", (a, f) -> (long) Values.length(a.get(0, "")));
         all.put("count", all.get("length"));
         all.put("int", (a, f) -> integer(a.get(0, ""), a.get(1, "default", 0L)));
         all.put("float", (a, f) -> floating(a.get(0, ""), a.get(1, "default", 0.0)));
-        all.put("abs", (a, f) -> Values.number(a.get(0, "")) instanceof Long n ? (Object) Math.abs(n) : Math.abs(Values.doubled(a.get(0, ""))));
+        all.put(
+                "abs",
+                (a, f) -> Values.number(a.get(0, "")) instanceof Long n
+                        ? (Object) Math.abs(n)
+                        : Math.abs(Values.doubled(a.get(0, ""))));
         all.put("round", (a, f) -> rounded(a));
-        all.put("items", (a, f) -> a.get(0, "") instanceof Undefined
-                ? List.of()
-                : Methods.pairs(mapping(a.get(0, ""))));
+        all.put(
+                "items",
+                (a, f) -> a.get(0, "") instanceof Undefined ? List.of() : Methods.pairs(mapping(a.get(0, ""))));
         all.put("dictsort", (a, f) -> {
             List<Object> pairs = Methods.pairs(mapping(a.get(0, "")));
-            pairs.sort((x, y) -> Values.compare(folded(Values.item(x, 0L), a.flag(1, "case_sensitive")), folded(Values.item(y, 0L), a.flag(1, "case_sensitive"))));
+            pairs.sort((x, y) -> Values.compare(
+                    folded(Values.item(x, 0L), a.flag(1, "case_sensitive")),
+                    folded(Values.item(y, 0L), a.flag(1, "case_sensitive"))));
             return pairs;
         });
         all.put("attr", (a, f) -> Values.attribute(a.get(0, ""), a.string(1, "name")));
@@ -130,18 +137,27 @@ final class Filters {
             }
             return Methods.replaced(Values.string(a.get(0, "")), new Arguments("replace", rest, a.named()), f);
         });
-        all.put("join", (a, f) -> Methods.joined(
-                Values.string(a.get(1, "d", "")), chosen(Values.items(a.get(0, "")), a.get(2, "attribute", None.NONE)), f));
-        all.put("escape", (a, f) -> f.made(Values.string(a.get(0, ""))
-                .replace("&", "&amp;")
-                .replace("<", "&lt;")
-                .replace(">", "&gt;")
-                .replace("'", "&#39;")
-                .replace("\"", "&#34;")));
+        all.put(
+                "join",
+                (a, f) -> Methods.joined(
+                        Values.string(a.get(1, "d", "")),
+                        chosen(Values.items(a.get(0, "")), a.get(2, "attribute", None.NONE)),
+                        f));
+        all.put(
+                "escape",
+                (a, f) -> f.made(Values.string(a.get(0, ""))
+                        .replace("&", "&amp;")
+                        .replace("<", "&lt;")
+                        .replace(">", "&gt;")
+                        .replace("'", "&#39;")
+                        .replace("\"", "&#34;")));
         all.put("e", all.get("escape"));
         all.put("indent", (a, f) -> f.made(indented(a)));
-        all.put("format", (a, f) -> f.made(Strings.format(a.string(0, ""), a.rest().positional())));
-        all.put("wordcount", (a, f) -> (long) Strings.split(Values.string(a.get(0, "")), None.NONE, -1, false).size());
+        all.put(
+                "format",
+                (a, f) -> f.made(Strings.format(a.string(0, ""), a.rest().positional())));
+        all.put("wordcount", (a, f) -> (long)
+                Strings.split(Values.string(a.get(0, "")), None.NONE, -1, false).size());
     }
 
     private static void lists(Map<String, Function> all) {
@@ -180,7 +196,8 @@ final class Filters {
             }
             Function filter = named(FILTERS, "filter", a.string(1, "filter"));
             Arguments rest = a.rest().rest();
-            return new ArrayList<>(items.stream().map(item -> filter.call(with(item, rest), f)).toList());
+            return new ArrayList<>(
+                    items.stream().map(item -> filter.call(with(item, rest), f)).toList());
         });
         all.put("select", (a, f) -> selected(a, false, true, f));
         all.put("reject", (a, f) -> selected(a, false, false, f));
@@ -224,7 +241,7 @@ final class Filters {
         return chosen(items, attribute, null);
     }
 
-    private static List<Object> chosen(List<Object> items, Object attribute, @org.jspecify.annotations.Nullable Object otherwise) {
+    private static List<Object> chosen(List<Object> items, Object attribute, @Nullable Object otherwise) {
         if (attribute == None.NONE) {
             return items;
         }
@@ -282,7 +299,9 @@ final class Filters {
             case Double d when !d.isNaN() && !d.isInfinite() -> d.longValue();
             case String s -> {
                 try {
-                    yield s.strip().matches("[+-]?\\d+") ? Long.parseLong(s.strip()) : (long) Double.parseDouble(s.strip());
+                    yield s.strip().matches("[+-]?\\d+")
+                            ? Long.parseLong(s.strip())
+                            : (long) Double.parseDouble(s.strip());
                 } catch (NumberFormatException e) {
                     yield otherwise;
                 }
@@ -300,12 +319,11 @@ final class Filters {
     }
 
     private static Object rounded(Arguments a) {
-        RoundingMode mode =
-                switch (Values.string(a.get(2, "method", "common"))) {
-                    case "ceil" -> RoundingMode.CEILING;
-                    case "floor" -> RoundingMode.FLOOR;
-                    default -> RoundingMode.HALF_EVEN;
-                };
+        RoundingMode mode = switch (Values.string(a.get(2, "method", "common"))) {
+            case "ceil" -> RoundingMode.CEILING;
+            case "floor" -> RoundingMode.FLOOR;
+            default -> RoundingMode.HALF_EVEN;
+        };
         return new BigDecimal(Values.doubled(a.get(0, "")))
                 .setScale(Math.clamp(a.integer(1, "precision", 0), -20, 20), mode)
                 .doubleValue();
@@ -327,14 +345,19 @@ final class Filters {
 
     private static String json(Arguments a) {
         Object indent = a.get(2, "indent", None.NONE);
-        if (a.positional().size() > 2 || indent == None.NONE && a.positional().size() > 1 && !(a.get(1, "") instanceof Boolean)) {
+        if (a.positional().size() > 2
+                || indent == None.NONE && a.positional().size() > 1 && !(a.get(1, "") instanceof Boolean)) {
             throw new Problem("tojson: give indent by its name");
         }
         Object separators = a.named().getOrDefault("separators", None.NONE);
         boolean flat = indent == None.NONE;
         return new Strings.Json(
                         a.flag(1, "ensure_ascii"),
-                        flat ? null : indent instanceof String s ? s : " ".repeat(Math.clamp(Values.integer(indent), 0, 100)),
+                        flat
+                                ? null
+                                : indent instanceof String s
+                                        ? s
+                                        : " ".repeat(Math.clamp(Values.integer(indent), 0, 100)),
                         separators == None.NONE ? flat ? ", " : "," : Values.string(Values.item(separators, 0L)),
                         separators == None.NONE ? ": " : Values.string(Values.item(separators, 1L)),
                         Values.truth(a.named().getOrDefault("sort_keys", false)))
@@ -350,8 +373,10 @@ final class Filters {
         all.put("even", (a, f) -> Math.floorMod(Values.integer(a.get(0, "")), 2) == 0);
         all.put("divisibleby", (a, f) -> Values.equal(Values.binary("%", a.get(0, ""), a.get(1, "num"), f), 0L));
         all.put("in", (a, f) -> Values.contains(a.get(1, "seq"), a.get(0, "")));
-        all.put("sameas", (a, f) -> a.get(0, "") == a.get(1, "other")
-                || a.get(0, "") instanceof Boolean b && b.equals(a.get(1, "other")));
+        all.put(
+                "sameas",
+                (a, f) -> a.get(0, "") == a.get(1, "other")
+                        || a.get(0, "") instanceof Boolean b && b.equals(a.get(1, "other")));
         all.put("upper", (a, f) -> isCase(Values.string(a.get(0, "")), true));
         all.put("lower", (a, f) -> isCase(Values.string(a.get(0, "")), false));
         compare(all, (a, f) -> Values.equal(a.get(0, ""), a.get(1, "other")), "eq", "equalto", "==");

@@ -49,12 +49,12 @@ final class Lexer {
     private static final Pattern BLOCK_END = Pattern.compile("-%}\\s*|\\+%}|%}\\n?");
     private static final Pattern SPACE = Pattern.compile("\\s+");
     private static final Pattern NAME = Pattern.compile("[\\p{L}_][\\p{L}\\p{N}_]*");
-    private static final Pattern FLOAT =
-            Pattern.compile("(?<![.])(?:\\d+_?)*\\d+(?:\\.(?:\\d+_?)*\\d+)?[eE][+-]?\\d+|(?:\\d+_?)*\\d+\\.(?:\\d+_?)*\\d+");
+    private static final Pattern FLOAT = Pattern.compile(
+            "(?<![.])(?:\\d+_?)*\\d+(?:\\.(?:\\d+_?)*\\d+)?[eE][+-]?\\d+|(?:\\d+_?)*\\d+\\.(?:\\d+_?)*\\d+");
     private static final Pattern INTEGER = Pattern.compile("\\d+(?:_\\d+)*");
-    private static final Pattern STRING = Pattern.compile("'((?:[^'\\\\]|\\\\.)*+)'|\"((?:[^\"\\\\]|\\\\.)*+)\"", Pattern.DOTALL);
-    private static final Pattern OPERATOR =
-            Pattern.compile("\\*\\*|//|==|!=|<=|>=|[-+*/%~<>=.:,|()\\[\\]{};]");
+    private static final Pattern STRING =
+            Pattern.compile("'((?:[^'\\\\]|\\\\.)*+)'|\"((?:[^\"\\\\]|\\\\.)*+)\"", Pattern.DOTALL);
+    private static final Pattern OPERATOR = Pattern.compile("\\*\\*|//|==|!=|<=|>=|[-+*/%~<>=.:,|()\\[\\]{};]");
 
     private final String name;
     private final String text;

@@ -13,11 +13,13 @@ import java.util.Map;
 import java.util.TreeMap;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
+import org.jspecify.annotations.Nullable;
 
 /// What Python does with strings: `repr`, `strip`, `split`, formats, `json.dumps`, `strftime`.
 final class Strings {
     private static final int MAX_DEPTH = 200;
-    private static final Pattern FORMAT = Pattern.compile("%(?:(%)|([-0 +]*)(\\d{0,4})(?:\\.(\\d{1,3}))?([sdifr])|(.?))");
+    private static final Pattern FORMAT =
+            Pattern.compile("%(?:(%)|([-0 +]*)(\\d{0,4})(?:\\.(\\d{1,3}))?([sdifr])|(.?))");
     private static final Pattern DATE = Pattern.compile("%(-?.?)");
 
     private Strings() {}
@@ -42,7 +44,7 @@ final class Strings {
         return text.substring(from, to);
     }
 
-    private static boolean strips(int c, @org.jspecify.annotations.Nullable String set) {
+    private static boolean strips(int c, @Nullable String set) {
         return set == null ? isSpace(c) : set.indexOf(c) >= 0;
     }
 
@@ -94,7 +96,9 @@ final class Strings {
         String rest = strip(text, None.NONE, !fromRight, fromRight);
         while (!rest.isEmpty()) {
             int end = fromRight ? rest.length() : 0;
-            while (fromRight ? end > 0 && !isSpace(rest.charAt(end - 1)) : end < rest.length() && !isSpace(rest.charAt(end))) {
+            while (fromRight
+                    ? end > 0 && !isSpace(rest.charAt(end - 1))
+                    : end < rest.length() && !isSpace(rest.charAt(end))) {
                 end += fromRight ? -1 : 1;
             }
             if (most >= 0 && parts.size() == most) {
@@ -109,7 +113,8 @@ final class Strings {
 
     static List<Object> lines(String text, boolean keepEnds) {
         List<Object> lines = new ArrayList<>();
-        Matcher m = Pattern.compile("[^\\n\\r\\u000b\\f\\u001c-\\u001e\\u0085\\u2028\\u2029]*(\\r\\n|[\\n\\r\\u000b\\f\\u001c-\\u001e\\u0085\\u2028\\u2029]|$)")
+        Matcher m = Pattern.compile(
+                        "[^\\n\\r\\u000b\\f\\u001c-\\u001e\\u0085\\u2028\\u2029]*(\\r\\n|[\\n\\r\\u000b\\f\\u001c-\\u001e\\u0085\\u2028\\u2029]|$)")
                 .matcher(text);
         while (m.find() && !m.group().isEmpty()) {
             lines.add(keepEnds ? m.group() : text.substring(m.start(), m.start(1)));
@@ -133,7 +138,8 @@ final class Strings {
             return text;
         }
         int end = text.offsetByCodePoints(0, 1);
-        return text.substring(0, end).toUpperCase(Locale.ROOT) + text.substring(end).toLowerCase(Locale.ROOT);
+        return text.substring(0, end).toUpperCase(Locale.ROOT)
+                + text.substring(end).toLowerCase(Locale.ROOT);
     }
 
     static String repr(String text) {
@@ -150,7 +156,8 @@ final class Strings {
                         all.append('\\').append(quote);
                     } else if (c < 0x20 || c >= 0x7f && c < 0xa1 || c == 0xad) {
                         all.append("\\x%02x".formatted(c));
-                    } else if (c != ' ' && (Character.isSpaceChar(c) || !Character.isDefined(c)) || Character.getType(c) == Character.FORMAT) {
+                    } else if (c != ' ' && (Character.isSpaceChar(c) || !Character.isDefined(c))
+                            || Character.getType(c) == Character.FORMAT) {
                         all.append((c > 0xffff ? "\\U%08x" : "\\u%04x").formatted(c));
                     } else {
                         all.appendCodePoint(c);
@@ -175,9 +182,10 @@ final class Strings {
                 continue;
             }
             if (m.group(5) == null || next >= values.size()) {
-                throw new Problem(m.group(5) == null
-                        ? "the format \"%" + m.group(6) + "\" is not supported"
-                        : "a format has fewer values than places");
+                throw new Problem(
+                        m.group(5) == null
+                                ? "the format \"%" + m.group(6) + "\" is not supported"
+                                : "a format has fewer values than places");
             }
             all.append(formatted(m, values.get(next++)));
         }
@@ -188,18 +196,16 @@ final class Strings {
     }
 
     private static String formatted(Matcher m, Object value) {
-        String text =
-                switch (m.group(5)) {
-                    case "s" -> Values.string(value);
-                    case "r" -> Values.repr(value, 0);
-                    case "f" -> String.format(
-                            Locale.ROOT,
-                            "%." + (m.group(4) == null ? "6" : m.group(4)) + "f",
-                            Values.doubled(value));
-                    default -> String.valueOf((long) Values.doubled(value));
-                };
+        String text = switch (m.group(5)) {
+            case "s" -> Values.string(value);
+            case "r" -> Values.repr(value, 0);
+            case "f" ->
+                String.format(Locale.ROOT, "%." + (m.group(4) == null ? "6" : m.group(4)) + "f", Values.doubled(value));
+            default -> String.valueOf((long) Values.doubled(value));
+        };
         int width = m.group(3).isEmpty() ? 0 : Integer.parseInt(m.group(3));
-        String fill = (m.group(2).contains("0") && !m.group(5).equals("s") ? "0" : " ").repeat(Math.max(0, width - text.length()));
+        String fill = (m.group(2).contains("0") && !m.group(5).equals("s") ? "0" : " ")
+                .repeat(Math.max(0, width - text.length()));
         if (m.group(2).contains("-")) {
             return text + " ".repeat(fill.length());
         }
@@ -211,7 +217,7 @@ final class Strings {
     /// As Python's `json.dumps` writes a value.
     ///
     /// @param indent of each level; null for one line
-    record Json(boolean ascii, @org.jspecify.annotations.Nullable String indent, String comma, String colon, boolean sorted) {
+    record Json(boolean ascii, @Nullable String indent, String comma, String colon, boolean sorted) {
         String of(Object value) {
             StringBuilder all = new StringBuilder();
             write(value, 0, all);
@@ -226,7 +232,9 @@ final class Strings {
                 case None n -> out.append("null");
                 case Boolean b -> out.append(b);
                 case Long n -> out.append(n);
-                case Double d -> out.append(d.isNaN() ? "NaN" : d.isInfinite() ? d > 0 ? "Infinity" : "-Infinity" : Values.floating(d));
+                case Double d ->
+                    out.append(
+                            d.isNaN() ? "NaN" : d.isInfinite() ? d > 0 ? "Infinity" : "-Infinity" : Values.floating(d));
                 case String s -> quoted(s, out);
                 case List<?> list -> {
                     out.append('[');
@@ -291,33 +299,32 @@ final class Strings {
     }
 
     private static String part(LocalDateTime when, String code) {
-        String pattern =
-                switch (code) {
-                    case "Y" -> "uuuu";
-                    case "y" -> "uu";
-                    case "m" -> "MM";
-                    case "-m" -> "M";
-                    case "d" -> "dd";
-                    case "-d" -> "d";
-                    case "e" -> "ppd";
-                    case "B" -> "MMMM";
-                    case "b", "h" -> "MMM";
-                    case "A" -> "EEEE";
-                    case "a" -> "EEE";
-                    case "H" -> "HH";
-                    case "-H" -> "H";
-                    case "I" -> "hh";
-                    case "-I" -> "h";
-                    case "M" -> "mm";
-                    case "S" -> "ss";
-                    case "p" -> "a";
-                    case "j" -> "DDD";
-                    case "F" -> "uuuu-MM-dd";
-                    case "T" -> "HH:mm:ss";
-                    case "D" -> "MM/dd/uu";
-                    case "%" -> "";
-                    default -> throw new Problem("strftime_now: \"%" + code + "\" is not supported");
-                };
+        String pattern = switch (code) {
+            case "Y" -> "uuuu";
+            case "y" -> "uu";
+            case "m" -> "MM";
+            case "-m" -> "M";
+            case "d" -> "dd";
+            case "-d" -> "d";
+            case "e" -> "ppd";
+            case "B" -> "MMMM";
+            case "b", "h" -> "MMM";
+            case "A" -> "EEEE";
+            case "a" -> "EEE";
+            case "H" -> "HH";
+            case "-H" -> "H";
+            case "I" -> "hh";
+            case "-I" -> "h";
+            case "M" -> "mm";
+            case "S" -> "ss";
+            case "p" -> "a";
+            case "j" -> "DDD";
+            case "F" -> "uuuu-MM-dd";
+            case "T" -> "HH:mm:ss";
+            case "D" -> "MM/dd/uu";
+            case "%" -> "";
+            default -> throw new Problem("strftime_now: \"%" + code + "\" is not supported");
+        };
         return pattern.isEmpty() ? "%" : when.format(DateTimeFormatter.ofPattern(pattern, Locale.ENGLISH));
     }
 }

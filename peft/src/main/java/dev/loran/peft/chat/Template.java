@@ -7,7 +7,6 @@ import dev.loran.peft.chat.TemplateException.Problem;
 import dev.loran.peft.chat.Values.Attributes;
 import dev.loran.peft.chat.Values.Function;
 import dev.loran.peft.chat.Values.Namespace;
-import dev.loran.peft.chat.Values.Tuple;
 import dev.loran.peft.chat.Values.Undefined;
 import java.time.LocalDateTime;
 import java.util.ArrayList;
@@ -16,6 +15,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 
 /// A Jinja template in the dialect of Hugging Face's chat templates: what transformers renders, with `trim_blocks`,
@@ -92,7 +92,8 @@ final class Template {
             Token token = code.peek();
             if (token.kind() == Kind.END) {
                 if (!ends.isEmpty()) {
-                    throw code.bad("a block does not end: " + String.join(" or ", ends.stream().sorted().toList()) + " is missing");
+                    throw code.bad("a block does not end: "
+                            + String.join(" or ", ends.stream().sorted().toList()) + " is missing");
                 }
                 break;
             }
@@ -303,7 +304,8 @@ final class Template {
                 case "previtem" -> index0 == 0 ? new Undefined("loop.previtem") : items.get(index0 - 1);
                 case "nextitem" -> index0 == length - 1 ? new Undefined("loop.nextitem") : items.get(index0 + 1);
                 case "cycle" ->
-                    (Function) (a, f) -> a.positional().get(index0 % a.positional().size());
+                    (Function)
+                            (a, f) -> a.positional().get(index0 % a.positional().size());
                 default -> throw new Problem("loop." + attribute + " is not supported");
             };
         }
@@ -390,13 +392,14 @@ final class Template {
     private Function macro(String of, Map<String, Expression> parameters, Statement body, Frame where) {
         return (a, f) -> {
             List<String> names = List.copyOf(parameters.keySet());
-            String[] known = java.util.stream.Stream.concat(names.stream(), java.util.stream.Stream.of("caller"))
-                    .toArray(String[]::new);
+            String[] known = Stream.concat(names.stream(), Stream.of("caller")).toArray(String[]::new);
             a.most(names.size(), known);
             return where.captured((inner, out) -> {
                 for (int i = 0; i < names.size(); i++) {
                     Object given = a.get(i, names.get(i), Flow.NEXT);
-                    inner.set(names.get(i), given == Flow.NEXT ? parameters.get(names.get(i)).value(inner) : given);
+                    inner.set(
+                            names.get(i),
+                            given == Flow.NEXT ? parameters.get(names.get(i)).value(inner) : given);
                 }
                 if (a.named().containsKey("caller")) {
                     inner.set("caller", a.named().get("caller"));

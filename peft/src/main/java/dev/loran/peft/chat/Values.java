@@ -6,6 +6,7 @@ import java.math.BigDecimal;
 import java.math.BigInteger;
 import java.util.AbstractList;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.Iterator;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -185,7 +186,8 @@ final class Values {
         return switch (value) {
             case List<?> list -> new ArrayList<>(list);
             case Map<?, ?> map -> new ArrayList<>(map.keySet());
-            case String s -> new ArrayList<>(s.codePoints().mapToObj(Character::toString).toList());
+            case String s ->
+                new ArrayList<>(s.codePoints().mapToObj(Character::toString).toList());
             case Undefined u -> List.of();
             default -> throw new Problem(kind(value) + " cannot be iterated over");
         };
@@ -269,8 +271,7 @@ final class Values {
             return Double.compare(doubled(x), doubled(y));
         }
         if (x instanceof String one && y instanceof String other) {
-            return java.util.Arrays.compare(
-                    one.codePoints().toArray(), other.codePoints().toArray());
+            return Arrays.compare(one.codePoints().toArray(), other.codePoints().toArray());
         }
         if (x instanceof List<?> one && y instanceof List<?> other) {
             for (int i = 0; i < Math.min(one.size(), other.size()); i++) {

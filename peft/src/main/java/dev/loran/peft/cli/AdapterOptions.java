@@ -64,8 +64,10 @@ final class AdapterOptions {
     }
 
     private static void readEnd(ModelOptions model, Path folder) {
-        if (model.eosToken == null && TaskCard.isIn(folder)) {
-            model.eosToken = TaskCard.read(folder).eosToken();
+        if (TaskCard.isIn(folder)) {
+            TaskCard card = TaskCard.read(folder);
+            model.eosToken = model.eosToken == null ? card.eosToken() : model.eosToken;
+            model.trainedFormat = card.chat();
         }
     }
 }

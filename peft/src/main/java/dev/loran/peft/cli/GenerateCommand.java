@@ -6,6 +6,7 @@ import dev.loran.peft.cli.options.CommonOptions;
 import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.TaskType;
+import dev.loran.peft.task.ChatTask;
 import dev.loran.peft.task.Generation;
 import dev.loran.peft.task.GenerationConfig;
 import dev.loran.peft.task.TaskCard;
@@ -38,6 +39,12 @@ final class GenerateCommand implements Callable<Integer> {
             paramLabel = "TEXT",
             description = "the text to go on from; a source, where the adapter was trained for task generate")
     private String prompt;
+
+    @Option(
+            names = "--chat",
+            description = "answer the text as a user's message, by the model's chat template (for an adapter of task "
+                    + "chat that is so anyway)")
+    private boolean chat;
 
     @Option(names = "--max-new-tokens", paramLabel = "N", description = "most tokens of the answer (${DEFAULT-VALUE})")
     private int maxNewTokens = 64;
@@ -105,6 +112,9 @@ final class GenerateCommand implements Callable<Integer> {
             int virtualTokens = peft.activeAdapter() == null ? 0 : peft.active().virtualTokens();
             int room = open.model().facts().maxPositions() - virtualTokens;
             TaskCard trainedOn = card != null && card.task().hasPrompts() ? card : null;
+            if (chat) {
+                trainedOn = TaskCard.of(new ChatTask(), room);
+            }
             int maxLength = model.maxLength(open, virtualTokens, trainedOn == null ? room : trainedOn.maxLength());
             if (maxNewTokens < 1 || maxNewTokens >= room) {
                 throw new InputException("--max-new-tokens " + maxNewTokens + " must be from 1 to " + (room - 1)
@@ -122,10 +132,14 @@ final class GenerateCommand implements Callable<Integer> {
                 output.say("the text is longer than %d tokens and was cut".formatted(maxLength - answerRoom));
             }
             int most = Math.min(maxNewTokens, room - start.ids().length);
+            GenerationConfig config = config(most);
+            if (trainedOn != null) {
+                config = trainedOn.task().ending(config, open.tokenizer());
+            }
             open.model().prepare();
             open.model().train(false);
             Generation.Answer answer = Generation.answers(
-                            open.model(), open.tokenizer(), new int[][] {start.ids()}, config(most))
+                            open.model(), open.tokenizer(), new int[][] {start.ids()}, config)
                     .getFirst();
             if (most < maxNewTokens && answer.end() == Generation.End.TOKENS) {
                 output.say("the answer ends after %d tokens: %s has room for no more".formatted(most, open.name()));

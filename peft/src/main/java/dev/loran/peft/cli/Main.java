@@ -144,6 +144,7 @@ public final class Main implements Runnable {
         loran.addSubcommand(new MergeCommand(output));
         loran.addSubcommand(new InspectCommand(output));
         loran.addSubcommand(new TargetsCommand(output));
+        loran.addSubcommand(TemplatesCommand.spec(output));
         loran.addSubcommand(new DoctorCommand(output));
         loran.addSubcommand(new CompletionCommand(output));
         loran.getSubcommands().forEach((name, command) -> {

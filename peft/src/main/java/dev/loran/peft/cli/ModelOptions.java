@@ -1,10 +1,15 @@
 package dev.loran.peft.cli;
 
 import dev.loran.engine.backend.DType;
+import dev.loran.peft.chat.ChatFormat;
 import dev.loran.peft.data.Catalogue;
+import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.io.InputException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.time.LocalDate;
+import java.time.format.DateTimeParseException;
+import java.util.List;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Option;
 
@@ -35,6 +40,33 @@ class ModelOptions {
                     "what ends a text (what the adapter was trained with, or the model's and tokenizer's files name)")
     @Nullable
     String eosToken;
+
+    @Option(
+            names = "--chat-template",
+            paramLabel = "T",
+            description =
+                    "chatml, llama3, gemma, alpaca or a file: how chats become text (what the adapter was trained "
+                            + "with, or the model's own)")
+    @Nullable
+    String chatTemplate;
+
+    @Option(
+            names = "--train-on",
+            paramLabel = "A",
+            description = "task chat: learn all answers of a chat or the last one (all)")
+    @Nullable
+    String trainOn;
+
+    @Option(
+            names = "--chat-day",
+            paramLabel = "DAY",
+            description = "task chat: the day that templates show, such as 2026-01-31 (today)")
+    @Nullable
+    String chatDay;
+
+    /// The format that an adapter was trained with; null if there is none.
+    @Nullable
+    ChatFormat trainedFormat;
 
     @Option(names = "--batch-size", paramLabel = "N", description = "rows of a batch (16)")
     @Nullable
@@ -106,6 +138,33 @@ class ModelOptions {
             return tokenizer;
         }
         return Catalogue.folder(tokenizer.toString()).orElse(tokenizer);
+    }
+
+    /// How chats become text: as the user asked, or as the adapter was trained, or as the tokenizer's files say; null if
+    /// nothing says.
+    ///
+    /// @param folder of the model
+    @Nullable
+    ChatFormat chatFormat(Tokenizer words, Path folder) {
+        Path given = tokenizer();
+        Path files = given != null && Files.isDirectory(given) ? given : folder;
+        ChatFormat format = chatTemplate != null
+                ? ChatFormat.named(chatTemplate, files)
+                : trainedFormat != null ? trainedFormat : words.chatFormat();
+        if (format == null) {
+            return null;
+        }
+        if (trainOn != null) {
+            if (!List.of("all", "last").contains(trainOn)) {
+                throw new InputException("--train-on " + trainOn + " is not known; choose all or last");
+            }
+            format = format.withLastOnly(trainOn.equals("last"));
+        }
+        try {
+            return chatDay == null ? format : format.withDay(LocalDate.parse(chatDay));
+        } catch (DateTimeParseException e) {
+            throw new InputException("--chat-day " + chatDay + " is no day such as 2026-01-31", e);
+        }
     }
 
     DType dtype() {

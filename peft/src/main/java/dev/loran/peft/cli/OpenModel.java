@@ -222,7 +222,10 @@ record OpenModel(
         try {
             Path given = options.tokenizer();
             Path words = given == null ? folder : given;
-            tokenizer = reads ? Tokenizer.load(words, folder, options.eosToken) : null;
+            if (reads) {
+                Tokenizer loaded = Tokenizer.load(words, folder, options.eosToken);
+                tokenizer = loaded.withChatFormat(options.chatFormat(loaded, folder));
+            }
             model = HfModels.load(folder, backend, backend.storage());
             model.nameOrPath(draft ? null : options.requireModel());
             if (tokenizer != null) {

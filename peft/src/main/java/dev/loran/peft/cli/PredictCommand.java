@@ -13,6 +13,7 @@ import dev.loran.peft.data.Rows;
 import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Model;
+import dev.loran.peft.task.ChatTask;
 import dev.loran.peft.task.EmbedTask;
 import dev.loran.peft.task.Generation;
 import dev.loran.peft.task.GenerationConfig;
@@ -176,16 +177,23 @@ final class PredictCommand implements Callable<Integer> {
 
     private ObjectNode answer(OpenModel open, TaskCard card, int positions) {
         int most = maxNewTokens == null ? positions : maxNewTokens;
-        GenerationConfig config = GenerationConfig.greedy(most).withMaxChars(trained.maxChars());
+        GenerationConfig config =
+                card.task().ending(GenerationConfig.greedy(most).withMaxChars(trained.maxChars()), open.tokenizer());
         return write(card.maxLength(), each -> {
             Prompts prompts = new Prompts(open, card, config, positions, each);
-            return new Reader(prompts::add, null, prompts::finish, () -> prompts.truncated);
+            Runnable chats = () -> files.rows(data, Part.TEST, Part.VALIDATION)
+                    .forEach(new ChatTask.Prompts(), (row, line) -> prompts.add((Row.Chat) row, line));
+            return new Reader(
+                    prompts::add,
+                    card.task() instanceof ChatTask ? chats : null,
+                    prompts::finish,
+                    () -> prompts.truncated);
         });
     }
 
     /// The prompts that wait for their answers, up to 50 batches.
     private final class Prompts {
-        private final List<String> texts = new ArrayList<>();
+        private final List<ObjectNode> rows = new ArrayList<>();
         private final List<int[]> ids = new ArrayList<>();
         private final OpenModel open;
         private final TaskCard card;
@@ -206,10 +214,26 @@ final class PredictCommand implements Callable<Integer> {
             int room = card.answerRoom() == 0 ? card.maxLength() / 2 : card.answerRoom();
             Tokenizer.Encoded prompt = card.task()
                     .prompt(open.tokenizer(), text.text(), card.maxLength(), Math.min(room, card.maxLength() / 2));
-            texts.add(text.text());
-            ids.add(prompt.ids());
             truncated += prompt.truncated() ? 1 : 0;
-            if (texts.size() == 50 * model.batchSize()) {
+            add(JSON.createObjectNode().put("text", text.text()), prompt.ids());
+        }
+
+        void add(Row.Chat chat, long line) {
+            int[] prompt = ChatTask.prompt(open.tokenizer(), chat.chat());
+            if (prompt.length >= positions) {
+                throw InputException.at(
+                        data.toString(),
+                        line,
+                        "the chat has %d tokens, and the model has room for %d with the answer; shorten it"
+                                .formatted(prompt.length, positions));
+            }
+            add(chat.fields(), prompt);
+        }
+
+        private void add(ObjectNode row, int[] prompt) {
+            rows.add(row);
+            ids.add(prompt);
+            if (rows.size() == 50 * model.batchSize()) {
                 finish();
             }
         }
@@ -218,12 +242,11 @@ final class PredictCommand implements Callable<Integer> {
             List<Generation.Answer> answers =
                     Generation.answers(open.model(), open.tokenizer(), ids, config, positions, model.batchSize());
             for (int i = 0; i < answers.size(); i++) {
-                each.accept(JSON.createObjectNode()
-                        .put("text", texts.get(i))
+                each.accept(rows.get(i)
                         .put("answer", answers.get(i).text())
                         .put("ended", answers.get(i).end() == Generation.End.TOKEN));
             }
-            texts.clear();
+            rows.clear();
             ids.clear();
         }
     }

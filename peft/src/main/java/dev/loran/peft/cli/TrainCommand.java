@@ -9,6 +9,7 @@ import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.JsonFile;
+import dev.loran.peft.task.ChatTask;
 import dev.loran.peft.task.Task;
 import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.MemoryPlan;
@@ -19,6 +20,7 @@ import dev.loran.peft.train.TrainingListener;
 import dev.loran.peft.tuner.PeftConfig;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.time.LocalDate;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
@@ -42,8 +44,8 @@ import picocli.CommandLine.Spec;
                     + "plain or .gz: {\"text\",\"label\"} to classify (pairs: \"text_pair\" too; several "
                     + "labels: a list), {\"text\",\"score\"} to regress, {\"tokens\",\"tags\"} to tag, "
                     + "{\"query\",\"passage\",\"label\"} to rerank, "
-                    + "{\"source\",\"target\"} or {\"instruction\",\"input\",\"output\"} to generate, {\"text\"} for "
-                    + "lm.",
+                    + "{\"source\",\"target\"} or {\"instruction\",\"input\",\"output\"} to generate, {\"messages\"} "
+                    + "to chat, {\"text\"} for lm.",
             "",
             "Example: loran train --model minilm --task classify --train pages.jsonl --eval held-out.jsonl "
                     + "--out run",
@@ -265,6 +267,10 @@ class TrainCommand implements Callable<Integer> {
         }
         if (resume != null) {
             resumed(RunFolder.resume(resume));
+        }
+        if (Task.named(task) instanceof ChatTask && model.chatDay == null) {
+            // A run that is resumed on another day sees the same chats.
+            model.chatDay = LocalDate.now().toString();
         }
         out = resume == null ? place.runFolder("loran-run") : resume;
         Task.named(task);

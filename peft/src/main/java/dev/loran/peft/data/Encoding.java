@@ -43,6 +43,11 @@ public interface Encoding {
         /// @param special how many of them come from the template
         void note(String text, String answer, int[] ids, int special);
 
+        /// Reports that the row being added gives no example.
+        ///
+        /// @param why for the notice, which follows the number of such rows
+        void leftOut(String why);
+
         /// The exception to throw for a problem with the row being added, with file and line.
         InputException bad(String problem);
 

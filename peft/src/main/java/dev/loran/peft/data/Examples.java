@@ -434,6 +434,11 @@ public final class Examples {
         }
 
         @Override
+        public void leftOut(String why) {
+            notes.leftOut(why);
+        }
+
+        @Override
         public InputException bad(String problem) {
             return InputException.at(source, line, problem);
         }

@@ -123,11 +123,23 @@ public final class Fields {
         return strings;
     }
 
+    /// A value as JSON; in a table, one written in JSON.
+    public JsonNode json(String field) {
+        JsonNode value = required(field);
+        return value.isTextual() && value.textValue().strip().startsWith("[") ? parse(value) : value;
+    }
+
+    /// All fields.
+    public ObjectNode all() {
+        return object.deepCopy();
+    }
+
     /// The number or list that a string of a table is; the string itself if it is neither.
     private JsonNode parsed(JsonNode value) {
-        if (!isText) {
-            return value;
-        }
+        return isText ? parse(value) : value;
+    }
+
+    private static JsonNode parse(JsonNode value) {
         try {
             return JSON.readTree(value.textValue().strip());
         } catch (JsonProcessingException e) {

@@ -1,5 +1,6 @@
 package dev.loran.peft.data;
 
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
@@ -57,6 +58,11 @@ public interface Row {
             return new Generate(input.isBlank() ? instruction : instruction + "\n" + input, output);
         }
     }
+
+    /// Messages between a user and an assistant.
+    ///
+    /// @param fields the whole row
+    record Chat(dev.loran.peft.chat.Chat chat, ObjectNode fields) implements Row {}
 
     /// A text for language modeling.
     record Text(String text) implements Row {}

@@ -27,6 +27,7 @@ final class RowNotes {
 
     private final Set<String> formats = new LinkedHashSet<>();
     private final Map<String, Integer> unread = new TreeMap<>();
+    private final Map<String, Integer> leftOut = new TreeMap<>();
     private int empty;
     private int mostlyUnknown;
     private long unknown;
@@ -84,6 +85,11 @@ final class RowNotes {
         unread.merge(field, 1, Integer::sum);
     }
 
+    /// Records a row without an example.
+    void leftOut(String why) {
+        leftOut.merge(why, 1, Integer::sum);
+    }
+
     /// FNV-1a over the characters, then the finalizer of MurmurHash3.
     private static long hash(String text, long seed) {
         long h = 0xcbf29ce484222325L ^ seed;
@@ -111,6 +117,7 @@ final class RowNotes {
                     .collect(Collectors.joining(", "));
             add(lines, 1, "fields that are not read: " + names + Nearest.hint(near(), fields));
         }
+        leftOut.forEach((why, count) -> add(lines, count, "rows were left out: " + why));
         long[] different = distinct(whole, rows);
         add(lines, rows - different.length, "rows repeat another one");
         if (labelled) {

@@ -1,6 +1,7 @@
 package dev.loran.peft.data;
 
 import com.fasterxml.jackson.core.JsonProcessingException;
+import dev.loran.peft.chat.ChatFormat;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.JsonFile;
 import dev.loran.peft.tokenizer.HfTokenizer;
@@ -41,6 +42,7 @@ public final class Tokenizer implements AutoCloseable {
     private final int[] end;
 
     private final int[] separator;
+    private final @Nullable ChatFormat chatFormat;
 
     /// The token ids of a row.
     ///
@@ -68,6 +70,19 @@ public final class Tokenizer implements AutoCloseable {
         this.suffix = tokenizer.after();
         this.end = special.after(suffix);
         this.separator = body(SEPARATOR);
+        this.chatFormat = tokenizerFolder == null ? null : ChatFormat.read(tokenizerFolder);
+    }
+
+    private Tokenizer(Tokenizer other, @Nullable ChatFormat format) {
+        this.tokenizer = other.tokenizer;
+        this.name = other.name;
+        this.special = other.special;
+        this.padId = other.padId;
+        this.prefix = other.prefix;
+        this.suffix = other.suffix;
+        this.end = other.end;
+        this.separator = other.separator;
+        this.chatFormat = format;
     }
 
     /// The tokenizer of a Hugging Face model folder: `tokenizer.json`, and the special tokens that
@@ -105,6 +120,16 @@ public final class Tokenizer implements AutoCloseable {
     /// @throws InputException if the bytes are not a tokenizer
     public static Tokenizer of(byte[] tokenizerJson, String name) {
         return new Tokenizer(tokenizerJson, name, null, null, null);
+    }
+
+    /// How chats become text for this tokenizer; null if its files do not say.
+    public @Nullable ChatFormat chatFormat() {
+        return chatFormat;
+    }
+
+    /// This tokenizer with another format for chats.
+    public Tokenizer withChatFormat(@Nullable ChatFormat format) {
+        return new Tokenizer(this, format);
     }
 
     /// One more than the largest id that a text can produce: the minimum number of rows of an embedding.

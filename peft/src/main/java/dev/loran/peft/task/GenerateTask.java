@@ -141,15 +141,22 @@ public record GenerateTask() implements CausalTask {
         List<int[]> prompts = IntStream.range(0, rows.size())
                 .mapToObj(row -> Arrays.copyOf(rows.ids(row), promptLength(rows, row)))
                 .toList();
+        List<String> targets =
+                with.rows().stream().map(row -> ((Row.Generate) row).target()).toList();
+        return measured(with, prompts, targets, config);
+    }
+
+    /// The metrics of answers to prompts.
+    static Map<String, Double> measured(
+            Answering with, List<int[]> prompts, List<String> targets, GenerationConfig config) {
         List<Generation.Answer> answers =
                 Generation.answers(with.model(), with.tokenizer(), prompts, config, with.positions(), with.batchSize());
         double score = 0;
         for (int i = 0; i < answers.size(); i++) {
-            Row.Generate row = (Row.Generate) with.rows().get(i);
-            score += RougeL.score(answers.get(i).text(), row.target());
+            score += RougeL.score(answers.get(i).text(), targets.get(i));
         }
         Map<String, Double> metrics = new LinkedHashMap<>();
-        metrics.put("rouge_l", score / rows.size());
+        metrics.put("rouge_l", score / answers.size());
         metrics.put(
                 "mean_chars",
                 answers.stream()

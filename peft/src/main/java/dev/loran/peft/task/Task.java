@@ -115,6 +115,11 @@ public interface Task extends RowForm {
         return tokenizer.encodeStart(text, maxLength - answerRoom);
     }
 
+    /// Adds what ends an answer of this task.
+    default GenerationConfig ending(GenerationConfig config, Tokenizer tokenizer) {
+        return config;
+    }
+
     /// Metrics that require generated answers, which are too slow to compute for evaluations during training.
     default Map<String, Double> answers(Answering with) {
         return Map.of();
@@ -128,7 +133,7 @@ public interface Task extends RowForm {
     // ---- by name
 
     /// The names of the tasks that come with Loran, for messages.
-    String SHIPPED = "classify, regress, tag, embed, rerank, generate or lm";
+    String SHIPPED = "classify, regress, tag, embed, rerank, generate, chat or lm";
 
     /// The tasks that come with Loran.
     static List<Task> shipped() {
@@ -139,6 +144,7 @@ public interface Task extends RowForm {
                 new EmbedTask(),
                 new RerankTask(),
                 new GenerateTask(),
+                new ChatTask(),
                 new LmTask());
     }
 

@@ -3,6 +3,7 @@ package dev.loran.peft.task;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.peft.chat.ChatFormat;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.JsonFile;
@@ -27,6 +28,7 @@ import org.jspecify.annotations.Nullable;
 ///     0 if unspecified
 /// @param eosToken the token that was appended to every text; null if unspecified, and for a task that appends none
 /// @param base the model that the adapter belongs to; null if unspecified
+/// @param chat how chats became text; null if they did not
 public record TaskCard(
         Task task,
         @Nullable Labels labels,
@@ -36,7 +38,8 @@ public record TaskCard(
         int maxLength,
         int answerRoom,
         @Nullable String eosToken,
-        @Nullable Base base) {
+        @Nullable Base base,
+        @Nullable ChatFormat chat) {
     public static final String FILE = "loran.json";
 
     public TaskCard {
@@ -55,7 +58,7 @@ public record TaskCard(
 
     /// A card for a task, with its classes if it has any.
     public static TaskCard of(Task task, @Nullable Labels labels, int maxLength) {
-        return new TaskCard(task, labels, Pooling.LAST, false, "", maxLength, 0, null, null);
+        return new TaskCard(task, labels, Pooling.LAST, false, "", maxLength, 0, null, null, null);
     }
 
     public TaskCard withPooling(Pooling next) {
@@ -63,28 +66,34 @@ public record TaskCard(
     }
 
     public TaskCard withPooling(Pooling next, boolean normalized) {
-        return new TaskCard(task, labels, next, normalized, textPrefix, maxLength, answerRoom, eosToken, base);
+        return new TaskCard(task, labels, next, normalized, textPrefix, maxLength, answerRoom, eosToken, base, chat);
     }
 
     public TaskCard withLabels(@Nullable Labels classes) {
-        return new TaskCard(task, classes, pooling, normalize, textPrefix, maxLength, answerRoom, eosToken, base);
+        return new TaskCard(task, classes, pooling, normalize, textPrefix, maxLength, answerRoom, eosToken, base, chat);
     }
 
     public TaskCard withTextPrefix(String prefix) {
-        return new TaskCard(task, labels, pooling, normalize, prefix, maxLength, answerRoom, eosToken, base);
+        return new TaskCard(task, labels, pooling, normalize, prefix, maxLength, answerRoom, eosToken, base, chat);
     }
 
     public TaskCard withMaxLength(int tokens) {
-        return new TaskCard(task, labels, pooling, normalize, textPrefix, tokens, answerRoom, eosToken, base);
+        return new TaskCard(task, labels, pooling, normalize, textPrefix, tokens, answerRoom, eosToken, base, chat);
     }
 
     public TaskCard withBase(@Nullable Base model) {
-        return new TaskCard(task, labels, pooling, normalize, textPrefix, maxLength, answerRoom, eosToken, model);
+        return new TaskCard(task, labels, pooling, normalize, textPrefix, maxLength, answerRoom, eosToken, model, chat);
     }
 
     /// Sets how prompts and answers were read: see the components `answerRoom` and `eosToken`.
     public TaskCard withAnswers(int room, @Nullable String end) {
-        return new TaskCard(task, labels, pooling, normalize, textPrefix, maxLength, room, end, base);
+        return new TaskCard(task, labels, pooling, normalize, textPrefix, maxLength, room, end, base, chat);
+    }
+
+    /// Sets how chats became text.
+    public TaskCard withChat(ChatFormat format) {
+        return new TaskCard(
+                task, labels, pooling, normalize, textPrefix, maxLength, answerRoom, eosToken, base, format);
     }
 
     /// A base model: the name that the user gave, and [dev.loran.peft.model.Model#sha256] of its weights.
@@ -148,7 +157,8 @@ public record TaskCard(
                             ? new Base(
                                     base.path("name").asText(),
                                     base.path("sha256").asText())
-                            : null);
+                            : null,
+                    json.path("chat").isObject() ? ChatFormat.of(json.path("chat")) : null);
         } catch (InputException e) {
             throw new InputException(file + ": " + e.getMessage(), e);
         }
@@ -185,6 +195,9 @@ public record TaskCard(
         }
         if (base != null) {
             json.putObject("base").put("name", base.name).put("sha256", base.sha256);
+        }
+        if (chat != null) {
+            json.set("chat", chat.toJson());
         }
         return json;
     }

@@ -18,7 +18,7 @@ import org.junit.jupiter.api.DynamicTest;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.TestFactory;
 
-/// The texts of `fixtures/chat.json` are those that transformers renders (`benchmarks/peers/chat_templates.py`).
+/// The texts of `fixtures/chat/rendered.json` are those that transformers renders (`benchmarks/peers/chat_templates.py`).
 class TemplateTest {
     private static final LocalDateTime NOON = LocalDateTime.of(2026, 3, 5, 12, 0);
 
@@ -33,7 +33,8 @@ class TemplateTest {
     @TestFactory
     List<DynamicTest> rendersWhatTransformersRenders() throws IOException {
         List<DynamicTest> tests = new ArrayList<>();
-        try (InputStream in = Objects.requireNonNull(TemplateTest.class.getResourceAsStream("/fixtures/chat.json"))) {
+        try (InputStream in =
+                Objects.requireNonNull(TemplateTest.class.getResourceAsStream("/fixtures/chat/rendered.json"))) {
             for (JsonNode each : new ObjectMapper().readTree(in)) {
                 tests.add(dynamicTest(each.path("name").asText(), () -> same(each)));
             }
@@ -49,7 +50,8 @@ class TemplateTest {
         variables.put("tools", Values.of(each.path("tools")));
         Template template = new Template("t", each.path("template").asText());
         if (each.has("error")) {
-            assertThatThrownBy(() -> template.render(variables, NOON)).hasMessageContaining(each.path("error").asText());
+            assertThatThrownBy(() -> template.render(variables, NOON))
+                    .hasMessageContaining(each.path("error").asText());
             return;
         }
         Template.Rendered rendered = template.render(variables, NOON);
@@ -78,7 +80,9 @@ class TemplateTest {
     @Test
     void problemsHaveALine() {
         assertThatThrownBy(() -> render("a\n{{ b.c }}")).hasMessage("t:2: \"b\" is undefined");
-        assertThatThrownBy(() -> render("{% if a %}\n\n")).hasMessageContaining("t:2: ").hasMessageContaining("endif");
+        assertThatThrownBy(() -> render("{% if a %}\n\n"))
+                .hasMessageContaining("t:2: ")
+                .hasMessageContaining("endif");
         assertThatThrownBy(() -> render("\n{{ a | nosuch }}")).hasMessage("t:2: the filter \"nosuch\" is not known");
         assertThatThrownBy(() -> render("{{ 'a' + 1 }}")).hasMessage("t:1: \"+\" of a string and an integer");
         assertThatThrownBy(() -> render("{% include 'x' %}")).hasMessage("t:1: the block \"include\" is not supported");
@@ -88,7 +92,8 @@ class TemplateTest {
 
     @Test
     void reachesNothingOfJava() {
-        for (String reach : List.of("''.getClass()", "''.__class__.__mro__", "messages.class.name", "{}.getClass().forName('x')")) {
+        for (String reach :
+                List.of("''.getClass()", "''.__class__.__mro__", "messages.class.name", "{}.getClass().forName('x')")) {
             assertThatThrownBy(() -> render("{{ " + reach + " }}", Map.of("messages", List.of())))
                     .as(reach)
                     .isInstanceOf(TemplateException.class);

@@ -28,7 +28,7 @@ class RefusalsTest extends CommandLineTest {
     void commandLinesThatAreWrong() {
         assertRefused(
                 loran(),
-                "loran: which command? quickstart, example, train, pretrain, sweep, continual, eval, predict, generate, compare, report, ui, merge, inspect, targets, doctor, completion (see loran --help)");
+                "loran: which command? quickstart, example, train, pretrain, sweep, continual, eval, predict, generate, compare, report, ui, merge, inspect, targets, templates, doctor, completion (see loran --help)");
         assertRefused(
                 loran("train", "--task", "classify"),
                 "loran train: Missing required option: '--train=FILE' (see loran train --help)");

@@ -1,0 +1,385 @@
+package dev.loran.peft.task;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.node.ArrayNode;
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.peft.chat.Chat;
+import dev.loran.peft.chat.ChatFormat;
+import dev.loran.peft.chat.TemplateException;
+import dev.loran.peft.data.Batch;
+import dev.loran.peft.data.Encoding;
+import dev.loran.peft.data.Example;
+import dev.loran.peft.data.Examples;
+import dev.loran.peft.data.Fields;
+import dev.loran.peft.data.Labels;
+import dev.loran.peft.data.Row;
+import dev.loran.peft.data.RowForm;
+import dev.loran.peft.data.Tokenizer;
+import dev.loran.peft.io.InputException;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Map;
+import java.util.stream.IntStream;
+import org.jspecify.annotations.Nullable;
+
+/// `chat`: the assistant's part in a chat, each answer or only the last ([ChatFormat#withLastOnly]). Rows are
+/// [Row.Chat]s. The text is that of the tokenizer's [ChatFormat], its ids those of the whole text; the loss is that of
+/// the ids of the answers with what the template puts after them. A token that reaches into an answer is learned with
+/// it.
+///
+/// The target of an example is the number of its row, then for each answer its first id and the one after its last.
+public record ChatTask() implements CausalTask {
+    private static final Map<String, String> SPEAKERS = Map.ofEntries(
+            Map.entry("human", "user"),
+            Map.entry("user", "user"),
+            Map.entry("gpt", "assistant"),
+            Map.entry("assistant", "assistant"),
+            Map.entry("model", "assistant"),
+            Map.entry("chatgpt", "assistant"),
+            Map.entry("system", "system"),
+            Map.entry("tool", "tool"),
+            Map.entry("observation", "tool"));
+
+    @Override
+    public String name() {
+        return "chat";
+    }
+
+    @Override
+    public String form() {
+        return "{\"messages\":[{\"role\",\"content\"},…]}, {\"conversations\":[{\"from\",\"value\"},…]}, "
+                + "{\"prompt\",\"completion\"} or {\"instruction\",\"input\",\"output\"}";
+    }
+
+    @Override
+    public List<String> fields() {
+        return List.of(
+                "messages",
+                "tools",
+                "conversations",
+                "system",
+                "prompt",
+                "completion",
+                "instruction",
+                "input",
+                "output");
+    }
+
+    // ---- rows
+
+    @Override
+    public Row row(Fields fields) {
+        Chat chat = chat(fields, true);
+        if (chat.lastAnswer() < 0) {
+            throw fields.bad("no message is the assistant's: there is nothing to learn");
+        }
+        return new Row.Chat(chat, fields.all());
+    }
+
+    /// The chat in a row.
+    ///
+    /// @param answered whether it needs an answer
+    static Chat chat(Fields fields, boolean answered) {
+        if (fields.has("messages")) {
+            return new Chat(messages(fields), tools(fields));
+        }
+        if (fields.has("conversations")) {
+            return new Chat(turns(fields), tools(fields));
+        }
+        Chat start = new Chat(JsonNodeFactory.instance.arrayNode(), tools(fields));
+        String system = fields.stringOrEmpty("system");
+        start = system.isBlank() ? start : start.with("system", system);
+        boolean instruction = fields.has("instruction");
+        String input = instruction ? fields.stringOrEmpty("input") : "";
+        String question = fields.text(instruction ? "instruction" : fields.has("text") ? "text" : "prompt");
+        Chat asked = start.with("user", input.isBlank() ? question : question + "\n" + input);
+        String answer = instruction ? "output" : "completion";
+        return answered ? asked.with("assistant", fields.text(answer)) : asked;
+    }
+
+    private static ArrayNode messages(Fields fields) {
+        if (!(fields.json("messages") instanceof ArrayNode all) || all.isEmpty()) {
+            throw fields.bad("field \"messages\" must be a list of messages");
+        }
+        for (int i = 0; i < all.size(); i++) {
+            JsonNode content = all.get(i).path("content");
+            if (!all.get(i).path("role").isTextual()) {
+                throw fields.bad("message %d of \"messages\" has no \"role\"".formatted(i + 1));
+            }
+            if (!content.isTextual() && !content.isArray() && !all.get(i).has("tool_calls")) {
+                throw fields.bad("message %d of \"messages\" has no \"content\"".formatted(i + 1));
+            }
+        }
+        return all;
+    }
+
+    private static ArrayNode turns(Fields fields) {
+        if (!(fields.json("conversations") instanceof ArrayNode all) || all.isEmpty()) {
+            throw fields.bad("field \"conversations\" must be a list of turns");
+        }
+        ArrayNode messages = JsonNodeFactory.instance.arrayNode();
+        for (int i = 0; i < all.size(); i++) {
+            String role = SPEAKERS.get(all.get(i).path("from").asText());
+            if (role == null || !all.get(i).path("value").isTextual()) {
+                throw fields.bad(
+                        "turn %d of \"conversations\" must have \"from\" (human, gpt, system or tool) and \"value\""
+                                .formatted(i + 1));
+            }
+            ObjectNode message = messages.addObject().put("role", role);
+            message.put("content", all.get(i).path("value").textValue());
+        }
+        return messages;
+    }
+
+    private static @Nullable JsonNode tools(Fields fields) {
+        JsonNode tools = fields.has("tools") ? fields.json("tools") : JsonNodeFactory.instance.nullNode();
+        if (tools.isNull() || tools.isEmpty()) {
+            return null;
+        }
+        if (!tools.isArray()) {
+            throw fields.bad("field \"tools\" must be a list of tools");
+        }
+        return tools;
+    }
+
+    // ---- ids
+
+    /// The format of a tokenizer.
+    ///
+    /// @throws InputException if it has none
+    public static ChatFormat format(Tokenizer tokenizer) {
+        ChatFormat format = tokenizer.chatFormat();
+        if (format == null) {
+            throw new InputException("the model's folder has no chat template; name one that its texts shall have: "
+                    + "--chat-template chatml, llama3, gemma or alpaca, or a file");
+        }
+        return format;
+    }
+
+    /// A text as ids, with the parts that are learned.
+    ///
+    /// @param spans for each part its first id and the one after its last
+    record Ids(int[] ids, int[] spans) {
+        static Ids of(Tokenizer tokenizer, ChatFormat.Rendered chat) {
+            int[] ids = tokenizer.body(chat.text());
+            int[] spans = new int[2 * chat.learned().size()];
+            for (int i = 0; i < chat.learned().size(); i++) {
+                ChatFormat.Span span = chat.learned().get(i);
+                spans[2 * i] = place(tokenizer, ids, chat.text().substring(0, span.from()), 0);
+                spans[2 * i + 1] = place(tokenizer, ids, chat.text().substring(0, span.to()), 1);
+            }
+            return new Ids(ids, spans);
+        }
+
+        /// The number of ids of the text's start.
+        ///
+        /// @param across 1 to count a token that reaches beyond it
+        private static int place(Tokenizer tokenizer, int[] ids, String start, int across) {
+            int[] own = tokenizer.body(start);
+            int same = Arrays.mismatch(own, ids);
+            return same < 0 || same == own.length ? own.length : Math.min(ids.length, same + across);
+        }
+
+        /// The first `most` ids.
+        Ids cut(int most) {
+            int[] kept = IntStream.range(0, spans.length / 2)
+                    .filter(i -> spans[2 * i] < most)
+                    .flatMap(i -> IntStream.of(spans[2 * i], Math.min(most, spans[2 * i + 1])))
+                    .toArray();
+            return new Ids(Arrays.copyOf(ids, Math.min(most, ids.length)), kept);
+        }
+    }
+
+    @Override
+    public Encoding encoding(Tokenizer tokenizer, Examples.Options options, @Nullable Labels labels) {
+        LmTask.refuseConcatenation(this, options);
+        return new Chats(tokenizer, format(tokenizer), options.maxLength());
+    }
+
+    private static final class Chats implements Encoding {
+        private final Tokenizer tokenizer;
+        private final ChatFormat format;
+        private final int maxLength;
+        private int rows;
+
+        Chats(Tokenizer tokenizer, ChatFormat format, int maxLength) {
+            this.tokenizer = tokenizer;
+            this.format = format;
+            this.maxLength = maxLength;
+        }
+
+        @Override
+        public void add(Row row, Sink out) {
+            if (!(row instanceof Row.Chat(Chat chat, ObjectNode fields))) {
+                throw out.bad("a row of another form, " + row.getClass().getSimpleName() + ", among rows of task chat");
+            }
+            Ids whole;
+            try {
+                ChatFormat.Rendered text = format.rendered(chat);
+                whole = Ids.of(tokenizer, text);
+                out.note(text.text(), "", whole.ids, 0);
+            } catch (TemplateException e) {
+                throw out.bad(e.getMessage());
+            }
+            Ids kept = whole.cut(maxLength);
+            int place = rows++;
+            if (kept.spans.length == 0) {
+                out.leftOut("their first answer begins after %d tokens".formatted(maxLength));
+                return;
+            }
+            int[] target = IntStream.concat(IntStream.of(place), Arrays.stream(kept.spans))
+                    .toArray();
+            boolean cut = kept.ids.length < whole.ids.length;
+            out.example(new Example(List.of(new Example.Text(kept.ids, null)), target, cut));
+        }
+    }
+
+    @Override
+    public Targets targets(Examples examples, int[] rows, int length) {
+        int[] labels = new int[rows.length * length];
+        Arrays.fill(labels, Batch.IGNORE);
+        int terms = 0;
+        for (int b = 0; b < rows.length; b++) {
+            int[] ids = examples.ids(rows[b]);
+            int[] target = examples.target(rows[b]);
+            for (int i = 1; i < target.length; i += 2) {
+                // Nothing predicts the first id.
+                int from = Math.max(1, target[i]);
+                int count = Math.max(0, target[i + 1] - from);
+                System.arraycopy(ids, from, labels, b * length + from, count);
+                terms += count;
+            }
+        }
+        return Targets.of(labels, terms, rows.length, length);
+    }
+
+    @Override
+    public Example dummy(int length) {
+        return Example.of(new int[length], null, 0, 0, length);
+    }
+
+    @Override
+    public String cut(Examples.Options options) {
+        return "chats are longer than %d tokens: their ends were cut".formatted(options.maxLength());
+    }
+
+    @Override
+    public TaskCard card(Examples train, Tokenizer tokenizer, int maxLength) {
+        return CausalTask.super.card(train, tokenizer, maxLength).withChat(format(tokenizer));
+    }
+
+    // ---- answers
+
+    @Override
+    public boolean hasPrompts() {
+        return true;
+    }
+
+    /// A chat that the text begins, up to where the answer begins.
+    ///
+    /// @throws InputException if it has more than `maxLength` tokens, less one: a chat that is cut is another chat
+    @Override
+    public Tokenizer.Encoded prompt(Tokenizer tokenizer, String text, int maxLength, int answerRoom) {
+        int[] ids = prompt(tokenizer, Chat.of(text));
+        if (ids.length >= maxLength) {
+            throw new InputException("the chat has %d tokens, which leaves no room for an answer within %d; shorten it,"
+                            .formatted(ids.length, maxLength)
+                    + " or raise --max-length");
+        }
+        return new Tokenizer.Encoded(ids, ids.length, false, null);
+    }
+
+    /// The ids that ask for an answer.
+    ///
+    /// @throws InputException if the template refuses the chat
+    public static int[] prompt(Tokenizer tokenizer, Chat chat) {
+        try {
+            return tokenizer.body(format(tokenizer).prompt(chat));
+        } catch (TemplateException e) {
+            throw new InputException(e.getMessage(), e);
+        }
+    }
+
+    /// Answers end where the template ends them.
+    @Override
+    public GenerationConfig ending(GenerationConfig config, Tokenizer tokenizer) {
+        String end = format(tokenizer).turnEnd();
+        if (end == null) {
+            return config;
+        }
+        int[] ids = tokenizer.body(end);
+        if (ids.length == 1) {
+            List<Integer> ends = new ArrayList<>(config.eosTokenIds());
+            ends.add(ids[0]);
+            return config.withEosTokenIds(ends);
+        }
+        List<String> ends = new ArrayList<>(config.stopStrings());
+        ends.add(end.strip());
+        return config.withStopStrings(ends);
+    }
+
+    /// The metrics of [GenerateTask#answers], for the last answer of each chat.
+    @Override
+    public Map<String, Double> answers(Answering with) {
+        Examples rows = with.examples();
+        List<int[]> prompts = new ArrayList<>();
+        List<String> references = new ArrayList<>();
+        int longest = 1;
+        for (int row = 0; row < rows.size(); row++) {
+            int[] target = rows.target(row);
+            int last = target[target.length - 2];
+            prompts.add(Arrays.copyOf(rows.ids(row), last));
+            longest = Math.max(longest, target[target.length - 1] - last);
+            Chat chat = ((Row.Chat) with.rows().get(target[0])).chat();
+            references.add(chat.text(chat.lastAnswer()));
+        }
+        GenerationConfig config = ending(
+                GenerationConfig.greedy(with.maxNewTokens() > 0 ? with.maxNewTokens() : longest)
+                        .withMaxChars(with.maxChars()),
+                with.tokenizer());
+        return GenerateTask.measured(with, prompts, references, config);
+    }
+
+    /// Rows to answer: as those of `chat`, or with `text`, or with messages of which the last is not answered yet.
+    public record Prompts() implements RowForm {
+        @Override
+        public String name() {
+            return "chat";
+        }
+
+        @Override
+        public String form() {
+            return "{\"messages\"}, {\"conversations\"}, {\"prompt\"}, {\"instruction\",\"input\"} or {\"text\"}";
+        }
+
+        @Override
+        public List<String> fields() {
+            return List.of("messages", "tools", "conversations", "system", "prompt", "instruction", "input", "text");
+        }
+
+        /// A last answer is not a part of the prompt.
+        @Override
+        public Row row(Fields fields) {
+            Chat chat = chat(fields, false);
+            boolean answered = chat.size() > 1 && chat.isAnswer(chat.size() - 1);
+            return new Row.Chat(answered ? chat.first(chat.size() - 1) : chat, fields.all());
+        }
+
+        @Override
+        public Encoding encoding(Tokenizer tokenizer, Examples.Options options, @Nullable Labels labels) {
+            return (row, out) -> out.example(Example.of(prompt(tokenizer, ((Row.Chat) row).chat()), null));
+        }
+
+        @Override
+        public Targets targets(Examples examples, int[] rows, int length) {
+            return new Targets(List.of(), rows.length);
+        }
+    }
+
+    @Override
+    public String toString() {
+        return name();
+    }
+}
