@@ -10,6 +10,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.DateTimeException;
 import java.time.LocalDate;
+import java.time.ZoneId;
 import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.LinkedHashMap;
@@ -85,7 +86,9 @@ public final class ChatFormat {
             known.forEach(each -> templates.put(
                     each.path("name").asText(), each.path("template").asText()));
         }
-        return templates.isEmpty() ? null : new ChatFormat(templates, tokens(folder), LocalDate.now(), false);
+        return templates.isEmpty()
+                ? null
+                : new ChatFormat(templates, tokens(folder), LocalDate.now(ZoneId.systemDefault()), false);
     }
 
     /// A built-in format (chatml, llama3, gemma or alpaca), or that in a file.
@@ -101,7 +104,7 @@ public final class ChatFormat {
         ObjectNode templates = JsonNodeFactory.instance.objectNode();
         templates.put("default", source == null ? text(Path.of(name)) : source);
         ObjectNode tokens = folder == null ? JsonNodeFactory.instance.objectNode() : tokens(folder);
-        ChatFormat format = new ChatFormat(templates, tokens, LocalDate.now(), false);
+        ChatFormat format = new ChatFormat(templates, tokens, LocalDate.now(ZoneId.systemDefault()), false);
         format.template(null);
         return format;
     }

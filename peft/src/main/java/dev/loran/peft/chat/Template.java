@@ -389,20 +389,23 @@ final class Template {
         return all;
     }
 
-    private Function macro(String of, Map<String, Expression> parameters, Statement body, Frame where) {
+    private Function macro(Map<String, Expression> parameters, Statement body, Frame where) {
+        List<Map.Entry<String, Expression>> all = List.copyOf(parameters.entrySet());
+        String[] known =
+                Stream.concat(parameters.keySet().stream(), Stream.of("caller")).toArray(String[]::new);
         return (a, f) -> {
-            List<String> names = List.copyOf(parameters.keySet());
-            String[] known = Stream.concat(names.stream(), Stream.of("caller")).toArray(String[]::new);
-            a.most(names.size(), known);
+            a.most(all.size(), known);
             return where.captured((inner, out) -> {
-                for (int i = 0; i < names.size(); i++) {
-                    Object given = a.get(i, names.get(i), Flow.NEXT);
+                for (int i = 0; i < all.size(); i++) {
+                    String parameter = all.get(i).getKey();
+                    Object given = a.get(i, parameter, Flow.NEXT);
                     inner.set(
-                            names.get(i),
-                            given == Flow.NEXT ? parameters.get(names.get(i)).value(inner) : given);
+                            parameter,
+                            given == Flow.NEXT ? all.get(i).getValue().value(inner) : given);
                 }
-                if (a.named().containsKey("caller")) {
-                    inner.set("caller", a.named().get("caller"));
+                Object caller = a.named().get("caller");
+                if (caller != null) {
+                    inner.set("caller", caller);
                 }
                 body.run(inner);
             });
@@ -416,7 +419,7 @@ final class Template {
         loops = 0;
         Statement body = block("endmacro");
         loops = outer;
-        return simple(line, f -> f.set(macro, macro("macro " + macro, parameters, body, f)));
+        return simple(line, f -> f.set(macro, macro(parameters, body, f)));
     }
 
     private Statement callBlock(int line) {
@@ -430,7 +433,7 @@ final class Template {
             }
             Arguments values = given.values(f);
             Map<String, Object> named = new HashMap<>(values.named());
-            named.put("caller", macro("caller", parameters, body, f));
+            named.put("caller", macro(parameters, body, f));
             f.print(Values.string(function.call(new Arguments(values.of(), values.positional(), named), f)));
         });
     }

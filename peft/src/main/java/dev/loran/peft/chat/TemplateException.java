@@ -13,6 +13,11 @@ public final class TemplateException extends RuntimeException {
         super(name + ":" + line + ": " + problem);
     }
 
+    /// The message.
+    public String problem() {
+        return String.valueOf(getMessage());
+    }
+
     /// A problem whose line is not known yet.
     static final class Problem extends RuntimeException {
         private static final long serialVersionUID = 1L;

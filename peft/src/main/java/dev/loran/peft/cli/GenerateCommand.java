@@ -120,17 +120,7 @@ final class GenerateCommand implements Callable<Integer> {
                 throw new InputException("--max-new-tokens " + maxNewTokens + " must be from 1 to " + (room - 1)
                         + ": text and answer together have " + room + " positions");
             }
-            // A prompt is cut as in training; other text only if it and the answer do not fit together.
-            int answerRoom = trainedOn == null ? maxNewTokens : trainedOn.answerRoom();
-            if (trainedOn != null) {
-                answerRoom = answerRoom == 0 ? maxLength / 2 : Math.min(answerRoom, maxLength / 2);
-            }
-            Tokenizer.Encoded start = trainedOn == null
-                    ? open.tokenizer().encodeStart(prompt, maxLength - maxNewTokens)
-                    : trainedOn.task().prompt(open.tokenizer(), prompt, maxLength, answerRoom);
-            if (start.truncated()) {
-                output.say("the text is longer than %d tokens and was cut".formatted(maxLength - answerRoom));
-            }
+            Tokenizer.Encoded start = start(open.tokenizer(), trainedOn, maxLength);
             int most = Math.min(maxNewTokens, room - start.ids().length);
             GenerationConfig config = config(most);
             if (trainedOn != null) {
@@ -156,6 +146,23 @@ final class GenerateCommand implements Callable<Integer> {
             }
             return Main.DONE;
         }
+    }
+
+    /// The ids to go on from. A prompt is cut as in training; other text only if it and the answer do not fit together.
+    private Tokenizer.Encoded start(Tokenizer tokenizer, @Nullable TaskCard trainedOn, int maxLength) {
+        if (trainedOn == null) {
+            return said(tokenizer.encodeStart(prompt, maxLength - maxNewTokens), maxLength - maxNewTokens);
+        }
+        int usual = trainedOn.answerRoom() == 0 ? maxLength : trainedOn.answerRoom();
+        int answerRoom = Math.min(usual, maxLength / 2);
+        return said(trainedOn.task().prompt(tokenizer, prompt, maxLength, answerRoom), maxLength - answerRoom);
+    }
+
+    private Tokenizer.Encoded said(Tokenizer.Encoded start, int most) {
+        if (start.truncated()) {
+            output.say("the text is longer than %d tokens and was cut".formatted(most));
+        }
+        return start;
     }
 
     private GenerationConfig config(int most) {

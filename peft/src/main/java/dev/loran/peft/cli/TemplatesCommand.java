@@ -1,5 +1,7 @@
 package dev.loran.peft.cli;
 
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.peft.chat.Chat;
 import dev.loran.peft.chat.ChatFormat;
 import dev.loran.peft.chat.TemplateException;
@@ -41,6 +43,7 @@ final class TemplatesCommand implements Callable<Integer> {
     private static final String PLAIN = "\033[0m";
 
     private final Output output;
+    private final ObjectNode result = JsonNodeFactory.instance.objectNode();
 
     @Parameters(paramLabel = "MODEL", description = "a folder with a tokenizer, or a run's adapter")
     private Path folder;
@@ -79,8 +82,7 @@ final class TemplatesCommand implements Callable<Integer> {
                         "--device",
                         "--threads",
                         "--seed",
-                        "--eos-token",
-                        "--json"));
+                        "--eos-token"));
     }
 
     @Override
@@ -97,7 +99,7 @@ final class TemplatesCommand implements Callable<Integer> {
                             .with("user", "Thank you!")
                             .with("assistant", "You are welcome."),
                     "an example");
-            return Main.DONE;
+            return done();
         }
         List<Chat> chats = new ArrayList<>();
         RowSource source = files.rows(file, Part.TRAIN, Part.VALIDATION);
@@ -106,6 +108,13 @@ final class TemplatesCommand implements Callable<Integer> {
                 .forEach(new ChatTask(), (row, line) -> chats.add(((Row.Chat) row).chat()));
         for (int i = 0; i < chats.size(); i++) {
             show(format, chats.get(i), "%s, row %d".formatted(source.name(), i + 1));
+        }
+        return done();
+    }
+
+    private int done() {
+        if (common.json) {
+            output.out().println(result);
         }
         return Main.DONE;
     }
@@ -131,6 +140,10 @@ final class TemplatesCommand implements Callable<Integer> {
         } catch (TemplateException e) {
             throw new InputException(title + ": " + e.getMessage(), e);
         }
+        ObjectNode row = result.withArray("rows").addObject().put("text", rendered.text());
+        rendered.learned()
+                .forEach(span ->
+                        row.withArray("learned").addArray().add(span.from()).add(span.to()));
         output.say(title + ":");
         StringBuilder text = new StringBuilder();
         int done = 0;

@@ -21,6 +21,7 @@ import dev.loran.peft.tuner.PeftConfig;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.LocalDate;
+import java.time.ZoneId;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
@@ -270,7 +271,7 @@ class TrainCommand implements Callable<Integer> {
         }
         if (Task.named(task) instanceof ChatTask && model.chatDay == null) {
             // A run that is resumed on another day sees the same chats.
-            model.chatDay = LocalDate.now().toString();
+            model.chatDay = LocalDate.now(ZoneId.systemDefault()).toString();
         }
         out = resume == null ? place.runFolder("loran-run") : resume;
         Task.named(task);

@@ -221,7 +221,7 @@ public record ChatTask() implements CausalTask {
                 whole = Ids.of(tokenizer, text);
                 out.note(text.text(), "", whole.ids, 0);
             } catch (TemplateException e) {
-                throw out.bad(e.getMessage());
+                throw out.bad(e.problem());
             }
             Ids kept = whole.cut(maxLength);
             int place = rows++;
@@ -298,7 +298,7 @@ public record ChatTask() implements CausalTask {
         try {
             return tokenizer.body(format(tokenizer).prompt(chat));
         } catch (TemplateException e) {
-            throw new InputException(e.getMessage(), e);
+            throw new InputException(e.problem(), e);
         }
     }
 
