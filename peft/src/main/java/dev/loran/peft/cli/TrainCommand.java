@@ -94,7 +94,7 @@ class TrainCommand implements Callable<Integer> {
     @Option(
             names = "--pack",
             description = "put several rows to train on into one of at most --max-length tokens; each attends to itself"
-                    + " only (generate and lm)")
+                    + " only (generate, chat and lm)")
     private boolean pack;
 
     @Mixin

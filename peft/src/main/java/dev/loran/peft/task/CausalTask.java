@@ -55,13 +55,17 @@ public interface CausalTask extends Task {
 
     @Override
     default Example join(List<Example> rows) {
-        int[] ids = rows.stream()
-                .flatMapToInt(row -> Arrays.stream(row.texts().getFirst().ids()))
-                .toArray();
         int[] lengths = rows.stream()
                 .flatMapToInt(row -> IntStream.of(row.texts().getFirst().ids().length, row.target()[0]))
                 .toArray();
-        return Example.of(ids, null, lengths);
+        return Example.of(ids(rows), null, lengths);
+    }
+
+    /// The ids of several examples of one text, one after another.
+    static int[] ids(List<Example> rows) {
+        return rows.stream()
+                .flatMapToInt(row -> Arrays.stream(row.texts().getFirst().ids()))
+                .toArray();
     }
 
     /// The model's own head.

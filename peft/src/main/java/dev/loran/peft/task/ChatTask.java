@@ -15,6 +15,7 @@ import dev.loran.peft.data.Fields;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Row;
 import dev.loran.peft.data.RowForm;
+import dev.loran.peft.data.Target;
 import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.io.InputException;
 import java.util.ArrayList;
@@ -29,7 +30,8 @@ import org.jspecify.annotations.Nullable;
 /// the ids of the answers with what the template puts after them. A token that reaches into an answer is learned with
 /// it.
 ///
-/// The target of an example is the number of its row, then for each answer its first id and the one after its last.
+/// The target of an example is the number of its row, then for each answer its first id and the one after its last; where
+/// chats are joined, that of each is the negative number of its ids, then its answers.
 public record ChatTask() implements CausalTask {
     private static final Map<String, String> SPEAKERS = Map.ofEntries(
             Map.entry("human", "user"),
@@ -239,20 +241,49 @@ public record ChatTask() implements CausalTask {
     @Override
     public Targets targets(Examples examples, int[] rows, int length) {
         int[] labels = new int[rows.length * length];
+        int[] texts = new int[rows.length * length];
         Arrays.fill(labels, Batch.IGNORE);
         int terms = 0;
         for (int b = 0; b < rows.length; b++) {
             int[] ids = examples.ids(rows[b]);
             int[] target = examples.target(rows[b]);
-            for (int i = 1; i < target.length; i += 2) {
-                // Nothing predicts the first id.
-                int from = Math.max(1, target[i]);
-                int count = Math.max(0, target[i + 1] - from);
-                System.arraycopy(ids, from, labels, b * length + from, count);
-                terms += count;
+            int row = b * length;
+            int start = 0;
+            int end = 0;
+            int text = 0;
+            for (int i = 0; i < target.length; ) {
+                if (i == 0 || target[i] < 0) {
+                    start = end;
+                    end = target[i] < 0 ? start - target[i] : ids.length;
+                    Arrays.fill(texts, row + start, row + end, ++text);
+                    i++;
+                } else {
+                    // Nothing predicts the first id of a text.
+                    int from = Math.max(start + 1, target[i]);
+                    int count = Math.max(0, target[i + 1] - from);
+                    System.arraycopy(ids, from, labels, row + from, count);
+                    terms += count;
+                    i += 2;
+                }
             }
         }
-        return Targets.of(labels, terms, rows.length, length);
+        List<Target> next = List.of(new Target.Ints(labels, rows.length, length));
+        return new Targets(next, terms, examples.isPacked() ? texts : null);
+    }
+
+    @Override
+    public Example join(List<Example> rows) {
+        IntStream.Builder target = IntStream.builder();
+        int start = 0;
+        for (Example row : rows) {
+            int length = row.texts().getFirst().ids().length;
+            target.add(-length);
+            for (int i = 1; i < row.target().length; i++) {
+                target.add(start + row.target()[i]);
+            }
+            start += length;
+        }
+        return Example.of(CausalTask.ids(rows), null, target.build().toArray());
     }
 
     @Override

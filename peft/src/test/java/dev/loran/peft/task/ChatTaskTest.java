@@ -68,7 +68,7 @@ class ChatTaskTest {
         RowForm.Targets targets = new ChatTask().targets(rows, new int[] {row}, ids.length);
         int[] labels = ((Target.Ints) targets.values().getFirst()).values();
         assertThat(Arrays.stream(labels).filter(label -> label != Batch.IGNORE).count())
-                .isEqualTo(targets.lossTerms());
+                .isEqualTo((long) targets.lossTerms());
         for (int i = 0; i < ids.length; i++) {
             assertThat(labels[i]).isIn(ids[i], Batch.IGNORE);
         }
@@ -98,6 +98,19 @@ class ChatTaskTest {
                 "{\"prompt\":\"a cat\",\"completion\":\"blue\"}")) {
             assertThat(learned(read(row, with("chatml"), 512), 0)).as(row).isEqualTo("blue");
         }
+    }
+
+    @Test
+    void packedChatsLearnTheSameAnswers() {
+        Examples apart = read(TWO.strip() + "\n{\"prompt\":\"a cat\",\"completion\":\"blue\"}", with("chatml"), 512);
+        Examples packed = apart.packed();
+        assertThat(packed.size()).isEqualTo(1);
+        assertThat(packed.ids(0)).hasSize(apart.length(0) + apart.length(1));
+        assertThat(learned(packed, 0)).isEqualTo(learned(apart, 0) + learned(apart, 1));
+        int[] texts =
+                new ChatTask().targets(packed, new int[] {0}, packed.length(0)).texts();
+        assertThat(texts).startsWith(1).endsWith(2);
+        assertThat(Arrays.stream(texts).filter(text -> text == 1).count()).isEqualTo(apart.length(0));
     }
 
     @Test
