@@ -14,6 +14,7 @@ import dev.loran.peft.task.ChatTask;
 import dev.loran.peft.task.ClassifyTask;
 import dev.loran.peft.task.EmbedTask;
 import dev.loran.peft.task.GenerateTask;
+import dev.loran.peft.task.PreferTask;
 import dev.loran.peft.task.RegressTask;
 import dev.loran.peft.task.RerankTask;
 import dev.loran.peft.task.TagTask;
@@ -204,7 +205,8 @@ class GuidesTest {
                 new EmbedTask(),
                 new RerankTask(),
                 new GenerateTask(),
-                new ChatTask());
+                new ChatTask(),
+                new PreferTask());
         assertThat(rows).hasSameSizeAs(tasks);
         for (int i = 0; i < rows.size(); i++) {
             byte[] file = rows.get(i).getBytes(StandardCharsets.UTF_8);

@@ -186,7 +186,7 @@ final class ContinualCommand implements Callable<Integer> {
             throw new InputException("--resume takes the options that the run was begun with; leave --config out");
         }
         Strategy how = strategy();
-        Task kind = Task.named(task);
+        Task kind = training.task(task);
         Method methodKind = Method.named(method);
         if (methodKind == Method.FULL) {
             throw new InputException("--method full would keep a whole model for each task; choose an adapter");

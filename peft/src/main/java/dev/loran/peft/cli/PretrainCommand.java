@@ -60,6 +60,9 @@ final class PretrainCommand extends TrainCommand {
             "--targets",
             "--virtual-tokens",
             "--encoder",
+            "--loss",
+            "--beta",
+            "--label-smoothing",
             "--set");
 
     /// What `train` says of options whose meaning or default is another one here.

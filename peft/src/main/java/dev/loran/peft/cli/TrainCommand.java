@@ -46,7 +46,7 @@ import picocli.CommandLine.Spec;
                     + "labels: a list), {\"text\",\"score\"} to regress, {\"tokens\",\"tags\"} to tag, "
                     + "{\"query\",\"passage\",\"label\"} to rerank, "
                     + "{\"source\",\"target\"} or {\"instruction\",\"input\",\"output\"} to generate, {\"messages\"} "
-                    + "to chat, {\"text\"} for lm.",
+                    + "to chat, {\"prompt\",\"chosen\",\"rejected\"} to prefer, {\"text\"} for lm.",
             "",
             "Example: loran train --model minilm --task classify --train pages.jsonl --eval held-out.jsonl "
                     + "--out run",
@@ -274,7 +274,7 @@ class TrainCommand implements Callable<Integer> {
             model.chatDay = LocalDate.now(ZoneId.systemDefault()).toString();
         }
         out = resume == null ? place.runFolder("loran-run") : resume;
-        Task.named(task);
+        training.task(task);
         InitAdapter init = init();
         Method kind = Method.named(method);
         requireSettings();
@@ -327,7 +327,7 @@ class TrainCommand implements Callable<Integer> {
     }
 
     private TaskRows read(OpenModel open, Examples.Options reading, @Nullable Labels usual) {
-        TaskRows rows = TaskRows.read(open, Task.named(task), reading, files.split(train, eval, model.seed), usual)
+        TaskRows rows = TaskRows.read(open, training.task(task), reading, files.split(train, eval, model.seed), usual)
                 .weighted(classWeights);
         if (pack && Method.named(method).virtualTokens(training) > 0 && !method.equals(Method.PREFIX.toString())) {
             throw new InputException("--pack: the virtual tokens of " + method

@@ -2,6 +2,7 @@ package dev.loran.peft.cli;
 
 import dev.loran.peft.cli.options.CommonOptions;
 import dev.loran.peft.io.InputException;
+import dev.loran.peft.task.Task;
 import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.MemoryPlan;
 import dev.loran.peft.train.TrainerConfig;
@@ -126,6 +127,27 @@ final class TrainingOptions {
     String encoder = "mlp";
 
     @Option(
+            names = "--loss",
+            paramLabel = "L",
+            description = "prefer: dpo, or ipo, whose answers count by their mean token (dpo)")
+    @Nullable
+    String loss;
+
+    @Option(
+            names = "--beta",
+            paramLabel = "X",
+            description = "prefer: the larger, the closer the model stays to what it was (0.1)")
+    @Nullable
+    String beta;
+
+    @Option(
+            names = "--label-smoothing",
+            paramLabel = "X",
+            description = "prefer: the share of rows assumed to prefer the wrong answer, below 0.5 (0)")
+    @Nullable
+    String labelSmoothing;
+
+    @Option(
             names = "--set",
             paramLabel = "FIELD=VALUE",
             description = "a field of the method's configuration by its name in peft's files, such as use_rslora=true; "
@@ -136,6 +158,21 @@ final class TrainingOptions {
             names = "--ignore-memory",
             description = "train although the tensors are planned to need more memory than there is")
     boolean ignoreMemory;
+
+    /// The task of this name, with the settings that were given.
+    Task task(String name) {
+        Map<String, String> settings = new LinkedHashMap<>();
+        putIfGiven(settings, "loss", loss);
+        putIfGiven(settings, "beta", beta);
+        putIfGiven(settings, "label_smoothing", labelSmoothing);
+        return Task.named(name).with(settings);
+    }
+
+    private static void putIfGiven(Map<String, String> settings, String name, @Nullable String value) {
+        if (value != null) {
+            settings.put(name, value);
+        }
+    }
 
     /// Predicts the memory that training `open` will take; null if that is not possible.
     ///

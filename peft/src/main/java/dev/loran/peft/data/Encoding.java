@@ -1,6 +1,7 @@
 package dev.loran.peft.data;
 
 import dev.loran.peft.io.InputException;
+import java.util.List;
 import java.util.function.UnaryOperator;
 import org.jspecify.annotations.Nullable;
 
@@ -28,6 +29,12 @@ public interface Encoding {
     /// How many of a row's ids a prompt leaves for its answer, known after [#end]; 0 if there are no prompts.
     default int answerRoom() {
         return 0;
+    }
+
+    /// What is unusual about the rows beyond what each task's rows are examined for, a line each, without the name of
+    /// the file; known once the transformation of [#end] has been applied to all.
+    default List<String> notices() {
+        return List.of();
     }
 
     /// Receives examples.

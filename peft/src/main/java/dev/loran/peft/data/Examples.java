@@ -40,6 +40,7 @@ public final class Examples {
         private int truncated;
         private boolean typed;
         private boolean packed;
+        private boolean referenced;
         private int longest;
         private int shortest = Integer.MAX_VALUE;
 
@@ -200,6 +201,31 @@ public final class Examples {
     /// The same rows, with other weights of their labels.
     public Examples with(Labels weighted) {
         return new Examples(form, options, padId, kept, weighted, notes, decoder);
+    }
+
+    /// These rows with numbers appended to the target of each, as [Float#floatToIntBits]: what a model that is not
+    /// trained says of them, with which a loss compares the one that is.
+    ///
+    /// @param numbers equally many for each row, row by row
+    public Examples withReference(float[] numbers) {
+        int each = numbers.length / size();
+        Kept all = new Kept();
+        all.referenced = true;
+        for (int row = 0; row < size(); row++) {
+            Example example = row(row);
+            int own = example.target().length;
+            int[] target = Arrays.copyOf(example.target(), own + each);
+            for (int i = 0; i < each; i++) {
+                target[own + i] = Float.floatToIntBits(numbers[row * each + i]);
+            }
+            all.add(new Example(example.texts(), target, example.truncated()));
+        }
+        return new Examples(form, options, padId, all, labels, notes, decoder);
+    }
+
+    /// Whether these come from [#withReference].
+    public boolean hasReference() {
+        return kept.referenced;
     }
 
     /// The same example `rows` times.
@@ -390,6 +416,7 @@ public final class Examples {
             if (change != null) {
                 change(change);
             }
+            by.notices().forEach(line -> notes.format(source + ": " + line));
             Options as = options.withAnswerRoom(by.answerRoom());
             return new Examples(form, as, tokenizer.padId().orElse(0), kept, by.labels(), notes, tokenizer::decode);
         }

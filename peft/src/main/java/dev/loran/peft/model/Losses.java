@@ -1,6 +1,8 @@
 package dev.loran.peft.model;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.engine.Autograd;
+import dev.loran.engine.Scope;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.backend.DType;
@@ -10,6 +12,7 @@ import dev.loran.engine.functional.Functional;
 import dev.loran.engine.functional.Functional.Projection;
 import dev.loran.engine.nn.Adapter;
 import dev.loran.engine.nn.Linear;
+import java.util.ArrayList;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
@@ -127,6 +130,29 @@ public final class Losses {
                 ? Functional.linearCrossEntropy(
                         model.scaled(hidden), plain.weight(), targets, Functional.IGNORE_INDEX, model.logitCap())
                 : Functional.crossEntropy(model.tokenLogits(hidden), targets, Functional.IGNORE_INDEX);
+    }
+
+    /// The mean cross-entropy of the next token in each text by itself, (B), for ids (B, T) and labels as in
+    /// [Model#loss]; 0 for a text without any. The texts go through the head one after the other. If the head itself
+    /// trains, it does so again in backward, so that what its gradient needs exists for one text at a time.
+    ///
+    /// @param mask (B, T) 1 for a token, 0 for padding; null if nothing is padded
+    public static Tensor nextTokenOfEach(Model model, Tensor ids, @Nullable Tensor mask, Tensor labels) {
+        try (Guard.Use use = model.useOfLoss();
+                Scope scope = Scope.open()) {
+            Linear head = model.requireHead();
+            boolean trains = head.adapter() != null || head.weight().requiresGrad();
+            Tensor hidden = model.hidden(ids, mask);
+            List<Tensor> losses = new ArrayList<>();
+            for (int i = 0; i < labels.shape().dim(0); i++) {
+                List<Tensor> text = List.of(hidden.slice(0, i, i + 1), labels.slice(0, i, i + 1));
+                Tensor loss = trains
+                        ? Autograd.checkpoint(in -> nextToken(model, in.getFirst(), in.getLast()), text)
+                        : nextToken(model, text.getFirst(), text.getLast());
+                losses.add(loss.reshape(1));
+            }
+            return scope.keep(Functional.concat(losses, 0));
+        }
     }
 
     private static Tensor ignored(Tensor like, int rows, int cols) {

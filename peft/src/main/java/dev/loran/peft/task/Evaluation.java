@@ -76,10 +76,14 @@ public record Evaluation(int rows, double loss, Map<String, Double> metrics, Met
 
     /// As above, but returns null once `stop`, which is called before each batch, returns true.
     public static @Nullable Evaluation of(Forward model, Examples examples, int batchSize, BooleanSupplier stop) {
-        Meter meter = model.task().meter(examples);
+        Examples rows = model.withReference(examples, batchSize, stop, done -> {});
+        if (rows == null) {
+            return null;
+        }
+        Meter meter = model.task().meter(rows);
         model.train(false);
         try (Autograd.Mode mode = Autograd.noGrad()) {
-            for (Batch batch : new DataLoader(examples, DataLoader.Options.evaluation(batchSize)).epoch(0)) {
+            for (Batch batch : new DataLoader(rows, DataLoader.Options.evaluation(batchSize)).epoch(0)) {
                 if (stop.getAsBoolean()) {
                     return null;
                 }

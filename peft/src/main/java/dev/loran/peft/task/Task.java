@@ -125,6 +125,28 @@ public interface Task extends RowForm {
         return Map.of();
     }
 
+    /// How many outputs of the head for a row ([Head#logits]) the loss compares with those of the model before its
+    /// training; 0 for none. The latter are appended to the row's target, once, before the first step:
+    /// [Examples#withReference].
+    default int referenceNumbers() {
+        return 0;
+    }
+
+    /// What can be set about this task, by name, as saved in `loran.json`; nothing by default.
+    default Map<String, String> settings() {
+        return Map.of();
+    }
+
+    /// This task with other settings; those that are not named stay as they are.
+    ///
+    /// @throws InputException for one that the task does not have, and for a value that it cannot have
+    default Task with(Map<String, String> settings) {
+        for (String name : settings.keySet()) {
+            throw new InputException("task " + name() + " has no " + name + "; leave it out");
+        }
+        return this;
+    }
+
     /// Whether the data that comes with Loran ([dev.loran.peft.data.ShippedData]) is for this task.
     default boolean hasShippedRows() {
         return false;
@@ -133,7 +155,7 @@ public interface Task extends RowForm {
     // ---- by name
 
     /// The names of the tasks that come with Loran, for messages.
-    String SHIPPED = "classify, regress, tag, embed, rerank, generate, chat or lm";
+    String SHIPPED = "classify, regress, tag, embed, rerank, generate, chat, prefer or lm";
 
     /// The tasks that come with Loran.
     static List<Task> shipped() {
@@ -145,6 +167,7 @@ public interface Task extends RowForm {
                 new RerankTask(),
                 new GenerateTask(),
                 new ChatTask(),
+                new PreferTask(),
                 new LmTask());
     }
 

@@ -14,7 +14,9 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.LinkedHashMap;
 import java.util.List;
+import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
 /// What an adapter was trained for, in addition to what Hugging Face's files say: `loran.json`.
@@ -142,10 +144,14 @@ public record TaskCard(
         JsonNode base = json.path("base");
         List<String> names = new ArrayList<>();
         json.path("labels").forEach(label -> names.add(label.asText()));
+        Map<String, String> settings = new LinkedHashMap<>();
+        json.path("settings")
+                .properties()
+                .forEach(e -> settings.put(e.getKey(), e.getValue().asText()));
         boolean several = json.path(Problem.KEY).asText().equals(Problem.MULTI_LABEL.value());
         try {
             return new TaskCard(
-                    Task.named(json.path("task").asText()),
+                    Task.named(json.path("task").asText()).with(settings),
                     names.isEmpty() ? null : new Labels(names, several),
                     Pooling.named(json.path("pooling").asText()),
                     json.path("normalize").asBoolean(),
@@ -172,6 +178,9 @@ public record TaskCard(
     /// The contents of the file.
     public ObjectNode toJson() {
         ObjectNode json = JsonNodeFactory.instance.objectNode().put("task", task.name());
+        if (!task.settings().isEmpty()) {
+            task.settings().forEach(json.putObject("settings")::put);
+        }
         if (labels != null) {
             labels.names().forEach(json.putArray("labels")::add);
             if (labels.several()) {

@@ -25,6 +25,8 @@ import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.concurrent.CountDownLatch;
+import java.util.function.BooleanSupplier;
+import java.util.function.IntConsumer;
 import org.jspecify.annotations.Nullable;
 
 /// Trains several configurations in one pass over one frozen base model: each step runs one forward and one backward
@@ -78,6 +80,8 @@ public final class SharedBaseTrainer implements AutoCloseable {
     private final List<Trainer> trainers = new ArrayList<>();
     private final Map<List<Integer>, SharedRows> together = new HashMap<>();
     private @Nullable LockStep steps;
+    /// The rows of all runs by those that were given: with what the base says of them.
+    private final Map<Examples, Examples> referenced = new HashMap<>();
     private final Tensor leaf;
 
     /// Freezes `model` and adds the adapters of all configurations.
@@ -135,6 +139,10 @@ public final class SharedBaseTrainer implements AutoCloseable {
             throw new IllegalArgumentException(
                     "train: there are " + trainers.size() + " configurations but " + runs.size() + " runs");
         }
+        refer(examples, runs);
+        if (heldOut != null) {
+            refer(heldOut, runs);
+        }
         @Nullable Outcome[] outcomes = new Outcome[runs.size()];
         List<Throwable> errors = new ArrayList<>();
         try (LockStep lockStep =
@@ -171,6 +179,21 @@ public final class SharedBaseTrainer implements AutoCloseable {
             throw (RuntimeException) e;
         }
         return Arrays.stream(outcomes).map(Objects::requireNonNull).toList();
+    }
+
+    /// Asks the base, once for all runs. An interrupt ends this, and then all of them.
+    private void refer(Examples rows, List<Run> runs) {
+        Examples with = learners.getFirst()
+                .withReference(
+                        rows,
+                        trainers.getFirst().config().batchSize(),
+                        () -> trainers.getFirst().isStopping()
+                                || Thread.currentThread().isInterrupted(),
+                        done -> runs.getFirst().listener().reference(done, rows.size()));
+        if (with == null) {
+            stop();
+        }
+        referenced.put(rows, with == null ? rows : with);
     }
 
     private static Outcome outcome(Trainer trainer, Examples examples, @Nullable Examples heldOut, Run run) {
@@ -225,6 +248,11 @@ public final class SharedBaseTrainer implements AutoCloseable {
         @Override
         public Tensor logits(Batch batch) {
             return steps().logits(number, batch);
+        }
+
+        @Override
+        public Examples withReference(Examples rows, int batchSize, BooleanSupplier stop, IntConsumer progress) {
+            return referenced.getOrDefault(rows, rows);
         }
 
         @Override

@@ -1,6 +1,7 @@
 package dev.loran.peft.train;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.loran.engine.Autograd;
 import dev.loran.engine.Scope;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
@@ -9,6 +10,8 @@ import dev.loran.engine.backend.Buffer;
 import dev.loran.engine.backend.DType;
 import dev.loran.engine.optim.Optimizer;
 import dev.loran.peft.data.Batch;
+import dev.loran.peft.data.DataLoader;
+import dev.loran.peft.data.Examples;
 import dev.loran.peft.hf.HfModels;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Guard;
@@ -28,7 +31,9 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
+import java.util.function.BooleanSupplier;
 import java.util.function.Consumer;
+import java.util.function.IntConsumer;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 
@@ -64,6 +69,8 @@ public final class TaskModel implements Learner, AutoCloseable {
     private final String title;
     private Consumer<Path> beside = folder -> {};
     private @Nullable Penalty penalty;
+    /// Whether a step in training has begun, or its state was loaded.
+    private boolean trained;
 
     /// A term of the training loss that [#penalize] adds.
     private record Penalty(String name, Supplier<Tensor> term) {}
@@ -245,6 +252,46 @@ public final class TaskModel implements Learner, AutoCloseable {
     }
 
     @Override
+    public @Nullable Examples withReference(Examples rows, int batchSize, BooleanSupplier stop, IntConsumer progress) {
+        int each = task().referenceNumbers();
+        if (each == 0 || rows.hasReference()) {
+            return rows;
+        }
+        PeftModel with = peft;
+        if (with == null ? trained : with.adapters().isEmpty()) {
+            throw new InputException("task " + task().name() + " compares the model with what it was before its"
+                    + " training, " + (with == null ? "which is gone" : "and nothing says what that was")
+                    + "; use a model with an adapter");
+        }
+        model.train(false);
+        float[] numbers = new float[each * rows.size()];
+        Examples blank = rows.withReference(numbers);
+        int done = 0;
+        try (Autograd.Mode mode = Autograd.noGrad()) {
+            for (Batch batch : new DataLoader(blank, DataLoader.Options.evaluation(batchSize)).epoch(0)) {
+                if (stop.getAsBoolean()) {
+                    return null;
+                }
+                progress.accept(done);
+                double[] outputs =
+                        with == null ? outputs(batch) : with.withAdapter(PeftModel.BASE, () -> outputs(batch));
+                for (int i = 0; i < outputs.length; i++) {
+                    numbers[batch.rows()[i / each] * each + i % each] = (float) outputs[i];
+                }
+                done += batch.rows().length;
+            }
+        }
+        progress.accept(done);
+        return rows.withReference(numbers);
+    }
+
+    private double[] outputs(Batch batch) {
+        try (Scope scope = Scope.open()) {
+            return head.logits(new Feed(model, batch)).toDoubles();
+        }
+    }
+
+    @Override
     public Tensor logits(Batch batch) {
         return reading(() -> inScope(() -> head.logits(new Feed(model, batch))));
     }
@@ -340,6 +387,7 @@ public final class TaskModel implements Learner, AutoCloseable {
 
     @Override
     public void microStep(int number) {
+        trained = true;
         if (peft != null) {
             peft.microStep(number);
         }
@@ -376,6 +424,7 @@ public final class TaskModel implements Learner, AutoCloseable {
 
     @Override
     public void loadTrainingState(Map<String, Tensor> state) {
+        trained = true;
         if (peft != null) {
             active(peft).loadTrainingState(state);
         }

@@ -339,6 +339,11 @@ public final class Trainer implements AutoCloseable {
         stopping = true;
     }
 
+    /// Whether [#stop] was called; any thread may ask.
+    boolean isStopping() {
+        return stopping;
+    }
+
     /// Called on the training thread; clears its interrupt status.
     boolean isToStop() {
         interrupted |= Thread.interrupted();
@@ -375,7 +380,11 @@ public final class Trainer implements AutoCloseable {
     }
 
     private TrainingReport run(
-            Examples examples, @Nullable Examples heldOut, @Nullable RunFolder folder, TrainingListener listener) {
+            Examples rows, @Nullable Examples toEvaluate, @Nullable RunFolder folder, TrainingListener listener) {
+        // Before a checkpoint is loaded, the model is as it was before its training.
+        Examples examples = withReference(rows, listener);
+        Examples heldOut = toEvaluate == null ? null : withReference(toEvaluate, listener);
+        learner.train(true);
         DataLoader loader = new DataLoader(examples, DataLoader.Options.training(config.batchSize(), config.seed()));
         if (folder == null) {
             listener.begun(step(), totalSteps);
@@ -383,7 +392,7 @@ public final class Trainer implements AutoCloseable {
             return new TrainingRun(this, loader, heldOut, null, null, List.of(listener), null, watch()).toTheEnd();
         }
         Checkpoints checkpoints =
-                new Checkpoints(folder.checkpoints(), config.checkpoints(), identity(examples, heldOut));
+                new Checkpoints(folder.checkpoints(), config.checkpoints(), identity(rows, toEvaluate));
         try (MetricsFile metrics = folder.open()) {
             Standing resumed = checkpoints.resume(backend, this::load);
             listener.begun(step(), totalSteps);
@@ -399,6 +408,13 @@ public final class Trainer implements AutoCloseable {
             List<TrainingListener> listeners = List.of(metrics, listener);
             return new TrainingRun(this, loader, heldOut, folder, checkpoints, listeners, resumed, watch).toTheEnd();
         }
+    }
+
+    /// The rows as they are if this is to stop, and then without a step.
+    private Examples withReference(Examples rows, TrainingListener listener) {
+        Examples with = learner.withReference(
+                rows, config.batchSize(), this::isToStop, done -> listener.reference(done, rows.size()));
+        return with == null ? rows : with;
     }
 
     private @Nullable SpikeWatch watch() {

@@ -10,6 +10,12 @@ public interface TrainingListener {
     /// @param seconds time spent in the training loop so far, without evaluations
     default void step(StepResult result, int totalSteps, double seconds) {}
 
+    /// Called while the outputs of the model before its training are computed, for a task that compares with them:
+    /// before each batch, and after the last, for the rows to train on and then for those to evaluate on.
+    ///
+    /// @param done of `rows` rows
+    default void reference(int done, int rows) {}
+
     /// Called once, after all checks and before the first step.
     ///
     /// @param step steps already done: not 0 if the run resumes from a checkpoint
@@ -46,6 +52,12 @@ public interface TrainingListener {
             public void step(StepResult result, int totalSteps, double seconds) {
                 first.step(result, totalSteps, seconds);
                 other.step(result, totalSteps, seconds);
+            }
+
+            @Override
+            public void reference(int done, int rows) {
+                first.reference(done, rows);
+                other.reference(done, rows);
             }
 
             @Override

@@ -46,7 +46,7 @@ class CompletionCommandTest extends CommandLineTest {
         assertThat(offered("loran", "train", "--met")).containsExactly("--method");
         assertThat(offered("loran", "train", "--method", "ad")).containsExactlyInAnyOrder("adalora", "adapter");
         assertThat(offered("loran", "train", "--task", ""))
-                .containsExactly("classify", "regress", "tag", "embed", "rerank", "generate", "chat", "lm");
+                .containsExactly("classify", "regress", "tag", "embed", "rerank", "generate", "chat", "prefer", "lm");
         assertThat(offered("loran", "train", "--dtype", "b")).containsExactly("bf16");
         assertThat(offered("loran", "train", "--train", "train.")).containsExactly("train.jsonl");
         assertThat(offered("loran", "train", "--model", "enc")).containsExactly("encoder");

@@ -147,7 +147,7 @@ class OwnTaskCommandTest extends CommandLineTest {
     void refusalsAreOneLine() throws IOException {
         assertRefused(
                 train("--task", "com.acme.Missing"),
-                "loran: task \"com.acme.Missing\": no such class on the class path; choose classify, regress, tag, embed, generate, chat or lm, or add it");
+                "loran: task \"com.acme.Missing\": no such class on the class path; choose classify, regress, tag, embed, rerank, generate, chat, prefer or lm, or add it");
         Path bad = Files.writeString(folder.resolve("bad.jsonl"), "{\"words\":[\"red\"],\"tags\":[]}");
         assertRefused(tag("--train", bad), "loran: " + bad + ":1: there are 1 words but 0 tags");
         Path none = Files.writeString(folder.resolve("none.jsonl"), "{\"words\":[\"red\"]}");

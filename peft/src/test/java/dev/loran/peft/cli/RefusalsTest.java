@@ -41,7 +41,7 @@ class RefusalsTest extends CommandLineTest {
                         + "p-tuning, prompt, prefix, adapter, ia3, ln-tuning, bitfit");
         assertRefused(
                 loran("train", "--task", "sing", "--train", train),
-                "loran: task \"sing\" is not known; choose classify, regress, tag, embed, generate, chat or lm");
+                "loran: task \"sing\" is not known; choose classify, regress, tag, embed, rerank, generate, chat, prefer or lm");
         assertThat(train("--method", "prefix_tunig").err()).endsWith("bitfit; did you mean prefix?\n");
         assertThat(train("--method", "houlsby").err()).endsWith("bitfit; did you mean adapter?\n");
         assertThat(train("--epoch", 3).err()).contains("; did you mean --epochs? (see loran train --help)");

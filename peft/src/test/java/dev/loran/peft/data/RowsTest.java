@@ -189,6 +189,7 @@ class RowsTest {
     void anUnknownTaskIsAnError() {
         assertThatThrownBy(() -> Task.named("Classify"))
                 .isInstanceOf(InputException.class)
-                .hasMessage("task \"Classify\" is not known; choose classify, regress, tag, embed, generate, chat or lm");
+                .hasMessage(
+                        "task \"Classify\" is not known; choose classify, regress, tag, embed, rerank, generate, chat, prefer or lm");
     }
 }

@@ -260,7 +260,7 @@ class OwnTaskTest {
         assertThat(new Tagging().name()).isEqualTo("dev.loran.peft.task.Tagging");
         refused(
                 "com.acme.Missing",
-                "no such class on the class path; choose classify, regress, tag, embed, generate, chat or lm, or add it");
+                "no such class on the class path; choose classify, regress, tag, embed, rerank, generate, chat, prefer or lm, or add it");
         refused(Other.class.getName(), "the class does not implement dev.loran.peft.task.Task");
         refused(Hidden.class.getName(), "the class needs to be public, with a public constructor without parameters");
     }

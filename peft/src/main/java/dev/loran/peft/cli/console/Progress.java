@@ -59,6 +59,15 @@ public class Progress implements TrainingListener, AutoCloseable {
     }
 
     @Override
+    public void reference(int done, int rows) {
+        if (done == 0) {
+            output.say("computing the log-probabilities of %,d rows without the training, once".formatted(rows));
+        } else if (done < rows) {
+            output.detail("%,d of %,d rows".formatted(done, rows));
+        }
+    }
+
+    @Override
     public void begun(int step, int totalSteps) {
         opening.forEach(output::say);
         if (step > 0) {

@@ -1,0 +1,100 @@
+package dev.loran.peft.cli;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.within;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Test;
+
+class PreferCommandTest extends CommandLineTest {
+    private static final List<String> WORDS = List.of("buy", "cheap", "shoes", "run", "online", "red");
+
+    @BeforeEach
+    void rows() throws IOException {
+        List<String> lines = new ArrayList<>();
+        for (int i = 0; i < 36; i++) {
+            lines.add("{\"prompt\":\"query %s\",\"chosen\":\"%s\",\"rejected\":\"%s\"}"
+                    .formatted(WORDS.get(i % 6), WORDS.get(i % 6), WORDS.get((i + 1 + i / 6 % 5) % 6)));
+        }
+        train = Files.write(folder.resolve("preferences.jsonl"), lines);
+    }
+
+    private Result prefer(Object... more) {
+        List<Object> args = new ArrayList<>(List.of("--model", causal, "--task", "prefer", "--train", train));
+        args.addAll(List.of(more));
+        return train(args.toArray());
+    }
+
+    @Test
+    void isTrainedMeasuredResumedAndAnswers() throws IOException {
+        Result trained = prefer("--eval", train, "--lr", 1e-2, "--steps", 40, "--beta", 0.2);
+        assertThat(trained.code()).as(trained.err()).isZero();
+        assertThat(trained.err()).contains("log-probabilities of 36 rows");
+        Path run = folder.resolve("run");
+        JsonNode settings =
+                JSON.readTree(Files.readString(run.resolve("best/loran.json"))).get("settings");
+        assertThat(settings).hasToString("{\"loss\":\"dpo\",\"beta\":\"0.2\",\"label_smoothing\":\"0.0\"}");
+        assertThat(trained.json().get("eval_reward_accuracy").doubleValue()).isGreaterThan(0.9);
+        assertThat(trained.json().get("planned_tensor_mib").doubleValue())
+                .isGreaterThanOrEqualTo(trained.json().get("peak_tensor_mib").doubleValue());
+
+        Result measured = eval("--model", causal, "--adapter", run, "--data", train);
+        assertThat(measured.code()).as(measured.err()).isZero();
+        JsonNode after = measured.json();
+        assertThat(after.get("loss").doubleValue())
+                .isCloseTo(trained.json().get("eval_loss").doubleValue(), within(1e-6));
+        assertThat(after.get("reward_margin").doubleValue()).isPositive();
+        assertThat(after.has("reward_chosen")).isTrue();
+
+        Result longer = loran("train", "--resume", run, "--steps", 44, "--json");
+        assertThat(longer.code()).as(longer.err()).isZero();
+
+        Path prompts = Files.writeString(folder.resolve("prompts.txt"), "query red\n");
+        Path out = folder.resolve("answers.jsonl");
+        Result predicted = loran(
+                "predict", "--model", causal, "--adapter", run, "--data", prompts, "--out", out, "--max-new-tokens", 3);
+        assertThat(predicted.code()).as(predicted.err()).isZero();
+        Result generated =
+                loran("generate", "--model", causal, "--adapter", run, "--prompt", "query red", "--max-new-tokens", 3);
+        assertThat(generated.code()).as(generated.err()).isZero();
+        assertThat(JSON.readTree(Files.readString(out)).get("answer").asText())
+                .isEqualTo(generated.out().strip());
+    }
+
+    private void refused(String row, String message) throws IOException {
+        Path bad = folder.resolve("bad.jsonl");
+        Files.write(bad, List.of("{\"prompt\":\"red\",\"chosen\":\"buy\",\"rejected\":\"run\"}", row));
+        assertRefused(prefer("--train", bad), "loran: " + bad + ":2: " + message);
+    }
+
+    @Test
+    void refusalsAreOneLine() throws IOException {
+        refused(
+                "{\"prompt\":\"red\",\"chosen\":\"buy\"}",
+                "field \"rejected\" is missing, found \"prompt\", \"chosen\"; a row of task prefer is"
+                        + " {\"prompt\",\"chosen\",\"rejected\"}");
+        refused(
+                "{\"prompt\":\"red\",\"chosen\":3,\"rejected\":\"run\"}",
+                "field \"chosen\" must be a string, found number");
+        refused("{\"prompt\":\" \",\"chosen\":\"buy\",\"rejected\":\"run\"}", "field \"prompt\" is empty");
+        refused(
+                "{\"prompt\":\"red\",\"chosen\":\"buy\",\"rejected\":[\"run\"]}",
+                "field \"rejected\" must be a string, found array");
+        assertRefused(prefer("--beta", "-1"), "loran: beta -1.0 must be positive");
+        assertRefused(prefer("--loss", "orpo"), "loran: loss \"orpo\" is not known; choose dpo or ipo");
+        assertRefused(train("--beta", 0.1), "loran: task classify has no beta; leave it out");
+        assertRefused(
+                prefer("--model", encoder), "loran: task prefer needs a causal language model, not the encoder bert");
+        Result bare = eval("--model", causal, "--task", "prefer", "--data", train);
+        assertRefused(
+                bare,
+                "loran: task prefer compares the model with what it was before its training, and nothing says what that"
+                        + " was; use a model with an adapter");
+    }
+}
