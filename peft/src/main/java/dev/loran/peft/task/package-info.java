@@ -1,7 +1,8 @@
 /// What models are trained to do, one task per file.
 ///
-/// Reading order: [Task] (the interface) → [ClassifyTask], [RegressTask], [TagTask], [GenerateTask], [ChatTask] and [LmTask] (those
-/// that come with Loran, the last three based on [CausalTask]) → [Head], [Site] and [Feed] (the head, where it is placed,
+/// Reading order: [Task] (the interface) → [ClassifyTask], [RegressTask], [TagTask], [EmbedTask], [RerankTask] and
+/// [GenerateTask], [ChatTask], [PreferTask], [LmTask] (those that come with Loran; [GenerateTask], [ChatTask] and [LmTask]
+/// are [CausalTask]s) → [Head], [Site] and [Feed] (the head, where it is placed,
 /// its input) → [Meter], [Metric] and [Evaluation] (how well a model does) → [TaskCard] (what is saved) → [Predicts]
 /// (answers as JSON) → [Generation] (text from a causal model).
 ///

@@ -42,7 +42,7 @@ import org.jspecify.annotations.Nullable;
 ///
 /// | model | task | head |
 /// |---|---|---|
-/// | causal | lm, generate | the model's own |
+/// | causal | lm, generate, chat, prefer | the model's own |
 /// | with outputs of its own | classify, regress, rerank, tag | the model's own |
 /// | without, pooled as the family's own head would be (`Pooling.of`) | classify, regress, rerank | the family's own, new |
 /// | without, pooled otherwise | classify, regress, rerank | a separate linear layer: [Head#FILE] |
