@@ -27,9 +27,9 @@ public interface AttentionKernels {
     ///     Beltagy et al., "Longformer", 2020, section 3.1
     /// @param softCap a score x becomes softCap · tanh(x / softCap); 0 for no such limit. Gemma Team, "Gemma 2", 2024,
     ///     section 2
-    /// @param packed whether a row of the batch holds several texts, each of which attends to itself only: the mask then
-    ///     numbers the texts, and a query sees the prefix and those other keys that have its own number. Krell et al.,
-    ///     "Efficient Sequence Packing without Cross-contamination", 2021, section 3.2
+    /// @param packed whether a row of the batch holds several texts, each of which attends to itself only: the mask
+    ///     then numbers the texts, and a query sees the prefix and those other keys that have its own number. Krell et
+    ///     al., "Efficient Sequence Packing without Cross-contamination", 2021, section 3.2
     record Scoring(boolean causal, int window, double scale, double softCap, boolean packed) {
         /// For rows of one text each.
         public Scoring(boolean causal, int window, double scale, double softCap) {

@@ -124,8 +124,8 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
         return block;
     }
 
-    /// Prepares the sum over keys and the numbers of the texts of the queries starting at `first`, which are packed, for
-    /// blocks of keys of which some may be skipped.
+    /// Prepares the sum over keys and the numbers of the texts of the queries starting at `first`, which are packed,
+    /// for blocks of keys of which some may be skipped.
     static void prepare(Inputs a, Scratch w, int b, int first, int n) {
         if (a.isSparse()) {
             CopySimd.fill(w.m, w.sum, Math.toIntExact(QUERIES * a.wide() / 4), 0f);
@@ -278,7 +278,8 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
     }
 
     /// x (keys, queries) ← `value` for the vector of queries starting at `lane`, wherever the query comes before the
-    /// key, the key is outside its window or belongs to another text, the mask hides the key, or the key is only padding.
+    /// key, the key is outside its window or belongs to another text, the mask hides the key, or the key is only
+    /// padding.
     void hide(long x, int lane, float value) {
         int scored = scored(lane);
         int seen = Math.min(count, scored);

@@ -140,8 +140,8 @@ class ModelOptions {
         return Catalogue.folder(tokenizer.toString()).orElse(tokenizer);
     }
 
-    /// How chats become text: as the user asked, or as the adapter was trained, or as the tokenizer's files say; null if
-    /// nothing says.
+    /// How chats become text: as the user asked, or as the adapter was trained, or as the tokenizer's files say; null
+    /// if nothing says.
     ///
     /// @param folder of the model
     @Nullable

@@ -62,8 +62,8 @@ public final class Examples {
     ///     trained with a prefix (`"query: "` for `e5-small`); otherwise empty
     /// @param concatenate for a language model: join all texts, each followed by the end token, and cut the result into
     ///     rows of `maxLength` ids, so that nothing is padded or truncated. A row may then contain parts of several
-    ///     texts, which attend to each other, as in Hugging Face's language-model examples; see [#packed] for rows whose
-    ///     texts do not
+    ///     texts, which attend to each other, as in Hugging Face's language-model examples; see [#packed] for rows
+    ///     whose texts do not
     /// @param answerRoom for rows with prompts: how many of the `maxLength` ids a prompt leaves for its target; longer
     ///     prompts are truncated accordingly, whatever the target. 0: as many as the longest target of these rows has,
     ///     but at most half of all
@@ -159,10 +159,10 @@ public final class Examples {
         return new Examples(form, options, padId, all, labels, notes, decoder);
     }
 
-    /// These rows, as many as fit in one of at most [Options#maxLength] ids: a text attends to itself only, its positions
-    /// are counted from its own first token, and the loss is the same as in a row of its own. Rows are put, the longest
-    /// first, where they leave the least room (best-fit decreasing: Johnson, 1973; for language models: Ding et al.,
-    /// "Fewer Truncations Improve Language Modeling", 2024).
+    /// These rows, as many as fit in one of at most [Options#maxLength] ids: a text attends to itself only, its
+    /// positions are counted from its own first token, and the loss is the same as in a row of its own. Rows are put,
+    /// the longest first, where they leave the least room (best-fit decreasing: Johnson, 1973; for language models:
+    /// Ding et al., "Fewer Truncations Improve Language Modeling", 2024).
     ///
     /// @throws InputException if rows of this form cannot be packed
     public Examples packed() {

@@ -36,8 +36,8 @@ public interface RowForm {
         return Example.of(new int[length], null, 0);
     }
 
-    /// One example of several, each of which is to attend to itself only, for [Examples#packed]. [#targets] then numbers
-    /// the texts of a row.
+    /// One example of several, each of which is to attend to itself only, for [Examples#packed]. [#targets] then
+    /// numbers the texts of a row.
     ///
     /// @throws InputException if rows of this form cannot be packed
     default Example join(List<Example> rows) {
@@ -53,10 +53,10 @@ public interface RowForm {
     /// The targets of the loss for a batch.
     ///
     /// @param values in the order in which the task's loss uses them
-    /// @param lossTerms the number of terms that the loss averages, or the sum of their weights: the weight of this batch
-    ///     when gradients are accumulated over several
-    /// @param texts (B, T), if rows hold several texts that do not attend to each other: the number of each token's text
-    ///     in its row, from 1; 0 for padding. Null if a row is one text
+    /// @param lossTerms the number of terms that the loss averages, or the sum of their weights: the weight of this
+    ///     batch when gradients are accumulated over several
+    /// @param texts (B, T), if rows hold several texts that do not attend to each other: the number of each token's
+    ///     text in its row, from 1; 0 for padding. Null if a row is one text
     record Targets(List<Target> values, double lossTerms, int @Nullable [] texts) {
         public Targets {
             values = List.copyOf(values);

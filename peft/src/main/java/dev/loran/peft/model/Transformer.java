@@ -23,10 +23,10 @@ import org.jspecify.annotations.Nullable;
 ///
 /// Token ids and masks are I32 (B, T); a null mask hides nothing. A mask (B, 2, T) is for rows that hold several texts,
 /// which do not attend to each other: it has the number of each token's text in its row, 0 for padding, and the token's
-/// position in its text. Such rows go through causal models, without virtual tokens. Virtual tokens (P of them, when set) precede the
-/// embedded text: hidden states and a causal model's logits then have P + T positions. A prefix of P keys and values
-/// shifts the text to positions P, P + 1, …; both are visible regardless of the mask. Positions are counted from the
-/// first column, including padding.
+/// position in its text. Such rows go through causal models, without virtual tokens. Virtual tokens (P of them, when
+/// set) precede the embedded text: hidden states and a causal model's logits then have P + T positions. A prefix of P
+/// keys and values shifts the text to positions P, P + 1, …; both are visible regardless of the mask. Positions are
+/// counted from the first column, including padding.
 ///
 /// The dropout rates in a model's own config (`hidden_dropout_prob`, `resid_pdrop`, `attention_dropout`, …) are never
 /// applied, not even in training; adapters have their own.

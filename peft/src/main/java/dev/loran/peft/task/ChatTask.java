@@ -30,8 +30,8 @@ import org.jspecify.annotations.Nullable;
 /// the ids of the answers with what the template puts after them. A token that reaches into an answer is learned with
 /// it.
 ///
-/// The target of an example is the number of its row, then for each answer its first id and the one after its last; where
-/// chats are joined, that of each is the negative number of its ids, then its answers.
+/// The target of an example is the number of its row, then for each answer its first id and the one after its last;
+/// where chats are joined, that of each is the negative number of its ids, then its answers.
 public record ChatTask() implements CausalTask {
     private static final Map<String, String> SPEAKERS = Map.ofEntries(
             Map.entry("human", "user"),

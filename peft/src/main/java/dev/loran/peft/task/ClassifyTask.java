@@ -198,7 +198,8 @@ public record ClassifyTask() implements Task {
     }
 
     /// With [Labels#weights], there is a second target: for one class, the weight of each row's class at its place in
-    /// (rows, labels), all together 1; for several labels, the factors of [dev.loran.peft.model.Losses#weightedBinaryCrossEntropy].
+    /// (rows, labels), all together 1; for several labels, the factors of
+    /// [dev.loran.peft.model.Losses#weightedBinaryCrossEntropy].
     @Override
     public Targets targets(Examples examples, int[] rows, int length) {
         Labels classes = examples.labelsOrNull();

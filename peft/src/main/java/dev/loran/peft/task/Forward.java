@@ -17,9 +17,9 @@ public interface Forward {
     /// The head's output: scores of classes (B, labels), of the next token (B, T, V), or whatever else the task has.
     Tensor logits(Batch batch);
 
-    /// The rows with what this task compares with ([Task#referenceNumbers]): the outputs of the model before its training,
-    /// in evaluation mode, in which this leaves the model. Rows that have it already, and those of other tasks, are
-    /// returned as they are.
+    /// The rows with what this task compares with ([Task#referenceNumbers]): the outputs of the model before its
+    /// training, in evaluation mode, in which this leaves the model. Rows that have it already, and those of other
+    /// tasks, are returned as they are.
     ///
     /// @param progress receives the number of rows done before each batch, and all rows at the end
     /// @return null once `stop`, which is called before each batch, returns true

@@ -23,8 +23,8 @@ import org.jspecify.annotations.Nullable;
 
 /// `prefer`: of two answers to a prompt, the chosen one is to become likelier than the rejected one. The model is
 /// compared with itself before the training, the reference, whose log-probabilities are computed once
-/// ([#referenceNumbers]). With r = log p(answer) − log p_ref(answer), summed over the tokens of an answer and its end token,
-/// and Δ = r(chosen) − r(rejected), the loss is one of these:
+/// ([#referenceNumbers]). With r = log p(answer) − log p_ref(answer), summed over the tokens of an answer and its end
+/// token, and Δ = r(chosen) − r(rejected), the loss is one of these:
 ///
 /// - [Loss#DPO]: −(1 − ε) · log σ(β·Δ) − ε · log σ(−β·Δ). **Paper**: Rafailov et al., "Direct Preference Optimization:
 ///   Your Language Model is Secretly a Reward Model", 2023, equation 7; ε is the share of rows in which the preference
