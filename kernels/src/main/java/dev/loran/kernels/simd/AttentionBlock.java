@@ -47,9 +47,8 @@ record AttentionBlock(Inputs a, Scratch w, int b, int first, int n, int from, in
 
     /// Byte offsets into the scratch memory of a thread: queries and their gradients, both as rows and transposed; the
     /// sum over keys; packed keys and values; scores and their gradients; and, per query, three statistics and the
-    /// number of its text. With BF16
-    /// operands, the rows of queries are right-hand sides, keys and values are stored in two forms, as [AttentionBf16]
-    /// packs them, and a prefix and the real rows after it are joined first.
+    /// number of its text. With BF16 operands, the rows of queries are right-hand sides, keys and values are stored in
+    /// two forms, as [AttentionBf16] packs them, and a prefix and the real rows after it are joined first.
     record Scratch(
             @Nullable AttentionBf16 bf16,
             float[] tile,

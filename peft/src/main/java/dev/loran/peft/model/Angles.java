@@ -55,9 +55,9 @@ public final class Angles implements AutoCloseable {
         if (inTexts != null) {
             int to = from + x.shape().dim(1);
             if (rope.kind(to) != rope.kind(1)) {
-                throw new InputException(
-                        "rows of several texts, " + to + " positions long: this model's rotary angles"
-                                + " depend on the length of a text where it is that long; make rows shorter, or do not pack them");
+                throw new InputException("rows of several texts, " + to + " positions long: this model's rotary angles"
+                        + " depend on the length of a text where it is that long; make rows shorter, or do not"
+                        + " pack them");
             }
             return turnEach(x, upTo(to), inTexts.reshape(-1));
         }

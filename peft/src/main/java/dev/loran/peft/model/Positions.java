@@ -244,19 +244,10 @@ public final class Positions implements AutoCloseable {
             return null;
         }
         if (mask != null && isPacked(mask)) {
+            int batch = mask.shape().dim(0);
             return prefix == 0
                     ? mask
-                    : Functional.concat(
-                            List.of(
-                                    Tensor.full(
-                                            words.backend(),
-                                            DType.I32,
-                                            1,
-                                            mask.shape().dim(0),
-                                            2,
-                                            prefix),
-                                    mask),
-                            2);
+                    : Functional.concat(List.of(Tensor.full(words.backend(), DType.I32, 1, batch, 2, prefix), mask), 2);
         }
         Shape s = words.shape();
         int virtual = mask != null

@@ -52,15 +52,53 @@ public record GenerateTask() implements CausalTask {
         return new Pairs(tokenizer, options);
     }
 
-    /// Prompts and targets without their surrounding tokens, until the longest target is known.
-    private static final class Pairs implements Encoding {
-        private final Tokenizer tokenizer;
+    /// Rows of prompts and answers, without the tokens around them until the longest answer is known.
+    abstract static class Prompted implements Encoding {
+        final Tokenizer tokenizer;
         private final Examples.Options options;
-        private int longestTarget = 1;
+        private int longestAnswer = 1;
 
-        Pairs(Tokenizer tokenizer, Examples.Options options) {
+        Prompted(Tokenizer tokenizer, Examples.Options options) {
             this.tokenizer = tokenizer;
             this.options = options;
+        }
+
+        /// At most one id more than allowed, which is enough to show that there are too many.
+        final int[] bounded(int[] text) {
+            return text.length <= options.maxLength() ? text : Arrays.copyOf(text, options.maxLength() + 1);
+        }
+
+        /// The ids of an answer behind those of its prompt.
+        final int[] answered(int[] prompt, String answer) {
+            int[] ids = bounded(tokenizer.targetBody(answer));
+            longestAnswer = Math.max(longestAnswer, tokenizer.targetLength(ids));
+            int[] both = Arrays.copyOf(prompt, prompt.length + ids.length);
+            System.arraycopy(ids, 0, both, prompt.length, ids.length);
+            return both;
+        }
+
+        /// The same with the tokens around them, cut to the most ids.
+        final Tokenizer.Encoded around(Example raw, int text) {
+            int[] ids = raw.texts().get(text).ids();
+            int prompt = raw.target()[0];
+            return tokenizer.pair(
+                    Arrays.copyOf(ids, prompt),
+                    Arrays.copyOfRange(ids, prompt, ids.length),
+                    options.maxLength(),
+                    answerRoom());
+        }
+
+        @Override
+        public final int answerRoom() {
+            return options.answerRoom() > 0
+                    ? options.answerRoom()
+                    : Math.max(1, Math.min(longestAnswer, options.maxLength() / 2));
+        }
+    }
+
+    private static final class Pairs extends Prompted {
+        Pairs(Tokenizer tokenizer, Examples.Options options) {
+            super(tokenizer, options);
         }
 
         @Override
@@ -72,39 +110,15 @@ public record GenerateTask() implements CausalTask {
             int[] prompt = tokenizer.body(source);
             out.note(source, target, prompt, 0);
             int[] first = bounded(prompt);
-            int[] then = bounded(tokenizer.targetBody(target));
-            longestTarget = Math.max(longestTarget, tokenizer.targetLength(then));
-            int[] both = Arrays.copyOf(first, first.length + then.length);
-            System.arraycopy(then, 0, both, first.length, then.length);
-            out.example(Example.of(both, null, first.length));
-        }
-
-        /// At most one id more than allowed, which is enough to show that there are too many.
-        private int[] bounded(int[] text) {
-            return text.length <= options.maxLength() ? text : Arrays.copyOf(text, options.maxLength() + 1);
-        }
-
-        @Override
-        public int answerRoom() {
-            return options.answerRoom() > 0
-                    ? options.answerRoom()
-                    : Math.max(1, Math.min(longestTarget, options.maxLength() / 2));
+            out.example(Example.of(answered(first, target), null, first.length));
         }
 
         @Override
         public UnaryOperator<Example> end(Sink out) {
-            return this::around;
-        }
-
-        private Example around(Example raw) {
-            int[] ids = raw.texts().getFirst().ids();
-            int prompt = raw.target()[0];
-            Tokenizer.Encoded row = tokenizer.pair(
-                    Arrays.copyOf(ids, prompt),
-                    Arrays.copyOfRange(ids, prompt, ids.length),
-                    options.maxLength(),
-                    answerRoom());
-            return Example.of(row, row.promptLength());
+            return raw -> {
+                Tokenizer.Encoded row = around(raw, 0);
+                return Example.of(row, row.promptLength());
+            };
         }
     }
 

@@ -154,16 +154,11 @@ public record PreferTask(Loss loss, double beta, double labelSmoothing) implemen
         return new Answers(tokenizer, options);
     }
 
-    /// Each answer behind its prompt, without the tokens around them until the longest answer is known.
-    private static final class Answers implements Encoding {
-        private final Tokenizer tokenizer;
-        private final Examples.Options options;
-        private int longest = 1;
+    private static final class Answers extends GenerateTask.Prompted {
         private int same;
 
         Answers(Tokenizer tokenizer, Examples.Options options) {
-            this.tokenizer = tokenizer;
-            this.options = options;
+            super(tokenizer, options);
         }
 
         @Override
@@ -175,28 +170,8 @@ public record PreferTask(Loss loss, double beta, double labelSmoothing) implemen
             int[] ids = tokenizer.body(prompt);
             out.note(prompt, chosen + "\0" + rejected, ids, 0);
             int[] first = bounded(ids);
-            out.example(
-                    new Example(List.of(text(first, chosen), text(first, rejected)), new int[] {first.length}, false));
-        }
-
-        private Example.Text text(int[] prompt, String answer) {
-            int[] ids = bounded(tokenizer.targetBody(answer));
-            longest = Math.max(longest, tokenizer.targetLength(ids));
-            int[] both = Arrays.copyOf(prompt, prompt.length + ids.length);
-            System.arraycopy(ids, 0, both, prompt.length, ids.length);
-            return new Example.Text(both, null);
-        }
-
-        /// At most one id more than allowed, which is enough to show that there are too many.
-        private int[] bounded(int[] text) {
-            return text.length <= options.maxLength() ? text : Arrays.copyOf(text, options.maxLength() + 1);
-        }
-
-        @Override
-        public int answerRoom() {
-            return options.answerRoom() > 0
-                    ? options.answerRoom()
-                    : Math.max(1, Math.min(longest, options.maxLength() / 2));
+            out.example(new Example(
+                    texts(answered(first, chosen), answered(first, rejected)), new int[] {first.length}, false));
         }
 
         @Override
@@ -209,19 +184,13 @@ public record PreferTask(Loss loss, double beta, double labelSmoothing) implemen
             Tokenizer.Encoded rejected = around(raw, 1);
             same += Arrays.equals(chosen.ids(), rejected.ids()) ? 1 : 0;
             return new Example(
-                    List.of(new Example.Text(chosen.ids(), null), new Example.Text(rejected.ids(), null)),
+                    texts(chosen.ids(), rejected.ids()),
                     new int[] {chosen.promptLength()},
                     chosen.truncated() || rejected.truncated());
         }
 
-        private Tokenizer.Encoded around(Example raw, int answer) {
-            int[] ids = raw.texts().get(answer).ids();
-            int prompt = raw.target()[0];
-            return tokenizer.pair(
-                    Arrays.copyOf(ids, prompt),
-                    Arrays.copyOfRange(ids, prompt, ids.length),
-                    options.maxLength(),
-                    answerRoom());
+        private static List<Example.Text> texts(int[] chosen, int[] rejected) {
+            return List.of(new Example.Text(chosen, null), new Example.Text(rejected, null));
         }
 
         @Override
@@ -394,9 +363,7 @@ public record PreferTask(Loss loss, double beta, double labelSmoothing) implemen
             double error = better / first - worse / second - 1 / (2 * beta);
             return error * error;
         }
-        double x = beta * (better - worse);
-        // softplus(−x) + ε·x, where softplus(−x) = −log σ(x).
-        return Math.max(-x, 0) + Math.log1p(Math.exp(-Math.abs(x))) + labelSmoothing * x;
+        return ClassifyTask.binaryCrossEntropy(beta * (better - worse), 1 - labelSmoothing);
     }
 
     @Override
