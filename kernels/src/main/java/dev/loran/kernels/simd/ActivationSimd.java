@@ -1,6 +1,6 @@
 package dev.loran.kernels.simd;
 
-import static dev.loran.kernels.simd.SimdBackend.f32;
+import static dev.loran.kernels.simd.SimdOperations.f32;
 import static dev.loran.kernels.simd.vector.Vectors.V;
 import static dev.loran.kernels.simd.vector.Vectors.bound;
 import static dev.loran.kernels.simd.vector.Vectors.load;

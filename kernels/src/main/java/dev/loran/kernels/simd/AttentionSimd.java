@@ -1,9 +1,9 @@
 package dev.loran.kernels.simd;
 
 import static dev.loran.kernels.simd.AttentionBlock.QUERIES;
-import static dev.loran.kernels.simd.SimdBackend.f32;
-import static dev.loran.kernels.simd.SimdBackend.i32;
-import static dev.loran.kernels.simd.SimdBackend.optional;
+import static dev.loran.kernels.simd.SimdOperations.f32;
+import static dev.loran.kernels.simd.SimdOperations.i32;
+import static dev.loran.kernels.simd.SimdOperations.optional;
 import static dev.loran.kernels.simd.vector.Vectors.get;
 import static dev.loran.kernels.simd.vector.Vectors.getInt;
 import static dev.loran.kernels.simd.vector.Vectors.set;
@@ -222,7 +222,7 @@ record AttentionSimd(Backend backend, Parallel parallel) implements AttentionKer
 
     /// The tiles that multiply BF16 operands; null for F32. Not used for single queries.
     private @Nullable Bf16Tiles tiles() {
-        return SimdBackend.tiles(backend.operands());
+        return SimdOperations.tiles(backend.operands());
     }
 
     @Override

@@ -46,7 +46,7 @@ final class DropoutSimd {
     record Keep(int step, int site, int k0, int k1, long threshold, float scale) {
         static Keep of(DropoutMask mask) {
             return new Keep(
-                    getInt(SimdBackend.i32(mask.microStep()), 0),
+                    getInt(SimdOperations.i32(mask.microStep()), 0),
                     mask.site(),
                     (int) mask.seed(),
                     (int) (mask.seed() >>> 32),

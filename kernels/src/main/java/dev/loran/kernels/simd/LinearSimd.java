@@ -1,6 +1,6 @@
 package dev.loran.kernels.simd;
 
-import static dev.loran.kernels.simd.SimdBackend.operand;
+import static dev.loran.kernels.simd.SimdOperations.operand;
 
 import dev.loran.engine.backend.Backend;
 import dev.loran.engine.backend.BinaryFn;
@@ -86,7 +86,7 @@ record LinearSimd(Backend backend, Parallel parallel) implements LinearKernels {
     }
 
     private @Nullable Bf16Tiles tiles() {
-        return SimdBackend.tiles(backend.operands());
+        return SimdOperations.tiles(backend.operands());
     }
 
     private static @Nullable Operand row(@Nullable Buffer bias) {

@@ -1,7 +1,7 @@
 package dev.loran.kernels.simd;
 
-import static dev.loran.kernels.simd.SimdBackend.f32;
-import static dev.loran.kernels.simd.SimdBackend.operand;
+import static dev.loran.kernels.simd.SimdOperations.f32;
+import static dev.loran.kernels.simd.SimdOperations.operand;
 
 import dev.loran.engine.backend.DropoutMask;
 import dev.loran.engine.backend.Gradient;

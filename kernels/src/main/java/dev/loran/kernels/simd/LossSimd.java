@@ -1,7 +1,7 @@
 package dev.loran.kernels.simd;
 
-import static dev.loran.kernels.simd.SimdBackend.f32;
-import static dev.loran.kernels.simd.SimdBackend.i32;
+import static dev.loran.kernels.simd.SimdOperations.f32;
+import static dev.loran.kernels.simd.SimdOperations.i32;
 import static dev.loran.kernels.simd.vector.Vectors.V;
 import static dev.loran.kernels.simd.vector.Vectors.bound;
 import static dev.loran.kernels.simd.vector.Vectors.get;

@@ -1,6 +1,6 @@
 package dev.loran.kernels.simd;
 
-import static dev.loran.kernels.simd.SimdBackend.f32;
+import static dev.loran.kernels.simd.SimdOperations.f32;
 import static dev.loran.kernels.simd.vector.Vectors.V;
 import static dev.loran.kernels.simd.vector.Vectors.bound;
 import static dev.loran.kernels.simd.vector.Vectors.get;
@@ -45,7 +45,7 @@ record OptimizerSimd(Backend backend, Parallel parallel) implements OptimizerKer
     @Override
     public void adamW(List<Buffer> p, List<Buffer> m, List<Buffer> v, List<Buffer> g, AdamWStep by) {
         double rate = Vectors.get(f32(by.lr()), 0);
-        int step = Vectors.getInt(SimdBackend.i32(by.t()), 0);
+        int step = Vectors.getInt(SimdOperations.i32(by.t()), 0);
         float scale = scale(by.gScale());
         MemorySegment[] ps = all(p);
         MemorySegment[] ms = all(m);
@@ -139,7 +139,7 @@ record OptimizerSimd(Backend backend, Parallel parallel) implements OptimizerKer
             double momentum,
             double weightDecay) {
         MemorySegment to = f32(p);
-        MemorySegment moving = SimdBackend.optional(velocity);
+        MemorySegment moving = SimdOperations.optional(velocity);
         MemorySegment gradient = f32(g);
         float rate = Vectors.get(f32(lr), 0);
         SgdFactors c = new SgdFactors(rate, scale(gScale), (float) momentum, (float) weightDecay);
