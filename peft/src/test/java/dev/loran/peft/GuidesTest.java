@@ -68,6 +68,7 @@ class GuidesTest {
             import dev.loran.kernels.Backends;
             import dev.loran.peft.chat.*;
             import dev.loran.peft.data.*;
+            import dev.loran.peft.generation.*;
             import dev.loran.peft.hf.HfModels;
             import dev.loran.peft.model.*;
             import dev.loran.peft.task.*;

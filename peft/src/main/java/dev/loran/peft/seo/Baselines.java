@@ -1,8 +1,8 @@
 package dev.loran.peft.seo;
 
 import dev.loran.peft.data.Row;
-import dev.loran.peft.task.RougeL;
-import dev.loran.peft.task.TextLimit;
+import dev.loran.peft.generation.RougeL;
+import dev.loran.peft.generation.TextLimit;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.HashMap;

@@ -17,6 +17,7 @@ import dev.loran.peft.data.Row;
 import dev.loran.peft.data.RowForm;
 import dev.loran.peft.data.Target;
 import dev.loran.peft.data.Tokenizer;
+import dev.loran.peft.generation.GenerationConfig;
 import dev.loran.peft.io.InputException;
 import java.util.ArrayList;
 import java.util.Arrays;

@@ -6,6 +6,7 @@ import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.RowForm;
 import dev.loran.peft.data.Tokenizer;
+import dev.loran.peft.generation.GenerationConfig;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.Problem;

@@ -6,8 +6,8 @@ import static org.assertj.core.api.Assertions.within;
 
 import dev.loran.peft.data.Row;
 import dev.loran.peft.data.Rows;
+import dev.loran.peft.generation.TextLimit;
 import dev.loran.peft.io.InputException;
-import dev.loran.peft.task.TextLimit;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;

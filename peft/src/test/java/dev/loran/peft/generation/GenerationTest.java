@@ -1,4 +1,4 @@
-package dev.loran.peft.task;
+package dev.loran.peft.generation;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
@@ -15,10 +15,10 @@ import dev.loran.engine.backend.ShapeException;
 import dev.loran.kernels.Backends;
 import dev.loran.peft.data.TinyTokenizers;
 import dev.loran.peft.data.Tokenizer;
+import dev.loran.peft.generation.Generation.Answer;
 import dev.loran.peft.hf.HfModels;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Model;
-import dev.loran.peft.task.Generation.Answer;
 import dev.loran.peft.train.Tiny;
 import dev.loran.peft.tuner.PeftModel;
 import java.io.IOException;

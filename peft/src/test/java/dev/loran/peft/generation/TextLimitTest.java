@@ -1,4 +1,4 @@
-package dev.loran.peft.task;
+package dev.loran.peft.generation;
 
 import static org.assertj.core.api.Assertions.assertThat;
 

@@ -1,4 +1,4 @@
-package dev.loran.peft.task;
+package dev.loran.peft.generation;
 
 import java.util.List;
 import java.util.Locale;

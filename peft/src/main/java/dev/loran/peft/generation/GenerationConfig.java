@@ -1,4 +1,4 @@
-package dev.loran.peft.task;
+package dev.loran.peft.generation;
 
 import dev.loran.peft.io.InputException;
 import java.util.List;
