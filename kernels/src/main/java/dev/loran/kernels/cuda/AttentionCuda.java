@@ -9,7 +9,8 @@ import dev.loran.engine.backend.Gradient;
 import dev.loran.engine.backend.Matrix;
 import dev.loran.engine.backend.Scratch;
 
-/// Launches `attention.cu`: blockwise attention, forward and backward; BF16 is delegated to [AttentionMmaCuda].
+/// Launches `attention.cu` (blockwise attention, forward and backward; BF16 is delegated to [AttentionMmaCuda]),
+/// `softmax.cu` (softmax of each row) and `rope.cu` (rotary position embedding; sign −1 is its gradient).
 record AttentionCuda(Backend backend, CudaContext cuda) implements AttentionKernels {
     /// Heads with more columns use the composed implementation.
     static final int MAX_HEAD = 128;
@@ -87,17 +88,51 @@ record AttentionCuda(Backend backend, CudaContext cuda) implements AttentionKern
 
     @Override
     public void softmax(Buffer y, Matrix x) {
-        SoftmaxCuda.forward(cuda, y, x.buffer(), x.rows(), x.cols());
+        DType t = CudaContext.floating(y);
+        cuda.launch(
+                "softmax",
+                "softmax" + Grid.suffix(t),
+                new int[] {x.rows()},
+                Grid.row(x.cols()),
+                cuda.address(y),
+                cuda.address(x.buffer(), t),
+                x.cols());
     }
 
     @Override
     public void softmaxBackward(Gradient dx, Buffer dy, Matrix y) {
-        SoftmaxCuda.backward(cuda, dx, dy, y);
+        DType t = CudaContext.floating(dx.buffer());
+        cuda.launch(
+                "softmax",
+                "softmax_backward" + Grid.suffix(t),
+                new int[] {y.rows()},
+                Grid.row(y.cols()),
+                cuda.address(dx.buffer()),
+                cuda.address(dy, t),
+                cuda.address(y.buffer(), t),
+                y.cols(),
+                dx.accumulate() ? 1 : 0);
     }
 
     @Override
     public void rope(Buffer y, Buffer x, RopeTables tables, int batch, int heads, int sign) {
-        RopeCuda.forward(cuda, y, x, tables, batch, heads, sign);
+        int d = tables.d();
+        DType t = CudaContext.floating(y);
+        long rows = (long) batch * tables.t() * heads;
+        cuda.launch(
+                "rope",
+                "rope" + Grid.suffix(t),
+                Grid.flat(rows * (d / 2)),
+                Grid.FLAT_BLOCK,
+                cuda.address(y),
+                cuda.address(x, t),
+                cuda.address(tables.cos(), t),
+                cuda.address(tables.sin(), t),
+                rows,
+                tables.t(),
+                heads,
+                d / 2,
+                sign);
     }
 
     @Override
