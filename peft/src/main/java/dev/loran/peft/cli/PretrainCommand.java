@@ -63,6 +63,8 @@ final class PretrainCommand extends TrainCommand {
             "--loss",
             "--beta",
             "--label-smoothing",
+            "--temperature",
+            "--mini-batch",
             "--set");
 
     /// What `train` says of options whose meaning or default is another one here.

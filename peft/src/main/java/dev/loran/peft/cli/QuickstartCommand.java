@@ -79,7 +79,14 @@ final class QuickstartCommand implements Callable<Integer> {
                         "highest learning rate (" + LEARNING_RATE + ")",
                         "--overwrite",
                         "replace the run that is in --out already"),
-                List.of("--virtual-tokens", "--encoder", "--loss", "--beta", "--label-smoothing"));
+                List.of(
+                        "--virtual-tokens",
+                        "--encoder",
+                        "--loss",
+                        "--beta",
+                        "--label-smoothing",
+                        "--temperature",
+                        "--mini-batch"));
     }
 
     @Override

@@ -148,6 +148,21 @@ final class TrainingOptions {
     String labelSmoothing;
 
     @Option(
+            names = "--temperature",
+            paramLabel = "X",
+            description = "embed: what the cosines are divided by in the loss (0.05)")
+    @Nullable
+    String temperature;
+
+    @Option(
+            names = "--mini-batch",
+            paramLabel = "N",
+            description = "embed: the most texts that pass the model together; with it, a batch may exceed memory, for "
+                    + "one more forward pass (all)")
+    @Nullable
+    String miniBatch;
+
+    @Option(
             names = "--set",
             paramLabel = "FIELD=VALUE",
             description = "a field of the method's configuration by its name in peft's files, such as use_rslora=true; "
@@ -165,6 +180,8 @@ final class TrainingOptions {
         putIfGiven(settings, "loss", loss);
         putIfGiven(settings, "beta", beta);
         putIfGiven(settings, "label_smoothing", labelSmoothing);
+        putIfGiven(settings, "temperature", temperature);
+        putIfGiven(settings, "mini_batch", miniBatch);
         return Task.named(name).with(settings);
     }
 

@@ -14,7 +14,7 @@ import java.util.List;
 /// @param positions the number of positions of the model that are available for text
 /// @param batchSize prompts per batch
 /// @param maxNewTokens the most tokens of an answer; 0 for as many as the longest target has
-/// @param maxChars the most characters of an answer, see [GenerationConfig]; 0 for no limit
+/// @param maxChars the most characters of an answer, see [dev.loran.peft.generation.GenerationConfig]; 0 for no limit
 public record Answering(
         Model model,
         Tokenizer tokenizer,

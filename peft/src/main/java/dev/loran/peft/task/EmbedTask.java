@@ -24,6 +24,7 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.HashSet;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
@@ -34,7 +35,7 @@ import org.jspecify.annotations.Nullable;
 
 /// `embed`: vectors of texts such that the cosine of two of them says how well the texts belong together. Nothing is
 /// added to the model; a text's vector is its pooled hidden states. The form of the rows determines the loss; x ranges
-/// over vectors divided by their lengths, s is the [#SCALE]:
+/// over vectors divided by their lengths, s is the inverse of the temperature:
 ///
 /// - [Pair]s, with hard negatives or without: cross-entropy of each row's positive among the positives and negatives of
 ///   all rows of the batch, for the scores s · ⟨anchor, candidate⟩ (in-batch negatives: van den Oord et al. 2018;
@@ -44,12 +45,18 @@ import org.jspecify.annotations.Nullable;
 ///   over all pairs of rows of the batch with score_i > score_j (CoSENT: Su 2022; `CoSENTLoss`).
 ///
 /// A batch that is larger is another loss, not only a smoother one; with gradient accumulation, only the rows of the
-/// same part are compared.
+/// same part are compared. With a mini-batch, a batch may exceed memory: its texts pass the model in parts of that
+/// size, of which only the vectors are kept, and pass it again as the gradients are computed (GradCache: Gao et al.
+/// 2021; `CachedMultipleNegativesRankingLoss`). The loss and the gradients are those of the whole batch, except that
+/// all parts get the same dropout masks.
 ///
 /// @param kind the form of the rows, for which memory is planned
-public record EmbedTask(Kind kind) implements Predicts {
-    /// The factor of the cosines, the inverse of the temperature.
-    static final double SCALE = 20;
+/// @param temperature what the cosines are divided by
+/// @param miniBatch the most texts that pass the model together while training; 0 for all of a batch
+public record EmbedTask(Kind kind, double temperature, int miniBatch) implements Predicts {
+    private static final double TEMPERATURE = 0.05;
+    private static final String TEMPERATURE_NAME = "temperature";
+    private static final String MINI_BATCH = "mini_batch";
 
     /// Added to the score of what is left out; exp of it is 0.
     private static final float MASKED = -1e9f;
@@ -90,9 +97,18 @@ public record EmbedTask(Kind kind) implements Predicts {
     public record Pair(
             String anchor, String positive, @Nullable String negative) implements Row {}
 
-    /// For rows of any form.
+    public EmbedTask {
+        if (!(temperature > 0 && Double.isFinite(temperature))) {
+            throw new InputException("temperature " + temperature + " must be positive");
+        }
+        if (miniBatch < 0) {
+            throw new InputException("mini batch " + miniBatch + " must be positive, or 0 for the whole batch");
+        }
+    }
+
+    /// For rows of any form, at a temperature of 0.05, as sentence-transformers has it (`scale=20`).
     public EmbedTask() {
-        this(Kind.TRIPLETS);
+        this(Kind.TRIPLETS, TEMPERATURE, 0);
     }
 
     @Override
@@ -129,6 +145,40 @@ public record EmbedTask(Kind kind) implements Predicts {
         if (labels != null) {
             throw new InputException("task " + name() + " has no labels");
         }
+    }
+
+    // ---- settings
+
+    /// Those that differ from the defaults.
+    @Override
+    public Map<String, String> settings() {
+        Map<String, String> settings = new LinkedHashMap<>();
+        if (temperature != TEMPERATURE) {
+            settings.put(TEMPERATURE_NAME, String.valueOf(temperature));
+        }
+        if (miniBatch > 0) {
+            settings.put(MINI_BATCH, String.valueOf(miniBatch));
+        }
+        return settings;
+    }
+
+    @Override
+    public Task with(Map<String, String> settings) {
+        EmbedTask task = this;
+        for (Map.Entry<String, String> setting : settings.entrySet()) {
+            String value = setting.getValue();
+            try {
+                task = switch (setting.getKey()) {
+                    case TEMPERATURE_NAME -> new EmbedTask(kind, Double.parseDouble(value), task.miniBatch);
+                    case MINI_BATCH -> new EmbedTask(kind, task.temperature, Integer.parseInt(value));
+                    default ->
+                        throw new InputException("task " + name() + " has no " + setting.getKey() + "; leave it out");
+                };
+            } catch (NumberFormatException e) {
+                throw new InputException(setting.getKey() + " \"" + value + "\" is not a number", e);
+            }
+        }
+        return task;
     }
 
     // ---- examples and batches
@@ -235,7 +285,7 @@ public record EmbedTask(Kind kind) implements Predicts {
 
     @Override
     public TaskCard card(Examples train, Tokenizer tokenizer, int maxLength) {
-        return TaskCard.of(new EmbedTask(Kind.of(train.row(0))), null, maxLength);
+        return TaskCard.of(new EmbedTask(Kind.of(train.row(0)), temperature, miniBatch), null, maxLength);
     }
 
     @Override
@@ -257,14 +307,16 @@ public record EmbedTask(Kind kind) implements Predicts {
             throw new InputException("task embed: sentence-transformers knows no pooling by a pooler; choose mean, cls,"
                     + " max, mean_sqrt_len or last");
         }
-        return new Vectors(new TextPooling(site.model(), card.pooling(), card.normalize(), false));
+        return new Vectors(this, new TextPooling(site.model(), card.pooling(), card.normalize(), false));
     }
 
     private static final class Vectors extends Head {
+        private final EmbedTask task;
         private final TextPooling pooling;
 
-        Vectors(TextPooling pooling) {
+        Vectors(EmbedTask task, TextPooling pooling) {
             super(null);
+            this.task = task;
             this.pooling = pooling;
         }
 
@@ -276,12 +328,12 @@ public record EmbedTask(Kind kind) implements Predicts {
 
         @Override
         public Tensor loss(Feed batch) {
-            return EmbedTask.loss(logits(batch), batch.target(0), batch.target(1));
+            return task.loss(pooling.pooled(batch, task.miniBatch), batch.target(0), batch.target(1));
         }
     }
 
     /// The loss of vectors (B, C) for the [#targets] of their rows.
-    static Tensor loss(Tensor vectors, Tensor first, Tensor second) {
+    Tensor loss(Tensor vectors, Tensor first, Tensor second) {
         Tensor x = TextPooling.normalized(vectors);
         Tensor texts = x.reshape(first.shape().dim(0), -1, x.shape().dim(1));
         return first.dtype() == DType.I32
@@ -289,23 +341,28 @@ public record EmbedTask(Kind kind) implements Predicts {
                 : cosent(text(texts, 0).mul(text(texts, 1)).sum(1), first);
     }
 
+    /// The factor of the cosines.
+    double scale() {
+        return 1 / temperature;
+    }
+
     private static Tensor text(Tensor texts, int which) {
         return texts.slice(1, which, which + 1)
                 .reshape(texts.shape().dim(0), texts.shape().dim(2));
     }
 
-    private static Tensor ranking(Tensor texts, Tensor labels, Tensor mask) {
+    private Tensor ranking(Tensor texts, Tensor labels, Tensor mask) {
         Tensor candidates = texts.shape().dim(1) == 2
                 ? text(texts, 1)
                 : Functional.concat(List.of(text(texts, 1), text(texts, 2)), 0);
         Tensor scores = Functional.matmul(text(texts, 0), candidates, false, true);
-        return Functional.crossEntropy(scores.scale(SCALE).add(mask), labels, Batch.IGNORE);
+        return Functional.crossEntropy(scores.scale(scale()).add(mask), labels, Batch.IGNORE);
     }
 
     /// log(1 + Σ exp(x)) is the cross-entropy of the first class for the logits 0, x.
-    private static Tensor cosent(Tensor cosines, Tensor mask) {
+    private Tensor cosent(Tensor cosines, Tensor mask) {
         int n = mask.shape().dim(0);
-        Tensor scores = cosines.scale(SCALE);
+        Tensor scores = cosines.scale(scale());
         Tensor over = scores.reshape(1, n).sub(scores.reshape(n, 1)).add(mask);
         Tensor zero = Tensor.zeros(scores.backend(), scores.dtype(), 1, 1);
         Tensor logits = Functional.concat(List.of(zero, over.reshape(1, n * n)), 1);
@@ -343,7 +400,7 @@ public record EmbedTask(Kind kind) implements Predicts {
 
     @Override
     public Meter meter(Examples rows) {
-        return new VectorMeter(rows);
+        return new VectorMeter(rows, scale());
     }
 
     /// Writes what sentence-transformers needs to open the folder of a model.

@@ -1,5 +1,6 @@
 package dev.loran.peft.task;
 
+import dev.loran.engine.Autograd;
 import dev.loran.engine.Shape;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.backend.UnaryFn;
@@ -9,6 +10,7 @@ import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.WithPooler;
 import dev.loran.peft.task.TextClassifier.Pooling;
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
@@ -41,11 +43,53 @@ final class TextPooling {
     /// The vectors of texts, (B, C), in the accumulator's type.
     Tensor pooled(Feed batch) {
         Tensor hidden = batch.hidden();
-        Shape s = hidden.shape();
-        return pooled(hidden, batch.derived("weights", b -> weights(b, s.dim(1)), s.dim(0), 1, s.dim(1)), batch.mask());
+        return pooled(hidden, weights(batch, hidden), batch.mask());
     }
 
-    /// As above, from the hidden states (B, P + T, C) and the weight of each position, (B, 1, P + T).
+    /// As above, but at most `rows` texts pass the model together, unless that is 0. Only their vectors are kept; as
+    /// gradients are computed, each part passes the model again ([Autograd#checkpoint]).
+    Tensor pooled(Feed batch, int rows) {
+        int all = batch.ids().shape().dim(0);
+        if (rows == 0 || rows >= all) {
+            return pooled(batch);
+        }
+        List<Tensor> parts = new ArrayList<>();
+        for (int from = 0; from < all; from += rows) {
+            parts.add(part(batch, from, Math.min(all, from + rows)));
+        }
+        return Functional.concat(parts, 0);
+    }
+
+    private Tensor part(Feed batch, int from, int to) {
+        List<Tensor> inputs = new ArrayList<>(List.of(batch.ids()));
+        int mask = added(inputs, batch.mask());
+        int types = added(inputs, batch.tokenTypes());
+        inputs.replaceAll(x -> x.slice(0, from, to));
+        return Autograd.checkpoint(
+                in -> {
+                    Tensor padding = mask < 0 ? null : in.get(mask);
+                    Tensor hidden = model.hidden(in.getFirst(), padding, types < 0 ? null : in.get(types));
+                    return pooled(hidden, weights(batch, hidden).slice(0, from, to), padding);
+                },
+                inputs);
+    }
+
+    /// The place of `x` in the list, to which it is added; -1 for none.
+    private static int added(List<Tensor> list, @Nullable Tensor x) {
+        if (x == null) {
+            return -1;
+        }
+        list.add(x);
+        return list.size() - 1;
+    }
+
+    private Tensor weights(Feed batch, Tensor hidden) {
+        int positions = hidden.shape().dim(1);
+        return batch.derived(
+                "weights", b -> weights(b, positions), batch.ids().shape().dim(0), 1, positions);
+    }
+
+    /// The vectors of texts, from their hidden states (B, P + T, C) and the weight of each position, (B, 1, P + T).
     private Tensor pooled(Tensor hidden, Tensor weights, @Nullable Tensor mask) {
         Shape s = hidden.shape();
         Tensor pooled = switch (pooling) {

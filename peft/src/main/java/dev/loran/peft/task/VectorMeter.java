@@ -44,6 +44,8 @@ final class VectorMeter implements Meter {
     private static final int DOCUMENTS = 256;
 
     private final Kind kind;
+    /// The factor of the cosines in the loss.
+    private final double scale;
     private final int rows;
     private double loss;
 
@@ -59,8 +61,9 @@ final class VectorMeter implements Meter {
     private final double[] cosines;
     private final double[] scores;
 
-    VectorMeter(Examples examples) {
+    VectorMeter(Examples examples, double scale) {
         this.examples = examples;
+        this.scale = scale;
         kind = Kind.of(examples.row(0));
         rows = examples.size();
         cosines = new double[kind == Kind.SCORES ? rows : 0];
@@ -105,8 +108,7 @@ final class VectorMeter implements Meter {
         for (int i = 0; i < n; i++) {
             double[] logits = new double[candidates];
             for (int c = 0; c < candidates; c++) {
-                logits[c] =
-                        EmbedTask.SCALE * dot(texts[i * k], texts[c % n * k + 1 + c / n]) + mask[i * candidates + c];
+                logits[c] = scale * dot(texts[i * k], texts[c % n * k + 1 + c / n]) + mask[i * candidates + c];
             }
             loss += logSumExp(logits) - logits[i];
             int row = batch.rows()[i];
@@ -235,7 +237,7 @@ final class VectorMeter implements Meter {
         }
         double[] over = IntStream.range(0, own.length * own.length)
                 .filter(at -> own[at / own.length] > own[at % own.length])
-                .mapToDouble(at -> EmbedTask.SCALE * (near[at % own.length] - near[at / own.length]))
+                .mapToDouble(at -> scale * (near[at % own.length] - near[at / own.length]))
                 .toArray();
         double[] logits = Arrays.copyOf(over, over.length + 1);
         loss += own.length * logSumExp(logits);

@@ -109,8 +109,8 @@ class EmbedTaskTest {
             x.requiresGrad(true);
             Tensor first = target(backend, batch.targets().get(0));
             Tensor second = target(backend, batch.targets().get(1));
-            assertThat(EmbedTask.loss(x, first, second).item()).isCloseTo(c.oracle, within(1e-9));
-            GradCheck.check("embed", Map.of("vectors", x), () -> EmbedTask.loss(x, first, second));
+            assertThat(new EmbedTask().loss(x, first, second).item()).isCloseTo(c.oracle, within(1e-9));
+            GradCheck.check("embed", Map.of("vectors", x), () -> new EmbedTask().loss(x, first, second));
 
             // The loss of an evaluation, whose code is another.
             Meter meter = new EmbedTask().meter(examples(c.rows));
@@ -127,7 +127,8 @@ class EmbedTaskTest {
                 Scope scope = Scope.open()) {
             Batch batch = batch(examples(List.of((Row) c.rows.getFirst())));
             Tensor x = Tensor.of(backend, DType.F64, vectors(1, c.texts), c.texts, WIDTH);
-            double loss = EmbedTask.loss(
+            double loss = new EmbedTask()
+                    .loss(
                             x,
                             target(backend, batch.targets().get(0)),
                             target(backend, batch.targets().get(1)))

@@ -33,6 +33,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Collections;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
@@ -75,20 +76,28 @@ class EmbeddingsTest {
         }
     }
 
-    record Case(PeftConfig method, Pooling pooling, Examples rows, Examples heldOut) {
+    record Case(PeftConfig method, Pooling pooling, int miniBatch, Examples rows, Examples heldOut) {
         Case(PeftConfig method, Pooling pooling, int form) {
-            this(method, pooling, examples(48, form, 1), examples(20, form, 2));
+            this(method, pooling, 0, examples(48, form, 1), examples(20, form, 2));
+        }
+
+        Case withMiniBatch(int texts) {
+            return new Case(method, pooling, texts, rows, heldOut);
         }
 
         TaskCard card() {
             try (Tokenizer tokenizer = TinyTokenizers.wordPiece()) {
-                return new EmbedTask().card(rows, tokenizer, Tiny.POSITIONS).withPooling(pooling, true);
+                return new EmbedTask()
+                        .with(Map.of("mini_batch", String.valueOf(miniBatch)))
+                        .card(rows, tokenizer, Tiny.POSITIONS)
+                        .withPooling(pooling, true);
             }
         }
 
         @Override
         public String toString() {
-            return method.peftType() + ", " + pooling + ", " + ((EmbedTask) card().task()).kind();
+            return method.peftType() + ", " + pooling + ", " + ((EmbedTask) card().task()).kind()
+                    + (miniBatch == 0 ? "" : ", " + miniBatch + " texts at once");
         }
     }
 
@@ -96,7 +105,8 @@ class EmbeddingsTest {
         return Stream.of(
                 new Case(LoraConfig.defaults(), Pooling.MEAN, 2),
                 new Case(LoraConfig.defaults(), Pooling.MAX, 3),
-                new Case(LoraConfig.defaults(), Pooling.LAST, 0));
+                new Case(LoraConfig.defaults(), Pooling.LAST, 0),
+                new Case(LoraConfig.defaults(), Pooling.MEAN, 3).withMiniBatch(7));
     }
 
     private interface Work<T> {
@@ -230,6 +240,75 @@ class EmbeddingsTest {
                 Map<String, Tensor> parameters = learner.parameters();
                 return GradCheck.check("embed", parameters, () -> learner.loss(batch));
             });
+        }
+    }
+
+    @ParameterizedTest
+    @MethodSource("cases")
+    void partsGiveTheGradientsOfTheWholeBatch(Case c) throws Exception {
+        Map<String, double[]> whole = gradients(c.withMiniBatch(0));
+        for (int texts : new int[] {1, 5, 12}) {
+            assertThat(gradients(c.withMiniBatch(texts)))
+                    .hasSameSizeAs(whole)
+                    .allSatisfy((name, of) -> assertThat(of).as(name).containsExactly(whole.get(name), within(1e-13)));
+        }
+    }
+
+    /// The loss, and the gradient of each parameter, in double precision.
+    private static Map<String, double[]> gradients(Case c) throws Exception {
+        try (Backend backend = new ReferenceBackend()) {
+            return learner(backend, DType.F64, c, learner -> {
+                Batch batch = new DataLoader(c.rows, new DataLoader.Options(6, false, 0, true, false, 1))
+                        .epoch(0)
+                        .getFirst();
+                learner.train(false);
+                Map<String, double[]> all = new LinkedHashMap<>();
+                try (Scope scope = Scope.open()) {
+                    Tensor loss = learner.loss(batch);
+                    all.put("loss", loss.toDoubles());
+                    loss.backward();
+                    learner.parameters().forEach((name, t) -> {
+                        Tensor gradient = Objects.requireNonNull(t.grad());
+                        all.put(name, gradient.toDoubles());
+                    });
+                }
+                return all;
+            });
+        }
+    }
+
+    @Test
+    void partsTakeLessMemory() throws Exception {
+        Examples rows = examples(64, 2, 1);
+        assertThat(peak(rows, 8)).isLessThan(peak(rows, 0) / 2);
+    }
+
+    private static long peak(Examples rows, int miniBatch) throws Exception {
+        try (Backend backend = new SimdBackend(2)) {
+            Case c = new Case(LoraConfig.defaults(), Pooling.MEAN, miniBatch, rows, rows);
+            return learner(backend, DType.F32, c, learner -> {
+                long before = backend.liveBytes();
+                backend.resetPeak();
+                try (Trainer trainer =
+                        new Trainer(learner, CONFIG.withBatch(64, 1).withSteps(1))) {
+                    trainer.train(rows, null, null, new TrainingListener() {});
+                }
+                return backend.peakBytes() - before;
+            });
+        }
+    }
+
+    @Test
+    void settingsThatMakeNoSenseAreRefused() {
+        for (String[] bad : new String[][] {
+            {"temperature", "0", "temperature 0.0 must be positive"},
+            {"temperature", "warm", "temperature \"warm\" is not a number"},
+            {"mini_batch", "-1", "mini batch -1 must be positive, or 0 for the whole batch"},
+            {"beta", "1", "task embed has no beta; leave it out"}
+        }) {
+            assertThatThrownBy(() -> new EmbedTask().with(Map.of(bad[0], bad[1])))
+                    .isInstanceOf(InputException.class)
+                    .hasMessage(bad[2]);
         }
     }
 
