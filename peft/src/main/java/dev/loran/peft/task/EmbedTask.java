@@ -43,6 +43,10 @@ import org.jspecify.annotations.Nullable;
 ///   it is not wrong: if it is the anchor itself, or the positive of any row with the same anchor.
 /// - Pairs with a score, [Row.Scored], the greater the better they belong together: log(1 + Σ exp(s · (cos_j − cos_i)))
 ///   over all pairs of rows of the batch with score_i > score_j (CoSENT: Su 2022; `CoSENTLoss`).
+/// - Texts with a label, [Row.Classify], of which a few of each are enough: the mean, over the texts of the batch with
+///   the same label, of the cross-entropy of that text among all others of the batch, for the scores s · ⟨a, b⟩
+///   (supervised contrastive loss: Khosla et al. 2020, equation 2; `SupConLoss` of setfit). A text whose label
+///   no other one has is only compared with.
 ///
 /// A batch that is larger is another loss, not only a smoother one; with gradient accumulation, only the rows of the
 /// same part are compared. With a mini-batch, a batch may exceed memory: its texts pass the model in parts of that
@@ -65,7 +69,8 @@ public record EmbedTask(Kind kind, double temperature, int miniBatch) implements
     public enum Kind {
         PAIRS("pairs of anchor and positive"),
         TRIPLETS("triplets with a negative"),
-        SCORES("pairs with a score");
+        SCORES("pairs with a score"),
+        LABELS("texts with a label");
 
         private final String title;
 
@@ -77,6 +82,7 @@ public record EmbedTask(Kind kind, double temperature, int miniBatch) implements
             return switch (row) {
                 case Pair pair -> pair.negative == null ? PAIRS : TRIPLETS;
                 case Row.Scored scored -> SCORES;
+                case Row.Classify labelled -> LABELS;
                 default ->
                     throw out.bad(
                             "a row of another form, " + row.getClass().getSimpleName() + ", among rows of task embed");
@@ -84,12 +90,20 @@ public record EmbedTask(Kind kind, double temperature, int miniBatch) implements
         }
 
         static Kind of(Example row) {
-            return row.texts().size() == 3 ? TRIPLETS : row.target().length == 1 ? SCORES : PAIRS;
+            return switch (row.texts().size()) {
+                case 1 -> LABELS;
+                case 2 -> row.target().length == 1 ? SCORES : PAIRS;
+                default -> TRIPLETS;
+            };
         }
 
         /// The number of texts of a row.
         int texts() {
-            return this == TRIPLETS ? 3 : 2;
+            return switch (this) {
+                case LABELS -> 1;
+                case PAIRS, SCORES -> 2;
+                case TRIPLETS -> 3;
+            };
         }
     }
 
@@ -118,17 +132,20 @@ public record EmbedTask(Kind kind, double temperature, int miniBatch) implements
 
     @Override
     public String form() {
-        return "{\"anchor\",\"positive\"}, {\"anchor\",\"positive\",\"negative\"} or"
-                + " {\"text\",\"text_pair\",\"score\"}";
+        return "{\"anchor\",\"positive\"}, {\"anchor\",\"positive\",\"negative\"},"
+                + " {\"text\",\"text_pair\",\"score\"} or {\"text\",\"label\"}";
     }
 
     @Override
     public List<String> fields() {
-        return List.of("anchor", "positive", "negative", "text", "text_pair", "score");
+        return List.of("anchor", "positive", "negative", "text", "text_pair", "score", "label");
     }
 
     @Override
     public Row row(Fields fields) {
+        if (fields.has("label") && !fields.has("anchor") && !fields.has("score")) {
+            return new Row.Classify(fields.text("text"), fields.label("label"));
+        }
         if (!fields.has("score")) {
             return new Pair(fields.text("anchor"), fields.text("positive"), fields.optional("negative"));
         }
@@ -183,11 +200,13 @@ public record EmbedTask(Kind kind, double temperature, int miniBatch) implements
 
     // ---- examples and batches
 
-    /// Each text of a row is an input of its own; the target of a row is its score, if it has one.
+    /// Each text of a row is an input of its own; the target of a row is its score, or the number of its label, if it
+    /// has one.
     @Override
     public Encoding encoding(Tokenizer tokenizer, Examples.Options options, @Nullable Labels labels) {
         LmTask.refuseConcatenation(this, options);
         return new Encoding() {
+            private final Map<String, Integer> numbers = new HashMap<>();
             private @Nullable Kind first;
 
             @Override
@@ -201,8 +220,12 @@ public record EmbedTask(Kind kind, double temperature, int miniBatch) implements
                 switch (row) {
                     case Pair(String anchor, String positive, String negative) ->
                         add(out, negative == null ? List.of(anchor, positive) : List.of(anchor, positive, negative));
+                    case Row.Classify(String text, String textPair, String label)
+                    when textPair == null ->
+                        add(out, List.of(text), numbers.computeIfAbsent(label, l -> numbers.size()));
                     case Row.Scored(String text, String textPair, double score)
                     when textPair != null -> add(out, List.of(text, textPair), Float.floatToIntBits((float) score));
+                    case Row.Classify two -> throw out.bad("a pair of texts with a label; task classify takes these");
                     default -> throw out.bad("a score without a second text");
                 }
             }
@@ -224,12 +247,16 @@ public record EmbedTask(Kind kind, double temperature, int miniBatch) implements
 
     /// For pairs, the index of each row's candidate, (rows), and what is added to the scores, (rows, candidates): 0, or
     /// a large negative number for a candidate that is left out. For scored pairs, the same for the differences (rows,
-    /// rows) of the CoSENT loss, and the scores, (rows).
+    /// rows) of the CoSENT loss, and the scores, (rows). For labels, what [#supervised] needs.
     @Override
     public Targets targets(Examples examples, int[] rows, int length) {
         List<Example> of = IntStream.of(rows).mapToObj(examples::row).toList();
         int n = rows.length;
-        if (Kind.of(of.getFirst()) != Kind.SCORES) {
+        Kind form = Kind.of(of.getFirst());
+        if (form == Kind.LABELS) {
+            return labelled(of.stream().mapToInt(row -> row.target()[0]).toArray());
+        }
+        if (form != Kind.SCORES) {
             int candidates = n * (of.getFirst().texts().size() - 1);
             return new Targets(
                     List.of(
@@ -248,6 +275,32 @@ public record EmbedTask(Kind kind, double temperature, int miniBatch) implements
             }
         }
         return new Targets(List.of(new Target.Floats(mask, n, n), new Target.Floats(scores, n)), n);
+    }
+
+    /// For labels: the first other text with the same label, or [Batch#IGNORE], (n); and (2, n, n) what is added to the
+    /// scores, which leaves out a text itself, and by what the scores are multiplied in the rest of the loss: the
+    /// cross-entropy of the first positive is (lse − its score), but wanted is (lse − the mean of all positives').
+    private static Targets labelled(int[] labels) {
+        int n = labels.length;
+        int[] first = new int[n];
+        float[] both = new float[2 * n * n];
+        int[][] positives = new int[n][];
+        int compared = 0;
+        for (int i = 0; i < n; i++) {
+            int own = i;
+            positives[i] = IntStream.range(0, n)
+                    .filter(j -> j != own && labels[j] == labels[own])
+                    .toArray();
+            compared += positives[i].length > 0 ? 1 : 0;
+        }
+        for (int i = 0; i < n; i++) {
+            both[i * n + i] = MASKED;
+            first[i] = positives[i].length == 0 ? Batch.IGNORE : positives[i][0];
+            for (int j : positives[i]) {
+                both[(n + i) * n + j] = (float) (((j == first[i] ? 1.0 : 0) - 1.0 / positives[i].length) / compared);
+            }
+        }
+        return new Targets(List.of(new Target.Ints(first, n), new Target.Floats(both, 2, n, n)), compared);
     }
 
     /// The candidates are all positives, then all negatives. Left out is what stands beside the same anchor in any row.
@@ -280,7 +333,7 @@ public record EmbedTask(Kind kind, double temperature, int miniBatch) implements
         for (int i = 0; i < kind.texts(); i++) {
             texts.add(new Example.Text(new int[length], null));
         }
-        return new Example(texts, new int[kind == Kind.SCORES ? 1 : 0], false);
+        return new Example(texts, new int[kind == Kind.SCORES || kind == Kind.LABELS ? 1 : 0], false);
     }
 
     @Override
@@ -336,6 +389,9 @@ public record EmbedTask(Kind kind, double temperature, int miniBatch) implements
     Tensor loss(Tensor vectors, Tensor first, Tensor second) {
         Tensor x = TextPooling.normalized(vectors);
         Tensor texts = x.reshape(first.shape().dim(0), -1, x.shape().dim(1));
+        if (second.shape().rank() == 3) {
+            return supervised(x, first, second);
+        }
         return first.dtype() == DType.I32
                 ? ranking(texts, first, second)
                 : cosent(text(texts, 0).mul(text(texts, 1)).sum(1), first);
@@ -357,6 +413,16 @@ public record EmbedTask(Kind kind, double temperature, int miniBatch) implements
                 : Functional.concat(List.of(text(texts, 1), text(texts, 2)), 0);
         Tensor scores = Functional.matmul(text(texts, 0), candidates, false, true);
         return Functional.crossEntropy(scores.scale(scale()).add(mask), labels, Batch.IGNORE);
+    }
+
+    /// The loss of texts with labels, see [#labelled].
+    private Tensor supervised(Tensor texts, Tensor labels, Tensor both) {
+        int n = labels.shape().dim(0);
+        Tensor scores = Functional.matmul(texts, texts, false, true).scale(scale());
+        Tensor mask = both.slice(0, 0, 1).reshape(n, n);
+        Tensor factors = both.slice(0, 1, 2).reshape(n, n);
+        return Functional.crossEntropy(scores.add(mask), labels, Batch.IGNORE)
+                .add(scores.mul(factors).sum());
     }
 
     /// log(1 + Σ exp(x)) is the cross-entropy of the first class for the logits 0, x.

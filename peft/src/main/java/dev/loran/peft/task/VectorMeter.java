@@ -1,6 +1,7 @@
 package dev.loran.peft.task;
 
 import dev.loran.peft.data.Batch;
+import dev.loran.peft.data.Example;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.Target;
 import dev.loran.peft.task.EmbedTask.Kind;
@@ -29,6 +30,9 @@ import java.util.stream.IntStream;
 ///
 /// Of equal cosines, those of other texts come first, so that vectors that are all the same find nothing.
 ///
+/// For texts with labels: the same, where each different text searches among all others, and should find those with its
+/// label; texts whose label no other one has do not search.
+///
 /// For scored pairs: the correlations of the cosines with the scores, `spearman` and `pearson`, as [RegressTask] has
 /// them.
 ///
@@ -48,6 +52,7 @@ final class VectorMeter implements Meter {
     private final double scale;
     private final int rows;
     private double loss;
+    private int terms;
 
     // Of pairs: the places of different texts, their vectors, and the positives of each anchor.
     private final Examples examples;
@@ -56,6 +61,11 @@ final class VectorMeter implements Meter {
     private final List<TreeSet<Integer>> relevant = new ArrayList<>();
     private final List<float[]> queries = new ArrayList<>();
     private final List<float[]> documents = new ArrayList<>();
+
+    // Of texts with labels: the label of each different text.
+    private final List<Integer> labels = new ArrayList<>();
+    /// The text that each query is.
+    private final List<Integer> searching = new ArrayList<>();
 
     // Of scored pairs.
     private final double[] cosines;
@@ -78,10 +88,10 @@ final class VectorMeter implements Meter {
         for (int t = 0; t < texts.length; t++) {
             texts[t] = unit(Arrays.copyOfRange(vectors, t * width, (t + 1) * width));
         }
-        if (kind == Kind.SCORES) {
-            addScored(batch, texts);
-        } else {
-            addPairs(batch, texts);
+        switch (kind) {
+            case SCORES -> addScored(batch, texts);
+            case LABELS -> addLabelled(batch, texts);
+            case PAIRS, TRIPLETS -> addPairs(batch, texts);
         }
     }
 
@@ -148,13 +158,17 @@ final class VectorMeter implements Meter {
                 cosines(from, d, Math.min(found, d + DOCUMENTS), near);
             }
             for (int q = from; q < to; q++) {
+                if (kind == Kind.LABELS) {
+                    // A text does not find itself.
+                    near[q - from][searching.get(q)] = Float.NEGATIVE_INFINITY;
+                }
                 measure(ranks(near[q - from], relevant.get(q)), sums);
             }
         }
         Map<String, Double> metrics = new LinkedHashMap<>();
         List<String> names = List.of(NDCG.name(), "mrr@10", "recall@1", "recall@10");
         for (int m = 0; m < sums.length; m++) {
-            metrics.put(names.get(m), sums[m] / queries.size());
+            metrics.put(names.get(m), sums[m] / Math.max(1, queries.size()));
         }
         return metrics;
     }
@@ -225,6 +239,55 @@ final class VectorMeter implements Meter {
         return (double) Arrays.stream(ranks).filter(rank -> rank <= depth).count() / ranks.length;
     }
 
+    // ---- texts with labels
+
+    private void addLabelled(Batch batch, double[][] texts) {
+        int n = texts.length;
+        int[] own = new int[n];
+        for (int i = 0; i < n; i++) {
+            Example row = examples.row(batch.rows()[i]);
+            own[i] = row.target()[0];
+            if (place(EmbedTask.ids(row, 0), texts[i], positives, documents) == labels.size()) {
+                labels.add(own[i]);
+            }
+        }
+        for (int i = 0; i < n; i++) {
+            int text = i;
+            int[] others = IntStream.range(0, n).filter(j -> j != text).toArray();
+            double[] scores = Arrays.stream(others)
+                    .mapToDouble(j -> scale * dot(texts[text], texts[j]))
+                    .toArray();
+            double[] wanted = IntStream.range(0, others.length)
+                    .filter(k -> own[others[k]] == own[text])
+                    .mapToDouble(k -> scores[k])
+                    .toArray();
+            if (wanted.length > 0) {
+                loss += logSumExp(scores) - Arrays.stream(wanted).sum() / wanted.length;
+                terms++;
+            }
+        }
+    }
+
+    /// Lets each text search whose label another one has.
+    private void search() {
+        queries.clear();
+        relevant.clear();
+        searching.clear();
+        for (int q = 0; q < documents.size(); q++) {
+            TreeSet<Integer> same = new TreeSet<>();
+            for (int d = 0; d < documents.size(); d++) {
+                if (d != q && labels.get(d).equals(labels.get(q))) {
+                    same.add(d);
+                }
+            }
+            if (!same.isEmpty()) {
+                queries.add(documents.get(q));
+                relevant.add(same);
+                searching.add(q);
+            }
+        }
+    }
+
     // ---- scored pairs
 
     private void addScored(Batch batch, double[][] texts) {
@@ -245,6 +308,10 @@ final class VectorMeter implements Meter {
 
     @Override
     public Evaluation evaluation() {
+        if (kind == Kind.LABELS) {
+            search();
+            return new Evaluation(rows, loss / Math.max(1, terms), retrieval(), NDCG);
+        }
         if (kind != Kind.SCORES) {
             return new Evaluation(rows, loss / rows, retrieval(), NDCG);
         }

@@ -95,8 +95,8 @@ class EmbedCommandTest extends CommandLineTest {
         assertRefused(
                 eval("--model", encoder, "--adapter", run, "--data", train),
                 "loran: " + train + ":1: field \"anchor\" is missing, found \"title\", \"body\"; a row of task embed is"
-                        + " {\"anchor\",\"positive\"}, {\"anchor\",\"positive\",\"negative\"} or"
-                        + " {\"text\",\"text_pair\",\"score\"}");
+                        + " {\"anchor\",\"positive\"}, {\"anchor\",\"positive\",\"negative\"},"
+                        + " {\"text\",\"text_pair\",\"score\"} or {\"text\",\"label\"}");
     }
 
     @Test
@@ -187,7 +187,7 @@ class EmbedCommandTest extends CommandLineTest {
         assertRefused(
                 train("--task", "embed", "--pooling", "pooler"),
                 "loran: " + train + ":1: field \"anchor\" is missing, found \"title\", \"body\"; a row of task embed is"
-                        + " {\"anchor\",\"positive\"}, {\"anchor\",\"positive\",\"negative\"} or"
-                        + " {\"text\",\"text_pair\",\"score\"}");
+                        + " {\"anchor\",\"positive\"}, {\"anchor\",\"positive\",\"negative\"},"
+                        + " {\"text\",\"text_pair\",\"score\"} or {\"text\",\"label\"}");
     }
 }

@@ -15,6 +15,7 @@ import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.DataLoader;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.Row;
+import dev.loran.peft.data.Row.Classify;
 import dev.loran.peft.data.Row.Scored;
 import dev.loran.peft.data.TinyTokenizers;
 import dev.loran.peft.data.Tokenizer;
@@ -53,7 +54,8 @@ class EmbeddingsTest {
     @TempDir
     Path folder;
 
-    /// @param form 2: the positive is about the last word of the anchor; 3: a negative is not; 0: scores for that
+    /// @param form 2: the positive is about the last word of the anchor; 3: a negative is not; 0: scores for that; 1: the
+    ///     last word is the label
     private static Examples examples(int n, int form, long seed) {
         Random random = new Random(seed);
         List<Row> rows = new ArrayList<>();
@@ -63,9 +65,11 @@ class EmbeddingsTest {
             String anchor = "query ".repeat(random.nextInt(3)) + other + " : " + last;
             boolean fits = random.nextBoolean();
             rows.add(
-                    form == 0
-                            ? new Scored(anchor, fits ? last : other, fits ? 1 : random.nextInt(3) / 4.0)
-                            : new Pair(anchor, last, form == 3 ? other : null));
+                    switch (form) {
+                        case 0 -> new Scored(anchor, fits ? last : other, fits ? 1 : random.nextInt(3) / 4.0);
+                        case 1 -> new Classify(anchor.replace(other + " :", "red"), last);
+                        default -> new Pair(anchor, last, form == 3 ? other : null);
+                    });
         }
         return examples(rows);
     }
@@ -106,6 +110,7 @@ class EmbeddingsTest {
                 new Case(LoraConfig.defaults(), Pooling.MEAN, 2),
                 new Case(LoraConfig.defaults(), Pooling.MAX, 3),
                 new Case(LoraConfig.defaults(), Pooling.LAST, 0),
+                new Case(LoraConfig.defaults(), Pooling.MEAN, 1),
                 new Case(LoraConfig.defaults(), Pooling.MEAN, 3).withMiniBatch(7));
     }
 
@@ -206,6 +211,7 @@ class EmbeddingsTest {
             case PAIRS -> new Pair("red shoes", "buy shoes", null);
             case TRIPLETS -> new Pair("red shoes", "buy shoes", "red online");
             case SCORES -> new Scored("red shoes", "buy shoes", 0.5);
+            case LABELS -> new Classify("red shoes", "shoes");
         };
         Examples rows = examples(Collections.nCopies(24, row));
         TrainerConfig config = CONFIG.withSteps(5);
