@@ -144,7 +144,7 @@ public record EmbedTask(Kind kind, double temperature, int miniBatch) implements
     @Override
     public Row row(Fields fields) {
         if (fields.has("label") && !fields.has("anchor") && !fields.has("score")) {
-            return new Row.Classify(fields.text("text"), fields.label("label"));
+            return new Row.Classify(fields.text("text"), fields.optional("text_pair"), fields.label("label"));
         }
         if (!fields.has("score")) {
             return new Pair(fields.text("anchor"), fields.text("positive"), fields.optional("negative"));

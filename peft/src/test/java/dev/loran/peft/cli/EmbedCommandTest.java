@@ -184,6 +184,11 @@ class EmbedCommandTest extends CommandLineTest {
         assertRefused(
                 train("--task", "embed", "--train", number),
                 "loran: " + number + ":1: field \"score\" must be a number, found string");
+        Path pair = Files.writeString(
+                folder.resolve("pair.jsonl"), "{\"text\":\"red\",\"text_pair\":\"shoes\",\"label\":\"color\"}");
+        assertRefused(
+                train("--task", "embed", "--train", pair),
+                "loran: " + pair + ":1: a pair of texts with a label; task classify takes these");
         assertRefused(
                 train("--task", "embed", "--pooling", "pooler"),
                 "loran: " + train + ":1: field \"anchor\" is missing, found \"title\", \"body\"; a row of task embed is"
