@@ -241,6 +241,13 @@ public final class GemmSimd {
             if (copies) {
                 left = copyRows(workspace, left, alpha);
             }
+            if (FmaTiles.available()) {
+                for (int panel = part.panel; panel < part.panelEnd; panel++) {
+                    FmaTiles.product(workspace, c, left, b, panel, block, onto);
+                }
+                onto = true;
+                continue;
+            }
             for (int panel = part.panel; panel < part.panelEnd; panel += RUN) {
                 int end = Math.min(part.panelEnd, panel + RUN);
                 for (int row = 0; row < rows; row += GemmTiles.ROWS) {

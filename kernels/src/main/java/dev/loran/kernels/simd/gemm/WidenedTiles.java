@@ -65,6 +65,10 @@ public final class WidenedTiles implements Bf16Tiles {
         float[] tile = workspace.tile();
         GemmPanels panel = GemmPanels.one(wide, b.k(), c.cols());
         Operand left = new Operand(a.memory(), a.offset(), (int) (a.stride() / 4), false, rows, b.k());
+        if (FmaTiles.available()) {
+            FmaTiles.product(workspace, c, left, panel, 0, 0, onto);
+            return;
+        }
         for (int i = 0; i < rows; i += GemmTiles.ROWS) {
             GemmTiles.product(tile, c, left, i, panel, 0, 0, onto);
         }

@@ -1,11 +1,11 @@
 package dev.loran.kernels.simd.machine;
 
-import java.io.ByteArrayOutputStream;
+import java.util.Arrays;
 
 /// Emits the few x86-64 instructions that the Vector API cannot express, and those needed for loops around them.
 ///
-/// General-purpose registers have names; vector registers are numbers 0 … 31 and, except in [#storeHalf], 512 bits
-/// wide; tiles are numbers 0 … 7. A memory operand is `[base + index · scale + displacement]`. **Source**: Intel 64 and
+/// General-purpose registers have names. Vector registers are numbers 0 … 31 and, except in [#storeHalf], 512 bits wide;
+/// in the methods whose names end in 256, they are numbers 0 … 15 and 256 bits wide (AVX2). Tiles are numbers 0 … 7. A memory operand is `[base + index · scale + displacement]`. **Source**: Intel 64 and
 /// IA-32 Architectures Software Developer's Manual, volume 1, chapter 18 (tiles), and volume 2, chapters 2 (prefixes)
 /// and 3 to 5 (instructions).
 public final class Assembler {
@@ -60,7 +60,8 @@ public final class Assembler {
     private static final int BITS_256 = 1;
     private static final int BITS_512 = 2;
 
-    private final ByteArrayOutputStream code = new ByteArrayOutputStream();
+    private byte[] code = new byte[1024];
+    private int size;
 
     private static int number(Gp register) {
         return switch (register) {
@@ -80,17 +81,20 @@ public final class Assembler {
     }
 
     public byte[] bytes() {
-        return code.toByteArray();
+        return Arrays.copyOf(code, size);
     }
 
     /// The position of the next instruction, used as a label to jump back to.
     public int here() {
-        return code.size();
+        return size;
     }
 
     private void emit(int... bytes) {
         for (int b : bytes) {
-            code.write(b);
+            if (size == code.length) {
+                code = Arrays.copyOf(code, 2 * size);
+            }
+            code[size++] = (byte) b;
         }
     }
 
@@ -186,6 +190,50 @@ public final class Assembler {
         }
     }
 
+    // ---- vectors of AVX2
+
+    /// y = 0.
+    public void zero256(int y) {
+        vex256(P_NONE, MAP_0F, 0x57, y, y, y);
+    }
+
+    /// y = 8 floats.
+    public void load256(int y, Mem from) {
+        vex256(P_NONE, MAP_0F, 0x10, y, 0, from);
+    }
+
+    /// 8 floats = y.
+    public void store256(Mem to, int y) {
+        vex256(P_NONE, MAP_0F, 0x11, y, 0, to);
+    }
+
+    /// Every float of y = the float in memory.
+    public void broadcast256(int y, Mem from) {
+        vex256(P_66, MAP_0F38, 0x18, y, 0, from);
+    }
+
+    /// sum = x + 8 floats in memory.
+    public void add256(int sum, int x, Mem from) {
+        vex256(P_NONE, MAP_0F, 0x58, sum, x, from);
+    }
+
+    /// acc += x · y, rounded once.
+    public void multiplyAdd256(int acc, int x, int y) {
+        vex256(P_66, MAP_0F38, 0xb8, acc, x, y);
+    }
+
+    private void vex256(int prefix, int map, int opcode, int reg, int vvvv, int rm) {
+        emit(0xc4, (~reg >> 3 & 1) << 7 | 0x40 | (~rm >> 3 & 1) << 5 | map, (~vvvv & 15) << 3 | 4 | prefix, opcode);
+        emit(0xc0 | (reg & 7) << 3 | rm & 7);
+    }
+
+    private void vex256(int prefix, int map, int opcode, int reg, int vvvv, Mem mem) {
+        int x = mem.indexNumber() >> 3;
+        int b = number(mem.base()) >> 3;
+        emit(0xc4, (~reg >> 3 & 1) << 7 | (x ^ 1) << 6 | (b ^ 1) << 5 | map, (~vvvv & 15) << 3 | 4 | prefix, opcode);
+        operand(reg, mem);
+    }
+
     // ---- tiles
 
     /// Loads the sizes of all tiles from 64 bytes of memory, and sets all tiles to zero.
@@ -267,6 +315,28 @@ public final class Assembler {
     /// register -= 1, setting the zero flag if the result is 0.
     public void decrement(Gp register) {
         emit(0x48 | number(register) >> 3, 0xff, 0xc8 | number(register) & 7);
+    }
+
+    /// Brings the cache line with this address into the first-level cache.
+    public void prefetch(Mem line) {
+        if ((number(line.base()) | line.indexNumber()) > 7) {
+            emit(0x40 | line.indexNumber() >> 3 << 1 | number(line.base()) >> 3);
+        }
+        emit(0x0f, 0x18);
+        operand(1, line);
+    }
+
+    /// Jumps over what `body` emits if the register is zero.
+    public void unlessZero(Gp register, Runnable body) {
+        int r = number(register);
+        emit(0x48 | r >> 3 << 2 | r >> 3, 0x85, 0xc0 | (r & 7) << 3 | r & 7, 0x0f, 0x84);
+        emitInt(0);
+        int from = size;
+        body.run();
+        int to = size;
+        size = from - 4;
+        emitInt(to - from);
+        size = to;
     }
 
     /// Jumps back to `label` unless the last [#decrement] resulted in zero.
