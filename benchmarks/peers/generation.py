@@ -74,11 +74,13 @@ def case(folder, family, method, penalty):
     raise SystemExit(f"{family}/{method}: no prompts whose answers rounding leaves alone")
 
 
-def distribution(seed, penalty, temperature, top_k, top_p):
+def distribution(seed, penalty, temperature, top_k, top_p, encoder_penalty=1.0):
     draw = torch.Generator().manual_seed(seed)
     logits = torch.randn(1, 33, generator=draw) * 2
     seen = torch.randint(0, 33, (1, 7), generator=draw)
-    scores = processors.RepetitionPenaltyLogitsProcessor(penalty)(seen, logits)
+    prompt = seen[:, :4]
+    scores = processors.EncoderRepetitionPenaltyLogitsProcessor(encoder_penalty, prompt)(seen, logits)
+    scores = processors.RepetitionPenaltyLogitsProcessor(penalty)(seen, scores)
     scores = processors.TemperatureLogitsWarper(temperature)(seen, scores)
     if top_k > 0:
         scores = processors.TopKLogitsWarper(top_k)(seen, scores)
@@ -86,11 +88,13 @@ def distribution(seed, penalty, temperature, top_k, top_p):
         scores = processors.TopPLogitsWarper(top_p)(seen, scores)
     return {
         "repetition_penalty": penalty,
+        "encoder_repetition_penalty": encoder_penalty,
         "temperature": temperature,
         "top_k": top_k,
         "top_p": top_p,
         "logits": logits[0].tolist(),
         "seen": seen[0].tolist(),
+        "prompt": prompt[0].tolist(),
         "probabilities": scores.double().softmax(-1)[0].tolist(),
     }
 
@@ -110,6 +114,9 @@ def main():
         (1.3, 0.9, 7, 0.6),
         (0.8, 1.0, 0, 0.05),
         (1.2, 2.0, 100, 0.95),
+        (1.0, 1.0, 0, 1.0, 1.15),
+        (1.3, 0.8, 20, 0.9, 1.5),
+        (1.0, 1.0, 0, 1.0, 0.7),
     ]
     distributions = [distribution(seed, *s) for seed, s in enumerate(settings)]
     facts = {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__}

@@ -1,6 +1,7 @@
 package dev.loran.peft.cli;
 
 import dev.loran.peft.data.Catalogue;
+import dev.loran.peft.generation.GenerationConfig;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.RunFolder;
@@ -10,7 +11,7 @@ import java.nio.file.Path;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Option;
 
-/// The options of the commands that use a trained adapter: which one, and how long a text it may generate.
+/// The options of the commands that use a trained adapter: which one, and how it generates texts.
 final class AdapterOptions {
     @Option(
             names = "--adapter",
@@ -27,12 +28,22 @@ final class AdapterOptions {
                     + "(no limit)")
     private @Nullable Integer maxChars;
 
-    /// The most characters of a generated text; 0 for no limit.
-    int maxChars() {
+    @Option(
+            names = "--encoder-repetition-penalty",
+            paramLabel = "X",
+            description =
+                    "generate: above 1, tokens of the prompt become more likely, so that a text keeps to its words, "
+                            + "such as 1.15 (${DEFAULT-VALUE})")
+    private double encoderRepetitionPenalty = 1;
+
+    /// How texts are generated: the likeliest token each time, at most `tokens`, and as these options say.
+    GenerationConfig generation(int tokens) {
         if (maxChars != null && maxChars < 1) {
             throw new InputException("--max-chars " + maxChars + " must be at least 1");
         }
-        return maxChars == null ? 0 : maxChars;
+        return GenerationConfig.greedy(tokens)
+                .withMaxChars(maxChars == null ? 0 : maxChars)
+                .withEncoderRepetitionPenalty(encoderRepetitionPenalty);
     }
 
     /// The name of the adapter or model for messages.

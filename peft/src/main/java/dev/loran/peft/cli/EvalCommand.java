@@ -192,6 +192,6 @@ final class EvalCommand implements Callable<Integer> {
                 open.model().facts().maxPositions() - virtualTokens,
                 model.batchSize(),
                 maxNewTokens == null ? 0 : maxNewTokens,
-                trained.maxChars()));
+                trained.generation(1)));
     }
 }

@@ -166,10 +166,9 @@ final class GenerateCommand implements Callable<Integer> {
     }
 
     private GenerationConfig config(int most) {
-        GenerationConfig config = GenerationConfig.greedy(most)
+        GenerationConfig config = trained.generation(most)
                 .withRepetitionPenalty(repetitionPenalty)
-                .withStopStrings(stop)
-                .withMaxChars(trained.maxChars());
+                .withStopStrings(stop);
         boolean said = temperature != null || topK != null || topP != null;
         if (!said || temperature != null && temperature == 0) {
             return config;

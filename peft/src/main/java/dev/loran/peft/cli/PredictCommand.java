@@ -177,8 +177,7 @@ final class PredictCommand implements Callable<Integer> {
 
     private ObjectNode answer(OpenModel open, TaskCard card, int positions) {
         int most = maxNewTokens == null ? positions : maxNewTokens;
-        GenerationConfig config =
-                card.task().ending(GenerationConfig.greedy(most).withMaxChars(trained.maxChars()), open.tokenizer());
+        GenerationConfig config = card.task().ending(trained.generation(most), open.tokenizer());
         return write(card.maxLength(), each -> {
             Prompts prompts = new Prompts(open, card, config, positions, each);
             Runnable chats = () -> files.rows(data, Part.TEST, Part.VALIDATION)

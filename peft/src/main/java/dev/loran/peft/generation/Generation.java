@@ -169,6 +169,7 @@ public final class Generation {
 
     /// A prompt and the tokens that follow it.
     private final class Row {
+        private final BitSet prompt = new BitSet();
         private final BitSet seen = new BitSet();
         private final int[] ids;
         private final SplittableRandom random;
@@ -176,15 +177,17 @@ public final class Generation {
         /// The limit of tokens, until something else ends the answer.
         private End end = End.TOKENS;
 
-        Row(int[] prompt, int[] ids, SplittableRandom random) {
+        Row(int[] text, int[] ids, SplittableRandom random) {
             this.ids = ids;
             this.random = random;
-            Arrays.stream(prompt).forEach(seen::set);
+            Arrays.stream(text).forEach(prompt::set);
+            seen.or(prompt);
         }
 
         /// Chooses the next token from `logits` (V), which are overwritten; further tokens of a finished answer are
         /// discarded.
         int[] next(float[] logits) {
+            penalise(logits, prompt, 1 / config.encoderRepetitionPenalty());
             int token = choose(logits, seen, config, random);
             seen.set(token);
             if (end != End.TOKENS) {

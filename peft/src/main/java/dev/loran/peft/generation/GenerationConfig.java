@@ -15,6 +15,9 @@ import java.util.List;
 /// @param repetitionPenalty divides the logits of tokens that are already in the text, including the prompt, if they
 ///     are positive, and multiplies them if they are negative; 1 for none. **Paper**: Keskar et al., "CTRL", 2019,
 ///     section 4.1
+/// @param encoderRepetitionPenalty multiplies the logits of tokens that are in the prompt if they are positive, and
+///     divides them if they are negative: above 1, an answer keeps to the words of its prompt; 1 for none. It is applied
+///     before the other penalty
 /// @param eosTokenIds tokens that end an answer and are not part of it
 /// @param stopStrings strings that end an answer, which is cut before them
 /// @param maxChars the most characters of an answer, in Unicode code points, without the white space around it; a
@@ -27,6 +30,7 @@ public record GenerationConfig(
         int topK,
         double topP,
         double repetitionPenalty,
+        double encoderRepetitionPenalty,
         List<Integer> eosTokenIds,
         List<String> stopStrings,
         int maxChars,
@@ -42,6 +46,11 @@ public record GenerationConfig(
         check(topK >= 0, "topK", topK, "at least 1, or 0 for all tokens");
         check(topP > 0 && topP <= 1, "topP", topP, "above 0 and at most 1");
         check(repetitionPenalty > 0 && repetitionPenalty < 1e6, "repetitionPenalty", repetitionPenalty, "positive");
+        check(
+                encoderRepetitionPenalty > 0 && encoderRepetitionPenalty < 1e6,
+                "encoderRepetitionPenalty",
+                encoderRepetitionPenalty,
+                "positive");
         check(maxChars >= 0, "maxChars", maxChars, "at least 1, or 0 for no limit");
         check(stopStrings.stream().noneMatch(String::isEmpty), "stopStrings", stopStrings, "without empty ones");
         eosTokenIds = List.copyOf(eosTokenIds);
@@ -56,7 +65,7 @@ public record GenerationConfig(
 
     /// Always takes the most likely token.
     public static GenerationConfig greedy(int maxNewTokens) {
-        return new GenerationConfig(maxNewTokens, false, 1, 50, 1, 1, List.of(), List.of(), 0, 42);
+        return new GenerationConfig(maxNewTokens, false, 1, 50, 1, 1, 1, List.of(), List.of(), 0, 42);
     }
 
     /// Samples each token.
@@ -68,6 +77,7 @@ public record GenerationConfig(
                 newTopK,
                 newTopP,
                 repetitionPenalty,
+                encoderRepetitionPenalty,
                 eosTokenIds,
                 stopStrings,
                 maxChars,
@@ -76,22 +86,77 @@ public record GenerationConfig(
 
     public GenerationConfig withMaxNewTokens(int tokens) {
         return new GenerationConfig(
-                tokens, doSample, temperature, topK, topP, repetitionPenalty, eosTokenIds, stopStrings, maxChars, seed);
+                tokens,
+                doSample,
+                temperature,
+                topK,
+                topP,
+                repetitionPenalty,
+                encoderRepetitionPenalty,
+                eosTokenIds,
+                stopStrings,
+                maxChars,
+                seed);
     }
 
     public GenerationConfig withRepetitionPenalty(double penalty) {
         return new GenerationConfig(
-                maxNewTokens, doSample, temperature, topK, topP, penalty, eosTokenIds, stopStrings, maxChars, seed);
+                maxNewTokens,
+                doSample,
+                temperature,
+                topK,
+                topP,
+                penalty,
+                encoderRepetitionPenalty,
+                eosTokenIds,
+                stopStrings,
+                maxChars,
+                seed);
+    }
+
+    public GenerationConfig withEncoderRepetitionPenalty(double penalty) {
+        return new GenerationConfig(
+                maxNewTokens,
+                doSample,
+                temperature,
+                topK,
+                topP,
+                repetitionPenalty,
+                penalty,
+                eosTokenIds,
+                stopStrings,
+                maxChars,
+                seed);
     }
 
     public GenerationConfig withEosTokenIds(List<Integer> ids) {
         return new GenerationConfig(
-                maxNewTokens, doSample, temperature, topK, topP, repetitionPenalty, ids, stopStrings, maxChars, seed);
+                maxNewTokens,
+                doSample,
+                temperature,
+                topK,
+                topP,
+                repetitionPenalty,
+                encoderRepetitionPenalty,
+                ids,
+                stopStrings,
+                maxChars,
+                seed);
     }
 
     public GenerationConfig withStopStrings(List<String> texts) {
         return new GenerationConfig(
-                maxNewTokens, doSample, temperature, topK, topP, repetitionPenalty, eosTokenIds, texts, maxChars, seed);
+                maxNewTokens,
+                doSample,
+                temperature,
+                topK,
+                topP,
+                repetitionPenalty,
+                encoderRepetitionPenalty,
+                eosTokenIds,
+                texts,
+                maxChars,
+                seed);
     }
 
     public GenerationConfig withMaxChars(int characters) {
@@ -102,6 +167,7 @@ public record GenerationConfig(
                 topK,
                 topP,
                 repetitionPenalty,
+                encoderRepetitionPenalty,
                 eosTokenIds,
                 stopStrings,
                 characters,

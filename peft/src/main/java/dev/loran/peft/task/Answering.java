@@ -3,6 +3,7 @@ package dev.loran.peft.task;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.Row;
 import dev.loran.peft.data.Tokenizer;
+import dev.loran.peft.generation.GenerationConfig;
 import dev.loran.peft.model.Model;
 import java.util.List;
 
@@ -14,7 +15,7 @@ import java.util.List;
 /// @param positions the number of positions of the model that are available for text
 /// @param batchSize prompts per batch
 /// @param maxNewTokens the most tokens of an answer; 0 for as many as the longest target has
-/// @param maxChars the most characters of an answer, see [dev.loran.peft.generation.GenerationConfig]; 0 for no limit
+/// @param generation how they are generated, but for the number of tokens
 public record Answering(
         Model model,
         Tokenizer tokenizer,
@@ -23,4 +24,4 @@ public record Answering(
         int positions,
         int batchSize,
         int maxNewTokens,
-        int maxChars) {}
+        GenerationConfig generation) {}

@@ -368,8 +368,7 @@ public record ChatTask() implements CausalTask {
             references.add(chat.text(chat.lastAnswer()));
         }
         GenerationConfig config = ending(
-                GenerationConfig.greedy(with.maxNewTokens() > 0 ? with.maxNewTokens() : longest)
-                        .withMaxChars(with.maxChars()),
+                with.generation().withMaxNewTokens(with.maxNewTokens() > 0 ? with.maxNewTokens() : longest),
                 with.tokenizer());
         return GenerateTask.measured(with, prompts, references, config);
     }

@@ -153,9 +153,8 @@ public record GenerateTask() implements CausalTask {
     @Override
     public Map<String, Double> answers(Answering with) {
         Examples rows = with.examples();
-        GenerationConfig config = GenerationConfig.greedy(
-                        with.maxNewTokens() > 0 ? with.maxNewTokens() : longestTarget(rows))
-                .withMaxChars(with.maxChars());
+        GenerationConfig config =
+                with.generation().withMaxNewTokens(with.maxNewTokens() > 0 ? with.maxNewTokens() : longestTarget(rows));
         List<int[]> prompts = IntStream.range(0, rows.size())
                 .mapToObj(row -> Arrays.copyOf(rows.ids(row), promptLength(rows, row)))
                 .toList();
@@ -182,7 +181,7 @@ public record GenerateTask() implements CausalTask {
                         .average()
                         .orElse(0));
         metrics.put("ended", share(answers, end -> end == Generation.End.TOKEN));
-        if (with.maxChars() > 0) {
+        if (with.generation().maxChars() > 0) {
             metrics.put("within_limit", share(answers, end -> end != Generation.End.CHARACTERS));
         }
         return metrics;

@@ -84,6 +84,10 @@ class GenerationTest {
             }
             BitSet seen = new BitSet();
             d.get("seen").forEach(id -> seen.set(id.intValue()));
+            BitSet prompt = new BitSet();
+            d.get("prompt").forEach(id -> prompt.set(id.intValue()));
+            Generation.penalise(
+                    logits, prompt, 1 / d.get("encoder_repetition_penalty").doubleValue());
             Generation.penalise(logits, seen, d.get("repetition_penalty").doubleValue());
             GenerationConfig config = GenerationConfig.greedy(1)
                     .withSampling(
@@ -127,6 +131,30 @@ class GenerationTest {
                         .map(j -> lists.get(i).get(j).intValue())
                         .toArray());
         return all;
+    }
+
+    @Test
+    void encoderRepetitionPenaltyKeepsToThePrompt() throws URISyntaxException {
+        try (Backend backend = Backends.best();
+                Model model = HfModels.load(fixtures().resolve("hf/llama/base"), backend)) {
+            model.train(false);
+            int[][] prompts = {{5, 17, 40, 61, 77, 93}, {12, 13, 31, 32, 55, 56, 90, 91}};
+            GenerationConfig config = GenerationConfig.greedy(12);
+            assertThat(ofPrompts(prompts, Generation.tokens(model, prompts, config)))
+                    .isLessThan(12);
+            // A factor so high that any logit of the prompts' tokens that is positive exceeds all others.
+            assertThat(ofPrompts(prompts, Generation.tokens(model, prompts, config.withEncoderRepetitionPenalty(1e5))))
+                    .isEqualTo(24);
+        }
+    }
+
+    /// The number of tokens of the answers that are in their prompts.
+    private static long ofPrompts(int[][] prompts, List<int[]> answers) {
+        return IntStream.range(0, prompts.length)
+                .mapToLong(i -> Arrays.stream(answers.get(i))
+                        .filter(id -> Arrays.stream(prompts[i]).anyMatch(p -> p == id))
+                        .count())
+                .sum();
     }
 
     // ---- sampling
@@ -405,6 +433,8 @@ class GenerationTest {
                 .hasMessage("topP is 0.0, must be above 0 and at most 1");
         assertThatThrownBy(() -> config.withSampling(1, 1, 1.5, 1))
                 .hasMessage("topP is 1.5, must be above 0 and at most 1");
+        assertThatThrownBy(() -> config.withEncoderRepetitionPenalty(-1.15))
+                .hasMessage("encoderRepetitionPenalty is -1.15, must be positive");
         assertThatThrownBy(() -> config.withRepetitionPenalty(0))
                 .hasMessage("repetitionPenalty is 0.0, must be positive");
         assertThatThrownBy(() -> config.withStopStrings(List.of("a", "")))
