@@ -207,7 +207,8 @@ class GuidesTest {
                 new RerankTask(),
                 new GenerateTask(),
                 new ChatTask(),
-                new PreferTask());
+                new PreferTask(),
+                new PreferTask(PreferTask.Loss.KTO, 0.1, 0));
         assertThat(rows).hasSameSizeAs(tasks);
         for (int i = 0; i < rows.size(); i++) {
             byte[] file = rows.get(i).getBytes(StandardCharsets.UTF_8);

@@ -63,6 +63,8 @@ final class PretrainCommand extends TrainCommand {
             "--loss",
             "--beta",
             "--label-smoothing",
+            "--desirable-weight",
+            "--undesirable-weight",
             "--temperature",
             "--mini-batch",
             "--set");

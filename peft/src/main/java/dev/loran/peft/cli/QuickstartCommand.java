@@ -85,6 +85,8 @@ final class QuickstartCommand implements Callable<Integer> {
                         "--loss",
                         "--beta",
                         "--label-smoothing",
+                        "--desirable-weight",
+                        "--undesirable-weight",
                         "--temperature",
                         "--mini-batch"));
     }

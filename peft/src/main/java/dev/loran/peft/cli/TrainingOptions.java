@@ -129,7 +129,8 @@ final class TrainingOptions {
     @Option(
             names = "--loss",
             paramLabel = "L",
-            description = "prefer: dpo, or ipo, whose answers count by their mean token (dpo)")
+            description = "prefer: dpo; ipo, whose answers count by their mean token; or kto, for answers that were "
+                    + "judged one by one (dpo)")
     @Nullable
     String loss;
 
@@ -146,6 +147,20 @@ final class TrainingOptions {
             description = "prefer: the share of rows assumed to prefer the wrong answer, below 0.5 (0)")
     @Nullable
     String labelSmoothing;
+
+    @Option(
+            names = "--desirable-weight",
+            paramLabel = "X",
+            description = "prefer with kto: how much an answer counts that is desirable (1)")
+    @Nullable
+    String desirableWeight;
+
+    @Option(
+            names = "--undesirable-weight",
+            paramLabel = "X",
+            description = "prefer with kto: how much one counts that is not (1)")
+    @Nullable
+    String undesirableWeight;
 
     @Option(
             names = "--temperature",
@@ -180,6 +195,8 @@ final class TrainingOptions {
         putIfGiven(settings, "loss", loss);
         putIfGiven(settings, "beta", beta);
         putIfGiven(settings, "label_smoothing", labelSmoothing);
+        putIfGiven(settings, "desirable_weight", desirableWeight);
+        putIfGiven(settings, "undesirable_weight", undesirableWeight);
         putIfGiven(settings, "temperature", temperature);
         putIfGiven(settings, "mini_batch", miniBatch);
         return Task.named(name).with(settings);

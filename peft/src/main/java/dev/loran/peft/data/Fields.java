@@ -112,6 +112,25 @@ public final class Fields {
         return value.doubleValue();
     }
 
+    /// True or false, or 1 or 0.
+    public boolean flag(String field) {
+        JsonNode value = required(field);
+        String text = isText ? value.asText().strip().toLowerCase(Locale.ROOT) : value.asText();
+        if (value.isBoolean() || value.isIntegralNumber() || isText) {
+            switch (text) {
+                case "true", "1" -> {
+                    return true;
+                }
+                case "false", "0" -> {
+                    return false;
+                }
+                default -> {}
+            }
+        }
+        throw bad("field \"" + field + "\" must be true or false, found "
+                + (value.isIntegralNumber() || isText ? text : kind(value)));
+    }
+
     /// A list of strings.
     public List<String> strings(String field) {
         JsonNode value = parsed(required(field));

@@ -1,6 +1,7 @@
 package dev.loran.peft.task;
 
 import dev.loran.engine.Tensor;
+import dev.loran.engine.functional.Functional;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.Encoding;
 import dev.loran.peft.data.Example;
@@ -12,12 +13,14 @@ import dev.loran.peft.data.Target;
 import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Losses;
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
 import java.util.Objects;
+import java.util.OptionalDouble;
 import java.util.function.UnaryOperator;
 import org.jspecify.annotations.Nullable;
 
@@ -33,22 +36,43 @@ import org.jspecify.annotations.Nullable;
 ///   Theoretical Paradigm to Understand Learning from Human Preferences", 2023, equation 17; the division is that of
 ///   TRL's `DPOTrainer`.
 ///
-/// An answer's reward is β · r. The target of an example is the length of its prompt, followed by the reference
-/// log-probabilities of both answers.
+/// - [Loss#KTO], for answers that were judged one by one, [Judgement]: λ · σ(∓β · (r − z)), − for an answer that is
+///   desirable and + for one that is not, each with a λ of its own. The reference point z = max(0, mean of r' over the
+///   batch) estimates how far the model has moved from the reference: r' is that of the same prompts with answers to
+///   others. Nothing is learned from it. **Paper**: Ethayarajh et al., "KTO: Model Alignment as Prospect Theoretic
+///   Optimization", 2024, equations 7 and 8, less the constant λ.
+///
+/// An answer's reward is β · r. The target of an example is the length of its prompt, for KTO then 1 for an answer that
+/// is desirable or 0, followed by the reference log-probabilities of both its texts: the two answers, or for KTO the
+/// answer and one to another prompt.
 ///
 /// @param beta β: the larger, the closer the model stays to the reference
 /// @param labelSmoothing ε, from 0 to below 0.5
-public record PreferTask(Loss loss, double beta, double labelSmoothing) implements Task {
+/// @param desirableWeight λ of answers that are desirable
+/// @param undesirableWeight λ of answers that are not
+public record PreferTask(
+        Loss loss, double beta, double labelSmoothing, double desirableWeight, double undesirableWeight)
+        implements Task {
     private static final Metric ACCURACY = new Metric("reward_accuracy", true);
+    private static final String MARGIN = "reward_margin";
+    private static final String CHOSEN = "reward_chosen";
+    private static final String REJECTED = "reward_rejected";
+
+    /// The largest λ · n of the desirable answers, as a multiple of that of the undesirable ones, that the paper of KTO
+    /// advises; the smallest is 1.
+    private static final double MOST_DESIRABLE = 4.0 / 3;
 
     private static final String LOSS = "loss";
     private static final String BETA = "beta";
     private static final String SMOOTHING = "label_smoothing";
+    private static final String DESIRABLE = "desirable_weight";
+    private static final String UNDESIRABLE = "undesirable_weight";
 
     /// The loss: see [PreferTask].
     public enum Loss {
         DPO,
-        IPO;
+        IPO,
+        KTO;
 
         /// @throws InputException for any other name
         public static Loss named(String name) {
@@ -57,7 +81,7 @@ public record PreferTask(Loss loss, double beta, double labelSmoothing) implemen
                     return loss;
                 }
             }
-            throw new InputException("loss \"" + name + "\" is not known; choose dpo or ipo");
+            throw new InputException("loss \"" + name + "\" is not known; choose dpo, ipo or kto");
         }
 
         /// The name in lower case.
@@ -70,6 +94,9 @@ public record PreferTask(Loss loss, double beta, double labelSmoothing) implemen
     /// A prompt with the better and the worse answer.
     public record Preference(String prompt, String chosen, String rejected) implements Row {}
 
+    /// A prompt with one answer, and whether that is a good one.
+    public record Judgement(String prompt, String completion, boolean desirable) implements Row {}
+
     public PreferTask {
         if (!(beta > 0 && Double.isFinite(beta))) {
             throw new InputException("beta " + beta + " must be positive");
@@ -77,9 +104,22 @@ public record PreferTask(Loss loss, double beta, double labelSmoothing) implemen
         if (!(labelSmoothing >= 0 && labelSmoothing < 0.5)) {
             throw new InputException("label smoothing " + labelSmoothing + " must be from 0 to below 0.5");
         }
-        if (loss == Loss.IPO && labelSmoothing != 0) {
-            throw new InputException("label smoothing is for the loss dpo; leave it out for ipo");
+        if (loss != Loss.DPO && labelSmoothing != 0) {
+            throw new InputException("label smoothing is for the loss dpo; leave it out for " + loss);
         }
+        if (!(desirableWeight > 0 && undesirableWeight > 0 && Double.isFinite(desirableWeight + undesirableWeight))) {
+            throw new InputException("desirable weight " + desirableWeight + " and undesirable weight "
+                    + undesirableWeight + " must be positive");
+        }
+        if (loss != Loss.KTO && (desirableWeight != 1 || undesirableWeight != 1)) {
+            throw new InputException(
+                    "desirable and undesirable weights are for the loss kto; leave them out for " + loss);
+        }
+    }
+
+    /// With weights of 1.
+    public PreferTask(Loss loss, double beta, double labelSmoothing) {
+        this(loss, beta, labelSmoothing, 1, 1);
     }
 
     /// DPO with β = 0.1 and without label smoothing.
@@ -94,16 +134,26 @@ public record PreferTask(Loss loss, double beta, double labelSmoothing) implemen
 
     @Override
     public String form() {
-        return "{\"prompt\",\"chosen\",\"rejected\"}";
+        String pairs = "{\"prompt\",\"chosen\",\"rejected\"}";
+        return loss == Loss.KTO ? "{\"prompt\",\"completion\",\"label\"} or " + pairs : pairs;
     }
 
     @Override
     public List<String> fields() {
-        return List.of("prompt", "chosen", "rejected");
+        return loss == Loss.KTO
+                ? List.of("prompt", "completion", "label", "chosen", "rejected")
+                : List.of("prompt", "chosen", "rejected");
     }
 
     @Override
     public Row row(Fields fields) {
+        if (loss == Loss.KTO && !fields.has("chosen") && !fields.has("rejected")) {
+            return new Judgement(fields.text("prompt"), fields.text("completion"), fields.flag("label"));
+        }
+        if (fields.has("completion") && !fields.has("chosen")) {
+            throw fields.bad("an answer that was judged by itself is for the loss kto; the loss " + loss
+                    + " needs \"chosen\" and \"rejected\"");
+        }
         return new Preference(fields.text("prompt"), fields.text("chosen"), fields.text("rejected"));
     }
 
@@ -122,19 +172,29 @@ public record PreferTask(Loss loss, double beta, double labelSmoothing) implemen
         settings.put(LOSS, loss.toString());
         settings.put(BETA, String.valueOf(beta));
         settings.put(SMOOTHING, String.valueOf(labelSmoothing));
+        if (loss == Loss.KTO) {
+            settings.put(DESIRABLE, String.valueOf(desirableWeight));
+            settings.put(UNDESIRABLE, String.valueOf(undesirableWeight));
+        }
         return settings;
     }
 
     @Override
     public Task with(Map<String, String> settings) {
         Map<String, String> all = settings();
+        all.put(DESIRABLE, String.valueOf(desirableWeight));
+        all.put(UNDESIRABLE, String.valueOf(undesirableWeight));
         settings.forEach((name, value) -> {
             if (all.put(name, value) == null) {
                 throw new InputException("task " + name() + " has no " + name + "; leave it out");
             }
         });
         return new PreferTask(
-                Loss.named(Objects.requireNonNull(all.get(LOSS))), number(BETA, all), number(SMOOTHING, all));
+                Loss.named(Objects.requireNonNull(all.get(LOSS))),
+                number(BETA, all),
+                number(SMOOTHING, all),
+                number(DESIRABLE, all),
+                number(UNDESIRABLE, all));
     }
 
     private static double number(String name, Map<String, String> settings) {
@@ -151,46 +211,62 @@ public record PreferTask(Loss loss, double beta, double labelSmoothing) implemen
     @Override
     public Encoding encoding(Tokenizer tokenizer, Examples.Options options, @Nullable Labels labels) {
         LmTask.refuseConcatenation(this, options);
-        return new Answers(tokenizer, options);
+        return loss == Loss.KTO ? new Judgements(tokenizer, options) : new Pairs(tokenizer, options);
     }
 
-    private static final class Answers extends GenerateTask.Prompted {
+    /// Two texts with the same prompt.
+    private abstract static class Answers extends GenerateTask.Prompted {
+        Answers(Tokenizer tokenizer, Examples.Options options) {
+            super(tokenizer, options);
+        }
+
+        static InputException otherForm(Row row, Sink out) {
+            return out.bad("a row of another form, " + row.getClass().getSimpleName() + ", among rows of task prefer");
+        }
+
+        static Example example(int[] target, boolean truncated, int[] first, int[] second) {
+            List<Example.Text> texts = List.of(new Example.Text(first, null), new Example.Text(second, null));
+            return new Example(texts, target, truncated);
+        }
+
+        /// The same with the tokens around both texts.
+        final Example around(Example raw) {
+            Tokenizer.Encoded first = around(raw, 0);
+            Tokenizer.Encoded second = around(raw, 1);
+            int[] target = raw.target().clone();
+            target[0] = first.promptLength();
+            return example(target, first.truncated() || second.truncated(), first.ids(), second.ids());
+        }
+    }
+
+    private static final class Pairs extends Answers {
         private int same;
 
-        Answers(Tokenizer tokenizer, Examples.Options options) {
+        Pairs(Tokenizer tokenizer, Examples.Options options) {
             super(tokenizer, options);
         }
 
         @Override
         public void add(Row row, Sink out) {
             if (!(row instanceof Preference(String prompt, String chosen, String rejected))) {
-                throw out.bad(
-                        "a row of another form, " + row.getClass().getSimpleName() + ", among rows of task prefer");
+                throw otherForm(row, out);
             }
             int[] ids = tokenizer.body(prompt);
             out.note(prompt, chosen + "\0" + rejected, ids, 0);
             int[] first = bounded(ids);
-            out.example(new Example(
-                    texts(answered(first, chosen), answered(first, rejected)), new int[] {first.length}, false));
+            out.example(example(new int[] {first.length}, false, answered(first, chosen), answered(first, rejected)));
         }
 
         @Override
         public UnaryOperator<Example> end(Sink out) {
-            return this::around;
-        }
-
-        private Example around(Example raw) {
-            Tokenizer.Encoded chosen = around(raw, 0);
-            Tokenizer.Encoded rejected = around(raw, 1);
-            same += Arrays.equals(chosen.ids(), rejected.ids()) ? 1 : 0;
-            return new Example(
-                    texts(chosen.ids(), rejected.ids()),
-                    new int[] {chosen.promptLength()},
-                    chosen.truncated() || rejected.truncated());
-        }
-
-        private static List<Example.Text> texts(int[] chosen, int[] rejected) {
-            return List.of(new Example.Text(chosen, null), new Example.Text(rejected, null));
+            return raw -> {
+                Example both = around(raw);
+                same += Arrays.equals(
+                                both.texts().get(0).ids(), both.texts().get(1).ids())
+                        ? 1
+                        : 0;
+                return both;
+            };
         }
 
         @Override
@@ -202,6 +278,94 @@ public record PreferTask(Loss loss, double beta, double labelSmoothing) implemen
         }
     }
 
+    /// Each answer with one to another prompt: the k-th answer to a prompt with the k-th to the prompt before it, the
+    /// first prompt with the last. These are the same in each epoch, so that the reference sees them once.
+    private final class Judgements extends Answers {
+        private int @Nullable [] firstPrompt;
+        /// The last answers to another prompt than the first.
+        private Run last = new Run(new int[0], List.of());
+
+        private int desirable;
+        private int rows;
+
+        /// Answers to the same prompt, in consecutive rows.
+        private record Run(int[] prompt, List<int[]> answers) {
+            /// This run with one more answer, or a new one if that is to another prompt.
+            Run with(int[] next, int[] answer) {
+                Run run = !answers.isEmpty() && Arrays.equals(prompt, next) ? this : new Run(next, new ArrayList<>());
+                run.answers.add(answer);
+                return run;
+            }
+        }
+
+        Judgements(Tokenizer tokenizer, Examples.Options options) {
+            super(tokenizer, options);
+        }
+
+        @Override
+        public void add(Row row, Sink out) {
+            switch (row) {
+                case Judgement(String prompt, String completion, boolean good) -> add(prompt, completion, good, out);
+                case Preference(String prompt, String chosen, String rejected) -> {
+                    add(prompt, chosen, true, out);
+                    add(prompt, rejected, false, out);
+                }
+                default -> throw otherForm(row, out);
+            }
+        }
+
+        private void add(String prompt, String answer, boolean good, Sink out) {
+            int[] ids = tokenizer.body(prompt);
+            out.note(prompt, answer + "\0" + good, ids, 0);
+            int[] first = bounded(ids);
+            int[] both = answered(first, answer);
+            firstPrompt = firstPrompt == null ? first : firstPrompt;
+            if (!Arrays.equals(firstPrompt, first)) {
+                last = last.with(first, Arrays.copyOfRange(both, first.length, both.length));
+            }
+            rows++;
+            desirable += good ? 1 : 0;
+            out.example(Example.of(both, null, first.length, good ? 1 : 0));
+        }
+
+        @Override
+        public UnaryOperator<Example> end(Sink out) {
+            if (last.answers.isEmpty()) {
+                throw new InputException(out.source() + ": the loss kto compares answers to different prompts, and all"
+                        + " rows have the same prompt; add others");
+            }
+            return new UnaryOperator<>() {
+                private Run before = last;
+                private Run run = new Run(new int[0], List.of());
+
+                @Override
+                public Example apply(Example raw) {
+                    int[] ids = raw.texts().getFirst().ids();
+                    int[] prompt = Arrays.copyOf(ids, raw.target()[0]);
+                    Run next = run.with(prompt, Arrays.copyOfRange(ids, prompt.length, ids.length));
+                    before = next == run || run.answers.isEmpty() ? before : run;
+                    run = next;
+                    int[] other = before.answers.get((run.answers.size() - 1) % before.answers.size());
+                    int[] mismatched = Arrays.copyOf(prompt, prompt.length + other.length);
+                    System.arraycopy(other, 0, mismatched, prompt.length, other.length);
+                    return around(example(raw.target(), false, ids, mismatched));
+                }
+            };
+        }
+
+        @Override
+        public List<String> notices() {
+            double good = desirableWeight * desirable;
+            double bad = undesirableWeight * (rows - desirable);
+            // Halves of a file are rarely exactly equal.
+            return good >= 0.99 * bad && good <= 1.01 * MOST_DESIRABLE * bad
+                    ? List.of()
+                    : List.of(("%,d answers are desirable, %,d are not; times --desirable-weight and"
+                                    + " --undesirable-weight, the former should count 1 to 1.33 times as much")
+                            .formatted(desirable, rows - desirable));
+        }
+    }
+
     @Override
     public String cut(Examples.Options options) {
         return "rows have an answer that ends after %d tokens, or a prompt of more than %d, and were cut"
@@ -209,7 +373,8 @@ public record PreferTask(Loss loss, double beta, double labelSmoothing) implemen
     }
 
     /// The next tokens of all texts (B, T), how many there are of each (B), and the reference log-probabilities (B / 2,
-    /// 2). The answers to a prompt are consecutive, the chosen one first.
+    /// 2). The texts of an example are consecutive: the chosen and the rejected answer, or for KTO the answer and one to
+    /// another prompt; for KTO also (B / 2, 2) for each answer 1 if it is desirable or −1, and its weight.
     ///
     /// @throws IllegalStateException if `examples` have no reference
     @Override
@@ -219,9 +384,10 @@ public record PreferTask(Loss loss, double beta, double labelSmoothing) implemen
         Arrays.fill(labels, Batch.IGNORE);
         float[] counts = new float[2 * n];
         float[] reference = new float[2 * n];
+        int own = ownTargets();
         for (int i = 0; i < 2 * n; i++) {
             Example row = examples.row(rows[i / 2]);
-            if (row.target().length != 3) {
+            if (row.target().length != own + 2) {
                 throw new IllegalStateException("task prefer: the rows have no log-probabilities of the reference; call"
                         + " withReference of the model, as Trainer.train and Evaluation.of do");
             }
@@ -229,20 +395,33 @@ public record PreferTask(Loss loss, double beta, double labelSmoothing) implemen
             int prompt = row.target()[0];
             System.arraycopy(ids, prompt, labels, i * length + prompt, ids.length - prompt);
             counts[i] = ids.length - Math.max(prompt, 1);
-            reference[i] = Float.intBitsToFloat(row.target()[1 + i % 2]);
+            reference[i] = Float.intBitsToFloat(row.target()[own + i % 2]);
         }
-        return new Targets(
-                List.of(
-                        new Target.Ints(labels, 2 * n, length),
-                        new Target.Floats(counts, 2 * n),
-                        new Target.Floats(reference, n, 2)),
-                n);
+        List<Target> targets = new ArrayList<>(List.of(
+                new Target.Ints(labels, 2 * n, length),
+                new Target.Floats(counts, 2 * n),
+                new Target.Floats(reference, n, 2)));
+        if (loss == Loss.KTO) {
+            float[] judgements = new float[2 * n];
+            for (int i = 0; i < n; i++) {
+                boolean good = examples.target(rows[i])[1] == 1;
+                judgements[2 * i] = good ? 1 : -1;
+                judgements[2 * i + 1] = (float) (good ? desirableWeight : undesirableWeight);
+            }
+            targets.add(new Target.Floats(judgements, n, 2));
+        }
+        return new Targets(targets, n);
+    }
+
+    /// How many numbers of an example's target precede those of the reference.
+    private int ownTargets() {
+        return loss == Loss.KTO ? 2 : 1;
     }
 
     @Override
     public Example dummy(int length) {
         Example.Text text = new Example.Text(new int[length], null);
-        return new Example(List.of(text, text), new int[3], false);
+        return new Example(List.of(text, text), new int[ownTargets() + 2], false);
     }
 
     @Override
@@ -278,7 +457,7 @@ public record PreferTask(Loss loss, double beta, double labelSmoothing) implemen
             super(null);
         }
 
-        /// The log-probability of each answer, (B).
+        /// The log-probability of the answer in each text, (B).
         @Override
         public Tensor logits(Feed batch) {
             Tensor mean = Losses.nextTokenOfEach(batch.model(), batch.ids(), batch.mask(), batch.target(0));
@@ -287,7 +466,9 @@ public record PreferTask(Loss loss, double beta, double labelSmoothing) implemen
 
         @Override
         public Tensor loss(Feed batch) {
-            return PreferTask.this.loss(logits(batch), batch.target(1), batch.target(2));
+            return loss == Loss.KTO
+                    ? kto(logits(batch), batch.target(2), batch.target(3))
+                    : PreferTask.this.loss(logits(batch), batch.target(1), batch.target(2));
         }
     }
 
@@ -310,6 +491,21 @@ public record PreferTask(Loss loss, double beta, double labelSmoothing) implemen
                 : Losses.binaryCrossEntropy(margins.scale(beta), targets);
     }
 
+    /// The mean loss of answers that were judged one by one, a scalar.
+    ///
+    /// @param logProbabilities (B) for each row that of the answer, then that of the answer to another prompt
+    /// @param reference (B / 2, 2) the same under the reference
+    /// @param judgements (B / 2, 2) for each row 1 or −1, and the weight
+    Tensor kto(Tensor logProbabilities, Tensor reference, Tensor judgements) {
+        int rows = reference.shape().dim(0);
+        Tensor ratios = logProbabilities.reshape(rows, 2).sub(reference);
+        Tensor point = Functional.relu(ratios.slice(1, 1, 2).mean()).detach().reshape(1, 1);
+        Tensor gains = ratios.slice(1, 0, 1).sub(point).mul(judgements.slice(1, 0, 1));
+        return Functional.sigmoid(gains.scale(-beta))
+                .mul(judgements.slice(1, 1, 2))
+                .mean();
+    }
+
     // ---- metrics
 
     @Override
@@ -318,10 +514,61 @@ public record PreferTask(Loss loss, double beta, double labelSmoothing) implemen
     }
 
     /// Measures the share of rows whose chosen answer has the greater reward, and the mean rewards: TRL's
-    /// `rewards/accuracies`, `rewards/margins`, `rewards/chosen` and `rewards/rejected`.
+    /// `rewards/accuracies`, `rewards/margins`, `rewards/chosen` and `rewards/rejected`. For KTO, `reward_accuracy` is
+    /// the share of answers on the right side of the reference point, which TRL does not have; and `kl` is that point,
+    /// which all rows estimate together, so that the loss does not depend on their batches. What is about desirable or undesirable answers is left out if there are none.
     @Override
     public Meter meter(Examples rows) {
-        return new Rewards();
+        return loss == Loss.KTO ? new Judged() : new Rewards();
+    }
+
+    private final class Judged implements Meter {
+        /// An answer's log-ratio, and whether it is desirable.
+        private record Answer(double ratio, boolean desirable) {}
+
+        private final List<Answer> answers = new ArrayList<>();
+        private double mismatched;
+
+        @Override
+        public void add(Batch batch, double[] answer) {
+            float[] reference = ((Target.Floats) batch.targets().get(2)).values();
+            float[] judgements = ((Target.Floats) batch.targets().get(3)).values();
+            for (int i = 0; i < answer.length; i += 2) {
+                answers.add(new Answer(answer[i] - reference[i], judgements[i] > 0));
+                mismatched += answer[i + 1] - reference[i + 1];
+            }
+        }
+
+        @Override
+        public Evaluation evaluation() {
+            int rows = answers.size();
+            double point = Math.max(0, mismatched / rows);
+            double losses = 0;
+            int right = 0;
+            for (Answer a : answers) {
+                double gain = a.desirable ? a.ratio - point : point - a.ratio;
+                losses += (a.desirable ? desirableWeight : undesirableWeight) * ClassifyTask.probability(-beta * gain);
+                right += gain > 0 ? 1 : 0;
+            }
+            OptionalDouble chosen = reward(true);
+            OptionalDouble rejected = reward(false);
+            Map<String, Double> metrics = new LinkedHashMap<>();
+            metrics.put(ACCURACY.name(), right / (double) rows);
+            if (chosen.isPresent() && rejected.isPresent()) {
+                metrics.put(MARGIN, chosen.getAsDouble() - rejected.getAsDouble());
+            }
+            chosen.ifPresent(reward -> metrics.put(CHOSEN, reward));
+            rejected.ifPresent(reward -> metrics.put(REJECTED, reward));
+            metrics.put("kl", point);
+            return new Evaluation(rows, losses / rows, metrics, ACCURACY);
+        }
+
+        private OptionalDouble reward(boolean desirable) {
+            return answers.stream()
+                    .filter(a -> a.desirable == desirable)
+                    .mapToDouble(a -> beta * a.ratio)
+                    .average();
+        }
     }
 
     private final class Rewards implements Meter {
@@ -350,9 +597,9 @@ public record PreferTask(Loss loss, double beta, double labelSmoothing) implemen
         public Evaluation evaluation() {
             Map<String, Double> metrics = new LinkedHashMap<>();
             metrics.put(ACCURACY.name(), right / (double) rows);
-            metrics.put("reward_margin", (chosen - rejected) / rows);
-            metrics.put("reward_chosen", chosen / rows);
-            metrics.put("reward_rejected", rejected / rows);
+            metrics.put(MARGIN, (chosen - rejected) / rows);
+            metrics.put(CHOSEN, chosen / rows);
+            metrics.put(REJECTED, rejected / rows);
             return new Evaluation(rows, losses / rows, metrics, ACCURACY);
         }
     }

@@ -67,6 +67,48 @@ class PreferCommandTest extends CommandLineTest {
                 .isEqualTo(generated.out().strip());
     }
 
+    /// Answers that were judged one by one, from a table.
+    @Test
+    void judgedAnswersAreTrainedAndMeasured() throws IOException {
+        List<String> lines = new ArrayList<>(List.of("prompt,completion,label"));
+        for (int i = 0; i < 36; i++) {
+            lines.add("query %s,%s,%s"
+                    .formatted(WORDS.get(i % 6), WORDS.get((i + i / 6) % 6), i / 6 == 0 ? "True" : "False"));
+        }
+        Path judged = Files.write(folder.resolve("judged.csv"), lines);
+        Result trained = prefer(
+                "--train",
+                judged,
+                "--eval",
+                judged,
+                "--loss",
+                "kto",
+                "--desirable-weight",
+                5,
+                "--lr",
+                1e-2,
+                "--steps",
+                60);
+        assertThat(trained.code()).as(trained.err()).isZero();
+        assertThat(trained.err()).contains("log-probabilities of 36 rows").doesNotContain("desirable-weight");
+        Result measured = eval("--model", causal, "--adapter", folder.resolve("run"), "--data", judged);
+        assertThat(measured.code()).as(measured.err()).isZero();
+        assertThat(measured.json().get("reward_margin").doubleValue()).isPositive();
+        assertThat(measured.json().get("loss").doubleValue())
+                .isCloseTo(trained.json().get("eval_loss").doubleValue(), within(1e-6));
+        assertThat(measured.json().has("kl")).isTrue();
+
+        Path bad = Files.writeString(
+                folder.resolve("bad.jsonl"), "{\"prompt\":\"red\",\"completion\":\"buy\",\"label\":\"good\"}\n");
+        assertRefused(
+                prefer("--train", bad, "--loss", "kto"),
+                "loran: " + bad + ":1: field \"label\" must be true or false, found string");
+        assertRefused(
+                prefer("--train", bad),
+                "loran: " + bad + ":1: an answer that was judged by itself is for the loss kto; the loss dpo needs"
+                        + " \"chosen\" and \"rejected\"");
+    }
+
     private void refused(String row, String message) throws IOException {
         Path bad = folder.resolve("bad.jsonl");
         Files.write(bad, List.of("{\"prompt\":\"red\",\"chosen\":\"buy\",\"rejected\":\"run\"}", row));
@@ -87,7 +129,7 @@ class PreferCommandTest extends CommandLineTest {
                 "{\"prompt\":\"red\",\"chosen\":\"buy\",\"rejected\":[\"run\"]}",
                 "field \"rejected\" must be a string, found array");
         assertRefused(prefer("--beta", "-1"), "loran: beta -1.0 must be positive");
-        assertRefused(prefer("--loss", "orpo"), "loran: loss \"orpo\" is not known; choose dpo or ipo");
+        assertRefused(prefer("--loss", "orpo"), "loran: loss \"orpo\" is not known; choose dpo, ipo or kto");
         assertRefused(train("--beta", 0.1), "loran: task classify has no beta; leave it out");
         assertRefused(
                 prefer("--model", encoder), "loran: task prefer needs a causal language model, not the encoder bert");

@@ -14,6 +14,7 @@ import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.Target;
 import dev.loran.peft.data.TinyTokenizers;
 import dev.loran.peft.io.InputException;
+import dev.loran.peft.task.PreferTask.Judgement;
 import dev.loran.peft.task.PreferTask.Loss;
 import dev.loran.peft.task.PreferTask.Preference;
 import java.util.List;
@@ -77,6 +78,123 @@ class PreferTaskTest {
                 0.022476477094317812);
     }
 
+    // ---- KTO
+
+    /// TRL 1.13's `KTOTrainer._compute_loss` on logits and ids as above, then a second draw of both for the KL term,
+    /// with masks of 3, 2, 4 and 2 tokens, and 2, 4, 2 and 3. For each row the answer, then that to another prompt.
+    private static final double[] KTO_LOGPS = {
+        -5.200262989768968, -6.08563211931182, -2.481711072852569, -6.335892953337144,
+        -7.41223574294976, -2.9538472921038856, -3.8408819587512095, -6.521908673218356
+    };
+
+    private static double[] ktoReference(double... ofOthers) {
+        return new double[] {-5.25, ofOthers[0], -3.75, ofOthers[1], -6.5, ofOthers[2], -4.0, ofOthers[3]};
+    }
+
+    private static double[] judgements(PreferTask task, boolean... good) {
+        double[] both = new double[2 * good.length];
+        for (int i = 0; i < good.length; i++) {
+            both[2 * i] = good[i] ? 1 : -1;
+            both[2 * i + 1] = good[i] ? task.desirableWeight() : task.undesirableWeight();
+        }
+        return both;
+    }
+
+    private static void checkKto(
+            PreferTask task, double[] reference, boolean[] good, double loss, double... gradientOfAnswers) {
+        try (Backend backend = new ReferenceBackend();
+                Scope scope = Scope.open()) {
+            Tensor logps = Tensor.of(backend, DType.F64, KTO_LOGPS, 8).requiresGrad(true);
+            Tensor value = task.kto(
+                    logps,
+                    Tensor.of(backend, DType.F64, reference, 4, 2),
+                    Tensor.of(backend, DType.F64, judgements(task, good), 4, 2));
+            assertThat(value.item()).isCloseTo(loss, within(1e-12));
+            value.backward();
+            double[] found = Objects.requireNonNull(logps.grad()).toDoubles();
+            for (int i = 0; i < 4; i++) {
+                assertThat(found[2 * i]).isCloseTo(gradientOfAnswers[i], within(1e-12));
+                assertThat(found[2 * i + 1]).isZero();
+            }
+            logps.zeroGrad();
+        }
+    }
+
+    /// Of the three, the first has a mean below 0 for the KL term, which is then 0.
+    @Test
+    void ktoIsThatOfTrl() {
+        checkKto(
+                new PreferTask(Loss.KTO, 0.1, 0),
+                ktoReference(-3.5, -7.25, -4.0, -6.0),
+                new boolean[] {true, false, false, true},
+                0.5009133519795343,
+                -0.006249961347500195,
+                0.006224933528370271,
+                0.006237015293429483,
+                -0.0062496044143326955);
+        checkKto(
+                new PreferTask(Loss.KTO, 0.3, 0, 1.5, 0.5),
+                ktoReference(-6.0, -9.5, -5.0, -8.0),
+                new boolean[] {true, false, false, true},
+                0.5589537755962469,
+                -0.02656346701450223,
+                0.009344223667206822,
+                0.008115352208649097,
+                -0.026762829610661988);
+        checkKto(
+                new PreferTask(Loss.KTO, 0.1, 0),
+                ktoReference(-6.0, -9.5, -5.0, -8.0),
+                new boolean[] {true, true, true, true},
+                0.5376103565718768,
+                -0.006210123299778086,
+                -0.00624771582646288,
+                -0.006148479846759099,
+                -0.006215366671989953);
+    }
+
+    /// TRL has no accuracy, and another KL term for each batch; here all rows are in one.
+    @Test
+    void metricsOfKtoAreThoseOfTrl() {
+        PreferTask task = new PreferTask(Loss.KTO, 0.3, 0, 1.5, 0.5);
+        Evaluation e = ktoMetrics(task, true, false, false, true);
+        assertThat(e.rows()).isEqualTo(4);
+        assertThat(e.loss()).isCloseTo(0.5589537755962469, within(1e-12));
+        assertThat(e.metric("kl")).isCloseTo(1.6506797405071985, within(1e-12));
+        assertThat(e.metric("reward_chosen")).isCloseTo(0.031328257721973424, within(1e-12));
+        assertThat(e.metric("reward_rejected")).isCloseTo(0.053407977629650605, within(1e-12));
+        assertThat(e.metric("reward_margin")).isCloseTo(-0.02207971990767718, within(1e-12));
+        // Of the log-ratios 0.05, 1.27, -0.91 and 0.16, all below the KL term, those of undesirable answers.
+        assertThat(e.headlineValue()).isEqualTo(0.5);
+        assertThat(ktoMetrics(task, true, true, true, true).metrics())
+                .containsOnlyKeys("reward_accuracy", "reward_chosen", "kl");
+    }
+
+    private static Evaluation ktoMetrics(PreferTask task, boolean... good) {
+        Examples rows = Examples.of(
+                task,
+                List.of(new Judgement("red", "buy", true), new Judgement("run", "buy", false)),
+                TinyTokenizers.wordPiece(),
+                Examples.Options.of(16),
+                null);
+        Meter meter = task.meter(rows);
+        List<Target> targets = List.of(
+                new Target.Ints(new int[0], 0),
+                new Target.Floats(new float[8], 8),
+                new Target.Floats(floats(ktoReference(-6.0, -9.5, -5.0, -8.0)), 4, 2),
+                new Target.Floats(floats(judgements(task, good)), 4, 2));
+        meter.add(
+                new Batch(new int[0], new int[0], new int[0], targets, new int[] {0, 1, 2, 3}, 8, 0, 0, 4), KTO_LOGPS);
+        return meter.evaluation();
+    }
+
+    private static float[] floats(double[] values) {
+        float[] narrow = new float[values.length];
+        for (int i = 0; i < narrow.length; i++) {
+            narrow[i] = (float) values[i];
+        }
+        return narrow;
+    }
+
     @Test
     void metricsAreThoseOfTrl() {
         Examples rows = Examples.of(
@@ -116,7 +234,19 @@ class PreferTaskTest {
                 .isEqualTo("0.5");
         refused(Map.of("beta", "0"), "beta 0.0 must be positive");
         refused(Map.of("beta", "much"), "beta \"much\" is not a number");
-        refused(Map.of("loss", "kto"), "loss \"kto\" is not known; choose dpo or ipo");
+        PreferTask kto = new PreferTask(Loss.KTO, 0.1, 0, 1.5, 1);
+        assertThat(new PreferTask().with(kto.settings())).isEqualTo(kto);
+        assertThat(new PreferTask().with(Map.of("loss", "kto"))).isEqualTo(new PreferTask(Loss.KTO, 0.1, 0));
+        refused(Map.of("loss", "orpo"), "loss \"orpo\" is not known; choose dpo, ipo or kto");
+        refused(
+                Map.of("desirable_weight", "2"),
+                "desirable and undesirable weights are for the loss kto; leave them out for dpo");
+        refused(
+                Map.of("loss", "kto", "undesirable_weight", "0"),
+                "desirable weight 1.0 and undesirable weight 0.0 must be positive");
+        refused(
+                Map.of("loss", "kto", "label_smoothing", "0.1"),
+                "label smoothing is for the loss dpo; leave it out for kto");
         refused(Map.of("label_smoothing", "0.5"), "label smoothing 0.5 must be from 0 to below 0.5");
         refused(Map.of("gamma", "1"), "task prefer has no gamma; leave it out");
         assertThatThrownBy(() -> new LmTask().with(Map.of("beta", "1")))

@@ -15,6 +15,7 @@ import dev.loran.kernels.simd.SimdBackend;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.DataLoader;
 import dev.loran.peft.data.Examples;
+import dev.loran.peft.data.Row;
 import dev.loran.peft.data.TinyTokenizers;
 import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.io.InputException;
@@ -22,6 +23,7 @@ import dev.loran.peft.model.Model;
 import dev.loran.peft.task.Evaluation;
 import dev.loran.peft.task.GenerateTask;
 import dev.loran.peft.task.PreferTask;
+import dev.loran.peft.task.PreferTask.Judgement;
 import dev.loran.peft.task.PreferTask.Loss;
 import dev.loran.peft.task.PreferTask.Preference;
 import dev.loran.peft.task.TaskCard;
@@ -53,6 +55,7 @@ import org.junit.jupiter.params.provider.MethodSource;
 class PreferencesTest {
     private static final TrainerConfig CONFIG =
             TrainerConfig.defaults().withEpochs(6).withBatch(8, 1).withRate(TrainerConfig.Rate.of(1e-2));
+    private static final PreferTask KTO = new PreferTask(Loss.KTO, 0.2, 0, 1.25, 0.75);
     private static final List<String> WORDS = List.of("buy", "cheap", "shoes", "run", "online", "red");
 
     @TempDir
@@ -60,6 +63,10 @@ class PreferencesTest {
 
     /// The chosen answer is the last word of the prompt, the rejected one another word, or several.
     private static Examples examples(int n, long seed) {
+        return examples(new PreferTask(), n, seed);
+    }
+
+    private static Examples examples(PreferTask task, int n, long seed) {
         Random random = new Random(seed);
         List<Preference> rows = new ArrayList<>();
         for (int i = 0; i < n; i++) {
@@ -68,12 +75,16 @@ class PreferencesTest {
             rows.add(new Preference(
                     "query ".repeat(random.nextInt(4)) + last, last, other + " red".repeat(random.nextInt(3))));
         }
-        return examples(rows, Tiny.POSITIONS);
+        return examples(task, rows, Tiny.POSITIONS);
     }
 
-    private static Examples examples(List<Preference> rows, int maxLength) {
+    private static Examples examples(List<? extends Row> rows, int maxLength) {
+        return examples(new PreferTask(), rows, maxLength);
+    }
+
+    private static Examples examples(PreferTask task, List<? extends Row> rows, int maxLength) {
         try (Tokenizer tokenizer = TinyTokenizers.wordPiece()) {
-            return Examples.of(new PreferTask(), rows, tokenizer, Examples.Options.of(maxLength), null);
+            return Examples.of(task, rows, tokenizer, Examples.Options.of(maxLength), null);
         }
     }
 
@@ -93,6 +104,7 @@ class PreferencesTest {
         return Stream.of(
                 new Case(LoraConfig.defaults(), new PreferTask()),
                 new Case(LoraConfig.defaults(), new PreferTask(Loss.IPO, 0.5, 0)),
+                new Case(LoraConfig.defaults(), KTO),
                 new Case(PromptTuningConfig.of(3), new PreferTask(Loss.DPO, 0.3, 0.1)),
                 new Case(PrefixTuningConfig.of(3), new PreferTask()),
                 new Case(null, new PreferTask()));
@@ -130,14 +142,14 @@ class PreferencesTest {
     void lossesAreThoseOfTheFormula(Case c) {
         try (Backend backend = new ReferenceBackend()) {
             learner(backend, DType.F64, c, learner -> {
-                Examples rows = withReference(learner, examples(5, 1));
-                Batch batch = new DataLoader(rows, DataLoader.Options.evaluation(5))
+                Examples rows = withReference(learner, examples(c.task, 5, 1));
+                Batch batch = new DataLoader(rows, DataLoader.Options.evaluation(rows.size()))
                         .epoch(0)
                         .getFirst();
                 double[] sums = logProbabilities(learner, batch);
-                double loss = 0;
+                double loss = c.task.loss() == Loss.KTO ? kto(c.task, rows, batch, sums) : 0;
                 double beta = c.task.beta();
-                for (int i = 0; i < 5; i++) {
+                for (int i = 0; i < 5 && c.task.loss() != Loss.KTO; i++) {
                     int[] target = rows.target(batch.rows()[i]);
                     double chosen = sums[2 * i] - Float.intBitsToFloat(target[1]);
                     double rejected = sums[2 * i + 1] - Float.intBitsToFloat(target[2]);
@@ -156,7 +168,7 @@ class PreferencesTest {
                     assertThat(learner.logits(batch).toDoubles()).containsExactly(sums, within(1e-9));
                     assertThat(learner.loss(batch).item()).isCloseTo(loss, within(1e-9));
                 }
-                Evaluation e = Evaluation.of(learner, rows, 5);
+                Evaluation e = Evaluation.of(learner, rows, rows.size());
                 assertThat(e.loss()).isCloseTo(loss, within(1e-9));
                 if (c.method == null || c.method instanceof LoraConfig) {
                     assertThat(e.metric("reward_margin")).isCloseTo(0, within(1e-5));
@@ -164,6 +176,26 @@ class PreferencesTest {
                 return loss;
             });
         }
+    }
+
+    /// With the numbers of a batch, whose rows have an answer and one to another prompt.
+    private static double kto(PreferTask task, Examples rows, Batch batch, double[] sums) {
+        int n = batch.rows().length;
+        double[] ratios = new double[2 * n];
+        double kl = 0;
+        for (int i = 0; i < 2 * n; i++) {
+            ratios[i] = sums[i] - Float.intBitsToFloat(rows.target(batch.rows()[i / 2])[2 + i % 2]);
+            kl += i % 2 == 1 ? ratios[i] / n : 0;
+        }
+        double point = Math.max(0, kl);
+        double loss = 0;
+        for (int i = 0; i < n; i++) {
+            boolean good = rows.target(batch.rows()[i])[1] == 1;
+            double gain = task.beta() * (good ? ratios[2 * i] - point : point - ratios[2 * i]);
+            double weight = good ? task.desirableWeight() : task.undesirableWeight();
+            loss += weight * (1 - 1 / (1 + Math.exp(-gain))) / n;
+        }
+        return loss;
     }
 
     /// From the logits of all positions.
@@ -201,8 +233,13 @@ class PreferencesTest {
     void gradientsAreThoseOfTheLoss(Case c) {
         try (Backend backend = new ReferenceBackend()) {
             learner(backend, DType.F64, c, learner -> {
-                Examples rows = withReference(learner, examples(3, 1));
-                Batch batch = new DataLoader(rows, DataLoader.Options.evaluation(3))
+                Examples rows = examples(c.task, 3, 1);
+                // The gradient of KTO takes the KL term for a constant, which it is where it is 0: beside a reference
+                // of log-probabilities 0.
+                rows = c.task.loss() == Loss.KTO
+                        ? rows.withReference(new float[2 * rows.size()])
+                        : withReference(learner, rows);
+                Batch batch = new DataLoader(rows, DataLoader.Options.evaluation(rows.size()))
                         .epoch(0)
                         .getFirst();
                 Map<String, Tensor> parameters = new LinkedHashMap<>(learner.parameters());
@@ -223,8 +260,8 @@ class PreferencesTest {
     @ParameterizedTest
     @MethodSource("cases")
     void rewardsRiseAndAreReportedAgainFromTheFiles(Case c) {
-        Examples rows = examples(64, 1);
-        Examples heldOut = examples(24, 2);
+        Examples rows = examples(c.task, 64, 1);
+        Examples heldOut = examples(c.task, 24, 2);
         RunFolder run = RunFolder.create(folder.resolve("run"));
         try (Backend backend = new SimdBackend(2)) {
             double[] before = new double[1];
@@ -278,7 +315,7 @@ class PreferencesTest {
         try (Backend backend = new SimdBackend(2)) {
             learner(backend, DType.F32, c, learner -> {
                 try (Trainer trainer = new Trainer(learner, config)) {
-                    return trainer.train(examples(48, 1), examples(20, 2), run, new TrainingListener() {
+                    return trainer.train(examples(c.task, 48, 1), examples(c.task, 20, 2), run, new TrainingListener() {
                         @Override
                         public void step(StepResult result, int totalSteps, double seconds) {
                             if (result.step() == stopAfter) {
@@ -294,8 +331,13 @@ class PreferencesTest {
     @ParameterizedTest
     @MethodSource("cases")
     void theMemoryPlanIsTheBackendsPeak(Case c) {
-        Examples rows = examples(
-                Collections.nCopies(24, new Preference("query red", "buy shoes", "red shoes")), Tiny.POSITIONS);
+        List<Preference> all = new ArrayList<>();
+        for (String word : Collections.nCopies(12, List.of("red", "run")).stream()
+                .flatMap(List::stream)
+                .toList()) {
+            all.add(new Preference("query " + word, "buy shoes", "red shoes"));
+        }
+        Examples rows = examples(c.task, all, Tiny.POSITIONS);
         TrainerConfig config = CONFIG.withSteps(5);
         try (Backend backend = new SimdBackend(2)) {
             MemoryPlan plan = Objects.requireNonNull(MemoryPlan.of(
@@ -322,7 +364,7 @@ class PreferencesTest {
     void anotherBatchIsWrittenOverTheFirst(Case c) {
         try (Backend backend = new ReferenceBackend()) {
             learner(backend, DType.F64, c, learner -> {
-                Examples rows = withReference(learner, examples(12, 1));
+                Examples rows = withReference(learner, examples(c.task, 12, 1));
                 List<Batch> batches =
                         new DataLoader(rows, new DataLoader.Options(2, false, 0, true, false, 20)).epoch(0);
                 try (Scope scope = Scope.open();
@@ -338,12 +380,16 @@ class PreferencesTest {
         }
     }
 
+    static Stream<Case> shared() {
+        return cases().filter(c -> c.method instanceof LoraConfig);
+    }
+
     /// Several runs in one pass: the base is asked once for all.
-    @Test
-    void aSharedPassGivesTheBitsOfARunOfItsOwn() {
-        Examples rows = examples(32, 1);
-        Examples heldOut = examples(16, 2);
-        Case c = cases().toList().getFirst();
+    @ParameterizedTest
+    @MethodSource("shared")
+    void aSharedPassGivesTheBitsOfARunOfItsOwn(Case c) {
+        Examples rows = examples(c.task, 32, 1);
+        Examples heldOut = examples(c.task, 16, 2);
         List<Configuration> all = Stream.of(2, 4)
                 .map(r -> new Configuration(LoraConfig.defaults().withRank(r, 8), CONFIG.withSeed(3)))
                 .toList();
@@ -399,6 +445,45 @@ class PreferencesTest {
                 .contains(
                         "rows: 1 rows have the same answer as chosen and rejected: nothing is learned from them",
                         "rows: 1 rows have an answer that ends after 8 tokens, or a prompt of more than 4, and were cut");
+    }
+
+    /// As TRL unpairs them: with the k-th answer to the prompt before, so that chosen ones meet chosen ones.
+    @Test
+    void answersAreJudgedBesideThoseToOtherPrompts() {
+        Examples rows = examples(
+                new PreferTask(Loss.KTO, 0.1, 0),
+                List.of(
+                        new Preference("red", "buy", "run"),
+                        new Judgement("cheap", "online", true),
+                        new Judgement("cheap", "red red", false),
+                        new Judgement("shoes", "cheap", false)),
+                Tiny.POSITIONS);
+        List<String> texts = new ArrayList<>();
+        List<Integer> judged = new ArrayList<>();
+        for (int i = 0; i < rows.size(); i++) {
+            texts.addAll(rows.texts(i));
+            judged.add(rows.target(i)[1]);
+        }
+        assertThat(texts)
+                .containsExactly(
+                        "red buy",
+                        "red cheap",
+                        "red run",
+                        "red cheap",
+                        "cheap online",
+                        "cheap buy",
+                        "cheap red red",
+                        "cheap run",
+                        "shoes cheap",
+                        "shoes online");
+        assertThat(judged).containsExactly(1, 0, 1, 0, 0);
+        assertThat(rows.notices(null))
+                .contains("rows: 2 answers are desirable, 3 are not; times --desirable-weight and --undesirable-weight,"
+                        + " the former should count 1 to 1.33 times as much");
+        assertThatThrownBy(() -> examples(KTO, List.of(new Preference("red", "buy", "run")), Tiny.POSITIONS))
+                .isInstanceOf(InputException.class)
+                .hasMessage("rows: the loss kto compares answers to different prompts, and all rows have the same"
+                        + " prompt; add others");
     }
 
     @Test
