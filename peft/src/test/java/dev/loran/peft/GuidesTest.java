@@ -208,6 +208,7 @@ class GuidesTest {
                 new GenerateTask(),
                 new ChatTask(),
                 new PreferTask(),
+                new PreferTask(),
                 new PreferTask(PreferTask.Loss.KTO, 0.1, 0));
         assertThat(rows).hasSameSizeAs(tasks);
         for (int i = 0; i < rows.size(); i++) {

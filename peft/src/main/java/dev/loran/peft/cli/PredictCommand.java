@@ -183,10 +183,7 @@ final class PredictCommand implements Callable<Integer> {
             Runnable chats = () -> files.rows(data, Part.TEST, Part.VALIDATION)
                     .forEach(new ChatTask.Prompts(), (row, line) -> prompts.add((Row.Chat) row, line));
             return new Reader(
-                    prompts::add,
-                    card.task() instanceof ChatTask ? chats : null,
-                    prompts::finish,
-                    () -> prompts.truncated);
+                    prompts::add, card.task().chats() ? chats : null, prompts::finish, () -> prompts.truncated);
         });
     }
 

@@ -10,6 +10,7 @@ import dev.loran.peft.data.Labels;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.JsonFile;
 import dev.loran.peft.task.ChatTask;
+import dev.loran.peft.task.PreferTask;
 import dev.loran.peft.task.Task;
 import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.train.MemoryPlan;
@@ -269,7 +270,7 @@ class TrainCommand implements Callable<Integer> {
         if (resume != null) {
             resumed(RunFolder.resume(resume));
         }
-        if (Task.named(task) instanceof ChatTask && model.chatDay == null) {
+        if ((Task.named(task) instanceof ChatTask || Task.named(task) instanceof PreferTask) && model.chatDay == null) {
             // A run that is resumed on another day sees the same chats.
             model.chatDay = LocalDate.now(ZoneId.systemDefault()).toString();
         }
@@ -352,8 +353,9 @@ class TrainCommand implements Callable<Integer> {
         }
         method = own;
         init.settle(training, this::isTyped);
-        if (model.eosToken == null && init.card() != null) {
-            model.eosToken = init.card().eosToken();
+        if (init.card() != null) {
+            model.eosToken = model.eosToken == null ? init.card().eosToken() : model.eosToken;
+            model.trainedFormat = init.card().chat();
         }
         return init;
     }

@@ -86,7 +86,7 @@ public record ChatTask() implements CausalTask {
     /// @param answered whether it needs an answer
     static Chat chat(Fields fields, boolean answered) {
         if (fields.has("messages")) {
-            return new Chat(messages(fields), tools(fields));
+            return new Chat(messages(fields, "messages"), tools(fields));
         }
         if (fields.has("conversations")) {
             return new Chat(turns(fields), tools(fields));
@@ -102,17 +102,18 @@ public record ChatTask() implements CausalTask {
         return answered ? asked.with("assistant", fields.text(answer)) : asked;
     }
 
-    private static ArrayNode messages(Fields fields) {
-        if (!(fields.json("messages") instanceof ArrayNode all) || all.isEmpty()) {
-            throw fields.bad("field \"messages\" must be a list of messages");
+    /// A field with messages.
+    static ArrayNode messages(Fields fields, String field) {
+        if (!(fields.json(field) instanceof ArrayNode all) || all.isEmpty()) {
+            throw fields.bad("field \"" + field + "\" must be a list of messages");
         }
         for (int i = 0; i < all.size(); i++) {
             JsonNode content = all.get(i).path("content");
             if (!all.get(i).path("role").isTextual()) {
-                throw fields.bad("message %d of \"messages\" has no \"role\"".formatted(i + 1));
+                throw fields.bad("message %d of \"%s\" has no \"role\"".formatted(i + 1, field));
             }
             if (!content.isTextual() && !content.isArray() && !all.get(i).has("tool_calls")) {
-                throw fields.bad("message %d of \"messages\" has no \"content\"".formatted(i + 1));
+                throw fields.bad("message %d of \"%s\" has no \"content\"".formatted(i + 1, field));
             }
         }
         return all;
@@ -136,7 +137,7 @@ public record ChatTask() implements CausalTask {
         return messages;
     }
 
-    private static @Nullable JsonNode tools(Fields fields) {
+    static @Nullable JsonNode tools(Fields fields) {
         JsonNode tools = fields.has("tools") ? fields.json("tools") : JsonNodeFactory.instance.nullNode();
         if (tools.isNull() || tools.isEmpty()) {
             return null;
@@ -174,6 +175,13 @@ public record ChatTask() implements CausalTask {
                 spans[2 * i + 1] = place(tokenizer, ids, chat.text().substring(0, span.to()), 1);
             }
             return new Ids(ids, spans);
+        }
+
+        /// A chat up to the end of its last answer, which is the part that is learned.
+        static Ids ofLastAnswer(Tokenizer tokenizer, ChatFormat format, Chat chat) {
+            ChatFormat.Rendered all = format.withLastOnly(true).rendered(chat);
+            ChatFormat.Span answer = all.learned().getLast();
+            return of(tokenizer, new ChatFormat.Rendered(all.text().substring(0, answer.to()), List.of(answer)));
         }
 
         /// The number of ids of the text's start.
@@ -306,6 +314,11 @@ public record ChatTask() implements CausalTask {
 
     @Override
     public boolean hasPrompts() {
+        return true;
+    }
+
+    @Override
+    public boolean chats() {
         return true;
     }
 

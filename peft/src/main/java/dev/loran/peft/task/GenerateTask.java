@@ -59,7 +59,7 @@ public record GenerateTask() implements CausalTask {
     /// Rows of prompts and answers, without the tokens around them until the longest answer is known.
     abstract static class Prompted implements Encoding {
         final Tokenizer tokenizer;
-        private final Examples.Options options;
+        final Examples.Options options;
         private int longestAnswer = 1;
 
         Prompted(Tokenizer tokenizer, Examples.Options options) {
@@ -93,7 +93,7 @@ public record GenerateTask() implements CausalTask {
         }
 
         @Override
-        public final int answerRoom() {
+        public int answerRoom() {
             return options.answerRoom() > 0
                     ? options.answerRoom()
                     : Math.max(1, Math.min(longestAnswer, options.maxLength() / 2));

@@ -1,7 +1,11 @@
 package dev.loran.peft.task;
 
+import com.fasterxml.jackson.databind.node.ArrayNode;
 import dev.loran.engine.Tensor;
 import dev.loran.engine.functional.Functional;
+import dev.loran.peft.chat.Chat;
+import dev.loran.peft.chat.ChatFormat;
+import dev.loran.peft.chat.TemplateException;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.Encoding;
 import dev.loran.peft.data.Example;
@@ -11,6 +15,7 @@ import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Row;
 import dev.loran.peft.data.Target;
 import dev.loran.peft.data.Tokenizer;
+import dev.loran.peft.generation.GenerationConfig;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Losses;
 import java.util.ArrayList;
@@ -50,8 +55,9 @@ import org.jspecify.annotations.Nullable;
 /// @param labelSmoothing ε, from 0 to below 0.5
 /// @param desirableWeight λ of answers that are desirable
 /// @param undesirableWeight λ of answers that are not
+/// @param chats whether it was trained on chats, so that prompts are chats, too; rows of either kind can be read
 public record PreferTask(
-        Loss loss, double beta, double labelSmoothing, double desirableWeight, double undesirableWeight)
+        Loss loss, double beta, double labelSmoothing, double desirableWeight, double undesirableWeight, boolean chats)
         implements Task {
     private static final Metric ACCURACY = new Metric("reward_accuracy", true);
     private static final String MARGIN = "reward_margin";
@@ -67,6 +73,7 @@ public record PreferTask(
     private static final String SMOOTHING = "label_smoothing";
     private static final String DESIRABLE = "desirable_weight";
     private static final String UNDESIRABLE = "undesirable_weight";
+    private static final String CHATS = "chats";
 
     /// The loss: see [PreferTask].
     public enum Loss {
@@ -97,6 +104,12 @@ public record PreferTask(
     /// A prompt with one answer, and whether that is a good one.
     public record Judgement(String prompt, String completion, boolean desirable) implements Row {}
 
+    /// The same for chats: both begin alike and end with an answer of the assistant.
+    public record ChatPreference(dev.loran.peft.chat.Chat chosen, dev.loran.peft.chat.Chat rejected) implements Row {}
+
+    /// A chat that ends with an answer of the assistant, and whether that is a good one.
+    public record ChatJudgement(dev.loran.peft.chat.Chat chat, boolean desirable) implements Row {}
+
     public PreferTask {
         if (!(beta > 0 && Double.isFinite(beta))) {
             throw new InputException("beta " + beta + " must be positive");
@@ -122,6 +135,10 @@ public record PreferTask(
         this(loss, beta, labelSmoothing, 1, 1);
     }
 
+    public PreferTask(Loss loss, double beta, double labelSmoothing, double desirableWeight, double undesirableWeight) {
+        this(loss, beta, labelSmoothing, desirableWeight, undesirableWeight, false);
+    }
+
     /// DPO with β = 0.1 and without label smoothing.
     public PreferTask() {
         this(Loss.DPO, 0.1, 0);
@@ -141,20 +158,75 @@ public record PreferTask(
     @Override
     public List<String> fields() {
         return loss == Loss.KTO
-                ? List.of("prompt", "completion", "label", "chosen", "rejected")
-                : List.of("prompt", "chosen", "rejected");
+                ? List.of("prompt", "completion", "label", "chosen", "rejected", "tools")
+                : List.of("prompt", "chosen", "rejected", "tools");
     }
 
     @Override
     public Row row(Fields fields) {
         if (loss == Loss.KTO && !fields.has("chosen") && !fields.has("rejected")) {
-            return new Judgement(fields.text("prompt"), fields.text("completion"), fields.flag("label"));
+            return fields.isList("completion") || fields.isList("prompt")
+                    ? new ChatJudgement(answered(fields, "completion"), fields.flag("label"))
+                    : new Judgement(fields.text("prompt"), fields.text("completion"), fields.flag("label"));
         }
         if (fields.has("completion") && !fields.has("chosen")) {
             throw fields.bad("an answer that was judged by itself is for the loss kto; the loss " + loss
                     + " needs \"chosen\" and \"rejected\"");
         }
-        return new Preference(fields.text("prompt"), fields.text("chosen"), fields.text("rejected"));
+        if (!fields.isList("chosen") && !fields.isList("prompt")) {
+            return new Preference(fields.text("prompt"), fields.text("chosen"), fields.text("rejected"));
+        }
+        return fields.isList("prompt")
+                ? new ChatPreference(answered(fields, "chosen"), answered(fields, "rejected"))
+                : implicit(fields);
+    }
+
+    /// The messages of `prompt`, and one that answers them.
+    private static Chat answered(Fields fields, String answer) {
+        ArrayNode all = ChatTask.messages(fields, "prompt").deepCopy();
+        all.addAll(ChatTask.messages(fields, answer));
+        return answered(fields, answer, all, fields.json("prompt").size());
+    }
+
+    /// Both chats begin with the prompt: what they have in common.
+    private static ChatPreference implicit(Fields fields) {
+        ArrayNode chosen = ChatTask.messages(fields, "chosen");
+        ArrayNode rejected = ChatTask.messages(fields, "rejected");
+        int common = 0;
+        while (common < Math.min(chosen.size(), rejected.size())
+                && chosen.get(common).equals(rejected.get(common))) {
+            common++;
+        }
+        // Where both answers are the same, so are the chats.
+        common = Math.min(common, Math.min(chosen.size(), rejected.size()) - 1);
+        if (common == 0) {
+            throw fields.bad("\"chosen\" and \"rejected\" begin with different messages; put those before the answers"
+                    + " into both, or into \"prompt\"");
+        }
+        Chat first = answered(fields, "chosen", chosen, common);
+        Chat second = answered(fields, "rejected", rejected, common);
+        if (fields.has("prompt")
+                && !fields.json("prompt").isNull()
+                && !fields.text("prompt").strip().equals(first.text(common - 1).strip())) {
+            throw fields.bad("field \"prompt\" is a text, and not that of the message before the answers; leave it out,"
+                    + " or give the messages before the answers as a list");
+        }
+        return new ChatPreference(first, second);
+    }
+
+    private static Chat answered(Fields fields, String field, ArrayNode messages, int prompt) {
+        Chat chat = new Chat(messages, ChatTask.tools(fields));
+        if (messages.size() != prompt + 1 || !chat.isAnswer(prompt)) {
+            throw fields.bad("field \"%s\" must end with one message after the prompt, the assistant's, found %d%s"
+                    .formatted(
+                            field,
+                            messages.size() - prompt,
+                            messages.size() == prompt + 1
+                                    ? " of \""
+                                            + messages.get(prompt).path("role").asText() + "\""
+                                    : ""));
+        }
+        return chat;
     }
 
     @Override
@@ -176,6 +248,9 @@ public record PreferTask(
             settings.put(DESIRABLE, String.valueOf(desirableWeight));
             settings.put(UNDESIRABLE, String.valueOf(undesirableWeight));
         }
+        if (chats) {
+            settings.put(CHATS, "true");
+        }
         return settings;
     }
 
@@ -184,6 +259,7 @@ public record PreferTask(
         Map<String, String> all = settings();
         all.put(DESIRABLE, String.valueOf(desirableWeight));
         all.put(UNDESIRABLE, String.valueOf(undesirableWeight));
+        all.put(CHATS, String.valueOf(chats));
         settings.forEach((name, value) -> {
             if (all.put(name, value) == null) {
                 throw new InputException("task " + name() + " has no " + name + "; leave it out");
@@ -194,7 +270,8 @@ public record PreferTask(
                 number(BETA, all),
                 number(SMOOTHING, all),
                 number(DESIRABLE, all),
-                number(UNDESIRABLE, all));
+                number(UNDESIRABLE, all),
+                Boolean.parseBoolean(all.get(CHATS)));
     }
 
     private static double number(String name, Map<String, String> settings) {
@@ -216,6 +293,11 @@ public record PreferTask(
 
     /// Two texts with the same prompt.
     private abstract static class Answers extends GenerateTask.Prompted {
+        /// How chats become text; null if the rows are none, or before the first.
+        private @Nullable ChatFormat format;
+
+        private boolean texts;
+
         Answers(Tokenizer tokenizer, Examples.Options options) {
             super(tokenizer, options);
         }
@@ -229,13 +311,65 @@ public record PreferTask(
             return new Example(texts, target, truncated);
         }
 
-        /// The same with the tokens around both texts.
+        /// The ids of a prompt.
+        final int[] prompt(String text, Sink out) {
+            texts = true;
+            requireOneKind(out);
+            return tokenizer.body(text);
+        }
+
+        /// The ids of a chat, whose last answer is the part that is learned.
+        final ChatTask.Ids chat(Chat chat, Sink out) {
+            format = format == null ? ChatTask.format(tokenizer) : format;
+            requireOneKind(out);
+            try {
+                return ChatTask.Ids.ofLastAnswer(tokenizer, format, chat);
+            } catch (TemplateException e) {
+                throw out.bad(e.problem());
+            }
+        }
+
+        /// Whether there is room for an answer that begins there.
+        final boolean fits(int prompt, Sink out) {
+            if (prompt < options.maxLength()) {
+                return true;
+            }
+            out.leftOut("their answers begin after %d tokens".formatted(options.maxLength()));
+            return false;
+        }
+
+        private void requireOneKind(Sink out) {
+            if (texts && format != null) {
+                throw out.bad("some prompts are texts and others lists of messages; put them into files of their own");
+            }
+        }
+
+        /// A prompt of a chat is never cut.
+        @Override
+        public final int answerRoom() {
+            return format == null ? super.answerRoom() : 0;
+        }
+
+        /// The same as the model reads both texts: with the tokens around them, unless they are chats.
         final Example around(Example raw) {
+            if (format != null) {
+                int[] first = raw.texts().get(0).ids();
+                int[] second = raw.texts().get(1).ids();
+                return example(raw.target(), isCut(first) || isCut(second), cut(first), cut(second));
+            }
             Tokenizer.Encoded first = around(raw, 0);
             Tokenizer.Encoded second = around(raw, 1);
             int[] target = raw.target().clone();
             target[0] = first.promptLength();
             return example(target, first.truncated() || second.truncated(), first.ids(), second.ids());
+        }
+
+        private boolean isCut(int[] ids) {
+            return ids.length > options.maxLength();
+        }
+
+        private int[] cut(int[] ids) {
+            return isCut(ids) ? Arrays.copyOf(ids, options.maxLength()) : ids;
         }
     }
 
@@ -248,13 +382,32 @@ public record PreferTask(
 
         @Override
         public void add(Row row, Sink out) {
-            if (!(row instanceof Preference(String prompt, String chosen, String rejected))) {
-                throw otherForm(row, out);
+            switch (row) {
+                case Preference(String prompt, String chosen, String rejected) -> {
+                    int[] ids = prompt(prompt, out);
+                    out.note(prompt, chosen + "\0" + rejected, ids, 0);
+                    int[] first = bounded(ids);
+                    out.example(example(
+                            new int[] {first.length}, false, answered(first, chosen), answered(first, rejected)));
+                }
+                case ChatPreference(Chat chosen, Chat rejected) -> add(chosen, rejected, out);
+                default -> throw otherForm(row, out);
             }
-            int[] ids = tokenizer.body(prompt);
-            out.note(prompt, chosen + "\0" + rejected, ids, 0);
-            int[] first = bounded(ids);
-            out.example(example(new int[] {first.length}, false, answered(first, chosen), answered(first, rejected)));
+        }
+
+        private void add(Chat chosen, Chat rejected, Sink out) {
+            ChatTask.Ids first = chat(chosen, out);
+            ChatTask.Ids second = chat(rejected, out);
+            out.note(
+                    chosen.first(chosen.size() - 1).toString(),
+                    chosen.text(chosen.size() - 1) + "\0" + rejected.text(rejected.size() - 1),
+                    first.ids(),
+                    0);
+            // A token that reaches from the prompt into an answer counts as a part of both answers.
+            int prompt = Math.min(first.spans()[0], second.spans()[0]);
+            if (fits(prompt, out)) {
+                out.example(example(new int[] {prompt}, false, first.ids(), second.ids()));
+            }
         }
 
         @Override
@@ -310,15 +463,33 @@ public record PreferTask(
                     add(prompt, chosen, true, out);
                     add(prompt, rejected, false, out);
                 }
+                case ChatJudgement(Chat chat, boolean good) -> add(chat, good, out);
+                case ChatPreference(Chat chosen, Chat rejected) -> {
+                    add(chosen, true, out);
+                    add(rejected, false, out);
+                }
                 default -> throw otherForm(row, out);
             }
         }
 
         private void add(String prompt, String answer, boolean good, Sink out) {
-            int[] ids = tokenizer.body(prompt);
+            int[] ids = prompt(prompt, out);
             out.note(prompt, answer + "\0" + good, ids, 0);
             int[] first = bounded(ids);
-            int[] both = answered(first, answer);
+            add(first, answered(first, answer), good, out);
+        }
+
+        private void add(Chat chat, boolean good, Sink out) {
+            ChatTask.Ids ids = chat(chat, out);
+            int last = chat.size() - 1;
+            out.note(chat.first(last).toString(), chat.text(last) + "\0" + good, ids.ids(), 0);
+            if (fits(ids.spans()[0], out)) {
+                add(Arrays.copyOf(ids.ids(), ids.spans()[0]), ids.ids(), good, out);
+            }
+        }
+
+        /// @param both the ids of the prompt, `first`, and of the answer behind it
+        private void add(int[] first, int[] both, boolean good, Sink out) {
             firstPrompt = firstPrompt == null ? first : firstPrompt;
             if (!Arrays.equals(firstPrompt, first)) {
                 last = last.with(first, Arrays.copyOfRange(both, first.length, both.length));
@@ -368,6 +539,9 @@ public record PreferTask(
 
     @Override
     public String cut(Examples.Options options) {
+        if (options.answerRoom() == 0) {
+            return "chats are longer than %d tokens: the ends of their answers were cut".formatted(options.maxLength());
+        }
         return "rows have an answer that ends after %d tokens, or a prompt of more than %d, and were cut"
                 .formatted(options.maxLength(), options.maxLength() - options.answerRoom());
     }
@@ -436,12 +610,23 @@ public record PreferTask(
 
     @Override
     public Tokenizer.Encoded prompt(Tokenizer tokenizer, String text, int maxLength, int answerRoom) {
-        return tokenizer.encodePrompt(text, maxLength, answerRoom);
+        return chats
+                ? new ChatTask().prompt(tokenizer, text, maxLength, answerRoom)
+                : tokenizer.encodePrompt(text, maxLength, answerRoom);
     }
 
     @Override
+    public GenerationConfig ending(GenerationConfig config, Tokenizer tokenizer) {
+        return chats ? new ChatTask().ending(config, tokenizer) : config;
+    }
+
+    /// Only chats leave no room for an answer.
+    @Override
     public TaskCard card(Examples train, Tokenizer tokenizer, int maxLength) {
-        return TaskCard.of(this, maxLength).withAnswers(train.answerRoom(), tokenizer.eosToken());
+        boolean ofChats = train.answerRoom() == 0;
+        Task task = new PreferTask(loss, beta, labelSmoothing, desirableWeight, undesirableWeight, ofChats);
+        TaskCard card = TaskCard.of(task, maxLength).withAnswers(train.answerRoom(), tokenizer.eosToken());
+        return ofChats ? card.withChat(ChatTask.format(tokenizer)) : card;
     }
 
     // ---- the log-probabilities and the loss

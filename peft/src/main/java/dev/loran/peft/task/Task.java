@@ -108,6 +108,11 @@ public interface Task extends RowForm {
         return false;
     }
 
+    /// Whether prompts are chats, which become text by the tokenizer's [dev.loran.peft.chat.ChatFormat].
+    default boolean chats() {
+        return false;
+    }
+
     /// The ids of a text that a model is to continue.
     ///
     /// @param maxLength the most ids of text and answer together

@@ -109,6 +109,55 @@ class PreferCommandTest extends CommandLineTest {
                         + " \"chosen\" and \"rejected\"");
     }
 
+    /// The adapter keeps the template, and answers as it was trained.
+    @Test
+    void chatsAreTrainedMeasuredAndAnswered() throws IOException {
+        Path template = Files.writeString(
+                folder.resolve("short.jinja"),
+                "{% for m in messages %}{{ m.role[0] }} {{ m.content }} !{% endfor %}"
+                        + "{% if add_generation_prompt %}a {% endif %}");
+        String message = "{\"role\":\"%s\",\"content\":\"%s\"}";
+        List<String> lines = new ArrayList<>();
+        for (int i = 0; i < 12; i++) {
+            String word = WORDS.get(i % 6);
+            String asked = message.formatted("user", "query " + word);
+            lines.add("{\"chosen\":[%s,%s],\"rejected\":[%s,%s]}"
+                    .formatted(
+                            asked,
+                            message.formatted("assistant", word),
+                            asked,
+                            message.formatted("assistant", WORDS.get((i + 1 + i / 6) % 6))));
+        }
+        Path chats = Files.write(folder.resolve("chats.jsonl"), lines);
+        Path run = folder.resolve("run");
+        assertRefused(
+                prefer("--train", chats),
+                "loran: the model's folder has no chat template; name one that its texts shall have:"
+                        + " --chat-template chatml, llama3, gemma or alpaca, or a file");
+        Result trained =
+                prefer("--train", chats, "--eval", chats, "--chat-template", template, "--lr", 1e-2, "--steps", 30);
+        assertThat(trained.code()).as(trained.err()).isZero();
+        Result measured = eval("--model", causal, "--adapter", run, "--data", chats);
+        assertThat(measured.code()).as(measured.err()).isZero();
+        assertThat(measured.json().get("loss").doubleValue())
+                .isCloseTo(trained.json().get("eval_loss").doubleValue(), within(1e-6));
+        assertThat(measured.json().get("reward_margin").doubleValue()).isPositive();
+
+        Path asked = Files.writeString(
+                folder.resolve("asked.jsonl"),
+                "{\"id\":7,\"messages\":[" + message.formatted("user", "query red") + "]}\n");
+        Path out = folder.resolve("answers.jsonl");
+        Result predicted = loran(
+                "predict", "--model", causal, "--adapter", run, "--data", asked, "--out", out, "--max-new-tokens", 3);
+        assertThat(predicted.code()).as(predicted.err()).isZero();
+        Result generated =
+                loran("generate", "--model", causal, "--adapter", run, "--prompt", "query red", "--max-new-tokens", 3);
+        assertThat(generated.code()).as(generated.err()).isZero();
+        JsonNode answer = JSON.readTree(Files.readString(out));
+        assertThat(answer.get("answer").asText()).isEqualTo(generated.out().strip());
+        assertThat(answer.get("id").intValue()).isEqualTo(7);
+    }
+
     private void refused(String row, String message) throws IOException {
         Path bad = folder.resolve("bad.jsonl");
         Files.write(bad, List.of("{\"prompt\":\"red\",\"chosen\":\"buy\",\"rejected\":\"run\"}", row));

@@ -9,17 +9,26 @@ import dev.loran.engine.Tensor;
 import dev.loran.engine.backend.Backend;
 import dev.loran.engine.backend.DType;
 import dev.loran.engine.backend.ReferenceBackend;
+import dev.loran.peft.chat.Chat;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.Examples;
+import dev.loran.peft.data.RowSource;
 import dev.loran.peft.data.Target;
 import dev.loran.peft.data.TinyTokenizers;
+import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.task.PreferTask.Judgement;
 import dev.loran.peft.task.PreferTask.Loss;
 import dev.loran.peft.task.PreferTask.Preference;
+import java.io.ByteArrayInputStream;
+import java.net.URI;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Path;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
+import java.util.stream.IntStream;
 import org.junit.jupiter.api.Test;
 
 /// The numbers are those of TRL 1.13's `DPOTrainer._compute_loss` in float64, called on logits of
@@ -224,6 +233,153 @@ class PreferTaskTest {
         assertThat(e.metric("reward_margin")).isCloseTo(-0.05238692886008023, within(1e-12));
         assertThat(e.metric("reward_chosen")).isCloseTo(-0.10225730136697328, within(1e-12));
         assertThat(e.metric("reward_rejected")).isCloseTo(-0.04987037250689306, within(1e-12));
+    }
+
+    // ---- chats
+
+    /// Written by transformers: `apply_chat_template(prompt, add_generation_prompt=True)`, and what follows that in
+    /// `apply_chat_template(prompt + answer)`, as TRL takes them, here without the line break after the end token.
+    private static final int[] PROMPT = {
+        1, 85, 299, 284, 201, 279, 313, 16, 2, 201, 1, 298, 201, 314, 310, 272, 308, 276, 33, 2, 201, 1, 259, 315, 86,
+        201
+    };
+
+    private static final int[] BLUE = {
+        30, 86, 74, 75, 80, 77, 32, 201, 201, 30, 17, 86, 74, 75, 80, 77, 32, 201, 201, 281, 276, 272, 320, 16, 2
+    };
+    private static final int[] CAT = {
+        30, 86, 74, 75, 80, 77, 32, 201, 201, 30, 17, 86, 74, 75, 80, 77, 32, 201, 201, 35, 275, 16, 2
+    };
+
+    private static final String ASKED =
+            "{\"role\":\"system\",\"content\":\"Be brief.\"},{\"role\":\"user\",\"content\":\"What colour is the sky?\"}";
+
+    private static String said(String text) {
+        return "{\"role\":\"assistant\",\"content\":\"" + text + "\"}";
+    }
+
+    private static Tokenizer chats() {
+        return Tokenizer.load(
+                Path.of(URI.create(Objects.requireNonNull(PreferTaskTest.class.getResource("/fixtures/chat"))
+                        .toString())));
+    }
+
+    private static Examples read(PreferTask task, int maxLength, String... rows) {
+        byte[] bytes = String.join("\n", rows).getBytes(StandardCharsets.UTF_8);
+        try (Tokenizer tokenizer = chats()) {
+            return Examples.read(
+                    RowSource.stream(new ByteArrayInputStream(bytes), "rows"),
+                    task,
+                    tokenizer,
+                    Examples.Options.of(maxLength),
+                    null);
+        }
+    }
+
+    private static int[] behind(int[] prompt, int[] answer) {
+        return IntStream.concat(Arrays.stream(prompt), Arrays.stream(answer)).toArray();
+    }
+
+    private static void assertAsked(Examples rows, int row, int[] first, int[] second) {
+        assertThat(rows.row(row).texts().get(0).ids()).containsExactly(behind(PROMPT, first));
+        assertThat(rows.row(row).texts().get(1).ids()).containsExactly(behind(PROMPT, second));
+        assertThat(rows.target(row)[0]).isEqualTo(PROMPT.length);
+    }
+
+    @Test
+    void chatsBecomeTheIdsOfTransformersWhereverThePromptIs() {
+        Examples rows = read(
+                new PreferTask(),
+                512,
+                "{\"prompt\":[%s],\"chosen\":[%s],\"rejected\":[%s]}"
+                        .formatted(ASKED, said("The sky is blue."), said("A cat.")),
+                "{\"chosen\":[%1$s,%2$s],\"rejected\":[%1$s,%3$s]}"
+                        .formatted(ASKED, said("The sky is blue."), said("A cat.")),
+                "{\"prompt\":\"What colour is the sky?\",\"chosen\":[%1$s,%2$s],\"rejected\":[%1$s,%2$s]}"
+                        .formatted(ASKED, said("A cat.")));
+        assertAsked(rows, 0, BLUE, CAT);
+        assertAsked(rows, 1, BLUE, CAT);
+        assertAsked(rows, 2, CAT, CAT);
+        assertThat(rows.answerRoom()).isZero();
+        try (Tokenizer tokenizer = chats()) {
+            TaskCard card = new PreferTask().card(rows, tokenizer, 512);
+            assertThat(card.task().chats()).isTrue();
+            assertThat(new PreferTask().with(card.task().settings())).isEqualTo(card.task());
+            assertThat(card.chat()).isNotNull();
+            assertThat(card.task().prompt(tokenizer, "A cat", 512, 0).ids())
+                    .containsExactly(ChatTask.prompt(tokenizer, Chat.of("A cat")));
+        }
+    }
+
+    @Test
+    void judgedChatsMeetAnswersToOtherPrompts() {
+        Examples rows = read(
+                new PreferTask(Loss.KTO, 0.1, 0),
+                512,
+                "{\"prompt\":[%s],\"completion\":[%s],\"label\":true}".formatted(ASKED, said("The sky is blue.")),
+                "{\"prompt\":[%s],\"completion\":[%s],\"label\":false}"
+                        .formatted(ASKED.replace("Be brief.", "Be long."), said("A cat.")));
+        assertAsked(rows, 0, BLUE, CAT);
+        assertThat(rows.target(0)[1]).isEqualTo(1);
+        assertThat(rows.target(1)[1]).isZero();
+    }
+
+    @Test
+    void longAnswersAreCutAndLongPromptsLeftOut() {
+        String row = "{\"prompt\":[%s],\"chosen\":[%s],\"rejected\":[%s]}";
+        Examples rows = read(
+                new PreferTask(),
+                30,
+                row.formatted(ASKED, said("The sky is blue."), said("A cat.")),
+                row.formatted(ASKED.replace("brief", "brief and brief"), said("The sky is blue."), said("A cat.")));
+        assertThat(rows.size()).isEqualTo(1);
+        assertThat(rows.ids(0)).hasSize(30);
+        assertThat(rows.notices(null))
+                .contains(
+                        "rows: 1 chats are longer than 30 tokens: the ends of their answers were cut",
+                        "rows: 1 of 2 rows were left out: their answers begin after 30 tokens");
+    }
+
+    @Test
+    void badChatsAreNamed() {
+        String blue = said("Blue.");
+        badChat(
+                "{\"prompt\":[],\"chosen\":[%s],\"rejected\":[%s]}".formatted(blue, blue),
+                "field \"prompt\" must be a list of messages");
+        badChat(
+                "{\"prompt\":[%s],\"chosen\":\"Blue.\",\"rejected\":[%s]}".formatted(ASKED, blue),
+                "field \"chosen\" must be a list of messages");
+        badChat(
+                "{\"prompt\":[%s],\"chosen\":[%s],\"rejected\":[{\"role\":\"assistant\"}]}".formatted(ASKED, blue),
+                "message 1 of \"rejected\" has no \"content\"");
+        badChat(
+                "{\"prompt\":[%1$s],\"chosen\":[%2$s,%2$s],\"rejected\":[%2$s]}".formatted(ASKED, blue),
+                "field \"chosen\" must end with one message after the prompt, the assistant's, found 2");
+        badChat(
+                "{\"prompt\":[%s],\"chosen\":[%s],\"rejected\":[{\"role\":\"user\",\"content\":\"Why?\"}]}"
+                        .formatted(ASKED, blue),
+                "field \"rejected\" must end with one message after the prompt, the assistant's, found 1 of \"user\"");
+        badChat(
+                "{\"chosen\":[%s],\"rejected\":[%s]}".formatted(blue, said("Red.")),
+                "\"chosen\" and \"rejected\" begin with different messages; put those before the answers into both, or"
+                        + " into \"prompt\"");
+        badChat(
+                "{\"prompt\":\"Why?\",\"chosen\":[%1$s,%2$s],\"rejected\":[%1$s,%3$s]}"
+                        .formatted(ASKED, blue, said("Red.")),
+                "field \"prompt\" is a text, and not that of the message before the answers; leave it out, or give the"
+                        + " messages before the answers as a list");
+        badChat(
+                "{\"prompt\":\"Why?\",\"chosen\":\"a\",\"rejected\":\"b\"}",
+                "some prompts are texts and others lists of messages; put them into files of their own");
+    }
+
+    /// As the second row.
+    private static void badChat(String row, String message) {
+        String good =
+                "{\"prompt\":[%s],\"chosen\":[%s],\"rejected\":[%s]}".formatted(ASKED, said("Blue."), said("Red."));
+        assertThatThrownBy(() -> read(new PreferTask(), 512, good, row))
+                .isInstanceOf(InputException.class)
+                .hasMessage("rows:2: " + message);
     }
 
     @Test
