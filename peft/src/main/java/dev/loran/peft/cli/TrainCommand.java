@@ -367,8 +367,10 @@ class TrainCommand implements Callable<Integer> {
                 .formatted(
                         resume == null ? init.folder() : initAdapter,
                         headless == null ? "" : ", but with a new head: " + headless));
-        begin = begun -> init.keep(begun.init());
         try (Subject subject = Subject.of(open.model(), init, headless == null, card, model.seed)) {
+            begin = begun -> init.keep(begun.init());
+            // The copy, since the other one may be gone before the run ends.
+            subject.learner().beganWith(new RunFolder(out).init());
             return new TrainRun(this, open, plan, rows).train(subject.learner(), config);
         }
     }

@@ -22,10 +22,14 @@ import dev.loran.peft.task.Site;
 import dev.loran.peft.task.Task;
 import dev.loran.peft.task.TaskCard;
 import dev.loran.peft.task.TextClassifier;
+import dev.loran.peft.tuner.AdapterFiles;
 import dev.loran.peft.tuner.PeftModel;
 import dev.loran.peft.tuner.PeftModel.ParameterCount;
 import dev.loran.peft.tuner.Tuner;
+import java.io.IOException;
+import java.nio.file.Files;
 import java.nio.file.Path;
+import java.nio.file.StandardCopyOption;
 import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -33,6 +37,7 @@ import java.util.Map;
 import java.util.Objects;
 import java.util.function.BooleanSupplier;
 import java.util.function.Consumer;
+import java.util.function.Function;
 import java.util.function.IntConsumer;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
@@ -58,6 +63,9 @@ import org.jspecify.annotations.Nullable;
 /// change it (training, loading, closing) need exclusive access, and throw a
 /// [java.util.ConcurrentModificationException] if another thread is using the model.
 public final class TaskModel implements Learner, AutoCloseable {
+    /// The subfolder of the adapter that the training began with, and its name while it answers.
+    private static final String REFERENCE = "ref";
+
     private final Model model;
     private final @Nullable PeftModel peft;
     /// The adapter that answers, whichever is active; null for the active one.
@@ -68,6 +76,8 @@ public final class TaskModel implements Learner, AutoCloseable {
     /// Names this in messages: the folder that was loaded, or the model.
     private final String title;
     private Consumer<Path> beside = folder -> {};
+    /// The adapter that the training began with, which is the reference of a task that has one; null for none.
+    private @Nullable Path reference;
     private @Nullable Penalty penalty;
     /// Whether a step in training has begun, or its state was loaded.
     private boolean trained;
@@ -154,7 +164,19 @@ public final class TaskModel implements Learner, AutoCloseable {
 
     private static TaskModel load(PeftModel peft, @Nullable String adapter, TaskCard card, Path folder) {
         Head head = card.task().head(Site.saved(peft, card, folder));
-        return new TaskModel(peft.model(), peft, adapter, card, head, folder.toString());
+        TaskModel loaded = new TaskModel(peft.model(), peft, adapter, card, head, folder.toString());
+        Path kept = folder.resolve(REFERENCE);
+        loaded.trained = true;
+        loaded.reference = Files.isRegularFile(kept.resolve(AdapterFiles.CONFIG)) ? kept : null;
+        return loaded;
+    }
+
+    /// Says that the adapter was loaded from `folder`, which must stay there: a task that compares the model with what
+    /// it was before its training ([Task#referenceNumbers]) then compares it with the model with that adapter, not
+    /// without any. [#save] writes a copy of it into the subfolder `ref`, as TRL does, by which an evaluation later
+    /// knows it.
+    public void beganWith(Path folder) {
+        reference = folder;
     }
 
     /// Loads the head in `folder`; does nothing if the head is the model's own.
@@ -253,8 +275,7 @@ public final class TaskModel implements Learner, AutoCloseable {
 
     @Override
     public @Nullable Examples withReference(Examples rows, int batchSize, BooleanSupplier stop, IntConsumer progress) {
-        int each = task().referenceNumbers();
-        if (each == 0 || rows.hasReference()) {
+        if (task().referenceNumbers() == 0 || rows.hasReference()) {
             return rows;
         }
         PeftModel with = peft;
@@ -264,6 +285,29 @@ public final class TaskModel implements Learner, AutoCloseable {
                     + "; use a model with an adapter");
         }
         model.train(false);
+        if (with == null || reference != null && !trained) {
+            return withReference(rows, batchSize, stop, progress, this::outputs);
+        }
+        if (reference == null) {
+            return withReference(
+                    rows, batchSize, stop, progress, batch -> with.withAdapter(PeftModel.BASE, () -> outputs(batch)));
+        }
+        with.loadAdapter(REFERENCE, reference);
+        try {
+            return withReference(
+                    rows, batchSize, stop, progress, batch -> with.withAdapter(REFERENCE, () -> outputs(batch)));
+        } finally {
+            with.deleteAdapter(REFERENCE);
+        }
+    }
+
+    private @Nullable Examples withReference(
+            Examples rows,
+            int batchSize,
+            BooleanSupplier stop,
+            IntConsumer progress,
+            Function<Batch, double[]> answers) {
+        int each = task().referenceNumbers();
         float[] numbers = new float[each * rows.size()];
         Examples blank = rows.withReference(numbers);
         int done = 0;
@@ -273,8 +317,7 @@ public final class TaskModel implements Learner, AutoCloseable {
                     return null;
                 }
                 progress.accept(done);
-                double[] outputs =
-                        with == null ? outputs(batch) : with.withAdapter(PeftModel.BASE, () -> outputs(batch));
+                double[] outputs = answers.apply(batch);
                 for (int i = 0; i < outputs.length; i++) {
                     numbers[batch.rows()[i / each] * each + i % each] = (float) outputs[i];
                 }
@@ -458,7 +501,23 @@ public final class TaskModel implements Learner, AutoCloseable {
         }
         head.save(folder);
         card.write(folder);
+        if (reference != null && task().referenceNumbers() > 0) {
+            keep(reference, folder.resolve(REFERENCE));
+        }
         beside.accept(folder);
+    }
+
+    private static void keep(Path adapter, Path place) {
+        try {
+            Files.createDirectories(place);
+            for (String file : List.of(AdapterFiles.CONFIG, AdapterFiles.WEIGHTS, AdapterFiles.TRAINING)) {
+                if (!file.equals(AdapterFiles.TRAINING) || Files.isRegularFile(adapter.resolve(file))) {
+                    Files.copy(adapter.resolve(file), place.resolve(file), StandardCopyOption.REPLACE_EXISTING);
+                }
+            }
+        } catch (IOException e) {
+            throw InputException.io(place, "the adapter that the training began with cannot be kept there", e);
+        }
     }
 
     /// Registers additional files for [#save] to write, such as a tokenizer.

@@ -4,6 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.within;
 
 import com.fasterxml.jackson.databind.JsonNode;
+import dev.loran.peft.io.Drafts;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -156,6 +157,50 @@ class PreferCommandTest extends CommandLineTest {
         JsonNode answer = JSON.readTree(Files.readString(out));
         assertThat(answer.get("answer").asText()).isEqualTo(generated.out().strip());
         assertThat(answer.get("id").intValue()).isEqualTo(7);
+    }
+
+    /// All rewards are 0 as long as the adapter is the one that the run began with, and that is known later, too.
+    @Test
+    void theReferenceContainsTheAdapterThatTheRunBeganWith() throws IOException {
+        Path run = folder.resolve("run");
+        Result first = prefer("--lr", 1e-2, "--steps", 20);
+        assertThat(first.code()).as(first.err()).isZero();
+        Result still = prefer(
+                "--init-adapter", run, "--eval", train, "--lr", 1e-30, "--steps", 1, "--out", folder.resolve("still"));
+        assertThat(still.code()).as(still.err()).isZero();
+        Result measured = eval("--model", causal, "--adapter", folder.resolve("still"), "--data", train);
+        assertThat(measured.code()).as(measured.err()).isZero();
+        for (Result result : List.of(still, measured)) {
+            assertThat(result.json().get(result == still ? "eval_loss" : "loss").doubleValue())
+                    .isCloseTo(Math.log(2), within(1e-6));
+        }
+        assertThat(measured.json().get("reward_chosen").doubleValue()).isCloseTo(0, within(1e-6));
+        assertThat(folder.resolve("still/best/ref/adapter_model.safetensors"))
+                .hasSameBinaryContentAs(run.resolve("last/adapter_model.safetensors"));
+        assertThat(eval("--model", causal, "--adapter", run, "--data", train)
+                        .json()
+                        .get("reward_margin")
+                        .doubleValue())
+                .isGreaterThan(0.01);
+
+        // Stopped and resumed, without the first adapter, it is the same run.
+        List<Object> more = List.of("--lr", 1e-2, "--steps", 6, "--save-steps", 2, "--init-adapter", run);
+        for (String name : List.of("whole", "parted")) {
+            List<Object> args = new ArrayList<>(more);
+            args.addAll(List.of("--out", folder.resolve(name)));
+            assertThat(prefer(args.toArray()).code()).isZero();
+        }
+        Drafts.delete(run);
+        Path parted = folder.resolve("parted");
+        Drafts.delete(parted.resolve("checkpoints/step-6"));
+        Drafts.delete(parted.resolve("last"));
+        Result resumed = loran("train", "--resume", parted);
+        assertThat(resumed.code()).as(resumed.err()).isZero();
+        assertThat(resumed.err()).contains("going on after step 4 of 6");
+        for (String file : List.of("adapter_model.safetensors", "ref/adapter_model.safetensors")) {
+            assertThat(parted.resolve("last").resolve(file))
+                    .hasSameBinaryContentAs(folder.resolve("whole/last").resolve(file));
+        }
     }
 
     private void refused(String row, String message) throws IOException {
