@@ -265,7 +265,7 @@ final class CompareCommand implements Callable<Integer> {
             Examples.Options reading = Examples.Options.of(maxLength).withTextPrefix(open.textPrefix());
             output.detail(open.describe());
             output.say(open.backendChoice());
-            Task kind = training.task(task);
+            Task kind = training.prefixes.of(training.task(task), open);
             TaskRows read;
             if (train != null) {
                 DataOptions.Split given = files.split(train, eval, model.seed);

@@ -62,6 +62,9 @@ final class EvalCommand implements Callable<Integer> {
     private @Nullable Integer maxNewTokens;
 
     @Mixin
+    private PrefixOptions prefixes;
+
+    @Mixin
     private ModelOptions model;
 
     @Mixin
@@ -119,7 +122,7 @@ final class EvalCommand implements Callable<Integer> {
             output.detail(open.describe());
             output.detail(open.backendChoice());
             TaskCard known = folder == null ? null : open.load(peft, folder);
-            TaskCard card = known == null ? card(open) : known;
+            TaskCard card = prefixes.of(known == null ? card(open) : known, known != null, open);
             if (task != null && !card.task().name().equals(Task.named(task).name())) {
                 throw new InputException(trained.title(model) + ": was trained for task "
                         + card.task().name() + ", not " + task + "; leave --task out");

@@ -94,6 +94,9 @@ final class PredictCommand implements Callable<Integer> {
     private @Nullable Integer maxNewTokens;
 
     @Mixin
+    private PrefixOptions prefixes;
+
+    @Mixin
     private ModelOptions model;
 
     @Mixin
@@ -112,6 +115,7 @@ final class PredictCommand implements Callable<Integer> {
             output.detail(open.backendChoice());
             TaskCard known = folder == null ? null : open.load(peft, folder);
             TaskCard card = known == null ? EvalCommand.untrained(open, trained, untrained(open.model())) : known;
+            card = prefixes.of(card, known != null, open);
             int virtualTokens = peft.activeAdapter() == null ? 0 : peft.active().virtualTokens();
             card = card.withMaxLength(model.maxLength(open, virtualTokens, card.maxLength()));
             if (card.task().hasPrompts()) {

@@ -67,6 +67,8 @@ final class PretrainCommand extends TrainCommand {
             "--undesirable-weight",
             "--temperature",
             "--mini-batch",
+            "--query-prefix",
+            "--passage-prefix",
             "--set");
 
     /// What `train` says of options whose meaning or default is another one here.

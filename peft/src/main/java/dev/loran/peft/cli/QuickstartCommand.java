@@ -88,7 +88,9 @@ final class QuickstartCommand implements Callable<Integer> {
                         "--desirable-weight",
                         "--undesirable-weight",
                         "--temperature",
-                        "--mini-batch"));
+                        "--mini-batch",
+                        "--query-prefix",
+                        "--passage-prefix"));
     }
 
     @Override

@@ -10,6 +10,7 @@ import dev.loran.peft.data.Labels;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.JsonFile;
 import dev.loran.peft.task.ChatTask;
+import dev.loran.peft.task.EmbedTask;
 import dev.loran.peft.task.PreferTask;
 import dev.loran.peft.task.Task;
 import dev.loran.peft.task.TaskCard;
@@ -328,7 +329,8 @@ class TrainCommand implements Callable<Integer> {
     }
 
     private TaskRows read(OpenModel open, Examples.Options reading, @Nullable Labels usual) {
-        TaskRows rows = TaskRows.read(open, training.task(task), reading, files.split(train, eval, model.seed), usual)
+        Task kind = training.prefixes.of(training.task(task), open);
+        TaskRows rows = TaskRows.read(open, kind, reading, files.split(train, eval, model.seed), usual)
                 .weighted(classWeights);
         if (pack && Method.named(method).virtualTokens(training) > 0 && !method.equals(Method.PREFIX.toString())) {
             throw new InputException("--pack: the virtual tokens of " + method
@@ -356,6 +358,13 @@ class TrainCommand implements Callable<Integer> {
         if (init.card() != null) {
             model.eosToken = model.eosToken == null ? init.card().eosToken() : model.eosToken;
             model.trainedFormat = init.card().chat();
+            if (init.card().task() instanceof EmbedTask embed
+                    && Task.named(task) instanceof EmbedTask
+                    && training.prefixes.settings().isEmpty()
+                    && embed.hasPrefixes()) {
+                training.prefixes.query = embed.queryPrefix();
+                training.prefixes.passage = embed.passagePrefix();
+            }
         }
         return init;
     }

@@ -17,6 +17,7 @@ import dev.loran.peft.watch.ProcessMemory;
 import java.util.LinkedHashMap;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
+import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Option;
 
 /// The options for training, and the sizes of the method.
@@ -177,6 +178,9 @@ final class TrainingOptions {
     @Nullable
     String miniBatch;
 
+    @Mixin
+    PrefixOptions prefixes = new PrefixOptions();
+
     @Option(
             names = "--set",
             paramLabel = "FIELD=VALUE",
@@ -199,6 +203,7 @@ final class TrainingOptions {
         putIfGiven(settings, "undesirable_weight", undesirableWeight);
         putIfGiven(settings, "temperature", temperature);
         putIfGiven(settings, "mini_batch", miniBatch);
+        settings.putAll(prefixes.settings());
         return Task.named(name).with(settings);
     }
 

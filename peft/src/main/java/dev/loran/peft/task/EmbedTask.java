@@ -57,10 +57,19 @@ import org.jspecify.annotations.Nullable;
 /// @param kind the form of the rows, for which memory is planned
 /// @param temperature what the cosines are divided by
 /// @param miniBatch the most texts that pass the model together while training; 0 for all of a batch
-public record EmbedTask(Kind kind, double temperature, int miniBatch) implements Predicts {
+/// @param queryPrefix what an encoder such as e5 expects before anchors, and before texts of rows with scores or labels
+/// @param passagePrefix what it expects before positives and negatives; if both are empty, all texts have the prefix of
+///     [Examples.Options]
+public record EmbedTask(Kind kind, double temperature, int miniBatch, String queryPrefix, String passagePrefix)
+        implements Predicts {
     private static final double TEMPERATURE = 0.05;
     private static final String TEMPERATURE_NAME = "temperature";
     private static final String MINI_BATCH = "mini_batch";
+
+    /// The names of the prefixes as settings.
+    public static final String QUERY_PREFIX = "query_prefix";
+
+    public static final String PASSAGE_PREFIX = "passage_prefix";
 
     /// Added to the score of what is left out; exp of it is 0.
     private static final float MASKED = -1e9f;
@@ -122,7 +131,16 @@ public record EmbedTask(Kind kind, double temperature, int miniBatch) implements
 
     /// For rows of any form, at a temperature of 0.05, as sentence-transformers has it (`scale=20`).
     public EmbedTask() {
-        this(Kind.TRIPLETS, TEMPERATURE, 0);
+        this(Kind.TRIPLETS, TEMPERATURE, 0, "", "");
+    }
+
+    /// Whether queries and passages have prefixes of their own.
+    public boolean hasPrefixes() {
+        return !queryPrefix.isEmpty() || !passagePrefix.isEmpty();
+    }
+
+    private String prefix(boolean isPassage, Examples.Options options) {
+        return !hasPrefixes() ? options.textPrefix() : isPassage ? passagePrefix : queryPrefix;
     }
 
     @Override
@@ -176,26 +194,27 @@ public record EmbedTask(Kind kind, double temperature, int miniBatch) implements
         if (miniBatch > 0) {
             settings.put(MINI_BATCH, String.valueOf(miniBatch));
         }
+        if (hasPrefixes()) {
+            settings.put(QUERY_PREFIX, queryPrefix);
+            settings.put(PASSAGE_PREFIX, passagePrefix);
+        }
         return settings;
     }
 
     @Override
     public Task with(Map<String, String> settings) {
-        EmbedTask task = this;
-        for (Map.Entry<String, String> setting : settings.entrySet()) {
-            String value = setting.getValue();
-            try {
-                task = switch (setting.getKey()) {
-                    case TEMPERATURE_NAME -> new EmbedTask(kind, Double.parseDouble(value), task.miniBatch);
-                    case MINI_BATCH -> new EmbedTask(kind, task.temperature, Integer.parseInt(value));
-                    default ->
-                        throw new InputException("task " + name() + " has no " + setting.getKey() + "; leave it out");
-                };
-            } catch (NumberFormatException e) {
-                throw new InputException(setting.getKey() + " \"" + value + "\" is not a number", e);
-            }
-        }
-        return task;
+        Map<String, Object> known = Map.of(
+                TEMPERATURE_NAME, temperature,
+                MINI_BATCH, miniBatch,
+                QUERY_PREFIX, queryPrefix,
+                PASSAGE_PREFIX, passagePrefix);
+        Settings all = Settings.of(this, known, settings);
+        return new EmbedTask(
+                kind,
+                all.number(TEMPERATURE_NAME),
+                all.integer(MINI_BATCH),
+                all.text(QUERY_PREFIX),
+                all.text(PASSAGE_PREFIX));
     }
 
     // ---- examples and batches
@@ -233,8 +252,10 @@ public record EmbedTask(Kind kind, double temperature, int miniBatch) implements
             private void add(Sink out, List<String> texts, int... target) {
                 List<Example.Text> encoded = new ArrayList<>();
                 boolean truncated = false;
+                boolean symmetric = target.length > 0;
                 for (String text : texts) {
-                    Tokenizer.Encoded ids = tokenizer.encode(options.textPrefix() + text, options.maxLength());
+                    String prefix = prefix(!symmetric && !encoded.isEmpty(), options);
+                    Tokenizer.Encoded ids = tokenizer.encode(prefix + text, options.maxLength());
                     encoded.add(new Example.Text(ids.ids(), ids.tokenTypes()));
                     truncated |= ids.truncated();
                 }
@@ -338,7 +359,10 @@ public record EmbedTask(Kind kind, double temperature, int miniBatch) implements
 
     @Override
     public TaskCard card(Examples train, Tokenizer tokenizer, int maxLength) {
-        return TaskCard.of(new EmbedTask(Kind.of(train.row(0)), temperature, miniBatch), null, maxLength);
+        return TaskCard.of(
+                new EmbedTask(Kind.of(train.row(0)), temperature, miniBatch, queryPrefix, passagePrefix),
+                null,
+                maxLength);
     }
 
     @Override
@@ -437,14 +461,62 @@ public record EmbedTask(Kind kind, double temperature, int miniBatch) implements
 
     // ---- answers
 
+    /// A text that answers queries, as opposed to a query or any other text ([Row.Unlabelled]).
+    public record Passage(String text) implements Row {}
+
     @Override
     public RowForm unlabelled() {
-        return new Texts(name(), false);
+        return new Unlabelled(this);
+    }
+
+    private record Unlabelled(EmbedTask task) implements RowForm {
+        @Override
+        public String name() {
+            return task.name();
+        }
+
+        @Override
+        public String form() {
+            return "{\"text\"}, {\"query\"} or {\"passage\"}";
+        }
+
+        @Override
+        public List<String> fields() {
+            return List.of("text", "query", "passage");
+        }
+
+        @Override
+        public Row row(Fields fields) {
+            return fields.has("passage")
+                    ? new Passage(fields.text("passage"))
+                    : new Row.Unlabelled(fields.text(fields.has("query") ? "query" : "text"), null);
+        }
+
+        @Override
+        public Encoding encoding(Tokenizer tokenizer, Examples.Options options, @Nullable Labels labels) {
+            return (row, out) -> {
+                if (row instanceof Row.Unlabelled(String text, String textPair) && textPair != null) {
+                    throw out.bad("field \"text_pair\": task embed takes one text; leave it out");
+                }
+                String prefix = task.prefix(row instanceof Passage, options);
+                out.example(Example.of(tokenizer.encode(prefix + text(row), options.maxLength())));
+            };
+        }
+
+        @Override
+        public Targets targets(Examples examples, int[] rows, int length) {
+            return new Targets(List.of(), rows.length);
+        }
+    }
+
+    /// The text of a row of [#unlabelled].
+    public static String text(Row row) {
+        return row instanceof Passage(String text) ? text : ((Row.Unlabelled) row).text();
     }
 
     @Override
     public void answer(TaskCard card, Row row, Example example, double[] outputs, ObjectNode line) {
-        line.put("text", ((Row.Unlabelled) row).text());
+        line.put("text", text(row));
         ArrayNode vector = line.putArray("embedding");
         for (double x : outputs) {
             vector.add((float) x);
@@ -473,7 +545,14 @@ public record EmbedTask(Kind kind, double temperature, int miniBatch) implements
     @Override
     public void describe(Path folder, Model model, TaskCard card) {
         new SentencePooling(card.pooling(), card.normalize())
-                .write(folder, model.facts().hiddenSize(), card.maxLength(), card.textPrefix());
+                .write(folder, model.facts().hiddenSize(), card.maxLength());
+        if (hasPrefixes()) {
+            // sentence-transformers has used both names for the second.
+            SentencePooling.writePrompts(
+                    folder, null, Map.of("query", queryPrefix, "document", passagePrefix, "passage", passagePrefix));
+        } else if (!card.textPrefix().isEmpty()) {
+            SentencePooling.writePrompts(folder, "text", Map.of("text", card.textPrefix()));
+        }
     }
 
     @Override

@@ -24,7 +24,6 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
-import java.util.Objects;
 import java.util.OptionalDouble;
 import java.util.function.UnaryOperator;
 import org.jspecify.annotations.Nullable;
@@ -256,31 +255,18 @@ public record PreferTask(
 
     @Override
     public Task with(Map<String, String> settings) {
-        Map<String, String> all = settings();
-        all.put(DESIRABLE, String.valueOf(desirableWeight));
-        all.put(UNDESIRABLE, String.valueOf(undesirableWeight));
-        all.put(CHATS, String.valueOf(chats));
-        settings.forEach((name, value) -> {
-            if (all.put(name, value) == null) {
-                throw new InputException("task " + name() + " has no " + name + "; leave it out");
-            }
-        });
+        Map<String, Object> known = new LinkedHashMap<>(settings());
+        known.put(DESIRABLE, desirableWeight);
+        known.put(UNDESIRABLE, undesirableWeight);
+        known.put(CHATS, chats);
+        Settings all = Settings.of(this, known, settings);
         return new PreferTask(
-                Loss.named(Objects.requireNonNull(all.get(LOSS))),
-                number(BETA, all),
-                number(SMOOTHING, all),
-                number(DESIRABLE, all),
-                number(UNDESIRABLE, all),
-                Boolean.parseBoolean(all.get(CHATS)));
-    }
-
-    private static double number(String name, Map<String, String> settings) {
-        String value = Objects.requireNonNull(settings.get(name));
-        try {
-            return Double.parseDouble(value);
-        } catch (NumberFormatException e) {
-            throw new InputException(name + " \"" + value + "\" is not a number", e);
-        }
+                Loss.named(all.text(LOSS)),
+                all.number(BETA),
+                all.number(SMOOTHING),
+                all.number(DESIRABLE),
+                all.number(UNDESIRABLE),
+                Boolean.parseBoolean(all.text(CHATS)));
     }
 
     // ---- examples and batches

@@ -27,6 +27,9 @@ public record SentencePooling(Pooling pooling, boolean normalize) {
     private static final String USUAL = "1_Pooling";
     private static final String ADVICE = "; say --pooling to choose one of your own";
     private static final String MODE = "pooling_mode_";
+    private static final String PROMPTS_FILE = "config_sentence_transformers.json";
+    private static final String PROMPTS = "prompts";
+    private static final String DEFAULT_PROMPT = "default_prompt_name";
     private static final Map<String, Pooling> MODES = new TreeMap<>(Map.of(
             "cls_token", Pooling.CLS,
             "mean_tokens", Pooling.MEAN,
@@ -119,9 +122,8 @@ public record SentencePooling(Pooling pooling, boolean normalize) {
     ///
     /// @param width C, the length of a vector
     /// @param maxLength the most tokens of a text
-    /// @param textPrefix the prefix of every text; empty for none
     /// @throws InputException for [Pooling#POOLER], which it does not have
-    void write(Path folder, int width, int maxLength, String textPrefix) {
+    void write(Path folder, int width, int maxLength) {
         if (pooling == Pooling.POOLER) {
             throw new InputException("pooling " + pooling + ": sentence-transformers has none by this name; train with"
                     + " --pooling mean, cls, max, mean_sqrt_len or last");
@@ -148,11 +150,32 @@ public record SentencePooling(Pooling pooling, boolean normalize) {
         }
         JsonFile.write(folder.resolve(USUAL).resolve("config.json"), config);
         JsonFile.write(folder.resolve("sentence_bert_config.json"), transformer);
-        if (!textPrefix.isEmpty()) {
-            ObjectNode prompts = JsonNodeFactory.instance.objectNode().put("default_prompt_name", "text");
-            prompts.putObject("prompts").put("text", textPrefix);
-            JsonFile.write(folder.resolve("config_sentence_transformers.json"), prompts);
+    }
+
+    /// Writes the prompts, each of which is put before texts of its kind.
+    ///
+    /// @param usual the one for texts of no kind; null for none
+    static void writePrompts(Path folder, @Nullable String usual, Map<String, String> prompts) {
+        ObjectNode config = JsonNodeFactory.instance.objectNode().put(DEFAULT_PROMPT, usual);
+        new TreeMap<>(prompts).forEach(config.putObject(PROMPTS)::put);
+        JsonFile.write(folder.resolve(PROMPTS_FILE), config);
+    }
+
+    /// The prefixes that the prompts in `folder` specify, as settings of [EmbedTask]: for queries, that named `query`,
+    /// for passages `document` or `passage`, or else the default one. Empty if there are none.
+    public static Map<String, String> prefixes(Path folder) {
+        if (!Files.isRegularFile(folder.resolve(PROMPTS_FILE))) {
+            return Map.of();
         }
+        ObjectNode config = JsonFile.read(folder.resolve(PROMPTS_FILE));
+        JsonNode prompts = config.path(PROMPTS);
+        String usual = prompts.path(config.path(DEFAULT_PROMPT).asText()).asText("");
+        String query = prompts.path("query").asText(usual);
+        String passage = prompts.path("document").asText("");
+        passage = passage.isEmpty() ? prompts.path("passage").asText(usual) : passage;
+        return query.isEmpty() && passage.isEmpty()
+                ? Map.of()
+                : Map.of(EmbedTask.QUERY_PREFIX, query, EmbedTask.PASSAGE_PREFIX, passage);
     }
 
     private static void module(ArrayNode modules, String type, String path) {

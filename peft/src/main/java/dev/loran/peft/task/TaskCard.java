@@ -63,6 +63,10 @@ public record TaskCard(
         return new TaskCard(task, labels, Pooling.LAST, false, "", maxLength, 0, null, null, null);
     }
 
+    public TaskCard withTask(Task next) {
+        return new TaskCard(next, labels, pooling, normalize, textPrefix, maxLength, answerRoom, eosToken, base, chat);
+    }
+
     public TaskCard withPooling(Pooling next) {
         return withPooling(next, false);
     }

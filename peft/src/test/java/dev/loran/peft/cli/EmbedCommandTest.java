@@ -123,6 +123,71 @@ class EmbedCommandTest extends CommandLineTest {
         assertThat(out).doesNotExist();
     }
 
+    /// The prompts of the model's files, or those that are typed, come before the texts, and are written again.
+    @Test
+    void prefixesAreReadUsedAndWritten() throws IOException {
+        Files.writeString(
+                encoder.resolve("config_sentence_transformers.json"),
+                "{\"prompts\":{\"query\":\"buy \",\"passage\":\"cheap \"},\"default_prompt_name\":null}");
+        List<Object> options =
+                List.of("--task", "embed", "--columns", "anchor=title,positive=body", "--lr", 1e-2, "--steps", 4);
+        Result read = train(options.toArray());
+        assertThat(read.code()).as(read.err()).isZero();
+        Path run = folder.resolve("run");
+        assertThat(JSON.readTree(Files.readString(run.resolve("last/loran.json")))
+                        .get("settings"))
+                .hasToString("{\"query_prefix\":\"buy \",\"passage_prefix\":\"cheap \"}");
+
+        Path texts = Files.writeString(
+                folder.resolve("texts.jsonl"), "{\"text\":\"red\"}\n{\"query\":\"red\"}\n{\"passage\":\"red\"}\n");
+        List<JsonNode> own = predicted(texts, "--adapter", run);
+        // What stands before a text may as well be in it.
+        List<JsonNode> typed = predicted(
+                Files.writeString(folder.resolve("typed.jsonl"), "{\"text\":\"buy red\"}\n{\"text\":\"cheap red\"}\n"),
+                "--adapter",
+                run,
+                "--query-prefix",
+                "",
+                "--passage-prefix",
+                "");
+        assertThat(own.get(0)).isEqualTo(own.get(1)).isEqualTo(typed.get(0)).isNotEqualTo(own.get(2));
+        assertThat(own.get(2)).isEqualTo(typed.get(1));
+        assertThat(predicted(texts, "--embeddings").get(2))
+                .isEqualTo(predicted(texts, "--embeddings", "--passage-prefix", "cheap ")
+                        .get(2));
+
+        Path merged = folder.resolve("merged");
+        Result result = loran("merge", "--model", encoder, "--adapter", run, "--out", merged);
+        assertThat(result.code()).as(result.err()).isZero();
+        assertThat(JSON.readTree(Files.readString(merged.resolve("config_sentence_transformers.json"))))
+                .hasToString("{\"default_prompt_name\":null,\"prompts\":"
+                        + "{\"document\":\"cheap \",\"passage\":\"cheap \",\"query\":\"buy \"}}");
+
+        List<Object> other = new ArrayList<>(options);
+        other.addAll(List.of("--query-prefix", "red ", "--passage-prefix", ""));
+        assertThat(train(other.toArray()).code()).isZero();
+        assertThat(JSON.readTree(Files.readString(run.resolve("last/loran.json")))
+                        .get("settings"))
+                .hasToString("{\"query_prefix\":\"red \",\"passage_prefix\":\"\"}");
+        assertRefused(
+                train("--task", "classify", "--query-prefix", "buy "),
+                "loran: task classify has no query_prefix; leave it out");
+    }
+
+    private List<JsonNode> predicted(Path data, Object... more) throws IOException {
+        Path out = folder.resolve("predicted.jsonl");
+        List<Object> args =
+                new ArrayList<>(List.of("predict", "--model", encoder, "--data", data, "--out", out, "--threads", 1));
+        args.addAll(List.of(more));
+        Result result = loran(args.toArray());
+        assertThat(result.code()).as(result.err()).isZero();
+        List<JsonNode> vectors = new ArrayList<>();
+        for (String line : Files.readAllLines(out)) {
+            vectors.add(JSON.readTree(line).get("embedding"));
+        }
+        return vectors;
+    }
+
     /// Scored pairs are ranked by another metric than pairs.
     @Test
     void scoredPairsAreComparedBySpearman() throws IOException {

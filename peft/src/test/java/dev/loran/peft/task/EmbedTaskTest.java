@@ -306,6 +306,26 @@ class EmbedTaskTest {
     // ---- rows
 
     @Test
+    void queriesAndPassagesHaveTheirPrefixes() {
+        Task task = new EmbedTask().with(Map.of("query_prefix", "query ", "passage_prefix", "online "));
+        try (Tokenizer tokenizer = TinyTokenizers.wordPiece()) {
+            Examples.Options reading = Examples.Options.of(24).withTextPrefix("cheap ");
+            assertThat(Examples.of(task, List.of(new Pair("red", "buy", "run")), tokenizer, reading, null)
+                            .texts(0))
+                    .containsExactly("query red", "online buy", "online run");
+            assertThat(Examples.of(task, List.of(new Row.Scored("red", "buy", 1)), tokenizer, reading, null)
+                            .texts(0))
+                    .containsExactly("query red", "query buy");
+            assertThat(Examples.of(new EmbedTask(), List.of(new Pair("red", "buy", null)), tokenizer, reading, null)
+                            .texts(0))
+                    .containsExactly("cheap red", "cheap buy");
+        }
+        assertThat(new EmbedTask().with(task.settings())).isEqualTo(task);
+        assertThatThrownBy(() -> new EmbedTask().with(Map.of("prefix", "a")))
+                .hasMessage("task embed has no prefix; leave it out");
+    }
+
+    @Test
     void aRowOfAnotherFormIsRefusedWithItsLine() {
         assertThatThrownBy(() -> examples(List.of(PAIRS.get(0), TRIPLETS.get(1))))
                 .isInstanceOf(InputException.class)
