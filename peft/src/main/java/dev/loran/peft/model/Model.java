@@ -278,6 +278,11 @@ public abstract class Model extends Transformer {
         return named != null ? named : classifier.outFeatures() == 1 ? Problem.REGRESSION : Problem.SINGLE_LABEL;
     }
 
+    /// Whether [#problem] was set or stands in the config, rather than being inferred from the number of outputs.
+    public final boolean namesProblem() {
+        return problem != null || Problem.named(configAsRead) != null;
+    }
+
     /// Sets what the outputs of the classification head mean, whatever the config says.
     public final void problem(Problem value) {
         problem = value;

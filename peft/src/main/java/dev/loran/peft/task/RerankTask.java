@@ -29,6 +29,8 @@ import org.jspecify.annotations.Nullable;
 /// head is the family's own where the model has what is before it, whatever pooling its files ask for, so that
 /// transformers and sentence-transformers' `CrossEncoder` read a merged model.
 ///
+/// A text prefix comes before the query.
+///
 /// The target of an example is its label, as [Float#floatToIntBits], and the number of its query.
 public record RerankTask() implements Predicts {
     private static final Metric NDCG = new Metric("ndcg@10", true);
@@ -121,7 +123,7 @@ public record RerankTask() implements Predicts {
             }
 
             private void add(String query, String passage, double label, Sink out) {
-                Tokenizer.Encoded pair = tokenizer.encode(query, passage, options.maxLength());
+                Tokenizer.Encoded pair = ClassifyTask.encode(tokenizer, options, query, passage);
                 out.note(query + '\0' + passage, String.valueOf(label), pair.ids(), tokenizer.aroundPair());
                 int number = queries.computeIfAbsent(query, q -> queries.size());
                 out.example(Example.of(pair, Float.floatToIntBits((float) label), number));
@@ -183,12 +185,17 @@ public record RerankTask() implements Predicts {
 
         @Override
         public Row row(Fields fields) {
+            if (fields.has("text") && !fields.has("query")) {
+                throw fields.bad(
+                        "a model with one output ranks passages, for rows with \"query\" and \"passage\"; if it"
+                                + " gives a number for a text, say so in its config.json: \"problem_type\": \"regression\"");
+            }
             return new Row.Unlabelled(fields.text("query"), fields.text("passage"));
         }
 
         @Override
         public Encoding encoding(Tokenizer tokenizer, Examples.Options options, @Nullable Labels labels) {
-            return new Texts(name, true).encoding(tokenizer, options.withTextPrefix(""), labels);
+            return new Texts(name, true).encoding(tokenizer, options, labels);
         }
 
         @Override

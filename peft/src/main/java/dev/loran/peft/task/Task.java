@@ -177,15 +177,17 @@ public interface Task extends RowForm {
                 new LmTask());
     }
 
-    /// The task of a model's own classification head.
+    /// The task of a model's own classification head. One output of which the config does not say what it means is
+    /// that of a cross-encoder, as public ones are; models that transformers trained for regression say so.
     static Task of(Model model) {
         if (model.ofTokens()) {
             return new TagTask();
         }
-        if (model.problem() == Problem.REGRESSION) {
-            return new RegressTask();
+        boolean isNumber = model.problem() == Problem.REGRESSION;
+        if (model.classifier() != null && model.labels().size() == 1 && !(isNumber && model.namesProblem())) {
+            return new RerankTask();
         }
-        return model.classifier() != null && model.labels().size() == 1 ? new RerankTask() : new ClassifyTask();
+        return isNumber ? new RegressTask() : new ClassifyTask();
     }
 
     /// The task for the option `--task`: one that comes with Loran, or a new instance of a class of your own, given by

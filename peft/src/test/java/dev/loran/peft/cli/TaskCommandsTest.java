@@ -4,6 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.within;
 
 import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.backend.DType;
 import dev.loran.engine.backend.ReferenceBackend;
 import dev.loran.peft.data.Row;
@@ -151,6 +152,7 @@ class TaskCommandsTest extends CommandLineTest {
         JsonNode config = merged(causal, evaluated.json().get("loss").doubleValue());
         assertThat(config.get("id2label")).hasSize(1);
         assertThat(config.get("problem_type").asText()).isEqualTo("multi_label_classification");
+        plainCrossEncoder(answers, evaluated.json().get("ndcg@10"));
         try (ReferenceBackend backend = new ReferenceBackend();
                 Model model = Tiny.causal(backend, DType.F32);
                 PeftModel peft = new PeftModel(model, 3);
@@ -163,6 +165,35 @@ class TaskCommandsTest extends CommandLineTest {
             assertThat(ranked.get(1).score())
                     .isGreaterThanOrEqualTo(ranked.get(2).score());
         }
+    }
+
+    /// A folder as public cross-encoders have it: one label, and nothing that says what for.
+    private void plainCrossEncoder(List<JsonNode> answers, JsonNode ndcg) throws IOException {
+        Path plain = folder.resolve("merged");
+        ObjectNode config = (ObjectNode) JSON.readTree(Files.readString(plain.resolve("config.json")));
+        config.remove("problem_type");
+        config.putObject("sentence_transformers").put("activation_fn", "torch.nn.modules.linear.Identity");
+        Files.writeString(plain.resolve("config.json"), config.toString());
+        Path out = folder.resolve("plain.jsonl");
+        Result predicted = loran("predict", "--model", plain, "--data", held, "--out", out, "--threads", 1);
+        assertThat(predicted.code()).as(predicted.err()).isZero();
+        List<String> lines = Files.readAllLines(out);
+        assertThat(lines).hasSameSizeAs(answers);
+        for (int i = 0; i < lines.size(); i++) {
+            assertThat(JSON.readTree(lines.get(i)).get("score").doubleValue())
+                    .isCloseTo(answers.get(i).get("score").doubleValue(), within(1e-5));
+        }
+        assertThat(eval("--model", plain, "--data", held).json().get("ndcg@10")).isEqualTo(ndcg);
+        assertThat(eval("--model", plain, "--task", "rerank", "--data", held)
+                        .json()
+                        .get("ndcg@10"))
+                .isEqualTo(ndcg);
+        Path texts = Files.writeString(folder.resolve("texts.txt"), "red shoes\n");
+        assertRefused(
+                loran("predict", "--model", plain, "--data", texts, "--out", out),
+                "loran: " + texts + ":1: a model with one output ranks passages, for rows with \"query\" and"
+                        + " \"passage\"; if it gives a number for a text, say so in its config.json: \"problem_type\":"
+                        + " \"regression\"");
     }
 
     @Test
