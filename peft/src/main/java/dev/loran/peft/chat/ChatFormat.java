@@ -129,6 +129,24 @@ public final class ChatFormat {
         return json.put("day", day.toString()).put("train_on", lastOnly ? "last" : "all");
     }
 
+    /// Whether both render chats by the same templates.
+    public boolean hasTemplatesOf(@Nullable ChatFormat other) {
+        return other != null && templates.equals(other.templates);
+    }
+
+    /// Writes the template for chats without tools into a model's folder, as `chat_template.jinja`, which takes
+    /// precedence over what the folder's other files say.
+    public void write(Path folder) {
+        template(null);
+        try {
+            Files.writeString(
+                    folder.resolve("chat_template.jinja"),
+                    templates.path("default").asText());
+        } catch (IOException e) {
+            throw InputException.io(folder, "the chat template cannot be written", e);
+        }
+    }
+
     /// @param next the day that the template sees as today
     public ChatFormat withDay(LocalDate next) {
         return new ChatFormat(templates, tokens, next, lastOnly);

@@ -3,6 +3,7 @@ package dev.loran.peft.cli;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.backend.DType;
+import dev.loran.peft.chat.ChatFormat;
 import dev.loran.peft.cli.console.Output;
 import dev.loran.peft.cli.options.CommonOptions;
 import dev.loran.peft.hf.HfModels;
@@ -232,15 +233,23 @@ final class MergeCommand implements Callable<Integer> {
             if (card != null) {
                 card.describe(merged);
             }
+            ChatFormat chat = card == null ? null : card.chat();
+            ChatFormat template = chat == null || chat.hasTemplatesOf(ChatFormat.read(open.folder())) ? null : chat;
             fill("config.json", draft -> {
                 HfModels.save(merged, draft, written);
                 if (card != null) {
                     card.task().describe(draft, merged, card);
                 }
                 OpenModel.copyTokenizer(open.folder(), draft);
+                if (template != null) {
+                    template.write(draft);
+                }
                 copy(folder, TaskCard.FILE, draft);
                 copy(folder, TextClassifier.FILE, draft);
             });
+            if (template != null) {
+                output.say("the chat template is that of the adapter, not of " + open.name());
+            }
             if (TextClassifier.isIn(folder)) {
                 output.say("the head is beside the model, in " + TextClassifier.FILE
                         + ": Loran reads it, transformers does not");

@@ -96,4 +96,42 @@ class ChatCommandsTest extends CommandLineTest {
                         .err())
                 .contains("--train-on some is not known");
     }
+
+    /// Of the folder, unless the adapter has learned another.
+    @Test
+    void aMergedModelHasTheTemplateThatWasLearned() throws IOException {
+        Path chats = Files.writeString(folder.resolve("chats.jsonl"), ROW.repeat(4));
+        String own = "{% for m in messages %}{{ m.role[0] }} {{ m.content }} !{% endfor %}"
+                + "{% if add_generation_prompt %}a {% endif %}";
+        String other = own.replace("!", "run");
+        Files.writeString(causal.resolve("chat_template.jinja"), own);
+        Path typed = Files.writeString(folder.resolve("other.jinja"), other);
+        for (String template : List.of(own, other)) {
+            Path run = folder.resolve("run");
+            Result trained = loran(
+                    "train",
+                    "--model",
+                    causal,
+                    "--task",
+                    "chat",
+                    "--train",
+                    chats,
+                    "--steps",
+                    1,
+                    "--max-length",
+                    20,
+                    "--out",
+                    run,
+                    "--overwrite",
+                    "--chat-template",
+                    template.equals(own) ? causal.resolve("chat_template.jinja") : typed);
+            assertThat(trained.code()).as(trained.err()).isZero();
+            Path merged = folder.resolve("merged-" + template.length());
+            Result result = loran("merge", "--model", causal, "--adapter", run, "--out", merged);
+            assertThat(result.code()).as(result.err()).isZero();
+            assertThat(merged.resolve("chat_template.jinja")).hasContent(template);
+            assertThat(result.err().contains("the chat template is that of the adapter, not of " + causal))
+                    .isEqualTo(template.equals(other));
+        }
+    }
 }
