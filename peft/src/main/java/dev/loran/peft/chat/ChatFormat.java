@@ -340,18 +340,29 @@ public final class ChatFormat {
                     {%- endfor -%}
                     {%- if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif -%}
                     """);
+            // The prompts of https://github.com/tatsu-lab/stanford_alpaca; a system message replaces their first
+            // sentences, and further instructions have none.
             TEMPLATES.put("alpaca", """
                     {{- bos_token -}}
+                    {%- set ns = namespace(begun=false) -%}
                     {%- for message in messages -%}
                     {%- if message.role == 'assistant' -%}
-                    {{ '### Response:\\n' + message.content + eos_token + '\\n\\n' }}
+                    {{ '### Response:' + message.content + eos_token + '\\n\\n' }}
                     {%- elif message.role == 'user' -%}
-                    {{ '### Instruction:\\n' + message.content + '\\n\\n' }}
+                    {%- if not ns.begun -%}
+                    {{ 'Below is an instruction that describes a task' }}
+                    {%- if message.input %}{{ ', paired with an input that provides further context' }}{% endif -%}
+                    {{ '. Write a response that appropriately completes the request.\\n\\n' }}
+                    {%- endif -%}
+                    {{ '### Instruction:\\n' + (message.instruction if message.input else message.content) + '\\n\\n' }}
+                    {%- if message.input %}{{ '### Input:\\n' + message.input + '\\n\\n' }}{% endif -%}
+                    {%- set ns.begun = true -%}
                     {%- else -%}
                     {{ message.content + '\\n\\n' }}
+                    {%- set ns.begun = true -%}
                     {%- endif -%}
                     {%- endfor -%}
-                    {%- if add_generation_prompt %}{{ '### Response:\\n' }}{% endif -%}
+                    {%- if add_generation_prompt %}{{ '### Response:' }}{% endif -%}
                     """);
         }
     }

@@ -98,6 +98,10 @@ public record ChatTask() implements CausalTask {
         String input = instruction ? fields.stringOrEmpty("input") : "";
         String question = fields.text(instruction ? "instruction" : fields.has("text") ? "text" : "prompt");
         Chat asked = start.with("user", input.isBlank() ? question : question + "\n" + input);
+        if (!input.isBlank() && asked.messages().get(asked.size() - 1) instanceof ObjectNode message) {
+            // For templates that tell them apart, such as alpaca.
+            message.put("instruction", question).put("input", input);
+        }
         String answer = instruction ? "output" : "completion";
         return answered ? asked.with("assistant", fields.text(answer)) : asked;
     }

@@ -7,6 +7,7 @@ import dev.loran.peft.chat.Chat;
 import dev.loran.peft.chat.ChatFormat;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.Examples;
+import dev.loran.peft.data.Row;
 import dev.loran.peft.data.RowForm;
 import dev.loran.peft.data.RowSource;
 import dev.loran.peft.data.Target;
@@ -127,6 +128,36 @@ class ChatTaskTest {
             assertThat(text.text()).startsWith(format.prompt(chat.first(3)));
             assertThat(ChatFormat.of(format.toJson()).rendered(chat)).isEqualTo(text);
         }
+    }
+
+    /// The strings of `PROMPT_DICT` in stanford_alpaca's `train.py`, which puts answer and end token behind them.
+    @Test
+    void alpacaIsThatOfItsProject() {
+        ChatFormat format = ChatFormat.named("alpaca", null);
+        Chat with = chat("{\"instruction\":\"Name the colour.\",\"input\":\"The sky\",\"output\":\"Blue.\"}");
+        assertThat(format.prompt(with.first(1)))
+                .isEqualTo("Below is an instruction that describes a task, paired with an input that provides further"
+                        + " context. Write a response that appropriately completes the request.\n\n"
+                        + "### Instruction:\nName the colour.\n\n### Input:\nThe sky\n\n### Response:");
+        Chat without = chat("{\"instruction\":\"Name a colour.\",\"input\":\"\",\"output\":\"Blue.\"}");
+        String asked =
+                "Below is an instruction that describes a task. Write a response that appropriately completes the"
+                        + " request.\n\n### Instruction:\nName a colour.\n\n### Response:";
+        assertThat(format.prompt(without.first(1))).isEqualTo(asked);
+        ChatFormat.Rendered text = ChatFormat.named("alpaca", fixture()).rendered(without);
+        ChatFormat.Span answer = text.learned().getFirst();
+        assertThat(text.text().substring(answer.from(), answer.to())).isEqualTo("Blue.<|im_end|>");
+        assertThat(format.prompt(
+                        chat("{\"system\":\"Be brief.\",\"instruction\":\"Name a colour.\",\"output\":\"Blue.\"}")
+                                .first(2)))
+                .isEqualTo("Be brief.\n\n### Instruction:\nName a colour.\n\n### Response:");
+    }
+
+    private static Chat chat(String row) {
+        return ((Row.Chat) RowSource.stream(new ByteArrayInputStream(row.getBytes(StandardCharsets.UTF_8)), "rows")
+                        .toList(new ChatTask())
+                        .getFirst())
+                .chat();
     }
 
     /// As of Phi 3, which ends only the whole chat by a token of its own.
