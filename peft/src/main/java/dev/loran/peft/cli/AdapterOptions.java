@@ -36,6 +36,13 @@ final class AdapterOptions {
                             + "such as 1.15 (${DEFAULT-VALUE})")
     private double encoderRepetitionPenalty = 1;
 
+    @Option(
+            names = "--frequency-penalty",
+            paramLabel = "X",
+            description = "generate: taken from a token's logit for each time that it is in the text so far, without "
+                    + "the prompt (${DEFAULT-VALUE})")
+    private double frequencyPenalty;
+
     /// How texts are generated: the likeliest token each time, at most `tokens`, and as these options say.
     GenerationConfig generation(int tokens) {
         if (maxChars != null && maxChars < 1) {
@@ -43,7 +50,8 @@ final class AdapterOptions {
         }
         return GenerationConfig.greedy(tokens)
                 .withMaxChars(maxChars == null ? 0 : maxChars)
-                .withEncoderRepetitionPenalty(encoderRepetitionPenalty);
+                .withEncoderRepetitionPenalty(encoderRepetitionPenalty)
+                .withFrequencyPenalty(frequencyPenalty);
     }
 
     /// The name of the adapter or model for messages.

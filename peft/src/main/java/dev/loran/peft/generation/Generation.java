@@ -188,7 +188,11 @@ public final class Generation {
         /// discarded.
         int[] next(float[] logits) {
             penalise(logits, prompt, 1 / config.encoderRepetitionPenalty());
-            int token = choose(logits, seen, config, random);
+            penalise(logits, seen, config.repetitionPenalty());
+            for (int i = 0; i < length; i++) {
+                logits[ids[i]] -= (float) config.frequencyPenalty();
+            }
+            int token = choose(logits, config, random);
             seen.set(token);
             if (end != End.TOKENS) {
                 return new int[] {token};
@@ -233,9 +237,8 @@ public final class Generation {
 
     // ---- one token
 
-    /// The most likely token, or one sampled from [Candidates]. Overwrites `logits`.
-    static int choose(float[] logits, BitSet seen, GenerationConfig config, SplittableRandom random) {
-        penalise(logits, seen, config.repetitionPenalty());
+    /// The most likely token, or one sampled from [Candidates].
+    static int choose(float[] logits, GenerationConfig config, SplittableRandom random) {
         if (!config.doSample()) {
             int best = 0;
             for (int i = 1; i < logits.length; i++) {

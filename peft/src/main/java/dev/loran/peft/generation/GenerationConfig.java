@@ -17,7 +17,9 @@ import java.util.List;
 ///     section 4.1
 /// @param encoderRepetitionPenalty multiplies the logits of tokens that are in the prompt if they are positive, and
 ///     divides them if they are negative: above 1, an answer keeps to the words of its prompt; 1 for none. It is applied
-///     before the other penalty
+///     before the other penalties
+/// @param frequencyPenalty subtracted from the logit of a token for each time that it is in the answer so far, whatever
+///     is in the prompt; 0 for none. The name and meaning are those of OpenAI's interface; it is applied last
 /// @param eosTokenIds tokens that end an answer and are not part of it
 /// @param stopStrings strings that end an answer, which is cut before them
 /// @param maxChars the most characters of an answer, in Unicode code points, without the white space around it; a
@@ -31,6 +33,7 @@ public record GenerationConfig(
         double topP,
         double repetitionPenalty,
         double encoderRepetitionPenalty,
+        double frequencyPenalty,
         List<Integer> eosTokenIds,
         List<String> stopStrings,
         int maxChars,
@@ -51,6 +54,7 @@ public record GenerationConfig(
                 "encoderRepetitionPenalty",
                 encoderRepetitionPenalty,
                 "positive");
+        check(Math.abs(frequencyPenalty) < 1e6, "frequencyPenalty", frequencyPenalty, "a number");
         check(maxChars >= 0, "maxChars", maxChars, "at least 1, or 0 for no limit");
         check(stopStrings.stream().noneMatch(String::isEmpty), "stopStrings", stopStrings, "without empty ones");
         eosTokenIds = List.copyOf(eosTokenIds);
@@ -65,7 +69,7 @@ public record GenerationConfig(
 
     /// Always takes the most likely token.
     public static GenerationConfig greedy(int maxNewTokens) {
-        return new GenerationConfig(maxNewTokens, false, 1, 50, 1, 1, 1, List.of(), List.of(), 0, 42);
+        return new GenerationConfig(maxNewTokens, false, 1, 50, 1, 1, 1, 0, List.of(), List.of(), 0, 42);
     }
 
     /// Samples each token.
@@ -78,6 +82,7 @@ public record GenerationConfig(
                 newTopP,
                 repetitionPenalty,
                 encoderRepetitionPenalty,
+                frequencyPenalty,
                 eosTokenIds,
                 stopStrings,
                 maxChars,
@@ -93,6 +98,7 @@ public record GenerationConfig(
                 topP,
                 repetitionPenalty,
                 encoderRepetitionPenalty,
+                frequencyPenalty,
                 eosTokenIds,
                 stopStrings,
                 maxChars,
@@ -108,6 +114,7 @@ public record GenerationConfig(
                 topP,
                 penalty,
                 encoderRepetitionPenalty,
+                frequencyPenalty,
                 eosTokenIds,
                 stopStrings,
                 maxChars,
@@ -122,6 +129,23 @@ public record GenerationConfig(
                 topK,
                 topP,
                 repetitionPenalty,
+                penalty,
+                frequencyPenalty,
+                eosTokenIds,
+                stopStrings,
+                maxChars,
+                seed);
+    }
+
+    public GenerationConfig withFrequencyPenalty(double penalty) {
+        return new GenerationConfig(
+                maxNewTokens,
+                doSample,
+                temperature,
+                topK,
+                topP,
+                repetitionPenalty,
+                encoderRepetitionPenalty,
                 penalty,
                 eosTokenIds,
                 stopStrings,
@@ -138,6 +162,7 @@ public record GenerationConfig(
                 topP,
                 repetitionPenalty,
                 encoderRepetitionPenalty,
+                frequencyPenalty,
                 ids,
                 stopStrings,
                 maxChars,
@@ -153,6 +178,7 @@ public record GenerationConfig(
                 topP,
                 repetitionPenalty,
                 encoderRepetitionPenalty,
+                frequencyPenalty,
                 eosTokenIds,
                 texts,
                 maxChars,
@@ -168,6 +194,7 @@ public record GenerationConfig(
                 topP,
                 repetitionPenalty,
                 encoderRepetitionPenalty,
+                frequencyPenalty,
                 eosTokenIds,
                 stopStrings,
                 characters,

@@ -148,6 +148,27 @@ class GenerationTest {
         }
     }
 
+    @Test
+    void frequencyPenaltyStopsRepetition() throws URISyntaxException {
+        try (Backend backend = Backends.best();
+                Model model = HfModels.load(fixtures().resolve("hf/llama/base"), backend)) {
+            model.train(false);
+            int[][] prompts = {{5, 17, 40}, {61, 61, 61, 61}};
+            GenerationConfig config = GenerationConfig.greedy(30);
+            for (int[] answer : Generation.tokens(model, prompts, config)) {
+                assertThat(Arrays.stream(answer).distinct().count()).isLessThan(30);
+            }
+            for (int[] answer : Generation.tokens(model, prompts, config.withFrequencyPenalty(1000))) {
+                assertThat(answer).doesNotHaveDuplicates();
+            }
+            // A token of the prompt has not been answered yet.
+            GenerationConfig kept = config.withEncoderRepetitionPenalty(1e5).withMaxNewTokens(1);
+            assertThat(Generation.tokens(model, prompts, kept.withFrequencyPenalty(1000))
+                            .getLast())
+                    .isEqualTo(Generation.tokens(model, prompts, kept).getLast());
+        }
+    }
+
     /// The number of tokens of the answers that are in their prompts.
     private static long ofPrompts(int[][] prompts, List<int[]> answers) {
         return IntStream.range(0, prompts.length)
@@ -168,7 +189,7 @@ class GenerationTest {
         int[] count = new int[logits.length];
         SplittableRandom random = new SplittableRandom(11);
         for (int i = 0; i < draws; i++) {
-            count[Generation.choose(logits.clone(), new BitSet(), config, random)]++;
+            count[Generation.choose(logits.clone(), config, random)]++;
         }
         double chiSquare = 0;
         for (int i = 0; i < allowed.ids().length; i++) {
@@ -236,7 +257,7 @@ class GenerationTest {
                             // Rounded, so that some are equal.
                             logits[i] = Math.round(8 * values.nextGaussian()) / 4f;
                         }
-                        assertThat(Generation.choose(logits.clone(), new BitSet(), config, new SplittableRandom(seed)))
+                        assertThat(Generation.choose(logits.clone(), config, new SplittableRandom(seed)))
                                 .as("%d tokens, %s, seed %d", vocabulary, config, seed)
                                 .isEqualTo(drawnFromAllSorted(logits, config, new SplittableRandom(seed)));
                     }
@@ -435,6 +456,8 @@ class GenerationTest {
                 .hasMessage("topP is 1.5, must be above 0 and at most 1");
         assertThatThrownBy(() -> config.withEncoderRepetitionPenalty(-1.15))
                 .hasMessage("encoderRepetitionPenalty is -1.15, must be positive");
+        assertThatThrownBy(() -> config.withFrequencyPenalty(Double.NaN))
+                .hasMessage("frequencyPenalty is NaN, must be a number");
         assertThatThrownBy(() -> config.withRepetitionPenalty(0))
                 .hasMessage("repetitionPenalty is 0.0, must be positive");
         assertThatThrownBy(() -> config.withStopStrings(List.of("a", "")))
