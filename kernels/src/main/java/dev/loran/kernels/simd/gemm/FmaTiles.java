@@ -1,6 +1,7 @@
 package dev.loran.kernels.simd.gemm;
 
 import dev.loran.engine.backend.BackendException;
+import dev.loran.kernels.simd.gemm.Bf16Tiles.Left;
 import dev.loran.kernels.simd.machine.Assembler;
 import dev.loran.kernels.simd.machine.Assembler.Gp;
 import dev.loran.kernels.simd.machine.Assembler.Mem;
@@ -49,6 +50,8 @@ public final class FmaTiles {
     /// tile, and whether it adds to C.
     private static final class Code {
         private static final MethodHandle TILES = MachineCode.function(9);
+        private static final MethodHandle LOOP = MachineCode.function(1);
+        private static final MemorySegment LOOP_CODE = MachineCode.load(multiplyAddLoop());
         private static final MemorySegment[] TILE = new MemorySegment[4 * (ROWS + 1)];
 
         static {
@@ -148,6 +151,43 @@ public final class FmaTiles {
         };
     }
 
+    /// `void loop(long rounds)`: each round adds a product to each of the accumulators of a tile.
+    static byte[] multiplyAddLoop() {
+        Assembler asm = new Assembler();
+        int accumulators = ROWS * VECTORS;
+        for (int i = 0; i <= accumulators; i++) {
+            asm.zero256(i);
+        }
+        int round = asm.here();
+        for (int i = 0; i < accumulators; i++) {
+            asm.multiplyAdd256(i, accumulators, accumulators);
+        }
+        asm.decrement(Gp.RDI);
+        asm.jumpIfNotZero(round);
+        asm.vzeroupper();
+        asm.ret();
+        return asm.bytes();
+    }
+
+    /// Runs multiply-adds of registers for about a third of a second, and returns the number of floating-point
+    /// operations; 0 if these tiles are not used on this machine.
+    public static long multiplyAdds() {
+        if (!available()) {
+            return 0;
+        }
+        // Half a millisecond or less per call, because the garbage collector waits while it runs.
+        long rounds = 50_000;
+        int calls = 1_000;
+        try {
+            for (int i = 0; i < calls; i++) {
+                Code.LOOP.invokeExact(Code.LOOP_CODE, rounds);
+            }
+        } catch (Throwable e) {
+            throw new BackendException("gemm: " + e, e);
+        }
+        return calls * rounds * ROWS * VECTORS * V * 2;
+    }
+
     /// c = a · b, or c += a · b if `onto`, for the columns of one panel and one block of k of b.
     ///
     /// @param a only the columns of this block of k
@@ -157,27 +197,49 @@ public final class FmaTiles {
         int width = b.width(panel);
         int columns = Math.min(GemmTiles.COLUMNS - skipped, b.n() - j);
         int rows = c.rows();
-        long to = c.memory().address() + c.at(0, j);
-        boolean whole = columns == width;
-        MemorySegment sums = whole ? c.memory() : workspace.segment(Slot.TILE, 4L * rows * width);
-        long ldc = whole ? 4L * c.ld() : 4L * width;
-        long at = whole ? to : sums.address();
         long left = a.memory().address() + a.at(0, 0);
-        long lda = 4L * a.ld();
         long right = b.memory().address() + b.at(panel, block);
         int k = b.blockLength(block);
-        boolean adds = onto && whole;
+        if (columns == width) {
+            long to = c.memory().address() + c.at(0, j);
+            rows(to, 4L * c.ld(), left, 4L * a.ld(), right, b.step(panel), width, rows, k, onto);
+        } else {
+            MemorySegment sums = workspace.segment(Slot.TILE, 4L * rows * width);
+            long ldc = 4L * width;
+            rows(sums.address(), ldc, left, 4L * a.ld(), right, b.step(panel), width, rows, k, false);
+            GemmTiles.merge(c.memory(), c.at(0, j), 4L * c.ld(), sums, 4L * skipped, ldc, rows, columns, onto);
+        }
+    }
+
+    /// c = a · b, or c += a · b if `onto`, for the columns of one block of a panel that was widened to F32. It takes no
+    /// [GemmPanels], because every product would make its own.
+    ///
+    /// @param wide (k, `width`)
+    static void product(Workspace workspace, Operand c, Left a, MemorySegment wide, int width, int k, boolean onto) {
+        int rows = c.rows();
+        long left = a.memory().address() + a.offset();
+        long ldb = 4L * width;
+        if (c.cols() == width) {
+            long to = c.memory().address() + c.offset();
+            rows(to, 4L * c.ld(), left, a.stride(), wide.address(), ldb, width, rows, k, onto);
+        } else {
+            MemorySegment sums = workspace.segment(Slot.TILE, rows * ldb);
+            rows(sums.address(), ldb, left, a.stride(), wide.address(), ldb, width, rows, k, false);
+            GemmTiles.merge(c.memory(), c.offset(), 4L * c.ld(), sums, 0, ldb, rows, c.cols(), onto);
+        }
+    }
+
+    /// As many whole tiles as there are, and one of the last rows.
+    private static void rows(
+            long c, long ldc, long a, long lda, long b, long ldb, int width, int rows, int k, boolean onto) {
         int tiles = rows / ROWS;
         if (tiles > 0) {
-            run(ROWS, width / V, adds, at, ldc, left, lda, right, b.step(panel), k, tiles);
+            run(ROWS, width / V, onto, c, ldc, a, lda, b, ldb, k, tiles);
         }
         int rest = rows % ROWS;
         if (rest > 0) {
             long done = (long) tiles * ROWS;
-            run(rest, width / V, adds, at + done * ldc, ldc, left + done * lda, lda, right, b.step(panel), k, 1);
-        }
-        if (!whole) {
-            GemmTiles.merge(c.memory(), c.at(0, j), 4L * c.ld(), sums, 4L * skipped, ldc, rows, columns, onto);
+            run(rest, width / V, onto, c + done * ldc, ldc, a + done * lda, lda, b, ldb, k, 1);
         }
     }
 

@@ -62,13 +62,13 @@ public final class WidenedTiles implements Bf16Tiles {
         }
         MemorySegment wide = workspace.segment(Slot.WIDENED, 4L * b.k() * width);
         Bf16Panels.widen(wide, b.memory(), b.offset(), width, b.k() / 2);
+        if (FmaTiles.available()) {
+            FmaTiles.product(workspace, c, a, wide, width, b.k(), onto);
+            return;
+        }
         float[] tile = workspace.tile();
         GemmPanels panel = GemmPanels.one(wide, b.k(), c.cols());
         Operand left = new Operand(a.memory(), a.offset(), (int) (a.stride() / 4), false, rows, b.k());
-        if (FmaTiles.available()) {
-            FmaTiles.product(workspace, c, left, panel, 0, 0, onto);
-            return;
-        }
         for (int i = 0; i < rows; i += GemmTiles.ROWS) {
             GemmTiles.product(tile, c, left, i, panel, 0, 0, onto);
         }

@@ -8,6 +8,7 @@ import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.SplittableRandom;
+import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 
@@ -51,6 +52,11 @@ final class FmaTilesTest {
                 check(parallel, arena, random, a, GemmPanels.inPlace(b));
             }
         }
+    }
+
+    @Test
+    void multiplyAddsOfRegisters() {
+        assertThat(FmaTiles.multiplyAdds()).isEqualTo(FmaTiles.obstacle() == null ? 1_000 * 50_000L * 12 * 8 * 2 : 0);
     }
 
     private static void check(Parallel parallel, Arena arena, SplittableRandom random, Operand a, GemmPanels b) {
