@@ -7,6 +7,7 @@ import dev.loran.engine.backend.DType;
 import dev.loran.engine.backend.ReferenceBackend;
 import dev.loran.kernels.cuda.CudaBackend;
 import dev.loran.kernels.simd.SimdBackend;
+import dev.loran.kernels.simd.gemm.FmaTiles;
 import dev.loran.kernels.simd.gemm.GemmBf16;
 import dev.loran.kernels.simd.vector.Vectors;
 import java.lang.management.ManagementFactory;
@@ -144,6 +145,14 @@ public final class Backends {
     /// @return the number of floating-point operations done; 0 if no instruction computes such dot products
     public static long dotsOfBf16() {
         return whyNotSimd() == null ? GemmBf16.tiles().dots() : 0;
+    }
+
+    /// Runs F32 multiply-adds of registers on the calling thread for about a third of a second, to measure the upper
+    /// bound for F32 products.
+    ///
+    /// @return the number of floating-point operations done; 0 if products are not computed by machine code
+    public static long multiplyAddsOfF32() {
+        return whyNotSimd() == null ? FmaTiles.multiplyAdds() : 0;
     }
 
     /// What is missing here for the Vector API backend, and the remedy; null if nothing.
