@@ -14,10 +14,10 @@ import org.jspecify.annotations.Nullable;
 
 /// The tiles of [NarrowTiles] in machine code, for AVX2: the same sums in the same order, and so the same bits.
 ///
-/// What it gains is that nothing stands between the multiply-adds, whatever C2 makes of the loop in
-/// [NarrowTiles], and that one call computes all tiles below each other, so that a panel stays in the first-level cache.
+/// What it gains is that nothing stands between the multiply-adds, whatever C2 makes of the loop in [NarrowTiles], and
+/// that one call computes all tiles below each other with the same panel.
 public final class FmaTiles {
-    /// 6 x 2 accumulators, 2 vectors of B and one of A use 15 of 16 registers.
+    /// Rows of a tile: 6 x 2 accumulators, 2 vectors of B and one of A use 15 of 16 registers.
     private static final int ROWS = 6;
 
     private static final int VECTORS = 2;

@@ -5,9 +5,9 @@ import java.util.Arrays;
 /// Emits the few x86-64 instructions that the Vector API cannot express, and those needed for loops around them.
 ///
 /// General-purpose registers have names. Vector registers are numbers 0 … 31 and, except in [#storeHalf], 512 bits wide;
-/// in the methods whose names end in 256, they are numbers 0 … 15 and 256 bits wide (AVX2). Tiles are numbers 0 … 7. A memory operand is `[base + index · scale + displacement]`. **Source**: Intel 64 and
-/// IA-32 Architectures Software Developer's Manual, volume 1, chapter 18 (tiles), and volume 2, chapters 2 (prefixes)
-/// and 3 to 5 (instructions).
+/// in the methods whose names end in 256, they are numbers 0 … 15 and 256 bits wide (AVX2). Tiles are numbers 0 … 7. A
+/// memory operand is `[base + index · scale + displacement]`. **Source**: Intel 64 and IA-32 Architectures Software
+/// Developer's Manual, volume 1, chapter 18 (tiles), and volume 2, chapters 2 (prefixes) and 3 to 5 (instructions).
 public final class Assembler {
     /// General-purpose registers, in order of their numbers.
     public enum Gp {
