@@ -66,10 +66,11 @@ train() {
 }
 
 documentation() {
+    [ ! -e packages/documentation/complete ] || return 0
     mkdir -p packages/documentation
     # shellcheck disable=SC2046
     (cd packages/documentation && apt-get download -q $("$java" "$pages" documentation) &&
-        for deb in *.deb; do dpkg-deb -x "$deb" "../${deb%%_*}"; done)
+        for deb in *.deb; do dpkg-deb -x "$deb" "../${deb%%_*}"; done && touch complete)
 }
 
 # A second stage: headings for texts, as `loran train` learns them. All weights train.

@@ -687,7 +687,8 @@ public record PreferTask(
     /// Measures the share of rows whose chosen answer has the greater reward, and the mean rewards: TRL's
     /// `rewards/accuracies`, `rewards/margins`, `rewards/chosen` and `rewards/rejected`. For KTO, `reward_accuracy` is
     /// the share of answers on the right side of the reference point, which TRL does not have; and `kl` is that point,
-    /// which all rows estimate together, so that the loss does not depend on their batches. What is about desirable or undesirable answers is left out if there are none.
+    /// which all rows estimate together, so that the loss does not depend on their batches. What is about desirable or
+    /// undesirable answers is left out if there are none.
     @Override
     public Meter meter(Examples rows) {
         return loss == Loss.KTO ? new Judged() : new Rewards();
