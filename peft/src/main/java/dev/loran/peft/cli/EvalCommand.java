@@ -181,7 +181,7 @@ final class EvalCommand implements Callable<Integer> {
     }
 
     private Map<String, Double> answers(OpenModel open, Task of, RowSource source, Examples rows, int virtualTokens) {
-        if (!of.hasPrompts()) {
+        if (of.prompts() == null) {
             return Map.of();
         }
         if (maxNewTokens != null && maxNewTokens < 1) {

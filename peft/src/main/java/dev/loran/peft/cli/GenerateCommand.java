@@ -3,6 +3,10 @@ package dev.loran.peft.cli;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import dev.loran.peft.cli.console.Output;
 import dev.loran.peft.cli.options.CommonOptions;
+import dev.loran.peft.data.Examples;
+import dev.loran.peft.data.Row;
+import dev.loran.peft.data.RowForm;
+import dev.loran.peft.data.RowSource;
 import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.generation.Generation;
 import dev.loran.peft.generation.GenerationConfig;
@@ -111,7 +115,7 @@ final class GenerateCommand implements Callable<Integer> {
             }
             int virtualTokens = peft.activeAdapter() == null ? 0 : peft.active().virtualTokens();
             int room = open.model().facts().maxPositions() - virtualTokens;
-            TaskCard trainedOn = card != null && card.task().hasPrompts() ? card : null;
+            TaskCard trainedOn = card != null && card.task().prompts() != null ? card : null;
             if (chat) {
                 trainedOn = TaskCard.of(new ChatTask(), room);
             }
@@ -121,7 +125,15 @@ final class GenerateCommand implements Callable<Integer> {
                         + ": text and answer together have " + room + " positions");
             }
             Tokenizer.Encoded start = start(open.tokenizer(), trainedOn, maxLength);
-            int most = Math.min(maxNewTokens, room - start.ids().length);
+            int length = start.ids().length;
+            if (length >= room) {
+                throw new InputException("--prompt has %d tokens, and %s has room for %d with the answer; shorten it"
+                        .formatted(length, open.name(), room));
+            }
+            if (start.truncated()) {
+                output.say("the text is longer than %d tokens and was cut".formatted(length));
+            }
+            int most = Math.min(maxNewTokens, room - length);
             GenerationConfig config = config(most);
             if (trainedOn != null) {
                 config = trainedOn.task().ending(config, open.tokenizer());
@@ -150,19 +162,17 @@ final class GenerateCommand implements Callable<Integer> {
 
     /// The ids to go on from. A prompt is cut as in training; other text only if it and the answer do not fit together.
     private Tokenizer.Encoded start(Tokenizer tokenizer, @Nullable TaskCard trainedOn, int maxLength) {
-        if (trainedOn == null) {
-            return said(tokenizer.encodeStart(prompt, maxLength - maxNewTokens), maxLength - maxNewTokens);
+        RowForm prompts = trainedOn == null ? null : trainedOn.task().prompts();
+        if (prompts == null) {
+            return tokenizer.encodeStart(prompt, maxLength - maxNewTokens);
         }
-        int usual = trainedOn.answerRoom() == 0 ? maxLength : trainedOn.answerRoom();
-        int answerRoom = Math.min(usual, maxLength / 2);
-        return said(trainedOn.task().prompt(tokenizer, prompt, maxLength, answerRoom), maxLength - answerRoom);
-    }
-
-    private Tokenizer.Encoded said(Tokenizer.Encoded start, int most) {
-        if (start.truncated()) {
-            output.say("the text is longer than %d tokens and was cut".formatted(most));
-        }
-        return start;
+        Examples one = Examples.read(
+                RowSource.of(List.of(new Row.Unlabelled(prompt, null)), "--prompt"),
+                prompts,
+                tokenizer,
+                Examples.Options.of(maxLength).withAnswerRoom(trainedOn.answerRoom()),
+                null);
+        return new Tokenizer.Encoded(one.ids(0), one.ids(0).length, one.truncated() > 0, null);
     }
 
     private GenerationConfig config(int most) {

@@ -1,21 +1,23 @@
 package dev.loran.peft.cli;
 
+import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.peft.cli.console.Output;
 import dev.loran.peft.cli.console.Stop;
 import dev.loran.peft.cli.options.CommonOptions;
 import dev.loran.peft.cli.options.DataOptions;
+import dev.loran.peft.data.Examples;
+import dev.loran.peft.data.Fields;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Row;
 import dev.loran.peft.data.RowFiles.Part;
-import dev.loran.peft.data.Rows;
-import dev.loran.peft.data.Tokenizer;
+import dev.loran.peft.data.RowForm;
+import dev.loran.peft.data.RowSource;
 import dev.loran.peft.generation.Generation;
 import dev.loran.peft.generation.GenerationConfig;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Model;
-import dev.loran.peft.task.ChatTask;
 import dev.loran.peft.task.EmbedTask;
 import dev.loran.peft.task.Predicts;
 import dev.loran.peft.task.Task;
@@ -27,12 +29,13 @@ import dev.loran.peft.train.TaskModel;
 import dev.loran.peft.tuner.PeftModel;
 import java.io.BufferedWriter;
 import java.io.IOException;
-import java.io.UncheckedIOException;
 import java.io.Writer;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardCopyOption;
+import java.util.ArrayDeque;
 import java.util.ArrayList;
+import java.util.Deque;
 import java.util.List;
 import java.util.Objects;
 import java.util.concurrent.Callable;
@@ -51,20 +54,24 @@ import picocli.CommandLine.Option;
             "Says the classes of texts that nobody has labelled, their score or the tags of their words, by a "
                     + "model that was trained for that; answers prompts, by one that was trained to generate; or "
                     + "writes vectors, by one that was trained to embed.",
-            "Writes a JSON object a text, in the order of the texts, with the likeliest class (or a list of "
-                    + "labels) and the probability of each, with the answer, or with the vector. Files of any "
-                    + "length: what is in memory is 50 batches."
+            "Writes each row as a JSON object, in their order, with all of its fields and the answer: the likeliest "
+                    + "class (or a list of labels) and the probability of each, the text, or the vector. A field of "
+                    + "the row that the answer has, too, is replaced. Files of any length: what is in memory is 50 "
+                    + "batches."
         },
         sortOptions = false,
         footer = {
             "",
             "Texts are lines of a .txt file, or rows with a field \"text\", and \"text_pair\" for pairs: JSON Lines, a "
                     + "JSON array or a table with a header, plain or .gz; to tag, rows with \"tokens\" too; to rerank, "
-                    + "rows with \"query\" and \"passage\".",
+                    + "rows with \"query\" and \"passage\"; to generate, rows as in training, whose answers are not "
+                    + "read.",
             "Example: loran predict --model minilm --adapter run --data texts.txt --out predictions.jsonl"
         })
 final class PredictCommand implements Callable<Integer> {
     private static final ObjectMapper JSON = new ObjectMapper();
+
+    private static final long PROGRESS_NANOS = 10_000_000_000L;
 
     private final Output output;
 
@@ -118,10 +125,11 @@ final class PredictCommand implements Callable<Integer> {
             card = prefixes.of(card, known != null, open);
             int virtualTokens = peft.activeAdapter() == null ? 0 : peft.active().virtualTokens();
             card = card.withMaxLength(model.maxLength(open, virtualTokens, card.maxLength()));
-            if (card.task().hasPrompts()) {
+            RowForm prompts = card.task().prompts();
+            if (prompts != null) {
                 int positions = open.model().facts().maxPositions() - virtualTokens;
                 open.model().train(false);
-                output.result(answer(open, card, positions), common.json);
+                output.result(answer(open, card, prompts, positions), common.json);
                 return Main.DONE;
             }
             if (card.task() instanceof Predicts task) {
@@ -148,17 +156,20 @@ final class PredictCommand implements Callable<Integer> {
         }
     }
 
-    /// Takes texts one by one, and passes on the line for each of them.
+    /// Takes rows one by one, and passes on the answer to each, in order.
     ///
-    /// @param own what reads the rows instead, if they are no texts; null if they are
-    private record Reader(
-            Consumer<Row.Unlabelled> add, @Nullable Runnable own, Runnable finish, IntSupplier truncated) {}
+    /// @param form what a row is
+    private record Reader(RowForm form, RowSource.Visitor rows, Runnable finish, IntSupplier truncated) {}
 
     private ObjectNode predict(OpenModel open, TaskModel classifier, Labels labels) {
         return write(classifier.card().maxLength(), each -> {
             Predictor predictor = new Predictor(
-                    classifier, open.tokenizer(), model.batchSize(), answer -> each.accept(line(answer, labels)));
-            return new Reader(predictor::add, null, predictor::finish, predictor::truncated);
+                    classifier, open.tokenizer(), model.batchSize(), answer -> each.accept(answer(answer, labels)));
+            return new Reader(
+                    new Predicts.Texts(classifier.card().task().name(), true),
+                    (row, line) -> predictor.add((Row.Unlabelled) row),
+                    predictor::finish,
+                    predictor::truncated);
         });
     }
 
@@ -173,81 +184,104 @@ final class PredictCommand implements Callable<Integer> {
         }
         return write(learner.card().maxLength(), each -> {
             RowPredictor predictor = new RowPredictor(learner, open.tokenizer(), model.batchSize(), each);
-            Runnable rows = () -> files.rows(data, Part.TEST, Part.VALIDATION)
-                    .forEach(task.unlabelled(), (row, line) -> predictor.add(row));
-            return new Reader(predictor::add, rows, predictor::finish, predictor::truncated);
+            return new Reader(
+                    task.unlabelled(), (row, line) -> predictor.add(row), predictor::finish, predictor::truncated);
         });
     }
 
-    private ObjectNode answer(OpenModel open, TaskCard card, int positions) {
+    private ObjectNode answer(OpenModel open, TaskCard card, RowForm form, int positions) {
         int most = maxNewTokens == null ? positions : maxNewTokens;
         GenerationConfig config = card.task().ending(trained.generation(most), open.tokenizer());
         return write(card.maxLength(), each -> {
-            Prompts prompts = new Prompts(open, card, config, positions, each);
-            Runnable chats = () -> files.rows(data, Part.TEST, Part.VALIDATION)
-                    .forEach(new ChatTask.Prompts(), (row, line) -> prompts.add((Row.Chat) row, line));
-            return new Reader(
-                    prompts::add, card.task().chats() ? chats : null, prompts::finish, () -> prompts.truncated);
+            Prompts prompts = new Prompts(open, card, form, config, positions, each);
+            return new Reader(form, prompts, prompts::finish, () -> prompts.truncated);
         });
     }
 
     /// The prompts that wait for their answers, up to 50 batches.
-    private final class Prompts {
-        private final List<ObjectNode> rows = new ArrayList<>();
-        private final List<int[]> ids = new ArrayList<>();
+    private final class Prompts implements RowSource.Visitor {
+        private record Prompt(String file, long line, Row row) {}
+
+        private final List<Prompt> waiting = new ArrayList<>();
         private final OpenModel open;
-        private final TaskCard card;
+        private final RowForm form;
+        private final Examples.Options reading;
         private final GenerationConfig config;
         private final int positions;
         private final Consumer<ObjectNode> each;
+        private String file = data.toString();
         private int truncated;
 
-        Prompts(OpenModel open, TaskCard card, GenerationConfig config, int positions, Consumer<ObjectNode> each) {
+        Prompts(
+                OpenModel open,
+                TaskCard card,
+                RowForm form,
+                GenerationConfig config,
+                int positions,
+                Consumer<ObjectNode> each) {
             this.open = open;
-            this.card = card;
+            this.form = form;
+            this.reading = Examples.Options.of(card.maxLength()).withAnswerRoom(card.answerRoom());
             this.config = config;
             this.positions = positions;
             this.each = each;
         }
 
-        void add(Row.Unlabelled text) {
-            int room = card.answerRoom() == 0 ? card.maxLength() / 2 : card.answerRoom();
-            Tokenizer.Encoded prompt = card.task()
-                    .prompt(open.tokenizer(), text.text(), card.maxLength(), Math.min(room, card.maxLength() / 2));
-            truncated += prompt.truncated() ? 1 : 0;
-            add(JSON.createObjectNode().put("text", text.text()), prompt.ids());
+        @Override
+        public void file(String name) {
+            file = name;
         }
 
-        void add(Row.Chat chat, long line) {
-            int[] prompt = ChatTask.prompt(open.tokenizer(), chat.chat());
-            if (prompt.length >= positions) {
-                throw InputException.at(
-                        data.toString(),
-                        line,
-                        "the chat has %d tokens, and the model has room for %d with the answer; shorten it"
-                                .formatted(prompt.length, positions));
-            }
-            add(chat.fields(), prompt);
-        }
-
-        private void add(ObjectNode row, int[] prompt) {
-            rows.add(row);
-            ids.add(prompt);
-            if (rows.size() == 50 * model.batchSize()) {
+        @Override
+        public void row(Row row, long line) {
+            waiting.add(new Prompt(file, line, row));
+            if (waiting.size() == 50 * model.batchSize()) {
                 finish();
             }
         }
 
         void finish() {
-            List<Generation.Answer> answers =
-                    Generation.answers(open.model(), open.tokenizer(), ids, config, positions, model.batchSize());
-            for (int i = 0; i < answers.size(); i++) {
-                each.accept(rows.get(i)
-                        .put("answer", answers.get(i).text())
-                        .put("ended", answers.get(i).end() == Generation.End.TOKEN));
+            if (waiting.isEmpty()) {
+                return;
             }
-            rows.clear();
-            ids.clear();
+            List<int[]> ids = ids();
+            Generation.answers(open.model(), open.tokenizer(), ids, config, positions, model.batchSize())
+                    .forEach(answer -> each.accept(JSON.createObjectNode()
+                            .put("answer", answer.text())
+                            .put("ended", answer.end() == Generation.End.TOKEN)));
+            waiting.clear();
+        }
+
+        private List<int[]> ids() {
+            RowSource rows = new RowSource() {
+                @Override
+                public String name() {
+                    return file;
+                }
+
+                @Override
+                public void forEach(RowForm form, Visitor visitor) {
+                    for (Prompt prompt : waiting) {
+                        visitor.file(prompt.file);
+                        visitor.row(prompt.row, prompt.line);
+                    }
+                }
+            };
+            Examples examples = Examples.read(rows, form, open.tokenizer(), reading, null);
+            truncated += examples.truncated();
+            List<int[]> all = new ArrayList<>();
+            for (Prompt prompt : waiting) {
+                int[] ids = examples.ids(all.size());
+                if (ids.length >= positions) {
+                    throw InputException.at(
+                            prompt.file,
+                            prompt.line,
+                            "the prompt has %d tokens, and the model has room for %d with the answer; shorten it"
+                                    .formatted(ids.length, positions));
+                }
+                all.add(ids);
+            }
+            return all;
         }
     }
 
@@ -255,18 +289,24 @@ final class PredictCommand implements Callable<Integer> {
     private ObjectNode write(int maxLength, Function<Consumer<ObjectNode>, Reader> by) {
         long started = System.nanoTime();
         Path draft = out.resolveSibling(out.getFileName() + ".part");
+        Deque<ObjectNode> waiting = new ArrayDeque<>();
         long[] answered = {0};
+        long[] said = {started};
         boolean stopped = false;
         output.stop().listen(true);
         try {
             Reader reader;
             try (BufferedWriter lines = Files.newBufferedWriter(draft)) {
-                reader = by.apply(line -> {
+                reader = by.apply(answer -> {
                     output.stop().check();
-                    write(lines, line);
+                    write(lines, waiting.remove().setAll(answer));
                     answered[0]++;
+                    if (System.nanoTime() - said[0] > PROGRESS_NANOS) {
+                        said[0] = System.nanoTime();
+                        output.say("%,d texts after %.0f s".formatted(answered[0], (said[0] - started) / 1e9));
+                    }
                 });
-                read(reader);
+                read(reader, waiting);
                 reader.finish.run();
             }
             Files.move(draft, out, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
@@ -296,25 +336,29 @@ final class PredictCommand implements Callable<Integer> {
         }
     }
 
-    private void read(Reader reader) throws IOException {
-        if (reader.own != null) {
-            reader.own.run();
-            return;
-        }
-        if (data.equals(DataOptions.STANDARD_INPUT)) {
-            Rows.texts(System.in, "standard input", files.options(), reader.add);
-            return;
-        }
-        for (Path file : DataOptions.files(data, Part.TEST, Part.VALIDATION)) {
-            Rows.texts(file, files.options(), reader.add);
-        }
+    /// @param waiting receives the fields of each row
+    private void read(Reader reader, Deque<ObjectNode> waiting) {
+        files.rows(data, Part.TEST, Part.VALIDATION).forEach(reader.form, new RowSource.Visitor() {
+            @Override
+            public void file(String name) {
+                reader.rows.file(name);
+            }
+
+            @Override
+            public void row(Row row, Fields fields) {
+                waiting.add(fields.all());
+                row(row, fields.line());
+            }
+
+            @Override
+            public void row(Row row, long line) {
+                reader.rows.row(row, line);
+            }
+        });
     }
 
-    private ObjectNode line(Predictor.Answer answer, Labels labels) {
-        ObjectNode line = JSON.createObjectNode().put("text", answer.text());
-        if (answer.textPair() != null) {
-            line.put("text_pair", answer.textPair());
-        }
+    private ObjectNode answer(Predictor.Answer answer, Labels labels) {
+        ObjectNode line = JSON.createObjectNode();
         if (labels.several()) {
             answer.labels().forEach(line.putArray("label")::add);
         } else {
@@ -330,11 +374,11 @@ final class PredictCommand implements Callable<Integer> {
         return line;
     }
 
-    private static void write(Writer out, ObjectNode line) {
+    private void write(Writer to, JsonNode line) {
         try {
-            out.write(line + "\n");
+            to.write(line + "\n");
         } catch (IOException e) {
-            throw new UncheckedIOException("the answers cannot be written", e);
+            throw InputException.io(out, "cannot be written", e);
         }
     }
 

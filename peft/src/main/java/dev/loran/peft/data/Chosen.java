@@ -18,11 +18,22 @@ final class Chosen implements RowSource.Visitor {
 
     @Override
     public void row(Row row, long line) {
-        accepted = test.test(row);
-        if (accepted) {
-            any = true;
+        if (accepts(row)) {
             to.row(row, line);
         }
+    }
+
+    @Override
+    public void row(Row row, Fields fields) {
+        if (accepts(row)) {
+            to.row(row, fields);
+        }
+    }
+
+    private boolean accepts(Row row) {
+        accepted = test.test(row);
+        any |= accepted;
+        return accepted;
     }
 
     @Override

@@ -39,7 +39,8 @@ public final class Fields {
         this.isText = isText;
     }
 
-    long line() {
+    /// The row's line number, or its position, counted from 1.
+    public long line() {
         return line;
     }
 

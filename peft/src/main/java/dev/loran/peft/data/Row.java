@@ -1,6 +1,5 @@
 package dev.loran.peft.data;
 
-import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
@@ -60,9 +59,7 @@ public interface Row {
     }
 
     /// Messages between a user and an assistant.
-    ///
-    /// @param fields the whole row
-    record Chat(dev.loran.peft.chat.Chat chat, ObjectNode fields) implements Row {}
+    record Chat(dev.loran.peft.chat.Chat chat) implements Row {}
 
     /// A text for language modeling.
     record Text(String text) implements Row {}

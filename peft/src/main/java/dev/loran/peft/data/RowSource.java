@@ -27,6 +27,11 @@ public interface RowSource {
         /// @param line the row's line number, or its position, counted from 1
         void row(Row row, long line);
 
+        /// The same for a row of a file, with all of its fields, also those that are not read.
+        default void row(Row row, Fields fields) {
+            row(row, fields.line());
+        }
+
         /// Reports a field that is not read, once for each row that has it.
         default void unread(String field) {}
 

@@ -16,8 +16,6 @@ import org.jspecify.annotations.Nullable;
 ///
 /// A file is read as a stream, with one row in memory at a time.
 public final class Rows {
-    private static final List<String> TEXT = List.of("text", "text_pair");
-
     private Rows() {}
 
     /// All rows of a small file.
@@ -49,37 +47,11 @@ public final class Rows {
         RowFormat.Reading reading =
                 new RowFormat.Reading(name, expected, form.fields(), options.columns(), visitor::format);
         forEachObject(in, options.format(), reading, fields -> {
-            visitor.row(form.row(fields), fields.line());
+            visitor.row(form.row(fields), fields);
             fields.names().stream()
                     .filter(field -> !form.fields().contains(field))
                     .forEach(visitor::unread);
         });
-    }
-
-    /// Passes every text of a file to the visitor: the field `text` and, for a pair, `text_pair`.
-    ///
-    /// @throws InputException for a file that is missing or has no texts, and for the first bad line
-    public static void texts(Path file, RowFormat.Options options, Consumer<Row.Unlabelled> visitor) {
-        InputException.requireWhole(file);
-        try (InputStream in = Files.newInputStream(file)) {
-            texts(in, file.toString(), options, visitor);
-        } catch (IOException e) {
-            throw InputException.io(file, "cannot be read", e);
-        }
-    }
-
-    /// As above, for a stream.
-    ///
-    /// @param name the name of the stream in error messages
-    public static void texts(InputStream in, String name, RowFormat.Options options, Consumer<Row.Unlabelled> visitor)
-            throws IOException {
-        String form = "a text is a line of a .txt file, {\"text\"} or {\"text\",\"text_pair\"}";
-        RowFormat.Reading reading = new RowFormat.Reading(name, form, TEXT, options.columns(), detected -> {});
-        forEachObject(
-                in,
-                options.format(),
-                reading,
-                fields -> visitor.accept(new Row.Unlabelled(fields.text("text"), fields.optional("text_pair"))));
     }
 
     static void forEachObject(

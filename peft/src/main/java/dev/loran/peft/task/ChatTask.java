@@ -78,7 +78,7 @@ public record ChatTask() implements CausalTask {
         if (chat.lastAnswer() < 0) {
             throw fields.bad("no message is the assistant's: there is nothing to learn");
         }
-        return new Row.Chat(chat, fields.all());
+        return new Row.Chat(chat);
     }
 
     /// The chat in a row.
@@ -227,7 +227,7 @@ public record ChatTask() implements CausalTask {
 
         @Override
         public void add(Row row, Sink out) {
-            if (!(row instanceof Row.Chat(Chat chat, ObjectNode fields))) {
+            if (!(row instanceof Row.Chat(Chat chat))) {
                 throw out.bad("a row of another form, " + row.getClass().getSimpleName() + ", among rows of task chat");
             }
             Ids whole;
@@ -317,38 +317,13 @@ public record ChatTask() implements CausalTask {
     // ---- answers
 
     @Override
-    public boolean hasPrompts() {
-        return true;
-    }
-
-    @Override
-    public boolean chats() {
-        return true;
-    }
-
-    /// A chat that the text begins, up to where the answer begins.
-    ///
-    /// @throws InputException if it has more than `maxLength` tokens, less one: a chat that is cut is another chat
-    @Override
-    public Tokenizer.Encoded prompt(Tokenizer tokenizer, String text, int maxLength, int answerRoom) {
-        int[] ids = prompt(tokenizer, Chat.of(text));
-        if (ids.length >= maxLength) {
-            throw new InputException("the chat has %d tokens, which leaves no room for an answer within %d; shorten it,"
-                            .formatted(ids.length, maxLength)
-                    + " or raise --max-length");
-        }
-        return new Tokenizer.Encoded(ids, ids.length, false, null);
+    public RowForm prompts() {
+        return new Prompts();
     }
 
     /// The ids that ask for an answer.
-    ///
-    /// @throws InputException if the template refuses the chat
-    public static int[] prompt(Tokenizer tokenizer, Chat chat) {
-        try {
-            return tokenizer.body(format(tokenizer).prompt(chat));
-        } catch (TemplateException e) {
-            throw new InputException(e.problem(), e);
-        }
+    private static int[] prompt(Tokenizer tokenizer, Chat chat) {
+        return tokenizer.body(format(tokenizer).prompt(chat));
     }
 
     /// Answers end where the template ends them.
@@ -390,8 +365,9 @@ public record ChatTask() implements CausalTask {
         return GenerateTask.measured(with, prompts, references, config);
     }
 
-    /// Rows to answer: as those of `chat`, or with `text`, or with messages of which the last is not answered yet.
-    public record Prompts() implements RowForm {
+    /// Rows to answer: as those of `chat`, or with `text`, or with messages of which the last is not answered yet. A chat
+    /// is never cut.
+    record Prompts() implements RowForm {
         @Override
         public String name() {
             return "chat";
@@ -410,14 +386,22 @@ public record ChatTask() implements CausalTask {
         /// A last answer is not a part of the prompt.
         @Override
         public Row row(Fields fields) {
-            Chat chat = chat(fields, false);
+            Chat chat =
+                    fields.isList("prompt") ? new Chat(messages(fields, "prompt"), tools(fields)) : chat(fields, false);
             boolean answered = chat.size() > 1 && chat.isAnswer(chat.size() - 1);
-            return new Row.Chat(answered ? chat.first(chat.size() - 1) : chat, fields.all());
+            return new Row.Chat(answered ? chat.first(chat.size() - 1) : chat);
         }
 
         @Override
         public Encoding encoding(Tokenizer tokenizer, Examples.Options options, @Nullable Labels labels) {
-            return (row, out) -> out.example(Example.of(prompt(tokenizer, ((Row.Chat) row).chat()), null));
+            return (row, out) -> {
+                Chat chat = row instanceof Row.Chat(Chat given) ? given : Chat.of(((Row.Unlabelled) row).text());
+                try {
+                    out.example(Example.of(prompt(tokenizer, chat), null));
+                } catch (TemplateException e) {
+                    throw out.bad(e.problem());
+                }
+            };
         }
 
         @Override

@@ -516,7 +516,6 @@ public record EmbedTask(Kind kind, double temperature, int miniBatch, String que
 
     @Override
     public void answer(TaskCard card, Row row, Example example, double[] outputs, ObjectNode line) {
-        line.put("text", text(row));
         ArrayNode vector = line.putArray("embedding");
         for (double x : outputs) {
             vector.add((float) x);

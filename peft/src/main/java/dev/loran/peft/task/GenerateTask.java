@@ -6,6 +6,7 @@ import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.Fields;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Row;
+import dev.loran.peft.data.RowForm;
 import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.generation.Generation;
 import dev.loran.peft.generation.GenerationConfig;
@@ -132,14 +133,51 @@ public record GenerateTask() implements CausalTask {
                 .formatted(options.maxLength(), options.maxLength() - options.answerRoom());
     }
 
-    @Override
-    public boolean hasPrompts() {
-        return true;
-    }
+    // ---- answers
 
     @Override
-    public Tokenizer.Encoded prompt(Tokenizer tokenizer, String text, int maxLength, int answerRoom) {
-        return tokenizer.encodePrompt(text, maxLength, answerRoom);
+    public RowForm prompts() {
+        return new Prompts(name());
+    }
+
+    /// Prompts, as rows of `generate` have them, or texts: [Row.Unlabelled]. They are cut as in training.
+    record Prompts(String name) implements RowForm {
+        @Override
+        public String form() {
+            return "{\"source\"}, {\"prompt\"}, {\"instruction\",\"input\"} or {\"text\"}";
+        }
+
+        @Override
+        public List<String> fields() {
+            return List.of("source", "prompt", "instruction", "input", "text");
+        }
+
+        @Override
+        public Row row(Fields fields) {
+            String field = fields().stream()
+                    .filter(name -> fields.has(name) && !name.equals("input"))
+                    .findFirst()
+                    .orElse("text");
+            String text = fields.text(field);
+            return new Row.Unlabelled(
+                    field.equals("instruction")
+                            ? Row.Generate.instruction(text, fields.stringOrEmpty("input"), "")
+                                    .source()
+                            : text,
+                    null);
+        }
+
+        @Override
+        public Encoding encoding(Tokenizer tokenizer, Examples.Options options, @Nullable Labels labels) {
+            int room = options.answerRoom() == 0 ? options.maxLength() / 2 : options.answerRoom();
+            return (row, out) -> out.example(Example.of(tokenizer.encodePrompt(
+                    ((Row.Unlabelled) row).text(), options.maxLength(), Math.min(room, options.maxLength() / 2))));
+        }
+
+        @Override
+        public Targets targets(Examples examples, int[] rows, int length) {
+            return new Targets(List.of(), rows.length);
+        }
     }
 
     /// Of the answers to the prompts, as the loss saw these:

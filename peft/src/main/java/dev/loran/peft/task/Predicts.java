@@ -17,7 +17,7 @@ public interface Predicts extends Task {
     /// Rows without targets.
     RowForm unlabelled();
 
-    /// Writes a row and the answer to it.
+    /// Writes the answer to a row.
     ///
     /// @param row of [#unlabelled]
     /// @param example its ids and its target, by the same form

@@ -13,6 +13,7 @@ import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.Fields;
 import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Row;
+import dev.loran.peft.data.RowForm;
 import dev.loran.peft.data.Target;
 import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.generation.GenerationConfig;
@@ -590,15 +591,8 @@ public record PreferTask(
     }
 
     @Override
-    public boolean hasPrompts() {
-        return true;
-    }
-
-    @Override
-    public Tokenizer.Encoded prompt(Tokenizer tokenizer, String text, int maxLength, int answerRoom) {
-        return chats
-                ? new ChatTask().prompt(tokenizer, text, maxLength, answerRoom)
-                : tokenizer.encodePrompt(text, maxLength, answerRoom);
+    public RowForm prompts() {
+        return chats ? new ChatTask.Prompts() : new GenerateTask.Prompts(name());
     }
 
     @Override

@@ -114,11 +114,6 @@ public record RegressTask() implements Predicts {
 
     @Override
     public void answer(TaskCard card, Row row, Example example, double[] outputs, ObjectNode line) {
-        Row.Unlabelled text = (Row.Unlabelled) row;
-        line.put("text", text.text());
-        if (text.textPair() != null) {
-            line.put("text_pair", text.textPair());
-        }
         line.put("score", outputs[0]);
     }
 

@@ -207,10 +207,7 @@ public record RerankTask() implements Predicts {
     /// The score is the sigmoid of the logit, as sentence-transformers' `CrossEncoder` gives it.
     @Override
     public void answer(TaskCard card, Row row, Example example, double[] outputs, ObjectNode line) {
-        Row.Unlabelled pair = (Row.Unlabelled) row;
-        line.put("query", pair.text())
-                .put("passage", pair.textPair())
-                .put("score", ClassifyTask.probability(outputs[0]));
+        line.put("score", ClassifyTask.probability(outputs[0]));
     }
 
     // ---- metrics

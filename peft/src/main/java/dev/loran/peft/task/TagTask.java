@@ -288,9 +288,6 @@ public record TagTask() implements Predicts {
     public void answer(TaskCard card, Row row, Example example, double[] outputs, ObjectNode line) {
         Untagged.Words words = (Untagged.Words) row;
         List<String> names = Objects.requireNonNull(card.labels()).names();
-        if (words.text() != null) {
-            line.put("text", words.text());
-        }
         words.tokens().forEach(line.putArray("tokens")::add);
         ArrayNode tags = line.putArray("tags");
         List<String> read = new ArrayList<>();

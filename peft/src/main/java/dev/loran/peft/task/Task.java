@@ -103,22 +103,10 @@ public interface Task extends RowForm {
     /// Writes what other programs need to use a model for this task into the model's folder, next to its files.
     default void describe(Path folder, Model model, TaskCard card) {}
 
-    /// Whether texts to be continued are prompts, which [#prompt] encodes as in this task's rows.
-    default boolean hasPrompts() {
-        return false;
-    }
-
-    /// Whether prompts are chats, which become text by the tokenizer's [dev.loran.peft.chat.ChatFormat].
-    default boolean chats() {
-        return false;
-    }
-
-    /// The ids of a text that a model is to continue.
-    ///
-    /// @param maxLength the most ids of text and answer together
-    /// @param answerRoom how many of them are reserved for the answer, at least
-    default Tokenizer.Encoded prompt(Tokenizer tokenizer, String text, int maxLength, int answerRoom) {
-        return tokenizer.encodeStart(text, maxLength - answerRoom);
+    /// Prompts, which a model of this task answers, or any text ([Row.Unlabelled]); their encoding gives the ids to
+    /// continue. Null if it answers none.
+    default @Nullable RowForm prompts() {
+        return null;
     }
 
     /// Adds what ends an answer of this task.

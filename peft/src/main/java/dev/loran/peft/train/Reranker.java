@@ -36,10 +36,10 @@ public final class Reranker {
                 model,
                 tokenizer,
                 batchSize,
-                line -> ranked.add(new Ranked(
+                answer -> ranked.add(new Ranked(
                         ranked.size(),
-                        line.get("passage").textValue(),
-                        line.get("score").doubleValue())));
+                        passages.get(ranked.size()),
+                        answer.get("score").doubleValue())));
         passages.forEach(passage -> predictor.add(new Row.Unlabelled(query, passage)));
         predictor.finish();
         ranked.sort(Comparator.comparingDouble(Ranked::score).reversed());

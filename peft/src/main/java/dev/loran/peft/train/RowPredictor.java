@@ -19,7 +19,7 @@ public final class RowPredictor extends BufferedAnswers<Row, ObjectNode> {
     private final ObjectMapper json = new ObjectMapper();
 
     /// @param batchSize rows per batch
-    /// @param each receives the rows with their answers
+    /// @param each receives the answers, in the order of the rows
     /// @throws IllegalArgumentException if the model's task does not predict
     public RowPredictor(TaskModel model, Tokenizer tokenizer, int batchSize, Consumer<ObjectNode> each) {
         super(model, tokenizer, batchSize, each);

@@ -163,6 +163,31 @@ class AnswersTest extends CommandLineTest {
             assertThat(line.get("answer").asText()).isEqualTo("shoes online" + (i == 2 ? " cheap" : ""));
             assertThat(line.get("ended").booleanValue()).isEqualTo(i != 2);
         }
+        // The same prompts as rows of the forms that are trained on, with their answers or without.
+        String key = KEYS.getFirst();
+        Path forms = Files.writeString(folder.resolve("forms.jsonl"), """
+                {"id":1,"source":"%1$s red red","target":"cheap"}
+                {"id":2,"prompt":"%1$s red red"}
+                {"id":3,"instruction":"%1$s","input":"red red","output":"cheap"}
+                {"id":4,"text":"%1$s red red","answer":"cheap"}
+                """.formatted(key));
+        Result fromRows = loran(
+                "predict", "--adapter", run, "--data", forms, "--out", answers, "--max-chars", 18, "--threads", 1);
+        assertThat(fromRows.code()).as(fromRows.err()).isZero();
+        written = Files.readAllLines(answers);
+        assertThat(written).hasSize(4);
+        for (int i = 0; i < 4; i++) {
+            JsonNode line = JSON.readTree(written.get(i));
+            assertThat(line.get("id").intValue()).isEqualTo(i + 1);
+            assertThat(line.get("answer").asText()).as(written.get(i)).isEqualTo("shoes online");
+            assertThat(line.has("ended")).isTrue();
+        }
+        assertThat(JSON.readTree(written.getFirst()).get("target").asText()).isEqualTo("cheap");
+        Path bad = Files.writeString(folder.resolve("bad.jsonl"), "{\"source\":\"red\"}\n{\"sauce\":\"red\"}\n");
+        assertRefused(
+                loran("predict", "--adapter", run, "--data", bad, "--out", answers),
+                "loran: " + bad + ":2: field \"text\" is missing, found \"sauce\"; a row of task generate is "
+                        + "{\"source\"}, {\"prompt\"}, {\"instruction\",\"input\"} or {\"text\"}");
         assertRefused(
                 eval("--adapter", run, "--data", rows, "--max-chars", 0), "loran: --max-chars 0 must be at least 1");
     }

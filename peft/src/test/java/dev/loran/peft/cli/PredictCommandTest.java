@@ -91,6 +91,44 @@ class PredictCommandTest extends CommandLineTest {
         assertThat(right / 20.0).isEqualTo(accuracy);
     }
 
+    /// Over more rows than are in memory at once, from a table and from JSON.
+    @Test
+    void rowsKeepWhateverElseTheyHave() throws IOException {
+        train("--steps", 1);
+        StringBuilder table = new StringBuilder("id;body;label\n");
+        StringBuilder lines = new StringBuilder();
+        for (int i = 0; i < 200; i++) {
+            table.append("%d;red shoes %d;sport\n".formatted(i, i % 7));
+            lines.append("{\"id\":{\"n\":%d},\"text\":\"red shoes %d\",\"seen\":null}\n".formatted(i, i % 7));
+        }
+        Path csv = Files.writeString(folder.resolve("rows.csv"), table);
+        Path run = folder.resolve("run");
+        Result typed = predict("--model", encoder, "--adapter", run, "--data", csv, "--columns", "text=body");
+        assertThat(typed.code()).as(typed.err()).isZero();
+        List<JsonNode> fromTable = answers();
+        Path jsonl = Files.writeString(folder.resolve("rows.jsonl"), lines);
+        assertThat(predict("--model", encoder, "--adapter", run, "--data", jsonl)
+                        .code())
+                .isZero();
+        List<JsonNode> fromLines = answers();
+        assertThat(fromTable).hasSize(200);
+        assertThat(fromLines).hasSize(200);
+        for (int i = 0; i < 200; i++) {
+            JsonNode row = fromTable.get(i);
+            assertThat(row.get("id").textValue()).isEqualTo(String.valueOf(i));
+            assertThat(row.get("text").textValue()).isEqualTo("red shoes " + i % 7);
+            // The answer, not what the row says.
+            assertThat(row.get("label").textValue())
+                    .isEqualTo(row.at("/probabilities/sport").doubleValue() > 0.5 ? "sport" : "purchase");
+            JsonNode line = fromLines.get(i);
+            assertThat(line.at("/id/n").intValue()).isEqualTo(i);
+            assertThat(line.get("text").textValue()).isEqualTo("red shoes " + i % 7);
+            assertThat(line.get("seen").isNull()).isTrue();
+            assertThat(line.get("probability").doubleValue())
+                    .isCloseTo(row.get("probability").doubleValue(), within(1e-5));
+        }
+    }
+
     @Test
     void aModelThatWasTrainedWholeNeedsNoOther() throws IOException {
         train("--method", "full", "--steps", 1);
@@ -103,15 +141,14 @@ class PredictCommandTest extends CommandLineTest {
     void whatCannotBeAnsweredLeavesNoFile() throws IOException {
         train("--steps", 1);
         Path bad = Files.writeString(folder.resolve("bad.jsonl"), "{\"text\": \"red\"}\n{\"txt\": \"red\"}\n");
-        String form = "a text is a line of a .txt file, {\"text\"} or {\"text\",\"text_pair\"}";
+        String form = "a row of task classify is {\"text\"} or {\"text\",\"text_pair\"}";
         assertRefused(
                 predict("--model", encoder, "--adapter", folder.resolve("run"), "--data", bad),
                 "loran: " + bad + ":2: field \"text\" is missing, found \"txt\"; " + form);
         Path empty = Files.writeString(folder.resolve("empty.txt"), "\n \n");
         assertRefused(
                 predict("--model", encoder, "--adapter", folder.resolve("run"), "--data", empty),
-                "loran: " + empty
-                        + ": no rows; a text is a line of a .txt file, {\"text\"} or {\"text\",\"text_pair\"}");
+                "loran: " + empty + ": no rows; " + form);
         assertThat(folder).isDirectoryNotContaining("glob:**answers*");
         Path nowhere = folder.resolve("nowhere/answers.jsonl");
         assertThat(predict("--model", encoder, "--adapter", folder.resolve("run"), "--data", held, "--out", nowhere)

@@ -146,7 +146,8 @@ class PreferCommandTest extends CommandLineTest {
 
         Path asked = Files.writeString(
                 folder.resolve("asked.jsonl"),
-                "{\"id\":7,\"messages\":[" + message.formatted("user", "query red") + "]}\n");
+                "{\"id\":7,\"messages\":[%1$s]}\n{\"id\":8,\"prompt\":[%1$s]}\n"
+                        .formatted(message.formatted("user", "query red")));
         Path out = folder.resolve("answers.jsonl");
         Result predicted = loran(
                 "predict", "--model", causal, "--adapter", run, "--data", asked, "--out", out, "--max-new-tokens", 3);
@@ -154,9 +155,20 @@ class PreferCommandTest extends CommandLineTest {
         Result generated =
                 loran("generate", "--model", causal, "--adapter", run, "--prompt", "query red", "--max-new-tokens", 3);
         assertThat(generated.code()).as(generated.err()).isZero();
-        JsonNode answer = JSON.readTree(Files.readString(out));
-        assertThat(answer.get("answer").asText()).isEqualTo(generated.out().strip());
-        assertThat(answer.get("id").intValue()).isEqualTo(7);
+        List<String> written = Files.readAllLines(out);
+        assertThat(written).hasSize(2);
+        for (int i = 0; i < 2; i++) {
+            JsonNode answer = JSON.readTree(written.get(i));
+            assertThat(answer.get("answer").asText()).isEqualTo(generated.out().strip());
+            assertThat(answer.get("id").intValue()).isEqualTo(7 + i);
+        }
+        Path wordy = Files.writeString(
+                folder.resolve("wordy.jsonl"),
+                "{\"text\":\"red\"}\n\n{\"text\":\"" + "red ".repeat(2000).strip() + "\"}\n");
+        assertThat(loran("predict", "--model", causal, "--adapter", run, "--data", wordy, "--out", out)
+                        .err())
+                .contains(wordy + ":3: the prompt has 20")
+                .endsWith("with the answer; shorten it\n");
     }
 
     /// All rewards are 0 as long as the adapter is the one that the run began with, and that is known later, too.

@@ -8,7 +8,6 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.loran.engine.io.SafeTensors;
 import dev.loran.engine.io.SafeTensorsException;
 import dev.loran.peft.data.OnnxWeights;
-import dev.loran.peft.data.RowFormat;
 import dev.loran.peft.data.Rows;
 import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.task.LmTask;
@@ -79,15 +78,14 @@ class JsonFileTest {
     @Test
     void aPointerOfGitLfsIsCalledOneWhateverFileItStandsFor() throws IOException {
         String pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n";
-        for (String name : List.of("config.json", "tokenizer.json", "model.onnx", "rows.jsonl", "texts.txt")) {
+        for (String name : List.of("config.json", "tokenizer.json", "model.onnx", "rows.jsonl")) {
             Path file = Files.writeString(folder.resolve(name), pointer);
             assertThatThrownBy(() -> {
                         switch (name) {
                             case "config.json" -> JsonFile.read(file);
                             case "tokenizer.json" -> Tokenizer.load(folder).close();
                             case "model.onnx" -> OnnxWeights.open(file).close();
-                            case "rows.jsonl" -> Rows.read(file, new LmTask());
-                            default -> Rows.texts(file, RowFormat.Options.DETECT, text -> {});
+                            default -> Rows.read(file, new LmTask());
                         }
                     })
                     .as(name)

@@ -12,6 +12,7 @@ import dev.loran.engine.backend.ReferenceBackend;
 import dev.loran.peft.chat.Chat;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.Examples;
+import dev.loran.peft.data.Row;
 import dev.loran.peft.data.RowSource;
 import dev.loran.peft.data.Target;
 import dev.loran.peft.data.TinyTokenizers;
@@ -303,11 +304,16 @@ class PreferTaskTest {
         assertThat(rows.answerRoom()).isZero();
         try (Tokenizer tokenizer = chats()) {
             TaskCard card = new PreferTask().card(rows, tokenizer, 512);
-            assertThat(card.task().chats()).isTrue();
             assertThat(new PreferTask().with(card.task().settings())).isEqualTo(card.task());
             assertThat(card.chat()).isNotNull();
-            assertThat(card.task().prompt(tokenizer, "A cat", 512, 0).ids())
-                    .containsExactly(ChatTask.prompt(tokenizer, Chat.of("A cat")));
+            Examples prompt = Examples.of(
+                    Objects.requireNonNull(card.task().prompts()),
+                    List.of(new Row.Unlabelled("A cat", null)),
+                    tokenizer,
+                    Examples.Options.of(512),
+                    null);
+            assertThat(prompt.ids(0))
+                    .containsExactly(tokenizer.body(ChatTask.format(tokenizer).prompt(Chat.of("A cat"))));
         }
     }
 

@@ -21,7 +21,6 @@ import dev.loran.peft.data.Tokenizer;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.task.Evaluation;
-import dev.loran.peft.task.GenerateTask;
 import dev.loran.peft.task.PreferTask;
 import dev.loran.peft.task.PreferTask.Judgement;
 import dev.loran.peft.task.PreferTask.Loss;
@@ -421,8 +420,8 @@ class PreferencesTest {
     void promptsAreThoseOfTaskGenerate() {
         Examples rows = examples(List.of(new Preference("query red shoes", "buy", "run online")), Tiny.POSITIONS);
         try (Tokenizer tokenizer = TinyTokenizers.wordPiece()) {
-            int[] prompt = new GenerateTask()
-                    .prompt(tokenizer, "query red shoes", Tiny.POSITIONS, rows.answerRoom())
+            int[] prompt = tokenizer
+                    .encodePrompt("query red shoes", Tiny.POSITIONS, rows.answerRoom())
                     .ids();
             for (int answer = 0; answer < 2; answer++) {
                 assertThat(rows.row(0).texts().get(answer).ids())
