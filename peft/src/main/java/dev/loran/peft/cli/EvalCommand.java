@@ -8,7 +8,9 @@ import dev.loran.peft.cli.options.DataOptions;
 import dev.loran.peft.data.Examples;
 import dev.loran.peft.data.RowFiles.Part;
 import dev.loran.peft.data.RowSource;
+import dev.loran.peft.generation.Generation;
 import dev.loran.peft.io.InputException;
+import dev.loran.peft.io.JsonFile;
 import dev.loran.peft.task.Answering;
 import dev.loran.peft.task.Evaluation;
 import dev.loran.peft.task.SentencePooling;
@@ -60,6 +62,12 @@ final class EvalCommand implements Callable<Integer> {
             paramLabel = "N",
             description = "generate: most tokens of an answer (as many as the longest target has)")
     private @Nullable Integer maxNewTokens;
+
+    @Option(
+            names = "--answers",
+            paramLabel = "FILE",
+            description = "generate, chat: writes each prompt with its target and the answer, as JSON Lines")
+    private @Nullable Path answers;
 
     @Mixin
     private PrefixOptions prefixes;
@@ -181,13 +189,25 @@ final class EvalCommand implements Callable<Integer> {
     }
 
     private Map<String, Double> answers(OpenModel open, Task of, RowSource source, Examples rows, int virtualTokens) {
-        if (of.prompts() == null) {
-            return Map.of();
+        StringBuilder lines = new StringBuilder();
+        Map<String, Double> metrics =
+                of.prompts() == null ? Map.of() : of.answers(answering(open, of, source, rows, virtualTokens, lines));
+        if (answers != null) {
+            if (metrics.isEmpty()) {
+                throw new InputException(
+                        "--answers is for tasks generate and chat; leave it out for task " + of.name());
+            }
+            JsonFile.write(answers, lines.toString().stripTrailing());
         }
+        return metrics;
+    }
+
+    private Answering answering(
+            OpenModel open, Task of, RowSource source, Examples rows, int virtualTokens, StringBuilder lines) {
         if (maxNewTokens != null && maxNewTokens < 1) {
             throw new InputException("--max-new-tokens " + maxNewTokens + " must be at least 1");
         }
-        return of.answers(new Answering(
+        return new Answering(
                 open.model(),
                 open.tokenizer(),
                 rows,
@@ -195,6 +215,12 @@ final class EvalCommand implements Callable<Integer> {
                 open.model().facts().maxPositions() - virtualTokens,
                 model.batchSize(),
                 maxNewTokens == null ? 0 : maxNewTokens,
-                trained.generation(1)));
+                trained.generation(1),
+                (row, answer) -> lines.append(JSON.createObjectNode()
+                                .put("source", row.source())
+                                .put("target", row.target())
+                                .put("answer", answer.text())
+                                .put("ended", answer.end() == Generation.End.TOKEN))
+                        .append('\n'));
     }
 }

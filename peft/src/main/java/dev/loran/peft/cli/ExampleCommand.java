@@ -43,6 +43,7 @@ import picocli.CommandLine.Unmatched;
 final class ExampleCommand implements Callable<Integer> {
     private static final ObjectMapper JSON = new ObjectMapper();
     private static final String RESULTS = "results.json";
+    private static final String ANSWERS = "answers.jsonl";
     private static final List<String> SHOWN =
             List.of("accuracy", "rouge_l", "mean_chars", "ended", "within_limit", "perplexity");
 
@@ -142,7 +143,8 @@ final class ExampleCommand implements Callable<Integer> {
             if (task.maxChars() > 0) {
                 Path run =
                         folder.resolve("compare").resolve(method.path("method").asText());
-                line.setAll(evaluated(task, data, model, List.of("--adapter", run.toString())));
+                line.setAll(
+                        evaluated(task, data, model, List.of("--adapter=" + run, "--answers=" + run.resolve(ANSWERS))));
             }
             lines.add(line);
         }

@@ -349,7 +349,7 @@ public record ChatTask() implements CausalTask {
     public Map<String, Double> answers(Answering with) {
         Examples rows = with.examples();
         List<int[]> prompts = new ArrayList<>();
-        List<String> references = new ArrayList<>();
+        List<Row.Generate> asked = new ArrayList<>();
         int longest = 1;
         for (int row = 0; row < rows.size(); row++) {
             int[] target = rows.target(row);
@@ -357,12 +357,13 @@ public record ChatTask() implements CausalTask {
             prompts.add(Arrays.copyOf(rows.ids(row), last));
             longest = Math.max(longest, target[target.length - 1] - last);
             Chat chat = ((Row.Chat) with.rows().get(target[0])).chat();
-            references.add(chat.text(chat.lastAnswer()));
+            int answer = chat.lastAnswer();
+            asked.add(new Row.Generate(answer == 0 ? "" : chat.text(answer - 1), chat.text(answer)));
         }
         GenerationConfig config = ending(
                 with.generation().withMaxNewTokens(with.maxNewTokens() > 0 ? with.maxNewTokens() : longest),
                 with.tokenizer());
-        return GenerateTask.measured(with, prompts, references, config);
+        return GenerateTask.measured(with, prompts, asked, config);
     }
 
     /// Rows to answer: as those of `chat`, or with `text`, or with messages of which the last is not answered yet. A chat

@@ -196,19 +196,22 @@ public record GenerateTask() implements CausalTask {
         List<int[]> prompts = IntStream.range(0, rows.size())
                 .mapToObj(row -> Arrays.copyOf(rows.ids(row), promptLength(rows, row)))
                 .toList();
-        List<String> targets =
-                with.rows().stream().map(row -> ((Row.Generate) row).target()).toList();
-        return measured(with, prompts, targets, config);
+        return measured(
+                with,
+                prompts,
+                with.rows().stream().map(Row.Generate.class::cast).toList(),
+                config);
     }
 
     /// The metrics of answers to prompts.
     static Map<String, Double> measured(
-            Answering with, List<int[]> prompts, List<String> targets, GenerationConfig config) {
+            Answering with, List<int[]> prompts, List<Row.Generate> rows, GenerationConfig config) {
         List<Generation.Answer> answers =
                 Generation.answers(with.model(), with.tokenizer(), prompts, config, with.positions(), with.batchSize());
         double score = 0;
         for (int i = 0; i < answers.size(); i++) {
-            score += RougeL.score(answers.get(i).text(), targets.get(i));
+            score += RougeL.score(answers.get(i).text(), rows.get(i).target());
+            with.each().accept(rows.get(i), answers.get(i));
         }
         Map<String, Double> metrics = new LinkedHashMap<>();
         metrics.put("rouge_l", score / answers.size());

@@ -55,10 +55,25 @@ class ChatCommandsTest extends CommandLineTest {
                         .asText())
                 .isEqualTo("last");
 
-        Result evaluated =
-                loran("eval", "--model", causal, "--adapter", run, "--data", chats, "--max-new-tokens", 3, "--json");
+        Result evaluated = loran(
+                "eval",
+                "--model",
+                causal,
+                "--adapter",
+                run,
+                "--data",
+                chats,
+                "--max-new-tokens",
+                3,
+                "--json",
+                "--answers",
+                folder.resolve("evaluated.jsonl"));
         assertThat(evaluated.code()).as(evaluated.err()).isZero();
         assertThat(evaluated.json().has("rouge_l")).isTrue();
+        List<String> beside = Files.readAllLines(folder.resolve("evaluated.jsonl"));
+        assertThat(beside).hasSize(8);
+        assertThat(JSON.readTree(beside.getFirst()).get("source").asText()).isEqualTo("buy shoes");
+        assertThat(JSON.readTree(beside.getFirst()).get("target").asText()).isEqualTo("red shoes");
         assertThat(evaluated.json().path("loss").asDouble())
                 .isEqualTo(trained.json().path("eval_loss").asDouble(), org.assertj.core.api.Assertions.within(1e-5));
 

@@ -1,9 +1,11 @@
 package dev.loran.peft.cli;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.within;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import dev.loran.peft.data.ShippedData;
+import dev.loran.peft.generation.RougeL;
 import dev.loran.peft.seo.SeoTask;
 import java.io.IOException;
 import java.nio.file.Files;
@@ -136,6 +138,18 @@ class ExampleCommandTest extends CommandLineTest {
             assertThat(methods.get(i).get("within_limit").doubleValue()).isBetween(0.0, 1.0);
             assertThat(methods.get(i).get("perplexity").doubleValue()).isGreaterThan(1);
         }
+        // What the score is of.
+        List<String> answers = Files.readAllLines(out.resolve("compare/lora/answers.jsonl"));
+        assertThat(answers).hasSize(SeoTask.TITLE.heldOut().size());
+        double score = 0;
+        for (String line : answers) {
+            JsonNode answer = JSON.readTree(line);
+            assertThat(answer.get("source").textValue()).isNotBlank();
+            score += RougeL.score(
+                    answer.get("answer").textValue(), answer.get("target").textValue());
+        }
+        assertThat(score / answers.size())
+                .isCloseTo(methods.get(3).get("rouge_l").doubleValue(), within(1e-9));
     }
 
     @Test

@@ -308,7 +308,7 @@ final class Run {
         return details;
     }
 
-    /// The first lines of what `loran predict` wrote into the folder.
+    /// The first lines of what `loran predict` and `loran eval --answers` wrote into the folder.
     private void answers(ArrayNode all) {
         for (Path file : names(files.path(), "[^.].*\\.jsonl")) {
             if (String.valueOf(file.getFileName()).equals(METRICS)) {
@@ -318,9 +318,8 @@ final class Run {
             try (BufferedReader lines = Files.newBufferedReader(file, StandardCharsets.UTF_8)) {
                 String line = lines.readLine();
                 while (line != null && line.length() < LONGEST_LINE && rows.size() < MOST_ANSWERS) {
-                    if (JSON.readTree(line) instanceof ObjectNode row
-                            && row.path("text").isTextual()
-                            && (row.has("answer") || row.has("label"))) {
+                    if (JSON.readTree(line) instanceof ObjectNode row && (row.has("answer") || row.has("label"))) {
+                        row.put("text", asked(row));
                         rows.add(row.retain("text", "text_pair", "answer", "ended", "label", "probability"));
                     }
                     line = lines.readLine();
@@ -337,6 +336,28 @@ final class Run {
                         .set("rows", rows);
             }
         }
+    }
+
+    /// The text that a row asks about: of a chat, what was said last before the answer.
+    private static String asked(ObjectNode row) {
+        for (String field : List.of("text", "source", "prompt", "instruction")) {
+            if (row.path(field).isTextual()) {
+                String input = field.equals("instruction") ? row.path("input").asText("") : "";
+                return row.path(field).asText() + (input.isBlank() ? "" : "\n" + input);
+            }
+        }
+        String said = "";
+        for (String field : List.of("prompt", "messages", "conversations")) {
+            for (JsonNode message : row.path(field)) {
+                String speaker =
+                        message.path("role").asText(message.path("from").asText());
+                boolean answers = speaker.equals("assistant") || speaker.equals("gpt");
+                said = answers
+                        ? said
+                        : message.path("content").asText(message.path("value").asText());
+            }
+        }
+        return said;
     }
 
     private void spikes(ArrayNode all) {

@@ -243,6 +243,13 @@ class PageServerTest {
                 run.path().resolve("answers.jsonl"),
                 "{\"text\":\"%s\",\"answer\":\"</td>\",\"ended\":true}%n{\"text\":\"cut".formatted(text));
         Files.writeString(run.path().resolve("other.jsonl"), "{\"a\":1}\n");
+        Files.writeString(run.path().resolve("rows.jsonl"), """
+                {"source":"boots","target":"Boots","answer":"Shoes"}
+                {"prompt":"red boots","answer":"Boots"}
+                {"instruction":"write","input":"boots","answer":"Boots"}
+                {"messages":[{"role":"user","content":"hi"},{"role":"assistant","content":"yes"}],"answer":"no"}
+                {"conversations":[{"from":"gpt","value":"yes"},{"from":"human","value":"how"}],"answer":"so"}
+                """);
         Files.createDirectory(run.spikes());
         Files.writeString(
                 run.spikes().resolve("step-7.json"), "{\"step\":7,\"rows\":[{\"texts\":[\"odd\"],\"ids\":[[1]]}]}");
@@ -252,8 +259,10 @@ class PageServerTest {
         // As data: the page only makes texts of it, and nosniff keeps a browser from making it a page.
         assertThat(reply.header("x-content-type-options")).isEqualTo("nosniff");
         assertThat(details.get("answers"))
-                .singleElement()
-                .satisfies(a -> assertThat(a.at("/rows/0/text").asText()).isEqualTo(text));
+                .satisfiesExactly(
+                        a -> assertThat(a.at("/rows/0/text").asText()).isEqualTo(text),
+                        a -> assertThat(a.get("rows").findValuesAsText("text"))
+                                .containsExactly("boots", "red boots", "write\nboots", "hi", "how"));
         assertThat(details.at("/spikes/0/rows/0/texts/0").asText()).isEqualTo("odd");
         assertThat(details.at("/spikes/0/rows/0").has("ids")).isFalse();
         assertThat(details.at("/options/lr").doubleValue()).isEqualTo(1e-3);
