@@ -2,7 +2,6 @@ package dev.loran.peft.task;
 
 import com.fasterxml.jackson.databind.node.ArrayNode;
 import dev.loran.engine.Tensor;
-import dev.loran.engine.functional.Functional;
 import dev.loran.peft.chat.Chat;
 import dev.loran.peft.chat.ChatFormat;
 import dev.loran.peft.chat.TemplateException;
@@ -25,7 +24,6 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
-import java.util.OptionalDouble;
 import java.util.function.UnaryOperator;
 import org.jspecify.annotations.Nullable;
 
@@ -41,11 +39,7 @@ import org.jspecify.annotations.Nullable;
 ///   Theoretical Paradigm to Understand Learning from Human Preferences", 2023, equation 17; the division is that of
 ///   TRL's `DPOTrainer`.
 ///
-/// - [Loss#KTO], for answers that were judged one by one, [Judgement]: λ · σ(∓β · (r − z)), − for an answer that is
-///   desirable and + for one that is not, each with a λ of its own. The reference point z = max(0, mean of r' over the
-///   batch) estimates how far the model has moved from the reference: r' is that of the same prompts with answers to
-///   others. Nothing is learned from it. **Paper**: Ethayarajh et al., "KTO: Model Alignment as Prospect Theoretic
-///   Optimization", 2024, equations 7 and 8, less the constant λ.
+/// - [Loss#KTO], for answers that were judged one by one, [Judgement]: see [Kto].
 ///
 /// An answer's reward is β · r. The target of an example is the length of its prompt, for KTO then 1 for an answer that
 /// is desirable or 0, followed by the reference log-probabilities of both its texts: the two answers, or for KTO the
@@ -59,14 +53,10 @@ import org.jspecify.annotations.Nullable;
 public record PreferTask(
         Loss loss, double beta, double labelSmoothing, double desirableWeight, double undesirableWeight, boolean chats)
         implements Task {
-    private static final Metric ACCURACY = new Metric("reward_accuracy", true);
-    private static final String MARGIN = "reward_margin";
-    private static final String CHOSEN = "reward_chosen";
-    private static final String REJECTED = "reward_rejected";
-
-    /// The largest λ · n of the desirable answers, as a multiple of that of the undesirable ones, that the paper of KTO
-    /// advises; the smallest is 1.
-    private static final double MOST_DESIRABLE = 4.0 / 3;
+    static final Metric ACCURACY = new Metric("reward_accuracy", true);
+    static final String MARGIN = "reward_margin";
+    static final String CHOSEN = "reward_chosen";
+    static final String REJECTED = "reward_rejected";
 
     private static final String LOSS = "loss";
     private static final String BETA = "beta";
@@ -275,11 +265,11 @@ public record PreferTask(
     @Override
     public Encoding encoding(Tokenizer tokenizer, Examples.Options options, @Nullable Labels labels) {
         LmTask.refuseConcatenation(this, options);
-        return loss == Loss.KTO ? new Judgements(tokenizer, options) : new Pairs(tokenizer, options);
+        return loss == Loss.KTO ? kto().encoding(tokenizer, options) : new Pairs(tokenizer, options);
     }
 
     /// Two texts with the same prompt.
-    private abstract static class Answers extends GenerateTask.Prompted {
+    abstract static class Answers extends GenerateTask.Prompted {
         /// How chats become text; null if the rows are none, or before the first.
         private @Nullable ChatFormat format;
 
@@ -418,112 +408,6 @@ public record PreferTask(
         }
     }
 
-    /// Each answer with one to another prompt: the k-th answer to a prompt with the k-th to the prompt before it, the
-    /// first prompt with the last. These are the same in each epoch, so that the reference sees them once.
-    private final class Judgements extends Answers {
-        private int @Nullable [] firstPrompt;
-        /// The last answers to another prompt than the first.
-        private Run last = new Run(new int[0], List.of());
-
-        private int desirable;
-        private int rows;
-
-        /// Answers to the same prompt, in consecutive rows.
-        private record Run(int[] prompt, List<int[]> answers) {
-            /// This run with one more answer, or a new one if that is to another prompt.
-            Run with(int[] next, int[] answer) {
-                Run run = !answers.isEmpty() && Arrays.equals(prompt, next) ? this : new Run(next, new ArrayList<>());
-                run.answers.add(answer);
-                return run;
-            }
-        }
-
-        Judgements(Tokenizer tokenizer, Examples.Options options) {
-            super(tokenizer, options);
-        }
-
-        @Override
-        public void add(Row row, Sink out) {
-            switch (row) {
-                case Judgement(String prompt, String completion, boolean good) -> add(prompt, completion, good, out);
-                case Preference(String prompt, String chosen, String rejected) -> {
-                    add(prompt, chosen, true, out);
-                    add(prompt, rejected, false, out);
-                }
-                case ChatJudgement(Chat chat, boolean good) -> add(chat, good, out);
-                case ChatPreference(Chat chosen, Chat rejected) -> {
-                    add(chosen, true, out);
-                    add(rejected, false, out);
-                }
-                default -> throw otherForm(row, out);
-            }
-        }
-
-        private void add(String prompt, String answer, boolean good, Sink out) {
-            int[] ids = prompt(prompt, out);
-            out.note(prompt, answer + "\0" + good, ids, 0);
-            int[] first = bounded(ids);
-            add(first, answered(first, answer), good, out);
-        }
-
-        private void add(Chat chat, boolean good, Sink out) {
-            ChatTask.Ids ids = chat(chat, out);
-            int last = chat.size() - 1;
-            out.note(chat.first(last).toString(), chat.text(last) + "\0" + good, ids.ids(), 0);
-            if (fits(ids.spans()[0], out)) {
-                add(Arrays.copyOf(ids.ids(), ids.spans()[0]), ids.ids(), good, out);
-            }
-        }
-
-        /// @param both the ids of the prompt, `first`, and of the answer behind it
-        private void add(int[] first, int[] both, boolean good, Sink out) {
-            firstPrompt = firstPrompt == null ? first : firstPrompt;
-            if (!Arrays.equals(firstPrompt, first)) {
-                last = last.with(first, Arrays.copyOfRange(both, first.length, both.length));
-            }
-            rows++;
-            desirable += good ? 1 : 0;
-            out.example(Example.of(both, null, first.length, good ? 1 : 0));
-        }
-
-        @Override
-        public UnaryOperator<Example> end(Sink out) {
-            if (last.answers.isEmpty()) {
-                throw new InputException(out.source() + ": the loss kto compares answers to different prompts, and all"
-                        + " rows have the same prompt; add others");
-            }
-            return new UnaryOperator<>() {
-                private Run before = last;
-                private Run run = new Run(new int[0], List.of());
-
-                @Override
-                public Example apply(Example raw) {
-                    int[] ids = raw.texts().getFirst().ids();
-                    int[] prompt = Arrays.copyOf(ids, raw.target()[0]);
-                    Run next = run.with(prompt, Arrays.copyOfRange(ids, prompt.length, ids.length));
-                    before = next == run || run.answers.isEmpty() ? before : run;
-                    run = next;
-                    int[] other = before.answers.get((run.answers.size() - 1) % before.answers.size());
-                    int[] mismatched = Arrays.copyOf(prompt, prompt.length + other.length);
-                    System.arraycopy(other, 0, mismatched, prompt.length, other.length);
-                    return around(example(raw.target(), false, ids, mismatched));
-                }
-            };
-        }
-
-        @Override
-        public List<String> notices() {
-            double good = desirableWeight * desirable;
-            double bad = undesirableWeight * (rows - desirable);
-            // Halves of a file are rarely exactly equal.
-            return good >= 0.99 * bad && good <= 1.01 * MOST_DESIRABLE * bad
-                    ? List.of()
-                    : List.of(("%,d answers are desirable, %,d are not; times --desirable-weight and"
-                                    + " --undesirable-weight, the former should count 1 to 1.33 times as much")
-                            .formatted(desirable, rows - desirable));
-        }
-    }
-
     @Override
     public String cut(Examples.Options options) {
         if (options.answerRoom() == 0) {
@@ -563,15 +447,13 @@ public record PreferTask(
                 new Target.Floats(counts, 2 * n),
                 new Target.Floats(reference, n, 2)));
         if (loss == Loss.KTO) {
-            float[] judgements = new float[2 * n];
-            for (int i = 0; i < n; i++) {
-                boolean good = examples.target(rows[i])[1] == 1;
-                judgements[2 * i] = good ? 1 : -1;
-                judgements[2 * i + 1] = (float) (good ? desirableWeight : undesirableWeight);
-            }
-            targets.add(new Target.Floats(judgements, n, 2));
+            targets.add(kto().judgements(examples, rows));
         }
         return new Targets(targets, n);
+    }
+
+    private Kto kto() {
+        return new Kto(beta, desirableWeight, undesirableWeight);
     }
 
     /// How many numbers of an example's target precede those of the reference.
@@ -632,7 +514,7 @@ public record PreferTask(
         @Override
         public Tensor loss(Feed batch) {
             return loss == Loss.KTO
-                    ? kto(logits(batch), batch.target(2), batch.target(3))
+                    ? kto().loss(logits(batch), batch.target(2), batch.target(3))
                     : PreferTask.this.loss(logits(batch), batch.target(1), batch.target(2));
         }
     }
@@ -656,21 +538,6 @@ public record PreferTask(
                 : Losses.binaryCrossEntropy(margins.scale(beta), targets);
     }
 
-    /// The mean loss of answers that were judged one by one, a scalar.
-    ///
-    /// @param logProbabilities (B) for each row that of the answer, then that of the answer to another prompt
-    /// @param reference (B / 2, 2) the same under the reference
-    /// @param judgements (B / 2, 2) for each row 1 or −1, and the weight
-    Tensor kto(Tensor logProbabilities, Tensor reference, Tensor judgements) {
-        int rows = reference.shape().dim(0);
-        Tensor ratios = logProbabilities.reshape(rows, 2).sub(reference);
-        Tensor point = Functional.relu(ratios.slice(1, 1, 2).mean()).detach().reshape(1, 1);
-        Tensor gains = ratios.slice(1, 0, 1).sub(point).mul(judgements.slice(1, 0, 1));
-        return Functional.sigmoid(gains.scale(-beta))
-                .mul(judgements.slice(1, 1, 2))
-                .mean();
-    }
-
     // ---- metrics
 
     @Override
@@ -685,56 +552,7 @@ public record PreferTask(
     /// undesirable answers is left out if there are none.
     @Override
     public Meter meter(Examples rows) {
-        return loss == Loss.KTO ? new Judged() : new Rewards();
-    }
-
-    private final class Judged implements Meter {
-        /// An answer's log-ratio, and whether it is desirable.
-        private record Answer(double ratio, boolean desirable) {}
-
-        private final List<Answer> answers = new ArrayList<>();
-        private double mismatched;
-
-        @Override
-        public void add(Batch batch, double[] answer) {
-            float[] reference = ((Target.Floats) batch.targets().get(2)).values();
-            float[] judgements = ((Target.Floats) batch.targets().get(3)).values();
-            for (int i = 0; i < answer.length; i += 2) {
-                answers.add(new Answer(answer[i] - reference[i], judgements[i] > 0));
-                mismatched += answer[i + 1] - reference[i + 1];
-            }
-        }
-
-        @Override
-        public Evaluation evaluation() {
-            int rows = answers.size();
-            double point = Math.max(0, mismatched / rows);
-            double losses = 0;
-            int right = 0;
-            for (Answer a : answers) {
-                double gain = a.desirable ? a.ratio - point : point - a.ratio;
-                losses += (a.desirable ? desirableWeight : undesirableWeight) * ClassifyTask.probability(-beta * gain);
-                right += gain > 0 ? 1 : 0;
-            }
-            OptionalDouble chosen = reward(true);
-            OptionalDouble rejected = reward(false);
-            Map<String, Double> metrics = new LinkedHashMap<>();
-            metrics.put(ACCURACY.name(), right / (double) rows);
-            if (chosen.isPresent() && rejected.isPresent()) {
-                metrics.put(MARGIN, chosen.getAsDouble() - rejected.getAsDouble());
-            }
-            chosen.ifPresent(reward -> metrics.put(CHOSEN, reward));
-            rejected.ifPresent(reward -> metrics.put(REJECTED, reward));
-            metrics.put("kl", point);
-            return new Evaluation(rows, losses / rows, metrics, ACCURACY);
-        }
-
-        private OptionalDouble reward(boolean desirable) {
-            return answers.stream()
-                    .filter(a -> a.desirable == desirable)
-                    .mapToDouble(a -> beta * a.ratio)
-                    .average();
-        }
+        return loss == Loss.KTO ? kto().meter() : new Rewards();
     }
 
     private final class Rewards implements Meter {

@@ -115,10 +115,11 @@ class PreferTaskTest {
         try (Backend backend = new ReferenceBackend();
                 Scope scope = Scope.open()) {
             Tensor logps = Tensor.of(backend, DType.F64, KTO_LOGPS, 8).requiresGrad(true);
-            Tensor value = task.kto(
-                    logps,
-                    Tensor.of(backend, DType.F64, reference, 4, 2),
-                    Tensor.of(backend, DType.F64, judgements(task, good), 4, 2));
+            Tensor value = new Kto(task.beta(), task.desirableWeight(), task.undesirableWeight())
+                    .loss(
+                            logps,
+                            Tensor.of(backend, DType.F64, reference, 4, 2),
+                            Tensor.of(backend, DType.F64, judgements(task, good), 4, 2));
             assertThat(value.item()).isCloseTo(loss, within(1e-12));
             value.backward();
             double[] found = Objects.requireNonNull(logps.grad()).toDoubles();
