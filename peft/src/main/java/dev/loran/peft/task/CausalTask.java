@@ -4,27 +4,17 @@ import dev.loran.engine.Tensor;
 import dev.loran.peft.data.Batch;
 import dev.loran.peft.data.Example;
 import dev.loran.peft.data.Examples;
-import dev.loran.peft.data.Labels;
 import dev.loran.peft.data.Target;
 import dev.loran.peft.data.Tokenizer;
-import dev.loran.peft.io.InputException;
 import java.util.Arrays;
 import java.util.List;
 import java.util.stream.IntStream;
-import org.jspecify.annotations.Nullable;
 
 /// A task of a causal language model: predict the next token of each row, from the row's second token on, or from the
 /// first token after a prompt. The target of an example is the length of its prompt, 0 for none, or for each of several
 /// joined texts its length and that of its prompt. The target of a batch is (B, T): the next tokens, as in
 /// [Batch#labels]. An evaluation uses the loss.
 public interface CausalTask extends Task {
-    @Override
-    default void check(@Nullable Labels labels) {
-        if (labels != null) {
-            throw new InputException("task " + name() + " has no labels");
-        }
-    }
-
     /// The ids of each text after its prompt; a text's first token is never predicted.
     @Override
     default Targets targets(Examples examples, int[] rows, int length) {

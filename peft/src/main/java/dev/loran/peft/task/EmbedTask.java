@@ -175,13 +175,6 @@ public record EmbedTask(Kind kind, double temperature, int miniBatch, String que
         return new Row.Scored(fields.text("text"), fields.text("text_pair"), fields.number("score"));
     }
 
-    @Override
-    public void check(@Nullable Labels labels) {
-        if (labels != null) {
-            throw new InputException("task " + name() + " has no labels");
-        }
-    }
-
     // ---- settings
 
     /// Those that differ from the defaults.

@@ -219,13 +219,6 @@ public record PreferTask(
         return chat;
     }
 
-    @Override
-    public void check(@Nullable Labels labels) {
-        if (labels != null) {
-            throw new InputException("task " + name() + " has no labels");
-        }
-    }
-
     // ---- settings
 
     @Override

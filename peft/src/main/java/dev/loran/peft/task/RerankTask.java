@@ -11,7 +11,6 @@ import dev.loran.peft.data.Row;
 import dev.loran.peft.data.RowForm;
 import dev.loran.peft.data.Target;
 import dev.loran.peft.data.Tokenizer;
-import dev.loran.peft.io.InputException;
 import dev.loran.peft.model.Model;
 import dev.loran.peft.model.Problem;
 import dev.loran.peft.model.TaskType;
@@ -94,13 +93,6 @@ public record RerankTask() implements Predicts {
                     "field \"" + field + "\" is " + label + ", which is not from 0 to 1; divide grades by the highest");
         }
         return new Passage(query, passage, label);
-    }
-
-    @Override
-    public void check(@Nullable Labels labels) {
-        if (labels != null) {
-            throw new InputException("task " + name() + " has no labels");
-        }
     }
 
     // ---- examples and batches

@@ -61,11 +61,15 @@ public interface Task extends RowForm {
         return headline();
     }
 
-    /// Refuses classes that this task cannot have, or the lack of classes that it needs.
+    /// Refuses classes, unless the task has some, or the lack of classes that it needs.
     ///
     /// @param labels null for none
     /// @throws InputException that says which it needs
-    default void check(@Nullable Labels labels) {}
+    default void check(@Nullable Labels labels) {
+        if (labels != null) {
+            throw new InputException("task " + name() + " has no labels");
+        }
+    }
 
     /// The task card of a model trained on these rows.
     ///
