@@ -28,7 +28,7 @@ public final class AmxTiles implements Bf16Tiles.Native {
     private static final int B = 6;
     private static final int REGISTERS = 8;
 
-    public static final Sizes SIZES = new Sizes(2 * SIDE, 2 * SIDE, SIDE, 32, 1024, 2);
+    public static final Sizes SIZES = new Sizes(2 * SIDE, 2 * SIDE, SIDE, 32, 1024, 2, GemmSimd.TASK_ROWS);
 
     /// Says what prevents the use of AMX on this machine; null if nothing does. As the tests may never have run on such
     /// a processor, the final check is a product computed here.

@@ -26,7 +26,7 @@ public final class Avx512Tiles implements Bf16Tiles.Native {
     public static final int PAIRED = 4;
 
     /// A panel of a block of k takes 96 KiB.
-    private static final Sizes SIZES = new Sizes(ROWS, VECTORS * V, V, 2, 1024, 2);
+    private static final Sizes SIZES = new Sizes(ROWS, VECTORS * V, V, 2, 1024, 2, GemmSimd.TASK_ROWS);
 
     /// Says what prevents the use of AVX512-BF16 on this machine; null if nothing does.
     public static @Nullable String obstacle() {

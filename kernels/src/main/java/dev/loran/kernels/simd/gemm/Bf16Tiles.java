@@ -23,7 +23,8 @@ public interface Bf16Tiles {
     /// @param step elements of k multiplied at a time; rows of A and panels are padded with zeros to a multiple of it
     /// @param kBlock the longest block of k, a multiple of `step`
     /// @param bytesOfA bytes per element of A as written by [#packRows]
-    record Sizes(int rows, int columns, int unit, int step, int kBlock, int bytesOfA) {}
+    /// @param taskRows rows of a task, which with a block of k take up to half of the second-level cache
+    record Sizes(int rows, int columns, int unit, int step, int kBlock, int bytesOfA, int taskRows) {}
 
     Sizes sizes();
 

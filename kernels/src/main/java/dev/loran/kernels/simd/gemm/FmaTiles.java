@@ -2,6 +2,7 @@ package dev.loran.kernels.simd.gemm;
 
 import dev.loran.engine.backend.BackendException;
 import dev.loran.kernels.simd.gemm.Bf16Tiles.Left;
+import dev.loran.kernels.simd.gemm.Bf16Tiles.Right;
 import dev.loran.kernels.simd.machine.Assembler;
 import dev.loran.kernels.simd.machine.Assembler.Gp;
 import dev.loran.kernels.simd.machine.Assembler.Mem;
@@ -53,8 +54,13 @@ public final class FmaTiles {
         private static final MethodHandle LOOP = MachineCode.function(1);
         private static final MemorySegment LOOP_CODE = MachineCode.load(multiplyAddLoop());
         private static final MemorySegment[] TILE = new MemorySegment[4 * (ROWS + 1)];
+        private static final MethodHandle WIDENING = MachineCode.function(3);
+        private static final MemorySegment[] WIDEN = new MemorySegment[VECTORS + 1];
 
         static {
+            for (int vectors = 1; vectors <= VECTORS; vectors++) {
+                WIDEN[vectors] = MachineCode.load(widening(vectors));
+            }
             for (int rows = 1; rows <= ROWS; rows++) {
                 for (int vectors = 1; vectors <= VECTORS; vectors++) {
                     TILE[at(rows, vectors, false)] = MachineCode.load(tiles(rows, vectors, false));
@@ -151,6 +157,30 @@ public final class FmaTiles {
         };
     }
 
+    /// `void widen(float *to, int *pairs, long count)`: each of the `count` rows of pairs of BF16 becomes two rows of
+    /// floats, that of the lower halves first.
+    static byte[] widening(int vectors) {
+        Assembler asm = new Assembler();
+        int upper = 2 * vectors;
+        asm.ones256(upper);
+        asm.shiftLeft256(upper, upper, 16);
+        int row = asm.here();
+        for (int j = 0; j < vectors; j++) {
+            asm.load256(j, Mem.at(Gp.RSI, BYTES * j));
+            asm.shiftLeft256(vectors + j, j, 16);
+            asm.and256(j, j, upper);
+            asm.store256(Mem.at(Gp.RDI, BYTES * j), vectors + j);
+            asm.store256(Mem.at(Gp.RDI, BYTES * (vectors + j)), j);
+        }
+        asm.add(Gp.RSI, BYTES * vectors);
+        asm.add(Gp.RDI, 2 * BYTES * vectors);
+        asm.decrement(Gp.RDX);
+        asm.jumpIfNotZero(row);
+        asm.vzeroupper();
+        asm.ret();
+        return asm.bytes();
+    }
+
     /// `void loop(long rounds)`: each round adds a product to each of the accumulators of a tile.
     static byte[] multiplyAddLoop() {
         Assembler asm = new Assembler();
@@ -208,6 +238,16 @@ public final class FmaTiles {
             long ldc = 4L * width;
             rows(sums.address(), ldc, left, 4L * a.ld(), right, b.step(panel), width, rows, k, false);
             GemmTiles.merge(c.memory(), c.at(0, j), 4L * c.ld(), sums, 4L * skipped, ldc, rows, columns, onto);
+        }
+    }
+
+    /// wide (k, width) ← one block of a panel: [Bf16Panels#widen].
+    static void widen(MemorySegment wide, Right b) {
+        try {
+            Code.WIDENING.invokeExact(
+                    Code.WIDEN[b.width() / V], wide.address(), b.memory().address() + b.offset(), (long) (b.k() / 2));
+        } catch (Throwable e) {
+            throw new BackendException("gemm: " + e, e);
         }
     }
 

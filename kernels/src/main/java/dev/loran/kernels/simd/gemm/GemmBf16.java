@@ -147,6 +147,7 @@ public final class GemmBf16 {
         GemmSimd.forBlocks(
                 parallel,
                 m,
+                b.tiles().sizes().taskRows(),
                 b.tiles().sizes().rows(),
                 b.count(),
                 (i, rows, panel, end) ->

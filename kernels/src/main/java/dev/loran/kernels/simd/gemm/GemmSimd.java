@@ -20,7 +20,7 @@ import org.jspecify.annotations.Nullable;
 public final class GemmSimd {
     /// Rows of a task. With a block of k, they are 128 KiB of A: part of the second-level cache, leaving room for a
     /// panel.
-    private static final int TASK_ROWS = 64;
+    static final int TASK_ROWS = 64;
 
     /// Enough tasks per thread to keep several threads about equally busy; more would copy A more often.
     private static final int TASKS_EACH = 4;
@@ -140,7 +140,7 @@ public final class GemmSimd {
             multiplyChunks(parallel, c, a, b, alpha, beta, bias, chunks);
             return;
         }
-        forBlocks(parallel, m, GemmTiles.ROWS, b.count(), (i, rows, panel, end) -> {
+        forBlocks(parallel, m, TASK_ROWS, GemmTiles.ROWS, b.count(), (i, rows, panel, end) -> {
             Part part = new Part(panel, end, 0, b.blocks());
             block(parallel.workspace(), c.rows(i, rows), a.rows(i, rows), b, part, alpha, beta, bias);
         });
@@ -162,10 +162,10 @@ public final class GemmSimd {
         void run(int i, int rows, int panel, int end);
     }
 
-    /// Distributes C (m rows, in tiles of `tileRows`, by `panels` panels). The number of groups of panels does not
+    /// Distributes C (m rows, in tasks of about `taskRows` and tiles of `tileRows`, by `panels` panels). The number of groups of panels does not
     /// change any bit.
-    public static void forBlocks(Parallel parallel, int m, int tileRows, int panels, Block body) {
-        int rowBlocks = Math.ceilDiv(m, TASK_ROWS);
+    public static void forBlocks(Parallel parallel, int m, int taskRows, int tileRows, int panels, Block body) {
+        int rowBlocks = Math.ceilDiv(m, taskRows);
         int rowsEach = Math.ceilDiv(Math.ceilDiv(m, rowBlocks), tileRows) * tileRows;
         int groups =
                 Math.min(Math.ceilDiv(panels, TASK_PANELS), Math.ceilDiv(TASKS_EACH * parallel.threads(), rowBlocks));

@@ -22,13 +22,16 @@ import jdk.incubator.vector.VectorOperators;
 public final class WidenedTiles implements Bf16Tiles {
     private static final int FEW = 4;
 
+    /// More than of an F32 product: a panel is widened once for all of them.
+    private static final int TASK_ROWS = 128;
+
     /// Number of pairs along k that are processed for one vector of columns before the next: memory is read almost in
     /// order.
     private static final int RUN = 32;
 
     private static final ByteOrder ORDER = ByteOrder.nativeOrder();
     private static final Sizes SIZES =
-            new Sizes(GemmTiles.ROWS, GemmTiles.COLUMNS, GemmTiles.UNIT, 2, 512, Float.BYTES);
+            new Sizes(GemmTiles.ROWS, GemmTiles.COLUMNS, GemmTiles.UNIT, 2, 512, Float.BYTES, TASK_ROWS);
 
     @Override
     public Sizes sizes() {
@@ -61,11 +64,12 @@ public final class WidenedTiles implements Bf16Tiles {
             return;
         }
         MemorySegment wide = workspace.segment(Slot.WIDENED, 4L * b.k() * width);
-        Bf16Panels.widen(wide, b.memory(), b.offset(), width, b.k() / 2);
         if (FmaTiles.available()) {
+            FmaTiles.widen(wide, b);
             FmaTiles.product(workspace, c, a, wide, width, b.k(), onto);
             return;
         }
+        Bf16Panels.widen(wide, b.memory(), b.offset(), width, b.k() / 2);
         float[] tile = workspace.tile();
         GemmPanels panel = GemmPanels.one(wide, b.k(), c.cols());
         Operand left = new Operand(a.memory(), a.offset(), (int) (a.stride() / 4), false, rows, b.k());

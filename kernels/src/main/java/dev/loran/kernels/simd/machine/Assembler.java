@@ -217,6 +217,22 @@ public final class Assembler {
         vex256(P_NONE, MAP_0F, 0x58, sum, x, from);
     }
 
+    /// Every bit of y = 1.
+    public void ones256(int y) {
+        vex256(P_66, MAP_0F, 0x76, y, y, y);
+    }
+
+    /// y = x & z.
+    public void and256(int y, int x, int z) {
+        vex256(P_NONE, MAP_0F, 0x54, y, x, z);
+    }
+
+    /// y = the 32-bit integers of x, shifted to the left.
+    public void shiftLeft256(int y, int x, int bits) {
+        vex256(P_66, MAP_0F, 0x72, 6, y, x);
+        emit(bits);
+    }
+
     /// acc += x · y, rounded once.
     public void multiplyAdd256(int acc, int x, int y) {
         vex256(P_66, MAP_0F38, 0xb8, acc, x, y);

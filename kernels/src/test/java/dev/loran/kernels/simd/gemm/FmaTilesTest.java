@@ -59,6 +59,26 @@ final class FmaTilesTest {
         assertThat(FmaTiles.multiplyAdds()).isEqualTo(FmaTiles.obstacle() == null ? 1_000 * 50_000L * 12 * 8 * 2 : 0);
     }
 
+    @ParameterizedTest(name = "{0} x {1}")
+    @CsvSource({"2, 8", "2, 16", "66, 8", "512, 16"})
+    void widensWithTheSameBits(int k, int width) {
+        String obstacle = FmaTiles.obstacle();
+        assumeTrue(obstacle == null, obstacle);
+        try (Arena arena = Arena.ofShared()) {
+            SplittableRandom random = new SplittableRandom(k + 31L * width);
+            MemorySegment pairs = arena.allocate(2L * k * width + 4, 64);
+            for (int i = 0; i < pairs.byteSize() / 4; i++) {
+                pairs.setAtIndex(ValueLayout.JAVA_INT, i, random.nextInt());
+            }
+            MemorySegment is = arena.allocate(4L * (k + 1) * width, 64);
+            MemorySegment should = arena.allocate(is.byteSize(), 64);
+            FmaTiles.widen(is, new Bf16Tiles.Right(pairs, 4, width, k));
+            Bf16Panels.widen(should, pairs, 4, width, k / 2);
+            assertThat(is.toArray(ValueLayout.JAVA_INT)).isEqualTo(should.toArray(ValueLayout.JAVA_INT));
+            assertThat(is.mismatch(arena.allocate(is.byteSize()))).isNotNegative();
+        }
+    }
+
     private static void check(Parallel parallel, Arena arena, SplittableRandom random, Operand a, GemmPanels b) {
         int size = a.rows() * (b.n() + GAP) + GAP;
         MemorySegment before = normal(arena, random, size);
