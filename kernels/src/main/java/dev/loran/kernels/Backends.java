@@ -47,7 +47,8 @@ public final class Backends {
     }
 
     /// Returns the fastest backend, on `threads` threads. The products of linear layers and of attention take operands
-    /// of type `operands`: F32, or BF16, which is faster and less precise ([SimdBackend#SimdBackend(int, DType)]).
+    /// of type `operands`: F32, or BF16, which is less precise and takes less memory and, where the processor multiplies
+    /// BF16, less time ([SimdBackend#SimdBackend(int, DType)]).
     public static Backend best(int threads, DType operands) {
         String choice = describe(threads, operands);
         if (whyNotSimd() == null) {

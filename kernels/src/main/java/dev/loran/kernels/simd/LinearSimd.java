@@ -5,7 +5,6 @@ import static dev.loran.kernels.simd.SimdOperations.operand;
 import dev.loran.engine.backend.Backend;
 import dev.loran.engine.backend.BinaryFn;
 import dev.loran.engine.backend.Buffer;
-import dev.loran.engine.backend.DType;
 import dev.loran.engine.backend.Gradient;
 import dev.loran.engine.backend.LinearKernels;
 import dev.loran.engine.backend.LinearKernels.LowRankUpdate;
@@ -18,6 +17,7 @@ import dev.loran.kernels.simd.gemm.Operand;
 import dev.loran.kernels.simd.gemm.Panels;
 import dev.loran.kernels.simd.vector.Parallel;
 import java.util.List;
+import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 
 /// Products with weights. Packed weights are multiplied through their panels; others by
@@ -76,13 +76,13 @@ record LinearSimd(Backend backend, Parallel parallel) implements LinearKernels {
         c.check("linear");
         a.check("linear");
         b.check("linear");
-        GemmBf16.product(parallel, GemmBf16.tiles(), c, a, b, beta, bias);
+        GemmBf16.product(parallel, Objects.requireNonNull(tiles()), c, a, b, beta, bias);
     }
 
     /// Whether the products of a trainable weight with n rows use BF16. A head with only a few classes does not: its
     /// products are just a few dot products.
     private boolean rounds(int n, Matrix w) {
-        return backend.operands() == DType.BF16 && Math.min(n, Math.min(w.rows(), w.cols())) >= ROUNDED_SIZE;
+        return tiles() != null && Math.min(n, Math.min(w.rows(), w.cols())) >= ROUNDED_SIZE;
     }
 
     private @Nullable Bf16Tiles tiles() {

@@ -30,10 +30,10 @@ public final class SimdBackend extends SimdOperations {
     }
 
     /// A backend in which the products of linear layers and of attention take operands of type `operands`, F32 or BF16,
-    /// and accumulate in F32; everything else is F32. With BF16, [#prepare] rounds the weight permanently, and a
-    /// product rounds the other operand. A product with a trainable weight rounds both, provided the weight is at least
-    /// 16 x 16 and there are at least as many rows. This holds whether or not the processor can multiply BF16
-    /// ([dev.loran.kernels.Backends#describeBf16] says how it is done).
+    /// and accumulate in F32; everything else is F32. With BF16, [#prepare] rounds the weight permanently, to half its
+    /// size. If the processor can multiply BF16 ([dev.loran.kernels.Backends#describeBf16]), a product with it rounds
+    /// the other operand, too; one with a trainable weight rounds both, provided the weight is at least 16 x 16 and
+    /// there are at least as many rows; and so does attention.
     ///
     /// @throws DTypeException for other operands
     public SimdBackend(int threads, DType operands) {

@@ -206,9 +206,9 @@ abstract class SimdOperations implements Backend {
         return new Operand(f32(m.buffer()), 0, m.ld(), m.transposed(), m.rows(), m.cols());
     }
 
-    /// The tiles that multiply BF16 operands; null for F32 operands.
+    /// The tiles that multiply two operands of this type; null for F32.
     static @Nullable Bf16Tiles tiles(DType operands) {
-        return operands == DType.BF16 ? GemmBf16.tiles() : null;
+        return operands == DType.BF16 ? GemmBf16.productTiles() : null;
     }
 
     private static MemorySegment memory(Buffer b, DType dtype) {

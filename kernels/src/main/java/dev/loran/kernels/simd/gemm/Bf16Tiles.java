@@ -28,6 +28,11 @@ public interface Bf16Tiles {
 
     Sizes sizes();
 
+    /// Whether the left-hand side is rounded to BF16.
+    default boolean rounds() {
+        return true;
+    }
+
     /// Rows of a left-hand side as written by [#packRows]: there is memory for whole tiles, and rows beyond those
     /// packed may contain anything.
     ///
@@ -61,7 +66,7 @@ public interface Bf16Tiles {
         Bf16Panels.pairs(this, workspace, to, toOff, toStep, x);
     }
 
-    /// Writes the rows of a, rounded to BF16, to nearest even, in the form that [#panel] reads.
+    /// Writes the rows of a, rounded to BF16, to nearest even, if these tiles do so, in the form that [#panel] reads.
     void packRows(Workspace workspace, Left to, Operand a);
 
     /// c = a · b, or c += a · b if `onto`, for exactly the rows and columns of c; nothing else in its memory is

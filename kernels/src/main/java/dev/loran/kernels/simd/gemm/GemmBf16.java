@@ -11,7 +11,7 @@ import java.util.Random;
 import org.jspecify.annotations.Nullable;
 
 /// Products of two F32 matrices that are rounded to BF16 along the way, or of one such matrix and BF16 panels,
-/// accumulated in F32.
+/// accumulated in F32. [WidenedTiles] do not round the left-hand side.
 ///
 /// Each element of C is summed over k in order, in blocks that depend on k alone, so the bits are the same for every
 /// number of threads.
@@ -46,9 +46,15 @@ public final class GemmBf16 {
         }
     }
 
-    /// Returns the fastest tiles on this machine.
+    /// Returns the fastest tiles for BF16 panels on this machine.
     public static Bf16Tiles tiles() {
         return Choice.TILES;
+    }
+
+    /// Returns the tiles for products of two F32 matrices in BF16; null where no instruction multiplies BF16, so that
+    /// rounding would cost time and give nothing.
+    public static @Nullable Bf16Tiles productTiles() {
+        return Choice.TILES.rounds() ? Choice.TILES : null;
     }
 
     /// Says in one line what [#tiles] chose, and why nothing faster.
@@ -97,6 +103,8 @@ public final class GemmBf16 {
         for (int i = 0; i < n; i++) {
             x.setAtIndex(ValueLayout.JAVA_FLOAT, i, (float) random.nextGaussian());
         }
+        // Not all tiles round the left-hand side.
+        Bf16Panels.roundInF32(x, 0, x, 0, n);
         return x;
     }
 

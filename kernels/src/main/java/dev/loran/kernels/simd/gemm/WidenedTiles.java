@@ -16,8 +16,8 @@ import jdk.incubator.vector.FloatVector;
 import jdk.incubator.vector.IntVector;
 import jdk.incubator.vector.VectorOperators;
 
-/// BF16 panels multiplied as F32, for processors that cannot multiply BF16. A task widens one block of a panel at a
-/// time into scratch memory in the second-level cache, where all its rows use it ([GemmTiles]). A few rows, as in
+/// BF16 panels multiplied by F32 as F32, for processors that cannot multiply BF16. A task widens one block of a panel
+/// at a time into scratch memory in the second-level cache, where all its rows use it ([GemmTiles]). A few rows, as in
 /// generation, would be slowed down by going through that memory; for them, each vector is widened in registers.
 public final class WidenedTiles implements Bf16Tiles {
     private static final int FEW = 4;
@@ -39,17 +39,19 @@ public final class WidenedTiles implements Bf16Tiles {
     }
 
     @Override
+    public boolean rounds() {
+        return false;
+    }
+
+    @Override
     public void packRows(Workspace workspace, Left to, Operand a) {
-        int rows = a.rows();
-        int k = a.cols();
-        Operand from = a;
         if (a.transposed()) {
-            MemorySegment turned = workspace.segment(Slot.TURNED, 4L * rows * k);
-            GemmPacking.transpose(turned, 0, k, a.memory(), a.offset(), a.ld(), k, rows);
-            from = Operand.dense(turned, 0, rows, k);
+            GemmPacking.transpose(
+                    to.memory(), to.offset(), to.stride() / 4, a.memory(), a.offset(), a.ld(), a.cols(), a.rows());
+            return;
         }
-        for (int row = 0; row < rows; row++) {
-            Bf16Panels.roundInF32(to.memory(), to.offset() + row * to.stride(), from.memory(), from.at(row, 0), k);
+        for (int row = 0; row < a.rows(); row++) {
+            MemorySegment.copy(a.memory(), a.at(row, 0), to.memory(), to.offset() + row * to.stride(), 4L * a.cols());
         }
     }
 
