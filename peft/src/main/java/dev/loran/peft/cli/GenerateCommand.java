@@ -163,7 +163,7 @@ final class GenerateCommand implements Callable<Integer> {
     /// The ids to go on from. A prompt is cut as in training; other text only if it and the answer do not fit together.
     private Tokenizer.Encoded start(Tokenizer tokenizer, @Nullable TaskCard trainedOn, int maxLength) {
         RowForm prompts = trainedOn == null ? null : trainedOn.task().prompts();
-        if (prompts == null) {
+        if (trainedOn == null || prompts == null) {
             return tokenizer.encodeStart(prompt, maxLength - maxNewTokens);
         }
         Examples one = Examples.read(

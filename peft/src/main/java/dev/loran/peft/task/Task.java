@@ -107,8 +107,8 @@ public interface Task extends RowForm {
     /// Writes what other programs need to use a model for this task into the model's folder, next to its files.
     default void describe(Path folder, Model model, TaskCard card) {}
 
-    /// Prompts, which a model of this task answers, or any text ([Row.Unlabelled]); their encoding gives the ids to
-    /// continue. Null if it answers none.
+    /// Prompts, which a model of this task answers, or any text ([dev.loran.peft.data.Row.Unlabelled]); their encoding
+    /// gives the ids to continue. Null if it answers none.
     default @Nullable RowForm prompts() {
         return null;
     }

@@ -45,13 +45,14 @@ public final class WidenedTiles implements Bf16Tiles {
 
     @Override
     public void packRows(Workspace workspace, Left to, Operand a) {
+        int rows = a.rows();
+        int k = a.cols();
         if (a.transposed()) {
-            GemmPacking.transpose(
-                    to.memory(), to.offset(), to.stride() / 4, a.memory(), a.offset(), a.ld(), a.cols(), a.rows());
+            GemmPacking.transpose(to.memory(), to.offset(), to.stride() / 4, a.memory(), a.offset(), a.ld(), k, rows);
             return;
         }
-        for (int row = 0; row < a.rows(); row++) {
-            MemorySegment.copy(a.memory(), a.at(row, 0), to.memory(), to.offset() + row * to.stride(), 4L * a.cols());
+        for (int row = 0; row < rows; row++) {
+            MemorySegment.copy(a.memory(), a.at(row, 0), to.memory(), to.offset() + row * to.stride(), 4L * k);
         }
     }
 
