@@ -85,16 +85,19 @@ headings() {
     fi
 }
 
-# RUN OUT: the best weights of a run, as they are shipped.
-weights() {
+exporter() {
     "$root/loran" doctor >/dev/null # builds what is not built
-    rm -rf "$2"
-    "$java" -cp "$root/peft/target/lib/*" "$sources/ExportLoranTiny.java" weights "$1" "$2"
+    "$java" -cp "$root/peft/target/lib/*" "$sources/ExportLoranTiny.java" "$@"
+}
+
+first() {
+    rm -rf first
+    exporter weights run first
 }
 
 export_() {
     rm -rf export
-    "$java" -cp "$root/peft/target/lib/*" "$sources/ExportLoranTiny.java" mean first headed export
+    exporter mean first headed export
 }
 
 # MODEL FILE
@@ -106,7 +109,7 @@ perplexity() {
 measure() {
     [ -e measured-first.txt ] || perplexity first measured-first.txt
     perplexity export measured.txt
-    "$java" -cp "$root/peft/target/lib/*" "$sources/ExportLoranTiny.java" card . export
+    exporter card . export
 }
 
 ship() {
@@ -119,8 +122,7 @@ ship() {
 
 for step; do
     case $step in
-        packages | corpus | train | documentation | headings | measure | ship) "$step" ;;
-        first) weights run first ;;
+        packages | corpus | train | first | documentation | headings | measure | ship) "$step" ;;
         export) export_ ;;
         *) echo "loran-tiny.sh: no step is called $step" >&2; exit 2 ;;
     esac

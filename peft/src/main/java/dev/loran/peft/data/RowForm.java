@@ -25,11 +25,13 @@ public interface RowForm {
     /// @param labels the classes of an existing model; null to use those of the rows, if rows have any
     Encoding encoding(Tokenizer tokenizer, Examples.Options options, @Nullable Labels labels);
 
-    /// The targets of the loss for a batch.
+    /// The targets of the loss for a batch; none for rows that are only to be answered.
     ///
     /// @param rows the rows of `examples` in the batch
     /// @param length T: positions from a row's end on are padding
-    Targets targets(Examples examples, int[] rows, int length);
+    default Targets targets(Examples examples, int[] rows, int length) {
+        return new Targets(List.of(), rows.length);
+    }
 
     /// An example that needs as much memory as any of `length` ids can: its ids are 0, and every position counts.
     default Example dummy(int length) {

@@ -129,8 +129,8 @@ public record ChatTask() implements CausalTask {
         }
         ArrayNode messages = JsonNodeFactory.instance.arrayNode();
         for (int i = 0; i < all.size(); i++) {
-            String role = SPEAKERS.get(all.get(i).path("from").asText());
-            if (role == null || !all.get(i).path("value").isTextual()) {
+            String role = role(all.get(i));
+            if (role.isEmpty() || !all.get(i).path("value").isTextual()) {
                 throw fields.bad(
                         "turn %d of \"conversations\" must have \"from\" (human, gpt, system or tool) and \"value\""
                                 .formatted(i + 1));
@@ -139,6 +139,13 @@ public record ChatTask() implements CausalTask {
             message.put("content", all.get(i).path("value").textValue());
         }
         return messages;
+    }
+
+    /// Who says a message: its `role`, or the one that ShareGPT's `from` stands for; empty if neither says it.
+    public static String role(JsonNode message) {
+        return message.has("role")
+                ? message.path("role").asText()
+                : SPEAKERS.getOrDefault(message.path("from").asText(), "");
     }
 
     static @Nullable JsonNode tools(Fields fields) {
@@ -321,11 +328,6 @@ public record ChatTask() implements CausalTask {
         return new Prompts();
     }
 
-    /// The ids that ask for an answer.
-    private static int[] prompt(Tokenizer tokenizer, Chat chat) {
-        return tokenizer.body(format(tokenizer).prompt(chat));
-    }
-
     /// Answers end where the template ends them.
     @Override
     public GenerationConfig ending(GenerationConfig config, Tokenizer tokenizer) {
@@ -398,16 +400,11 @@ public record ChatTask() implements CausalTask {
             return (row, out) -> {
                 Chat chat = row instanceof Row.Chat(Chat given) ? given : Chat.of(((Row.Unlabelled) row).text());
                 try {
-                    out.example(Example.of(prompt(tokenizer, chat), null));
+                    out.example(Example.of(tokenizer.body(format(tokenizer).prompt(chat)), null));
                 } catch (TemplateException e) {
                     throw out.bad(e.problem());
                 }
             };
-        }
-
-        @Override
-        public Targets targets(Examples examples, int[] rows, int length) {
-            return new Targets(List.of(), rows.length);
         }
     }
 

@@ -495,11 +495,6 @@ public record EmbedTask(Kind kind, double temperature, int miniBatch, String que
                 out.example(Example.of(tokenizer.encode(prefix + text(row), options.maxLength())));
             };
         }
-
-        @Override
-        public Targets targets(Examples examples, int[] rows, int length) {
-            return new Targets(List.of(), rows.length);
-        }
     }
 
     /// The text of a row of [#unlabelled].

@@ -173,11 +173,6 @@ public record GenerateTask() implements CausalTask {
             return (row, out) -> out.example(Example.of(tokenizer.encodePrompt(
                     ((Row.Unlabelled) row).text(), options.maxLength(), Math.min(room, options.maxLength() / 2))));
         }
-
-        @Override
-        public Targets targets(Examples examples, int[] rows, int length) {
-            return new Targets(List.of(), rows.length);
-        }
     }
 
     /// Of the answers to the prompts, as the loss saw these:

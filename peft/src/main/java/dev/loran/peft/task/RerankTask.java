@@ -189,11 +189,6 @@ public record RerankTask() implements Predicts {
         public Encoding encoding(Tokenizer tokenizer, Examples.Options options, @Nullable Labels labels) {
             return new Texts(name, true).encoding(tokenizer, options, labels);
         }
-
-        @Override
-        public Targets targets(Examples examples, int[] rows, int length) {
-            return new Targets(List.of(), rows.length);
-        }
     }
 
     /// The score is the sigmoid of the logit, as sentence-transformers' `CrossEncoder` gives it.

@@ -387,11 +387,6 @@ public record TagTask() implements Predicts {
                 out.example(Example.of(words.encoded(), words.starts()));
             };
         }
-
-        @Override
-        public Targets targets(Examples examples, int[] rows, int length) {
-            return new Targets(List.of(), rows.length);
-        }
     }
 
     // ---- metrics

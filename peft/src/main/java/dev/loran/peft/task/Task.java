@@ -38,6 +38,9 @@ public interface Task extends RowForm {
         return getClass().getName();
     }
 
+    @Override
+    Targets targets(Examples examples, int[] rows, int length);
+
     /// The head for a model: a new one, or one from the files of a trained model.
     ///
     /// @throws InputException if the model cannot do this task

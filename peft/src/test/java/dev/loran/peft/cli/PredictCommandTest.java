@@ -155,6 +155,9 @@ class PredictCommandTest extends CommandLineTest {
                         .err())
                 .startsWith("loran: " + nowhere + ": cannot be written (")
                 .endsWith(" does not exist)\n");
+        assertRefused(
+                eval("--model", encoder, "--adapter", folder.resolve("run"), "--data", held, "--answers", nowhere),
+                "loran: --answers is for tasks generate and chat; leave it out for task classify");
         Result noClasses = predict("--model", encoder, "--data", held);
         assertThat(noClasses.err()).startsWith("loran: --task classify: nothing says which classes " + encoder);
     }

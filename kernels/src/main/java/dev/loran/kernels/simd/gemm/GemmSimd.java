@@ -162,8 +162,8 @@ public final class GemmSimd {
         void run(int i, int rows, int panel, int end);
     }
 
-    /// Distributes C (m rows, in tasks of about `taskRows` and tiles of `tileRows`, by `panels` panels). The number of groups of panels does not
-    /// change any bit.
+    /// Distributes C (m rows, in tasks of about `taskRows` and tiles of `tileRows`, by `panels` panels). The number of
+    /// groups of panels does not change any bit.
     public static void forBlocks(Parallel parallel, int m, int taskRows, int tileRows, int panels, Block body) {
         int rowBlocks = Math.ceilDiv(m, taskRows);
         int rowsEach = Math.ceilDiv(Math.ceilDiv(m, rowBlocks), tileRows) * tileRows;

@@ -9,6 +9,7 @@ import dev.loran.peft.cli.report.Palette;
 import dev.loran.peft.cli.report.Results;
 import dev.loran.peft.io.InputException;
 import dev.loran.peft.io.JsonFile;
+import dev.loran.peft.task.ChatTask;
 import dev.loran.peft.train.MetricsReader;
 import dev.loran.peft.train.RunFolder;
 import dev.loran.peft.watch.Diagnosis;
@@ -349,9 +350,7 @@ final class Run {
         String said = "";
         for (String field : List.of("prompt", "messages", "conversations")) {
             for (JsonNode message : row.path(field)) {
-                String speaker =
-                        message.path("role").asText(message.path("from").asText());
-                boolean answers = speaker.equals("assistant") || speaker.equals("gpt");
+                boolean answers = ChatTask.role(message).equals("assistant");
                 said = answers
                         ? said
                         : message.path("content").asText(message.path("value").asText());
